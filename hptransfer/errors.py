@@ -1,0 +1,25 @@
+"""The two ways a command can fail that are not bugs, each with its exit code."""
+
+
+class UserError(ValueError):
+    """Something the user can fix by changing the command or a file; exit code 2.
+
+    The message is one sentence or two: what must hold, what was given, what to do.
+    """
+
+    exit_code = 2
+
+
+class MachineError(RuntimeError):
+    """The machine failed: a full disk, a node lost beyond its retries; exit code 3."""
+
+    exit_code = 3
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user or the scheduler asked to stop; exit code 128 + `signal_number`."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+        self.exit_code = 143 if signal_number == 15 else 130
