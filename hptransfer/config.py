@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from hptransfer.errors import UserError
 
@@ -87,6 +87,14 @@ class Status(Enum):
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise UserError(message)
+
+
+def _require_positive(name: str, value: float) -> None:
+    _require(value > 0 and math.isfinite(value), f"`{name}` must be positive, but got {value}.")
+
+
+def _require_share(name: str, value: float) -> None:
+    _require(0 <= value <= 1, f"`{name}` must lie between 0 and 1, but got {value}.")
 
 
 TAG = {"tag": True}
@@ -186,14 +194,29 @@ class DataConfig:
     name: str = field(default="", metadata=TAG)
     sha256: str = ""  # of the decoded arrays, first 16 hex digits
 
+    channels: ClassVar[int]
+    image_size: ClassVar[int]  # pixels a side
+    classes: ClassVar[int]
+
 
 @dataclass(frozen=True)
 class DigitsConfig(DataConfig):
     """1,797 handwritten digits, 8x8 grey (UCI optical recognition, in scikit-learn)."""
 
     name: str = field(default="digits", metadata=TAG)
-    sha256: str = "3f5f6a9b0d1a77e1"
+    sha256: str = "8b3b6ae90863430b"
     held_out: int = 360  # validation samples, drawn once with a fixed seed
+
+    channels: ClassVar[int] = 1
+    image_size: ClassVar[int] = 8
+    classes: ClassVar[int] = 10
+
+    def __post_init__(self) -> None:
+        _require(
+            0 < self.held_out < 1797,
+            "`data.held_out` must leave both splits non-empty of the 1,797 digits, but got "
+            f"{self.held_out}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -201,7 +224,11 @@ class FashionMNISTConfig(DataConfig):
     """60,000 + 10,000 clothes, 28x28 grey, zero-padded to 32x32, from the IDX files."""
 
     name: str = field(default="fashion_mnist", metadata=TAG)
-    sha256: str = "0000000000000000"
+    sha256: str = "28135e944c56386d"
+
+    channels: ClassVar[int] = 1
+    image_size: ClassVar[int] = 32
+    classes: ClassVar[int] = 10
 
 
 @dataclass(frozen=True)
@@ -272,6 +299,14 @@ class TrialConfig:
     init: Init = Init.adaln_zero
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        patch_size = getattr(self.model, "patch_size", 1)
+        _require(
+            self.data.image_size % patch_size == 0,
+            f"`model.patch_size` must divide the image size, but got patch_size={patch_size} with "
+            f"{self.data.image_size} pixels a side ({self.data.name}). Choose a divisor.",
+        )
+
     @property
     def width_mult(self) -> float:
         """m, the model's width over its base width."""
@@ -328,16 +363,6 @@ class TrialResult:
     curve: tuple[tuple[int, float], ...] = ()  # (step, mean training loss since the last point)
 
 
-def _require_positive(name: str, value: float) -> None:
-    _require(
-        value > 0 and math.isfinite(value), f"`{name}` must be positive, but got {value}."
-    )
-
-
-def _require_share(name: str, value: float) -> None:
-    _require(0 <= value <= 1, f"`{name}` must lie between 0 and 1, but got {value}.")
-
-
 # The hyperparameters a sweep may search: where each lives, and how θ = log2 HP maps to the field.
 @dataclass(frozen=True)
 class Hyperparameter:
@@ -378,6 +403,22 @@ def with_hyperparameters(config: TrialConfig, log2_values: Mapping[str, float]) 
         group = dataclasses.replace(getattr(config, hp.group), **{hp.field: hp.value(log2)})
         config = dataclasses.replace(config, **{hp.group: group})
     return config
+
+
+def shape_signature(config: TrialConfig) -> TrialConfig:
+    """What trials of one pack must share: the trial without its per-member fields.
+
+    Members may differ in every optimizer field, warm-up, init and output scale, and seed.
+    """
+    return dataclasses.replace(
+        config,
+        optimizer=AdamWConfig(),
+        parametrization=dataclasses.replace(
+            config.parametrization, init_scale=1.0, output_scale=1.0
+        ),
+        budget=dataclasses.replace(config.budget, warmup_fraction=0.0),
+        seed=0,
+    )
 
 
 def with_width(config: TrialConfig, width: int) -> TrialConfig:

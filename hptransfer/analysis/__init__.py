@@ -1,0 +1,1 @@
+"""From rows to an answer: basins, laws, regret, verdict. Needs numpy and pandas only."""

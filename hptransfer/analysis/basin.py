@@ -1,0 +1,273 @@
+"""One width's basin: which points count, the window, the noise, the optimum with its interval.
+
+Arrays have the axes (seed, theta). A loss is finite (completed), +inf (diverged or stopped) or
+NaN (no row). Seeds are blocks: a point of which any seed failed has failed, and a point that
+lacks a seed is left out; survivors are never averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hptransfer.analysis.curve import Curves, Floats, fit_curves
+
+WINDOW_STEPS = 2.25  # two grid steps each side, and room for grids that are not quite even
+MODEL_ERROR_STEPS = 0.15  # sd of what the curve's shape costs: 0.16 on the basins named in curve
+FLAT_RANGE = 4.0  # the range of five pure-noise means stays below 3.9 sd in 95 % of cases
+INTERVAL = (0.05, 0.95)
+
+
+class Censoring(Enum):
+    """Why an optimum is not simply the minimum of a fitted curve."""
+
+    grid_low = "grid_low"  # the minimum is the lowest point of the grid
+    grid_high = "grid_high"
+    divergence = "divergence"  # the point above the minimum failed: the optimum is only bracketed
+    flat = "flat"  # the window's points do not differ by more than noise
+    too_few = "too_few"  # fewer than three sound points
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One width's points, ascending in theta."""
+
+    theta: Floats  # (theta,)
+    losses: Floats  # (seed, theta); +inf where failed
+    failed: NDArray[np.bool_]  # (theta,)
+    cliff: float | None  # the first failed point above all sound ones
+    isolated_failures: int  # failed points with a sound one above them
+    incomplete_points: int  # left out because a seed has no row there
+    seeds_left_out: int  # seeds with rows at less than half of the points
+
+    @property
+    def sound(self) -> NDArray[np.intp]:
+        """Indices of the points whose every seed counts."""
+        return np.flatnonzero(~self.failed)
+
+    @property
+    def step(self) -> float:
+        """The grid step in octaves: the median distance between neighbours."""
+        return float(np.median(np.diff(self.theta))) if len(self.theta) > 1 else 1.0
+
+    @property
+    def minimum(self) -> int:
+        """Index of the sound point of lowest seed-mean loss."""
+        return int(self.sound[np.argmin(self.losses[:, self.sound].mean(axis=0))])
+
+    @property
+    def window(self) -> NDArray[np.intp]:
+        """Indices of the sound points within two steps of the minimum, its neighbours included."""
+        sound, at = self.sound, int(np.searchsorted(self.sound, self.minimum))
+        near = np.abs(self.theta[sound] - self.theta[self.minimum]) <= WINDOW_STEPS * self.step
+        near[max(0, at - 1) : at + 2] = True
+        return sound[near]
+
+
+def build_grid(theta: Floats, losses: Floats, *, loss_at_init: float) -> Grid | None:
+    """Decide which points are sound; None if none is.
+
+    A finite loss above best + (loss_at_init - best)/2 has failed too, but only above the minimum:
+    below it such a loss is slow training and no cliff. A NaN `loss_at_init` waives that rule.
+    """
+    order = np.argsort(theta)
+    theta, losses = theta[order], losses[:, order]
+    regular = 2 * (~np.isnan(losses)).sum(axis=1) >= len(theta)
+    losses = losses[regular]
+    complete = ~np.isnan(losses).any(axis=0) & bool(len(losses))
+    theta, losses = theta[complete], losses[:, complete]
+    failed = np.isinf(losses).any(axis=0)
+    if failed.all():
+        return None
+    failed |= _is_ruined(losses, failed, loss_at_init)
+    last_sound = int(np.flatnonzero(~failed)[-1])
+    return Grid(
+        theta=theta,
+        losses=np.where(failed[None, :], np.inf, losses),
+        failed=failed,
+        cliff=float(theta[last_sound + 1]) if last_sound + 1 < len(theta) else None,
+        isolated_failures=int(failed[:last_sound].sum()),
+        incomplete_points=int((~complete).sum()),
+        seeds_left_out=int((~regular).sum()),
+    )
+
+
+def _is_ruined(losses: Floats, failed: NDArray[np.bool_], loss_at_init: float) -> NDArray[np.bool_]:
+    means = np.where(failed, np.inf, losses.mean(axis=0))
+    best = int(np.argmin(means))
+    limit = means[best] + (loss_at_init - means[best]) / 2.0
+    ruined = (losses > limit).any(axis=0)
+    ruined[: best + 1] = False
+    return ruined
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The sd of one loss after seed and HP effects, and draws of its square."""
+
+    sd: float
+    degrees: int
+    variances: Floats  # (draw,): ss/χ² with `degrees` degrees of freedom
+
+
+def pool_noise(
+    grids: Iterable[Grid], *, rng: np.random.Generator, draws: int = 2000
+) -> Noise | None:
+    """Pool the windows' residuals around seed plus HP effects; None without a degree of freedom."""
+    squares, degrees = 0.0, 0
+    for grid in grids:
+        losses = grid.losses[:, grid.window]
+        seed_effect = losses.mean(axis=1, keepdims=True) - losses.mean()
+        residual = losses - losses.mean(axis=0, keepdims=True) - seed_effect
+        squares += float((residual**2).sum())
+        degrees += (losses.shape[0] - 1) * (losses.shape[1] - 1)
+    if not degrees:
+        return None
+    return Noise(np.sqrt(squares / degrees), degrees, squares / rng.chisquare(degrees, draws))
+
+
+@dataclass(frozen=True)
+class Basin:
+    """One width's answer. `theta_draws` are the optimum's, model error included, shape (draw,)."""
+
+    grid: Grid
+    optimum: float
+    loss: float
+    censored: Censoring | None
+    curve: Curves | None  # a bundle of one; None where no curve was fitted
+    curve_draws: Curves | None  # without the model error
+    theta_draws: Floats | None
+    low: float | None  # 5 % and 95 % quantiles; on `divergence` the bracket
+    high: float | None
+    fit_sd: float | None
+    model_sd: float
+    edge_low: float  # share of draws whose best point is the lowest of the grid
+    edge_high: float
+
+    @property
+    def usable(self) -> bool:
+        """Whether the optimum may feed a law."""
+        return self.theta_draws is not None
+
+    @property
+    def cliff_distance(self) -> float | None:
+        """Octaves from the optimum to the first failed point above it."""
+        return None if self.grid.cliff is None else self.grid.cliff - self.optimum
+
+    @property
+    def run_sd(self) -> float | None:
+        """The sd of the loss between seeds inside the window, seed effects included."""
+        losses = self.grid.losses[:, self.grid.window]
+        if losses.shape[0] < 2:
+            return None
+        return float(np.sqrt(losses.var(axis=0, ddof=1).mean()))
+
+
+def fit_basin(
+    grid: Grid, noise: Noise | None, *, rng: np.random.Generator, draws: int = 2000
+) -> Basin:
+    """Locate the optimum; intervals come from parametric draws around the fitted curve.
+
+    Without noise (a single seed everywhere) there is an optimum and no interval.
+    """
+    censored = censoring(grid, noise)
+    if censored is Censoring.divergence:
+        return _bracketed(grid, rng=rng, draws=draws)
+    if censored in (Censoring.too_few, Censoring.grid_low, Censoring.grid_high):
+        return _unresolved(grid, censored)
+    window = grid.window
+    theta, means = grid.theta[window], grid.losses[:, window].mean(axis=0)
+    curve = fit_curves(theta, means[None, :])
+    if censored is Censoring.flat:
+        return _unresolved(grid, censored, curve=curve)
+    simulated = _simulate(curve.loss(theta), noise, len(grid.losses), rng=rng, draws=draws)
+    curve_draws = curve.repeat(draws) if noise is None else fit_curves(theta, simulated)
+    model_sd = MODEL_ERROR_STEPS * grid.step
+    theta_draws = curve_draws.optimum + rng.normal(0.0, model_sd, draws)
+    low, high = np.quantile(theta_draws, INTERVAL)
+    best = window[simulated.argmin(axis=1)]
+    return Basin(
+        grid=grid,
+        optimum=float(curve.optimum[0]),
+        loss=float(curve.level[0]),
+        censored=None,
+        curve=curve,
+        curve_draws=curve_draws,
+        theta_draws=theta_draws,
+        low=None if noise is None else float(low),
+        high=None if noise is None else float(high),
+        fit_sd=None if noise is None else float(curve_draws.optimum.std()),
+        model_sd=model_sd,
+        edge_low=float((best == grid.sound[0]).mean()),
+        edge_high=float((best == grid.sound[-1]).mean()) if grid.cliff is None else 0.0,
+    )
+
+
+def censoring(grid: Grid, noise: Noise | None) -> Censoring | None:
+    """Say what keeps the optimum from being resolved, or None."""
+    sound, minimum = grid.sound, grid.minimum
+    if minimum == sound[-1] and grid.cliff is not None and len(sound) > 1:
+        return Censoring.divergence
+    if len(sound) < 3:
+        return Censoring.too_few
+    if minimum == sound[0]:
+        return Censoring.grid_low
+    if minimum == sound[-1]:
+        return Censoring.grid_high
+    means = grid.losses[:, grid.window].mean(axis=0)
+    standard_error = 0.0 if noise is None else noise.sd / np.sqrt(len(grid.losses))
+    flat = means.max() - means.min() <= FLAT_RANGE * standard_error
+    return Censoring.flat if flat else None
+
+
+def _simulate(
+    fitted: Floats, noise: Noise | None, seeds: int, *, rng: np.random.Generator, draws: int
+) -> Floats:
+    """Return seed means around the fitted curve, shape (draw, theta)."""
+    variances = np.zeros(draws) if noise is None else noise.variances
+    standard_error = np.sqrt(variances / seeds)[:, None]
+    return fitted + standard_error * rng.standard_normal((draws, fitted.shape[1]))
+
+
+def _unresolved(grid: Grid, censored: Censoring, *, curve: Curves | None = None) -> Basin:
+    """Return the grid's best point without an interval."""
+    return Basin(
+        grid=grid,
+        optimum=float(grid.theta[grid.minimum]),
+        loss=float(grid.losses[:, grid.minimum].mean()),
+        censored=censored,
+        curve=curve,
+        curve_draws=None,
+        theta_draws=None,
+        low=None,
+        high=None,
+        fit_sd=None,
+        model_sd=MODEL_ERROR_STEPS * grid.step,
+        edge_low=float(censored is Censoring.grid_low),
+        edge_high=float(censored is Censoring.grid_high),
+    )
+
+
+def _bracketed(grid: Grid, *, rng: np.random.Generator, draws: int) -> Basin:
+    """Return the best point; the optimum lies anywhere from its left neighbour to the cliff."""
+    assert grid.cliff is not None, "only a cliff brackets an optimum"
+    left = float(grid.theta[grid.sound[-2]])
+    return Basin(
+        grid=grid,
+        optimum=float(grid.theta[grid.minimum]),
+        loss=float(grid.losses[:, grid.minimum].mean()),
+        censored=Censoring.divergence,
+        curve=None,
+        curve_draws=None,
+        theta_draws=rng.uniform(left, grid.cliff, draws),
+        low=left,
+        high=grid.cliff,
+        fit_sd=None,
+        model_sd=MODEL_ERROR_STEPS * grid.step,
+        edge_low=0.0,
+        edge_high=0.0,
+    )

@@ -1,0 +1,238 @@
+"""The ledger: append-only results of a sweep, one checksummed JSON line per finished trial.
+
+Rows, reading and the table are in `ledger_rows`; here is the one writer, and the curve sidecars.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gzip
+import json
+import math
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from hptransfer.errors import MachineError, UserError
+from hptransfer.ledger_rows import (
+    COLUMNS,
+    FILE_NAME,
+    SCHEMA,
+    Column,
+    Ledger,
+    encode,
+    locate,
+    read,
+    row,
+    table,
+)
+
+__all__ = [
+    "COLUMNS",
+    "FILE_NAME",
+    "LOCK_NAME",
+    "SCHEMA",
+    "Column",
+    "Ledger",
+    "LedgerWriter",
+    "encode",
+    "locate",
+    "read",
+    "read_curve",
+    "row",
+    "table",
+    "write_curve",
+]
+
+LOCK_NAME = ".lock"
+
+
+def write_curve(folder: str | Path, key: str, curve: Sequence[tuple[int, float]]) -> None:
+    """Write a trial's curve to `curves/<key>.json`, whole or not at all.
+
+    `curve` holds (step, mean training loss); a non-finite loss becomes null. Call it before the
+    trial's row is appended.
+    """
+    points = [[step, loss if math.isfinite(loss) else None] for step, loss in curve]
+    text = json.dumps({"trial_key": key, "curve": points}, separators=(",", ":"), allow_nan=False)
+    target = Path(folder) / "curves" / f"{key}.json"
+    partial = target.with_suffix(".tmp")
+    with _writing(target):
+        target.parent.mkdir(exist_ok=True)
+        with partial.open("w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+
+
+def read_curve(folder: str | Path, key: str) -> tuple[tuple[int, float | None], ...]:
+    """Read a trial's (step, mean training loss) points; none if it has no sidecar."""
+    path = Path(folder) / "curves" / f"{key}.json"
+    if not path.exists():
+        return ()
+    return tuple((step, loss) for step, loss in json.loads(path.read_text())["curve"])
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise MachineError(
+            f"{path} could not be written: {error.strerror}. Free space or repair the disk and "
+            "run the same command again; nothing recorded was lost."
+        ) from error
+
+
+@contextmanager
+def _opening(folder: Path) -> Iterator[None]:
+    """Turn what the user can fix by naming another folder into a UserError."""
+    fixable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+    with _writing(folder):
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in fixable:
+                raise
+            raise UserError(
+                f"A sweep's folder must be writable, but {error.filename or folder} is not: "
+                f"{error.strerror}. Change its permissions or choose another folder with --results."
+            ) from error
+
+
+class LedgerWriter:
+    """The one writer of a sweep's ledger, for use in a `with` block.
+
+    Opening takes the folder's lock, unpacks a gzipped ledger and removes a cut-off last line
+    (`notice` tells). `ledger` is what the file held on opening.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / FILE_NAME
+        self.ledger = Ledger(self.path)
+        self._keys: set[str] = set()
+        self._descriptor = -1
+        self._lock = -1
+        self._length = 0
+
+    @property
+    def notice(self) -> str | None:
+        """What opening had to repair, in one sentence, or None."""
+        return self.ledger.notice
+
+    def __enter__(self) -> Self:
+        with _opening(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _take_lock(self.folder)
+        try:
+            with _opening(self.folder):
+                self._open()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _open(self) -> None:
+        found = locate(self.folder)
+        if found is not None and found != self.path:
+            _unpack(found, self.path)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        self.ledger = read(self.path)
+        self._keys = set(self.ledger.keys)
+        os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - self.ledger.torn_bytes)
+        size = os.fstat(self._descriptor).st_size
+        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+            os.write(self._descriptor, b"\n")
+        os.fsync(self._descriptor)
+        _sync_folder(self.folder)
+        self._length = os.fstat(self._descriptor).st_size
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in (self._descriptor, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._lock = -1
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows with one fsync: afterwards either all are on disk or none is.
+
+        Raises:
+            ValueError: a trial has a row already.
+            MachineError: the disk is full or failed.
+            UserError: another program changed the file meanwhile.
+        """
+        keys = [row["trial_key"] for row in rows]
+        repeated = sorted(key for key in set(keys) if keys.count(key) > 1 or key in self._keys)
+        if repeated:
+            raise ValueError(f"These trials have a row in {self.path} already: {repeated}.")
+        data = b"".join(encode(row) for row in rows)
+        with _writing(self.path):
+            self._require_unchanged()
+            self._write(data)
+        self._keys.update(keys)
+        self._length += len(data)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+            os.fsync(self._descriptor)
+        except BaseException:
+            # If this fails too, the next opening removes the cut-off line.
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._length)
+            raise
+
+    def _require_unchanged(self) -> None:
+        held, named = os.fstat(self._descriptor), self.path.stat()
+        if (held.st_ino, held.st_dev) != (named.st_ino, named.st_dev) or (
+            held.st_size != self._length
+        ):
+            raise UserError(
+                f"{self.path} was changed by another program while the sweep was running. Restore "
+                "the file and run the same command again; the rows not yet recorded run again."
+            )
+
+
+def _take_lock(folder: Path) -> int:
+    """Take the folder's lock; the kernel releases it when the process ends, however it ends."""
+    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise UserError(
+            f"One sweep at a time writes {folder}, but {holder or 'another process'} is writing "
+            "it. Wait until it is done or stop it."
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"host {socket.gethostname()} pid {os.getpid()}\n".encode())
+    return descriptor
+
+
+def _unpack(zipped: Path, target: Path) -> None:
+    read(zipped)  # a damaged file is refused before anything is written
+    partial = target.with_suffix(".tmp")
+    with gzip.open(zipped) as source, partial.open("wb") as file:
+        file.write(source.read())
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(target)
+    _sync_folder(target.parent)
+    zipped.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

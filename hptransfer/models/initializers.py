@@ -1,0 +1,56 @@
+"""How a single parameter starts, as data: a distribution and its std for a given shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+class Distribution(Enum):
+    """The distributions that the families' initialisations use."""
+
+    zero = "zero"
+    normal = "normal"  # N(0, std²)
+    fan_in_normal = "fan_in_normal"  # N(0, 1/fan_in)
+    xavier_uniform = "xavier_uniform"  # uniform with variance 2/(fan_in + fan_out)
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """A distribution, with the std of `normal`."""
+
+    distribution: Distribution
+    normal_std: float = 0.0
+
+    def std(self, shape: Sequence[int]) -> float:
+        """The std for a weight of `shape` (fan_out, fan_in, *kernel), a kernel flattened into
+        fan_in as in a patch embedding.
+        """
+        match self.distribution:
+            case Distribution.zero:
+                return 0.0
+            case Distribution.normal:
+                return self.normal_std
+            case Distribution.fan_in_normal:
+                return math.prod(shape[1:]) ** -0.5
+            case Distribution.xavier_uniform:
+                return math.sqrt(2.0 / (shape[0] + math.prod(shape[1:])))
+
+    def draw(self, shape: Sequence[int], std: float, generator: torch.Generator) -> Tensor:
+        """Draw a float32 tensor of `shape` with this distribution's form and the given std."""
+        match self.distribution:
+            case Distribution.zero:
+                return torch.zeros(tuple(shape))
+            case Distribution.xavier_uniform:
+                uniform = torch.rand(tuple(shape), generator=generator)
+                return (2 * uniform - 1) * (math.sqrt(3.0) * std)
+        return torch.randn(tuple(shape), generator=generator) * std
+
+
+ZERO = Initializer(Distribution.zero)
+FAN_IN = Initializer(Distribution.fan_in_normal)

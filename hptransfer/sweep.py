@@ -1,0 +1,127 @@
+"""Which trials a sweep wants, how they are cut into packs, and what is still pending.
+
+Packs are cut from the wanted set, never from the pending one, so a continued sweep has the same
+packs as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from hptransfer.config import (
+    HYPERPARAMETERS,
+    Scaling,
+    SweepConfig,
+    TrialConfig,
+    arm_of,
+    canonical,
+    shape_signature,
+    trial_key,
+    with_hyperparameters,
+    with_scaling,
+    with_width,
+)
+from hptransfer.errors import UserError
+from hptransfer.search import grid
+
+Pack = tuple[TrialConfig, ...]
+
+
+def wanted(sweep: SweepConfig) -> dict[str, TrialConfig]:
+    """Return the sweep's trials by key; arms share theirs at base width."""
+    trials = {}
+    points = grid(sweep.search)
+    for scaling in sweep.parametrizations:
+        for width in sweep.widths:
+            proxy = with_scaling(with_width(sweep.base, width), scaling)
+            for seed in sweep.seeds:
+                seeded = dataclasses.replace(proxy, seed=seed)
+                for point in points:
+                    config = with_hyperparameters(seeded, point)
+                    trials.setdefault(trial_key(config), config)
+    return trials
+
+
+def realised(sweep: SweepConfig, target: TrialConfig, point: Mapping[str, float]) -> Pack:
+    """Return the target's own trials: the transferred point and the grid points nearest to it.
+
+    The first axis is swept around the point; other HPs stay where they were transferred.
+    """
+    (name, axis), *_ = sweep.search
+    log2_name = f"log2_{name}"
+    by_distance = sorted(axis.points, key=lambda value: abs(value - point[log2_name]))
+    values = sorted({*by_distance[: sweep.realise.points], point[log2_name]})
+    return tuple(
+        dataclasses.replace(with_hyperparameters(target, {**point, log2_name: value}), seed=seed)
+        for seed in range(sweep.realise.seeds)
+        for value in values
+    )
+
+
+def packs(trials: Iterable[TrialConfig], pack_size: int) -> list[Pack]:
+    """Cut trials into packs of one shape signature and near-equal size, widest first."""
+    groups: dict[TrialConfig, list[TrialConfig]] = {}
+    for config in trials:
+        groups.setdefault(_pack_signature(config), []).append(config)
+    cut = [pack for group in groups.values() for pack in _even_parts(group, pack_size)]
+    return sorted(cut, key=lambda pack: -pack[0].model.width)
+
+
+def _pack_signature(config: TrialConfig) -> TrialConfig:
+    signature = shape_signature(config)
+    return with_scaling(signature, Scaling.mup) if arm_of(config) == "shared" else signature
+
+
+def _even_parts(group: Sequence[TrialConfig], pack_size: int) -> list[Pack]:
+    count = math.ceil(len(group) / pack_size)
+    size = math.ceil(len(group) / count)
+    return [tuple(group[start : start + size]) for start in range(0, len(group), size)]
+
+
+def pending(all_packs: Sequence[Pack], done: Collection[str]) -> list[Pack]:
+    """Return the packs of which a row is missing; such a pack reruns whole."""
+    return [pack for pack in all_packs if any(trial_key(config) not in done for config in pack)]
+
+
+def hps(config: TrialConfig, axes: Sequence[str]) -> dict[str, float]:
+    """Return where a trial stands on the axes `log2_<hp>`."""
+    return {axis: HYPERPARAMETERS[axis.removeprefix("log2_")].log2(config) for axis in axes}
+
+
+def check_same_question(recorded: SweepConfig, asked: SweepConfig) -> None:
+    """Refuse to mix two questions under one name: base trial and searched HPs must agree."""
+    before, now = (_base_facts(sweep) for sweep in (recorded, asked))
+    changed = [
+        f"{key} was {before.get(key)} and is now {now.get(key)}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if changed:
+        raise UserError(
+            f"results/{asked.name} holds another sweep: {'; '.join(changed)}. A changed base trial "
+            f"is another question; give it a name of its own with name={asked.name}-2."
+        )
+
+
+def _base_facts(sweep: SweepConfig) -> dict[str, object]:
+    """Return what all trials of a sweep share, flat, without what its axes set."""
+    base = with_scaling(with_width(sweep.base, sweep.base.model.base_width), Scaling.mup)
+    base = dataclasses.replace(base, seed=0)
+    for name, _ in sweep.search:
+        hp = HYPERPARAMETERS[name]
+        default = getattr(type(getattr(base, hp.group))(), hp.field)
+        group = dataclasses.replace(getattr(base, hp.group), **{hp.field: default})
+        base = dataclasses.replace(base, **{hp.group: group})
+    return {**_flat(canonical(base)), "search": " x ".join(sorted(n for n, _ in sweep.search))}
+
+
+def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,1 @@
+"""Training along the trial axis: the pack, its optimizer, its evaluation and the one loop."""

@@ -1,0 +1,36 @@
+"""Operator-level FLOPs of a trial, counted by torch on meta tensors."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hptransfer.config import DataConfig, ModelConfig, TrialConfig
+from hptransfer.models import build_architecture
+
+
+@lru_cache(maxsize=256)
+def step_flops(model: ModelConfig, data: DataConfig, batch_size: int) -> tuple[float, float]:
+    """Return the FLOPs of one forward, and of one forward and backward, at a batch size."""
+    with torch.device("meta"):
+        network = build_architecture(model, data)
+        size = data.image_size
+        x = torch.empty(batch_size, data.channels, size, size)
+        t, y = torch.empty(batch_size), torch.empty(batch_size, dtype=torch.long)
+    with FlopCounterMode(display=False) as forward:
+        output = network(x, t, y)
+    with FlopCounterMode(display=False) as backward:
+        output.sum().backward()
+    return float(forward.get_total_flops()), float(
+        forward.get_total_flops() + backward.get_total_flops()
+    )
+
+
+def trial_flops(config: TrialConfig) -> float:
+    """Return the FLOPs of a whole trial: its steps, and its two evaluations."""
+    budget = config.budget
+    forward, both = step_flops(config.model, config.data, budget.batch_size)
+    evaluated = 2 * budget.eval_samples * budget.eval_draws / budget.batch_size
+    return budget.steps * both + evaluated * forward

@@ -1,0 +1,121 @@
+"""The only training loop: a pack from its first step to its deciding loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hptransfer.config import Weights
+from hptransfer.data import Dataset
+from hptransfer.objectives import noised, squared_error
+from hptransfer.training.batches import Batch, PackBatches
+from hptransfer.training.evaluation import validation_loss
+from hptransfer.training.optimizer import PackedAdamW
+from hptransfer.training.pack import Pack
+from hptransfer.training.schedule import lr_multiplier
+
+REPORTS = 30  # points of a training curve
+
+
+class Report(NamedTuple):
+    """Where a pack stands: the step, and each trial's mean training loss since the last report."""
+
+    step: int
+    train_losses: tuple[float, ...]
+
+
+class PackOutcome(NamedTuple):
+    """What a pack's training gave; all tensors (T,) on the CPU."""
+
+    losses: Tensor  # the deciding loss, non-finite where a trial diverged
+    losses_at_init: Tensor
+    diverged_at: Tensor  # step, or -1
+    clipped_share: Tensor
+    reports: tuple[Report, ...]
+
+
+def train_pack(pack: Pack, dataset: Dataset, report: Callable[[Report], None]) -> PackOutcome:
+    """Train a pack for its budget, or until every trial has diverged."""
+    state = _State(pack, dataset)
+    at_init = validation_loss(pack, dataset.validation, flat=pack.flat)
+    steps = pack.configs[0].budget.steps
+    interval = math.ceil(steps / REPORTS)
+    reports = []
+    for step in range(steps):
+        state.train_step(step)
+        if (step + 1) % interval == 0 or step + 1 == steps:
+            reports.append(state.report(step + 1))
+            report(reports[-1])
+            if not bool(state.alive.any()):
+                break
+    losses = validation_loss(pack, dataset.validation, flat=state.deciding_weights())
+    state.retire(torch.isfinite(losses), steps)
+    return PackOutcome(
+        losses.cpu(),
+        at_init.cpu(),
+        state.diverged_at.cpu(),
+        state.clipped.cpu() / steps,
+        tuple(reports),
+    )
+
+
+class _State:
+    """A pack in training: its optimizer, averages, and who is alive."""
+
+    def __init__(self, pack: Pack, dataset: Dataset) -> None:
+        device = pack.flat.device
+        self.pack, self.budget = pack, pack.configs[0].budget
+        self.batches = PackBatches(pack.configs, dataset, device)
+        self.optimizer = PackedAdamW(pack.flat, pack.configs)
+        self.ema = pack.flat.detach().clone() if self.budget.weights is Weights.ema else None
+        warmup = [config.budget.warmup_fraction for config in pack.configs]
+        self.warmup_fraction = torch.tensor(warmup, device=device)
+        self.alive = torch.ones(len(pack), dtype=torch.bool, device=device)
+        self.diverged_at = torch.full((len(pack),), -1, device=device)
+        self.clipped = torch.zeros(len(pack), device=device)
+        self.loss_sum = torch.zeros(len(pack), device=device)
+        self.reported_step = 0
+
+    def train_step(self, step: int) -> None:
+        """Take one optimizer step; a trial whose loss or gradient is non-finite is retired."""
+        losses = pack_losses(self.pack, self.batches.at(step))
+        (grad,) = torch.autograd.grad(losses.sum(), self.pack.flat)
+        with torch.no_grad():
+            norm, clipped = self.optimizer.clip(grad)
+            losses = losses.detach()
+            self.retire(torch.isfinite(losses) & torch.isfinite(norm), step)
+            grad.masked_fill_(~self.alive.unsqueeze(1), 0.0)
+            self.clipped += clipped
+            self.loss_sum += torch.where(self.alive, losses, torch.nan)
+            self.optimizer.step(grad, lr_multiplier(self.budget, step, self.warmup_fraction))
+            self.optimizer.quarantine(self.alive)
+            if self.ema is not None:
+                self.ema.lerp_(self.pack.flat, 1 - self.budget.ema_decay)
+
+    def retire(self, sound: Tensor, step: int) -> None:
+        """Mark trials that are alive but not sound as diverged at `step`."""
+        died = self.alive & ~sound
+        self.diverged_at.masked_fill_(died, step)
+        self.alive &= sound
+
+    def report(self, step: int) -> Report:
+        """Return and reset the mean training losses."""
+        means = self.loss_sum / (step - self.reported_step)
+        self.loss_sum.zero_()
+        self.reported_step = step
+        return Report(step, tuple(means.tolist()))
+
+    def deciding_weights(self) -> Tensor:
+        """Return the weights that decide: raw, or their moving average."""
+        return self.pack.flat if self.ema is None else self.ema
+
+
+def pack_losses(pack: Pack, batch: Batch) -> Tensor:
+    """Return each trial's loss on a batch with a leading trial axis: (T,)."""
+    config = pack.configs[0]
+    x, t, target = noised(config.objective, batch.images, batch.noise, batch.u)
+    return squared_error(pack.predict(x, t, batch.labels), target)

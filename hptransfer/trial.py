@@ -1,0 +1,81 @@
+"""From trial configs to trial results: a pure function; a single trial is a pack of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from hptransfer.config import RuntimeConfig, Status, TrialConfig, TrialResult
+from hptransfer.data import load
+from hptransfer.errors import UserError
+from hptransfer.training.flops import trial_flops
+from hptransfer.training.loop import PackOutcome, Report, train_pack
+from hptransfer.training.pack import Pack
+
+
+def ignore(report: Report) -> None:
+    """Take no notice of a pack's progress."""
+
+
+def run_pack(
+    configs: Sequence[TrialConfig],
+    runtime: RuntimeConfig,
+    report: Callable[[Report], None] = ignore,
+) -> list[TrialResult]:
+    """Train trials of one shape signature together and return their results, in order.
+
+    Divergence is an outcome; any exception is a bug or the user's to fix (`UserError`).
+    """
+    device = torch_device(runtime)
+    torch.set_num_threads(runtime.threads)
+    dataset = load(configs[0].data, runtime.data_folder)
+    started = time.perf_counter()
+    outcome = train_pack(Pack(configs, device), dataset, report)
+    seconds = (time.perf_counter() - started) / len(configs)
+    return [
+        _result(config, outcome, index, seconds=seconds, device=_device_name(device))
+        for index, config in enumerate(configs)
+    ]
+
+
+def torch_device(runtime: RuntimeConfig) -> torch.device:
+    """Return the runtime's device, or say that it is not there."""
+    if runtime.device.split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(
+            f"`runtime.device` must be cpu, cuda or cuda:N, but got {runtime.device!r}."
+        )
+    device = torch.device(runtime.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"runtime.device={runtime.device} needs that GPU, but torch sees "
+            f"{torch.cuda.device_count()} here. Set runtime.device=cpu or run on a GPU machine."
+        )
+    return device
+
+
+def _device_name(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def _result(
+    config: TrialConfig, outcome: PackOutcome, index: int, *, seconds: float, device: str
+) -> TrialResult:
+    diverged_at = int(outcome.diverged_at[index])
+    diverged = diverged_at >= 0
+    curve = tuple((r.step, r.train_losses[index]) for r in outcome.reports)
+    tail = [loss for step, loss in curve if step > 0.9 * config.budget.steps]
+    return TrialResult(
+        config=config,
+        status=Status.diverged if diverged else Status.completed,
+        loss=None if diverged else float(outcome.losses[index]),
+        loss_at_init=float(outcome.losses_at_init[index]),
+        train_loss=None if diverged else sum(tail) / len(tail),
+        diverged_at_step=diverged_at if diverged else None,
+        clipped_share=float(outcome.clipped_share[index]),
+        flops=trial_flops(config),
+        seconds=seconds,
+        device=device,
+        curve=tuple(point for point in curve if point[1] == point[1]),
+    )
