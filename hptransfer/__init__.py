@@ -1,3 +1,3 @@
-"""Hyperparameter transfer for diffusion transformers: sweep small proxies, train the target once."""
+"""Hyperparameter transfer for diffusion transformers: sweep small, train large once."""
 
 __version__ = "0.1.0"

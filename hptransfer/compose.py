@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,12 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hptransfer import config as vocabulary
 from hptransfer.config import (
     Axis,
     ExecutorConfig,
-    Init,
     RealiseConfig,
     RuntimeConfig,
     Scaling,
@@ -32,63 +30,7 @@ from hptransfer.config import (
 )
 from hptransfer.errors import UserError
 from hptransfer.overrides import GROUPS, TRIAL_GROUPS, explain, group_choices, nearest, normalised
-
-SCHEMAS = {
-    "model": {"dit": vocabulary.DiTConfig},
-    "parametrization": {"parametrization": vocabulary.ParametrizationConfig},
-    "objective": {
-        "rectified_flow": vocabulary.RectifiedFlowConfig,
-        "ddpm": vocabulary.DDPMConfig,
-    },
-    "data": {
-        "digits": vocabulary.DigitsConfig,
-        "fashion_mnist": vocabulary.FashionMNISTConfig,
-    },
-    "optimizer": {"adamw": vocabulary.AdamWConfig},
-    "budget": {"budget": vocabulary.BudgetConfig},
-    "runtime": {"runtime": RuntimeConfig},
-    "executor": {"executor": ExecutorConfig},
-}
-
-
-def _thawed(cls: Any) -> DictConfig:
-    node = OmegaConf.structured(cls)
-    OmegaConf.set_readonly(node, False)
-    return node
-
-
-@dataclass
-class SweepSection:
-    """The `sweep` section of a sweep file."""
-
-    widths: list[int] = field(default_factory=list)
-    parametrizations: list[Scaling] = field(default_factory=lambda: [Scaling.mup])
-    seeds: list[int] = field(default_factory=lambda: [0])
-    target: dict[str, Any] = field(default_factory=dict)  # overrides of the target run
-    realise: Any = field(default_factory=lambda: _thawed(RealiseConfig))
-    gate: bool = True  # µP arms run only after the coordinate check passed
-
-
-@dataclass
-class Root:
-    """Everything a config file may say."""
-
-    name: str = ""
-    question: str = ""
-    statistic: str = ""
-    model: Any = MISSING
-    parametrization: Any = MISSING
-    objective: Any = MISSING
-    data: Any = MISSING
-    optimizer: Any = MISSING
-    budget: Any = MISSING
-    runtime: Any = MISSING
-    executor: Any = MISSING
-    init: Init = Init.adaln_zero
-    seed: int = 0
-    sweep: SweepSection = field(default_factory=SweepSection)
-    search: dict[str, Any] = field(default_factory=dict)
-    verdict: Any = field(default_factory=lambda: _thawed(VerdictConfig))
+from hptransfer.schema import SCHEMAS, Root, all_keys, thawed
 
 
 @dataclass(frozen=True)
@@ -169,21 +111,20 @@ def _register(file_tree: dict[str, Any]) -> None:
     store.store("schema", Root)
     for group, schemas in SCHEMAS.items():
         for name, cls in schemas.items():
-            store.store(f"schema_{name}", _thawed(cls), group=group)
+            store.store(f"schema_{name}", thawed(cls), group=group)
     store.store("hptransfer_file", OmegaConf.create(file_tree))
 
 
 def _compose(overrides: list[str], search_path: list[Path]) -> DictConfig:
     conf = shipped_folder("conf")
-    extra = [f"hydra.searchpath=[{','.join(f'file://{p.resolve()}' for p in search_path)}]"]
+    words = normalised(overrides)
+    if search_path:
+        words.append(f"hydra.searchpath=[{','.join(f'file://{p.resolve()}' for p in search_path)}]")
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            return compose(
-                "hptransfer_file",
-                overrides=normalised(overrides) + (extra if search_path else []),
-                return_hydra_config=True,
-            )
-    except (HydraException, OmegaConfBaseException) as error:
+            return compose("hptransfer_file", overrides=words, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        # Hydra raises a plain ValueError for e.g. model=0.
         raise UserError(explain(error, overrides, _available(conf, search_path))) from None
 
 
@@ -194,16 +135,6 @@ def _available(conf: Path, search_path: list[Path]) -> dict[str, list[str]]:
         for group in GROUPS
     }
     return {**available, "": all_keys()}
-
-
-def all_keys() -> list[str]:
-    """Return every dotted key of the schema."""
-    keys = {f.name for f in dataclasses.fields(Root)}
-    keys |= {f"sweep.{f.name}" for f in dataclasses.fields(SweepSection)}
-    for group, schemas in SCHEMAS.items():
-        for cls in schemas.values():
-            keys |= {f"{group}.{f.name}" for f in dataclasses.fields(cls)}
-    return sorted(keys)
 
 
 def _record(node: Any) -> Any:
@@ -255,7 +186,7 @@ def overlaid(composed: Composed, changes: dict[str, Any]) -> TrialConfig:
             )
     root = OmegaConf.structured(Root)
     for name in TRIAL_GROUPS:
-        root[name] = _thawed(getattr(composed.trial, name))
+        root[name] = thawed(getattr(composed.trial, name))
     root.init, root.seed = composed.trial.init, composed.trial.seed
     try:
         return _trial(OmegaConf.merge(root, changes))
@@ -280,8 +211,8 @@ def checked_name(name: str) -> str:
     """Return a sweep's name if it can name a folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(
-            "A sweep's `name` names its results folder, so it must be letters, digits, dots, dashes "
-            f"and underscores, but got {name!r}. Set name=."
+            "A sweep's `name` names its results folder, so it must be letters, digits, dots, "
+            f"dashes and underscores, but got {name!r}. Set name=."
         )
     return name
 
@@ -292,3 +223,15 @@ def as_run_yaml(composed: Composed, *, name: str, comment: str = "") -> str:
     tree = {"defaults": defaults, **composed.tree, "name": name}
     body = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
     return "".join(f"# {line}\n" for line in comment.splitlines()) + body
+
+
+def with_trial(composed: Composed, trial: TrialConfig) -> Composed:
+    """Return a composed file of one trial: the sweep's sections left out."""
+    root = OmegaConf.structured(Root)
+    for name in TRIAL_GROUPS:
+        root[name] = thawed(getattr(trial, name))
+    root.init, root.seed = trial.init, trial.seed
+    parts = (*TRIAL_GROUPS, "init", "seed")
+    plain = _plain(OmegaConf.masked_copy(root, list(parts)))
+    runs = {name: composed.tree[name] for name in ("runtime", "executor")}
+    return dataclasses.replace(composed, tree={**plain, **runs}, trial=trial)

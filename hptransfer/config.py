@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -557,7 +558,7 @@ class SweepConfig:
         for name in ("widths", "seeds"):
             values = getattr(self, name)
             _require(
-                all(a < b for a, b in zip(values, values[1:], strict=False)),
+                all(a < b for a, b in itertools.pairwise(values)),
                 f"`sweep.{name}` must be increasing, but got {list(values)}. Sort the list and "
                 "name each value once.",
             )

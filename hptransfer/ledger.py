@@ -168,9 +168,9 @@ class LedgerWriter:
             UserError: another program changed the file meanwhile.
         """
         keys = [row["trial_key"] for row in rows]
-        repeated = sorted(key for key in set(keys) if keys.count(key) > 1 or key in self._keys)
+        repeated = len(set(keys)) < len(keys) or not self._keys.isdisjoint(keys)
         if repeated:
-            raise ValueError(f"These trials have a row in {self.path} already: {repeated}.")
+            raise ValueError(f"Some of these trials have a row in {self.path} already: {keys}.")
         data = b"".join(encode(row) for row in rows)
         with _writing(self.path):
             self._require_unchanged()

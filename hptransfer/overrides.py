@@ -1,4 +1,4 @@
-"""What people type as overrides: made fit for Hydra, and Hydra's complaints put into one sentence."""
+"""What people type as overrides, made fit for Hydra, and Hydra's complaints in one sentence."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ lacks a seed is left out; survivors are never averaged.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
@@ -19,6 +19,7 @@ from hptransfer.analysis.curve import Curves, Floats, fit_curves
 WINDOW_STEPS = 2.25  # two grid steps each side, and room for grids that are not quite even
 MODEL_ERROR_STEPS = 0.15  # sd of what the curve's shape costs: 0.16 on the basins named in curve
 FLAT_RANGE = 4.0  # the range of five pure-noise means stays below 3.9 sd in 95 % of cases
+FLAT_SPAN = 0.5  # a fit whose 90 % interval spans more of its window has found no minimum
 INTERVAL = (0.05, 0.95)
 
 
@@ -28,7 +29,7 @@ class Censoring(Enum):
     grid_low = "grid_low"  # the minimum is the lowest point of the grid
     grid_high = "grid_high"
     divergence = "divergence"  # the point above the minimum failed: the optimum is only bracketed
-    flat = "flat"  # the window's points do not differ by more than noise
+    flat = "flat"  # the window's points differ by no more than noise, or do not fix a minimum
     too_few = "too_few"  # fewer than three sound points
 
 
@@ -80,10 +81,10 @@ def build_grid(theta: Floats, losses: Floats, *, loss_at_init: float) -> Grid | 
     losses = losses[regular]
     complete = ~np.isnan(losses).any(axis=0) & bool(len(losses))
     theta, losses = theta[complete], losses[:, complete]
-    failed = np.isinf(losses).any(axis=0)
+    failed = np.asarray(np.isinf(losses).any(axis=0))
     if failed.all():
         return None
-    failed |= _is_ruined(losses, failed, loss_at_init)
+    failed = failed | _is_ruined(losses, failed, loss_at_init)
     last_sound = int(np.flatnonzero(~failed)[-1])
     return Grid(
         theta=theta,
@@ -138,15 +139,15 @@ class Basin:
     optimum: float
     loss: float
     censored: Censoring | None
-    curve: Curves | None  # a bundle of one; None where no curve was fitted
-    curve_draws: Curves | None  # without the model error
-    theta_draws: Floats | None
-    low: float | None  # 5 % and 95 % quantiles; on `divergence` the bracket
-    high: float | None
-    fit_sd: float | None
     model_sd: float
     edge_low: float  # share of draws whose best point is the lowest of the grid
     edge_high: float
+    curve: Curves | None = None  # a bundle of one; None where no curve was fitted
+    curve_draws: Curves | None = None  # without the model error
+    theta_draws: Floats | None = None
+    low: float | None = None  # 5 % and 95 % quantiles; on `divergence` the bracket
+    high: float | None = None
+    fit_sd: float | None = None
 
     @property
     def usable(self) -> bool:
@@ -177,33 +178,45 @@ def fit_basin(
     censored = censoring(grid, noise)
     if censored is Censoring.divergence:
         return _bracketed(grid, rng=rng, draws=draws)
-    if censored in (Censoring.too_few, Censoring.grid_low, Censoring.grid_high):
+    if censored is not None:
         return _unresolved(grid, censored)
     window = grid.window
     theta, means = grid.theta[window], grid.losses[:, window].mean(axis=0)
     curve = fit_curves(theta, means[None, :])
-    if censored is Censoring.flat:
-        return _unresolved(grid, censored, curve=curve)
     simulated = _simulate(curve.loss(theta), noise, len(grid.losses), rng=rng, draws=draws)
     curve_draws = curve.repeat(draws) if noise is None else fit_curves(theta, simulated)
-    model_sd = MODEL_ERROR_STEPS * grid.step
-    theta_draws = curve_draws.optimum + rng.normal(0.0, model_sd, draws)
-    low, high = np.quantile(theta_draws, INTERVAL)
+    low, high = np.quantile(curve_draws.optimum, INTERVAL)
+    if high - low > FLAT_SPAN * (theta[-1] - theta[0]):
+        return _unresolved(grid, Censoring.flat)
     best = window[simulated.argmin(axis=1)]
-    return Basin(
+    basin = Basin(
         grid=grid,
         optimum=float(curve.optimum[0]),
         loss=float(curve.level[0]),
         censored=None,
         curve=curve,
         curve_draws=curve_draws,
-        theta_draws=theta_draws,
-        low=None if noise is None else float(low),
-        high=None if noise is None else float(high),
-        fit_sd=None if noise is None else float(curve_draws.optimum.std()),
-        model_sd=model_sd,
+        model_sd=MODEL_ERROR_STEPS * grid.step,
         edge_low=float((best == grid.sound[0]).mean()),
         edge_high=float((best == grid.sound[-1]).mean()) if grid.cliff is None else 0.0,
+    )
+    return _with_interval(basin, noise, rng=rng)
+
+
+def _with_interval(basin: Basin, noise: Noise | None, *, rng: np.random.Generator) -> Basin:
+    """Add the model error to the fit's draws, and the interval where there is noise to judge by."""
+    assert basin.curve_draws is not None, "only a fitted curve has draws"
+    optima = basin.curve_draws.optimum
+    theta_draws = optima + rng.normal(0.0, basin.model_sd, len(optima))
+    if noise is None:
+        return replace(basin, theta_draws=theta_draws)
+    low, high = np.quantile(theta_draws, INTERVAL)
+    return replace(
+        basin,
+        theta_draws=theta_draws,
+        low=float(low),
+        high=float(high),
+        fit_sd=float(optima.std()),
     )
 
 
@@ -233,19 +246,13 @@ def _simulate(
     return fitted + standard_error * rng.standard_normal((draws, fitted.shape[1]))
 
 
-def _unresolved(grid: Grid, censored: Censoring, *, curve: Curves | None = None) -> Basin:
+def _unresolved(grid: Grid, censored: Censoring) -> Basin:
     """Return the grid's best point without an interval."""
     return Basin(
         grid=grid,
         optimum=float(grid.theta[grid.minimum]),
         loss=float(grid.losses[:, grid.minimum].mean()),
         censored=censored,
-        curve=curve,
-        curve_draws=None,
-        theta_draws=None,
-        low=None,
-        high=None,
-        fit_sd=None,
         model_sd=MODEL_ERROR_STEPS * grid.step,
         edge_low=float(censored is Censoring.grid_low),
         edge_high=float(censored is Censoring.grid_high),
@@ -256,18 +263,9 @@ def _bracketed(grid: Grid, *, rng: np.random.Generator, draws: int) -> Basin:
     """Return the best point; the optimum lies anywhere from its left neighbour to the cliff."""
     assert grid.cliff is not None, "only a cliff brackets an optimum"
     left = float(grid.theta[grid.sound[-2]])
-    return Basin(
-        grid=grid,
-        optimum=float(grid.theta[grid.minimum]),
-        loss=float(grid.losses[:, grid.minimum].mean()),
-        censored=Censoring.divergence,
-        curve=None,
-        curve_draws=None,
+    return replace(
+        _unresolved(grid, Censoring.divergence),
         theta_draws=rng.uniform(left, grid.cliff, draws),
         low=left,
         high=grid.cliff,
-        fit_sd=None,
-        model_sd=MODEL_ERROR_STEPS * grid.step,
-        edge_low=0.0,
-        edge_high=0.0,
     )

@@ -24,7 +24,8 @@ Floats = NDArray[np.float64]
 
 SLOW_RATE = -0.25
 FAST_RATE = 1.25
-CANDIDATES = 161  # candidate optima across a window: 1/40 of a step when it spans four steps
+CANDIDATES = 81  # candidate optima across a window: 1/20 of a step where it spans four steps
+PARALLEL = 1e-12  # 1 - cos² below which two shapes count as one
 FREE_SHAPE_POINTS = 4  # with fewer points the two amplitudes are one parameter
 
 
@@ -59,12 +60,10 @@ def fit_curves(theta: Floats, losses: Floats) -> Curves:
     are a non-negative least-squares problem in closed form, whose projections all rows share.
     """
     candidates = np.linspace(theta[0], theta[-1], CANDIDATES)
-    slow, fast = _bases(theta[None, :] - candidates[:, None])
+    slow, fast = (_unit(basis)[0] for basis in _bases(theta[None, :] - candidates[:, None]))
     centred = losses - losses.mean(axis=1, keepdims=True)
-    overlaps = _Overlaps.of(slow, fast)
-    gain = overlaps.gain(slow @ centred.T, fast @ centred.T)
-    optimum = _vertex(candidates, gain)
-    return _curves_at(optimum, theta, losses)
+    gain = _gain(slow @ centred.T, fast @ centred.T, *_cosine(slow, fast))
+    return _curves_at(_vertex(candidates, gain), theta, losses)
 
 
 def _exponentials(offset: Floats) -> tuple[Floats, Floats]:
@@ -86,39 +85,40 @@ def _bases(offset: Floats) -> tuple[Floats, Floats]:
     )
 
 
-@dataclass(frozen=True)
-class _Overlaps:
-    """Inner products of the two shapes at each candidate, shape (candidate, 1)."""
+def _unit(basis: Floats) -> tuple[Floats, Floats]:
+    """Return the basis with norm one over the points (last axis), and the norms."""
+    norm = np.sqrt((basis * basis).sum(axis=-1, keepdims=True))
+    return basis / norm, norm
 
-    slow: Floats
-    fast: Floats
-    cross: Floats
-    determinant: Floats  # infinite where the shapes are parallel: then one of them is enough
 
-    @classmethod
-    def of(cls, slow: Floats, fast: Floats) -> _Overlaps:
-        ss = (slow * slow).sum(axis=-1)[:, None]
-        ff = (fast * fast).sum(axis=-1)[:, None]
-        sf = (slow * fast).sum(axis=-1)[:, None]
-        determinant = ss * ff - sf**2
-        parallel = determinant <= 1e-12 * ss * ff
-        return cls(ss, ff, sf, np.where(parallel, np.inf, determinant))
+def _cosine(slow: Floats, fast: Floats) -> tuple[Floats, Floats]:
+    """Return r, the inner product of two unit shapes, and 1 - r², infinite if they are parallel."""
+    cosine = (slow * fast).sum(axis=-1, keepdims=True)
+    sine2 = 1.0 - cosine**2
+    return cosine, np.where(sine2 > PARALLEL, sine2, np.inf)
 
-    def amplitudes(self, slow: Floats, fast: Floats) -> tuple[Floats, Floats]:
-        """Solve for both amplitudes >= 0, given the data's inner products with the shapes."""
-        a = (slow * self.fast - fast * self.cross) / self.determinant
-        b = (fast * self.slow - slow * self.cross) / self.determinant
-        both = (a > 0) & (b > 0)
-        a_alone, b_alone = np.maximum(slow, 0) / self.slow, np.maximum(fast, 0) / self.fast
-        slow_wins = a_alone * slow >= b_alone * fast
-        a = np.where(both, a, np.where(slow_wins, a_alone, 0.0))
-        b = np.where(both, b, np.where(slow_wins, 0.0, b_alone))
-        return a, b
 
-    def gain(self, slow: Floats, fast: Floats) -> Floats:
-        """Return by how much the best amplitudes lower the sum of squares."""
-        a, b = self.amplitudes(slow, fast)
-        return a * slow + b * fast
+def _gain(slow: Floats, fast: Floats, cosine: Floats, sine2: Floats) -> Floats:
+    """Return by how much the best amplitudes >= 0 lower the sum of squares.
+
+    `slow` and `fast` are the data's inner products with the unit shapes.
+    """
+    slow_leads, fast_leads = slow - cosine * fast, fast - cosine * slow
+    both = (slow_leads > 0) & (fast_leads > 0) & np.isfinite(sine2)
+    alone = np.maximum(np.maximum(slow, fast), 0.0)
+    return np.where(both, (slow * slow_leads + fast * fast_leads) / sine2, alone * alone)
+
+
+def _amplitudes(slow: Floats, fast: Floats, cosine: Floats, sine2: Floats) -> tuple[Floats, Floats]:
+    """Return the amplitudes that reach `_gain`."""
+    slow_leads, fast_leads = slow - cosine * fast, fast - cosine * slow
+    both = (slow_leads > 0) & (fast_leads > 0) & np.isfinite(sine2)
+    slow_alone = np.where(slow >= fast, np.maximum(slow, 0.0), 0.0)
+    fast_alone = np.where(slow >= fast, 0.0, np.maximum(fast, 0.0))
+    return (
+        np.where(both, slow_leads / sine2, slow_alone),
+        np.where(both, fast_leads / sine2, fast_alone),
+    )
 
 
 def _vertex(candidates: Floats, gain: Floats) -> Floats:
@@ -135,14 +135,16 @@ def _vertex(candidates: Floats, gain: Floats) -> Floats:
 
 
 def _curves_at(optimum: Floats, theta: Floats, losses: Floats) -> Curves:
-    offset = theta[None, :] - optimum[:, None]
-    slow_basis, fast_basis = _bases(offset)
-    slow, fast = _Overlaps.of(slow_basis, fast_basis).amplitudes(
-        (slow_basis * losses).sum(axis=1, keepdims=True),
-        (fast_basis * losses).sum(axis=1, keepdims=True),
+    """Fit level and amplitudes of every draw (optimum and losses share the first axis)."""
+    bases = _bases(theta[None, :] - optimum[:, None])
+    (slow_unit, slow_norm), (fast_unit, fast_norm) = (_unit(basis) for basis in bases)
+    slow, fast = _amplitudes(
+        (slow_unit * losses).sum(axis=1, keepdims=True),
+        (fast_unit * losses).sum(axis=1, keepdims=True),
+        *_cosine(slow_unit, fast_unit),
     )
+    slow, fast = (slow / slow_norm)[:, 0], (fast / fast_norm)[:, 0]
     if len(theta) < FREE_SHAPE_POINTS:
         slow = fast = (slow + fast) / 2.0
-    unshifted = Curves(optimum, np.zeros_like(optimum), slow[:, 0], fast[:, 0])
-    level = losses.mean(axis=1) - unshifted.loss(theta).mean(axis=1)
-    return Curves(optimum, level, slow[:, 0], fast[:, 0])
+    bare = Curves(optimum, np.zeros_like(optimum), slow, fast)
+    return Curves(optimum, losses.mean(axis=1) - bare.loss(theta).mean(axis=1), slow, fast)

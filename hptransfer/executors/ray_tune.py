@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.search import Searcher
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialResult, trial_key
@@ -31,6 +32,7 @@ from hptransfer.executors.resources import (
     environment,
     no_cluster,
     own_sigterm,
+    places,
     ray_environment,
     require_answer,
     resources_of,
@@ -41,6 +43,8 @@ from hptransfer.executors.resources import (
 RETRIES = 2
 # Seconds that Tune's thread has to leave its loop when the sweep is cut.
 CUT_SECONDS = 3.0
+# Seconds without news after which the nodes are looked at.
+NODE_CHECK_SECONDS = 20.0
 # Results are small; Ray would otherwise claim 30 % of the memory.
 OBJECT_STORE_BYTES = 128 * 2**20
 
@@ -52,7 +56,7 @@ class _Started:
 
 @dataclass(frozen=True)
 class _Ended:
-    error: Exception | None
+    error: BaseException | None
 
 
 class _Channel:
@@ -151,7 +155,7 @@ def run_packs(
         thread = threading.Thread(target=_fit, args=(tuner, channel), daemon=True)
         thread.start()
         try:
-            _follow(channel, packs, on_results=on_results, on_start=on_start)
+            _follow(channel, works, request, on_results=on_results, on_start=on_start)
         finally:
             channel.cut.set()
             thread.join(CUT_SECONDS)
@@ -177,44 +181,61 @@ def _tuner(
             verbose=0,
             callbacks=[watch],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
 
 
 def _fit(tuner: tune.Tuner, channel: _Channel) -> None:
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `_follow` raises what it would log
     try:
-        tuner.fit()
+        errors = tuner.fit().errors
     except _Cut:
         return
-    except Exception as error:
-        channel.events.put(_Ended(error))
-    else:
-        channel.events.put(_Ended(None))
+    except BaseException as error:  # whatever it was, `_follow` must not wait for ever
+        errors = [error]
+    channel.events.put(_Ended(errors[0] if errors else None))
 
 
 def _follow(
     channel: _Channel,
-    packs: Sequence[Pack],
+    works: Sequence[Work],
+    request: Resources,
     *,
     on_results: Callable[[int, list[TrialResult]], None],
     on_start: Callable[[int], None],
 ) -> None:
-    missing = set(range(len(packs)))
+    missing = {work.index: work for work in works}
     while missing:
-        match channel.events.get():
+        match _next_event(channel, request):
             case _Started(index):
                 on_start(index)
             case Outcome(index, results, error):
                 if error is not None:
                     raise error
-                missing.discard(index)
+                del missing[index]
                 on_results(index, results)
+            case _Ended(RayError() as error) if not isinstance(error, RayTaskError):
+                raise _lost(list(missing.values())) from error
             case _Ended(error):
-                raise _lost(sorted(missing), packs) from error
+                raise RuntimeError(f"Ray Tune ended with {len(missing)} packs to run.") from error
 
 
-def _lost(missing: Sequence[int], packs: Sequence[Pack]) -> MachineError:
-    keys = [trial_key(config) for index in missing for config in packs[index]]
+def _next_event(channel: _Channel, request: Resources) -> _Started | Outcome | _Ended:
+    """Wait for an event; meanwhile check that nodes are left, for Tune would wait for ever."""
+    while True:
+        try:
+            return channel.events.get(timeout=NODE_CHECK_SECONDS)
+        except queue.Empty:
+            if not places(ray.nodes(), request):
+                raise MachineError(
+                    f"No node is left that has the {request} a pack asks for. Start nodes and run "
+                    "the same command again; nothing recorded was lost."
+                ) from None
+
+
+def _lost(missing: Sequence[Work]) -> MachineError:
+    keys = [trial_key(config) for work in missing for config in work.configs]
     return MachineError(
         f"The workers of {len(missing)} packs were lost {RETRIES + 1} times each (killed, out of "
         f"memory, or their node is gone); their trials are {', '.join(keys)}. Free memory or use "

@@ -55,25 +55,31 @@ def concurrent_packs(
 ) -> int:
     """Count the packs that run at a time: `workers`, or as many as the nodes hold.
 
-    Args:
-        nodes: as `ray.nodes()` gives them.
-
     Raises:
         UserError: no single node has what a pack asks for.
     """
-    offers = [
+    count = places(nodes, request)
+    if not count:
+        offers = "; ".join(str(offer) for offer in _offers(nodes))
+        raise UserError(
+            f"A pack must fit on one node, but it asks for {request}, and the nodes have: "
+            f"{offers or 'nothing'}. Lower executor.cpus or executor.gpus, or change "
+            "runtime.device."
+        )
+    return workers or count
+
+
+def places(nodes: Sequence[Mapping[str, Any]], request: Resources) -> int:
+    """Count the packs that fit on the living nodes, listed as `ray.nodes()` does."""
+    return sum(_places(offer, request) for offer in _offers(nodes))
+
+
+def _offers(nodes: Sequence[Mapping[str, Any]]) -> list[Resources]:
+    return [
         Resources(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
         for node in nodes
         if node["Alive"]
     ]
-    places = sum(_places(offer, request) for offer in offers)
-    if not places:
-        raise UserError(
-            f"A pack must fit on one node, but it asks for {request}, and the nodes have: "
-            f"{'; '.join(str(offer) for offer in offers)}. Lower executor.cpus or executor.gpus, "
-            "or change runtime.device."
-        )
-    return workers or places
 
 
 def _places(offer: Resources, request: Resources) -> int:

@@ -33,17 +33,19 @@ def write_figures(
     """Write every picture as PNG (160 dpi) and SVG, the same bytes each time; list the files."""
     import matplotlib.style
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for picture in pictures(estimates=estimates, check=check, realised=realised):
         with matplotlib.style.context(["default", style.RC]):
-            figure = Figure(figsize=picture.size, layout="constrained")
+            figure = Figure(figsize=picture.size)
             picture.draw(figure)
+            # Once by hand: as the figure's own engine it would run again for each format.
+            ConstrainedLayoutEngine().execute(figure)
             for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
                 path = folder / f"{picture.name}{suffix}"
                 figure.savefig(path, metadata=metadata)
-                figure.set_layout_engine("none")  # the second format keeps the first one's layout
                 written.append(path)
     return written
 
@@ -78,19 +80,19 @@ def _of_sweep(estimates: dict[str, Any], own: dict[str, Any] | None) -> list[Pic
     for name, panel in zip(names, basins.basins_data(estimates).panels, strict=True):
         draw = partial(_on_axes, draw=basins.draw_basins, data=panel)
         label = f"{panel.title}: loss over {panel.x_label}, a curve per width"
-        listed.append(Picture(name, label, (4.8, 4.2), draw))
+        listed.append(Picture(name, label, (4.3, 4.0), draw))
     hps = list(dict.fromkeys(arm["hp"] for arm in arms))
     names = _file_names([f"optimum_width-{hp}" if len(hps) > 1 else "optimum_width" for hp in hps])
     for name, hp in zip(names, hps, strict=True):
         data = optimum_width.optimum_width_data(estimates, own, hp=hp)
         draw = partial(_on_axes, draw=optimum_width.draw_optimum_width, data=data)
-        listed.append(Picture(name, f"{data.y_label} over width", (5.2, 4.0), draw))
+        listed.append(Picture(name, f"{data.y_label} over width", (4.6, 4.0), draw))
     return listed
 
 
 def _of_target(own: dict[str, Any]) -> Picture:
     data = realised.realised_data(own)
-    return Picture("realised", data.title, (4.8, 4.8), partial(realised.draw_realised, data=data))
+    return Picture("realised", data.title, (4.4, 4.6), partial(realised.draw_realised, data=data))
 
 
 def _of_check(check: dict[str, Any]) -> list[Picture]:
@@ -101,8 +103,8 @@ def _of_check(check: dict[str, Any]) -> list[Picture]:
     draw_rms = partial(_on_axes, draw=coordinate_check.draw_coordinate_rms, data=rms)
     label = "change of each output over width"
     return [
-        Picture("coordinate_check", slopes.title, (5.0, height), draw_slopes),
-        *([Picture("coordinate_rms", label, (4.8, 4.0), draw_rms)] if rms.lines else []),
+        Picture("coordinate_check", slopes.title, (4.6, height), draw_slopes),
+        *([Picture("coordinate_rms", label, (4.4, 4.0), draw_rms)] if rms.lines else []),
     ]
 
 

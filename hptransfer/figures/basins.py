@@ -102,12 +102,14 @@ def basin_curve(optimum: dict[str, Any], color: str, ceiling: float) -> Curve:
 
 
 def loss_window(optima: list[dict[str, Any]]) -> tuple[float, float]:
-    """Choose the loss range that shows every minimum, the fitted parts and the gain by width."""
+    """Choose the loss range that shows every minimum and a shoulder of every fit."""
     bottoms = [_bottom(o) for o in optima]
-    low, high = min(bottoms), max(bottoms)
-    fits = [y for o in optima for y in o["basin"]["fit_loss"] or [] if y is not None]
+    fits = [o["basin"]["fit_loss"] for o in optima if o["basin"]["fit_loss"]]
+    # The lower shoulder: the higher one often climbs a cliff, which would flatten all the rest.
+    shoulders = [min(fit[0], fit[-1]) for fit in fits if None not in (fit[0], fit[-1])]
     means = [m for o in optima for m in o["basin"]["mean"] if m is not None]
-    reach = max(1.3 * (max([high, *fits]) - low), 2.5 * (high - low))
+    low, high = min([*bottoms, *means]), max(bottoms)
+    reach = max(1.3 * (max([high, *shoulders]) - low), 2.5 * (high - low))
     ceiling = min(low + reach, max([high, *means])) if reach > 0 else max([high, *means])
     span = (ceiling - low) or abs(low) or 1.0
     return low - 0.1 * span, max(ceiling, low + span) + 0.03 * span
@@ -168,13 +170,13 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
         broken = any(a.theta < t < b.theta for t in curve.failed)
         if not fitted and not broken:
             ax.plot([a.theta, b.theta], [a.loss, b.loss], color=color, lw=0.9, alpha=0.6)
-    for point in curve.points:
-        ax.plot([point.theta], [point.loss], ".", color=color, ms=6)
-        ax.plot([point.theta] * 2, [point.low, point.high], color=color, lw=1)
+    theta = [p.theta for p in curve.points]
+    ax.plot(theta, [p.loss for p in curve.points], ".", color=color, ms=6)
+    ax.vlines(theta, [p.low for p in curve.points], [p.high for p in curve.points], color, lw=1)
     ax.plot([t for t, _ in curve.fit], [y for _, y in curve.fit], color=color, lw=2)
     if curve.interval is not None:
         reach = [[curve.optimum - curve.interval[0]], [curve.interval[1] - curve.optimum]]
-        ax.errorbar([curve.optimum], [curve.loss], xerr=reach, fmt="none", ecolor=color, **BARS)
+        ax.errorbar([curve.optimum], [curve.loss], xerr=reach, fmt="none", color=color, **BARS)
     shape, face = ("o", color) if curve.censored is None else ("D", PAPER)
     ax.plot([curve.optimum], [curve.loss], shape, mfc=face, mec=color, **OPTIMUM)
 
@@ -188,7 +190,7 @@ def draw_lane(ax: Axes, curve: Curve, level: float) -> None:
 
 def _name_widths(ax: Axes, data: BasinPanel) -> None:
     gap = 0.058 * (data.top - data.floor)
-    places = spread([c.loss for c in data.curves], gap)
+    places = spread([c.loss for c in data.curves], gap, (data.floor + gap / 2, data.top))
     for curve, place in zip(data.curves, places, strict=True):
         right = data.x_limits[1]
         ax.plot([curve.optimum, right], [curve.loss] * 2, ":", color=curve.color, lw=1, alpha=0.7)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.figures.style import FAIL, GRID, INK, MUTED, SHADE, WIDTHS
+from hptransfer.figures.style import FAIL, GRID, INK, MUTED, SHADE, WIDTHS, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,13 +87,11 @@ def draw_coordinate_check(ax: Axes, data: CoordinateCheckData) -> None:
     ax.axvline(0, color=MUTED, lw=0.8)
     for edge in (-data.limit, data.limit):
         ax.axvline(edge, color=MUTED, lw=0.8, ls=(0, (1, 2)))
-    for slope in data.slopes:
-        init = slope.quantity == "init"
-        ax.plot(
-            [slope.slope], [slope.row + (-0.16 if init else 0.16)], "D" if init else "o",
-            ms=4.5 if init else 5.5, color=_color(slope, data.steps), mew=0,
-            alpha=0.9,
-        )  # fmt: skip
+    for quantity, marker, shift, size in (("init", "D", -0.16, 20), ("update", "o", 0.16, 30)):
+        shown = [s for s in data.slopes if s.quantity == quantity]
+        colors = [_color(s, data.steps) for s in shown]
+        rows = [s.row + shift for s in shown]
+        ax.scatter([s.slope for s in shown], rows, size, colors, marker=marker, lw=0, zorder=3)
     ax.set(xlim=(-reach, reach), ylim=(len(data.modules) - 0.5, -0.5))
     ax.set(xlabel="slope of log2 RMS over log2 width")
     ax.set_yticks(range(len(data.modules)), data.modules, fontsize=8.5)
@@ -131,19 +130,34 @@ def _draw_key(ax: Axes, data: CoordinateCheckData) -> None:
 
 def draw_coordinate_rms(ax: Axes, data: CoordinateRmsData) -> None:
     """Draw RMS over width; modules outside the limit are coloured and named."""
+    from matplotlib.ticker import LogLocator
+
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=10)
     for line in data.lines:
         color, layer = (MUTED, 2) if line.ok else (FAIL, 3)
         ax.plot(line.width, line.rms, "-o", color=color, lw=1.2, ms=3.5, zorder=layer, mew=0)
-        if not line.ok:
-            ax.annotate(
-                line.module, (line.width[-1], line.rms[-1]), (5, 0), textcoords="offset points",
-                color=FAIL, fontsize=8.5, va="center", annotation_clip=False,
-            )  # fmt: skip
+    _name_outside(ax, data)
     ax.set_title(f"change of each output after step {data.step}")
     ax.set(xlabel="width d", ylabel="RMS of the change")
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}")
+    ax.tick_params(axis="y", which="minor", labelsize=9)
     ax.set_xticks(data.widths, [str(w) for w in data.widths])
     ax.set_xticks([], minor=True)
     ax.grid(axis="y", which="major", color=GRID)
     ax.tick_params(axis="x", labelcolor=INK)
+
+
+def _name_outside(ax: Axes, data: CoordinateRmsData) -> None:
+    outside = [line for line in data.lines if not line.ok]
+    ends = [math.log10(rms) for line in data.lines for rms in line.rms]
+    low, high = min(ends), max(ends)
+    wanted = [math.log10(line.rms[-1]) for line in outside]
+    places = spread(wanted, 0.05 * (high - low), (low, high))
+    for line, place in zip(outside, places, strict=True):
+        ax.annotate(
+            line.module, (line.width[-1], 10**place), (6, 0), textcoords="offset points",
+            color=FAIL, fontsize=8.5, va="center", annotation_clip=False,
+        )  # fmt: skip

@@ -20,7 +20,7 @@ class Mark(NamedTuple):
 
 
 class Band(NamedTuple):
-    """A law's line and its 90 % band over width."""
+    """A law's line over width; its 90 % band is empty where the noise is not known."""
 
     width: tuple[float, ...]
     theta: tuple[float, ...]
@@ -51,12 +51,10 @@ class OptimumWidthData(NamedTuple):
 
 
 def optimum_width_data(
-    estimates: dict[str, Any], realised: dict[str, Any] | None = None, *, hp: str | None = None
+    estimates: dict[str, Any], realised: dict[str, Any] | None = None, *, hp: str = "log2_lr"
 ) -> OptimumWidthData:
-    """Select optima, bands and target of the arms of one HP (the first arm's if none is named)."""
-    arms = estimates["arms"]
-    hp = arms[0]["hp"] if hp is None else hp
-    arms = [arm for arm in arms if arm["hp"] == hp]
+    """Select the optima, bands and target of the arms that swept one HP."""
+    arms = [arm for arm in estimates["arms"] if arm["hp"] == hp]
     colors = arm_colors([arm["parametrization"] for arm in arms])
     tracks = tuple(arm_track(arm, color) for arm, color in zip(arms, colors, strict=True))
     own = _mark(realised["optimum"]) if realised is not None and realised["hp"] == hp else None
@@ -75,14 +73,15 @@ def optimum_width_data(
 def arm_track(arm: dict[str, Any], color: str) -> Track:
     """Select one arm's optima, law and target."""
     target = arm.get("target")
-    known = target is not None and target.get("optimum") is not None
+    if target is not None and target.get("optimum") is None:
+        target = None
     return Track(
         name=arm_name(arm["parametrization"]),
         color=color,
         marks=tuple(_mark(o) for o in arm["optima"]),
         band=_band(arm.get("law")),
-        target=_mark({**target, "censored": None}) if known else None,
-        emitted=target.get("emitted") if known else None,
+        target=_mark({**target, "censored": None}) if target is not None else None,
+        emitted=target.get("emitted") if target is not None else None,
     )
 
 
@@ -110,9 +109,9 @@ def _band(law: dict[str, Any] | None) -> Band | None:
     band = law.get("band") if law is not None else None
     if not band or not band["width"]:
         return None
-    rows = zip(band["width"], band["theta"], band["low"], band["high"], strict=True)
-    kept = [row for row in rows if None not in row]
-    return Band(*(tuple(column) for column in zip(*kept, strict=True))) if kept else None
+    ends = [*band["low"], *band["high"]]
+    low, high = ((), ()) if None in ends else (band["low"], band["high"])
+    return Band(tuple(band["width"]), tuple(band["theta"]), tuple(low), tuple(high))
 
 
 def draw_optimum_width(ax: Axes, data: OptimumWidthData) -> None:
@@ -138,10 +137,10 @@ def draw_optimum_width(ax: Axes, data: OptimumWidthData) -> None:
 def draw_track(ax: Axes, track: Track, nudge: float) -> None:
     """Draw one arm's band, law, optima and target; `nudge` keeps arms from hiding each other."""
     if track.band is not None:
-        ax.fill_between(
-            track.band.width, track.band.low, track.band.high, color=track.color, alpha=0.14, lw=0
-        )
-        ax.plot(track.band.width, track.band.theta, color=track.color, lw=1.6)
+        width, theta, low, high = track.band
+        if low:
+            ax.fill_between(width, low, high, color=track.color, alpha=0.14, lw=0)
+        ax.plot(width, theta, color=track.color, lw=1.6)
     for mark in track.marks:
         _draw_mark(ax, mark, track.color, nudge)
     if track.target is not None:
@@ -157,34 +156,29 @@ def _draw_mark(ax: Axes, mark: Mark, color: str, nudge: float, *, marker: str = 
     x = mark.width * nudge
     if mark.interval is not None:
         ends = [[mark.theta - mark.interval[0]], [mark.interval[1] - mark.theta]]
-        ax.errorbar([x], [mark.theta], ends, fmt="none", ecolor=color, elinewidth=1.6, capsize=3.5)
+        ax.errorbar([x], [mark.theta], ends, fmt="none", color=color, elinewidth=1.6, capsize=3.5)
     if mark.censored == "predicted":
         return
     shape = marker if mark.censored is None else "D"
     size = 13 if shape == "*" else 6.5
-    ax.plot([x], [mark.theta], shape, ms=size, color=color, mec=PAPER, mew=0.8, zorder=5)
+    face, edge = (color, PAPER) if mark.censored is None else (PAPER, color)
+    ax.plot([x], [mark.theta], shape, ms=size, mfc=face, mec=edge, mew=1.2, zorder=5)
 
 
 def set_width_ticks(axis: Any, data: OptimumWidthData) -> None:
     """Put a tick at every width that was trained and one at the target."""
-    ticks = sorted({*data.widths, *([data.target_width] if data.target_width else [])})
-    target = data.target_width if data.target_width not in data.widths else None
-    labels = [f"{w}\ntarget" if w == target else str(w) for w in ticks]
-    axis.set_major_locator(_fixed(ticks))
+    target = data.target_width
+    ticks = sorted({*data.widths, target} if target is not None else data.widths)
+    own = target not in data.widths
+    labels = [f"{w}\ntarget" if own and w == target else str(w) for w in ticks]
     axis.set_ticks(ticks, labels)
     axis.set_ticks([], minor=True)
-
-
-def _fixed(ticks: list[int]):
-    from matplotlib.ticker import FixedLocator
-
-    return FixedLocator(ticks)
 
 
 def _name_tracks(ax: Axes, data: OptimumWidthData, last: float) -> None:
     ends = [t.band.theta[-1] if t.band else t.marks[-1].theta for t in data.tracks if t.marks]
     low, high = data.limits
-    places = spread([min(max(e, low), high) for e in ends], 0.07 * (high - low))
+    places = spread([min(max(e, low), high) for e in ends], 0.07 * (high - low), data.limits)
     named = [t for t in data.tracks if t.marks]
     for track, place in zip(named, places, strict=True):
         ax.annotate(

@@ -81,12 +81,10 @@ RC: dict[str, Any] = {
     "svg.hashsalt": "hptransfer",
 }
 
-_ARM_NAMES = {"mup": "µP", "standard_embed": "standard, embedding lr × m"}
-
 
 def arm_name(parametrization: str) -> str:
-    """Name an arm as a reader sees it; the label of an imported arm stays as it is."""
-    return _ARM_NAMES.get(parametrization, parametrization)
+    """Name an arm as a reader sees it: µP for `mup`, all others by their own label."""
+    return "µP" if parametrization == "mup" else parametrization
 
 
 def arm_title(arm: dict[str, Any]) -> str:
@@ -97,7 +95,7 @@ def arm_title(arm: dict[str, Any]) -> str:
 
 def arm_colors(parametrizations: list[str]) -> list[str]:
     """Give µP, standard and standard_embed their own colours, other arms the next ones free."""
-    fixed = dict(zip(_KNOWN_ARMS, ARMS, strict=False))
+    fixed: dict[str, str] = dict(zip(_KNOWN_ARMS, ARMS, strict=False))
     used = {fixed[name] for name in parametrizations if name in fixed}
     others = [name for name in dict.fromkeys(parametrizations) if name not in fixed]
     free = [color for color in ARMS if color not in used]
@@ -126,13 +124,17 @@ def hp_label(hp: str) -> str:
     return f"log2 {hp_name(hp)}" if hp.startswith("log2_") else hp_name(hp)
 
 
-def spread(positions: list[float], gap: float) -> list[float]:
-    """Move label positions apart to at least `gap`, in order, as a group about where they were."""
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
+def spread(positions: list[float], gap: float, limits: tuple[float, float]) -> list[float]:
+    """Move label positions apart to at least `gap`, in order, as a group that stays in `limits`.
+
+    Of equal positions the first is placed highest.
+    """
+    order = sorted(range(len(positions)), key=lambda i: (positions[i], -i))
     placed = list(positions)
     for before, here in pairwise(order):
         placed[here] = max(placed[here], placed[before] + gap)
     if not placed:
         return placed
-    shift = (sum(placed) - sum(positions)) / len(placed)
-    return [p - shift for p in placed] if shift > 0 else placed
+    shift = (sum(positions) - sum(placed)) / len(placed)
+    shift = max(min(shift, limits[1] - max(placed)), limits[0] - min(placed))
+    return [place + shift for place in placed]

@@ -59,11 +59,11 @@ def draw_summary(figure: Figure, data: SummaryData) -> None:
             axes[0][index].set(ylabel="")
             axes[1][index].set(ylabel="")
     figure.align_ylabels(axes[:, 0])
-    figure.supxlabel(
-        "bars: 90 % intervals    × failed    ▲ above the picture    "
-        + "□ value for the target    shaded: 90 % band of the law",
-        color=MUTED, fontsize=8.5,
-    )  # fmt: skip
+    # A single column is too narrow for the key on one line.
+    between = "\n" if count == 1 else "    "
+    key = "bars at optima: 90 % intervals    × failed    ▲ above the picture"
+    key += between + "□ value for the target    shaded: 90 % band of the law"
+    figure.supxlabel(key, color=MUTED, fontsize=8.5)
 
 
 def draw_strip(ax: Axes, column: Column) -> None:
@@ -77,16 +77,16 @@ def draw_strip(ax: Axes, column: Column) -> None:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     if track.band is not None:
-        ax.fill_betweenx(
-            track.band.width, track.band.low, track.band.high, color=MUTED, alpha=0.18, lw=0
-        )
-        ax.plot(track.band.theta, track.band.width, color=MUTED, lw=1.4)
+        width, theta, low, high = track.band
+        if low:
+            ax.fill_betweenx(width, low, high, color=MUTED, alpha=0.18, lw=0)
+        ax.plot(theta, width, color=MUTED, lw=1.4)
     for mark in track.marks:
         _draw_mark(ax, mark, column.colors[mark.width])
     if track.target is not None and track.emitted is not None:
         _draw_mark(ax, track.target, INK)
         value = f"{track.emitted:.2f}".replace("-", "−")
-        edge = max(track.emitted, *(track.target.interval or ()))
+        edge = max([track.emitted, *(track.target.interval or [])])
         ax.annotate(
             value, (edge, track.target.width), (9, 0), textcoords="offset points", va="center",
             fontsize=9, fontweight="bold",
@@ -96,7 +96,7 @@ def draw_strip(ax: Axes, column: Column) -> None:
 def _draw_mark(ax: Axes, mark: Mark, color: str) -> None:
     if mark.interval is not None:
         ends = [[mark.theta - mark.interval[0]], [mark.interval[1] - mark.theta]]
-        ax.errorbar([mark.theta], [mark.width], xerr=ends, fmt="none", ecolor=color, **BARS)
+        ax.errorbar([mark.theta], [mark.width], xerr=ends, fmt="none", color=color, **BARS)
     shape = "s" if color == INK else "o" if mark.censored is None else "D"
     face = color if shape == "o" else PAPER
     ax.plot([mark.theta], [mark.width], shape, mfc=face, mec=color, **OPTIMUM)

@@ -40,7 +40,7 @@ class PackOutcome(NamedTuple):
 
 def train_pack(pack: Pack, dataset: Dataset, report: Callable[[Report], None]) -> PackOutcome:
     """Train a pack for its budget, or until every trial has diverged."""
-    state = _State(pack, dataset)
+    state = TrainingState(pack, dataset)
     at_init = validation_loss(pack, dataset.validation, flat=pack.flat)
     steps = pack.configs[0].budget.steps
     interval = math.ceil(steps / REPORTS)
@@ -63,7 +63,7 @@ def train_pack(pack: Pack, dataset: Dataset, report: Callable[[Report], None]) -
     )
 
 
-class _State:
+class TrainingState:
     """A pack in training: its optimizer, averages, and who is alive."""
 
     def __init__(self, pack: Pack, dataset: Dataset) -> None:

@@ -44,12 +44,19 @@ class Pack:
 
     def predict(self, x: Tensor, t: Tensor, y: Tensor, *, flat: Tensor | None = None) -> Tensor:
         """Predict for x (T, B, C, H, W), t (T, B), y (T, B), with the weights `flat` if given."""
-        columns = (self.flat if flat is None else flat).split(self.sizes, dim=1)
+        return vmap(self._member)(self._stacked(self.flat if flat is None else flat), x, t, y)
+
+    def member_tensors(self, member: int) -> dict[str, Tensor]:
+        """Return one trial's parameters and multipliers by name, for a call of the template."""
+        return {name: tensor[member] for name, tensor in self._stacked(self.flat).items()}
+
+    def _stacked(self, flat: Tensor) -> dict[str, Tensor]:
+        columns = flat.split(self.sizes, dim=1)
         stacked = {
             name: column.unflatten(1, shape)
             for name, column, shape in zip(self.names, columns, self.shapes, strict=True)
         }
-        return vmap(self._member)({**stacked, **self.multipliers}, x, t, y)
+        return {**stacked, **self.multipliers}
 
     def _member(self, tensors: dict[str, Tensor], x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return functional_call(self.template, tensors, (x, t, y))

@@ -1,0 +1,56 @@
+"""What a reader of an arm's estimates must be told, in plain words."""
+
+from __future__ import annotations
+
+from hptransfer.analysis.basin import Basin, Censoring, Noise
+from hptransfer.analysis.verdict import Decision, Verdict
+
+
+def warnings_of(
+    basins: dict[int, Basin],
+    noise: Noise | None,
+    gain: float | None,
+    *,
+    decision: Decision,
+    lost: list[int],
+) -> list[str]:
+    """Return an arm's warnings; `lost` names the widths without a sound point."""
+    notes = [
+        f"Width {width} has no point at which every trial is sound; left out." for width in lost
+    ]
+    for width, basin in basins.items():
+        notes += _grid_warnings(width, basin)
+    if noise is None:
+        notes.append("A single seed gives no noise estimate, hence no intervals.")
+    if gain is not None and gain <= 0:
+        notes.append(
+            "The loss did not fall over the last width doubling; the limit is noise alone."
+        )
+    if decision.verdict is Verdict.drifts:
+        notes.append("The optimum moves with width: the emitted value follows the law.")
+    return notes
+
+
+def _grid_warnings(width: int, basin: Basin) -> list[str]:
+    grid, notes = basin.grid, []
+    if grid.isolated_failures:
+        notes.append(
+            f"Width {width}: {grid.isolated_failures} failed with sound ones at higher values; "
+            "not counted as a cliff."
+        )
+    if grid.incomplete_points:
+        notes.append(f"Width {width}: {grid.incomplete_points} points lack a seed; not fitted.")
+    if grid.seeds_left_out:
+        notes.append(f"Width {width}: {grid.seeds_left_out} seeds have too few rows; not fitted.")
+    if basin.censored in (Censoring.flat, Censoring.too_few):
+        notes.append(f"Width {width}: {_PLAIN[basin.censored]}; no law uses it.")
+    if basin.censored is Censoring.divergence:
+        notes.append(f"Width {width}: {_PLAIN[basin.censored]}; a finer grid would resolve it.")
+    return notes
+
+
+_PLAIN = {
+    Censoring.flat: "the points around the minimum do not differ by more than noise",
+    Censoring.too_few: "fewer than three sound points",
+    Censoring.divergence: "the point above the minimum failed, so the optimum is only bracketed",
+}

@@ -1,0 +1,146 @@
+"""What a transferred HP costs: regret, its limit, and the value to emit.
+
+    R_T(x) = k_low·(θ_T - x)² below the optimum θ_T, k_high·(x - θ_T)² above, ∞ past the cliff
+
+k_low and k_high are what the basin rises one octave below and above its optimum, constant in log
+width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hptransfer.analysis.basin import Basin
+from hptransfer.analysis.curve import Floats
+from hptransfer.analysis.law import LawName, Optima, fit_law
+
+CLIFF_RISK = 0.01  # the emitted value passes the cliff in at most this share of draws
+GAIN_SHARE = 0.25  # a transfer may cost this share of the gain of the last width doubling
+
+
+@dataclass(frozen=True)
+class Scaling(Optima):
+    """An arm's usable optima over width, with what a regret needs."""
+
+    k_low: Floats  # (draw, width), loss at one octave below the optimum minus loss there
+    k_high: Floats
+    high_side_seen: bool  # False if no basin has a sound point above its minimum
+    cliffs: Floats  # (width,) octaves from the optimum, +inf where no point failed
+    fit_sd: float  # the larger of the widths' fit errors
+    model_sd: float
+
+
+def build_scaling(basins: dict[int, Basin]) -> Scaling | None:
+    """Collect the usable basins; None if there is none."""
+    usable = {width: basin for width, basin in sorted(basins.items()) if basin.usable}
+    if not usable:
+        return None
+    chosen = list(usable.values())
+    draws = np.stack([b.theta_draws for b in chosen if b.theta_draws is not None], axis=1)
+    k_low = np.stack([_rises(basin, -1.0, len(draws)) for basin in chosen], axis=1)
+    k_high = np.stack([_rises(basin, +1.0, len(draws)) for basin in chosen], axis=1)
+    seen = ~np.isnan(k_high[0])
+    above = k_high[:, seen].mean(axis=1) if seen.any() else k_low.mean(axis=1)
+    return Scaling(
+        widths=np.array(list(usable), dtype=float),
+        optima=np.array([basin.optimum for basin in chosen]),
+        variances=draws.var(axis=0),
+        theta_draws=draws,
+        k_low=k_low,
+        k_high=np.where(seen[None, :], k_high, above[:, None]),
+        high_side_seen=bool(seen.any()),
+        cliffs=np.array([_cliff(basin) for basin in chosen]),
+        fit_sd=max(basin.fit_sd or 0.0 for basin in chosen),
+        model_sd=max(basin.model_sd for basin in chosen),
+    )
+
+
+def _cliff(basin: Basin) -> float:
+    return np.inf if basin.cliff_distance is None else basin.cliff_distance
+
+
+def _rises(basin: Basin, octaves: float, draws: int) -> Floats:
+    """Return the rise at `octaves` from the optimum per draw; NaN above a bracketed optimum."""
+    if basin.curve_draws is not None:
+        return basin.curve_draws.rise(np.array([octaves]))[:, 0]
+    if octaves > 0:
+        return np.full(draws, np.nan)
+    left, at = basin.grid.sound[-2:]
+    means = basin.grid.losses[:, [left, at]].mean(axis=0)
+    distance = basin.grid.theta[at] - basin.grid.theta[left]
+    return np.full(draws, (means[0] - means[1]) / distance**2)
+
+
+def regret_draws(
+    x: Floats | float, theta: Floats, *, k_low: Floats, k_high: Floats, cliff: float
+) -> Floats:
+    """Return R_T(x) for each draw of the optimum `theta`; +inf at and past the cliff."""
+    distance = np.asarray(x) - theta
+    finite = np.where(distance < 0, k_low, k_high) * distance**2
+    return np.where(distance >= cliff, np.inf, finite)
+
+
+def quantile(draws: Floats, share: float) -> float:
+    """Return an observed draw, never an interpolation: regrets may be infinite."""
+    return float(np.quantile(draws, share, method="inverted_cdf"))
+
+
+def held_out_regret(scaling: Scaling) -> Floats | None:
+    """Return the widest width's regret of the constant law fitted without it, shape (draw,)."""
+    if len(scaling.widths) < 2:
+        return None
+    x = constant_value(scaling.without_widest())
+    return regret_draws(
+        x,
+        scaling.theta_draws[:, -1],
+        k_low=scaling.k_low[:, -1],
+        k_high=scaling.k_high[:, -1],
+        cliff=float(scaling.cliffs[-1]),
+    )
+
+
+def target_regret(scaling: Scaling, x: float, theta: Floats) -> Floats:
+    """Return R_T(x) at the target for the draws `theta` of its optimum, shape (draw,)."""
+    return regret_draws(
+        x,
+        theta,
+        k_low=scaling.k_low.mean(axis=1),
+        k_high=scaling.k_high.mean(axis=1),
+        cliff=float(scaling.cliffs.min()),
+    )
+
+
+def constant_value(optima: Optima) -> float:
+    """Return the constant law's value."""
+    return float(fit_law(LawName.constant, optima).coefficients[0])
+
+
+def emitted_value(scaling: Scaling, theta: Floats) -> float:
+    """Return argmin E[R_T] (an expectile of θ_T) among values with P(past the cliff) <= 1 %."""
+    k_low, k_high = scaling.k_low.mean(axis=1), scaling.k_high.mean(axis=1)
+    x = float(np.mean(theta))
+    for _ in range(50):  # fixed point of the first-order condition; it contracts
+        weight = np.where(theta > x, k_low, k_high)
+        if not weight.sum() > 0:
+            break
+        x = float((weight * theta).sum() / weight.sum())
+    return min(x, quantile(theta, CLIFF_RISK) + float(scaling.cliffs.min()))
+
+
+def regret_limit(gain: float | None, run_sd: float | None, override: float | None) -> float | None:
+    """Return δ = max(s, G/4), or the override; None if neither s nor G is known."""
+    if override is not None:
+        return override
+    parts = [run_sd, None if gain is None else GAIN_SHARE * gain]
+    known = [part for part in parts if part is not None and part > 0]
+    return max(known) if known else None
+
+
+def gain_of_doubling(widths: Sequence[float], losses: Sequence[float]) -> float | None:
+    """Return G, by how much the loss fell over the last width doubling; None below two widths."""
+    if len(widths) < 2:
+        return None
+    return float((losses[-2] - losses[-1]) / np.log2(widths[-1] / widths[-2]))

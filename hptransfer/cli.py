@@ -1,0 +1,114 @@
+"""The command line: arguments and printing only."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hptransfer import __version__
+from hptransfer.errors import Interrupted, MachineError, UserError
+
+COMMANDS = {
+    "run": "check, sweep, fit, transfer, train the target, draw and report, in that order",
+    "list": "what there is: models, sweeps, data",
+    "check": "is a parametrization really µP? verdict by coordinate check",
+    "sweep": "run what is missing of a sweep",
+    "status": "how far a sweep is",
+    "fit": "optimum per width with interval, law and verdict",
+    "transfer": "the target run's config, ready to train",
+    "plot": "draw the pictures of a sweep",
+    "report": "one self-contained HTML page",
+    "train": "train a config, such as an emitted target.yaml",
+}
+
+EPILOG = """\
+a SWEEP is a file or a bare name: looked up in ./sweeps, then among those that ship
+overrides:  group=choice  or  key=value, e.g.  model.depth=4  'sweep.widths=[64,128]'
+            search.lr.low=-12  executor=local  runtime.device=cuda  name=mine
+exit codes: 0 done; 1 it ran and the answer is no; 2 change the command; 3 the machine failed;
+            130, 143 interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"hptransfer {__version__}")
+        return 0
+    try:
+        return _dispatch(words[0], words[1:])
+    except (UserError, MachineError) as error:
+        print(f"hptransfer: {error}", file=sys.stderr)
+        return error.exit_code
+    except Interrupted as cut:
+        return cut.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+def _overview() -> str:
+    lines = "\n".join(f"  {name:<9} {meaning}" for name, meaning in COMMANDS.items())
+    return (
+        "hptransfer: tune narrow proxies under µP, train the wide target once.\n\n"
+        f"usage: hptransfer COMMAND [arguments] [overrides]\n\n{lines}\n\n{EPILOG}\n"
+        "start here: hptransfer run quickstart"
+    )
+
+
+def _dispatch(name: str, words: list[str]) -> int:
+    if name not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+        hint = f"Did you mean {close[0]}?" if close else f"There is: {', '.join(COMMANDS)}."
+        raise UserError(f"There is no command {name!r}. {hint}")
+    arguments = _parser(name).parse_intermixed_args(words)
+    from hptransfer import commands
+
+    command: Callable[[argparse.Namespace], int] = getattr(commands, f"{name}_command")
+    return command(arguments)
+
+
+_SUBJECTS = {
+    "run": ("sweep", "a sweep file or name"),
+    "sweep": ("sweep", "a sweep file or name"),
+    "list": ("what", "models, sweeps or data"),
+    "status": ("folder", "a results folder"),
+    "fit": ("folder", "a results folder"),
+    "transfer": ("folder", "a results folder"),
+    "plot": ("folder", "a results folder"),
+    "report": ("folder", "a results folder"),
+    "train": ("file", "a config file, such as results/NAME/target.yaml"),
+}
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"hptransfer {name}",
+        description=COMMANDS[name],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    if name in _SUBJECTS:
+        subject, meaning = _SUBJECTS[name]
+        kind = Path if subject in ("folder", "file") else str
+        parser.add_argument(subject, help=meaning, type=kind)
+    parser.add_argument("overrides", nargs="*", metavar="override", help="Hydra override")
+    parser.add_argument("--config-dir", type=Path, help="a folder of your own config groups")
+    parser.add_argument("--print-config", action="store_true", help="compose, print, do nothing")
+    parser.add_argument("--json", action="store_true", help="only JSON on standard output")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+    if name in ("run", "fit", "transfer"):
+        parser.add_argument(
+            "--strict", action="store_true", help="exit 1 unless the verdict is `transfers`"
+        )
+    return parser

@@ -1,0 +1,273 @@
+"""The commands: each reads its arguments, calls the pipeline and prints the answer."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hptransfer import results
+from hptransfer.errors import UserError
+from hptransfer.results import ResultsFolder
+from hptransfer.terminal import Clock, interruptible, print_json, say, typed
+
+
+def find_sweep(name: str) -> Path:
+    """Return a sweep's file: a path, or a bare name in ./sweeps, then among those that ship."""
+    from hptransfer.compose import shipped_folder
+    from hptransfer.overrides import nearest
+
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"There is no sweep file {path}. Check the path.")
+        return path
+    folders = (Path("sweeps"), shipped_folder("sweeps"))
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    raise UserError(f"There is no sweep {name!r}. {nearest(name, known)}")
+
+
+def _job(arguments: argparse.Namespace) -> Any:
+    """Compose a sweep; None where it was only to be printed."""
+    from hptransfer import jobs
+    from hptransfer.compose import as_run_yaml, compose_file, sweep_config
+
+    path = find_sweep(arguments.sweep)
+    composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
+    if arguments.print_config:
+        print(as_run_yaml(composed, name=sweep_config(composed).name), end="")
+        return None
+    quiet = arguments.quiet or arguments.json
+    return jobs.open_job(composed, arguments.results, quiet=quiet)
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer run`."""
+    from hptransfer import jobs, pipeline, summary
+
+    resume = typed("run", arguments, arguments.sweep, *arguments.overrides)
+    with interruptible(resume):
+        clock = Clock()
+        job = _job(arguments)
+        if job is None:
+            return 0
+        try:
+            checks = jobs.gate(job)
+        except jobs.CheckFailed as failed:
+            say(arguments, str(failed))
+            return failed.exit_code
+        clock.lap("check")
+        for answer in checks:
+            say(arguments, summary.check_line(answer))
+        ran = jobs.sweep(job)
+        clock.lap("sweep")
+        pipeline.fit(job.folder)
+        transferred = pipeline.transfer(job.folder)
+        clock.lap("fit and transfer")
+        realised = pipeline.realise(job, transferred)
+        clock.lap("target")
+        pipeline.record_timing(job.folder, clock.laps, worked=ran > 0)
+        pipeline.report(job.folder, [resume])
+        clock.lap("plot and report")
+    return _finish_run(arguments, job.folder, realised, clock)
+
+
+def _finish_run(
+    arguments: argparse.Namespace, folder: ResultsFolder, realised: Any, clock: Clock
+) -> int:
+    from hptransfer import summary
+
+    estimates = results.read_json(folder.estimates_file)
+    transferred = results.read_json(folder.transfer_file)
+    assert estimates is not None and transferred is not None, "run has just written both"
+    if arguments.json:
+        print_json({**estimates, "transfer": transferred, "realised": realised})
+    else:
+        print(summary.optima_table(estimates))
+        print(summary.transfer_lines(transferred))
+        print(summary.realised_line(realised))
+        print(summary.timing_line(clock.laps))
+        print(f"picture  {folder.figures / 'summary.png'}\nreport   {folder.report_file}")
+        print(f"next: {typed('train', arguments, str(folder.target_file))}")
+    return _strict(arguments, [transferred["verdict"]])
+
+
+def _strict(arguments: argparse.Namespace, verdicts: list[str]) -> int:
+    return int(arguments.strict and any(verdict != "transfers" for verdict in verdicts))
+
+
+def list_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer list`."""
+    from hptransfer.compose import shipped_folder
+
+    kinds = {
+        "models": [shipped_folder("conf") / "model"],
+        "data": [shipped_folder("conf") / "data"],
+        "sweeps": [shipped_folder("sweeps"), Path("sweeps")],
+    }
+    if arguments.what not in kinds:
+        raise UserError(f"There is a list of {', '.join(kinds)}, but not of {arguments.what!r}.")
+    found = {path.stem: path for folder in kinds[arguments.what] for path in folder.glob("*.yaml")}
+    entries = {name: _first_comment(found[name]) for name in sorted(found)}
+    if arguments.json:
+        print_json(entries)
+    else:
+        for name, meaning in entries.items():
+            print(f"{name:<16} {meaning}")
+    return 0
+
+
+def _first_comment(path: Path) -> str:
+    line = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return line.removeprefix("#").strip() if line.startswith("#") else ""
+
+
+def check_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer check`."""
+    from hptransfer import jobs, summary
+    from hptransfer.compose import as_run_yaml, compose_file, shipped_folder, sweep_config
+
+    path = shipped_folder("conf") / "check.yaml"
+    composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
+    sweep = sweep_config(composed)
+    if arguments.print_config:
+        print(as_run_yaml(composed, name=sweep.name), end="")
+        return 0
+    from hptransfer.coordinate_check import coordinate_check
+
+    with interruptible(typed("check", arguments, *arguments.overrides)):
+        answer = coordinate_check(
+            sweep.base, sweep.widths, jobs.central_log2_lr(sweep), composed.runtime
+        )
+    if arguments.json:
+        print_json(answer)
+    else:
+        print(summary.check_text(answer))
+    return int(answer["verdict"] == "fail")
+
+
+def sweep_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer sweep`."""
+    from hptransfer import jobs, pipeline, summary
+
+    with interruptible(typed("sweep", arguments, arguments.sweep, *arguments.overrides)):
+        job = _job(arguments)
+        if job is None:
+            return 0
+        try:
+            checks = jobs.gate(job)
+        except jobs.CheckFailed as failed:
+            say(arguments, str(failed))
+            return failed.exit_code
+        for answer in checks:
+            say(arguments, summary.check_line(answer))
+        say(arguments, jobs.intention(job))
+        ran = jobs.sweep(job)
+    state = pipeline.status(job.folder)
+    if arguments.json:
+        print_json({**state, "ran": ran})
+    else:
+        print(summary.status_text(state))
+        print(f"next: {typed('fit', arguments, str(job.folder.path))}")
+    return 0
+
+
+def status_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer status`."""
+    from hptransfer import pipeline, summary
+
+    state = pipeline.status(_existing(arguments))
+    if arguments.json:
+        print_json(state)
+    else:
+        print(summary.status_text(state))
+    return 0
+
+
+def _existing(arguments: argparse.Namespace) -> ResultsFolder:
+    """Return the folder named: a path, or a sweep's name in the results folder."""
+    folder: Path = arguments.folder
+    if not folder.exists() and (arguments.results / folder).exists():
+        folder = arguments.results / folder
+    return results.existing(folder)
+
+
+def fit_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer fit`."""
+    from hptransfer import pipeline, summary
+
+    folder = _existing(arguments)
+    estimates = pipeline.fit(folder, arguments.overrides)
+    if arguments.json:
+        print_json(estimates)
+    else:
+        print(summary.optima_table(estimates))
+        print(f"next: {typed('transfer', arguments, str(folder.path))}")
+    return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
+
+
+def transfer_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer transfer`."""
+    from hptransfer import pipeline, summary
+
+    folder = _existing(arguments)
+    record = pipeline.transfer(folder, arguments.overrides, arguments.config_dir)
+    if arguments.json:
+        print_json(record)
+    else:
+        print(summary.transfer_lines(record))
+        print(f"next: {typed('train', arguments, str(folder.target_file))}")
+    return _strict(arguments, [record["verdict"]])
+
+
+def plot_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer plot`."""
+    from hptransfer import pipeline
+
+    folder = _existing(arguments)
+    paths = [str(path) for path in pipeline.plot(folder)]
+    if arguments.json:
+        print_json({"files": paths})
+    else:
+        print("\n".join(paths))
+        print(f"next: {typed('report', arguments, str(folder.path))}")
+    return 0
+
+
+def report_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer report`."""
+    from hptransfer import pipeline
+
+    folder = _existing(arguments)
+    path = pipeline.report(folder, [typed("report", arguments, str(folder.path))])
+    if arguments.json:
+        print_json({"files": [str(path)]})
+    else:
+        print(f"report   {path}")
+    return 0
+
+
+def train_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer train`."""
+    from hptransfer import pipeline, summary
+
+    if arguments.print_config:
+        from hptransfer.compose import as_run_yaml, compose_file
+
+        composed = compose_file(
+            arguments.file, arguments.overrides, config_dir=arguments.config_dir, as_run=True
+        )
+        print(as_run_yaml(composed, name=composed.name), end="")
+        return 0
+    with interruptible(typed("train", arguments, str(arguments.file), *arguments.overrides)):
+        trained = pipeline.train(arguments.file, arguments.overrides, arguments.config_dir)
+    answer = pipeline.as_json(trained)
+    if arguments.json:
+        print_json(answer)
+    else:
+        print(summary.trained_line(answer))
+        print(f"next: {typed('report', arguments, str(arguments.file.parent))}")
+    return 0

@@ -1,0 +1,203 @@
+"""The coordinate check: is a parametrization really µP? (arXiv 2203.03466, Appendix D.1)
+
+Every module's output is measured on a fixed probe batch at several widths. Under µP its typical
+size at initialisation, and the size of its change after a few steps, do not depend on width: the
+slope of log2 RMS over log2 width is near zero. Changes h_t - h_0 have far more power than raw
+values: mean |activation| after training misses a hidden rate wrong by m (models.md 6.1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hptransfer.config import (
+    RuntimeConfig,
+    Schedule,
+    TrialConfig,
+    with_hyperparameters,
+    with_width,
+)
+from hptransfer.data import Dataset, load
+from hptransfer.errors import UserError
+from hptransfer.objectives import noised
+from hptransfer.training.evaluation import evaluation_batches
+from hptransfer.training.loop import TrainingState, pack_losses
+from hptransfer.training.pack import Pack
+from hptransfer.trial import torch_device
+
+LIMIT = 0.2  # largest |slope| that passes, in octaves per doubling (models.md 6.1)
+STEPS = (2, 3, 4, 5, 6)  # steps at which updates are measured
+SEEDS = tuple(range(8))
+PROBE_SAMPLES = 64
+LEAST_LOSS_DROP = 0.05  # share by which the base width's loss must fall: at a tiny rate all passes
+
+Sizes = dict[tuple[str, str, int], list[float]]  # (module, quantity, step) -> RMS per seed
+
+
+class _Run(NamedTuple):
+    sizes: Sizes
+    loss_drop: float
+
+
+def coordinate_check(
+    base: TrialConfig, widths: Sequence[int], log2_lr: float, runtime: RuntimeConfig
+) -> dict[str, Any]:
+    """Check a trial's parametrization over `widths` at base learning rate 2**log2_lr.
+
+    Returns the object of `hptransfer check --json`: slopes in octaves per width doubling, verdict
+    `pass` or `fail`, and the sizes behind them. Slopes exist where a module moves at every width;
+    modules that stay exactly zero everywhere are listed and left out.
+    """
+    if len(set(widths)) < 2 or set(widths) == {base.model.base_width}:
+        raise UserError(
+            "A coordinate check needs two widths or more that differ, since at the base width "
+            f"every parametrization is the same model, but got widths={list(widths)}. Set "
+            "sweep.widths."
+        )
+    torch.set_num_threads(runtime.threads)
+    dataset = load(base.data, runtime.data_folder)
+    probing = _probing(base, log2_lr)
+    device = torch_device(runtime)
+    runs = {w: _probe_width(with_width(probing, w), dataset, device) for w in widths}
+    narrowest = min(runs, key=lambda width: abs(width - base.model.base_width))
+    return _answer(base, runs, log2_lr=log2_lr, loss_drop=runs[narrowest].loss_drop)
+
+
+def _probing(base: TrialConfig, log2_lr: float) -> TrialConfig:
+    """Return the trial at a constant rate for as many steps as are measured."""
+    budget = dataclasses.replace(
+        base.budget, steps=max(STEPS), schedule=Schedule.constant, warmup_fraction=0.0
+    )
+    config = dataclasses.replace(base, budget=budget)
+    return with_hyperparameters(config, {"log2_lr": log2_lr})
+
+
+def _probe_width(config: TrialConfig, dataset: Dataset, device: torch.device) -> _Run:
+    pack = Pack([dataclasses.replace(config, seed=seed) for seed in SEEDS], device)
+    state = TrainingState(pack, dataset)
+    first_batch = state.batches.at(0)
+    with torch.no_grad():
+        loss_before = pack_losses(pack, first_batch).mean()
+    at_init = [_outputs(pack, seed, dataset) for seed in range(len(SEEDS))]
+    sizes: Sizes = {}
+    for outputs in at_init:
+        for module, value in outputs.items():
+            sizes.setdefault((module, "init", 0), []).append(_rms(value))
+    for step in range(max(STEPS)):
+        state.train_step(step)
+        if step + 1 not in STEPS:
+            continue
+        for seed, before in enumerate(at_init):
+            for module, value in _outputs(pack, seed, dataset).items():
+                change = _rms(value - before[module])
+                sizes.setdefault((module, "update", step + 1), []).append(change)
+    with torch.no_grad():
+        loss_after = pack_losses(pack, first_batch).mean()
+    return _Run(sizes, float(1 - loss_after / loss_before))
+
+
+def _rms(value: Tensor) -> float:
+    return float(value.double().square().mean().sqrt())
+
+
+@torch.no_grad()
+def _outputs(pack: Pack, member: int, dataset: Dataset) -> dict[str, Tensor]:
+    """Return every module's output on the probe batch for one member."""
+    config = pack.configs[member]
+    batch = next(iter(evaluation_batches(config, dataset.validation)))
+    images, labels, u, noise = (p[:PROBE_SAMPLES].to(pack.flat.device) for p in batch)
+    x, t, _ = noised(config.objective, images, noise, u)
+    outputs: dict[str, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(_recorder(name, outputs))
+        for name, module in pack.template.named_modules()
+        if name and any(True for _ in module.parameters())
+    ]
+    functional_call(pack.template, pack.member_tensors(member), (x, t, labels))
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
+def _recorder(name: str, outputs: dict[str, Tensor]) -> Any:
+    def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        outputs[name] = output.detach()
+
+    return record
+
+
+def _answer(
+    base: TrialConfig, runs: Mapping[int, _Run], *, log2_lr: float, loss_drop: float
+) -> dict[str, Any]:
+    widths = sorted(runs)
+    keys = list(runs[widths[0]].sizes)
+    sizes = {key: [runs[w].sizes[key] for w in widths] for key in keys}
+    zero = {key for key, rows in sizes.items() if not np.any(rows)}
+    slopes = [_slope(key, widths, sizes[key]) for key in keys if key not in zero]
+    failed = [slope for slope in slopes if not slope["ok"]]
+    return {
+        "family": base.model.family,
+        "parametrization": base.parametrization.scaling.value,
+        "broken": base.parametrization.broken.value,
+        "widths": widths,
+        "log2_lr": log2_lr,
+        "seeds": list(SEEDS),
+        "steps": list(STEPS),
+        "limit": LIMIT,
+        "loss_drop": round(loss_drop, 4),
+        "slopes": slopes,
+        "zero": sorted({module for module, _, _ in zero}),
+        "worst": max(slopes, key=lambda s: abs(s["slope"]) if s["slope"] is not None else 1e9),
+        "verdict": "fail" if failed or loss_drop < LEAST_LOSS_DROP else "pass",
+        "warnings": _warnings(loss_drop, log2_lr),
+        "rms": [
+            {"module": m, "quantity": q, "step": s, "width": w, "rms": _typical(rows)}
+            for (m, q, s) in keys
+            if (m, q, s) not in zero
+            for w, rows in zip(widths, sizes[m, q, s], strict=True)
+        ],
+    }
+
+
+def _typical(rms_per_seed: Sequence[float]) -> float | None:
+    """Return the geometric mean over seeds, or None where it is zero or not finite."""
+    values = np.asarray(rms_per_seed)
+    if not np.all(np.isfinite(values)) or np.any(values <= 0):
+        return None
+    return float(np.exp(np.log(values).mean()))
+
+
+def _slope(
+    key: tuple[str, str, int], widths: Sequence[int], sizes: Sequence[Sequence[float]]
+) -> dict[str, Any]:
+    module, quantity, step = key
+    typical = [_typical(rows) for rows in sizes]
+    slope = None
+    if all(value is not None for value in typical):
+        logs = [math.log2(value) for value in typical if value is not None]
+        slope = float(np.polyfit(np.log2(widths), logs, 1)[0])
+    return {
+        "module": module,
+        "quantity": quantity,
+        "step": step,
+        "slope": None if slope is None else round(slope, 4),
+        "ok": slope is not None and abs(slope) <= LIMIT,
+    }
+
+
+def _warnings(loss_drop: float, log2_lr: float) -> list[str]:
+    if loss_drop >= LEAST_LOSS_DROP:
+        return []
+    return [
+        f"The base width's loss fell by {loss_drop:.1%} in {max(STEPS)} steps at log2 lr "
+        f"{log2_lr:g}, less than the {LEAST_LOSS_DROP:.0%} that a telling check "
+        "needs: check at a higher rate."
+    ]

@@ -1,0 +1,78 @@
+"""The report's accounts: FLOPs, time, the commands that were typed, and where it all came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import yaml
+
+from hptransfer import __version__
+from hptransfer.figures import wording
+from hptransfer.figures.page import bullets, cell, element, table
+
+Record = Mapping[str, Any]
+
+_RATIOS = (
+    ("arm_over_target_percent", "the µP arm's sweep", "one target run"),
+    ("narrowest_over_target_percent", "the narrowest proxy's sweep alone", "one target run"),
+    (
+        "over_direct_search_percent",
+        "the whole sweep",
+        "a direct search at the target, same grid and seeds",
+    ),
+)
+
+
+def cost_table(cost: Record | None) -> str:
+    """Tabulate FLOPs and the three ratios, each with its denominator."""
+    if cost is None:
+        return ""
+    totals = [
+        ("the whole sweep", wording.flops(cost["sweep_flops"])),
+        ("one target run", wording.flops(cost["target_flops"])),
+    ]
+    ratios = [(what, wording.percent(cost[key]), of) for key, what, of in _RATIOS]
+    return "\n".join(
+        [
+            table("", ("", "FLOPs#"), totals),
+            table("", ("what", "share#", "of what"), ratios),
+            element("p", "FLOPs are counted operator by operator, backward included.", "muted"),
+        ]
+    )
+
+
+def timing_table(timing: Mapping[str, float] | None) -> str:
+    """Tabulate seconds per section, the longest first, with a bar for each."""
+    if not timing:
+        return ""
+    total = sum(timing.values())
+    longest = max(timing.values()) or 1.0
+    rows = "".join(
+        f"<tr>{element('td', name)}{cell(wording.duration(seconds), 'n')}"
+        f'<td class="wide"><span class="bar" style="width:{100 * seconds / longest:.1f}%">'
+        "</span></td></tr>\n"
+        for name, seconds in sorted(timing.items(), key=lambda item: -item[1])
+    )
+    whole = element("p", f"{wording.duration(total)} in all.")
+    return f'{whole}\n<div class="scroll"><table class="full"><tbody>\n{rows}</tbody></table></div>'
+
+
+def command_list(commands: list[str]) -> str:
+    """Show the exact commands, ready to copy."""
+    return f"<pre>{escape(chr(10).join(commands))}</pre>" if commands else ""
+
+
+def provenance(sweep: Record, files: list[str] | None) -> str:
+    """Show the version, the files written and the sweep as it was run."""
+    text = yaml.safe_dump(dict(sweep), sort_keys=False, allow_unicode=True, width=88)
+    written = f"<ul>{bullets(files)}</ul>" if files else ""
+    return "\n".join(
+        [
+            element("p", f"hptransfer {__version__}."),
+            element("p", "Files written for the target:") + written if written else "",
+            "<details><summary>The sweep as it was run</summary>",
+            f"<pre>{escape(text)}</pre></details>",
+        ]
+    )

@@ -1,0 +1,173 @@
+"""A sweep's job: its folder, the gate before it, and the trials that are still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hptransfer import results
+from hptransfer.compose import Composed, as_run_yaml, compose_file, sweep_config
+from hptransfer.config import (
+    HYPERPARAMETERS,
+    Scaling,
+    SweepConfig,
+    TrialResult,
+    trial_key,
+    with_scaling,
+)
+from hptransfer.executors import run_packs
+from hptransfer.ledger import LedgerWriter, write_curve
+from hptransfer.ledger_rows import locate, read, row
+from hptransfer.progress import Progress
+from hptransfer.results import ResultsFolder
+from hptransfer.sweep import Pack, check_same_question, hps, packs, pending, wanted
+
+
+class CheckFailed(Exception):
+    """The coordinate check failed, so no compute is spent on the arm; exit code 1."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """A sweep with its folder, and how much to say."""
+
+    composed: Composed
+    sweep: SweepConfig
+    folder: ResultsFolder
+    quiet: bool = False
+
+
+def open_job(composed: Composed, root: Path, *, quiet: bool) -> Job:
+    """Prepare a sweep's folder: refuse a changed question, write the sweep as run."""
+    sweep = sweep_config(composed)
+    wanted(sweep)  # raises on widths that the family cannot have
+    folder = ResultsFolder(root / sweep.name)
+    if folder.sweep_file.is_file():
+        check_same_question(recorded_sweep(folder), sweep)
+    _require_data(sweep, composed)
+    results.write_text(folder.sweep_file, as_run_yaml(composed, name=sweep.name))
+    return Job(composed, sweep, folder, quiet)
+
+
+def recorded_sweep(folder: ResultsFolder) -> SweepConfig:
+    """Return the sweep as it was run."""
+    return sweep_config(compose_file(folder.sweep_file, [], as_run=True))
+
+
+def _require_data(sweep: SweepConfig, composed: Composed) -> None:
+    from hptransfer.data import load
+    from hptransfer.trial import torch_device
+
+    if composed.executor.name == "local" or composed.executor.address == "local":
+        torch_device(composed.runtime)
+    load(sweep.base.data, composed.runtime.data_folder)
+
+
+def check(job: Job) -> list[dict[str, Any]]:
+    """Check every arm once at the sweep's widths and central learning rate; kept in check.json."""
+    asked = {"widths": list(job.sweep.widths), "log2_lr": central_log2_lr(job.sweep)}
+    arms = [scaling.value for scaling in job.sweep.parametrizations]
+    kept = results.read_json(job.folder.check_file) or []
+    known = {c["parametrization"]: c for c in kept if asked.items() <= c.items()}
+    missing = [arm for arm in arms if arm not in known]
+    if missing:
+        from hptransfer.coordinate_check import coordinate_check
+
+        for arm in missing:
+            base = with_scaling(job.sweep.base, Scaling(arm))
+            known[arm] = coordinate_check(
+                base, asked["widths"], asked["log2_lr"], job.composed.runtime
+            )
+        results.write_json(job.folder.check_file, list(known.values()))
+    return [known[arm] for arm in arms]
+
+
+def central_log2_lr(sweep: SweepConfig) -> float:
+    """Return the middle of the learning-rate axis, or the base trial's rate where it is fixed."""
+    axes = dict(sweep.search)
+    if "lr" in axes:
+        return (axes["lr"].low + axes["lr"].high) / 2
+    return HYPERPARAMETERS["lr"].log2(sweep.base)
+
+
+def gate(job: Job) -> list[dict[str, Any]]:
+    """Check all arms; refuse to go on where a µP arm fails."""
+    if len(job.sweep.widths) < 2 or not job.composed.tree["sweep"]["gate"]:
+        return []
+    checks = check(job)
+    for answer in checks:
+        if answer["parametrization"] == Scaling.mup.value and answer["verdict"] == "fail":
+            raise CheckFailed(failure_sentence(answer))
+    return checks
+
+
+def failure_sentence(answer: dict[str, Any]) -> str:
+    """Say why a coordinate check failed, and what to do."""
+    worst = answer["worst"]
+    reason = " ".join(answer["warnings"]) or (
+        f"{worst['module']} ({worst['quantity']}, step {worst['step']}) changes by "
+        f"{worst['slope']} octaves per width doubling; at most {answer['limit']} is µP."
+    )
+    return (
+        f"The coordinate check of the {answer['parametrization']} arm failed: {reason} Mend the "
+        "parametrization, or set sweep.gate=false to sweep all the same."
+    )
+
+
+def sweep(job: Job) -> int:
+    """Run what is missing of a sweep; return how many trials ran."""
+    trials = list(wanted(job.sweep).values())
+    return run_trials(job, job.folder.path, packs(trials, job.composed.runtime.pack_size))
+
+
+def run_trials(job: Job, folder: Path, all_packs: Sequence[Pack]) -> int:
+    """Run the packs of which a row is missing, and append the missing rows."""
+    with LedgerWriter(folder) as writer:
+        done = set(writer.ledger.keys)
+        todo = pending(all_packs, done)
+        total = sum(len(pack) for pack in all_packs)
+        recorded = sum(trial_key(config) in done for pack in all_packs for config in pack)
+        provenance = results.provenance()
+
+        with Progress(total, recorded, quiet=job.quiet, packs=todo) as progress:
+            if writer.notice:
+                progress.note(writer.notice)
+
+            def on_results(index: int, finished: list[TrialResult]) -> None:
+                fresh = [r for r in finished if trial_key(r.config) not in done]
+                for result in fresh:
+                    write_curve(folder, trial_key(result.config), result.curve)
+                writer.append([row(r, hps(r.config, job.sweep.axes), provenance) for r in fresh])
+                done.update(trial_key(result.config) for result in fresh)
+                progress.finished(index, fresh)
+
+            run_packs(
+                todo,
+                job.composed.runtime,
+                job.composed.executor,
+                on_results=on_results,
+                on_start=lambda index: progress.started(index, todo[index]),
+            )
+    return total - recorded
+
+
+def recorded_rows(folder: Path) -> Sequence[dict[str, Any]]:
+    """Return the rows of a folder's ledger, none where there is no ledger yet."""
+    path = locate(folder)
+    return read(path).rows if path else ()
+
+
+def intention(job: Job) -> str:
+    """Say what a sweep is about to do."""
+    keys = set(wanted(job.sweep))
+    done = {r["trial_key"] for r in recorded_rows(job.folder.path)}
+    missing, present = len(keys - done), len(keys & done)
+    if not present:
+        return f"{job.sweep.name}: {missing} trials to run"
+    if not missing:
+        return f"{job.sweep.name}: all {present} trials are recorded"
+    return f"{job.sweep.name}: {present} of {len(keys)} trials are recorded; adds {missing} trials"

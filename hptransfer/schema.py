@@ -1,0 +1,86 @@
+"""The schema of config files: which groups there are, and what else a file may say."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from hptransfer import config as vocabulary
+from hptransfer.config import (
+    ExecutorConfig,
+    Init,
+    RealiseConfig,
+    RuntimeConfig,
+    Scaling,
+    VerdictConfig,
+)
+
+SCHEMAS = {
+    "model": {"dit": vocabulary.DiTConfig},
+    "parametrization": {"parametrization": vocabulary.ParametrizationConfig},
+    "objective": {
+        "rectified_flow": vocabulary.RectifiedFlowConfig,
+        "ddpm": vocabulary.DDPMConfig,
+    },
+    "data": {
+        "digits": vocabulary.DigitsConfig,
+        "fashion_mnist": vocabulary.FashionMNISTConfig,
+    },
+    "optimizer": {"adamw": vocabulary.AdamWConfig},
+    "budget": {"budget": vocabulary.BudgetConfig},
+    "runtime": {"runtime": RuntimeConfig},
+    "executor": {"executor": ExecutorConfig},
+}
+
+
+def thawed(cls: Any) -> DictConfig:
+    node = OmegaConf.structured(cls)
+    OmegaConf.set_readonly(node, False)
+    return node
+
+
+@dataclass
+class SweepSection:
+    """The `sweep` section of a sweep file."""
+
+    widths: list[int] = field(default_factory=list)
+    parametrizations: list[Scaling] = field(default_factory=lambda: [Scaling.mup])
+    seeds: list[int] = field(default_factory=lambda: [0])
+    target: dict[str, Any] = field(default_factory=dict)  # overrides of the target run
+    realise: Any = field(default_factory=lambda: thawed(RealiseConfig))
+    gate: bool = True  # µP arms run only after the coordinate check passed
+
+
+@dataclass
+class Root:
+    """Everything a config file may say."""
+
+    name: str = ""
+    question: str = ""
+    statistic: str = ""
+    model: Any = MISSING
+    parametrization: Any = MISSING
+    objective: Any = MISSING
+    data: Any = MISSING
+    optimizer: Any = MISSING
+    budget: Any = MISSING
+    runtime: Any = MISSING
+    executor: Any = MISSING
+    init: Init = Init.adaln_zero
+    seed: int = 0
+    sweep: SweepSection = field(default_factory=SweepSection)
+    search: dict[str, Any] = field(default_factory=dict)
+    verdict: Any = field(default_factory=lambda: thawed(VerdictConfig))
+
+
+def all_keys() -> list[str]:
+    """Return every dotted key of the schema."""
+    keys = {f.name for f in dataclasses.fields(Root)}
+    keys |= {f"sweep.{f.name}" for f in dataclasses.fields(SweepSection)}
+    for group, schemas in SCHEMAS.items():
+        for cls in schemas.values():
+            keys |= {f"{group}.{f.name}" for f in dataclasses.fields(cls)}
+    return sorted(keys)

@@ -1,0 +1,176 @@
+"""Answers as text for a terminal, 100 columns wide."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ARM_NAMES = {"mup": "µP", "standard": "standard", "standard_embed": "standard + embed"}
+
+
+def arm_name(label: str) -> str:
+    """Return an arm's name for people."""
+    return ARM_NAMES.get(label, label)
+
+
+def check_line(answer: Mapping[str, Any]) -> str:
+    """Say in a line what a coordinate check found."""
+    worst = answer["worst"]
+    role = "" if answer["parametrization"] == "mup" else " (a control: reported only)"
+    return (
+        f"check    {arm_name(answer['parametrization'])}: {answer['verdict']}{role}; steepest "
+        f"{worst['module']} {worst['quantity']}, {_number(worst['slope'])} octaves per doubling "
+        f"(limit {answer['limit']})"
+    )
+
+
+def check_text(answer: Mapping[str, Any]) -> str:
+    """Say what a coordinate check found, module by module where it failed."""
+    rows = [s for s in answer["slopes"] if not s["ok"]] or [answer["worst"]]
+    worst_per_module: dict[str, Mapping[str, Any]] = {}
+    for row in sorted(rows, key=lambda s: -abs(s["slope"] if s["slope"] is not None else 99.0)):
+        worst_per_module.setdefault(row["module"], row)
+    cells = [
+        [m, r["quantity"], str(r["step"]), _number(r["slope"])] for m, r in worst_per_module.items()
+    ]
+    title = "modules that change with width" if not rows[0]["ok"] else "the steepest module"
+    lines = [
+        check_line(answer),
+        f"widths {answer['widths']}, log2 lr {answer['log2_lr']:g}, {len(answer['seeds'])} seeds; "
+        f"the base width's loss fell by {answer['loss_drop']:.0%} in {max(answer['steps'])} steps",
+        *answer["warnings"],
+        _table(title, ["module", "quantity", "step", "octaves per doubling"], cells),
+    ]
+    if answer["zero"]:
+        lines.append(f"exactly zero at init at all widths, left out: {', '.join(answer['zero'])}")
+    return "\n".join(lines)
+
+
+def optima_table(estimates: Mapping[str, Any]) -> str:
+    """Return optimum per width with interval, then drift and verdict, for every arm."""
+    cells, lines = [], []
+    for arm in estimates["arms"]:
+        for optimum in arm["optima"]:
+            cells.append(
+                [
+                    arm_name(arm["parametrization"]),
+                    str(optimum["width"]),
+                    f"{optimum['optimum']:.2f}",
+                    interval(optimum["low"], optimum["high"], ".2f"),
+                    "-" if optimum["loss"] is None else f"{optimum['loss']:.4f}",
+                    str(optimum["n_seeds"]),
+                    optimum["censored"] or "",
+                ]
+            )
+        lines += _arm_lines(arm)
+    hp = estimates["arms"][0]["hp"].replace("_", " ") if estimates["arms"] else "HP"
+    columns = ["arm", "width", f"optimum ({hp})", "90 % interval", "loss", "seeds", "censored"]
+    return "\n".join([_table(f"sweep {estimates['sweep']}", columns, cells), *lines])
+
+
+def _arm_lines(arm: Mapping[str, Any]) -> list[str]:
+    drift = arm["drift_octaves_per_doubling"]
+    name = arm_name(arm["parametrization"])
+    lines = [
+        f"{name}: {arm['verdict']}; drift {_number(drift['estimate'])} octaves per doubling "
+        f"{interval(drift['low'], drift['high'], '+.2f')}"
+    ]
+    lines += [f"  {reason}" for reason in arm["reasons"]]
+    lines += [f"  warning: {warning}" for warning in arm["warnings"]]
+    return lines
+
+
+def transfer_lines(record: Mapping[str, Any]) -> str:
+    """Say what to train, what it should cost, and what the search cost."""
+    target, cost, regret = record["target"], record["cost"], record["expected_regret"]
+    lines = [
+        f"target   {target['family']} width {target['width']} ({target['params']:,} parameters), "
+        f"{arm_name(target['parametrization'])}, verdict {record['verdict']}"
+    ]
+    for hp, value in record["hps"].items():
+        lines.append(
+            f"transfer {hp.replace('_', ' ')} = {value['value']:.2f} "
+            f"{interval(value['low'], value['high'], '.2f')}, {2 ** value['value']:.4g}"
+        )
+    if regret["mean"] is None:
+        lines.append(f"regret   not predicted: {regret['reason']}")
+    else:
+        lines.append(
+            f"regret   expected {regret['mean']:.5f} "
+            f"{interval(regret['low'], regret['high'], '.5f')}"
+        )
+    lines.append(
+        f"cost     {cost['sweep_flops']:.3g} FLOPs swept; the arm is "
+        f"{cost['arm_over_target_percent']:g} % of one target run, its narrowest proxy "
+        f"{cost['narrowest_over_target_percent']:g} %, and {cost['over_direct_search_percent']:g} "
+        "% of the same search at the target"
+    )
+    lines += [f"warning: {warning}" for warning in record["warnings"]]
+    return "\n".join(lines)
+
+
+def realised_line(realised: Mapping[str, Any]) -> str:
+    """Say what the transferred value really cost at the target."""
+    regret, predicted = realised["regret"], realised["predicted"]
+    own = realised["optimum"]
+    verdict = "missed the prediction" if realised["missed"] else "within the prediction"
+    return (
+        f"realised regret {_number(regret['estimate'], '.5f')} "
+        f"{interval(regret['low'], regret['high'], '.5f')} at width {realised['width']} "
+        f"(own optimum {own['optimum']:.2f} {interval(own['low'], own['high'], '.2f')}), predicted "
+        f"{_number(predicted['mean'], '.5f')}: {verdict}"
+    )
+
+
+def timing_line(laps: Mapping[str, float]) -> str:
+    """Say where the time went."""
+    parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in laps.items())
+    return f"time     {sum(laps.values()):.0f} s: {parts}"
+
+
+def status_text(state: Mapping[str, Any]) -> str:
+    """Say how far a sweep is."""
+    lines = [
+        f"{state['sweep']}: {state['recorded']} of {state['wanted']} trials recorded "
+        f"({state['completed']} completed, {state['diverged']} diverged, {state['stopped']} "
+        f"stopped) in {state['folder']}"
+    ]
+    if state["outside"]:
+        count = len(state["outside"])
+        lines.append(f"{count} rows lie outside the wanted set: kept, not fitted")
+    if state["notice"]:
+        lines.append(state["notice"])
+    return "\n".join(lines)
+
+
+def trained_line(answer: Mapping[str, Any]) -> str:
+    """Say how a trained config ended."""
+    if answer["status"] == "diverged":
+        return "trained  diverged: the loss turned non-finite"
+    before = " (recorded before; not trained again)" if answer["recorded_before"] else ""
+    return f"trained  validation loss {answer['loss']:.5f}{before}"
+
+
+def interval(low: float | None, high: float | None, form: str) -> str:
+    """Return an interval as [low, high]; an end the data does not support is a dash."""
+    return f"[{_number(low, form)}, {_number(high, form)}]"
+
+
+def _number(value: float | None, form: str = "+.2f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("arm", "module") else "right")
+    for row in rows:
+        table.add_row(*row)
+    text = io.StringIO()
+    Console(file=text, width=100).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())

@@ -1,0 +1,68 @@
+"""What every command does at a terminal: print, keep JSON apart, end in order when interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hptransfer.errors import Interrupted
+
+
+@contextmanager
+def interruptible(resume: str) -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGUSR1 into one orderly end that says how to continue."""
+
+    def interrupt(number: int, _frame: Any) -> None:
+        raise Interrupted(number)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            "\nhptransfer: interrupted; every finished trial is recorded. Continue with\n"
+            f"  {resume}",
+            file=sys.stderr,
+        )
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say(arguments: argparse.Namespace, text: str) -> None:
+    """Print for people: on standard output, unless that is for JSON."""
+    print(text, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Print strict JSON."""
+    print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))
+
+
+def typed(command: str, arguments: argparse.Namespace, *words: str) -> str:
+    """Return a command as one would type it."""
+    extra = [] if arguments.results == Path("results") else [f"--results={arguments.results}"]
+    return " ".join(["hptransfer", command, *words, *extra])
+
+
+class Clock:
+    """Wall seconds per section of a run."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End a section."""
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now

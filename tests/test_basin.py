@@ -1,0 +1,209 @@
+"""A basin's optimum on planted truth, its interval, and what keeps it from being resolved."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hptransfer.analysis.basin import Basin, Censoring, build_grid, fit_basin, pool_noise
+from hptransfer.analysis.curve import Curves, Floats, fit_curves
+
+THETA: Floats = np.arange(-10.0, -2.0)
+K = 0.01
+
+
+def planted(
+    optimum: float, *, k_high: float = 1.0, noise: float = 0.0015, seeds: int = 3, rng: int = 0
+) -> Floats:
+    """Return losses (seed, theta) around two parabolas with k = 0.01 below the optimum."""
+    generator = np.random.default_rng(rng)
+    offset = THETA - optimum
+    curve = 0.5 + K * np.where(offset < 0, 1.0, k_high) * offset**2
+    seed_effect = generator.normal(0.0, 0.005, (seeds, 1))
+    return curve + seed_effect + noise * generator.standard_normal((seeds, len(THETA)))
+
+
+def fitted(theta: Floats, losses: Floats, *, rng: int = 0, init: float = 10.0) -> Basin:
+    grid = build_grid(theta, losses, loss_at_init=init)
+    assert grid is not None
+    noise = pool_noise([grid], rng=np.random.default_rng(rng), draws=500)
+    return fit_basin(grid, noise, rng=np.random.default_rng(rng), draws=500)
+
+
+@pytest.mark.parametrize("optimum", [-6.4, -6.0, -5.7, -5.2])
+def test_planted_optimum_is_recovered_within_its_interval(optimum: float) -> None:
+    basin = fitted(THETA, planted(optimum))
+    assert basin.censored is None
+    assert basin.low is not None and basin.high is not None
+    assert basin.low < optimum < basin.high
+    assert abs(basin.optimum - optimum) < 0.15
+    assert basin.high - basin.low < 1.0
+    assert basin.loss == pytest.approx(0.5, abs=0.01)
+
+
+def test_intervals_cover_and_their_noise_part_alone_nearly_does() -> None:
+    generator = np.random.default_rng(11)
+    covered, noise_covered = [], []
+    for repeat in range(200):
+        optimum = generator.uniform(-6.5, -5.5)
+        basin = fitted(THETA, planted(optimum, k_high=2.5, noise=0.004, rng=repeat), rng=repeat)
+        assert basin.low is not None and basin.high is not None and basin.curve_draws is not None
+        covered.append(basin.low <= optimum <= basin.high)
+        symmetric = fitted(THETA, planted(optimum, noise=0.004, rng=repeat), rng=repeat)
+        assert symmetric.curve_draws is not None
+        low, high = np.quantile(symmetric.curve_draws.optimum, (0.05, 0.95))
+        noise_covered.append(low <= optimum <= high)
+    assert 0.80 <= np.mean(covered) <= 0.98
+    assert 0.70 <= np.mean(noise_covered) <= 0.98
+
+
+def test_a_steep_high_side_does_not_pull_the_optimum() -> None:
+    def exact(optimum: float) -> Floats:
+        offset = THETA - optimum
+        slow = (2 ** (-0.4 * offset) - 1 + 0.4 * np.log(2) * offset) / 0.4**2
+        fast = (2 ** (1.5 * offset) - 1 - 1.5 * np.log(2) * offset) / 1.5**2
+        return np.tile(0.5 + 0.01 * slow + 0.02 * fast, (2, 1))
+
+    errors = [fitted(THETA, exact(optimum)).optimum - optimum for optimum in (-6.3, -6.0, -5.6)]
+    assert np.max(np.abs(errors)) < 0.08
+
+
+@pytest.mark.parametrize("optimum", [-0.413, 0.007, 0.389])
+def test_a_curve_of_its_own_shape_is_found_between_the_candidates(optimum: float) -> None:
+    one = np.ones(1)
+    truth = Curves(optimum * one, 0.5 * one, 0.01 * one, 0.02 * one)
+    theta: Floats = np.arange(-2.0, 3.0)
+    found = fit_curves(theta, truth.loss(theta))
+    assert found.optimum[0] == pytest.approx(optimum, abs=2e-3)
+    assert found.slow[0] == pytest.approx(0.01, rel=0.05)
+    assert found.fast[0] == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_cliff_above_the_window_leaves_the_optimum_alone() -> None:
+    losses = planted(-5.7)
+    broken = losses.copy()
+    broken[:, THETA >= -3] = np.inf
+    assert fitted(THETA, broken).optimum == pytest.approx(fitted(THETA, losses).optimum, abs=1e-9)
+    assert fitted(THETA, broken).cliff_distance == pytest.approx(-3 - fitted(THETA, broken).optimum)
+
+
+def test_curvatures_are_the_rise_one_octave_away() -> None:
+    curve = fitted(THETA, planted(-6.0, noise=0.0)).curve
+    assert curve is not None
+    low, high = curve.rise(np.array([-1.0, 1.0]))[0]
+    assert low == pytest.approx(K, rel=0.15)
+    assert high == pytest.approx(K, rel=0.15)
+
+
+@pytest.mark.parametrize("points", [3, 4, 5])
+def test_every_window_size_finds_a_symmetric_minimum(points: int) -> None:
+    theta = np.arange(-1.0, points - 1.0)
+    curve = fit_curves(theta, (0.3 + 0.02 * (theta - 0.1) ** 2)[None, :])
+    assert curve.optimum[0] == pytest.approx(0.1, abs=0.06)
+
+
+def test_minimum_on_the_edges_is_censored() -> None:
+    low, high = fitted(THETA, planted(-11.0)), fitted(THETA, planted(-2.0))
+    assert (low.censored, high.censored) == (Censoring.grid_low, Censoring.grid_high)
+    assert (low.optimum, high.optimum) == (-10.0, -3.0)
+    assert (low.edge_low, high.edge_high) == (1.0, 1.0)
+    assert not low.usable and low.low is None
+
+
+def test_failed_neighbour_above_the_minimum_brackets_the_optimum() -> None:
+    losses = planted(-5.0)
+    losses[1, THETA >= -4] = np.inf
+    basin = fitted(THETA, losses)
+    assert basin.censored is Censoring.divergence
+    assert (basin.low, basin.optimum, basin.high) == (-6.0, -5.0, -4.0)
+    assert basin.usable and basin.theta_draws is not None
+    assert -6.0 <= basin.theta_draws.min() < -5.9 and -4.1 < basin.theta_draws.max() <= -4.0
+
+
+def test_noise_without_a_curve_is_flat() -> None:
+    found = []
+    for repeat in range(60):
+        noise = np.random.default_rng(repeat).standard_normal((3, len(THETA)))
+        found.append(fitted(THETA, 0.5 + 0.01 * noise, rng=repeat, init=1e3).censored)
+    inside = [kind for kind in found if kind not in (Censoring.grid_low, Censoring.grid_high)]
+    assert len(inside) > 30
+    assert np.mean([kind is Censoring.flat for kind in inside]) > 0.85
+
+
+def test_two_points_are_too_few() -> None:
+    assert fitted(THETA[:2], planted(-9.8)[:, :2]).censored is Censoring.too_few
+
+
+def test_failed_points_are_never_averaged_over_survivors() -> None:
+    losses = planted(-5.7)
+    losses[0, THETA == -6] = np.inf
+    grid = build_grid(THETA, losses, loss_at_init=10.0)
+    assert grid is not None
+    assert grid.isolated_failures == 1 and grid.cliff is None
+    assert not np.isfinite(grid.losses[:, THETA == -6]).any()
+    assert -6.0 not in grid.theta[grid.window]
+
+
+def test_a_missing_seed_leaves_the_point_out_and_is_no_cliff() -> None:
+    losses = planted(-5.7)
+    losses[2, THETA >= -4] = np.nan
+    grid = build_grid(THETA, losses, loss_at_init=10.0)
+    assert grid is not None
+    assert (grid.incomplete_points, grid.cliff, grid.theta[-1]) == (2, None, -5.0)
+
+
+def test_seed_with_few_rows_does_not_spoil_the_others() -> None:
+    extra = np.full((1, len(THETA)), np.nan)
+    extra[0, 3] = 0.5
+    grid = build_grid(THETA, np.vstack([planted(-5.7), extra]), loss_at_init=10.0)
+    assert grid is not None
+    assert (grid.seeds_left_out, grid.incomplete_points, grid.losses.shape) == (1, 0, (3, 8))
+
+
+def test_ruined_losses_fail_above_the_minimum_only() -> None:
+    losses = planted(-6.0)
+    losses[:, 0] = losses[:, -1] = 0.8
+    grid = build_grid(THETA, losses, loss_at_init=1.0)
+    assert grid is not None
+    assert list(grid.failed) == [False] * 7 + [True]
+    assert grid.cliff == -3.0
+    unknown = build_grid(THETA, losses, loss_at_init=np.nan)
+    assert unknown is not None and not unknown.failed.any()
+
+
+def test_noise_is_what_remains_after_seed_and_value_effects() -> None:
+    grids = [build_grid(THETA, planted(-5.7, rng=r, seeds=20), loss_at_init=10.0) for r in range(3)]
+    noise = pool_noise([g for g in grids if g is not None], rng=np.random.default_rng(0))
+    assert noise is not None
+    assert noise.degrees == 3 * 19 * 4
+    assert noise.sd == pytest.approx(0.0015, rel=0.1)
+    assert noise.variances.mean() == pytest.approx(0.0015**2, rel=0.2)
+
+
+def test_uneven_grids_take_every_point_within_two_steps() -> None:
+    theta = np.sort(np.append(THETA, -5.7))
+    losses = np.tile(0.5 + K * (theta + 5.7) ** 2, (3, 1))
+    basin = fitted(theta, losses)
+    assert list(basin.grid.theta[basin.grid.window]) == [-7.0, -6.0, -5.7, -5.0, -4.0]
+    assert basin.optimum == pytest.approx(-5.7, abs=0.05)
+
+
+def test_single_seed_has_an_optimum_and_no_interval() -> None:
+    basin = fitted(THETA, planted(-5.7, seeds=1))
+    assert basin.optimum == pytest.approx(-5.7, abs=0.2)
+    assert (basin.low, basin.high, basin.fit_sd) == (None, None, None)
+    assert basin.usable
+
+
+def test_the_same_generator_repeats_and_another_differs() -> None:
+    losses = planted(-5.7)
+    first, again, other = (fitted(THETA, losses, rng=rng) for rng in (1, 1, 2))
+    assert (first.low, first.high) == (again.low, again.high)
+    assert (first.low, first.high) != (other.low, other.high)
+    assert first.optimum == other.optimum
+
+
+def test_the_order_of_points_does_not_matter() -> None:
+    losses, order = planted(-5.7), np.random.default_rng(0).permutation(len(THETA))
+    straight, shuffled = fitted(THETA, losses), fitted(THETA[order], losses[:, order])
+    assert (straight.optimum, straight.low) == (shuffled.optimum, shuffled.low)

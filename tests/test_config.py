@@ -1,0 +1,161 @@
+"""The identity of a trial, and the sentences for configs that cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hptransfer.config import (
+    AdamWConfig,
+    Axis,
+    Broken,
+    BudgetConfig,
+    DiTConfig,
+    Init,
+    ParametrizationConfig,
+    Scaling,
+    TrialConfig,
+    arm_of,
+    canonical_json,
+    trial_key,
+    with_hyperparameters,
+    with_scaling,
+    with_width,
+)
+from hptransfer.errors import UserError
+
+# A released default never changes: a changed one would give old rows another meaning.
+RELEASED_DEFAULTS = {
+    "model": {
+        "family": "dit",
+        "width": 24,
+        "base_width": 24,
+        "depth": 2,
+        "head_dim": 8,
+        "patch_size": 4,
+        "mlp_ratio": 4,
+        "label_dropout": 0.1,
+    },
+    "parametrization": {
+        "scaling": "mup",
+        "init_scale": 1.0,
+        "output_scale": 1.0,
+        "weight_decay_mode": "mup",
+        "eps_scaling": "none",
+        "broken": "none",
+    },
+    "objective": {"name": "rectified_flow"},
+    "data": {"name": "digits", "sha256": "8b3b6ae90863430b", "held_out": 360},
+    "optimizer": {
+        "lr": 0.015625,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-08,
+        "weight_decay": 0.0,
+        "clip_norm": None,
+    },
+    "budget": {
+        "steps": 150,
+        "batch_size": 64,
+        "schedule": "linear_decay",
+        "warmup_fraction": 0.07,
+        "decay_fraction": 0.3,
+        "weights": "raw",
+        "ema_fraction": 0.05,
+        "eval_samples": 360,
+        "eval_draws": 6,
+    },
+    "init": "adaln_zero",
+    "seed": 0,
+}
+
+
+def test_released_defaults_never_change() -> None:
+    defaults = json.loads(json.dumps(dataclasses.asdict(TrialConfig()), default=lambda e: e.value))
+    assert defaults == RELEASED_DEFAULTS
+
+
+def test_trial_key_is_the_recorded_one() -> None:
+    config = with_hyperparameters(with_width(TrialConfig(), 48), {"log2_lr": -7.5})
+    assert canonical_json(config) == (
+        '{"data":{"name":"digits"},"model":{"family":"dit","width":48},'
+        '"objective":{"name":"rectified_flow"},"optimizer":{"lr":0.00552427172802}}'
+    )
+    assert trial_key(config) == "43fe65ed5fb1"
+
+
+def test_arms_are_one_trial_at_base_width_and_differ_elsewhere() -> None:
+    at_base = [with_scaling(TrialConfig(), scaling) for scaling in Scaling]
+    assert len({trial_key(config) for config in at_base}) == 1
+    assert {arm_of(config) for config in at_base} == {"shared"}
+    wider = [with_scaling(with_width(TrialConfig(), 48), scaling) for scaling in Scaling]
+    assert len({trial_key(config) for config in wider}) == 3
+    assert [arm_of(config) for config in wider] == ["mup", "standard", "standard_embed"]
+
+
+@given(st.floats(-20, 0), st.floats(-20, 0))
+def test_keys_agree_exactly_where_twelve_digits_do(a: float, b: float) -> None:
+    first, second = (with_hyperparameters(TrialConfig(), {"log2_lr": x}) for x in (a, b))
+    same = f"{first.optimizer.lr:.12g}" == f"{second.optimizer.lr:.12g}"
+    assert (trial_key(first) == trial_key(second)) == same
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        dataclasses.replace(TrialConfig(), seed=1),
+        dataclasses.replace(TrialConfig(), init=Init.paper),
+        dataclasses.replace(TrialConfig(), budget=BudgetConfig(steps=151)),
+        dataclasses.replace(TrialConfig(), model=DiTConfig(base_width=8)),
+        with_width(TrialConfig(), 48),
+    ],
+)
+def test_whatever_changes_a_number_changes_the_key(changed: TrialConfig) -> None:
+    assert trial_key(changed) != trial_key(TrialConfig())
+
+
+def test_a_broken_parametrization_is_another_trial_away_from_base_width() -> None:
+    broken = dataclasses.replace(
+        with_width(TrialConfig(), 48), parametrization=ParametrizationConfig(broken=Broken.readout)
+    )
+    assert trial_key(broken) != trial_key(with_width(TrialConfig(), 48))
+
+
+def test_axis_points_include_both_ends() -> None:
+    assert Axis(-10, -8, 0.5).points == (-10.0, -9.5, -9.0, -8.5, -8.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            lambda: DiTConfig(width=28),
+            "`model.width` must be a multiple of the head dimension, but got width=28 with "
+            "head_dim=8. Choose a multiple of 8 or set model.head_dim.",
+        ),
+        (
+            lambda: Axis(-3, -3),
+            "A search axis needs low < high and step > 0, so that it has two points or more, but "
+            "got low=-3, high=-3, step=1.0.",
+        ),
+        (lambda: AdamWConfig(lr=0.0), "`optimizer.lr` must be positive, but got 0.0."),
+        (
+            lambda: BudgetConfig(warmup_fraction=2.0),
+            "`budget.warmup_fraction` must lie between 0 and 1, but got 2.0.",
+        ),
+        (
+            lambda: TrialConfig(model=DiTConfig(patch_size=3)),
+            "`model.patch_size` must divide the image size, but got patch_size=3 with 8 pixels a "
+            "side (digits). Choose a divisor.",
+        ),
+    ],
+)
+def test_impossible_configs_are_one_sentence(make: object, sentence: str) -> None:
+    assert callable(make)
+    with pytest.raises(UserError) as caught:
+        make()
+    assert str(caught.value) == sentence

@@ -1,0 +1,79 @@
+"""The coordinate check passes µP and names what is broken in everything else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from hptransfer.config import (
+    AdamWConfig,
+    Broken,
+    DiTConfig,
+    Init,
+    ParametrizationConfig,
+    RuntimeConfig,
+    Scaling,
+    TrialConfig,
+)
+from hptransfer.coordinate_check import coordinate_check
+from hptransfer.errors import UserError
+
+BASE = TrialConfig(optimizer=AdamWConfig(beta2=0.99))
+WIDTHS = (24, 48, 96)
+CENTRAL = -6.5
+
+
+def checked(base: TrialConfig) -> dict:
+    return coordinate_check(base, WIDTHS, CENTRAL, RuntimeConfig())
+
+
+@pytest.mark.parametrize("init", [Init.paper, Init.adaln_zero])
+def test_mup_passes(init: Init) -> None:
+    answer = checked(dataclasses.replace(BASE, init=init))
+    assert answer["verdict"] == "pass"
+    assert answer["loss_drop"] >= 0.05
+    assert all(abs(slope["slope"]) <= 0.2 for slope in answer["slopes"])
+    assert {slope["quantity"] for slope in answer["slopes"]} == {"init", "update"}
+
+
+@pytest.mark.parametrize("scaling", [Scaling.standard, Scaling.standard_embed])
+def test_standard_fails(scaling: Scaling) -> None:
+    base = dataclasses.replace(BASE, parametrization=ParametrizationConfig(scaling=scaling))
+    assert checked(base)["verdict"] == "fail"
+
+
+@pytest.mark.parametrize("broken", [b for b in Broken if b is not Broken.none])
+def test_broken_mup_fails_and_names_a_module(broken: Broken) -> None:
+    base = dataclasses.replace(BASE, parametrization=ParametrizationConfig(broken=broken))
+    answer = checked(base)
+    assert answer["verdict"] == "fail"
+    assert abs(answer["worst"]["slope"]) > 0.2
+    assert answer["worst"]["module"]
+
+
+def test_exact_zeros_are_listed_and_left_out() -> None:
+    answer = checked(BASE)
+    assert "blocks.0.adaLN_modulation.1" in answer["zero"]
+    assert "final_layer.linear" in answer["zero"]
+    at_init = {s["module"] for s in answer["slopes"] if s["quantity"] == "init"}
+    assert not at_init & {"blocks.0.adaLN_modulation.1", "final_layer.linear"}
+
+
+def test_a_rate_too_low_to_tell_does_not_pass() -> None:
+    answer = coordinate_check(BASE, WIDTHS, -16.0, RuntimeConfig())
+    assert answer["verdict"] == "fail"
+    assert "check at a higher rate" in answer["warnings"][0]
+
+
+@pytest.mark.parametrize("widths", [(24,), (24, 24), (48,)])
+def test_widths_that_cannot_tell_are_refused(widths: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="needs two widths or more that differ"):
+        coordinate_check(BASE, widths, CENTRAL, RuntimeConfig())
+
+
+@pytest.mark.parametrize("base_width", [16, 32])
+def test_mup_passes_at_other_base_widths(base_width: int) -> None:
+    base = dataclasses.replace(BASE, model=DiTConfig(base_width=base_width, width=base_width))
+    widths = (base_width, 2 * base_width, 4 * base_width)
+    assert coordinate_check(base, widths, CENTRAL, RuntimeConfig())["verdict"] == "pass"

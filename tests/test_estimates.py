@@ -1,0 +1,296 @@
+"""The whole answer on planted sweeps shaped like the quickstart, and the target's own answer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hptransfer.analysis.estimates import estimate, realised
+from hptransfer.errors import UserError
+
+MUP = {24: -5.7, 48: -5.5, 96: -5.6}
+STANDARD = {24: -5.7, 48: -6.4, 96: -7.2}
+LEVELS = {24: 0.60, 48: 0.57, 96: 0.55, 192: 0.53, 384: 0.52}
+BASE = 24
+
+
+def planted(
+    optima: dict[int, float], label: str = "mup", *, seeds: int = 3, rng: int = 0
+) -> pd.DataFrame:
+    """Return rows at log2 rates -10..-3 with 0.3 % noise; width 24 is shared by all arms."""
+    generator = np.random.default_rng(rng)
+    rows: list[dict[str, Any]] = []
+    for width, optimum in optima.items():
+        for seed, shift in enumerate(generator.normal(0.0, 0.003, seeds)):
+            for theta in np.arange(-10.0, -2.0):
+                offset = theta - optimum
+                rise = 0.012 * offset**2 * (1.0 if offset < 0 else 1.4)
+                row = {"width": width, "seed": seed, "log2_lr": theta}
+                row["loss"] = LEVELS[width] + rise + shift + generator.normal(0.0, 0.0018)
+                row["parametrization"] = "shared" if width == BASE else label
+                rows.append(row)
+    common = {"status": "completed", "family": "dit", "loss_at_init": 2.0, "flops": 1.0}
+    return pd.DataFrame([common | row for row in rows])
+
+
+def both_arms() -> pd.DataFrame:
+    standard = planted(STANDARD, "standard", rng=1)
+    return pd.concat([planted(MUP), standard.query("width != @BASE")], ignore_index=True)
+
+
+def answer(table: pd.DataFrame, *, target_width: int | None = 192, **more: Any) -> dict[str, Any]:
+    found = estimate(
+        table, sweep_name="quickstart", axes=["log2_lr"], target_width=target_width, **more
+    )
+    json.dumps(found, allow_nan=False)
+    return found
+
+
+def only_arm(table: pd.DataFrame, **more: Any) -> dict[str, Any]:
+    arms = answer(table, **more)["arms"]
+    assert len(arms) == 1
+    return arms[0]
+
+
+def test_quickstart_numbers_give_transfers_and_drifts() -> None:
+    mup, standard = answer(both_arms())["arms"]
+    assert (mup["parametrization"], mup["verdict"]) == ("mup", "transfers")
+    assert (standard["parametrization"], standard["verdict"]) == ("standard", "drifts")
+    assert (mup["law"]["name"], standard["law"]["name"]) == ("constant", "linear")
+    for arm, truth in ((mup, MUP), (standard, STANDARD)):
+        for entry in arm["optima"]:
+            assert entry["low"] < truth[entry["width"]] < entry["high"]
+    assert mup["target"]["low"] < -5.6 < mup["target"]["high"]
+    assert standard["target"]["low"] < -7.9 < standard["target"]["high"]
+    assert abs(mup["target"]["emitted"] + 5.6) < 0.25
+    assert any("follows the law" in note for note in standard["warnings"])
+
+
+def test_shared_rows_belong_to_every_arm_and_alone_are_their_own() -> None:
+    mup, standard = answer(both_arms())["arms"]
+    assert [entry["width"] for entry in standard["optima"]] == [24, 48, 96]
+    assert mup["optima"][0]["basin"]["mean"] == standard["optima"][0]["basin"]["mean"]
+    table = planted({BASE: -5.7})
+    assert only_arm(table)["parametrization"] == "shared"
+
+
+def test_record_holds_what_figures_draw() -> None:
+    arm = only_arm(planted(MUP))
+    entry = arm["optima"][0]
+    assert (entry["n_seeds"], entry["n_points"], entry["censored"]) == (3, 5, None)
+    assert entry["curvature"]["low"] == pytest.approx(0.012, rel=0.5)
+    assert entry["noise"]["loss_sd"] == pytest.approx(0.0018, rel=0.4)
+    basin = entry["basin"]
+    assert len(basin["fit_theta"]) == len(basin["fit_loss"]) == 60
+    assert basin["window"] == [-8.0, -4.0]
+    assert min(basin["fit_loss"]) == pytest.approx(entry["loss"], abs=1e-4)
+    band = arm["law"]["band"]
+    assert (band["width"][0], band["width"][-1]) == (24.0, 192.0)
+    assert (np.array(band["low"]) < band["theta"]).all()
+    assert (np.array(band["high"]) > band["theta"]).all()
+    assert sum(law["weight"] for law in arm["law"]["candidates"]) == pytest.approx(1.0)
+    assert set(arm["law"]["candidates"][1]["coefficients"]) == {"a", "b"}
+
+
+def test_regret_is_given_in_all_three_units() -> None:
+    arm = only_arm(planted(MUP))
+    regret, gain = arm["regret"], arm["gain"]["estimate"]
+    at_target = regret["at_target"]
+    assert at_target["low"] <= at_target["estimate"] <= at_target["high"]
+    assert regret["share_of_gain"]["high"] == pytest.approx(at_target["high"] / gain, rel=1e-5)
+    loss = arm["optima"][-1]["loss"]
+    assert regret["percent"]["high"] == pytest.approx(100 * at_target["high"] / loss, rel=1e-5)
+    assert gain == pytest.approx(0.02, abs=0.01)
+    table = planted(MUP)
+    near_zero = only_arm(table.assign(loss=table["loss"] - 0.545))
+    assert near_zero["regret"]["percent"] is None
+
+
+def test_order_of_rows_does_not_matter() -> None:
+    table = both_arms()
+    shuffled = table.iloc[np.random.default_rng(3).permutation(len(table))]
+    assert json.dumps(answer(table)) == json.dumps(answer(shuffled))
+
+
+def test_same_sweep_repeats_and_another_name_differs() -> None:
+    table = planted(MUP)
+    other = estimate(table, sweep_name="other", axes=["log2_lr"], target_width=192)["arms"][0]
+    assert only_arm(table) == only_arm(table)
+    assert other["optima"][0]["low"] != only_arm(table)["optima"][0]["low"]
+    assert other["optima"][0]["optimum"] == only_arm(table)["optima"][0]["optimum"]
+
+
+def test_single_seed_gives_numbers_without_intervals() -> None:
+    arm = only_arm(planted(MUP, seeds=1))
+    assert arm["verdict"] == "inconclusive"
+    assert arm["optima"][0]["low"] is None and arm["optima"][0]["optimum"] < -5
+    assert arm["drift_octaves_per_doubling"]["estimate"] is not None
+    assert arm["drift_octaves_per_doubling"]["low"] is None
+    assert arm["target"]["emitted"] is not None and arm["target"]["low"] is None
+    assert arm["target"]["expected_regret"] == {"mean": None, "low": None, "high": None}
+    assert any("single seed" in note for note in arm["warnings"])
+
+
+def test_two_widths_have_a_drift_and_no_law() -> None:
+    arm = only_arm(planted({24: -5.7, 48: -6.4}, "standard"))
+    assert arm["law"] == {"name": "none", "candidates": [], "band": None}
+    assert arm["drift_octaves_per_doubling"]["estimate"] == pytest.approx(-0.7, abs=0.2)
+    assert arm["verdict"] == "inconclusive"
+    assert arm["target"]["emitted"] is not None
+    assert arm["regret"]["at_target"] is None
+
+
+def test_without_a_target_the_verdict_rests_on_the_held_out_width() -> None:
+    arm = only_arm(planted(MUP), target_width=None)
+    assert (arm["target"], arm["regret"]["at_target"]) == (None, None)
+    assert arm["verdict"] == "transfers"
+    assert arm["law"]["band"]["width"][-1] == 96.0
+
+
+def test_the_limit_can_be_set() -> None:
+    arm = only_arm(planted(MUP), max_regret=1e-7)
+    assert arm["regret"]["delta"] == 1e-7
+    assert arm["verdict"] != "transfers"
+
+
+def test_minimum_at_the_edge_extends() -> None:
+    arm = only_arm(planted({24: -5.7, 48: -8.0, 96: -10.5}))
+    assert arm["verdict"] == "extend"
+    assert arm["optima"][-1]["censored"] == "grid_low"
+    assert arm["optima"][-1]["optimum"] == -10.0
+
+
+def test_diverged_and_stopped_trials_are_a_cliff_and_never_feed_a_fit() -> None:
+    table = planted(MUP)
+    clean = only_arm(table)
+    stopped = table.copy()
+    stopped.loc[stopped["log2_lr"] == -3, "status"] = "stopped"
+    stopped.loc[stopped["log2_lr"] == -3, "loss"] = 0.01
+    arm = only_arm(stopped)
+    assert arm["optima"][0]["optimum"] == clean["optima"][0]["optimum"]
+    assert arm["optima"][0]["basin"]["failed"] == [False] * 7 + [True]
+    assert arm["optima"][0]["basin"]["mean"][-1] is None
+    assert arm["optima"][0]["cliff"] == pytest.approx(-3 - arm["optima"][0]["optimum"])
+
+
+def test_isolated_failures_are_counted_and_dropped() -> None:
+    table = planted(MUP)
+    lone = (table["log2_lr"] == -9) & (table["width"] == 48) & (table["seed"] == 1)
+    table.loc[lone, ["status", "loss"]] = ["diverged", np.nan]
+    arm = only_arm(table)
+    assert any("Width 48: 1 failed with sound ones at higher" in note for note in arm["warnings"])
+    assert arm["verdict"] == "transfers"
+
+
+def test_a_width_that_never_trained_is_named() -> None:
+    table = planted(MUP)
+    table.loc[table["width"] == 96, ["status", "loss"]] = ["diverged", np.nan]
+    arm = only_arm(table)
+    assert [entry["width"] for entry in arm["optima"]] == [24, 48]
+    assert any("Width 96" in note for note in arm["warnings"])
+
+
+def test_unknown_loss_at_init_is_allowed() -> None:
+    assert only_arm(planted(MUP).assign(loss_at_init=np.nan))["verdict"] == "transfers"
+
+
+def test_two_hps_give_two_arms_with_the_other_held_at_its_best() -> None:
+    table, elsewhere = planted(MUP), planted({width: -8.0 for width in MUP})
+    parts = []
+    for wd in (-5.0, -4.0, -3.0, -2.0, -1.0):
+        rows = table if wd == -3.0 else elsewhere
+        parts.append(rows.assign(log2_wd=wd, loss=rows["loss"] + 0.01 * (wd + 3.2) ** 2))
+    both = pd.concat(parts, ignore_index=True)
+    arms = estimate(both, sweep_name="two", axes=["log2_lr", "log2_wd"], target_width=192)["arms"]
+    assert [arm["hp"] for arm in arms] == ["log2_lr", "log2_wd"]
+    assert arms[0]["optima"][0]["optimum"] == only_arm(table)["optima"][0]["optimum"]
+    assert arms[1]["optima"][2]["optimum"] == pytest.approx(-3.0, abs=0.3)
+    assert "log2_wd held at each width's best point" in arms[0]["warnings"][0]
+
+
+def test_repeated_rows_and_unknown_hps_are_the_users_to_fix() -> None:
+    table = planted(MUP)
+    with pytest.raises(UserError, match="width 24 has 48 rows for 24 places"):
+        answer(pd.concat([table, table]))
+    with pytest.raises(UserError, match="must be a column"):
+        estimate(table, sweep_name="q", axes=["log2_beta"], target_width=None)
+
+
+def target_rows(transferred: float, *, seeds: int = 3) -> pd.DataFrame:
+    table = planted({192: -5.6}, seeds=seeds)
+    extra = table[table["log2_lr"] == -6.0].assign(log2_lr=transferred)
+    rise = 0.012 * ((transferred + 5.6) ** 2 - 0.4**2)
+    return pd.concat([table, extra.assign(loss=extra["loss"] + rise)], ignore_index=True)
+
+
+def outcome(transferred: float, *, high: float, seeds: int = 3) -> dict[str, Any]:
+    found = realised(
+        target_rows(transferred, seeds=seeds),
+        transferred=transferred,
+        predicted={"mean": high / 2, "low": 0.0, "high": high},
+        hp="log2_lr",
+        width=192,
+    )
+    json.dumps(found, allow_nan=False)
+    return found
+
+
+def test_good_transfer_realises_a_small_regret() -> None:
+    found = outcome(-5.7, high=0.003)
+    assert found["optimum"]["width"] == 192
+    assert found["loss_at_transferred"] == pytest.approx(0.53, abs=0.01)
+    assert 0.0 <= found["regret"]["low"] <= found["regret"]["estimate"] < 0.002
+    assert not found["missed"]
+
+
+def test_bad_transfer_is_missed_inside_and_outside_the_window() -> None:
+    inside, outside = outcome(-7.4, high=0.003), outcome(-9.3, high=0.003)
+    assert inside["regret"]["estimate"] == pytest.approx(0.012 * 1.8**2, rel=0.25)
+    assert outside["regret"]["estimate"] == pytest.approx(0.012 * 3.7**2, rel=0.15)
+    assert inside["missed"] and outside["missed"]
+    assert not outcome(-7.4, high=0.2)["missed"]
+
+
+def test_single_seed_target_has_a_regret_without_an_interval() -> None:
+    found = outcome(-5.7, high=0.003, seeds=1)
+    assert found["regret"]["estimate"] is not None
+    assert (found["regret"]["low"], found["missed"]) == (None, False)
+
+
+def test_failed_transfer_is_missed_and_absent_one_is_an_error() -> None:
+    table = target_rows(-4.4)
+    table.loc[table["log2_lr"] == -4.4, ["status", "loss"]] = ["diverged", np.nan]
+    predicted = {"mean": 0.0, "low": 0.0, "high": 0.01}
+    found = realised(table, transferred=-4.4, predicted=predicted, hp="log2_lr", width=192)
+    assert found["missed"] and found["regret"]["estimate"] is None
+    with pytest.raises(UserError, match="must hold the transferred value"):
+        realised(table, transferred=-9.5, predicted=predicted, hp="log2_lr", width=192)
+    with pytest.raises(UserError, match="none is usable"):
+        realised(table, transferred=-5.0, predicted=predicted, hp="log2_lr", width=384)
+
+
+def test_ten_thousand_rows_are_fitted_quickly() -> None:
+    widths = dict.fromkeys(LEVELS, -5.6)
+    standard = planted(widths, "standard", seeds=140)
+    own = standard.query("width != @BASE")
+    table = pd.concat([planted(widths, seeds=140), own], ignore_index=True)
+    assert len(table) > 10_000
+    started = time.process_time()
+    answer(table)
+    assert time.process_time() - started < 2.0  # about 0.3 s; room for a busy machine
+
+
+def test_analysis_imports_neither_torch_nor_scipy_nor_matplotlib() -> None:
+    program = (
+        "import sys, hptransfer.analysis.estimates; "
+        "print([m for m in ('torch', 'ray', 'hydra', 'scipy', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

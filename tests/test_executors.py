@@ -1,0 +1,324 @@
+"""One contract for all executors, and what only Ray has to survive.
+
+The functions that stand in for `run_pack` are at the top of the module, so that workers can
+import them; they are cheap where a test is about the executor and not about training.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from hptransfer.config import (
+    ExecutorConfig,
+    RuntimeConfig,
+    Status,
+    TrialConfig,
+    TrialResult,
+    trial_key,
+)
+from hptransfer.errors import Interrupted, MachineError, UserError
+from hptransfer.executors import PackError, run_packs
+from hptransfer.executors.pack import Work
+from hptransfer.executors.resources import (
+    Resources,
+    concurrent_packs,
+    own_sigterm,
+    require_answer,
+    resources_of,
+)
+
+RUNTIME = RuntimeConfig()
+RAY = ExecutorConfig(name="ray")
+
+
+def cheap(configs: Sequence[TrialConfig], runtime: RuntimeConfig) -> list[TrialResult]:
+    """Give a result that depends on nothing but the config."""
+    return [
+        TrialResult(
+            config=config,
+            status=Status.completed,
+            loss=config.optimizer.lr,
+            loss_at_init=1.0,
+            train_loss=None,
+            diverged_at_step=None,
+            clipped_share=0.0,
+            flops=1.0,
+            seconds=0.0,
+            device="cpu",
+            curve=((1, float("nan")),),
+        )
+        for config in configs
+    ]
+
+
+def raise_at_seed_two(configs: Sequence[TrialConfig], runtime: RuntimeConfig) -> list[TrialResult]:
+    """Raise, as a bug would."""
+    if configs[0].seed == 2:
+        raise ZeroDivisionError("a bug in the model")
+    return cheap(configs, runtime)
+
+
+def refuse(configs: Sequence[TrialConfig], runtime: RuntimeConfig) -> list[TrialResult]:
+    """Raise what the user can fix."""
+    raise UserError("The data set is not there. Download it.")
+
+
+def forget_one(configs: Sequence[TrialConfig], runtime: RuntimeConfig) -> list[TrialResult]:
+    """Return fewer results than trials."""
+    return cheap(configs, runtime)[1:]
+
+
+def sleep(configs: Sequence[TrialConfig], runtime: RuntimeConfig) -> list[TrialResult]:
+    """Take a minute, but for seed 0."""
+    time.sleep(0.0 if configs[0].seed == 0 else 60.0)
+    return cheap(configs, runtime)
+
+
+def die(configs: Sequence[TrialConfig], runtime: RuntimeConfig) -> list[TrialResult]:
+    """Kill the worker, as the kernel does without memory: at seed 1 once, at seed 2 always."""
+    marker = Path(runtime.data_folder or "") / "died"
+    if configs[0].seed == 2 or (configs[0].seed == 1 and not marker.exists()):
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return cheap(configs, runtime)
+
+
+def _packs(make: Callable[..., TrialConfig], count: int) -> list[tuple[TrialConfig, ...]]:
+    return [tuple(make(lr, seed=seed) for lr in (-7.0, -5.0)) for seed in range(count)]
+
+
+def _facts(result: TrialResult) -> tuple:
+    return result.status, result.loss, result.train_loss, result.flops, result.curve
+
+
+class Recorder:
+    """What a driver keeps of a sweep."""
+
+    def __init__(self) -> None:
+        self.started: list[int] = []
+        self.results: dict[int, list[TrialResult]] = {}
+        self.threads: set[threading.Thread] = set()
+
+    def on_start(self, index: int) -> None:
+        self.started.append(index)
+
+    def on_results(self, index: int, results: list[TrialResult]) -> None:
+        assert index not in self.results
+        self.results[index] = results
+        self.threads.add(threading.current_thread())
+
+    def run(self, packs: Sequence, executor: ExecutorConfig, run_pack=None, runtime=RUNTIME):
+        """Run packs and keep what comes; returns itself."""
+        run_packs(
+            packs,
+            runtime,
+            executor,
+            on_results=self.on_results,
+            on_start=self.on_start,
+            run_pack=run_pack,
+        )
+        return self
+
+
+@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.cluster)])
+def executor(request: pytest.FixtureRequest) -> ExecutorConfig:
+    return ExecutorConfig(name=request.param)
+
+
+@pytest.fixture
+def clean_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A short temporary folder, which must be empty in the end."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+class TestContract:
+    def test_real_packs_give_the_same_in_any_order(self, executor, tiny_trial):
+        packs = _packs(tiny_trial, 3)
+        expected = Recorder().run(packs, ExecutorConfig(name="local"))
+        found = Recorder().run(packs[::-1], executor)
+        assert sorted(found.results) == [0, 1, 2]
+        assert sorted(found.started) == [0, 1, 2]
+        assert found.threads == {threading.current_thread()}
+        for index, pack in enumerate(packs):
+            results = found.results[2 - index]
+            assert [result.config for result in results] == list(pack)
+            assert [result.status for result in results] == [Status.completed] * 2
+            assert list(map(_facts, results)) == list(map(_facts, expected.results[index]))
+
+    def test_a_bug_stops_the_sweep_and_keeps_what_was_recorded(
+        self, executor, tiny_trial, capfd, clean_folder
+    ):
+        recorder = Recorder()
+        packs = _packs(tiny_trial, 30)
+        environment, handlers = dict(os.environ), _handlers()
+        with pytest.raises(PackError) as caught:
+            recorder.run(packs, executor, raise_at_seed_two)
+        assert caught.value.trial_keys == tuple(map(trial_key, packs[2]))
+        assert "ZeroDivisionError: a bug in the model" in str(caught.value)
+        assert "in raise_at_seed_two" in str(caught.value)
+        assert {0, 1} <= set(recorder.results) < set(range(30)) - {2}
+        assert capfd.readouterr() == ("", "")
+        assert dict(os.environ) == environment
+        assert _handlers() == handlers
+        assert list(clean_folder.iterdir()) == []
+
+    def test_an_error_while_recording_stops_the_sweep(self, executor, tiny_trial):
+        def full_disk(index: int, results: list[TrialResult]) -> None:
+            seen.append(index)
+            raise MachineError("The disk is full.")
+
+        seen: list[int] = []
+        with pytest.raises(MachineError, match="The disk is full"):
+            run_packs(
+                _packs(tiny_trial, 5), RUNTIME, executor, on_results=full_disk, run_pack=cheap
+            )
+        assert len(seen) == 1
+
+    def test_nothing_pending_does_nothing(self, executor):
+        started = time.monotonic()
+        assert Recorder().run([], executor).results == {}
+        assert time.monotonic() - started < 0.5
+
+
+def _handlers() -> list:
+    return [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+
+
+@pytest.mark.parametrize("run_pack", [refuse, forget_one])
+def test_an_error_is_the_same_from_a_worker_and_in_this_process(run_pack, tiny_trial):
+    pack = _packs(tiny_trial, 1)[0]
+    sent = pickle.loads(pickle.dumps(Work(0, pack, RUNTIME, run_pack)))
+    error = pickle.loads(pickle.dumps(sent.run())).error
+    with pytest.raises((UserError, PackError)) as caught:
+        Recorder().run([pack], ExecutorConfig(name="local"), run_pack)
+    assert type(error) is type(caught.value) is (UserError if run_pack is refuse else PackError)
+    assert str(error).splitlines()[-1] == str(caught.value).splitlines()[-1]
+
+
+def test_an_unknown_executor_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match=r"got 'rai'\. Did you mean ray\?"):
+        Recorder().run([()], ExecutorConfig(name="rai"))
+
+
+NODES = [
+    {"Alive": True, "Resources": {"CPU": 4.0}},
+    {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}},
+    {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+]
+
+
+@pytest.mark.parametrize(
+    ("request_", "workers", "count"),
+    [
+        (Resources(1, 0), None, 20),
+        (Resources(4, 0), None, 5),
+        (Resources(1, 1), None, 2),
+        (Resources(1, 0.5), None, 4),
+        (Resources(1, 0), 3, 3),
+        (Resources(0.1, 0), None, 200),
+    ],
+)
+def test_packs_at_a_time_follow_from_the_nodes(request_: Resources, workers: int, count: int):
+    assert concurrent_packs(NODES, request_, workers) == count
+
+
+@pytest.mark.parametrize("request_", [Resources(32, 0), Resources(1, 4), Resources(17, 1)])
+def test_what_no_node_has_is_refused(request_: Resources):
+    with pytest.raises(UserError, match="the nodes have: 4 CPUs and 0 GPUs; 16 CPUs and 2 GPUs"):
+        concurrent_packs(NODES, request_, None)
+
+
+def test_a_pack_on_cuda_asks_for_one_gpu():
+    cuda = RuntimeConfig(device="cuda")
+    assert resources_of(cuda, RAY) == Resources(1.0, 1.0)
+    assert resources_of(cuda, ExecutorConfig(gpus=0.5)) == Resources(1.0, 0.5)
+    assert resources_of(RUNTIME, ExecutorConfig(cpus=2.0)) == Resources(2.0, 0.0)
+    with pytest.raises(UserError, match=r"executor\.gpus"):
+        resources_of(cuda, ExecutorConfig(gpus=0.0))
+    with pytest.raises(UserError, match=r"runtime\.device=cuda, or"):
+        resources_of(RuntimeConfig(device="cuda:1"), RAY)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://head:10001", "head"])
+def test_an_address_where_no_cluster_answers_is_refused_at_once(address: str):
+    started = time.monotonic()
+    with pytest.raises(UserError, match=address):
+        require_answer(address)
+    assert time.monotonic() - started < 6.0
+
+
+def test_the_own_sigterm_handler_survives_one_that_exits():
+    def own(number: int, frame: object) -> None:
+        raise Interrupted(number)
+
+    kept = signal.signal(signal.SIGTERM, own)
+    try:
+        with pytest.raises(Interrupted), own_sigterm():
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+
+
+def test_the_local_executor_does_not_import_ray():
+    program = (
+        "import sys, hptransfer.executors, hptransfer.executors.local, hptransfer.progress, "
+        "hptransfer.ledger; sys.exit(bool({'ray', 'torch', 'hydra', 'pandas'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_an_interrupted_sweep_raises_soon_and_keeps_its_rows(number: signal.Signals, tiny_trial):
+    def interrupt(received: int, frame: object) -> None:
+        raise Interrupted(received)
+
+    def kill_soon(index: int, results: list[TrialResult]) -> None:
+        done[index] = time.monotonic()
+        threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+
+    done: dict[int, float] = {}
+    kept = signal.signal(number, interrupt)
+    try:
+        with pytest.raises(Interrupted):
+            run_packs(_packs(tiny_trial, 4), RUNTIME, RAY, on_results=kill_soon, run_pack=sleep)
+        assert time.monotonic() - done[0] < 10.5
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, kept)
+    assert list(done) == [0]
+
+
+@pytest.mark.cluster
+def test_a_lost_worker_is_replaced_and_one_that_always_dies_is_named(tiny_trial, tmp_path):
+    recorder = Recorder()
+    packs = _packs(tiny_trial, 4)
+    with pytest.raises(MachineError, match=f"trials are {trial_key(packs[2][0])}, .* run the same"):
+        recorder.run(packs, RAY, die, RuntimeConfig(data_folder=str(tmp_path)))
+    assert sorted(recorder.results) == [0, 1, 3]
+    assert recorder.started.count(1) >= 2
+    assert recorder.started.count(2) == 3
+
+
+@pytest.mark.cluster
+def test_resources_that_no_node_has_fail_in_seconds(tiny_trial):
+    started = time.monotonic()
+    with pytest.raises(UserError, match="asks for 1000 CPUs and 0 GPUs, and the nodes have: "):
+        Recorder().run(_packs(tiny_trial, 1), ExecutorConfig(cpus=1000.0), cheap)
+    assert time.monotonic() - started < 30.0

@@ -1,0 +1,318 @@
+"""The ledger: nothing recorded is lost or altered, and what is damaged is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hptransfer import ledger
+from hptransfer.config import Status, TrialConfig, TrialResult, trial_key, with_hyperparameters
+from hptransfer.errors import MachineError, UserError
+
+PROVENANCE = {
+    "commit": "0123456789abcdef0123456789abcdef01234567",
+    "hptransfer": "0.1.0",
+    "torch": "2.14.1",
+    "time": "2026-11-22T21:31:00Z",
+}
+HPS = {"log2_lr": -7.5}
+
+
+def _result(seed: int = 0, **changes: object) -> TrialResult:
+    config = dataclasses.replace(with_hyperparameters(TrialConfig(), HPS), seed=seed)
+    result = TrialResult(
+        config=config,
+        status=Status.completed,
+        loss=0.6123456954956055 + seed,
+        loss_at_init=1.002,
+        train_loss=0.7,
+        diverged_at_step=None,
+        clipped_share=0.125,
+        flops=1.5e12,
+        seconds=1.25,
+        device="cpu",
+    )
+    return dataclasses.replace(result, **changes)
+
+
+def _diverged(seed: int) -> TrialResult:
+    return _result(seed, status=Status.diverged, loss=None, train_loss=None, diverged_at_step=7)
+
+
+def _row(seed: int = 0, **changes: object) -> dict:
+    return ledger.row(_result(seed, **changes), HPS, PROVENANCE)
+
+
+def _write(folder: Path, count: int) -> Path:
+    with ledger.LedgerWriter(folder) as writer:
+        writer.append([_row(seed) for seed in range(count)])
+    return folder / "ledger.jsonl"
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path):
+    rows = [_row(0), ledger.row(_diverged(1), HPS, PROVENANCE)]
+    with ledger.LedgerWriter(tmp_path) as writer:
+        writer.append(rows[:1])
+        writer.append(rows[1:])
+    found = ledger.read(tmp_path)
+    assert [{**row, "check": None} for row in found.rows] == [{**r, "check": None} for r in rows]
+    assert found.notice is None
+    assert found.keys == {trial_key(_result(seed).config) for seed in (0, 1)}
+
+
+def test_keys_of_a_line_stand_in_the_documented_order():
+    line = ledger.encode(_row())
+    assert list(json.loads(line)) == [
+        *("trial_key", "status", "loss", "width", "parametrization", "hps", "seed", "schema"),
+        *("config", "diverged_at_step", "metrics", "cost", "provenance", "check"),
+    ]
+    assert line.endswith(b"\n")
+    assert len(line) <= 640
+
+
+def test_non_finite_metrics_are_null_and_a_non_finite_loss_is_refused():
+    row = _row(loss_at_init=math.inf, train_loss=math.nan)
+    assert row["metrics"] == {"loss_at_init": None, "train_loss": None, "clipped_share": 0.125}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        ledger.encode(_row(loss=math.nan))
+    with pytest.raises(ValueError, match="a loss exactly if it completed"):
+        ledger.encode(_row(status=Status.diverged))
+
+
+def test_a_torn_last_line_is_told_by_read_and_removed_by_the_writer(tmp_path: Path):
+    path = _write(tmp_path, 2)
+    whole = path.read_bytes()
+    path.write_bytes(whole + ledger.encode(_row(2))[:100])
+    found = ledger.read(tmp_path)
+    assert len(found.rows) == 2
+    assert found.torn_bytes == 100
+    assert found.notice is not None
+    assert "100 bytes" in found.notice
+    with ledger.LedgerWriter(tmp_path) as writer:
+        assert writer.notice == found.notice
+        assert path.read_bytes() == whole
+        writer.append([_row(2)])
+    assert len(ledger.read(tmp_path).rows) == 3
+
+
+def test_a_last_line_without_only_its_newline_is_a_row(tmp_path: Path):
+    path = _write(tmp_path, 2)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert len(ledger.read(path).rows) == 2
+    with ledger.LedgerWriter(tmp_path) as writer:
+        writer.append([_row(2)])
+    assert len(ledger.read(path).rows) == 3
+
+
+@pytest.mark.parametrize("damage", [(b"0.612345", b"0.512345"), (b'{"trial', b"{trial")])
+def test_an_edited_line_is_refused_with_file_and_line(tmp_path: Path, damage: tuple):
+    path = _write(tmp_path, 3)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"1.612345", b"0.612345").replace(*damage)
+    path.write_bytes(b"".join(lines))
+    message = f"Line 2 of {path} is not as it was written"
+    with pytest.raises(UserError, match=re.escape(message)):
+        ledger.read(tmp_path)
+    with pytest.raises(UserError, match=re.escape(message)), ledger.LedgerWriter(tmp_path):
+        pass
+
+
+def test_a_damaged_last_line_with_its_newline_is_not_taken_for_torn(tmp_path: Path):
+    path = _write(tmp_path, 2)
+    path.write_bytes(path.read_bytes()[:-20] + b"\n")
+    with pytest.raises(UserError, match="Line 2 "):
+        ledger.read(tmp_path)
+
+
+def test_a_newer_schema_asks_for_an_upgrade(tmp_path: Path):
+    path = _write(tmp_path, 1)
+    path.write_bytes(path.read_bytes() + ledger.encode({**_row(1), "schema": 2}))
+    with pytest.raises(UserError, match=r"Line 2 .* schema 2, .* up to 1\. Upgrade"):
+        ledger.read(tmp_path)
+    path.write_bytes(b'{"schema":2,"of":"another kind"}\n')
+    with pytest.raises(UserError, match=r"Line 1 .* schema 2"):
+        ledger.read(tmp_path)
+
+
+def test_a_repeated_trial_is_refused(tmp_path: Path):
+    path = _write(tmp_path, 2)
+    with ledger.LedgerWriter(tmp_path) as writer:
+        for rows in ([_row(1)], [_row(5), _row(5)]):
+            with pytest.raises(ValueError, match="have a row"):
+                writer.append(rows)
+    path.write_bytes(path.read_bytes() + ledger.encode(_row(0)))
+    with pytest.raises(UserError, match="lines 1 and 3"):
+        ledger.read(tmp_path)
+
+
+def test_a_second_writer_is_told_who_holds_the_lock(tmp_path: Path):
+    with (
+        ledger.LedgerWriter(tmp_path),
+        pytest.raises(UserError, match=f"host .+ pid {os.getpid()} is writing"),
+        ledger.LedgerWriter(tmp_path),
+    ):
+        pass
+    with ledger.LedgerWriter(tmp_path):  # the lock is free again
+        pass
+
+
+def test_a_ledger_changed_by_another_program_takes_no_more_rows(tmp_path: Path):
+    path = _write(tmp_path, 1)
+    with ledger.LedgerWriter(tmp_path) as writer:
+        shutil.copy(path, tmp_path / "copy")
+        (tmp_path / "copy").replace(path)
+        with pytest.raises(UserError, match="changed by another program"):
+            writer.append([_row(1)])
+
+
+def test_a_gzipped_ledger_reads_and_is_unpacked_by_the_writer(tmp_path: Path):
+    path = _write(tmp_path, 3)
+    zipped = tmp_path / "ledger.jsonl.gz"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(UserError, match="holds both"):
+        ledger.read(tmp_path)
+    path.unlink()
+    assert len(ledger.read(tmp_path).rows) == 3
+    with ledger.LedgerWriter(tmp_path) as writer:
+        writer.append([_row(3)])
+    assert len(ledger.read(tmp_path).rows) == 4
+    assert not zipped.exists()
+    zipped.write_bytes(gzip.compress(path.read_bytes())[:-30])
+    with pytest.raises(UserError, match="damaged"):
+        ledger.read(zipped)
+
+
+def test_a_missing_ledger_is_the_users_to_fix(tmp_path: Path):
+    for path in (tmp_path, tmp_path / "typo", tmp_path / "ledger.jsonl"):
+        with pytest.raises(UserError, match="There is no ledger at"):
+            ledger.read(path)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a tmpfs is not permitted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_loses_nothing_recorded(small_disk: Path):
+    recorded = 0
+    with ledger.LedgerWriter(small_disk) as writer:
+        with pytest.raises(MachineError, match=r"No space left.*run the same command again"):
+            for start in range(0, 1000, 10):
+                writer.append([_row(seed) for seed in range(start, start + 10)])
+                recorded = start + 10
+        found = ledger.read(small_disk)
+        assert (len(found.rows), found.torn_bytes) == (recorded, 0)
+        assert recorded > 0
+        rest = writer.path.stat().st_size
+        with pytest.raises(MachineError, match="No space left"):
+            ledger.write_curve(small_disk, "key", [(step, 0.5) for step in range(20_000)])
+        assert writer.path.stat().st_size == rest
+        assert not (small_disk / "curves" / "key.json").exists()
+
+
+@pytest.fixture
+def unchangeable_folder(tmp_path: Path) -> Iterator[Path]:
+    _write(tmp_path, 1)
+    (tmp_path / "ledger.jsonl").chmod(0o444)
+    if not os.access(tmp_path / "ledger.jsonl", os.W_OK):
+        yield tmp_path
+        return
+    # Root may write whatever the mode says, but not to an immutable file.
+    change = ["chattr", "+i", str(tmp_path / "ledger.jsonl")]
+    if not shutil.which("chattr") or subprocess.run(change, check=False).returncode:
+        pytest.skip("running as root where chattr +i does not work")
+    yield tmp_path
+    subprocess.run(["chattr", "-i", str(tmp_path / "ledger.jsonl")], check=True)
+
+
+def test_a_read_only_ledger_is_the_users_to_fix(unchangeable_folder: Path):
+    with (
+        pytest.raises(UserError, match=r"must be writable, but .*ledger\.jsonl is not"),
+        ledger.LedgerWriter(unchangeable_folder),
+    ):
+        pass
+    assert len(ledger.read(unchangeable_folder).rows) == 1
+
+
+def test_a_folder_that_is_a_file_is_the_users_to_fix(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="must be writable"), ledger.LedgerWriter(tmp_path / "file"):
+        pass
+
+
+APPENDER = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_ledger import _row
+from hptransfer import ledger
+with ledger.LedgerWriter({folder!r}) as writer:
+    for start in range(0, 10**6, 5):
+        writer.append([_row(seed) for seed in range(start, start + 5)])
+        print(start + 5, flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_a_readable_ledger(tmp_path: Path):
+    program = APPENDER.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        time.sleep(0.2)
+        process.send_signal(signal.SIGKILL)
+        lines += process.stdout.readlines()
+    recorded = int(lines[-1])
+    with ledger.LedgerWriter(tmp_path) as writer:
+        assert len(writer.ledger.rows) >= recorded
+        writer.append([_row(10**6)])
+    assert len(ledger.read(tmp_path).rows) > recorded
+
+
+def test_curves_round_trip(tmp_path: Path):
+    ledger.write_curve(tmp_path, "0123456789ab", [(10, 0.5), (20, math.nan)])
+    assert ledger.read_curve(tmp_path, "0123456789ab") == ((10, 0.5), (20, None))
+    assert ledger.read_curve(tmp_path, "none") == ()
+    assert [path.name for path in (tmp_path / "curves").iterdir()] == ["0123456789ab.json"]
+
+
+def test_the_table_has_the_documented_columns():
+    rows = [_row(0), ledger.row(_diverged(1), HPS, PROVENANCE)]
+    table = ledger.table(rows)
+    names = [c.name.replace("<hp>", "lr") for c in ledger.COLUMNS]
+    assert list(table.columns) == names
+    for column in ledger.COLUMNS:
+        dtype = str(table[column.name.replace("<hp>", "lr")].dtype)
+        assert dtype in (column.dtype, "object"), column.name
+    assert table["loss"].isna().tolist() == [False, True]
+    assert table["diverged_at_step"].tolist()[1] == 7
+    assert table["log2_lr"].tolist() == [-7.5, -7.5]
+    assert table["family"].tolist() == ["dit", "dit"]
+    assert list(ledger.table([]).columns) == [n for n in names if n != "log2_lr"]
+
+
+def test_reading_ten_thousand_rows_is_fast(tmp_path: Path):
+    _write(tmp_path, 10_000)
+    started = time.process_time()
+    assert len(ledger.read(tmp_path).rows) == 10_000
+    assert time.process_time() - started < 0.4

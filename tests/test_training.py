@@ -1,0 +1,263 @@
+"""The trial axis, the optimizer, the schedule, and divergence as an outcome."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from hptransfer.config import (
+    AdamWConfig,
+    BudgetConfig,
+    EpsScaling,
+    Init,
+    ParametrizationConfig,
+    RuntimeConfig,
+    Schedule,
+    Status,
+    TrialConfig,
+    TrialResult,
+    WeightDecayMode,
+    Weights,
+)
+from hptransfer.data import load
+from hptransfer.parametrization import build_model, param_groups
+from hptransfer.training.batches import PackBatches, train_batch
+from hptransfer.training.loop import TrainingState, pack_losses
+from hptransfer.training.pack import Pack
+from hptransfer.training.schedule import lr_multiplier
+from hptransfer.trial import run_pack
+
+MakeTrial = Callable[..., TrialConfig]
+CPU = torch.device("cpu")
+
+
+def varied(tiny_trial: MakeTrial) -> list[TrialConfig]:
+    """Return trials that differ in everything members of a pack may differ in."""
+    trials = []
+    for index, log2_lr in enumerate((-9.0, -8.0, -7.0, -6.5)):
+        config = tiny_trial(log2_lr, seed=index % 2)
+        optimizer = dataclasses.replace(
+            config.optimizer,
+            beta1=0.9 - 0.1 * index,
+            beta2=0.999 - 0.01 * index,
+            weight_decay=0.1 * index,
+            clip_norm=None if index == 0 else 0.5 * index,
+            eps=10.0 ** (-8 - index),
+        )
+        scales = ParametrizationConfig(init_scale=1 + 0.1 * index, output_scale=1 + 0.2 * index)
+        budget = dataclasses.replace(config.budget, steps=20, warmup_fraction=0.1 * index)
+        trials.append(
+            dataclasses.replace(
+                config, optimizer=optimizer, parametrization=scales, budget=budget, init=Init.paper
+            )
+        )
+    return trials
+
+
+def losses(results: list[TrialResult]) -> list[float]:
+    return [math.nan if result.loss is None else result.loss for result in results]
+
+
+def test_a_pack_equals_its_trials_one_at_a_time(
+    tiny_trial: MakeTrial, runtime: RuntimeConfig
+) -> None:
+    trials = varied(tiny_trial)
+    alone = [run_pack([trial], runtime)[0] for trial in trials]
+    assert losses(run_pack(trials, runtime)) == pytest.approx(losses(alone), rel=1e-5)
+
+
+def test_the_same_trial_gives_the_same_result_to_the_bit(
+    tiny_trial: MakeTrial, runtime: RuntimeConfig
+) -> None:
+    first, second = (run_pack(varied(tiny_trial), runtime) for _ in range(2))
+    assert [(r.loss, r.curve) for r in first] == [(r.loss, r.curve) for r in second]
+
+
+@pytest.mark.parametrize("dead", [0, 2])
+def test_a_diverging_member_changes_nobody_else_to_the_bit(
+    tiny_trial: MakeTrial, runtime: RuntimeConfig, dead: int
+) -> None:
+    sound = [tiny_trial(log2_lr) for log2_lr in (-9.0, -8.0, -7.0)]
+    with_dead = list(sound)
+    with_dead[dead] = tiny_trial(120.0)
+    calm, beside = run_pack(sound, runtime), run_pack(with_dead, runtime)
+    assert beside[dead].status is Status.diverged
+    assert beside[dead].loss is None
+    assert beside[dead].diverged_at_step is not None
+    others = [index for index in range(3) if index != dead]
+    assert [beside[i].loss for i in others] == [calm[i].loss for i in others]
+    assert [beside[i].curve for i in others] == [calm[i].curve for i in others]
+
+
+def test_a_diverged_member_leaves_no_nan_in_memory(tiny_trial: MakeTrial) -> None:
+    pack = Pack([tiny_trial(-7.0), tiny_trial(120.0)], CPU)
+    state = TrainingState(pack, load(pack.configs[0].data, None))
+    for step in range(4):
+        state.train_step(step)
+    assert state.alive.tolist() == [True, False]
+    for tensor in (pack.flat, state.optimizer.moment1, state.optimizer.moment2):
+        assert bool(torch.isfinite(tensor).all())
+        assert bool((tensor[1] == 0).all())
+
+
+def test_a_pack_in_which_all_diverge_ends_early(
+    tiny_trial: MakeTrial, runtime: RuntimeConfig
+) -> None:
+    long = dataclasses.replace(tiny_trial(120.0).budget, steps=300)
+    results = run_pack([dataclasses.replace(tiny_trial(120.0), budget=long)], runtime)
+    assert results[0].status is Status.diverged
+    assert results[0].curve == ()
+
+
+@pytest.mark.parametrize("mode", list(WeightDecayMode))
+@pytest.mark.parametrize("eps_scaling", list(EpsScaling))
+def test_the_packed_optimizer_equals_torch_adamw_on_param_groups(
+    tiny_trial: MakeTrial, mode: WeightDecayMode, eps_scaling: EpsScaling
+) -> None:
+    config = dataclasses.replace(
+        tiny_trial(-6.0),
+        init=Init.paper,
+        parametrization=ParametrizationConfig(weight_decay_mode=mode, eps_scaling=eps_scaling),
+        optimizer=AdamWConfig(lr=2**-6, weight_decay=0.3, eps=1e-4),
+        budget=dataclasses.replace(tiny_trial().budget, schedule=Schedule.constant, steps=5),
+    )
+    config = dataclasses.replace(
+        config, budget=dataclasses.replace(config.budget, warmup_fraction=0.0)
+    )
+    dataset = load(config.data, None)
+    pack = Pack([config], CPU)
+    state = TrainingState(pack, dataset)
+    model = build_model(config)
+    optimizer = torch.optim.AdamW(param_groups(model, config))
+    for step in range(5):
+        batch = PackBatches([config], dataset, CPU).at(step)
+        reference = pack_losses_of(model, config, batch)
+        optimizer.zero_grad()
+        reference.backward()
+        optimizer.step()
+        packed = pack_losses(pack, batch)
+        assert float(packed[0].detach()) == pytest.approx(float(reference.detach()), rel=2e-5)
+        state.train_step(step)
+    for name, value in pack.member_tensors(0).items():
+        if name in dict(model.named_parameters()):
+            torch.testing.assert_close(
+                value, model.get_parameter(name), rtol=1e-3, atol=2e-6, msg=name
+            )
+
+
+def pack_losses_of(model: torch.nn.Module, config: TrialConfig, batch) -> torch.Tensor:
+    """Return a plain model's loss on a batch with a trial axis of one, in plain PyTorch."""
+    x0, noise, t = batch.images[0], batch.noise[0], batch.u[0][:, None, None, None]
+    prediction = model((1 - t) * x0 + t * noise, 1000 * batch.u[0], batch.labels[0])
+    return torch.nn.functional.mse_loss(prediction, noise - x0)
+
+
+def test_clipping_is_per_trial(tiny_trial: MakeTrial) -> None:
+    free, clipped = tiny_trial(-7.0), tiny_trial(-7.0)
+    clipped = dataclasses.replace(
+        clipped, optimizer=dataclasses.replace(clipped.optimizer, clip_norm=1e-3)
+    )
+    pack = Pack([free, clipped], CPU)
+    state = TrainingState(pack, load(free.data, None))
+    grad = torch.ones_like(pack.flat)
+    before = grad[0].clone()
+    norms, share = state.optimizer.clip(grad)
+    assert torch.equal(grad[0], before)
+    assert float(torch.linalg.vector_norm(grad[1])) == pytest.approx(1e-3, rel=1e-3)
+    assert share.tolist() == [0.0, 1.0]
+    assert norms[0] == norms[1]
+
+
+def test_the_share_of_clipped_steps_is_recorded(
+    tiny_trial: MakeTrial, runtime: RuntimeConfig
+) -> None:
+    optimizer = dataclasses.replace(tiny_trial().optimizer, clip_norm=1e-6)
+    (result,) = run_pack([dataclasses.replace(tiny_trial(), optimizer=optimizer)], runtime)
+    assert result.clipped_share == 1.0
+
+
+def test_ema_decides_where_the_budget_says_so(
+    tiny_trial: MakeTrial, runtime: RuntimeConfig
+) -> None:
+    def ended(**changes: object) -> float | None:
+        budget = dataclasses.replace(tiny_trial().budget, **changes)
+        return run_pack([dataclasses.replace(tiny_trial(), budget=budget)], runtime)[0].loss
+
+    raw = ended(weights=Weights.raw)
+    assert ended(weights=Weights.ema, ema_fraction=1e-6) == pytest.approx(raw, rel=1e-5)
+    assert ended(weights=Weights.ema, ema_fraction=0.5) != pytest.approx(raw, rel=1e-3)
+
+
+def test_ema_decay_has_its_horizon_as_a_share_of_the_run() -> None:
+    assert BudgetConfig(steps=1000, ema_fraction=0.05).ema_decay == pytest.approx(math.exp(-1 / 50))
+
+
+def test_schedules() -> None:
+    def multipliers(schedule: Schedule, warmup: float) -> list[float]:
+        budget = BudgetConfig(steps=10, schedule=schedule, decay_fraction=0.5)
+        fraction = torch.tensor([warmup])
+        return [round(float(lr_multiplier(budget, step, fraction)), 4) for step in range(10)]
+
+    assert multipliers(Schedule.constant, 0.4) == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1]
+    assert multipliers(Schedule.linear_decay, 0.0) == [1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]
+    cosine = multipliers(Schedule.cosine, 0.0)
+    assert cosine[0] == pytest.approx(1.0, abs=0.01) and cosine[-1] < 0.1
+    assert cosine == sorted(cosine, reverse=True)
+
+
+def test_schedules_are_per_trial() -> None:
+    budget = BudgetConfig(steps=10, schedule=Schedule.constant)
+    assert lr_multiplier(budget, 0, torch.tensor([0.0, 0.5])).tolist() == pytest.approx([1.0, 0.2])
+
+
+def test_trials_that_share_a_seed_share_samples_noise_and_timesteps(
+    tiny_trial: MakeTrial,
+) -> None:
+    train = load(tiny_trial().data, None).train
+    narrow, wide = (train_batch(tiny_trial(width=width), train, 3) for width in (8, 32))
+    other_rate = train_batch(tiny_trial(-2.0), train, 3)
+    for same in (wide, other_rate):
+        assert all(torch.equal(a, b) for a, b in zip(narrow, same, strict=True))
+    other_seed = train_batch(tiny_trial(seed=1), train, 3)
+    next_step = train_batch(tiny_trial(), train, 4)
+    for different in (other_seed, next_step):
+        assert not torch.equal(narrow.noise, different.noise)
+        assert not torch.equal(narrow.u, different.u)
+        assert not torch.equal(narrow.images, different.images)
+
+
+def test_labels_are_dropped_to_the_null_class(tiny_trial: MakeTrial) -> None:
+    config = tiny_trial()
+    train = load(config.data, None).train
+    model = dataclasses.replace(config.model, label_dropout=1.0)
+    dropped = train_batch(dataclasses.replace(config, model=model), train, 0)
+    assert (dropped.labels == config.data.classes).all()
+    kept = dataclasses.replace(config.model, label_dropout=0.0)
+    assert (train_batch(dataclasses.replace(config, model=kept), train, 0).labels < 10).all()
+
+
+def test_the_global_random_state_does_not_matter(
+    tiny_trial: MakeTrial, runtime: RuntimeConfig
+) -> None:
+    torch.manual_seed(1)
+    first = run_pack([tiny_trial()], runtime)[0].loss
+    torch.manual_seed(2)
+    assert run_pack([tiny_trial()], runtime)[0].loss == first
+
+
+def test_training_learns_on_real_digits(tiny_trial: MakeTrial, runtime: RuntimeConfig) -> None:
+    budget = dataclasses.replace(tiny_trial().budget, steps=60, batch_size=32)
+    config = dataclasses.replace(tiny_trial(-5.0), budget=budget)
+    (result,) = run_pack([config], runtime)
+    assert result.loss is not None and result.loss < 0.75 * result.loss_at_init
+
+
+@pytest.mark.gpu
+def test_a_pack_on_the_gpu_equals_the_cpu(tiny_trial: MakeTrial, runtime: RuntimeConfig) -> None:
+    trials = varied(tiny_trial)
+    on_gpu = run_pack(trials, dataclasses.replace(runtime, device="cuda"))
+    assert losses(on_gpu) == pytest.approx(losses(run_pack(trials, runtime)), rel=1e-3)

@@ -1,0 +1,191 @@
+"""Regret, its limit, the emitted value and the verdict on planted scalings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hptransfer.analysis.basin import Basin, build_grid, fit_basin, pool_noise
+from hptransfer.analysis.curve import Floats
+from hptransfer.analysis.law import fit_drift, mix_laws
+from hptransfer.analysis.transfer import (
+    Scaling,
+    build_scaling,
+    constant_value,
+    emitted_value,
+    gain_of_doubling,
+    held_out_regret,
+    regret_draws,
+    regret_limit,
+    target_regret,
+)
+from hptransfer.analysis.verdict import Decision, Evidence, Verdict, decide
+
+THETA = np.arange(-10.0, -2.0)
+
+
+def basins_at(optima: dict[int, float], *, k: float = 0.01, cliff: float = np.inf) -> dict:
+    rng = np.random.default_rng(4)
+    grids = {}
+    for width, optimum in optima.items():
+        losses = 0.5 + k * (THETA - optimum) ** 2 + 0.001 * rng.standard_normal((3, len(THETA)))
+        losses[:, THETA - optimum > cliff] = np.inf
+        grids[width] = build_grid(THETA, losses, loss_at_init=10.0)
+    noise = pool_noise(grids.values(), rng=rng)
+    return {width: fit_basin(grid, noise, rng=rng) for width, grid in grids.items()}
+
+
+def scaling_at(optima: dict[int, float], *, k: float = 0.01, cliff: float = np.inf) -> Scaling:
+    scaling = build_scaling(basins_at(optima, k=k, cliff=cliff))
+    assert scaling is not None
+    return scaling
+
+
+def decision(basins: dict[int, Basin], *, limit: float | None, noise: bool = True) -> Decision:
+    scaling = build_scaling(basins)
+    mixture = drift = held = at_target = None
+    if scaling is not None:
+        mixture = mix_laws(scaling, rng=np.random.default_rng(0))
+        drift, held = fit_drift(scaling), held_out_regret(scaling)
+    if scaling is not None and mixture is not None:
+        theta = mixture.draws_at(np.array([192.0]))[:, 0]
+        at_target = target_regret(scaling, constant_value(scaling), theta)
+    evidence = Evidence(
+        basins=basins,
+        scaling=scaling,
+        has_noise=noise,
+        limit=limit,
+        held_out=held,
+        at_target=at_target,
+        drift=None if drift is None else drift.coefficient_draws[:, 1],
+    )
+    return decide(evidence, hp="log2_lr")
+
+
+def test_regret_is_two_sided_and_infinite_past_the_cliff() -> None:
+    theta, k_low, k_high = np.full(1, -6.0), np.full(1, 0.01), np.full(1, 0.03)
+
+    def at(x: float) -> float:
+        return float(regret_draws(x, theta, k_low=k_low, k_high=k_high, cliff=1.5)[0])
+
+    assert at(-8.0) == pytest.approx(0.04)
+    assert at(-5.0) == pytest.approx(0.03)
+    assert at(-6.0) == 0.0
+    assert at(-4.5) == np.inf
+
+
+def test_held_out_regret_uses_the_constant_without_the_widest() -> None:
+    scaling = scaling_at({24: -6.0, 48: -6.0, 96: -8.0})
+    held = held_out_regret(scaling)
+    assert held is not None
+    assert np.median(held) == pytest.approx(0.01 * 2.0**2, rel=0.2)
+    assert held_out_regret(scaling_at({24: -6.0})) is None
+
+
+def test_limit_is_the_larger_of_noise_and_a_quarter_of_the_gain() -> None:
+    assert regret_limit(0.04, 0.002, None) == pytest.approx(0.01)
+    assert regret_limit(0.004, 0.002, None) == pytest.approx(0.002)
+    assert regret_limit(-0.1, 0.002, None) == pytest.approx(0.002)
+    assert regret_limit(0.04, 0.002, 0.5) == 0.5
+    assert regret_limit(None, None, None) is None
+
+
+def test_gain_is_per_doubling() -> None:
+    assert gain_of_doubling([24, 96], [0.6, 0.5]) == pytest.approx(0.05)
+    assert gain_of_doubling([24], [0.6]) is None
+
+
+def replaced(scaling: Scaling, *, k_low: float, k_high: float, cliff: float = np.inf) -> Scaling:
+    shape = scaling.k_low.shape
+    return Scaling(
+        widths=scaling.widths,
+        optima=scaling.optima,
+        variances=scaling.variances,
+        theta_draws=scaling.theta_draws,
+        k_low=np.full(shape, k_low),
+        k_high=np.full(shape, k_high),
+        high_side_seen=True,
+        cliffs=np.full(shape[1], cliff),
+        fit_sd=0.1,
+        model_sd=0.15,
+    )
+
+
+def expected(scaling: Scaling, x: float, theta: Floats) -> float:
+    return float(target_regret(scaling, x, theta).mean())
+
+
+def test_emitted_value_minimises_expected_regret() -> None:
+    scaling = scaling_at({24: -6.0, 48: -6.0, 96: -6.0})
+    theta = np.random.default_rng(0).normal(-6.0, 0.5, len(scaling.theta_draws))
+    assert emitted_value(replaced(scaling, k_low=0.01, k_high=0.01), theta) == pytest.approx(
+        theta.mean()
+    )
+    steep = replaced(scaling, k_low=0.01, k_high=0.05)
+    x = emitted_value(steep, theta)
+    assert x < theta.mean() - 0.1
+    assert expected(steep, x, theta) <= min(
+        expected(steep, other, theta) for other in np.linspace(-7.5, -5.0, 251)
+    )
+
+
+def test_emitted_value_keeps_off_the_cliff() -> None:
+    scaling = scaling_at({24: -6.0, 48: -6.0, 96: -6.0})
+    theta = np.random.default_rng(0).normal(-6.0, 0.5, len(scaling.theta_draws))
+    near = replaced(scaling, k_low=0.01, k_high=0.01, cliff=0.6)
+    x = emitted_value(near, theta)
+    assert x < theta.mean() - 0.3
+    assert np.isinf(target_regret(near, x, theta)).mean() <= 0.0101
+
+
+def test_the_narrowest_cliff_counts() -> None:
+    scaling = scaling_at({24: -6.0, 48: -6.0, 96: -6.6}, cliff=1.5)
+    assert scaling.cliffs == pytest.approx([2.0, 2.0, 1.6], abs=0.15)
+    theta = np.full(len(scaling.theta_draws), -6.0)
+    assert np.isinf(target_regret(scaling, -4.2, theta)).all()
+    assert np.isfinite(target_regret(scaling, -4.6, theta)).all()
+
+
+def test_steady_optima_transfer_and_moving_ones_drift() -> None:
+    steady = decision(basins_at({24: -5.7, 48: -5.5, 96: -5.6}), limit=0.008)
+    moving = decision(basins_at({24: -5.7, 48: -6.4, 96: -7.2}), limit=0.008)
+    assert (steady.verdict, moving.verdict) == (Verdict.transfers, Verdict.drifts)
+    assert all("within the limit" in reason for reason in steady.reasons)
+    assert all("limit 0.008" in reason for reason in moving.reasons)
+
+
+def test_certain_drift_that_likely_costs_too_much_drifts() -> None:
+    basins = basins_at({24: -5.7, 48: -6.4, 96: -7.2})
+    scaling = build_scaling(basins)
+    assert scaling is not None
+    limit = 0.0105
+    held = held_out_regret(scaling)
+    assert held is not None and np.quantile(held, 0.05) < limit
+    answer = decision(basins, limit=limit)
+    assert answer.verdict is Verdict.drifts
+    assert "octaves per width doubling" in answer.reasons[0]
+
+
+def test_a_limit_inside_the_range_is_inconclusive_and_names_an_action() -> None:
+    answer = decision(basins_at({24: -5.7, 48: -5.5, 96: -5.6}), limit=0.0004)
+    assert answer.verdict is Verdict.inconclusive
+    assert answer.reasons[-1].startswith("Do next: ")
+
+
+def test_minimum_on_an_edge_extends_and_says_where_to() -> None:
+    answer = decision(basins_at({24: -6.0, 48: -8.0, 96: -10.4}), limit=0.008)
+    assert answer.verdict is Verdict.extend
+    assert answer.reasons == (
+        "At width 96 the minimum is at the low end of the grid in 100% of draws: "
+        "extend log2_lr from -10 down to -12.",
+    )
+
+
+def test_what_is_missing_is_named() -> None:
+    two = decision(basins_at({24: -5.7, 48: -5.5}), limit=0.008)
+    silent = decision(basins_at({24: -5.7, 48: -5.5, 96: -5.6}), limit=0.008, noise=False)
+    cut = decision(basins_at({24: -6.0, 48: -6.0, 96: -6.0}, cliff=0.5), limit=0.008)
+    assert {two.verdict, silent.verdict, cut.verdict} == {Verdict.inconclusive}
+    assert "there are 2: add widths" in two.reasons[0]
+    assert "add seeds" in silent.reasons[0]
+    assert "refine the grid" in cut.reasons[0]
