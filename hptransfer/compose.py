@@ -189,7 +189,8 @@ def overlaid(composed: Composed, changes: dict[str, Any]) -> TrialConfig:
         root[name] = thawed(getattr(composed.trial, name))
     root.init, root.seed = composed.trial.init, composed.trial.seed
     try:
-        return _trial(OmegaConf.merge(root, changes))
+        root.merge_with(changes)
+        return _trial(root)
     except OmegaConfBaseException as error:
         raise UserError(f"`sweep.target`: {explain(error, [], {'': all_keys()})}") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +44,31 @@ def tiny_trial() -> Callable[..., TrialConfig]:
 def runtime() -> RuntimeConfig:
     """Return the default runtime: one CPU thread."""
     return RuntimeConfig()
+
+
+TINY_SWEEP = """\
+name: tiny
+question: Does it work?
+statistic: Drift of the optimum.
+model: {width: 8, base_width: 8, depth: 1, head_dim: 4}
+budget: {steps: 12, batch_size: 8, eval_samples: 16, eval_draws: 2}
+executor: {name: local}
+sweep:
+  widths: [8, 16, 32]
+  parametrizations: [mup, standard]
+  seeds: [0, 1]
+  gate: false
+  target: {model: {width: 64}}
+  realise: {points: 3, seeds: 2}
+search:
+  lr: {low: -8, high: -3, step: 1}
+"""
+
+
+@pytest.fixture
+def tiny_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a sweep that runs in seconds into an empty folder, and go there."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_SWEEP)
+    return path

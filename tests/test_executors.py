@@ -306,7 +306,7 @@ def test_an_interrupted_sweep_raises_soon_and_keeps_its_rows(number: signal.Sign
 
 
 @pytest.mark.cluster
-def test_a_lost_worker_is_replaced_and_one_that_always_dies_is_named(tiny_trial, tmp_path):
+def test_a_lost_worker_is_replaced_and_one_that_always_dies_is_named(tiny_trial, tmp_path, capfd):
     recorder = Recorder()
     packs = _packs(tiny_trial, 4)
     with pytest.raises(MachineError, match=f"trials are {trial_key(packs[2][0])}, .* run the same"):
@@ -314,6 +314,7 @@ def test_a_lost_worker_is_replaced_and_one_that_always_dies_is_named(tiny_trial,
     assert sorted(recorder.results) == [0, 1, 3]
     assert recorder.started.count(1) >= 2
     assert recorder.started.count(2) == 3
+    assert capfd.readouterr().out == ""
 
 
 @pytest.mark.cluster

@@ -8,6 +8,6 @@ from sklearn.datasets import load_digits
 
 def read() -> tuple[np.ndarray, np.ndarray]:
     """Return images (1797, 1, 8, 8) in [0, 1] as float32 and labels (1797,) as int64."""
-    bunch = load_digits()
-    images = (bunch.images / 16.0).astype(np.float32)
-    return images[:, None], bunch.target.astype(np.int64)
+    pixels, labels = load_digits(return_X_y=True)
+    images = (np.asarray(pixels) / 16.0).astype(np.float32).reshape(-1, 1, 8, 8)
+    return images, np.asarray(labels).astype(np.int64)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -247,7 +248,8 @@ def _lost(missing: Sequence[Work]) -> MachineError:
 def ray_session(executor: ExecutorConfig) -> Iterator[Path]:
     """Start or join Ray for the length of a `with` block; yields a folder that is then removed.
 
-    The process's environment and signal handlers are afterwards as they were.
+    The process's environment and signal handlers are afterwards as they were; stdout is left to
+    the command's answer, so what is printed meanwhile goes to stderr.
     """
     local = executor.address == "local"
     with (
@@ -255,6 +257,7 @@ def ray_session(executor: ExecutorConfig) -> Iterator[Path]:
             prefix="hpt", dir=short_temporary_folder(), ignore_cleanup_errors=True
         ) as folder,
         environment(ray_environment(local=local)),
+        redirect_stdout(sys.stderr),  # where Ray prints that a worker died, say
     ):
         try:
             _init(executor.address, folder if local else None)
