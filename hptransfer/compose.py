@@ -18,19 +18,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hptransfer.config import (
-    Axis,
-    ExecutorConfig,
-    RealiseConfig,
-    RuntimeConfig,
-    Scaling,
-    SweepConfig,
-    TrialConfig,
-    VerdictConfig,
-)
+from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.errors import UserError
 from hptransfer.overrides import GROUPS, TRIAL_GROUPS, explain, group_choices, nearest, normalised
+from hptransfer.questions import Axis, RealiseConfig, SweepConfig, VerdictConfig
 from hptransfer.schema import SCHEMAS, Root, all_keys, thawed
+from hptransfer.vocabulary import Scaling
 
 
 @dataclass(frozen=True)

@@ -18,20 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hptransfer.config import (
-    RuntimeConfig,
-    Schedule,
-    TrialConfig,
-    with_hyperparameters,
-    with_width,
-)
+from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import Dataset, load
 from hptransfer.errors import UserError
+from hptransfer.identity import with_width
 from hptransfer.objectives import noised
+from hptransfer.questions import with_hyperparameters
 from hptransfer.training.evaluation import evaluation_batches
 from hptransfer.training.loop import TrainingState, pack_losses
 from hptransfer.training.pack import Pack
 from hptransfer.trial import torch_device
+from hptransfer.vocabulary import Schedule
 
 LIMIT = 0.2  # largest |slope| that passes, in octaves per doubling (models.md 6.1)
 STEPS = (2, 3, 4, 5, 6)  # steps at which updates are measured

@@ -9,16 +9,11 @@ from typing import Any
 import pandas as pd
 
 from hptransfer.compose import Composed, as_run_yaml, with_trial
-from hptransfer.config import (
-    SweepConfig,
-    TrialConfig,
-    arm_of,
-    canonical,
-    with_hyperparameters,
-    with_width,
-)
+from hptransfer.config import TrialConfig
 from hptransfer.errors import UserError
+from hptransfer.identity import arm_of, canonical, with_width
 from hptransfer.parametrization import parameter_rules
+from hptransfer.questions import SweepConfig, with_hyperparameters
 from hptransfer.search import grid
 from hptransfer.training.flops import trial_flops
 
@@ -199,18 +194,24 @@ def _expected_regret(
 ) -> dict[str, Any]:
     conditions = conditional_on(sweep.base)
     expected = arm["target"]["expected_regret"]
-    if apart or expected is None:
-        reason = "; ".join(apart) or "the sweep gives no noise estimate"
+    if apart or expected is None or expected["mean"] is None:
+        reason = "; ".join(apart) or _no_prediction(expected)
         empty = dict.fromkeys(("mean", "low", "high", "percent", "share_of_gain"))
         return {**empty, "conditional_on": conditions, "reason": reason}
     gain, loss = arm["gain"]["estimate"], arm["optima"][-1]["loss"]
     mean = expected["mean"]
     return {
         **expected,
-        "percent": round(100 * mean / loss, 3) if mean is not None and loss else None,
-        "share_of_gain": round(mean / gain, 4) if mean is not None and gain and gain > 0 else None,
+        "percent": round(100 * mean / loss, 3) if loss else None,
+        "share_of_gain": round(mean / gain, 4) if gain and gain > 0 else None,
         "conditional_on": conditions,
     }
+
+
+def _no_prediction(expected: Mapping[str, Any] | None) -> str:
+    if expected is None:
+        return "the sweep gives no noise estimate"
+    return "some draws of the target's optimum lie beyond the cliff, where the regret is infinite"
 
 
 def _warnings(arms: Mapping[str, Any], apart: Sequence[str], verdict: str) -> list[str]:

@@ -9,20 +9,16 @@ from typing import Any
 
 from hptransfer import results
 from hptransfer.compose import Composed, as_run_yaml, compose_file, sweep_config
-from hptransfer.config import (
-    HYPERPARAMETERS,
-    Scaling,
-    SweepConfig,
-    TrialResult,
-    trial_key,
-    with_scaling,
-)
 from hptransfer.executors import run_packs
+from hptransfer.identity import trial_key, with_scaling
 from hptransfer.ledger import LedgerWriter, write_curve
 from hptransfer.ledger_rows import locate, read, row
+from hptransfer.outcome import TrialResult
 from hptransfer.progress import Progress
+from hptransfer.questions import HYPERPARAMETERS, SweepConfig
 from hptransfer.results import ResultsFolder
 from hptransfer.sweep import Pack, check_same_question, hps, packs, pending, wanted
+from hptransfer.vocabulary import Scaling
 
 
 class CheckFailed(Exception):

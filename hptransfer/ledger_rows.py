@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hptransfer.config import TrialResult, arm_of, canonical, trial_key
 from hptransfer.errors import UserError
+from hptransfer.identity import arm_of, canonical, trial_key
+from hptransfer.outcome import TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,19 +19,11 @@ from mup.infshape import InfShape
 from mup.shape import make_base_shapes, zip_infshapes
 from torch import Tensor, nn
 
-from hptransfer.config import (
-    Broken,
-    DataConfig,
-    EpsScaling,
-    ModelConfig,
-    ParametrizationConfig,
-    Scaling,
-    TrialConfig,
-    WeightDecayMode,
-)
+from hptransfer.config import DataConfig, ModelConfig, ParametrizationConfig, TrialConfig
 from hptransfer.models import build_architecture, initializer
 from hptransfer.models.layers import Readout
 from hptransfer.streams import torch_generator
+from hptransfer.vocabulary import Broken, EpsScaling, Scaling, WeightDecayMode
 
 
 class Role(Enum):

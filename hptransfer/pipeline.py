@@ -14,21 +14,17 @@ import yaml
 
 from hptransfer import results
 from hptransfer.compose import Composed, compose_file, sweep_config
-from hptransfer.config import (
-    Scaling,
-    Status,
-    SweepConfig,
-    TrialConfig,
-    TrialResult,
-    trial_key,
-    with_hyperparameters,
-)
+from hptransfer.config import TrialConfig
 from hptransfer.errors import UserError
+from hptransfer.identity import trial_key
 from hptransfer.jobs import Job, recorded_rows, run_trials
 from hptransfer.ledger import LedgerWriter, write_curve
 from hptransfer.ledger_rows import locate, read, row
+from hptransfer.outcome import TrialResult
+from hptransfer.questions import SweepConfig, with_hyperparameters
 from hptransfer.results import ResultsFolder
 from hptransfer.sweep import hps, packs, realised
+from hptransfer.vocabulary import Scaling, Status
 
 
 def status(folder: ResultsFolder) -> dict[str, Any]:

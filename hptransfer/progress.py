@@ -15,7 +15,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hptransfer.config import HYPERPARAMETERS, Status, TrialConfig, TrialResult, arm_of
+from hptransfer.config import TrialConfig
+from hptransfer.identity import arm_of
+from hptransfer.outcome import TrialResult
+from hptransfer.questions import HYPERPARAMETERS
+from hptransfer.vocabulary import Status
 
 # Least seconds between two plain lines; the first and the last pack always get one.
 PLAIN_SECONDS = 5.0

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 import hptransfer
-from hptransfer.config import Axis
 from hptransfer.errors import UserError
+from hptransfer.questions import Axis
 
 
 @dataclass(frozen=True)

@@ -8,29 +8,24 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from hptransfer import config as vocabulary
-from hptransfer.config import (
-    ExecutorConfig,
-    Init,
-    RealiseConfig,
-    RuntimeConfig,
-    Scaling,
-    VerdictConfig,
-)
+from hptransfer import config
+from hptransfer.config import ExecutorConfig, RuntimeConfig
+from hptransfer.questions import RealiseConfig, VerdictConfig
+from hptransfer.vocabulary import Init, Scaling
 
 SCHEMAS = {
-    "model": {"dit": vocabulary.DiTConfig},
-    "parametrization": {"parametrization": vocabulary.ParametrizationConfig},
+    "model": {"dit": config.DiTConfig},
+    "parametrization": {"parametrization": config.ParametrizationConfig},
     "objective": {
-        "rectified_flow": vocabulary.RectifiedFlowConfig,
-        "ddpm": vocabulary.DDPMConfig,
+        "rectified_flow": config.RectifiedFlowConfig,
+        "ddpm": config.DDPMConfig,
     },
     "data": {
-        "digits": vocabulary.DigitsConfig,
-        "fashion_mnist": vocabulary.FashionMNISTConfig,
+        "digits": config.DigitsConfig,
+        "fashion_mnist": config.FashionMNISTConfig,
     },
-    "optimizer": {"adamw": vocabulary.AdamWConfig},
-    "budget": {"budget": vocabulary.BudgetConfig},
+    "optimizer": {"adamw": config.AdamWConfig},
+    "budget": {"budget": config.BudgetConfig},
     "runtime": {"runtime": RuntimeConfig},
     "executor": {"executor": ExecutorConfig},
 }

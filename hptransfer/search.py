@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from hptransfer.config import Axis
+from hptransfer.questions import Axis
 
 
 def grid(search: Sequence[tuple[str, Axis]]) -> list[dict[str, float]]:

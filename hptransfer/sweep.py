@@ -10,21 +10,19 @@ import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from hptransfer.config import (
-    HYPERPARAMETERS,
-    Scaling,
-    SweepConfig,
-    TrialConfig,
+from hptransfer.config import TrialConfig
+from hptransfer.errors import UserError
+from hptransfer.identity import (
     arm_of,
     canonical,
     shape_signature,
     trial_key,
-    with_hyperparameters,
     with_scaling,
     with_width,
 )
-from hptransfer.errors import UserError
+from hptransfer.questions import HYPERPARAMETERS, SweepConfig, with_hyperparameters
 from hptransfer.search import grid
+from hptransfer.vocabulary import Scaling
 
 Pack = tuple[TrialConfig, ...]
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from hptransfer.config import RuntimeConfig, Status, TrialConfig, TrialResult
+from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import load
 from hptransfer.errors import UserError
+from hptransfer.outcome import TrialResult
 from hptransfer.training.flops import trial_flops
 from hptransfer.training.loop import PackOutcome, Report, train_pack
 from hptransfer.training.pack import Pack
+from hptransfer.vocabulary import Status
 
 
 def ignore(report: Report) -> None:

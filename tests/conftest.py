@@ -8,16 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.config import (
-    AdamWConfig,
-    BudgetConfig,
-    DiTConfig,
-    RuntimeConfig,
-    Scaling,
-    TrialConfig,
-    with_hyperparameters,
-    with_scaling,
-)
+from hptransfer.config import AdamWConfig, BudgetConfig, DiTConfig, RuntimeConfig, TrialConfig
+from hptransfer.identity import with_scaling
+from hptransfer.questions import with_hyperparameters
+from hptransfer.vocabulary import Scaling
 
 TINY = TrialConfig(
     model=DiTConfig(width=16, base_width=8, depth=1, head_dim=4),

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ONLY = {
     "ray": {"executors/ray_tune.py"},
     "hydra": {"compose.py"},
-    "omegaconf": {"compose.py"},
+    "omegaconf": {"compose.py", "schema.py"},
     "mup": {"parametrization.py"},
 }
 FIGURES_ONLY = {"matplotlib"}
@@ -25,16 +25,18 @@ HEAVY = {"torch", "ray", "hydra", "omegaconf", "mup", "sklearn"}
 
 # A file may import only from layers at or below its own.
 LAYERS = [
-    ["errors", "vocabulary", "config", "identity", "questions", "__init__"],
-    ["streams", "overrides", "search", "compose", "results"],
+    ["errors", "vocabulary", "config", "identity", "questions", "outcome", "__init__"],
+    ["streams", "overrides", "search", "schema", "compose", "results"],
     ["models", "objectives", "data", "sweep", "ledger_rows", "ledger"],
     ["parametrization"],
     ["training"],
     ["trial"],
     ["coordinate_check", "executors", "analysis", "figures", "emit", "progress", "summary"],
+    ["jobs"],
     ["pipeline"],
-    ["commands"],
+    ["commands", "terminal"],
     ["cli"],
+    ["__main__"],
 ]
 
 
@@ -65,6 +67,8 @@ def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
 
 def layer_of(module: str) -> int:
     top = module.split(".")[1] if "." in module else "__init__"
+    if not (PACKAGE / top).exists() and not (PACKAGE / f"{top}.py").exists():
+        top = "__init__"  # a name that the package itself defines
     return next(i for i, names in enumerate(LAYERS) if top in names)
 
 
@@ -93,7 +97,9 @@ def test_there_are_no_import_cycles() -> None:
     for path in FILES:
         name = f"hptransfer.{name_of(path).removesuffix('.py').replace('/', '.')}"
         graph[name.removesuffix(".__init__")] = imported(path, top_level_only=True)
-    edges = {name: {m for m in modules if m in graph and m != name} for name, modules in graph.items()}
+    edges = {
+        name: {m for m in modules if m in graph and m != name} for name, modules in graph.items()
+    }
 
     def reaches(start: str, goal: str, seen: set[str]) -> bool:
         return any(

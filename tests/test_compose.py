@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hptransfer.compose import as_run_yaml, compose_file, shipped_folder, sweep_config
-from hptransfer.config import Axis, Init, Scaling, Schedule
 from hptransfer.errors import UserError
 from hptransfer.overrides import GROUPS
+from hptransfer.questions import Axis
+from hptransfer.vocabulary import Init, Scaling, Schedule
 
 QUICKSTART = shipped_folder("sweeps") / "quickstart.yaml"
 CHOICES = [
@@ -190,7 +191,7 @@ KEYS = ["model.width", "optimizer.lr", "init", "sweep.seeds", "search.lr.low", "
 VALUES = st.one_of(st.integers(-3, 300).map(str), st.text("ab[]{}:,=+~-1.", max_size=6))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(KEYS), VALUES), min_size=1, max_size=3))
 def test_any_overrides_compose_or_are_one_sentence(pairs: list[tuple[str, str]]) -> None:
     try:

@@ -11,22 +11,15 @@ from hypothesis import strategies as st
 
 from hptransfer.config import (
     AdamWConfig,
-    Axis,
-    Broken,
     BudgetConfig,
     DiTConfig,
-    Init,
     ParametrizationConfig,
-    Scaling,
     TrialConfig,
-    arm_of,
-    canonical_json,
-    trial_key,
-    with_hyperparameters,
-    with_scaling,
-    with_width,
 )
 from hptransfer.errors import UserError
+from hptransfer.identity import arm_of, canonical_json, trial_key, with_scaling, with_width
+from hptransfer.questions import Axis, with_hyperparameters
+from hptransfer.vocabulary import Broken, Init, Scaling
 
 # A released default never changes: a changed one would give old rows another meaning.
 RELEASED_DEFAULTS = {

@@ -8,16 +8,14 @@ import pytest
 
 from hptransfer.config import (
     AdamWConfig,
-    Broken,
     DiTConfig,
-    Init,
     ParametrizationConfig,
     RuntimeConfig,
-    Scaling,
     TrialConfig,
 )
 from hptransfer.coordinate_check import coordinate_check
 from hptransfer.errors import UserError
+from hptransfer.vocabulary import Broken, Init, Scaling
 
 BASE = TrialConfig(optimizer=AdamWConfig(beta2=0.99))
 WIDTHS = (24, 48, 96)

@@ -19,14 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.config import (
-    ExecutorConfig,
-    RuntimeConfig,
-    Status,
-    TrialConfig,
-    TrialResult,
-    trial_key,
-)
+from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.errors import Interrupted, MachineError, UserError
 from hptransfer.executors import PackError, run_packs
 from hptransfer.executors.pack import Work
@@ -37,6 +30,9 @@ from hptransfer.executors.resources import (
     require_answer,
     resources_of,
 )
+from hptransfer.identity import trial_key
+from hptransfer.outcome import TrialResult
+from hptransfer.vocabulary import Status
 
 RUNTIME = RuntimeConfig()
 RAY = ExecutorConfig(name="ray")

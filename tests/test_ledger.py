@@ -19,8 +19,12 @@ from pathlib import Path
 import pytest
 
 from hptransfer import ledger
-from hptransfer.config import Status, TrialConfig, TrialResult, trial_key, with_hyperparameters
+from hptransfer.config import TrialConfig
 from hptransfer.errors import MachineError, UserError
+from hptransfer.identity import trial_key
+from hptransfer.outcome import TrialResult
+from hptransfer.questions import with_hyperparameters
+from hptransfer.vocabulary import Status
 
 PROVENANCE = {
     "commit": "0123456789abcdef0123456789abcdef01234567",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -99,8 +98,9 @@ def test_transfer_elsewhere_says_what_the_answer_does_not_cover(
     assert run("transfer", "tiny", "model.width=128", "model.depth=4") == 0
     record = json.loads(Path("results/tiny/transfer.json").read_text())
     assert record["expected_regret"]["mean"] is None
-    assert "model.depth is 4 at the target and 1 at the proxies (4 times)" in (
-        record["expected_regret"]["reason"]
+    assert (
+        "model.depth is 4 at the target and 1 at the proxies (4 times)"
+        in (record["expected_regret"]["reason"])
     )
     capsys.readouterr()
     for override, sentence in (
@@ -220,7 +220,7 @@ def test_a_torn_last_line_runs_again(tiny_sweep: Path) -> None:
 def test_a_read_only_folder_is_one_sentence(tiny_sweep: Path) -> None:
     Path("results").mkdir()
     Path("results").chmod(0o555)
-    os.chmod(tiny_sweep.parent, 0o755)
+    tiny_sweep.parent.chmod(0o755)
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable]
     ended = subprocess.run(
         [*command, "-m", "hptransfer", "sweep", str(tiny_sweep), "sweep.widths=[8]"],

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from hptransfer.config import DataConfig, DigitsConfig, DiTConfig, Init, TrialConfig
+from hptransfer.config import DataConfig, DigitsConfig, DiTConfig, TrialConfig
 from hptransfer.models import build_architecture
 from hptransfer.models.layers import PatchEmbed, TimestepEmbedder, Unpatchify, sincos_grid
 from hptransfer.parametrization import build_model
+from hptransfer.vocabulary import Init
 
 
 class Latents(DataConfig):

@@ -97,9 +97,7 @@ def test_evaluation_is_the_same_for_every_seed_and_stratified(
     tiny_trial: Callable[..., TrialConfig],
 ) -> None:
     held_out = load(DigitsConfig(), None).validation
-    first, second = (
-        list(evaluation_batches(tiny_trial(seed=seed), held_out)) for seed in (0, 5)
-    )
+    first, second = (list(evaluation_batches(tiny_trial(seed=seed), held_out)) for seed in (0, 5))
     for a, b in zip(first, second, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     strata = torch.stack([(batch.u * len(first)).long() for batch in first])
@@ -127,7 +125,9 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 def small_fashion(folder: Path) -> None:
     generator = np.random.default_rng(0)
     for split in ("train", "t10k"):
-        write_idx(folder / f"{split}-images-idx3-ubyte.gz", generator.integers(0, 256, (12, 28, 28)))
+        write_idx(
+            folder / f"{split}-images-idx3-ubyte.gz", generator.integers(0, 256, (12, 28, 28))
+        )
         write_idx(folder / f"{split}-labels-idx1-ubyte.gz", generator.integers(0, 10, 12))
 
 

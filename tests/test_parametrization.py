@@ -10,18 +10,8 @@ import mup
 import pytest
 import torch
 
-from hptransfer.config import (
-    Broken,
-    DigitsConfig,
-    DiTConfig,
-    Init,
-    ParametrizationConfig,
-    Scaling,
-    TrialConfig,
-    WeightDecayMode,
-    with_scaling,
-    with_width,
-)
+from hptransfer.config import DigitsConfig, DiTConfig, ParametrizationConfig, TrialConfig
+from hptransfer.identity import with_scaling, with_width
 from hptransfer.models import build_architecture
 from hptransfer.parametrization import (
     Factors,
@@ -32,6 +22,7 @@ from hptransfer.parametrization import (
     param_groups,
     parameter_rules,
 )
+from hptransfer.vocabulary import Broken, Init, Scaling, WeightDecayMode
 
 M = 4.0
 MUP = {
@@ -178,9 +169,9 @@ def mup_reference(width: int) -> torch.nn.Module:
 
     def build(d: int) -> torch.nn.Module:
         model = build_architecture(DiTConfig(width=d), DigitsConfig())
-        old = model.final_layer.linear  # pyright: ignore
+        outputs = len(model.get_parameter("final_layer.linear.bias"))
         model.final_layer.linear = mup.MuReadout(  # pyright: ignore
-            old.in_features, old.out_features, readout_zero_init=True
+            d, outputs, readout_zero_init=True
         )
         return model
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.config import Scaling, Status, TrialConfig, TrialResult
+from hptransfer.config import TrialConfig
+from hptransfer.outcome import TrialResult
 from hptransfer.progress import Display, Progress, Tally, seconds_left, time_text
+from hptransfer.vocabulary import Scaling, Status
 
 
 def _result(config: TrialConfig, loss: float | None = 0.5, seconds: float = 1.0) -> TrialResult:

@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 
 from hptransfer.compose import compose_file, shipped_folder, sweep_config
-from hptransfer.config import SweepConfig, arm_of, shape_signature, trial_key
 from hptransfer.errors import UserError
+from hptransfer.identity import arm_of, shape_signature, trial_key
+from hptransfer.questions import SweepConfig
 from hptransfer.search import grid
 from hptransfer.sweep import check_same_question, hps, packs, pending, realised, wanted
 

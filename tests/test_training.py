@@ -12,24 +12,19 @@ import torch
 from hptransfer.config import (
     AdamWConfig,
     BudgetConfig,
-    EpsScaling,
-    Init,
     ParametrizationConfig,
     RuntimeConfig,
-    Schedule,
-    Status,
     TrialConfig,
-    TrialResult,
-    WeightDecayMode,
-    Weights,
 )
 from hptransfer.data import load
+from hptransfer.outcome import TrialResult
 from hptransfer.parametrization import build_model, param_groups
 from hptransfer.training.batches import PackBatches, train_batch
 from hptransfer.training.loop import TrainingState, pack_losses
 from hptransfer.training.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
 from hptransfer.trial import run_pack
+from hptransfer.vocabulary import EpsScaling, Init, Schedule, Status, WeightDecayMode, Weights
 
 MakeTrial = Callable[..., TrialConfig]
 CPU = torch.device("cpu")

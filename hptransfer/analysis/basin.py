@@ -19,8 +19,9 @@ from hptransfer.analysis.curve import Curves, Floats, fit_curves
 WINDOW_STEPS = 2.25  # two grid steps each side, and room for grids that are not quite even
 # Points that rise by more than this share of loss_at_init - best lie outside the basin: on the wall
 # above it training is unstable, seeds scatter ten times as far, and such points pull the fit down
-# the rates. On 16 one-octave subsamples of four quarter-octave digits basins (three seeds each) the
-# 90 % error fell from 0.24 to 0.16 octaves and the bias from -0.11 to -0.05; 0.03 to 0.12 do as well.
+# the rates. On 16 one-octave subsamples of four quarter-octave digits basins (three seeds each)
+# the 90 % error fell from 0.24 to 0.16 octaves and the bias from -0.11 to -0.05; 0.03 to 0.12 do
+# as well.
 BASIN_RISE = 0.05
 MODEL_ERROR_STEPS = 0.15  # sd of what the shape costs; ±1.645 of it held 88 % of curve's basins
 FLAT_RANGE = 4.0  # the range of five pure-noise means stays below 3.9 sd in 95 % of cases

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialResult
+from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import UserError
 from hptransfer.executors.pack import Pack, PackError, RunPack, ignore_start
+from hptransfer.outcome import TrialResult
 
 __all__ = ["EXECUTORS", "Pack", "PackError", "RunPack", "run_packs"]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialResult
+from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import MachineError, UserError
 from hptransfer.executors.pack import Pack, RunPack, ignore_start, pack_error, run_one
+from hptransfer.outcome import TrialResult
 
 
 def run_packs(

@@ -6,8 +6,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hptransfer.config import RuntimeConfig, TrialConfig, TrialResult, trial_key
+from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.errors import MachineError, UserError
+from hptransfer.identity import trial_key
+from hptransfer.outcome import TrialResult
 
 Pack = Sequence[TrialConfig]
 RunPack = Callable[[Pack, RuntimeConfig], list[TrialResult]]

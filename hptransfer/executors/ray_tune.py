@@ -24,7 +24,7 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.search import Searcher
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialResult, trial_key
+from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import MachineError
 from hptransfer.executors.pack import Outcome, Pack, RunPack, Work, ignore_start
 from hptransfer.executors.resources import (
@@ -39,6 +39,8 @@ from hptransfer.executors.resources import (
     resources_of,
     short_temporary_folder,
 )
+from hptransfer.identity import trial_key
+from hptransfer.outcome import TrialResult
 
 # Times a pack is handed out again when its worker process or node is lost.
 RETRIES = 2

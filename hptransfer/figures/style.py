@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from hptransfer.config import HYPERPARAMETERS
+from hptransfer.questions import HYPERPARAMETERS
 
 INK = "#1f2328"
 MUTED = "#6b7280"

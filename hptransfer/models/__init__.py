@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from hptransfer.config import DataConfig, DiTConfig, Init, ModelConfig
+from hptransfer.config import DataConfig, DiTConfig, ModelConfig
 from hptransfer.models import dit
 from hptransfer.models.initializers import Initializer
+from hptransfer.vocabulary import Init
 
 
 def build_architecture(model: ModelConfig, data: DataConfig) -> nn.Module:

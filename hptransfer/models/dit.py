@@ -10,7 +10,7 @@ import re
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hptransfer.config import DataConfig, DiTConfig, Init
+from hptransfer.config import DataConfig, DiTConfig
 from hptransfer.models.initializers import FAN_IN, ZERO, Distribution, Initializer
 from hptransfer.models.layers import (
     Attention,
@@ -23,6 +23,7 @@ from hptransfer.models.layers import (
     modulate,
     sincos_grid,
 )
+from hptransfer.vocabulary import Init
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hptransfer.config import Weights
 from hptransfer.data import Dataset
 from hptransfer.objectives import noised, squared_error
 from hptransfer.training.batches import Batch, PackBatches
@@ -17,6 +16,7 @@ from hptransfer.training.evaluation import validation_loss
 from hptransfer.training.optimizer import PackedAdamW
 from hptransfer.training.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
+from hptransfer.vocabulary import Weights
 
 REPORTS = 30  # points of a training curve
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hptransfer.config import TrialConfig, WeightDecayMode
+from hptransfer.config import TrialConfig
 from hptransfer.parametrization import parameter_rules
+from hptransfer.vocabulary import WeightDecayMode
 
 
 def _per_trial(configs: Sequence[TrialConfig], name: str, device: torch.device) -> Tensor:

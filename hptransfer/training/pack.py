@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from hptransfer.config import TrialConfig, shape_signature
+from hptransfer.config import TrialConfig
+from hptransfer.identity import shape_signature
 from hptransfer.models import build_architecture
 from hptransfer.parametrization import initial_parameters, parameter_rules, readout_multipliers
 

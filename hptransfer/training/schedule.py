@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from hptransfer.config import BudgetConfig, Schedule
+from hptransfer.config import BudgetConfig
+from hptransfer.vocabulary import Schedule
 
 
 def lr_multiplier(budget: BudgetConfig, step: int, warmup_fraction: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""The identity of a trial: its canonical JSON, its key, its arm, and what a pack must share."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from hptransfer.config import AdamWConfig, TrialConfig
+from hptransfer.vocabulary import Broken, Scaling
+
+
+def shape_signature(config: TrialConfig) -> TrialConfig:
+    """What trials of one pack must share: the trial without its per-member fields.
+
+    Members may differ in every optimizer field, warm-up, init and output scale, and seed.
+    """
+    return dataclasses.replace(
+        config,
+        optimizer=AdamWConfig(),
+        parametrization=dataclasses.replace(
+            config.parametrization, init_scale=1.0, output_scale=1.0
+        ),
+        budget=dataclasses.replace(config.budget, warmup_fraction=0.0),
+        seed=0,
+    )
+
+
+def with_width(config: TrialConfig, width: int) -> TrialConfig:
+    """The same trial at another width of its family."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, width=width))
+
+
+def with_scaling(config: TrialConfig, scaling: Scaling) -> TrialConfig:
+    """The same trial under another parametrization."""
+    parametrization = dataclasses.replace(config.parametrization, scaling=scaling)
+    return dataclasses.replace(config, parametrization=parametrization)
+
+
+def arm_of(config: TrialConfig) -> str:
+    """The trial's arm: its parametrization, or `shared` at base width, where all are one model."""
+    if config.model.width == config.model.base_width:
+        return "shared"
+    return config.parametrization.scaling.value
+
+
+def canonical(config: TrialConfig) -> dict[str, Any]:
+    """A trial as the smallest JSON object that still says it all.
+
+    Fields equal to their default are left out, tags of groups stay, floats have 12 significant
+    digits, and a trial at base width is `mup` whatever its arm: there all arms are one trial.
+    """
+    if arm_of(config) == "shared":
+        parametrization = dataclasses.replace(
+            config.parametrization, scaling=Scaling.mup, broken=Broken.none
+        )
+        config = dataclasses.replace(config, parametrization=parametrization)
+    return _short_form(config)
+
+
+def _short_form(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float):
+        return float(f"{value:.12g}")
+    if not dataclasses.is_dataclass(value):
+        return value
+    short = {}
+    for f in dataclasses.fields(value):
+        item = getattr(value, f.name)
+        form = _short_form(item)
+        group = dataclasses.is_dataclass(item)
+        if f.metadata.get("tag") or (group and form) or (not group and item != f.default):
+            short[f.name] = form
+    return short
+
+
+def canonical_json(config: TrialConfig) -> str:
+    """`canonical` as text with sorted keys: what the trial's key is the hash of."""
+    return json.dumps(canonical(config), sort_keys=True, separators=(",", ":"))
+
+
+@cache
+def trial_key(config: TrialConfig) -> str:
+    """The trial's identity: 12 hex digits of the sha256 of its canonical JSON."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:12]

@@ -1,0 +1,70 @@
+"""The closed choices a config may make, as enums; standard library only."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Scaling(Enum):
+    """How a model scales away from its base width (models.md 1; arXiv 2203.03466, Table 8)."""
+
+    mup = "mup"
+    standard = "standard"
+    standard_embed = "standard_embed"
+
+
+class Broken(Enum):
+    """Deliberate faults in µP, which the coordinate check must find."""
+
+    none = "none"
+    readout = "readout"  # the readout's 1/m is forgotten
+    readout_twice = "readout_twice"  # the readout's 1/m is applied twice
+    hidden_lr = "hidden_lr"  # hidden matrices keep the base learning rate
+    hidden_lr_squared = "hidden_lr_squared"  # hidden matrices get lr/m² instead of lr/m
+    input_lr = "input_lr"  # input weights get lr/m instead of lr
+
+
+class Init(Enum):
+    """What a model is at its base width: see `hptransfer.parametrization.initial_std`."""
+
+    paper = "paper"
+    adaln_zero = "adaln_zero"
+    original = "original"
+
+
+class WeightDecayMode(Enum):
+    """What a tensor loses per step, as a share of itself, times the schedule."""
+
+    mup = "mup"  # lr·λ for every tensor: hidden matrices have rate lr/m and decay λ·m
+    independent = "independent"  # λ for every tensor, whatever the learning rate
+    unscaled = "unscaled"  # hidden matrices lose lr·λ/m, all others lr·λ (a control)
+
+
+class EpsScaling(Enum):
+    """Whether Adam's epsilon follows the width."""
+
+    none = "none"  # the same everywhere, as the mup package does
+    width = "width"  # eps/m for every tensor with a width dimension (arXiv 2407.05872)
+
+
+class Schedule(Enum):
+    """The learning rate's shape after warm-up."""
+
+    constant = "constant"
+    cosine = "cosine"  # to zero over the rest of the run
+    linear_decay = "linear_decay"  # constant, then linear to zero over `decay_fraction`
+
+
+class Weights(Enum):
+    """Which weights decide the loss of a trial."""
+
+    raw = "raw"
+    ema = "ema"
+
+
+class Status(Enum):
+    """How a trial ended. Only `completed` carries a loss."""
+
+    completed = "completed"
+    diverged = "diverged"
+    stopped = "stopped"
