@@ -258,7 +258,7 @@ class RuntimeConfig:
 
     device: str = "cpu"  # cpu, cuda or cuda:N
     threads: int = 1  # CPU threads per pack
-    pack_size: int = 8  # trials trained together along the trial axis
+    pack_size: int = 4  # trials trained together along the trial axis
     data_folder: str | None = None  # where file-based data sets lie
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ sample's draws are stratified, one in each equal part of the time axis.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -33,13 +34,16 @@ def evaluation_batches(config: TrialConfig, validation: Split) -> Iterator[Batch
 
 
 @torch.no_grad()
-def validation_loss(pack: Pack, validation: Split, *, flat: Tensor) -> Tensor:
-    """Return the deciding loss of each trial with the weights `flat` (T, P): (T,), in float64."""
+def validation_loss(pack: Pack, validation: Split, *, flat: Tensor, draws: int) -> Tensor:
+    """Return each trial's mean loss over the first `draws` draws: (T,), in float64.
+
+    `flat` (T, P) are the weights; all of `eval_draws` make the deciding loss.
+    """
     config, device = pack.configs[0], flat.device
     total = torch.zeros(len(pack), dtype=torch.float64, device=device)
-    for batch in evaluation_batches(config, validation):
+    for batch in islice(evaluation_batches(config, validation), draws):
         images, labels, u, noise = (part.to(device) for part in batch)
         x, t, target = noised(config.objective, images, noise, u)
         shared = (part.expand(len(pack), *part.shape) for part in (x, t, labels))
         total += squared_error(pack.predict(*shared, flat=flat), target).double()
-    return total / config.budget.eval_draws
+    return total / draws

@@ -29,8 +29,8 @@ def step_flops(model: ModelConfig, data: DataConfig, batch_size: int) -> tuple[f
 
 
 def trial_flops(config: TrialConfig) -> float:
-    """Return the FLOPs of a whole trial: its steps, and its two evaluations."""
+    """Return the FLOPs of a whole trial: its steps, and its evaluation before and after."""
     budget = config.budget
     forward, both = step_flops(config.model, config.data, budget.batch_size)
-    evaluated = 2 * budget.eval_samples * budget.eval_draws / budget.batch_size
+    evaluated = budget.eval_samples * (budget.eval_draws + 1) / budget.batch_size
     return budget.steps * both + evaluated * forward

@@ -32,7 +32,7 @@ class PackOutcome(NamedTuple):
     """What a pack's training gave; all tensors (T,) on the CPU."""
 
     losses: Tensor  # the deciding loss, non-finite where a trial diverged
-    losses_at_init: Tensor
+    losses_at_init: Tensor  # on the first draw only: it scales, it does not decide
     diverged_at: Tensor  # step, or -1
     clipped_share: Tensor
     reports: tuple[Report, ...]
@@ -41,7 +41,7 @@ class PackOutcome(NamedTuple):
 def train_pack(pack: Pack, dataset: Dataset, report: Callable[[Report], None]) -> PackOutcome:
     """Train a pack for its budget, or until every trial has diverged."""
     state = TrainingState(pack, dataset)
-    at_init = validation_loss(pack, dataset.validation, flat=pack.flat)
+    at_init = validation_loss(pack, dataset.validation, flat=pack.flat, draws=1)
     steps = pack.configs[0].budget.steps
     interval = math.ceil(steps / REPORTS)
     reports = []
@@ -52,7 +52,9 @@ def train_pack(pack: Pack, dataset: Dataset, report: Callable[[Report], None]) -
             report(reports[-1])
             if not bool(state.alive.any()):
                 break
-    losses = validation_loss(pack, dataset.validation, flat=state.deciding_weights())
+    draws = pack.configs[0].budget.eval_draws
+    weights = state.deciding_weights()
+    losses = validation_loss(pack, dataset.validation, flat=weights, draws=draws)
     state.retire(torch.isfinite(losses), steps)
     return PackOutcome(
         losses.cpu(),
@@ -87,20 +89,23 @@ class TrainingState:
         with torch.no_grad():
             norm, clipped = self.optimizer.clip(grad)
             losses = losses.detach()
-            self.retire(torch.isfinite(losses) & torch.isfinite(norm), step)
-            grad.masked_fill_(~self.alive.unsqueeze(1), 0.0)
+            died = self.retire(torch.isfinite(losses) & torch.isfinite(norm), step)
+            if bool(died.any()):
+                grad.masked_fill_(died.unsqueeze(1), 0.0)
+                self.optimizer.quarantine(died)
             self.clipped += clipped
             self.loss_sum += torch.where(self.alive, losses, torch.nan)
-            self.optimizer.step(grad, lr_multiplier(self.budget, step, self.warmup_fraction))
-            self.optimizer.quarantine(self.alive)
+            multiplier = lr_multiplier(self.budget, step, self.warmup_fraction)
+            self.optimizer.step(grad, multiplier * self.alive)
             if self.ema is not None:
                 self.ema.lerp_(self.pack.flat, 1 - self.budget.ema_decay)
 
-    def retire(self, sound: Tensor, step: int) -> None:
-        """Mark trials that are alive but not sound as diverged at `step`."""
+    def retire(self, sound: Tensor, step: int) -> Tensor:
+        """Mark trials that are alive but not sound as diverged at `step`; return which died."""
         died = self.alive & ~sound
         self.diverged_at.masked_fill_(died, step)
         self.alive &= sound
+        return died
 
     def report(self, step: int) -> Report:
         """Return and reset the mean training losses."""

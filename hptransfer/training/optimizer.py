@@ -29,6 +29,7 @@ class PackedAdamW:
         self.flat = flat
         self.moment1 = torch.zeros_like(flat, requires_grad=False)
         self.moment2 = torch.zeros_like(flat, requires_grad=False)
+        self.scratch = torch.empty_like(flat, requires_grad=False)  # allocating costs a third
         self.lr, self.beta1, self.beta2, self.eps = (
             _per_trial(configs, name, device) for name in ("lr", "beta1", "beta2", "eps")
         )
@@ -50,26 +51,29 @@ class PackedAdamW:
 
     @torch.no_grad()
     def step(self, grad: Tensor, multiplier: Tensor) -> None:
-        """Update the parameters from grad (T, P) at the schedule's multiplier (T,)."""
+        """Update the parameters from grad (T, P) at the schedule's multiplier (T,).
+
+        A trial whose multiplier is zero keeps its parameters, whatever its moments.
+        """
         self.step_count += 1
-        multiplier = multiplier.unsqueeze(1)
+        multiplier, scratch = multiplier.unsqueeze(1), self.scratch
         if self.decay is not None:
             self.flat.mul_(1 - multiplier * self.decay)
         self.moment1.lerp_(grad, 1 - self.beta1)
-        self.moment2.mul_(self.beta2).add_(grad.square().mul_(1 - self.beta2))
+        self.moment2.lerp_(torch.mul(grad, grad, out=scratch), 1 - self.beta2)
         debias1 = 1 - self.beta1.double() ** self.step_count
-        debias2 = 1 - self.beta2.double() ** self.step_count
-        denominator = self.moment2.sqrt().div_(debias2.sqrt().float())
-        denominator.add_(self.eps * self.eps_factor)
-        rate = (multiplier * self.lr / debias1).float()
-        self.flat.sub_((self.moment1 * self.lr_factor).mul_(rate).div_(denominator))
+        # m/(√(v/b) + ε) = √b·m/(√v + √b·ε) with b the second moment's bias correction.
+        root = (1 - self.beta2.double() ** self.step_count).sqrt()
+        torch.sqrt(self.moment2, out=scratch).add_((root * self.eps).float() * self.eps_factor)
+        torch.div(self.moment1, scratch, out=scratch).mul_(self.lr_factor)
+        rate = (multiplier * self.lr * root / debias1).float()
+        self.flat.addcmul_(scratch, rate, value=-1.0)
 
     @torch.no_grad()
-    def quarantine(self, alive: Tensor) -> None:
-        """Zero the weights and moments of trials that are not alive (T,), so no NaN stays."""
-        dead = ~alive.unsqueeze(1)
+    def quarantine(self, dead: Tensor) -> None:
+        """Zero the weights and moments of dead trials (T,), so that no NaN stays in memory."""
         for tensor in (self.flat, self.moment1, self.moment2):
-            tensor.masked_fill_(dead, 0.0)
+            tensor.masked_fill_(dead.unsqueeze(1), 0.0)
 
 
 def _clip_norms(configs: Sequence[TrialConfig], device: torch.device) -> Tensor | None:
