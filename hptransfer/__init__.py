@@ -1,3 +1,26 @@
-"""Hyperparameter transfer for diffusion transformers: sweep small, train large once."""
+"""Hyperparameter transfer for diffusion transformers: sweep small, train large once.
+
+`build_model(config)` and `param_groups(model, config)` put a trial's parametrization into any torch
+training loop; `load_trial(path)` reads a config such as an emitted target.yaml.
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 __version__ = "0.1.0"
+
+_EXPORTS = {
+    "build_model": "hptransfer.parametrization",
+    "param_groups": "hptransfer.parametrization",
+    "load_trial": "hptransfer.compose",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public functions on first use: torch takes seconds, `fit` does not need it."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'hptransfer' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_EXPORTS[name]), name)

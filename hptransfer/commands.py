@@ -46,7 +46,7 @@ def _job(arguments: argparse.Namespace) -> Any:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """`hptransfer run`."""
-    from hptransfer import jobs, pipeline, summary
+    from hptransfer import answers, jobs, pipeline, summary
 
     resume = typed("run", arguments, arguments.sweep, *arguments.overrides)
     with interruptible(resume):
@@ -64,13 +64,13 @@ def run_command(arguments: argparse.Namespace) -> int:
             say(arguments, summary.check_line(answer))
         ran = jobs.sweep(job)
         clock.lap("sweep")
-        pipeline.fit(job.folder)
+        answers.fit(job.folder)
         transferred = pipeline.transfer(job.folder)
         clock.lap("fit and transfer")
         realised = pipeline.realise(job, transferred)
         clock.lap("target")
-        pipeline.record_timing(job.folder, clock.laps, worked=ran > 0)
-        pipeline.report(job.folder, [resume])
+        answers.record_timing(job.folder, clock.laps, worked=ran > 0)
+        answers.report(job.folder, [resume])
         clock.lap("plot and report")
     return _finish_run(arguments, job.folder, realised, clock)
 
@@ -151,7 +151,7 @@ def check_command(arguments: argparse.Namespace) -> int:
 
 def sweep_command(arguments: argparse.Namespace) -> int:
     """`hptransfer sweep`."""
-    from hptransfer import jobs, pipeline, summary
+    from hptransfer import answers, jobs, summary
 
     with interruptible(typed("sweep", arguments, arguments.sweep, *arguments.overrides)):
         job = _job(arguments)
@@ -166,7 +166,7 @@ def sweep_command(arguments: argparse.Namespace) -> int:
             say(arguments, summary.check_line(answer))
         say(arguments, jobs.intention(job))
         ran = jobs.sweep(job)
-    state = pipeline.status(job.folder)
+    state = answers.status(job.folder)
     if arguments.json:
         print_json({**state, "ran": ran})
     else:
@@ -177,9 +177,9 @@ def sweep_command(arguments: argparse.Namespace) -> int:
 
 def status_command(arguments: argparse.Namespace) -> int:
     """`hptransfer status`."""
-    from hptransfer import pipeline, summary
+    from hptransfer import answers, summary
 
-    state = pipeline.status(_existing(arguments))
+    state = answers.status(_existing(arguments))
     if arguments.json:
         print_json(state)
     else:
@@ -197,10 +197,10 @@ def _existing(arguments: argparse.Namespace) -> ResultsFolder:
 
 def fit_command(arguments: argparse.Namespace) -> int:
     """`hptransfer fit`."""
-    from hptransfer import pipeline, summary
+    from hptransfer import answers, summary
 
     folder = _existing(arguments)
-    estimates = pipeline.fit(folder, arguments.overrides)
+    estimates = answers.fit(folder, arguments.overrides)
     if arguments.json:
         print_json(estimates)
     else:
@@ -225,10 +225,10 @@ def transfer_command(arguments: argparse.Namespace) -> int:
 
 def plot_command(arguments: argparse.Namespace) -> int:
     """`hptransfer plot`."""
-    from hptransfer import pipeline
+    from hptransfer import answers
 
     folder = _existing(arguments)
-    paths = [str(path) for path in pipeline.plot(folder)]
+    paths = [str(path) for path in answers.plot(folder)]
     if arguments.json:
         print_json({"files": paths})
     else:
@@ -239,10 +239,10 @@ def plot_command(arguments: argparse.Namespace) -> int:
 
 def report_command(arguments: argparse.Namespace) -> int:
     """`hptransfer report`."""
-    from hptransfer import pipeline
+    from hptransfer import answers
 
     folder = _existing(arguments)
-    path = pipeline.report(folder, [typed("report", arguments, str(folder.path))])
+    path = answers.report(folder, [typed("report", arguments, str(folder.path))])
     if arguments.json:
         print_json({"files": [str(path)]})
     else:
@@ -263,7 +263,12 @@ def train_command(arguments: argparse.Namespace) -> int:
         print(as_run_yaml(composed, name=composed.name), end="")
         return 0
     with interruptible(typed("train", arguments, str(arguments.file), *arguments.overrides)):
-        trained = pipeline.train(arguments.file, arguments.overrides, arguments.config_dir)
+        trained = pipeline.train(
+            arguments.file,
+            arguments.overrides,
+            config_dir=arguments.config_dir,
+            root=arguments.results,
+        )
     answer = pipeline.as_json(trained)
     if arguments.json:
         print_json(answer)

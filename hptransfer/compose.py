@@ -229,3 +229,8 @@ def with_trial(composed: Composed, trial: TrialConfig) -> Composed:
     plain = _plain(OmegaConf.masked_copy(root, list(parts)))
     runs = {name: composed.tree[name] for name in ("runtime", "executor")}
     return dataclasses.replace(composed, tree={**plain, **runs}, trial=trial)
+
+
+def load_trial(path: str | Path) -> TrialConfig:
+    """Read the trial of a config file, such as an emitted target.yaml."""
+    return compose_file(Path(path), [], as_run=True).trial

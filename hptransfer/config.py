@@ -275,9 +275,13 @@ class ExecutorConfig:
     workers: int | None = None  # packs at a time; null: as many as the resources allow
     cpus: float = 1.0  # CPUs a pack asks for
     gpus: float | None = None  # GPUs a pack asks for; null: 1 on cuda, else 0
-    address: str = "local"  # Ray: local, auto, host:port or ray://host:port
+    address: str = "local"  # Ray: local, auto or host:port
 
     def __post_init__(self) -> None:
+        require(
+            self.name in ("local", "ray"),
+            f"`executor.name` must be local or ray, but got {self.name!r}.",
+        )
         require(
             self.workers is None or self.workers > 0,
             f"`executor.workers` must be positive or null, but got {self.workers}.",

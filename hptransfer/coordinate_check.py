@@ -50,8 +50,8 @@ def coordinate_check(
     """Check a trial's parametrization over `widths` at base learning rate 2**log2_lr.
 
     Returns the object of `hptransfer check --json`: slopes in octaves per width doubling, verdict
-    `pass` or `fail`, and the sizes behind them. Slopes exist where a module moves at every width;
-    modules that stay exactly zero everywhere are listed and left out.
+    `pass` or `fail`, and the sizes behind them. What is exactly zero at all widths (a module
+    initialised to zero, or one that has not moved yet) has no slope and is listed under `zero`.
     """
     if len(set(widths)) < 2 or set(widths) == {base.model.base_width}:
         raise UserError(
@@ -151,7 +151,7 @@ def _answer(
         "limit": LIMIT,
         "loss_drop": round(loss_drop, 4),
         "slopes": slopes,
-        "zero": sorted({module for module, _, _ in zero}),
+        "zero": [_occasion(key) for key in keys if key in zero],
         "worst": max(slopes, key=lambda s: abs(s["slope"]) if s["slope"] is not None else 1e9),
         "verdict": "fail" if failed or loss_drop < LEAST_LOSS_DROP else "pass",
         "warnings": _warnings(loss_drop, log2_lr),
@@ -162,6 +162,11 @@ def _answer(
             for w, rows in zip(widths, sizes[m, q, s], strict=True)
         ],
     }
+
+
+def _occasion(key: tuple[str, str, int]) -> str:
+    module, quantity, step = key
+    return f"{module} (init)" if quantity == "init" else f"{module} (update, step {step})"
 
 
 def _typical(rms_per_seed: Sequence[float]) -> float | None:

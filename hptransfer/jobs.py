@@ -9,10 +9,11 @@ from typing import Any
 
 from hptransfer import results
 from hptransfer.compose import Composed, as_run_yaml, compose_file, sweep_config
+from hptransfer.disk import write_text
 from hptransfer.executors import run_packs
 from hptransfer.identity import trial_key, with_scaling
 from hptransfer.ledger import LedgerWriter, write_curve
-from hptransfer.ledger_rows import locate, read, row
+from hptransfer.ledger_rows import row, rows_in
 from hptransfer.outcome import TrialResult
 from hptransfer.progress import Progress
 from hptransfer.questions import HYPERPARAMETERS, SweepConfig
@@ -45,7 +46,7 @@ def open_job(composed: Composed, root: Path, *, quiet: bool) -> Job:
     if folder.sweep_file.is_file():
         check_same_question(recorded_sweep(folder), sweep)
     _require_data(sweep, composed)
-    results.write_text(folder.sweep_file, as_run_yaml(composed, name=sweep.name))
+    write_text(folder.sweep_file, as_run_yaml(composed, name=sweep.name))
     return Job(composed, sweep, folder, quiet)
 
 
@@ -151,16 +152,10 @@ def run_trials(job: Job, folder: Path, all_packs: Sequence[Pack]) -> int:
     return total - recorded
 
 
-def recorded_rows(folder: Path) -> Sequence[dict[str, Any]]:
-    """Return the rows of a folder's ledger, none where there is no ledger yet."""
-    path = locate(folder)
-    return read(path).rows if path else ()
-
-
 def intention(job: Job) -> str:
     """Say what a sweep is about to do."""
     keys = set(wanted(job.sweep))
-    done = {r["trial_key"] for r in recorded_rows(job.folder.path)}
+    done = {r["trial_key"] for r in rows_in(job.folder.path)}
     missing, present = len(keys - done), len(keys & done)
     if not present:
         return f"{job.sweep.name}: {missing} trials to run"

@@ -5,19 +5,19 @@ Rows, reading and the table are in `ledger_rows`; here is the one writer, and th
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import gzip
 import json
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from hptransfer.errors import MachineError, UserError
+from hptransfer.disk import opening, write_text, writing
+from hptransfer.errors import UserError
 from hptransfer.ledger_rows import (
     COLUMNS,
     FILE_NAME,
@@ -59,15 +59,7 @@ def write_curve(folder: str | Path, key: str, curve: Sequence[tuple[int, float]]
     """
     points = [[step, loss if math.isfinite(loss) else None] for step, loss in curve]
     text = json.dumps({"trial_key": key, "curve": points}, separators=(",", ":"), allow_nan=False)
-    target = Path(folder) / "curves" / f"{key}.json"
-    partial = target.with_suffix(".tmp")
-    with _writing(target):
-        target.parent.mkdir(exist_ok=True)
-        with partial.open("w") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+    write_text(Path(folder) / "curves" / f"{key}.json", text + "\n")
 
 
 def read_curve(folder: str | Path, key: str) -> tuple[tuple[int, float | None], ...]:
@@ -76,33 +68,6 @@ def read_curve(folder: str | Path, key: str) -> tuple[tuple[int, float | None], 
     if not path.exists():
         return ()
     return tuple((step, loss) for step, loss in json.loads(path.read_text())["curve"])
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise MachineError(
-            f"{path} could not be written: {error.strerror}. Free space or repair the disk and "
-            "run the same command again; nothing recorded was lost."
-        ) from error
-
-
-@contextmanager
-def _opening(folder: Path) -> Iterator[None]:
-    """Turn what the user can fix by naming another folder into a UserError."""
-    fixable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
-    with _writing(folder):
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in fixable:
-                raise
-            raise UserError(
-                f"A sweep's folder must be writable, but {error.filename or folder} is not: "
-                f"{error.strerror}. Change its permissions or choose another folder with --results."
-            ) from error
 
 
 class LedgerWriter:
@@ -127,11 +92,11 @@ class LedgerWriter:
         return self.ledger.notice
 
     def __enter__(self) -> Self:
-        with _opening(self.folder):
+        with opening(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = _take_lock(self.folder)
         try:
-            with _opening(self.folder):
+            with opening(self.folder):
                 self._open()
         except BaseException:
             self.__exit__()
@@ -160,7 +125,7 @@ class LedgerWriter:
         self._descriptor = self._lock = -1
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows with one fsync: afterwards either all are on disk or none is.
+        """Append rows with one fsync: afterwards all are on disk, or after an error none is.
 
         Raises:
             ValueError: a trial has a row already.
@@ -172,7 +137,7 @@ class LedgerWriter:
         if repeated:
             raise ValueError(f"Some of these trials have a row in {self.path} already: {keys}.")
         data = b"".join(encode(row) for row in rows)
-        with _writing(self.path):
+        with writing(self.path):
             self._require_unchanged()
             self._write(data)
         self._keys.update(keys)
@@ -184,8 +149,9 @@ class LedgerWriter:
             while view:
                 view = view[os.write(self._descriptor, view) :]
             os.fsync(self._descriptor)
-        except BaseException:
-            # If this fails too, the next opening removes the cut-off line.
+        except OSError:
+            # If this fails too, the next opening removes the cut-off line. An interruption leaves
+            # what is written: whole lines count, and a cut-off one is removed likewise.
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._length)
             raise

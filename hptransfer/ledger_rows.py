@@ -159,6 +159,12 @@ def read(path: str | Path) -> Ledger:
     return _parse(data, found)
 
 
+def rows_in(folder: Path) -> tuple[dict[str, Any], ...]:
+    """Return the rows of a folder's ledger, none where there is no ledger yet."""
+    path = locate(folder)
+    return read(path).rows if path else ()
+
+
 def _parse(data: bytes, path: Path) -> Ledger:
     *lines, last = data.split(b"\n")
     if last and _is_whole(last):

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 import hptransfer
+from hptransfer.disk import write_text
 from hptransfer.errors import UserError
 from hptransfer.questions import Axis
 
@@ -158,16 +159,6 @@ def read_json(path: Path) -> Any | None:
         raise UserError(
             f"{path} must be JSON, but is not: {error}. Delete it; it is made anew from the ledger."
         ) from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, and leave it untouched where it says the same."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -43,7 +43,7 @@ def check_text(answer: Mapping[str, Any]) -> str:
         _table(title, ["module", "quantity", "step", "octaves per doubling"], cells),
     ]
     if answer["zero"]:
-        lines.append(f"exactly zero at init at all widths, left out: {', '.join(answer['zero'])}")
+        lines.append(f"exactly zero at all widths, so without a slope: {', '.join(answer['zero'])}")
     return "\n".join(lines)
 
 

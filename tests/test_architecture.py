@@ -25,14 +25,14 @@ HEAVY = {"torch", "ray", "hydra", "omegaconf", "mup", "sklearn"}
 
 # A file may import only from layers at or below its own.
 LAYERS = [
-    ["errors", "vocabulary", "config", "identity", "questions", "outcome", "__init__"],
+    ["errors", "disk", "vocabulary", "config", "identity", "questions", "outcome", "__init__"],
     ["streams", "overrides", "search", "schema", "compose", "results"],
     ["models", "objectives", "data", "sweep", "ledger_rows", "ledger"],
     ["parametrization"],
     ["training"],
     ["trial"],
     ["coordinate_check", "executors", "analysis", "figures", "emit", "progress", "summary"],
-    ["jobs"],
+    ["answers", "jobs"],
     ["pipeline"],
     ["commands", "terminal"],
     ["cli"],

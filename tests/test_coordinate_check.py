@@ -52,8 +52,9 @@ def test_broken_mup_fails_and_names_a_module(broken: Broken) -> None:
 
 def test_exact_zeros_are_listed_and_left_out() -> None:
     answer = checked(BASE)
-    assert "blocks.0.adaLN_modulation.1" in answer["zero"]
-    assert "final_layer.linear" in answer["zero"]
+    assert "blocks.0.adaLN_modulation.1 (init)" in answer["zero"]
+    assert "final_layer.linear (init)" in answer["zero"]
+    assert not [name for name in answer["zero"] if "step 6" in name]
     at_init = {s["module"] for s in answer["slopes"] if s["quantity"] == "init"}
     assert not at_init & {"blocks.0.adaLN_modulation.1", "final_layer.linear"}
 

@@ -204,11 +204,6 @@ def test_an_error_is_the_same_from_a_worker_and_in_this_process(run_pack, tiny_t
     assert str(error).splitlines()[-1] == str(caught.value).splitlines()[-1]
 
 
-def test_an_unknown_executor_is_answered_with_the_nearest():
-    with pytest.raises(UserError, match=r"got 'rai'\. Did you mean ray\?"):
-        Recorder().run([()], ExecutorConfig(name="rai"))
-
-
 NODES = [
     {"Alive": True, "Resources": {"CPU": 4.0}},
     {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}},

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig
-from hptransfer.errors import UserError
 from hptransfer.executors.pack import Pack, PackError, RunPack, ignore_start
 from hptransfer.outcome import TrialResult
 
-__all__ = ["EXECUTORS", "Pack", "PackError", "RunPack", "run_packs"]
-
-EXECUTORS = ("local", "ray")
+__all__ = ["Pack", "PackError", "RunPack", "run_packs"]
 
 
 def run_packs(
@@ -33,15 +29,9 @@ def run_packs(
 
     Raises:
         PackError: a pack raised, which is a bug; what was finished before stays reported.
-        UserError: an unknown executor, or resources that no node has.
+        UserError: resources that no node has.
         MachineError: packs lost beyond their retries.
     """
-    if executor.name not in EXECUTORS:
-        nearest = difflib.get_close_matches(executor.name, EXECUTORS, n=1, cutoff=0)[0]
-        raise UserError(
-            f"`executor.name` must be one of {', '.join(EXECUTORS)}, but got "
-            f"{executor.name!r}. Did you mean {nearest}?"
-        )
     if not packs:
         return
     if executor.name == "local":

@@ -124,7 +124,9 @@ def _conditions(expected: Record | None) -> str:
     conditional = (expected or {}).get("conditional_on")
     if not conditional:
         return ""
-    listed = ", ".join(f"{name} {value}" for name, value in conditional.items())
+    listed = ", ".join(
+        f"{name} {value}" for name, value in conditional.items() if value is not None
+    )
     return f"Conditional on {listed}."
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hptransfer.disk import write_text
 from hptransfer.errors import UserError
 from hptransfer.figures import Picture, accounting, findings, pictures, wording
 from hptransfer.figures.page import bullets, document, element, picture, section
@@ -71,7 +72,7 @@ def write_report(
         section("Provenance", accounting.provenance(sweep, handed["files"])),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(document(f"{estimates['sweep']}: hptransfer report", parts), encoding="utf-8")
+    write_text(path, document(f"{estimates['sweep']}: hptransfer report", parts))
 
 
 def _header(estimates: Record, sweep: Record) -> str:

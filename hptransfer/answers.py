@@ -1,0 +1,115 @@
+"""What recorded rows answer: status, estimates, pictures and report.
+
+Nothing here imports torch, Ray or Hydra (but for overrides), so these commands start fast and run
+where no GPU stack is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hptransfer import results
+from hptransfer.disk import opening
+from hptransfer.errors import UserError
+from hptransfer.ledger_rows import locate, read, rows_in, table
+from hptransfer.results import ResultsFolder
+from hptransfer.vocabulary import Scaling, Status
+
+
+def status(folder: ResultsFolder) -> dict[str, Any]:
+    """Count a folder's rows: wanted, recorded by status, and outside the wanted set."""
+    facts = results.read_facts(folder)
+    path = locate(folder.path)
+    ledger = read(path) if path else None
+    rows = ledger.rows if ledger else ()
+    mine = [r for r in rows if facts.wants(r)]
+    return {
+        "sweep": facts.name,
+        "folder": str(folder.path),
+        "wanted": facts.wanted_count(),
+        "recorded": len(mine),
+        **{s.value: sum(r["status"] == s.value for r in mine) for s in Status},
+        "outside": [r["trial_key"] for r in rows if not facts.wants(r)],
+        "notice": ledger.notice if ledger else None,
+    }
+
+
+def wanted_table(folder: ResultsFolder) -> Any:
+    """Return the ledger's rows that the sweep wants, as a table; others are kept, never fitted."""
+    facts = results.read_facts(folder)
+    return table_of([r for r in rows_in(folder.path) if facts.wants(r)], folder.path)
+
+
+def table_of(rows: Sequence[dict[str, Any]], folder: Path) -> Any:
+    if not rows:
+        raise UserError(f"{folder} holds no finished trial yet. Run `hptransfer sweep` first.")
+    return table(rows)
+
+
+def fit(folder: ResultsFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Estimate optima, laws and verdicts of a folder and write estimates.json."""
+    from hptransfer.analysis.estimates import estimate
+
+    facts = results.read_facts(folder)
+    if overrides:
+        from hptransfer.compose import compose_file
+
+        composed = compose_file(folder.sweep_file, list(overrides), as_run=True)
+        facts = results.facts_of(composed.tree, name=facts.name)
+    estimates = estimate(
+        wanted_table(folder),
+        sweep_name=facts.name,
+        axes=facts.axes,
+        target_width=facts.target_width,
+        max_regret=facts.max_regret,
+    )
+    results.write_json(folder.estimates_file, estimates)
+    return estimates
+
+
+def plot(folder: ResultsFolder) -> list[Path]:
+    """Draw every picture of a folder from its estimates."""
+    from hptransfer.figures import write_figures
+
+    with opening(folder.figures):
+        return write_figures(
+            folder.figures,
+            estimates=results.read_json(folder.estimates_file) or fit(folder),
+            check=mup_check(folder),
+            realised=results.read_json(folder.realised_file),
+        )
+
+
+def mup_check(folder: ResultsFolder) -> dict[str, Any] | None:
+    """Return the µP arm's coordinate check, if there is one."""
+    checks = results.read_json(folder.check_file) or []
+    return next((c for c in checks if c["parametrization"] == Scaling.mup.value), None)
+
+
+def report(folder: ResultsFolder, commands: Sequence[str]) -> Path:
+    """Write the report, with the pictures in it."""
+    from hptransfer.figures.report import write_report
+
+    plot(folder)
+    estimates = results.read_json(folder.estimates_file)
+    assert estimates is not None, "plot has just read them"
+    write_report(
+        folder.report_file,
+        estimates=estimates,
+        check=mup_check(folder),
+        realised=results.read_json(folder.realised_file),
+        transfer=results.read_json(folder.transfer_file),
+        sweep=dict(results.read_facts(folder).tree),
+        figures=folder.figures,
+        timing=results.read_json(folder.timing_file),
+        commands=list(commands),
+    )
+    return folder.report_file
+
+
+def record_timing(folder: ResultsFolder, seconds: dict[str, float], *, worked: bool) -> None:
+    """Keep where the time of a `run` went; a run that only read what was there changes nothing."""
+    if worked or not folder.timing_file.is_file():
+        results.write_json(folder.timing_file, {k: round(v, 1) for k, v in seconds.items()})

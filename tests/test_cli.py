@@ -1,0 +1,178 @@
+"""The command line: exit codes, one sentence for bad input, light start-up, the installed wheel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hptransfer.cli import COMMANDS, main
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(list(words)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    return err.removeprefix("hptransfer: ").rstrip("\n")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {command} " in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "overrides:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["swep"], "There is no command 'swep'. Did you mean sweep?"),
+        (["sweep", "quickstat"], "There is no sweep 'quickstat'. Did you mean quickstart?"),
+        (["sweep", "no.yaml"], "There is no sweep file no.yaml. Check the path."),
+        (
+            ["fit", "nowhere"],
+            "A results folder must hold a sweep.yaml, but nowhere does not. Run `hptransfer sweep` "
+            "first, or name the folder it printed.",
+        ),
+        (["list", "model"], "There is a list of models, data, sweeps, but not of 'model'."),
+        (["train", "no.yaml"], "There is no config file no.yaml. Check the path."),
+    ],
+)
+def test_names_that_do_not_exist(
+    words: list[str], sentence: str, tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of(capsys, *words) == sentence
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("sweep.widths=8,18", "`model.width` must be a multiple of the head dimension"),
+        ("runtime.device=cuda:99", "needs that GPU, but torch sees"),
+        ("runtime.device=tpu", "`runtime.device` must be cpu, cuda or cuda:N, but got 'tpu'."),
+        ("executor.name=slurm", "`executor.name` must be local or ray, but got 'slurm'."),
+        ("data=fashion_mnist", "is read from a folder of IDX files, but none is named."),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_is_written(
+    override: str, part: str, tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    patch = ["model.patch_size=8"] if "fashion" in override else []
+    assert part in error_of(capsys, "sweep", "tiny.yaml", override, *patch)
+    assert not list(Path().glob("results/*/ledger.jsonl"))
+
+
+@pytest.mark.cluster
+def test_resources_that_no_node_has_are_refused_in_seconds(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = error_of(capsys, "sweep", "tiny.yaml", "executor.name=ray", "executor.cpus=4096")
+    assert "4096" in error
+
+
+def test_print_config_composes_and_does_nothing(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "tiny.yaml", "--print-config", "model.depth=3"]) == 0
+    assert "depth: 3" in capsys.readouterr().out
+    assert not Path("results").exists()
+
+
+def test_flags_may_stand_anywhere(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["sweep", "--json", "tiny.yaml", "sweep.widths=[8]", "--results", "out", "seed=1"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["ran"] == 12
+    assert Path("out/tiny/ledger.jsonl").is_file()
+
+
+def test_strict_makes_another_verdict_exit_1(tiny_sweep: Path) -> None:
+    assert main(["sweep", "tiny.yaml", "sweep.widths=8,16", "--quiet"]) == 0
+    assert main(["fit", "tiny"]) == 0
+    assert main(["fit", "tiny", "--strict"]) == 1
+
+
+def test_check_fails_with_exit_1_and_names_the_module(
+    capsys: pytest.CaptureFixture[str], tiny_sweep: Path
+) -> None:
+    assert main(["check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "pass"
+    assert main(["check", "parametrization.broken=readout_twice"]) == 1
+    assert "octaves per doubling" in capsys.readouterr().out
+
+
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "models", "--json"]) == 0
+    models = json.loads(capsys.readouterr().out)
+    assert "DiT small enough for a CPU" in models["dit"]
+
+
+LIGHT = """
+import sys
+from hptransfer.cli import main
+code = main(sys.argv[1:])
+heavy = {"torch", "ray", "hydra", "mup"} & set(sys.modules)
+sys.exit(f"imported {heavy}" if heavy else code)
+"""
+
+
+def test_reading_commands_import_neither_torch_nor_ray_nor_hydra(tiny_sweep: Path) -> None:
+    assert main(["sweep", "tiny.yaml", "--quiet"]) == 0
+    for command in ("status", "fit", "plot", "report"):
+        words = [sys.executable, "-c", LIGHT, command, "tiny"]
+        ended = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "-w",
+        str(tmp_path),
+        str(root),
+    ]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--target",
+            str(site),
+            str(wheel),
+        ],
+        check=True,
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-m", "hptransfer", "sweep", "quickstart", "--print-config"],
+        cwd=empty,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "name: quickstart" in ended.stdout

@@ -1,0 +1,79 @@
+"""The README's commands run as written, and what it says of the files is so."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hptransfer.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+INSTALL, TEST, USE = BLOCKS
+
+
+def commands(block: str) -> list[list[str]]:
+    return [shlex.split(line, comments=True) for line in block.strip().splitlines()]
+
+
+def test_every_command_of_the_use_section_runs(tiny_sweep: Path) -> None:
+    # A bare name is looked up in ./sweeps first, so `quickstart` is the tiny sweep here.
+    Path("sweeps").mkdir()
+    tiny = tiny_sweep.read_text().replace("name: tiny\n", "name: quickstart\n")
+    (Path("sweeps") / "quickstart.yaml").write_text(tiny)
+    for program, *words in commands(USE):
+        assert program == "hptransfer"
+        assert main(words) == 0, words
+
+
+def test_the_python_example_runs(tiny_sweep: Path) -> None:
+    assert main(["run", "tiny.yaml", "--quiet"]) == 0
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    example = example.replace("results/quickstart/", "results/tiny/")
+    subprocess.run([sys.executable, "-c", example], check=True)
+
+
+def test_ci_runs_the_second_command_as_written() -> None:
+    assert TEST.strip() in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_file_map_names_files_that_are_there() -> None:
+    (tree,) = re.findall(r"## Files\n\n```\n(.*?)```", README, re.DOTALL)
+    named = re.findall(r"(?<![\w/])([a-z_]+(?:\.py|/))", tree)
+    inside = [
+        n for n in named if not (ROOT / n).exists() and not (ROOT / "hptransfer" / n).exists()
+    ]
+    nested = {path.name for path in (ROOT / "hptransfer").rglob("*.py")}
+    assert [name for name in inside if name not in nested] == []
+    top = {p.name for p in (ROOT / "hptransfer").glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert top - {"errors.py", "streams.py"} <= set(named)
+
+
+def test_the_claims_figures_are_those_of_the_committed_rows() -> None:
+    import json
+
+    study = ROOT / "results" / "studies" / "quickstart"
+    arms = json.loads((study / "estimates.json").read_text())["arms"]
+    for arm in arms:
+        drift = arm["drift_octaves_per_doubling"]
+        text = f"**{drift['estimate']:+.2f}** ({drift['low']:+.2f} to {drift['high']:+.2f})"
+        assert text.replace("-", "−") in README
+    regret = json.loads((study / "target" / "realised.json").read_text())["regret"]
+    assert f"{regret['estimate']:.4f} ({regret['low']:.4f} to {regret['high']:.4f})" in README
+
+
+@pytest.mark.slow
+def test_the_first_command_ends_with_the_answer(tmp_path: Path) -> None:
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
+    ended = subprocess.run(
+        ["bash", "-c", INSTALL], cwd=tmp_path / "clone", capture_output=True, text=True, check=True
+    )
+    for words in ("µP: transfers", "standard: drifts", "realised regret", "within the prediction"):
+        assert words in ended.stdout
+    assert (tmp_path / "clone" / "results" / "quickstart" / "report.html").is_file()
