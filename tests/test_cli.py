@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hptransfer.cli import COMMANDS, main
+from hptransfer.ledger_rows import rows_in
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -77,8 +78,10 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
 def test_resources_that_no_node_has_are_refused_in_seconds(
     tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = error_of(capsys, "sweep", "tiny.yaml", "executor.name=ray", "executor.cpus=4096")
-    assert "4096" in error
+    assert main(["sweep", "tiny.yaml", "executor.name=ray", "executor.cpus=4096"]) == 2
+    error = capsys.readouterr().err
+    assert "4096" in error and error.count("\n") == 1
+    assert not rows_in(Path("results/tiny"))
 
 
 def test_print_config_composes_and_does_nothing(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from hptransfer.config import (
     DDPMConfig,
@@ -21,7 +22,7 @@ from hptransfer.config import (
     RuntimeConfig,
     TrialConfig,
 )
-from hptransfer.data import batch_indices, load
+from hptransfer.data import batch_indices, digits, load
 from hptransfer.errors import UserError
 from hptransfer.objectives import alphas_cumprod, noised, squared_error
 from hptransfer.training.evaluation import evaluation_batches
@@ -66,6 +67,13 @@ def test_both_objectives_train(
     (result,) = run_pack([config], runtime)
     assert result.loss_at_init == pytest.approx(1.0, abs=0.1)  # E|noise|²
     assert result.loss is not None and result.loss < result.loss_at_init
+
+
+def test_digits_are_scikit_learns() -> None:
+    images, labels = digits.read()
+    theirs, their_labels = load_digits(return_X_y=True)
+    np.testing.assert_array_equal(16 * images.reshape(-1, 64), theirs)
+    np.testing.assert_array_equal(labels, their_labels)
 
 
 def test_digits_are_real_split_and_scaled() -> None:

@@ -57,7 +57,7 @@ def load(config: DataConfig, folder: str | None) -> Dataset:
 def _read(config: DataConfig, folder: str | None) -> list[Arrays]:
     match config:
         case DigitsConfig():
-            from hptransfer.data import digits  # scikit-learn takes a second to import
+            from hptransfer.data import digits
 
             return [digits.read()]
         case FashionMNISTConfig():

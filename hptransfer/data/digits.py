@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
-from sklearn.datasets import load_digits
 
 
 def read() -> tuple[np.ndarray, np.ndarray]:
-    """Return images (1797, 1, 8, 8) in [0, 1] as float32 and labels (1797,) as int64."""
-    pixels, labels = load_digits(return_X_y=True)
-    images = (np.asarray(pixels) / 16.0).astype(np.float32).reshape(-1, 1, 8, 8)
-    return images, np.asarray(labels).astype(np.int64)
+    """Return images (1797, 1, 8, 8) in [0, 1] as float32 and labels (1797,) as int64.
+
+    The file is read without importing scikit-learn, which takes 1.3 seconds in every worker.
+    """
+    spec = find_spec("sklearn")
+    assert spec is not None and spec.origin is not None, "scikit-learn is a dependency"
+    table = np.loadtxt(Path(spec.origin).parent / "datasets/data/digits.csv.gz", delimiter=",")
+    images = (table[:, :-1] / 16.0).astype(np.float32).reshape(-1, 1, 8, 8)
+    return images, table[:, -1].astype(np.int64)

@@ -1,0 +1,153 @@
+"""What all benchmarks share: the machine, a command's wall time, figures, tables and the record."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hptransfer import results
+
+PACKAGES = ("torch", "ray", "hydra-core", "numpy", "scipy", "pandas", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured quantity: its values, one for each run, and the aim that its median must keep."""
+
+    name: str
+    unit: str
+    values: tuple[float, ...]
+    aim: float | None = None  # the median must lie below; None: reported only
+
+    @property
+    def verdict(self) -> str:
+        """Say pass or fail; nothing where there is no aim."""
+        if self.aim is None:
+            return ""
+        return "pass" if statistics.median(self.values) < self.aim else "fail"
+
+    def record(self) -> dict[str, Any]:
+        """Return the figure for JSON."""
+        return {
+            "name": self.name,
+            "unit": self.unit,
+            "aim": self.aim,
+            **spread(self.values),
+            "verdict": self.verdict or None,
+        }
+
+    def cells(self) -> list[str]:
+        """Return the figure as cells of `FIGURE_COLUMNS`."""
+        kept = spread(self.values)
+        aim = "-" if self.aim is None else f"< {self.aim:g}"
+        numbers = [f"{kept[name]:.2f}" for name in ("median", "min", "max")]
+        return [self.name, self.unit, aim, *numbers, self.verdict or "-"]
+
+
+FIGURE_COLUMNS = ("figure", "unit", "aim", "median", "min", "max", "verdict")
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Return median, least, greatest and number of values."""
+    return {
+        "median": round(statistics.median(values), 4),
+        "min": round(min(values), 4),
+        "max": round(max(values), 4),
+        "n": len(values),
+    }
+
+
+def count(text: str) -> int:
+    """Read a positive whole number from the command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"it must be 1 or more, but is {number}")
+    return number
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine, and how busy it is already."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": _usable_cores(),
+        "load_at_start": round(os.getloadavg()[0], 2),  # processes that want a core, last minute
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "keeps_bytecode": not sys.dont_write_bytecode,  # else each process compiles our files
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _cpu_model() -> str:
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _usable_cores() -> int:
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def wall_seconds(command: Sequence[str]) -> float:
+    """Run a command to its end and return its wall time; one that fails is no measurement."""
+    started = time.perf_counter()
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - started
+    if ended.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{ended.stderr.strip()}")
+    return seconds
+
+
+def record(benchmark: str, settings: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    """Begin a benchmark's JSON: what ran, how, where, and on which code."""
+    return {
+        "benchmark": benchmark,
+        "settings": settings,
+        "machine": described,
+        "provenance": results.provenance(),
+    }
+
+
+def publish(
+    answer: dict[str, Any], columns: Sequence[str], rows: Sequence[Sequence[str]], out: Path
+) -> None:
+    """Print a benchmark's table and machine, and write its JSON."""
+    results.write_json(out, answer)
+    print(table_text(columns, rows))
+    print(machine_line(answer["machine"]))
+    print(f"record  {out}")
+
+
+def machine_line(described: dict[str, Any]) -> str:
+    """Say in one line where the figures were taken."""
+    versions = ", ".join(f"{name} {number}" for name, number in described["versions"].items())
+    return (
+        f"machine {described['cpu']}, {described['cores']} cores (load {described['load_at_start']}"
+        f" at the start), Python {described['python']}, {versions}"
+    )
+
+
+def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a Markdown table, so that it can be copied into README.md as it stands."""
+    lines = [columns, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in (columns, rule, *rows)
+    )

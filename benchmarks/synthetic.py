@@ -1,0 +1,121 @@
+"""A results folder of any size without training: invented losses in rows as the sweep writes them.
+
+Loss over θ is a basin that rises less steeply to the left than to the right and ends in a cliff.
+Its optimum is constant under µP and falls with width in the other arms. Nothing here is a result.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from hptransfer import results
+from hptransfer.analysis.estimates import realised
+from hptransfer.compose import as_run_yaml, compose_file, shipped_folder, sweep_config
+from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.coordinate_check import coordinate_check
+from hptransfer.identity import arm_of, with_scaling
+from hptransfer.jobs import central_log2_lr
+from hptransfer.ledger_rows import FILE_NAME, encode, row, table
+from hptransfer.outcome import TrialResult
+from hptransfer.questions import HYPERPARAMETERS, SweepConfig
+from hptransfer.results import ResultsFolder
+from hptransfer.sweep import hps, wanted
+from hptransfer.sweep import realised as target_trials
+from hptransfer.training.flops import trial_flops
+from hptransfer.vocabulary import Scaling, Status
+
+# Four widths, three arms that share the base width, twenty rates: 200 rows for each seed.
+ROWS_PER_SEED = 200
+SHAPE = (
+    "sweep.widths=[24,48,96,192]",
+    "sweep.parametrizations=[mup,standard,standard_embed]",
+    "sweep.target.model.width=384",
+    "search.lr.low=-11",
+    "search.lr.high=-1.5",
+    "search.lr.step=0.5",
+)
+DRIFT = {"shared": 0.0, "mup": 0.0, "standard": -0.7, "standard_embed": -0.5}  # octaves/doubling
+OPTIMUM = -6.0  # log2 of the best rate at base width
+RISE = (0.02, 0.07)  # of the loss per squared octave, to the left and to the right
+CLIFF = 2.75  # octaves from the optimum to the first rate that diverges, on average
+LOSS_AT_INIT = 1.9
+NOISE = 0.002  # sd of the loss within a seed; a seed's own offset has the same
+
+
+def write_folder(folder: Path, rows: int) -> ResultsFolder:
+    """Write sweep, ledger, coordinate check and the target's own answer: all that `plot` draws."""
+    if rows % ROWS_PER_SEED:
+        raise SystemExit(f"--rows must be a multiple of {ROWS_PER_SEED}, but got {rows}.")
+    seeds = f"sweep.seeds={list(range(rows // ROWS_PER_SEED))}".replace(" ", "")
+    composed = compose_file(shipped_folder("sweeps") / "quickstart.yaml", [*SHAPE, seeds])
+    sweep = sweep_config(composed)
+    written = ResultsFolder(folder)
+    results.write_text(written.sweep_file, as_run_yaml(composed, name=sweep.name))
+    trials = list(wanted(sweep).values())
+    assert len(trials) == rows, "the sweep's shape gives ROWS_PER_SEED rows for each seed"
+    lines = _rows(trials, sweep)
+    (folder / FILE_NAME).write_bytes(b"".join(encode(line) for line in lines))
+    _write_check(written, sweep)
+    _write_realised(written, sweep)
+    return written
+
+
+def _rows(trials: list[TrialConfig], sweep: SweepConfig) -> list[dict]:
+    rng = np.random.default_rng(0)
+    provenance = results.provenance()
+    pairs = sorted({(config.model.width, config.seed) for config in trials})
+    offsets = {pair: float(rng.normal(0, NOISE)) for pair in pairs}
+    return [
+        row(
+            _result(config, offsets[config.model.width, config.seed], rng),
+            hps(config, sweep.axes),
+            provenance,
+        )
+        for config in trials
+    ]
+
+
+def _result(config: TrialConfig, offset: float, rng: np.random.Generator) -> TrialResult:
+    doublings = math.log2(config.width_mult)
+    distance = HYPERPARAMETERS["lr"].log2(config) - OPTIMUM - DRIFT[arm_of(config)] * doublings
+    floor = 0.5 * 2 ** (-0.12 * doublings)
+    room = LOSS_AT_INIT - floor
+    rise = RISE[distance > 0] * distance**2
+    loss = floor + room * (1 - math.exp(-rise / room)) + offset + float(rng.normal(0, NOISE))
+    died = distance > CLIFF + float(rng.normal(0, 0.2))
+    return TrialResult(
+        config=config,
+        status=Status.diverged if died else Status.completed,
+        loss=None if died else loss,
+        loss_at_init=LOSS_AT_INIT,
+        train_loss=None if died else loss,
+        diverged_at_step=config.budget.steps // 3 if died else None,
+        clipped_share=0.0,
+        flops=trial_flops(config),
+        seconds=0.01 * config.model.width,
+        device="cpu",
+    )
+
+
+def _write_check(folder: ResultsFolder, sweep: SweepConfig) -> None:
+    """Write a real coordinate check of the µP arm."""
+    base = with_scaling(sweep.base, Scaling.mup)
+    answer = coordinate_check(base, sweep.widths, central_log2_lr(sweep), RuntimeConfig())
+    results.write_json(folder.check_file, [answer])
+
+
+def _write_realised(folder: ResultsFolder, sweep: SweepConfig) -> None:
+    """Write what invented rows of the target say about the transferred rate."""
+    assert sweep.target is not None, "the quickstart names a target"
+    rows = _rows(list(target_trials(sweep, sweep.target, {"log2_lr": OPTIMUM})), sweep)
+    answer = realised(
+        table(rows),
+        transferred=OPTIMUM,
+        predicted={"mean": 0.001, "low": 0.0, "high": 0.003},
+        hp="log2_lr",
+        width=sweep.target.model.width,
+    )
+    results.write_json(folder.realised_file, answer)
