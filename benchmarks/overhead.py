@@ -26,6 +26,7 @@ worker's first pack takes longer than its next ones: it counts as training, as i
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -35,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from hptransfer.results import read_json
 
 FIRST_PACK_AIM = 15.0  # seconds
 OVERHEAD_AIM = 10.0  # per cent
@@ -157,7 +157,7 @@ def timed_run(overrides: Sequence[str]) -> Run:
         began = time.time()
         command = [sys.executable, "-m", "benchmarks.timed_sweep", str(log), *words]
         wall = measure.wall_seconds(command)
-        return Run(wall, read_packs(read_json(log), began))
+        return Run(wall, read_packs(json.loads(log.read_text()), began))
 
 
 def read_packs(events: Any, began: float) -> tuple[PackTimes, ...]:

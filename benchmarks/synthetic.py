@@ -104,7 +104,7 @@ def _write_check(folder: ResultsFolder, sweep: SweepConfig) -> None:
     """Write a real coordinate check of the µP arm."""
     base = with_scaling(sweep.base, Scaling.mup)
     answer = coordinate_check(base, sweep.widths, central_log2_lr(sweep), RuntimeConfig())
-    results.write_json(folder.check_file, [answer])
+    results.write_json(folder.check_file, {"checks": [answer]})
 
 
 def _write_realised(folder: ResultsFolder, sweep: SweepConfig) -> None:

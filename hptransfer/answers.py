@@ -14,7 +14,7 @@ from hptransfer import results
 from hptransfer.disk import opening
 from hptransfer.errors import UserError
 from hptransfer.ledger_rows import locate, read, rows_in, table
-from hptransfer.results import ResultsFolder
+from hptransfer.results import ResultsFolder, SweepFacts
 from hptransfer.vocabulary import Scaling, Status
 
 
@@ -36,13 +36,13 @@ def status(folder: ResultsFolder) -> dict[str, Any]:
     }
 
 
-def wanted_table(folder: ResultsFolder) -> Any:
-    """Return the ledger's rows that the sweep wants, as a table; others are kept, never fitted."""
-    facts = results.read_facts(folder)
-    return table_of([r for r in rows_in(folder.path) if facts.wants(r)], folder.path)
+def wanted_rows(folder: ResultsFolder, facts: SweepFacts) -> list[dict[str, Any]]:
+    """Return the ledger's rows that the sweep wants; others are kept, never fitted."""
+    return [r for r in rows_in(folder.path) if facts.wants(r)]
 
 
 def table_of(rows: Sequence[dict[str, Any]], folder: Path) -> Any:
+    """Return rows as the table that analysis reads; a folder without any is the user's to fill."""
     if not rows:
         raise UserError(f"{folder} holds no finished trial yet. Run `hptransfer sweep` first.")
     return table(rows)
@@ -58,14 +58,25 @@ def fit(folder: ResultsFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
         composed = compose_file(folder.sweep_file, list(overrides), as_run=True)
         facts = results.facts_of(composed.tree, name=facts.name)
+    rows = wanted_rows(folder, facts)
     estimates = estimate(
-        wanted_table(folder),
+        table_of(rows, folder.path),
         sweep_name=facts.name,
         axes=facts.axes,
         target_width=facts.target_width,
         max_regret=facts.max_regret,
     )
+    estimates["trials"] = {"fitted": len(rows), "missing": facts.wanted_count() - len(rows)}
     results.write_json(folder.estimates_file, estimates)
+    return estimates
+
+
+def fresh_estimates(folder: ResultsFolder) -> dict[str, Any]:
+    """Return the estimates of the rows that are there now: the recorded ones, or a new fit."""
+    estimates = results.read_json(folder.estimates_file, "arms")
+    fitted = len(wanted_rows(folder, results.read_facts(folder)))
+    if estimates is None or estimates["trials"]["fitted"] != fitted:
+        return fit(folder)
     return estimates
 
 
@@ -76,15 +87,15 @@ def plot(folder: ResultsFolder) -> list[Path]:
     with opening(folder.figures):
         return write_figures(
             folder.figures,
-            estimates=results.read_json(folder.estimates_file) or fit(folder),
+            estimates=fresh_estimates(folder),
             check=mup_check(folder),
-            realised=results.read_json(folder.realised_file),
+            realised=results.read_json(folder.realised_file, "hp"),
         )
 
 
 def mup_check(folder: ResultsFolder) -> dict[str, Any] | None:
     """Return the µP arm's coordinate check, if there is one."""
-    checks = results.read_json(folder.check_file) or []
+    checks = (results.read_json(folder.check_file, "checks") or {"checks": []})["checks"]
     return next((c for c in checks if c["parametrization"] == Scaling.mup.value), None)
 
 
@@ -93,23 +104,29 @@ def report(folder: ResultsFolder, commands: Sequence[str]) -> Path:
     from hptransfer.figures.report import write_report
 
     plot(folder)
-    estimates = results.read_json(folder.estimates_file)
+    estimates = results.read_json(folder.estimates_file, "arms")
     assert estimates is not None, "plot has just read them"
     write_report(
         folder.report_file,
         estimates=estimates,
         check=mup_check(folder),
-        realised=results.read_json(folder.realised_file),
-        transfer=results.read_json(folder.transfer_file),
+        realised=results.read_json(folder.realised_file, "hp"),
+        transfer=results.read_json(folder.transfer_file, "target"),
         sweep=dict(results.read_facts(folder).tree),
         figures=folder.figures,
-        timing=results.read_json(folder.timing_file),
+        timing=_timing(folder),
         commands=list(commands),
     )
     return folder.report_file
 
 
+def _timing(folder: ResultsFolder) -> dict[str, float] | None:
+    recorded = results.read_json(folder.timing_file, "seconds")
+    return recorded and recorded["seconds"]
+
+
 def record_timing(folder: ResultsFolder, seconds: dict[str, float], *, worked: bool) -> None:
     """Keep where the time of a `run` went; a run that only read what was there changes nothing."""
     if worked or not folder.timing_file.is_file():
-        results.write_json(folder.timing_file, {k: round(v, 1) for k, v in seconds.items()})
+        rounded = {name: round(value, 1) for name, value in seconds.items()}
+        results.write_json(folder.timing_file, {"seconds": rounded})

@@ -23,6 +23,8 @@ COMMANDS = {
     "train": "train a config, such as an emitted target.yaml",
 }
 
+PLAIN = ("list", "status", "plot", "report")  # commands without anything to override
+
 EPILOG = """\
 a SWEEP is a file or a bare name: looked up in ./sweeps, then among those that ship
 overrides:  group=choice  or  key=value, e.g.  model.depth=4  'sweep.widths=[64,128]'
@@ -71,6 +73,11 @@ def _dispatch(name: str, words: list[str]) -> int:
         hint = f"Did you mean {close[0]}?" if close else f"There is: {', '.join(COMMANDS)}."
         raise UserError(f"There is no command {name!r}. {hint}")
     arguments = _parser(name).parse_intermixed_args(words)
+    if name in PLAIN and arguments.overrides:
+        raise UserError(
+            f"`hptransfer {name}` reads what is there and takes no override, but got "
+            f"{arguments.overrides[0]!r}. Override `sweep`, `fit` or `transfer` instead."
+        )
     from hptransfer import commands
 
     command: Callable[[argparse.Namespace], int] = getattr(commands, f"{name}_command")
@@ -105,7 +112,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--config-dir", type=Path, help="a folder of your own config groups")
     parser.add_argument("--print-config", action="store_true", help="compose, print, do nothing")
     parser.add_argument("--json", action="store_true", help="only JSON on standard output")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the answer")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
     if name in ("run", "fit", "transfer"):
         parser.add_argument(

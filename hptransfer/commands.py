@@ -7,38 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer import results
-from hptransfer.errors import UserError
 from hptransfer.results import ResultsFolder
-from hptransfer.terminal import Clock, interruptible, print_json, say, typed
-
-
-def find_sweep(name: str) -> Path:
-    """Return a sweep's file: a path, or a bare name in ./sweeps, then among those that ship."""
-    from hptransfer.compose import shipped_folder
-    from hptransfer.overrides import nearest
-
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"There is no sweep file {path}. Check the path.")
-        return path
-    folders = (Path("sweeps"), shipped_folder("sweeps"))
-    for folder in folders:
-        if (folder / f"{name}.yaml").is_file():
-            return folder / f"{name}.yaml"
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-    raise UserError(f"There is no sweep {name!r}. {nearest(name, known)}")
+from hptransfer.terminal import (
+    Clock,
+    interruptible,
+    print_config,
+    print_json,
+    print_recorded,
+    say,
+    typed,
+)
 
 
 def _job(arguments: argparse.Namespace) -> Any:
     """Compose a sweep; None where it was only to be printed."""
     from hptransfer import jobs
-    from hptransfer.compose import as_run_yaml, compose_file, sweep_config
+    from hptransfer.catalogue import find_sweep
+    from hptransfer.compose import compose_file, sweep_config
 
     path = find_sweep(arguments.sweep)
     composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
     if arguments.print_config:
-        print(as_run_yaml(composed, name=sweep_config(composed).name), end="")
+        print_config(arguments, composed, sweep_config(composed).name)
         return None
     quiet = arguments.quiet or arguments.json
     return jobs.open_job(composed, arguments.results, quiet=quiet)
@@ -80,8 +70,8 @@ def _finish_run(
 ) -> int:
     from hptransfer import summary
 
-    estimates = results.read_json(folder.estimates_file)
-    transferred = results.read_json(folder.transfer_file)
+    estimates = results.read_json(folder.estimates_file, "arms")
+    transferred = results.read_json(folder.transfer_file, "target")
     assert estimates is not None and transferred is not None, "run has just written both"
     if arguments.json:
         print_json({**estimates, "transfer": transferred, "realised": realised})
@@ -101,17 +91,9 @@ def _strict(arguments: argparse.Namespace, verdicts: list[str]) -> int:
 
 def list_command(arguments: argparse.Namespace) -> int:
     """`hptransfer list`."""
-    from hptransfer.compose import shipped_folder
+    from hptransfer.catalogue import entries_of
 
-    kinds = {
-        "models": [shipped_folder("conf") / "model"],
-        "data": [shipped_folder("conf") / "data"],
-        "sweeps": [shipped_folder("sweeps"), Path("sweeps")],
-    }
-    if arguments.what not in kinds:
-        raise UserError(f"There is a list of {', '.join(kinds)}, but not of {arguments.what!r}.")
-    found = {path.stem: path for folder in kinds[arguments.what] for path in folder.glob("*.yaml")}
-    entries = {name: _first_comment(found[name]) for name in sorted(found)}
+    entries = entries_of(arguments.what)
     if arguments.json:
         print_json(entries)
     else:
@@ -120,22 +102,16 @@ def list_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _first_comment(path: Path) -> str:
-    line = path.read_text(encoding="utf-8").split("\n", 1)[0]
-    return line.removeprefix("#").strip() if line.startswith("#") else ""
-
-
 def check_command(arguments: argparse.Namespace) -> int:
     """`hptransfer check`."""
     from hptransfer import jobs, summary
-    from hptransfer.compose import as_run_yaml, compose_file, shipped_folder, sweep_config
+    from hptransfer.compose import compose_file, shipped_folder, sweep_config
 
     path = shipped_folder("conf") / "check.yaml"
     composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
     sweep = sweep_config(composed)
     if arguments.print_config:
-        print(as_run_yaml(composed, name=sweep.name), end="")
-        return 0
+        return print_config(arguments, composed, sweep.name)
     from hptransfer.coordinate_check import coordinate_check
 
     with interruptible(typed("check", arguments, *arguments.overrides)):
@@ -164,7 +140,8 @@ def sweep_command(arguments: argparse.Namespace) -> int:
             return failed.exit_code
         for answer in checks:
             say(arguments, summary.check_line(answer))
-        say(arguments, jobs.intention(job))
+        if not arguments.quiet:
+            say(arguments, jobs.intention(job))
         ran = jobs.sweep(job)
     state = answers.status(job.folder)
     if arguments.json:
@@ -179,12 +156,23 @@ def status_command(arguments: argparse.Namespace) -> int:
     """`hptransfer status`."""
     from hptransfer import answers, summary
 
-    state = answers.status(_existing(arguments))
+    folder = _existing(arguments)
+    if arguments.print_config:
+        return print_recorded(arguments, folder.sweep_file)
+    state = answers.status(folder)
     if arguments.json:
         print_json(state)
     else:
         print(summary.status_text(state))
+        print(f"next: {_next(arguments, folder, missing=state['wanted'] - state['recorded'])}")
     return 0
+
+
+def _next(arguments: argparse.Namespace, folder: ResultsFolder, *, missing: int) -> str:
+    """Return what to type next for a sweep with so many trials missing."""
+    if missing:
+        return typed("sweep", arguments, str(folder.sweep_file))
+    return typed("fit", arguments, str(folder.path))
 
 
 def _existing(arguments: argparse.Namespace) -> ResultsFolder:
@@ -200,12 +188,16 @@ def fit_command(arguments: argparse.Namespace) -> int:
     from hptransfer import answers, summary
 
     folder = _existing(arguments)
+    if arguments.print_config:
+        return print_recorded(arguments, folder.sweep_file)
     estimates = answers.fit(folder, arguments.overrides)
     if arguments.json:
         print_json(estimates)
     else:
         print(summary.optima_table(estimates))
-        print(f"next: {typed('transfer', arguments, str(folder.path))}")
+        missing = estimates["trials"]["missing"]
+        after = typed("transfer", arguments, str(folder.path))
+        print(f"next: {_next(arguments, folder, missing=missing) if missing else after}")
     return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
 
 
@@ -214,6 +206,8 @@ def transfer_command(arguments: argparse.Namespace) -> int:
     from hptransfer import pipeline, summary
 
     folder = _existing(arguments)
+    if arguments.print_config:
+        return print_recorded(arguments, folder.sweep_file)
     record = pipeline.transfer(folder, arguments.overrides, arguments.config_dir)
     if arguments.json:
         print_json(record)
@@ -228,6 +222,8 @@ def plot_command(arguments: argparse.Namespace) -> int:
     from hptransfer import answers
 
     folder = _existing(arguments)
+    if arguments.print_config:
+        return print_recorded(arguments, folder.sweep_file)
     paths = [str(path) for path in answers.plot(folder)]
     if arguments.json:
         print_json({"files": paths})
@@ -242,11 +238,14 @@ def report_command(arguments: argparse.Namespace) -> int:
     from hptransfer import answers
 
     folder = _existing(arguments)
+    if arguments.print_config:
+        return print_recorded(arguments, folder.sweep_file)
     path = answers.report(folder, [typed("report", arguments, str(folder.path))])
     if arguments.json:
         print_json({"files": [str(path)]})
     else:
         print(f"report   {path}")
+        print(f"next: {typed('train', arguments, str(folder.target_file))}")
     return 0
 
 
@@ -255,13 +254,7 @@ def train_command(arguments: argparse.Namespace) -> int:
     from hptransfer import pipeline, summary
 
     if arguments.print_config:
-        from hptransfer.compose import as_run_yaml, compose_file
-
-        composed = compose_file(
-            arguments.file, arguments.overrides, config_dir=arguments.config_dir, as_run=True
-        )
-        print(as_run_yaml(composed, name=composed.name), end="")
-        return 0
+        return print_recorded(arguments, arguments.file)
     with interruptible(typed("train", arguments, str(arguments.file), *arguments.overrides)):
         trained = pipeline.train(
             arguments.file,

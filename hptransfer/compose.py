@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.errors import UserError
 from hptransfer.overrides import GROUPS, TRIAL_GROUPS, explain, group_choices, nearest, normalised
-from hptransfer.questions import Axis, RealiseConfig, SweepConfig, VerdictConfig
+from hptransfer.questions import Axis, RealiseConfig, SweepConfig, VerdictConfig, require_known_hp
 from hptransfer.schema import SCHEMAS, Root, all_keys, thawed
 from hptransfer.vocabulary import Scaling
 
@@ -59,6 +59,8 @@ def compose_file(
     `as_run` marks a complete file that a run wrote: there a group chosen on the command line
     replaces the file's section instead of being overlaid by it.
     """
+    if config_dir is not None and not config_dir.is_dir():
+        raise UserError(f"--config-dir must name a folder of config groups, but got {config_dir}.")
     file_tree: dict[str, Any] = {"defaults": ["base"]} if path is None else _read_yaml(path)
     if as_run:
         for group in group_choices(overrides):
@@ -91,6 +93,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"There is no config file {path}. Check the path.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder. Name a file in it, such as target.yaml.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         first = " ".join(str(error).split())
         raise UserError(f"{path} must be YAML, but cannot be read: {first}.") from None
@@ -189,6 +193,7 @@ def overlaid(composed: Composed, changes: dict[str, Any]) -> TrialConfig:
 
 
 def _axis(name: str, axis: Any) -> Axis:
+    require_known_hp(name)
     allowed = {f.name for f in dataclasses.fields(Axis)}
     if not isinstance(axis, dict) or not {"low", "high"} <= axis.keys() <= allowed:
         raise UserError(

@@ -60,10 +60,13 @@ class DiTConfig(ModelConfig):
     label_dropout: float = 0.1  # share of labels replaced by the null class
 
     def __post_init__(self) -> None:
+        for name in ("depth", "head_dim", "patch_size", "mlp_ratio", "width", "base_width"):
+            value = getattr(self, name)
+            require(value > 0, f"`model.{name}` must be positive, but got {value}.")
         for name in ("width", "base_width"):
             value = getattr(self, name)
             require(
-                value > 0 and value % self.head_dim == 0,
+                value % self.head_dim == 0,
                 f"`model.{name}` must be a multiple of the head dimension, but got "
                 f"{name}={value} with head_dim={self.head_dim}. Choose a multiple of "
                 f"{self.head_dim} or set model.head_dim.",
@@ -73,9 +76,6 @@ class DiTConfig(ModelConfig):
                 f"`model.{name}` must be a multiple of 4 for the 2-D sine-cosine positions, "
                 f"but got {name}={value}. Choose a multiple of 4.",
             )
-        for name in ("depth", "head_dim", "patch_size", "mlp_ratio"):
-            value = getattr(self, name)
-            require(value > 0, f"`model.{name}` must be positive, but got {value}.")
         _require_share("model.label_dropout", self.label_dropout)
 
 
@@ -239,6 +239,7 @@ class TrialConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require(self.seed >= 0, f"`seed` must not be negative, but got {self.seed}.")
         patch_size = getattr(self.model, "patch_size", 1)
         require(
             self.data.image_size % patch_size == 0,

@@ -11,34 +11,13 @@ import pandas as pd
 from hptransfer.compose import Composed, as_run_yaml, with_trial
 from hptransfer.config import TrialConfig
 from hptransfer.errors import UserError
-from hptransfer.identity import arm_of, canonical, with_width
+from hptransfer.identity import arm_of, flat, with_width
 from hptransfer.parametrization import parameter_rules
 from hptransfer.questions import SweepConfig, with_hyperparameters
 from hptransfer.search import grid
 from hptransfer.training.flops import trial_flops
 
 CONDITIONS = ("budget", "model", "objective", "data", "optimizer", "init")
-
-
-def check_target(sweep: SweepConfig, target: TrialConfig) -> None:
-    """Refuse a target that the sweep cannot speak for."""
-    widest = max(sweep.widths)
-    if target.model.width < widest:
-        raise UserError(
-            f"The target must be at least as wide as the widest proxy, but got width "
-            f"{target.model.width} with proxies up to {widest}. Set model.width."
-        )
-    if type(target.model) is not type(sweep.base.model):
-        raise UserError(
-            f"The target must be of the sweep's family, but it is a {target.model.family} and the "
-            f"proxies are {sweep.base.model.family}."
-        )
-    if target.model.base_width != sweep.base.model.base_width:
-        raise UserError(
-            "The target must share the proxies' base width, since every µP factor is relative to "
-            f"it, but got {target.model.base_width} and {sweep.base.model.base_width}. Set "
-            f"model.base_width={sweep.base.model.base_width}."
-        )
 
 
 def transferred_arms(estimates: Mapping[str, Any], target: TrialConfig) -> dict[str, Any]:
@@ -65,8 +44,8 @@ def distances(sweep: SweepConfig, target: TrialConfig) -> list[str]:
     proxy = _conditions(with_width(sweep.base, target.model.width), sweep)
     wanted = _conditions(target, sweep)
     return [
-        f"{key} is {wanted.get(key, 'the default')} at the target and "
-        f"{proxy.get(key, 'the default')} at the proxies{_ratio(wanted.get(key), proxy.get(key))}"
+        f"{key} is {wanted.get(key)} at the target and {proxy.get(key)} at the proxies"
+        f"{_ratio(wanted.get(key), proxy.get(key))}"
         for key in sorted({*proxy, *wanted})
         if proxy.get(key) != wanted.get(key)
     ]
@@ -74,16 +53,8 @@ def distances(sweep: SweepConfig, target: TrialConfig) -> list[str]:
 
 def _conditions(config: TrialConfig, sweep: SweepConfig) -> dict[str, Any]:
     same = dict.fromkeys(sweep.axes, -2.0)  # what is swept is no condition: any value, but one
-    short = canonical(with_hyperparameters(config, same))
-    flat: dict[str, Any] = {}
-    for group in CONDITIONS:
-        part = short.get(group, {})
-        flat |= (
-            {f"{group}.{key}": value for key, value in part.items()}
-            if isinstance(part, Mapping)
-            else {group: part}
-        )
-    return flat
+    fields = flat(with_hyperparameters(config, same))
+    return {key: value for key, value in fields.items() if key.split(".")[0] in CONDITIONS}
 
 
 def _ratio(target: Any, proxy: Any) -> str:

@@ -78,6 +78,18 @@ def _short_form(value: Any) -> Any:
     return short
 
 
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return every field of a trial by its dotted key, as a config file would write it."""
+    fields: dict[str, Any] = {}
+    for f in dataclasses.fields(value):
+        item, key = getattr(value, f.name), f"{prefix}{f.name}"
+        if dataclasses.is_dataclass(item):
+            fields |= flat(item, f"{key}.")
+        else:
+            fields[key] = item.value if isinstance(item, Enum) else item
+    return fields
+
+
 def canonical_json(config: TrialConfig) -> str:
     """`canonical` as text with sorted keys: what the trial's key is the hash of."""
     return json.dumps(canonical(config), sort_keys=True, separators=(",", ":"))

@@ -18,7 +18,7 @@ from hptransfer.outcome import TrialResult
 from hptransfer.progress import Progress
 from hptransfer.questions import HYPERPARAMETERS, SweepConfig
 from hptransfer.results import ResultsFolder
-from hptransfer.sweep import Pack, check_same_question, hps, packs, pending, wanted
+from hptransfer.sweep import Pack, check_same_question, check_target, hps, packs, pending, wanted
 from hptransfer.vocabulary import Scaling
 
 
@@ -42,6 +42,8 @@ def open_job(composed: Composed, root: Path, *, quiet: bool) -> Job:
     """Prepare a sweep's folder: refuse a changed question, write the sweep as run."""
     sweep = sweep_config(composed)
     wanted(sweep)  # raises on widths that the family cannot have
+    if sweep.target is not None:
+        check_target(sweep, sweep.target)
     folder = ResultsFolder(root / sweep.name)
     if folder.sweep_file.is_file():
         check_same_question(recorded_sweep(folder), sweep)
@@ -68,7 +70,8 @@ def check(job: Job) -> list[dict[str, Any]]:
     """Check every arm once at the sweep's widths and central learning rate; kept in check.json."""
     asked = {"widths": list(job.sweep.widths), "log2_lr": central_log2_lr(job.sweep)}
     arms = [scaling.value for scaling in job.sweep.parametrizations]
-    kept = results.read_json(job.folder.check_file) or []
+    recorded = results.read_json(job.folder.check_file, "checks")
+    kept = recorded["checks"] if recorded else []
     known = {c["parametrization"]: c for c in kept if asked.items() <= c.items()}
     missing = [arm for arm in arms if arm not in known]
     if missing:
@@ -79,7 +82,7 @@ def check(job: Job) -> list[dict[str, Any]]:
             known[arm] = coordinate_check(
                 base, asked["widths"], asked["log2_lr"], job.composed.runtime
             )
-        results.write_json(job.folder.check_file, list(known.values()))
+        results.write_json(job.folder.check_file, {"checks": list(known.values())})
     return [known[arm] for arm in arms]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 FILE_NAME = "ledger.jsonl"
 # The tail of every line: `,"check":"<12 hex digits>"}`.
+_HEAD = b'{"trial_key":"'
 _CHECK_BYTES = len(b',"check":"0123456789ab"}')
 
 
@@ -173,6 +174,11 @@ def _parse(data: bytes, path: Path) -> Ledger:
         if not _is_whole(line):
             raise _damaged(line, path, number)
     # One call for all lines: three times as fast as one call a line.
+    if last[: len(_HEAD)] != _HEAD[: len(last)]:
+        raise UserError(
+            f"The end of {path} is no row that was cut off: {last[:20]!r}… Restore the file from a "
+            "copy, or remove what was added."
+        )
     rows = json.loads(b"[" + b",".join(lines) + b"]")
     _require_rows(rows, path)
     return Ledger(path, tuple(rows), len(last))

@@ -35,7 +35,7 @@ def _normalised(override: str) -> str:
     if key.startswith("+"):
         raise UserError(
             f"An override sets a key that exists, so it needs no +, but got {override!r}. Write "
-            f"{override.lstrip('+')!r}."
+            f"{override.lstrip('+')!r} if {key.lstrip('+')!r} is one."
         )
     if key in LISTS and not value.startswith("["):
         value = f"[{value}]"
@@ -75,12 +75,16 @@ def explain(error: Exception, overrides: list[str], available: dict[str, list[st
         r"Value '(.*?)' of type '\w+' could not be converted to (\w+)", text + cause
     ):
         what = _TYPES.get(found[2], found[2])
-        return f"`{_full_key(text, cause)}` must be {what}, but got {found[1]!r}."
+        return f"`{_full_key(text, cause)}` must be {what}, but got {found[1]}."
+    if found := re.search(r"Value '(.*?)' is not a valid bool", text + cause):
+        return f"`{_full_key(text, cause)}` must be true or false, but got {found[1]}."
     if found := re.search(r"Invalid value '(.*?)', expected one of \[(.*?)\]", text + cause):
         key = _full_key(text, cause)
         return (
             f"`{key}` must be one of {found[2]}, but got {found[1]!r}. {_closest(found)}".rstrip()
         )
+    if "--multirun" in text:
+        return "An override gives one value; for a list write key=[a,b] in quotes."
     if "OverrideParseException" in type(error).__name__:
         return f"The override {_unparsed(text, overrides)!r} cannot be read as key=value."
     return " ".join(f"{text} {cause}".split())
@@ -101,4 +105,6 @@ def _full_key(text: str, cause: str) -> str:
 def _unparsed(text: str, overrides: list[str]) -> str:
     found = re.search(r"at input '(.*)'", text)
     tail = found[1] if found else ""
-    return next((o for o in overrides if tail and tail in o), overrides[0] if overrides else text)
+    if not tail and (found := re.search(r"token recognition error at: '(.*?)'", text)):
+        tail = found[1]
+    return next((o for o in overrides if tail and tail in o), " ".join(overrides))

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from hptransfer import results
-from hptransfer.answers import table_of, wanted_table
+from hptransfer.answers import table_of, wanted_rows
 from hptransfer.compose import Composed, checked_name, compose_file, sweep_config
 from hptransfer.config import TrialConfig
 from hptransfer.disk import write_text
@@ -23,9 +23,9 @@ from hptransfer.jobs import Job, run_trials
 from hptransfer.ledger import LedgerWriter, write_curve
 from hptransfer.ledger_rows import row, rows_in
 from hptransfer.outcome import TrialResult
-from hptransfer.questions import SweepConfig, with_hyperparameters
+from hptransfer.questions import HYPERPARAMETERS, SweepConfig, with_hyperparameters
 from hptransfer.results import ResultsFolder
-from hptransfer.sweep import hps, packs, realised
+from hptransfer.sweep import check_target, hps, packs, realised
 
 
 def transfer(
@@ -38,8 +38,8 @@ def transfer(
     recorded = compose_file(folder.sweep_file, [], as_run=True)
     asked = sweep_config(recorded)
     target, composed = _target(folder, recorded, asked, list(overrides), config_dir)
-    emit.check_target(asked, target)
-    table = wanted_table(folder)
+    check_target(asked, target)
+    table = table_of(wanted_rows(folder, results.read_facts(folder)), folder.path)
     estimates = estimate(
         table,
         sweep_name=asked.name,
@@ -72,6 +72,19 @@ def _target(
                 "model.width=1152."
             )
         return asked.target, recorded
+    overrides = [override.removeprefix("sweep.target.") for override in overrides]
+    for override in overrides:
+        key = override.split("=")[0]
+        if key.split(".")[0] in ("sweep", "search", "name", "verdict"):
+            raise UserError(
+                f"`hptransfer transfer` takes overrides of the target run, but got {override!r}. "
+                "Give it to `hptransfer sweep` or `hptransfer fit`."
+            )
+        if key in [_field_of(name) for name, _ in asked.search]:
+            raise UserError(
+                f"`{key}` is what the sweep transfers, so it cannot be set here, but got "
+                f"{override!r}. Override it in `hptransfer train`."
+            )
     tree = yaml.safe_load(folder.sweep_file.read_text(encoding="utf-8"))
     laid_over = [
         f"{group}.{key}={value}"
@@ -83,6 +96,10 @@ def _target(
         folder.sweep_file, [*laid_over, *overrides], config_dir=config_dir, as_run=True
     )
     return composed.trial, composed
+
+
+def _field_of(hp: str) -> str:
+    return f"{HYPERPARAMETERS[hp].group}.{HYPERPARAMETERS[hp].field}"
 
 
 def realise(job: Job, transferred: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +137,11 @@ def train(
     from hptransfer.trial import run_pack
 
     composed = compose_file(path, list(overrides), config_dir=config_dir, as_run=True)
+    if composed.tree.get("search"):
+        raise UserError(
+            f"{path} asks a question (it has `search` axes), so it is swept and not trained. Run "
+            f"`hptransfer sweep {path}`, or train the target.yaml that `transfer` writes."
+        )
     own = ResultsFolder(path.parent)
     recorded = own.sweep_file.is_file()
     axes = results.read_facts(own).axes if recorded else ("log2_lr",)

@@ -54,6 +54,10 @@ def with_hyperparameters(config: TrialConfig, log2_values: Mapping[str, float]) 
     return config
 
 
+LARGEST_LOG2 = 120.0  # of an HP: 2**±120 is still a normal float32
+MOST_POINTS = 10_000  # of an axis
+
+
 @dataclass(frozen=True)
 class Axis:
     """A search axis: `low`, `high` and `step` of log2 of the HP, both ends included."""
@@ -68,7 +72,16 @@ class Axis:
             "A search axis needs low < high and step > 0, so that it has two points or more, but "
             f"got low={self.low}, high={self.high}, step={self.step}.",
         )
+        require(
+            self.low >= -LARGEST_LOG2 and self.high <= LARGEST_LOG2,
+            f"A search axis is in log2 of the HP, so it must lie within ±{LARGEST_LOG2:g}, but got "
+            f"low={self.low}, high={self.high}. Write -10 for 2^-10.",
+        )
         count = (self.high - self.low) / self.step
+        require(
+            count < MOST_POINTS,
+            f"A search axis may have {MOST_POINTS} points at most; step={self.step} gives more.",
+        )
         require(
             abs(count - round(count)) < 1e-6,
             f"A search axis must end on its grid, but high - low = {self.high - self.low} is not "
@@ -134,8 +147,16 @@ class SweepConfig:
                 f"`sweep.{name}` must be increasing, but got {list(values)}. Sort the list and "
                 "name each value once.",
             )
+        require(
+            len(set(self.parametrizations)) == len(self.parametrizations),
+            "`sweep.parametrizations` must name each arm once, but got "
+            f"{[scaling.value for scaling in self.parametrizations]}. Remove the repeated one.",
+        )
+        require(
+            self.seeds[0] >= 0, f"`sweep.seeds` must not be negative, but got {list(self.seeds)}."
+        )
         for name, _ in self.search:
-            _require_known_hp(name)
+            require_known_hp(name)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -151,7 +172,8 @@ _SWEEP_PATHS = {
 }
 
 
-def _require_known_hp(name: str) -> None:
+def require_known_hp(name: str) -> None:
+    """Refuse a name that is no searchable HP."""
     require(
         name in HYPERPARAMETERS,
         f"`search.{name}` is not a hyperparameter that can be swept. Those that can: "

@@ -149,16 +149,19 @@ def facts_of(tree: Mapping[str, Any], *, name: str) -> SweepFacts:
     return SweepFacts(name, axes, target.get("width"), tree["verdict"]["max_regret"], tree)
 
 
-def read_json(path: Path) -> Any | None:
-    """Read a JSON file, or None where there is none."""
+def read_json(path: Path, key: str) -> dict[str, Any] | None:
+    """Read a JSON object that holds `key`, or None where there is no file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        value[key]
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, IndexError):
         raise UserError(
-            f"{path} must be JSON, but is not: {error}. Delete it; it is made anew from the ledger."
+            f"{path} is not as hptransfer wrote it (a JSON object with {key!r}). Delete it and run "
+            "`hptransfer run` or the command that makes it again; the ledger is untouched."
         ) from None
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -55,17 +55,20 @@ def optima_table(estimates: Mapping[str, Any]) -> str:
             cells.append(
                 [
                     arm_name(arm["parametrization"]),
+                    arm["hp"].replace("_", " "),
                     str(optimum["width"]),
                     f"{optimum['optimum']:.2f}",
                     interval(optimum["low"], optimum["high"], ".2f"),
-                    "-" if optimum["loss"] is None else f"{optimum['loss']:.4f}",
+                    _loss(optimum["loss"]),
                     str(optimum["n_seeds"]),
                     optimum["censored"] or "",
                 ]
             )
         lines += _arm_lines(arm)
-    hp = estimates["arms"][0]["hp"].replace("_", " ") if estimates["arms"] else "HP"
-    columns = ["arm", "width", f"optimum ({hp})", "90 % interval", "loss", "seeds", "censored"]
+    columns = ["arm", "HP", "width", "optimum", "90 % interval", "loss", "seeds", "censored"]
+    missing = estimates["trials"]["missing"]
+    if missing:
+        lines.append(f"{missing} trials of the sweep are missing: the answer may change.")
     return "\n".join([_table(f"sweep {estimates['sweep']}", columns, cells), *lines])
 
 
@@ -115,6 +118,8 @@ def realised_line(realised: Mapping[str, Any]) -> str:
     regret, predicted = realised["regret"], realised["predicted"]
     own = realised["optimum"]
     verdict = "missed the prediction" if realised["missed"] else "within the prediction"
+    if predicted["mean"] is None:
+        verdict = "nothing was predicted"
     return (
         f"realised regret {_number(regret['estimate'], '.5f')} "
         f"{interval(regret['low'], regret['high'], '.5f')} at width {realised['width']} "
@@ -157,8 +162,17 @@ def interval(low: float | None, high: float | None, form: str) -> str:
     return f"[{_number(low, form)}, {_number(high, form)}]"
 
 
+def _loss(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
+
+
 def _number(value: float | None, form: str = "+.2f") -> str:
-    return "-" if value is None else format(value, form)
+    if value is None:
+        return "-"
+    text = format(value, form)
+    return text.replace("-", "", 1) if float(text) == 0 else text
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -168,7 +182,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
     table = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
     for column in columns:
-        table.add_column(column, justify="left" if column in ("arm", "module") else "right")
+        table.add_column(column, justify="left" if column in ("arm", "HP", "module") else "right")
     for row in rows:
         table.add_row(*row)
     text = io.StringIO()

@@ -14,7 +14,7 @@ from hptransfer.config import TrialConfig
 from hptransfer.errors import UserError
 from hptransfer.identity import (
     arm_of,
-    canonical,
+    flat,
     shape_signature,
     trial_key,
     with_scaling,
@@ -88,6 +88,27 @@ def hps(config: TrialConfig, axes: Sequence[str]) -> dict[str, float]:
     return {axis: HYPERPARAMETERS[axis.removeprefix("log2_")].log2(config) for axis in axes}
 
 
+def check_target(sweep: SweepConfig, target: TrialConfig) -> None:
+    """Refuse a target that the sweep cannot speak for."""
+    widest = max(sweep.widths)
+    if target.model.width < widest:
+        raise UserError(
+            f"The target must be at least as wide as the widest proxy, but got width "
+            f"{target.model.width} with proxies up to {widest}. Set model.width."
+        )
+    if type(target.model) is not type(sweep.base.model):
+        raise UserError(
+            f"The target must be of the sweep's family, but it is a {target.model.family} and the "
+            f"proxies are {sweep.base.model.family}."
+        )
+    if target.model.base_width != sweep.base.model.base_width:
+        raise UserError(
+            "The target must share the proxies' base width, since every µP factor is relative to "
+            f"it, but got {target.model.base_width} and {sweep.base.model.base_width}. Set "
+            f"model.base_width={sweep.base.model.base_width}."
+        )
+
+
 def check_same_question(recorded: SweepConfig, asked: SweepConfig) -> None:
     """Refuse to mix two questions under one name: base trial and searched HPs must agree."""
     before, now = (_base_facts(sweep) for sweep in (recorded, asked))
@@ -112,14 +133,4 @@ def _base_facts(sweep: SweepConfig) -> dict[str, object]:
         default = getattr(type(getattr(base, hp.group))(), hp.field)
         group = dataclasses.replace(getattr(base, hp.group), **{hp.field: default})
         base = dataclasses.replace(base, **{hp.group: group})
-    return {**_flat(canonical(base)), "search": " x ".join(sorted(n for n, _ in sweep.search))}
-
-
-def _flat(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return {**flat(base), "search": " x ".join(sorted(n for n, _ in sweep.search))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 import time
@@ -51,7 +52,26 @@ def print_json(value: Any) -> None:
 def typed(command: str, arguments: argparse.Namespace, *words: str) -> str:
     """Return a command as one would type it."""
     extra = [] if arguments.results == Path("results") else [f"--results={arguments.results}"]
-    return " ".join(["hptransfer", command, *words, *extra])
+    return shlex.join(["hptransfer", command, *words, *extra])
+
+
+def print_config(arguments: argparse.Namespace, composed: Any, name: str) -> int:
+    """Print a composed config, as YAML or JSON."""
+    from hptransfer.compose import as_run_yaml
+
+    if arguments.json:
+        print_json({**composed.tree, "name": name})
+    else:
+        print(as_run_yaml(composed, name=name), end="")
+    return 0
+
+
+def print_recorded(arguments: argparse.Namespace, path: Path) -> int:
+    """Print the config of a file that a run wrote, with the overrides."""
+    from hptransfer.compose import compose_file
+
+    composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir, as_run=True)
+    return print_config(arguments, composed, composed.name)
 
 
 class Clock:

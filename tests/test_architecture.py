@@ -32,7 +32,7 @@ LAYERS = [
     ["training"],
     ["trial"],
     ["coordinate_check", "executors", "analysis", "figures", "emit", "progress", "summary"],
-    ["answers", "jobs"],
+    ["answers", "jobs", "catalogue"],
     ["pipeline"],
     ["commands", "terminal"],
     ["cli"],

@@ -63,6 +63,13 @@ def test_names_that_do_not_exist(
         ("runtime.device=cuda:99", "needs that GPU, but torch sees"),
         ("runtime.device=tpu", "`runtime.device` must be cpu, cuda or cuda:N, but got 'tpu'."),
         ("executor.name=slurm", "`executor.name` must be local or ray, but got 'slurm'."),
+        ("sweep.target.model.width=16", "at least as wide as the widest proxy"),
+        ("sweep.target.model.base_width=16", "must share the proxies' base width"),
+        ("sweep.parametrizations=mup,mup", "must name each arm once, but got ['mup', 'mup']"),
+        ("sweep.seeds=[-1]", "`sweep.seeds` must not be negative"),
+        ("search.lr.low=-1990", "must lie within ±120"),
+        ("search.lr.step=1e-9", "may have 10000 points at most"),
+        ("sweep.widths=[0]", "`model.width` must be positive, but got 0."),
         ("data=fashion_mnist", "is read from a folder of IDX files, but none is named."),
     ],
 )
@@ -82,6 +89,66 @@ def test_resources_that_no_node_has_are_refused_in_seconds(
     error = capsys.readouterr().err
     assert "4096" in error and error.count("\n") == 1
     assert not rows_in(Path("results/tiny"))
+
+
+def test_bad_paths_are_one_sentence(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "must name a folder" in error_of(capsys, "check", "--config-dir", "nowhere")
+    assert "is a folder. Name a file" in error_of(capsys, "train", ".")
+    assert "so it is swept and not trained" in error_of(capsys, "train", "tiny.yaml")
+
+
+def test_reading_commands_take_no_override(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("status", "plot", "report"):
+        assert "takes no override, but got 'a=1'" in error_of(capsys, command, "tiny", "a=1")
+
+
+def test_what_a_folder_holds_is_checked_before_it_is_used(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "tiny.yaml", "sweep.widths=8,16", "--quiet"]) == 0
+    assert main(["fit", "tiny"]) == 0
+    folder = Path("results/tiny")
+    capsys.readouterr()
+    for name in ("estimates.json", "check.json", "target/realised.json"):
+        kept = (folder / name).read_bytes() if (folder / name).exists() else None
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("[1]")
+        assert "is not as hptransfer wrote it" in error_of(capsys, "plot", "tiny")
+        (folder / name).unlink() if kept is None else (folder / name).write_bytes(kept)
+    (folder / "ledger.jsonl").write_bytes(b"\x00" * 300)
+    assert "is no row that was cut off" in error_of(capsys, "status", "tiny")
+
+
+def test_overrides_of_fit_and_transfer_count_or_are_refused(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "tiny.yaml", "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["fit", "tiny", "sweep.widths=8,16", "--json"]) == 0
+    arms = json.loads(capsys.readouterr().out)["arms"]
+    assert [optimum["width"] for optimum in arms[0]["optima"]] == [8, 16]
+    assert main(["transfer", "tiny", "sweep.target.model.width=96", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["target"]["width"] == 96
+    assert "is what the sweep transfers" in error_of(capsys, "transfer", "tiny", "optimizer.lr=1")
+    assert "overrides of the target run" in error_of(capsys, "transfer", "tiny", "name=x")
+
+
+def test_estimates_follow_the_rows(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "tiny.yaml", "sweep.seeds=[0]", "--quiet"]) == 0
+    assert main(["plot", "tiny"]) == 0
+    assert main(["sweep", "tiny.yaml", "--quiet"]) == 0
+    assert main(["plot", "tiny"]) == 0
+    estimates = json.loads(Path("results/tiny/estimates.json").read_text())
+    assert estimates["trials"] == {"fitted": 60, "missing": 0}
+    lines = Path("results/tiny/ledger.jsonl").read_bytes().splitlines(keepends=True)
+    Path("results/tiny/ledger.jsonl").write_bytes(b"".join(lines[:50]))
+    capsys.readouterr()
+    assert main(["fit", "tiny"]) == 0
+    out = capsys.readouterr().out
+    assert "10 trials of the sweep are missing" in out
+    assert out.splitlines()[-1] == "next: hptransfer sweep results/tiny/sweep.yaml"
 
 
 def test_print_config_composes_and_does_nothing(

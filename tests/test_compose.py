@@ -121,12 +121,12 @@ SENTENCES = [
         "There is no config key `modle.width`. Did you mean model.width or model.base_width or "
         "model.depth?",
     ),
-    ("model.width=a", "`model.width` must be a whole number, but got 'a'."),
-    ("budget.steps=1.5", "`budget.steps` must be a whole number, but got '1.5'."),
+    ("model.width=a", "`model.width` must be a whole number, but got a."),
+    ("budget.steps=1.5", "`budget.steps` must be a whole number, but got 1.5."),
     (
         "+model.width=8",
         "An override sets a key that exists, so it needs no +, but got '+model.width=8'. Write "
-        "'model.width=8'.",
+        "'model.width=8' if 'model.width' is one.",
     ),
     (
         "init=paperr",

@@ -135,7 +135,7 @@ def test_single_seed_gives_numbers_without_intervals() -> None:
     assert arm["drift_octaves_per_doubling"]["low"] is None
     assert arm["target"]["emitted"] is not None and arm["target"]["low"] is None
     assert arm["target"]["expected_regret"] == {"mean": None, "low": None, "high": None}
-    assert any("single seed" in note for note in arm["warnings"])
+    assert any("no noise estimate" in note for note in arm["warnings"])
 
 
 def test_two_widths_have_a_drift_and_no_law() -> None:

@@ -117,7 +117,7 @@ def test_growing_axes_adds_only_the_missing_trials(
 ) -> None:
     assert run("sweep", "tiny.yaml", "sweep.widths=8,16") == 0
     first = LEDGER.read_bytes()
-    assert run("sweep", "tiny.yaml", "sweep.seeds=0,1,2") == 0
+    assert main(["sweep", "tiny.yaml", "sweep.seeds=0,1,2"]) == 0
     assert "36 of 90 trials are recorded; adds 54 trials" in capsys.readouterr().out
     assert LEDGER.read_bytes().startswith(first)
     assert run("sweep", "tiny.yaml", "sweep.widths=8,16") == 0
@@ -146,7 +146,7 @@ def test_the_gate_spends_nothing_on_a_broken_mup_arm(
     assert "The coordinate check of the mup arm failed" in capsys.readouterr().out
     assert not LEDGER.exists()
     kept = json.loads(Path("results/tiny/check.json").read_text())
-    assert [check["verdict"] for check in kept] == ["fail", "fail"]
+    assert [check["verdict"] for check in kept["checks"]] == ["fail", "fail"]
 
 
 def start(*words: str) -> subprocess.Popen[str]:

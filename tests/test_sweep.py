@@ -85,8 +85,8 @@ def test_a_changed_base_trial_is_another_question() -> None:
     with pytest.raises(UserError) as caught:
         check_same_question(quickstart(), quickstart("budget.steps=151", "model.depth=3"))
     assert str(caught.value) == (
-        "results/quickstart holds another sweep: budget.steps was None and is now 151; model.depth "
-        "was None and is now 3. A changed base trial is another question; give it a name of its "
+        "results/quickstart holds another sweep: budget.steps was 150 and is now 151; model.depth "
+        "was 2 and is now 3. A changed base trial is another question; give it a name of its "
         "own with name=quickstart-2."
     )
 

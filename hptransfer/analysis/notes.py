@@ -21,7 +21,10 @@ def warnings_of(
     for width, basin in basins.items():
         notes += _grid_warnings(width, basin)
     if noise is None:
-        notes.append("A single seed gives no noise estimate, hence no intervals.")
+        notes.append(
+            "There is no noise estimate, hence no intervals: it takes two seeds and three sound "
+            "points near a minimum."
+        )
     if gain is not None and gain <= 0:
         notes.append(
             "The loss did not fall over the last width doubling; the limit is noise alone."

@@ -122,7 +122,7 @@ def _gap(evidence: Evidence) -> str | None:
     if count < 3:
         return f"A verdict needs three usable widths, but there are {count}: add widths."
     if not evidence.has_noise:
-        return "There is no noise estimate from a single seed: add seeds (two or more)."
+        return "There is no noise estimate: add seeds (two or more), or points near the minimum."
     if evidence.scaling is not None and not evidence.scaling.high_side_seen:
         return (
             "Above the minimum every trial failed at every width, so what a value too high costs "

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import DataConfig, DigitsConfig, FashionMNISTConfig
+from hptransfer.data import digits, fashion_mnist
 from hptransfer.errors import UserError
 from hptransfer.streams import numpy_generator
 
@@ -57,12 +58,8 @@ def load(config: DataConfig, folder: str | None) -> Dataset:
 def _read(config: DataConfig, folder: str | None) -> list[Arrays]:
     match config:
         case DigitsConfig():
-            from hptransfer.data import digits
-
             return [digits.read()]
         case FashionMNISTConfig():
-            from hptransfer.data import fashion_mnist
-
             if folder is None:
                 raise UserError(
                     "data=fashion_mnist is read from a folder of IDX files, but none is named. "
