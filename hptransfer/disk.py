@@ -35,7 +35,8 @@ def opening(folder: Path) -> Iterator[None]:
                 raise
             raise UserError(
                 f"A sweep's folder must be writable, but {error.filename or folder} is not: "
-                f"{error.strerror}. Change its permissions or choose another folder with --results."
+                f"{error.strerror}. Make it a folder that may be written, or choose another with "
+                "--results."
             ) from error
 
 

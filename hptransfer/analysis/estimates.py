@@ -82,7 +82,7 @@ def estimate(
 
 
 def _arm_record(arm: Arm, request: Request) -> dict[str, Any]:
-    names = (request.sweep_name, arm.family, arm.parametrization, arm.hp)
+    names = (arm.family, arm.parametrization, arm.hp)  # the same rows, the same digits
     every = width_grids(arm.rows, arm.hp)
     grids = {width: grid for width, grid in every.items() if grid is not None}
     noise = pool_noise(grids.values(), rng=stream(*names, "noise"), draws=request.draws)
