@@ -207,3 +207,41 @@ def test_the_order_of_points_does_not_matter() -> None:
     losses, order = planted(-5.7), np.random.default_rng(0).permutation(len(THETA))
     straight, shuffled = fitted(THETA, losses), fitted(THETA[order], losses[:, order])
     assert (straight.optimum, straight.low) == (shuffled.optimum, shuffled.low)
+
+
+def test_points_high_above_the_minimum_lie_outside_the_basin() -> None:
+    losses = np.tile(0.5 + K * (THETA + 6.0) ** 2, (2, 1))
+    low, high = (build_grid(THETA, losses, loss_at_init=init) for init in (1.0, 10.0))
+    assert low is not None and high is not None
+    assert list(low.theta[low.core]) == [-7.0, -6.0, -5.0]  # within 5 % of 1.0 - 0.5
+    assert list(high.theta[high.core]) == [-8.0, -7.0, -6.0, -5.0, -4.0]
+
+
+def test_run_to_run_sd_is_the_unbiased_one() -> None:
+    losses = 0.5 + K * (THETA + 6.0) ** 2 + np.array([[0.01], [-0.01]])
+    assert fitted(THETA, losses).run_sd == pytest.approx(0.01 * 2**0.5)
+
+
+def test_noise_draws_have_the_spread_of_their_degrees() -> None:
+    grid = build_grid(THETA, planted(-5.7, seeds=20), loss_at_init=10.0)
+    assert grid is not None
+    noise = pool_noise([grid], rng=np.random.default_rng(0))
+    assert noise is not None
+    spread = noise.variances.std() / noise.variances.mean()
+    assert spread == pytest.approx((2 / (noise.degrees - 4)) ** 0.5, rel=0.15)
+
+
+def test_below_a_cliff_the_grid_needs_no_extension() -> None:
+    losses = planted(-4.6, noise=0.004)
+    losses[:, THETA == -3] = np.inf
+    with_cliff = fitted(THETA, losses)
+    without = fitted(THETA[:-1], losses[:, :-1])
+    assert without.edge_high > 0.0
+    assert with_cliff.edge_high == 0.0
+
+
+def test_the_level_of_a_curve_is_its_loss_at_the_optimum() -> None:
+    one = np.ones(1)
+    theta = np.arange(-2.0, 3.0)
+    truth = Curves(0.389 * one, 0.5 * one, 0.01 * one, 0.02 * one)
+    assert fit_curves(theta, truth.loss(theta)).level[0] == pytest.approx(0.5, abs=2e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -9,8 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from test_jobs import recorded_checks
 
+from hptransfer import jobs
 from hptransfer.cli import COMMANDS, main
+from hptransfer.commands import _strict
+from hptransfer.errors import MachineError
 from hptransfer.ledger_rows import rows_in
 
 
@@ -246,3 +251,58 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
         check=True,
     )
     assert "name: quickstart" in ended.stdout
+
+
+def test_strict_is_exit_code_one_unless_everything_transfers() -> None:
+    strict, loose = argparse.Namespace(strict=True), argparse.Namespace(strict=False)
+    assert _strict(strict, ["transfers", "drifts"]) == 1
+    assert _strict(strict, ["transfers"]) == _strict(loose, ["drifts"]) == 0
+
+
+@pytest.mark.parametrize(("broken", "code"), [("none", 0), ("readout_twice", 1)])
+def test_check_answers_in_its_exit_code_and_in_json(
+    tmp_path, monkeypatch, capsys, broken: str, code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "--json", f"parametrization.broken={broken}"]) == code
+    assert json.loads(capsys.readouterr().out)["verdict"] == ("fail" if code else "pass")
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_a_failed_gate_is_exit_code_one_and_leaves_stdout_to_json(
+    tiny_sweep, monkeypatch, capsys, command: str
+) -> None:
+    recorded_checks(monkeypatch, mup="fail", standard="pass")
+    assert main([command, "tiny.yaml", "sweep.gate=true", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "coordinate check of the mup arm failed" in err
+
+
+def test_a_failed_machine_is_exit_code_three(tiny_sweep, monkeypatch, capsys) -> None:
+    def fail(*_: object) -> None:
+        raise MachineError("The disk is full.")
+
+    monkeypatch.setattr(jobs, "sweep", fail)
+    assert main(["sweep", "tiny.yaml"]) == 3
+    assert capsys.readouterr().err == "hptransfer: The disk is full.\n"
+
+
+def test_the_printed_value_stands_beside_its_log2() -> None:
+    from hptransfer import summary
+
+    record = {
+        "target": {"family": "dit", "width": 64, "params": 1000, "parametrization": "mup"},
+        "hps": {"log2_lr": {"value": -6.0, "low": -6.5, "high": None}},
+        "expected_regret": {"mean": None, "reason": "why"},
+        "cost": {
+            "sweep_flops": 1e9,
+            "arm_over_target_percent": 1.0,
+            "narrowest_over_target_percent": 0.5,
+            "over_direct_search_percent": 0.1,
+        },
+        "verdict": "transfers",
+        "warnings": ["mind this"],
+    }
+    text = summary.transfer_lines(record)
+    assert "transfer log2 lr = -6.00 [-6.50, -], 0.01562" in text
+    assert "regret   not predicted: why" in text and "warning: mind this" in text

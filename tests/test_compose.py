@@ -10,8 +10,16 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hptransfer.compose import as_run_yaml, compose_file, shipped_folder, sweep_config
+from hptransfer.compose import (
+    as_run_yaml,
+    compose_file,
+    load_trial,
+    shipped_folder,
+    sweep_config,
+    with_trial,
+)
 from hptransfer.errors import UserError
+from hptransfer.identity import with_width
 from hptransfer.overrides import GROUPS
 from hptransfer.questions import Axis
 from hptransfer.vocabulary import Init, Scaling, Schedule
@@ -198,3 +206,30 @@ def test_any_overrides_compose_or_are_one_sentence(pairs: list[tuple[str, str]])
         sweep_config(compose_file(QUICKSTART, [f"{key}={value}" for key, value in pairs]))
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) > 20
+
+
+def test_the_target_keeps_init_and_seed_of_the_base_trial() -> None:
+    sweep = sweep_config(compose_file(QUICKSTART, ["init=paper", "seed=3"]))
+    assert sweep.target is not None
+    for trial in (sweep.base, sweep.target):
+        assert (trial.init, trial.seed) == (Init.paper, 3)
+
+
+def test_an_emitted_trial_keeps_init_and_seed(tmp_path) -> None:
+    composed = compose_file(QUICKSTART, ["init=paper", "seed=3"])
+    trial = with_width(composed.trial, 96)
+    path = tmp_path / "target.yaml"
+    path.write_text(as_run_yaml(with_trial(composed, trial), name="x-target"))
+    assert load_trial(path) == trial
+
+
+def test_sections_of_a_sweep_file_reach_the_record() -> None:
+    words = ["sweep.realise.points=7", "sweep.realise.seeds=2", "verdict.max_regret=0.01"]
+    sweep = sweep_config(compose_file(QUICKSTART, words))
+    assert (sweep.realise.points, sweep.realise.seeds) == (7, 2)
+    assert sweep.verdict.max_regret == 0.01
+
+
+def test_defaults_of_the_sweep_section() -> None:
+    tree = compose_file(None, []).tree["sweep"]
+    assert (tree["gate"], tree["seeds"], tree["parametrizations"]) == (True, [0], ["mup"])

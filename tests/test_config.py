@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -17,9 +18,16 @@ from hptransfer.config import (
     TrialConfig,
 )
 from hptransfer.errors import UserError
-from hptransfer.identity import arm_of, canonical_json, trial_key, with_scaling, with_width
-from hptransfer.questions import Axis, with_hyperparameters
-from hptransfer.vocabulary import Broken, Init, Scaling
+from hptransfer.identity import (
+    arm_of,
+    canonical_json,
+    shape_signature,
+    trial_key,
+    with_scaling,
+    with_width,
+)
+from hptransfer.questions import HYPERPARAMETERS, Axis, with_hyperparameters
+from hptransfer.vocabulary import Broken, EpsScaling, Init, Scaling, WeightDecayMode
 
 # A released default never changes: a changed one would give old rows another meaning.
 RELEASED_DEFAULTS = {
@@ -152,3 +160,79 @@ def test_impossible_configs_are_one_sentence(make: object, sentence: str) -> Non
     with pytest.raises(UserError) as caught:
         make()
     assert str(caught.value) == sentence
+
+
+def _changed(value):
+    if isinstance(value, str):
+        return value + "x"
+    if value is None:
+        return 0.5
+    if isinstance(value, float):
+        return value / 2 if value else 0.5
+    if isinstance(value, int):
+        return 4 if value == 8 else 2 * value or 1  # head_dim 4 still divides both widths
+    return next(other for other in list(type(value)) if other is not value)  # pyright: ignore
+
+
+FIELDS = [
+    (group, f.name)
+    for group in ("model", "parametrization", "objective", "data", "optimizer", "budget")
+    for f in dataclasses.fields(getattr(TrialConfig(), group))
+]
+
+
+@pytest.mark.parametrize(("group", "name"), FIELDS)
+def test_every_field_of_a_trial_is_part_of_its_key(group: str, name: str) -> None:
+    wide = with_width(TrialConfig(), 48)
+    part = getattr(wide, group)
+    other = dataclasses.replace(part, **{name: _changed(getattr(part, name))})
+    assert trial_key(dataclasses.replace(wide, **{group: other})) != trial_key(wide)
+
+
+def test_only_the_base_width_itself_is_shared() -> None:
+    narrower = with_width(TrialConfig(), 16)
+    assert [arm_of(with_scaling(narrower, s)) for s in Scaling] == [s.value for s in Scaling]
+
+
+def test_a_broken_parametrization_is_the_same_trial_at_base_width() -> None:
+    broken = ParametrizationConfig(broken=Broken.readout)
+    assert trial_key(dataclasses.replace(TrialConfig(), parametrization=broken)) == trial_key(
+        TrialConfig()
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scaling": Scaling.standard},
+        {"weight_decay_mode": WeightDecayMode.independent},
+        {"eps_scaling": EpsScaling.width},
+        {"broken": Broken.readout},
+    ],
+)
+def test_members_of_a_pack_share_their_parametrization(changes: dict) -> None:
+    other = dataclasses.replace(TrialConfig(), parametrization=ParametrizationConfig(**changes))
+    assert shape_signature(other) != shape_signature(TrialConfig())
+
+
+@pytest.mark.parametrize("name", list(HYPERPARAMETERS))
+def test_hyperparameters_come_back_from_their_axis(name: str) -> None:
+    hp = HYPERPARAMETERS[name]
+    config = with_hyperparameters(TrialConfig(), {f"log2_{name}": -3.0})
+    value = getattr(getattr(config, hp.group), hp.field)
+    assert value == (1 - 1 / 8 if name.startswith("one_minus_") else 1 / 8)
+    assert hp.log2(config) == -3.0
+
+
+def test_an_axis_ends_on_its_grid() -> None:
+    with pytest.raises(UserError, match="must end on its grid"):
+        Axis(-10, -8.5, 1.0)
+
+
+def test_the_base_width_too_must_be_possible() -> None:
+    with pytest.raises(UserError, match=r"`model.base_width` must be a multiple of the head"):
+        DiTConfig(base_width=28)
+
+
+def test_ema_decay_has_its_horizon_as_a_share_of_the_run() -> None:
+    assert BudgetConfig(steps=200, ema_fraction=0.05).ema_decay == pytest.approx(math.exp(-1 / 10))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
+from hptransfer import coordinate_check as module
 from hptransfer.config import (
     AdamWConfig,
     DiTConfig,
@@ -15,7 +17,7 @@ from hptransfer.config import (
 )
 from hptransfer.coordinate_check import coordinate_check
 from hptransfer.errors import UserError
-from hptransfer.vocabulary import Broken, Init, Scaling
+from hptransfer.vocabulary import Broken, Init, Scaling, Schedule
 
 BASE = TrialConfig(optimizer=AdamWConfig(beta2=0.99))
 WIDTHS = (24, 48, 96)
@@ -76,3 +78,38 @@ def test_mup_passes_at_other_base_widths(base_width: int) -> None:
     base = dataclasses.replace(BASE, model=DiTConfig(base_width=base_width, width=base_width))
     widths = (base_width, 2 * base_width, 4 * base_width)
     assert coordinate_check(base, widths, CENTRAL, RuntimeConfig())["verdict"] == "pass"
+
+
+def test_updates_are_changes_since_initialisation() -> None:
+    answer = coordinate_check(BASE, (24, 48), -30.0, RuntimeConfig())
+    init = {(r["module"], r["width"]): r["rms"] for r in answer["rms"] if r["quantity"] == "init"}
+    moved = [
+        r for r in answer["rms"] if r["quantity"] == "update" and (r["module"], r["width"]) in init
+    ]
+    assert moved
+    assert all((r["rms"] or 0.0) < 1e-4 * init[r["module"], r["width"]] for r in moved)
+
+
+def test_a_module_that_is_still_at_one_width_only_fails() -> None:
+    def runs(still: float) -> dict:
+        return {
+            24: module._Run({("a", "init", 0): [1.0], ("b", "init", 0): [still]}, 0.5),
+            48: module._Run({("a", "init", 0): [1.0], ("b", "init", 0): [1.0]}, 0.5),
+        }
+
+    answer = module._answer(BASE, runs(0.0), log2_lr=-6.0, loss_drop=0.5)
+    assert (answer["verdict"], answer["zero"]) == ("fail", [])
+    assert (answer["worst"]["module"], answer["worst"]["slope"]) == ("b", None)
+    assert module._answer(BASE, runs(1.0), log2_lr=-6.0, loss_drop=0.5)["verdict"] == "pass"
+    assert module._answer(BASE, runs(1.0), log2_lr=-6.0, loss_drop=0.04)["verdict"] == "fail"
+
+
+def test_the_loss_drop_is_the_base_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    def probed(config: TrialConfig, *_: object) -> Any:
+        budget = config.budget
+        assert (budget.schedule, budget.warmup_fraction) == (Schedule.constant, 0.0)
+        assert (budget.steps, config.optimizer.lr) == (6, 2.0**-5)
+        return module._Run({("a", "init", 0): [1.0]}, config.model.width / 1000)
+
+    monkeypatch.setattr(module, "_probe_width", probed)
+    assert coordinate_check(BASE, (24, 48, 96), -5.0, RuntimeConfig())["loss_drop"] == 0.024

@@ -292,3 +292,53 @@ def test_analysis_imports_neither_torch_nor_scipy_nor_matplotlib() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_the_expected_regret_is_of_the_emitted_value() -> None:
+    standard = answer(both_arms())["arms"][1]
+    constant = standard["regret"]["at_target"]["low"]
+    assert standard["target"]["expected_regret"]["high"] < constant
+
+
+def test_the_emitted_value_leans_to_the_cheaper_side() -> None:
+    table = planted(MUP)
+    offset = table["log2_lr"] - table["width"].map(pd.Series(MUP))
+    steep = table.assign(loss=table["loss"] + 0.03 * offset.clip(lower=0) ** 2)
+    target = only_arm(steep)["target"]
+    assert target["emitted"] < target["optimum"] - 0.01
+
+
+def test_the_limit_rests_on_the_widest_widths_noise() -> None:
+    table = planted(MUP)
+    scattered = table.assign(loss=table["loss"] + 0.05 * table["seed"] * (table["width"] == 24))
+    deltas = [only_arm(t)["regret"]["delta"] for t in (table, scattered)]
+    assert deltas[1] == pytest.approx(deltas[0], rel=1e-6)
+
+
+def test_the_gain_is_of_usable_widths() -> None:
+    arm = only_arm(planted({**MUP, 96: -11.0}))
+    assert arm["optima"][2]["censored"] == "grid_low"
+    assert arm["gain"]["estimate"] == pytest.approx(0.03, abs=0.01)
+
+
+def test_bracketed_optima_and_missing_seeds_are_told() -> None:
+    table = planted(MUP)
+    table.loc[(table["width"] == 96) & (table["log2_lr"] >= -5), ["status", "loss"]] = [
+        "diverged",
+        np.nan,
+    ]
+    table = table.drop(table.query("width == 48 and log2_lr == -9 and seed == 1").index)
+    warnings = only_arm(table)["warnings"]
+    assert any("Width 96" in w and "only bracketed" in w for w in warnings)
+    assert "Width 48: 1 points lack a seed; not fitted." in warnings
+
+
+def test_a_prediction_inside_the_interval_is_not_missed() -> None:
+    middle = outcome(-7.4, high=0.2)["regret"]["estimate"]
+    assert not outcome(-7.4, high=middle)["missed"]
+
+
+def test_outside_the_window_the_regret_is_a_difference_of_two_means() -> None:
+    found = outcome(-9.3, high=0.003)
+    spread = (found["regret"]["high"] - found["regret"]["low"]) / (2 * 1.645)
+    assert spread == pytest.approx(found["optimum"]["noise"]["loss_sd"] * (2 / 3) ** 0.5, rel=0.2)

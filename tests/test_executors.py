@@ -314,3 +314,23 @@ def test_resources_that_no_node_has_fail_in_seconds(tiny_trial):
     with pytest.raises(UserError, match="asks for 1000 CPUs and 0 GPUs, and the nodes have: "):
         Recorder().run(_packs(tiny_trial, 1), ExecutorConfig(cpus=1000.0), cheap)
     assert time.monotonic() - started < 30.0
+
+
+def shuffled(configs, runtime):
+    """Return the results in another order."""
+    return cheap(configs, runtime)[::-1]
+
+
+@pytest.mark.parametrize("size", [2])
+def test_results_out_of_order_are_a_bug(tiny_trial, size: int) -> None:
+    from hptransfer.executors import PackError, run_packs
+
+    pack = tuple(tiny_trial(lr) for lr in (-7.0, -5.0))
+    with pytest.raises(PackError, match="in the order of its trials"):
+        run_packs(
+            [pack],
+            RuntimeConfig(),
+            ExecutorConfig(name="local"),
+            on_results=lambda *_: None,
+            run_pack=shuffled,
+        )

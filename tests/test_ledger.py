@@ -320,3 +320,55 @@ def test_reading_ten_thousand_rows_is_fast(tmp_path: Path):
     started = time.process_time()
     assert len(ledger.read(tmp_path).rows) == 10_000
     assert time.process_time() - started < 0.4
+
+
+def test_rows_are_on_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: list[str] = []
+    write, fsync = os.write, os.fsync
+    with ledger.LedgerWriter(tmp_path) as writer:
+        monkeypatch.setattr(os, "write", lambda *a: (calls.append("write"), write(*a))[1])
+        monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
+        writer.append([_row(0), _row(1)])
+    assert calls == ["write", "fsync"]
+
+
+def test_a_curve_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: list[str] = []
+    replace, fsync = Path.replace, os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
+    monkeypatch.setattr(Path, "replace", lambda a, b: (calls.append("replace"), replace(a, b))[1])
+    ledger.write_curve(tmp_path, "key", [(1, 0.5)])
+    assert calls[:2] == ["fsync", "replace"]
+
+
+def test_a_writer_remembers_what_it_appended(tmp_path: Path):
+    with ledger.LedgerWriter(tmp_path) as writer:
+        writer.append([_row(0)])
+        with pytest.raises(ValueError, match="have a row"):
+            writer.append([_row(0)])
+
+
+def test_a_ledger_that_grew_meanwhile_takes_no_more_rows(tmp_path: Path):
+    path = _write(tmp_path, 1)
+    with ledger.LedgerWriter(tmp_path) as writer:
+        with path.open("ab") as other:
+            other.write(ledger.encode(_row(1)))
+        with pytest.raises(UserError, match="changed by another program"):
+            writer.append([_row(2)])
+
+
+def test_a_gzipped_ledger_stays_until_its_copy_is_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = _write(tmp_path, 1)
+    zipped = tmp_path / "ledger.jsonl.gz"
+    zipped.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(Exception, match="No space left"), ledger.LedgerWriter(tmp_path):
+        pass
+    assert len(ledger.read(zipped).rows) == 1

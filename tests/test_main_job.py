@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from hptransfer import answers, results
 from hptransfer.cli import main
 from hptransfer.compose import compose_file
 from hptransfer.ledger_rows import read
+from hptransfer.results import ResultsFolder
 
 LEDGER = Path("results/tiny/ledger.jsonl")
 
@@ -234,3 +236,52 @@ def test_a_read_only_folder_is_one_sentence(
         subprocess.run(["chattr", "-R", "-i", str(folder)], check=True)
     assert "must be writable" in error and error.count("\n") == 1
     assert LEDGER.read_bytes() == before
+
+
+def test_realise_uses_its_own_trials_and_completes_the_transfer(tiny_sweep: Path) -> None:
+    assert run("run", "tiny.yaml") == 0
+    assert run("run", "tiny.yaml", "sweep.realise.seeds=1") == 0
+    realised = json.loads(Path("results/tiny/target/realised.json").read_text())
+    assert realised["optimum"]["n_seeds"] == 1
+    transfer = json.loads(Path("results/tiny/transfer.json").read_text())
+    assert transfer["realised_regret"] == realised["regret"]
+
+
+def test_an_idle_run_keeps_the_timing_of_the_one_that_worked(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path)
+    answers.record_timing(folder, {"sweep": 60.0}, worked=True)
+    answers.record_timing(folder, {"sweep": 0.1}, worked=False)
+    assert results.read_json(folder.timing_file, "seconds") == {"seconds": {"sweep": 60.0}}
+    answers.record_timing(folder, {"sweep": 2.0}, worked=True)
+    assert results.read_json(folder.timing_file, "seconds") == {"seconds": {"sweep": 2.0}}
+
+
+def test_the_set_limit_reaches_fit_and_transfer(tiny_sweep: Path, monkeypatch) -> None:
+    assert run("sweep", "tiny.yaml", "verdict.max_regret=0.5") == 0
+    assert run("fit", "tiny") == 0
+    deltas = [
+        a["regret"]["delta"]
+        for a in json.loads(Path("results/tiny/estimates.json").read_text())["arms"]
+    ]
+    assert deltas == [0.5, 0.5]
+    assert run("fit", "tiny", "verdict.max_regret=0.25") == 0
+    deltas = [
+        a["regret"]["delta"]
+        for a in json.loads(Path("results/tiny/estimates.json").read_text())["arms"]
+    ]
+    assert deltas == [0.25, 0.25]
+    seen = {}
+    import hptransfer.analysis.estimates as module
+
+    whole = module.estimate
+    monkeypatch.setattr(module, "estimate", lambda *a, **k: (seen.update(k), whole(*a, **k))[1])
+    assert run("transfer", "tiny") == 0
+    assert seen["max_regret"] == 0.5
+
+
+def test_the_report_shows_the_mup_arms_check(tmp_path: Path) -> None:
+    folder = ResultsFolder(tmp_path)
+    results.write_json(
+        folder.check_file, {"checks": [{"parametrization": "standard"}, {"parametrization": "mup"}]}
+    )
+    assert answers.mup_check(folder) == {"parametrization": "mup"}

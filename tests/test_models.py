@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from hptransfer.config import DataConfig, DigitsConfig, DiTConfig, TrialConfig
 from hptransfer.models import build_architecture
@@ -132,3 +134,50 @@ def test_every_init_predicts_zero_before_training(init: Init) -> None:
     model = build_model(dataclasses.replace(TrialConfig(), init=init))
     x = torch.randn(2, 1, 8, 8)
     assert not model(x, torch.tensor([1.0, 900.0]), torch.tensor([0, 10])).any()
+
+
+def reference_forward(
+    w: dict[str, torch.Tensor], x: torch.Tensor, t: torch.Tensor, y: torch.Tensor
+) -> torch.Tensor:
+    """DiT as released (facebookresearch/DiT, models.py), written anew: patch 4, heads of 8."""
+
+    def linear(name: str, value: torch.Tensor) -> torch.Tensor:
+        return F.linear(value, w[f"{name}.weight"], w[f"{name}.bias"])
+
+    def modulated(value: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        normed = F.layer_norm(value, value.shape[-1:], eps=1e-6)
+        return normed * (1 + scale[:, None]) + shift[:, None]
+
+    h = F.conv2d(x, w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=4)
+    h = h.flatten(2).transpose(1, 2) + w["pos_embed"]
+    frequencies = torch.exp(-math.log(10000) * torch.arange(128, dtype=torch.float64) / 128)
+    angle = t.double()[:, None] * frequencies
+    c = linear("t_embedder.mlp.0", torch.cat([angle.cos(), angle.sin()], dim=-1).float())
+    c = linear("t_embedder.mlp.2", F.silu(c)) + w["y_embedder.embedding_table.weight"][y]
+    for block in ("blocks.0", "blocks.1"):
+        parts = linear(f"{block}.adaLN_modulation.1", F.silu(c)).chunk(6, dim=1)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts
+        b, n, d = h.shape
+        qkv = linear(f"{block}.attn.qkv", modulated(h, shift_a, scale_a))
+        q, k, v = qkv.reshape(b, n, 3, d // 8, 8).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, d)
+        h = h + gate_a[:, None] * linear(f"{block}.attn.proj", mixed)
+        inner = linear(f"{block}.mlp.fc1", modulated(h, shift_m, scale_m))
+        inner = F.gelu(inner, approximate="tanh")
+        h = h + gate_m[:, None] * linear(f"{block}.mlp.fc2", inner)
+    shift, scale = linear("final_layer.adaLN_modulation.1", F.silu(c)).chunk(2, dim=1)
+    out = linear("final_layer.linear", modulated(h, shift, scale))
+    out = out.reshape(len(x), 2, 2, 4, 4, 1)  # rows, columns, p, p, channels
+    return torch.einsum("nhwpqc->nchpwq", out).reshape(len(x), 1, 8, 8)
+
+
+def test_the_forward_is_the_released_models() -> None:
+    model = build_model(TrialConfig())  # readout multiplier 1 at base width
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.copy_(0.3 * torch.randn(value.shape, generator=generator))
+        x = torch.randn(3, 1, 8, 8, generator=generator)
+        t, y = torch.tensor([0.0, 17.3, 981.0]), torch.tensor([0, 7, 10])
+        expected = reference_forward(model.state_dict(), x, t, y)
+        torch.testing.assert_close(model(x, t, y), expected, rtol=1e-5, atol=2e-5)

@@ -22,7 +22,7 @@ from hptransfer.config import (
     RuntimeConfig,
     TrialConfig,
 )
-from hptransfer.data import batch_indices, digits, load
+from hptransfer.data import batch_indices, digits, fashion_mnist, load
 from hptransfer.errors import UserError
 from hptransfer.objectives import alphas_cumprod, noised, squared_error
 from hptransfer.training.evaluation import evaluation_batches
@@ -158,3 +158,23 @@ def test_fashion_mnist_without_its_files_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\x00\x00\x08\x01\x00\x00\x00\x0cshort")
     with pytest.raises(UserError, match=r"must hold 12 bytes for its shape \(12,\), but holds 5"):
         load(FashionMNISTConfig(), str(tmp_path))
+
+
+def test_every_evaluation_draw_has_the_whole_time_axis_and_its_own_noise(tiny_trial) -> None:
+    first, second = evaluation_batches(tiny_trial(), load(DigitsConfig(), None).validation)
+    assert len(first.labels) == 16  # budget.eval_samples
+    for batch in (first, second):
+        assert float(batch.u.min()) < 0.5 < float(batch.u.max())
+    assert not torch.equal(first.noise, second.noise)
+
+
+def test_fashion_mnist_is_padded_on_all_sides(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    white = np.full((2, 28, 28), 255)
+    write_idx(tmp_path / "train-images-idx3-ubyte.gz", white)
+    write_idx(tmp_path / "train-labels-idx1-ubyte.gz", np.array([3, 7]))
+    images, labels = fashion_mnist.read(tmp_path, "train")
+    expected = np.zeros((2, 1, 32, 32), np.float32)
+    expected[:, :, 2:30, 2:30] = 1.0
+    np.testing.assert_array_equal(images, expected)
+    assert labels.tolist() == [3, 7]

@@ -22,7 +22,7 @@ from hptransfer.parametrization import (
     param_groups,
     parameter_rules,
 )
-from hptransfer.vocabulary import Broken, Init, Scaling, WeightDecayMode
+from hptransfer.vocabulary import Broken, EpsScaling, Init, Scaling, WeightDecayMode
 
 M = 4.0
 MUP = {
@@ -230,3 +230,37 @@ def test_param_groups_hold_every_parameter_once() -> None:
     model = build_model(config)
     names = [name for group in param_groups(model, config) for name in group["names"]]  # pyright: ignore
     assert sorted(names) == sorted(name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_eps_follows_the_width_only_under_mup_and_where_width_enters(role: Role) -> None:
+    def eps(scaling: Scaling) -> float:
+        config = ParametrizationConfig(scaling=scaling, eps_scaling=EpsScaling.width)
+        return factors(role, M, config).eps
+
+    assert eps(Scaling.mup) == (1.0 if role is Role.finite else 1 / M)
+    assert eps(Scaling.standard) == eps(Scaling.standard_embed) == 1.0
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_standard_embed_differs_from_standard_in_the_input_rate_only(role: Role) -> None:
+    embed = factors(role, M, ParametrizationConfig(scaling=Scaling.standard_embed))
+    assert dataclasses.replace(embed, lr=1.0, weight_decay=1.0) == Factors(1, 1, 1, 1)
+
+
+def test_every_parameter_has_a_stream_of_its_own() -> None:
+    drawn = initial_parameters(with_width(TrialConfig(), 48))
+    assert not torch.equal(drawn["blocks.0.attn.qkv.weight"], drawn["blocks.1.attn.qkv.weight"])
+    reseeded = initial_parameters(dataclasses.replace(with_width(TrialConfig(), 48), seed=1))
+    assert not torch.equal(drawn["blocks.0.attn.qkv.weight"], reseeded["blocks.0.attn.qkv.weight"])
+
+
+@pytest.mark.parametrize("scaling", list(Scaling))
+def test_init_scale_multiplies_every_random_std_in_every_arm(scaling: Scaling) -> None:
+    config = with_scaling(with_width(TrialConfig(), 48), scaling)
+    scales = dataclasses.replace(config.parametrization, init_scale=2.0)
+    before = initial_parameters(config)
+    for name, value in initial_parameters(
+        dataclasses.replace(config, parametrization=scales)
+    ).items():
+        torch.testing.assert_close(value, 2 * before[name])

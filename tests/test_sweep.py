@@ -104,3 +104,31 @@ def test_widths_that_the_family_cannot_have_are_refused() -> None:
 def test_records_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         quickstart().name = "x"  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "init=paper",
+        "objective=ddpm",
+        "model.base_width=8",
+        "optimizer.beta2=0.9",
+        "data.held_out=300",
+        "parametrization.weight_decay_mode=independent",
+        "budget.eval_draws=5",
+    ],
+)
+def test_every_fact_of_the_base_trial_makes_the_question(override: str) -> None:
+    with pytest.raises(UserError, match="holds another sweep"):
+        check_same_question(quickstart(), quickstart(override, "name=quickstart"))
+
+
+def test_packs_are_even() -> None:
+    assert {len(pack) for pack in packs(wanted(quickstart()).values(), 16)} == {12}
+
+
+def test_the_targets_own_sweep_keeps_the_other_transferred_values() -> None:
+    sweep = quickstart("search.init_scale={low: -1, high: 1}")
+    assert sweep.target is not None
+    trials = realised(sweep, sweep.target, {"log2_lr": -5.4, "log2_init_scale": 0.5})
+    assert {c.parametrization.init_scale for c in trials} == {2**0.5}

@@ -20,6 +20,7 @@ from hptransfer.data import load
 from hptransfer.outcome import TrialResult
 from hptransfer.parametrization import build_model, param_groups
 from hptransfer.training.batches import PackBatches, train_batch
+from hptransfer.training.flops import step_flops, trial_flops
 from hptransfer.training.loop import TrainingState, pack_losses
 from hptransfer.training.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
@@ -99,15 +100,6 @@ def test_a_diverged_member_leaves_no_nan_in_memory(tiny_trial: MakeTrial) -> Non
         assert bool(torch.isfinite(tensor).all())
     assert not pack.flat[1].any()
     assert pack.flat[0].any()
-
-
-def test_a_pack_in_which_all_diverge_ends_early(
-    tiny_trial: MakeTrial, runtime: RuntimeConfig
-) -> None:
-    long = dataclasses.replace(tiny_trial(120.0).budget, steps=300)
-    results = run_pack([dataclasses.replace(tiny_trial(120.0), budget=long)], runtime)
-    assert results[0].status is Status.diverged
-    assert results[0].curve == ()
 
 
 @pytest.mark.parametrize("mode", list(WeightDecayMode))
@@ -258,3 +250,135 @@ def test_a_pack_on_the_gpu_equals_the_cpu(tiny_trial: MakeTrial, runtime: Runtim
     trials = varied(tiny_trial)
     on_gpu = run_pack(trials, dataclasses.replace(runtime, device="cuda"))
     assert losses(on_gpu) == pytest.approx(losses(run_pack(trials, runtime)), rel=1e-3)
+
+
+def test_a_tenth_of_the_labels_is_dropped_and_others_at_each_step(tiny_trial: MakeTrial) -> None:
+    config = dataclasses.replace(
+        tiny_trial(), budget=dataclasses.replace(tiny_trial().budget, batch_size=500)
+    )
+    train = load(config.data, None).train
+    null = [train_batch(config, train, step).labels == config.data.classes for step in range(4)]
+    assert 0.07 < float(torch.stack(null).float().mean()) < 0.13  # label_dropout is 0.1
+    assert not torch.equal(null[0], null[1])
+
+
+def test_weight_decay_follows_the_schedule(tiny_trial: MakeTrial) -> None:
+    config = dataclasses.replace(tiny_trial(), optimizer=AdamWConfig(lr=2**-6, weight_decay=0.5))
+    pack = Pack([config], CPU)
+    optimizer = TrainingState(pack, load(config.data, None)).optimizer
+    before = pack.flat.detach().clone()
+    optimizer.step(torch.zeros_like(before), torch.tensor([0.0]))
+    assert torch.equal(pack.flat, before)
+    optimizer.step(torch.zeros_like(before), torch.tensor([0.5]))
+    torch.testing.assert_close(pack.flat.detach(), before * (1 - 0.5 * 2**-6 * 0.5))
+
+
+def test_quarantine_leaves_nothing_of_the_dead(tiny_trial: MakeTrial) -> None:
+    pack = Pack([tiny_trial(-7.0), tiny_trial(-6.0)], CPU)
+    optimizer = TrainingState(pack, load(pack.configs[0].data, None)).optimizer
+    for tensor in (pack.flat, optimizer.moment1, optimizer.moment2):
+        tensor.data.fill_(torch.nan)
+    optimizer.quarantine(torch.tensor([False, True]))
+    for tensor in (pack.flat, optimizer.moment1, optimizer.moment2):
+        assert bool(tensor[0].isnan().all()) and not tensor[1].any()
+
+
+def poisoned(trial: TrialConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> list:
+    """Train one trial whose weights turn NaN after `step` steps; return its results."""
+    whole = TrainingState.train_step
+
+    def train_step(state: TrainingState, at: int) -> None:
+        if at == step:
+            with torch.no_grad():
+                state.pack.flat.fill_(torch.nan)
+        whole(state, at)
+        if at == state.budget.steps - 1 and step == state.budget.steps:
+            with torch.no_grad():
+                state.pack.flat.fill_(torch.nan)
+
+    monkeypatch.setattr(TrainingState, "train_step", train_step)
+    return run_pack([trial], RuntimeConfig())
+
+
+@pytest.mark.parametrize("step", [0, 3, 6])  # 6: after the last step, seen by the deciding loss
+def test_divergence_is_recorded_at_its_step(
+    tiny_trial: MakeTrial, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (result,) = poisoned(tiny_trial(), step, monkeypatch)
+    assert (result.status, result.loss) == (Status.diverged, None)
+    assert result.diverged_at_step == step
+
+
+def test_a_gradient_that_is_not_finite_kills_a_trial_too(tiny_trial: MakeTrial) -> None:
+    pack = Pack([tiny_trial(-7.0), tiny_trial(-6.0)], CPU)
+    state = TrainingState(pack, load(pack.configs[0].data, None))
+    clip = state.optimizer.clip
+
+    def broken(grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        grad[1, 0] = torch.inf
+        return clip(grad)
+
+    state.optimizer.clip = broken  # pyright: ignore
+    state.train_step(0)
+    assert state.alive.tolist() == [True, False]
+    assert state.diverged_at.tolist() == [-1, 0]
+
+
+def test_the_curve_holds_means_since_the_last_point(tiny_trial: MakeTrial) -> None:
+    state = TrainingState(Pack([tiny_trial()], CPU), load(tiny_trial().data, None))
+    state.loss_sum.fill_(6.0)
+    assert state.report(3).train_losses == (2.0,)
+    state.loss_sum.fill_(6.0)
+    assert state.report(5).train_losses == (3.0,)
+
+
+def test_a_pack_in_which_all_diverge_ends_early(
+    tiny_trial: MakeTrial, runtime: RuntimeConfig
+) -> None:
+    long = dataclasses.replace(tiny_trial(120.0).budget, steps=300)
+    reports: list = []
+    (result,) = run_pack(
+        [dataclasses.replace(tiny_trial(120.0), budget=long)], runtime, reports.append
+    )
+    assert (result.status, result.curve) == (Status.diverged, ())
+    assert len(reports) == 1
+
+
+def test_train_loss_is_of_the_last_tenth_and_seconds_are_shared(
+    tiny_trial: MakeTrial, runtime: RuntimeConfig
+) -> None:
+    budget = dataclasses.replace(tiny_trial().budget, steps=20)
+    trials = [dataclasses.replace(tiny_trial(lr), budget=budget) for lr in (-7.0, -6.0)]
+    first, second = run_pack(trials, runtime)
+    last = [loss for step, loss in first.curve if step > 18]
+    assert first.train_loss == pytest.approx(sum(last) / len(last))
+    assert first.train_loss != pytest.approx(sum(loss for _, loss in first.curve) / 20, rel=1e-4)
+    assert first.seconds == second.seconds
+
+
+def test_seconds_of_a_pack_are_split_over_its_members(
+    tiny_trial: MakeTrial, runtime: RuntimeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr("hptransfer.trial.time.perf_counter", lambda: next(clock))
+    results = run_pack([tiny_trial(lr) for lr in (-8.0, -7.0, -6.0)], runtime)
+    assert [result.seconds for result in results] == [2.0, 2.0, 2.0]
+
+
+def test_decays_multiply_the_warm_up() -> None:
+    def multipliers(schedule: Schedule) -> list[float]:
+        budget = BudgetConfig(steps=10, schedule=schedule, decay_fraction=0.5)
+        fraction = torch.tensor([0.4])
+        return [round(float(lr_multiplier(budget, step, fraction)), 4) for step in range(10)]
+
+    assert multipliers(Schedule.linear_decay) == [0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]
+    after = [round(0.5 * (1 + math.cos(math.pi * i / 6)), 4) for i in range(6)]
+    assert multipliers(Schedule.cosine) == [0.25, 0.5, 0.75, 1.0, *after]
+
+
+def test_flops_are_of_training_and_both_evaluations(tiny_trial: MakeTrial) -> None:
+    config = tiny_trial()
+    forward, both = step_flops(config.model, config.data, config.budget.batch_size)
+    assert 2.5 * forward < both < 3.5 * forward
+    # 16 held-out samples: 1 draw before and 2 after, in batches of 8.
+    assert trial_flops(config) == pytest.approx(6 * both + 16 * 3 / 8 * forward)

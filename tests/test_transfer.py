@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import test_basin
 
 from hptransfer.analysis.basin import Basin, build_grid, fit_basin, pool_noise
 from hptransfer.analysis.curve import Floats
@@ -189,3 +192,47 @@ def test_what_is_missing_is_named() -> None:
     assert "there are 2: add widths" in two.reasons[0]
     assert "add seeds" in silent.reasons[0]
     assert "refine the grid" in cut.reasons[0]
+
+
+def test_a_bracketed_optimum_has_its_rise_per_octave_squared() -> None:
+    theta = np.arange(-8.0, -4.0, 0.5)
+    losses = np.tile(0.5 + 0.01 * (theta + 5.0) ** 2, (2, 1))
+    losses[:, theta > -5.0] = np.inf
+    basin = test_basin.fitted(theta, losses)
+    scaling = build_scaling({24: basin})
+    assert scaling is not None
+    assert scaling.k_low[:, 0] == pytest.approx(0.01)
+
+
+def test_errors_of_a_scaling_are_the_worst_widths() -> None:
+    basins = basins_at({24: -5.7, 48: -5.5, 96: -5.6})
+    scaling = build_scaling(basins)
+    assert scaling is not None
+    assert scaling.fit_sd == max(basin.fit_sd for basin in basins.values())
+    assert len({basin.fit_sd for basin in basins.values()}) == 3
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.5, Verdict.inconclusive), (0.8, Verdict.drifts)])
+def test_a_certain_drift_needs_a_likely_cost(share: float, verdict: Verdict) -> None:
+    basins = basins_at({24: -5.7, 48: -6.4, 96: -7.2})
+    evidence = Evidence(
+        basins=basins,
+        scaling=build_scaling(basins),
+        has_noise=True,
+        limit=0.01,
+        held_out=np.zeros(1000),
+        at_target=np.where(np.arange(1000) < 1000 * share, 0.02, 0.0),
+        drift=np.full(1000, -0.7),
+    )
+    assert decide(evidence, hp="log2_lr").verdict is verdict
+
+
+@pytest.mark.parametrize(("share", "extends"), [(0.04, False), (0.06, True)])
+@pytest.mark.parametrize("edge", ["edge_low", "edge_high"])
+def test_a_twentieth_of_the_draws_on_an_edge_extends(
+    share: float, extends: bool, edge: str
+) -> None:
+    basins = basins_at({24: -5.7, 48: -5.5, 96: -5.6})
+    basins[48] = dataclasses.replace(basins[48], **{edge: share})
+    verdict = decision(basins, limit=0.008).verdict
+    assert (verdict is Verdict.extend) == extends

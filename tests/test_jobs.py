@@ -1,0 +1,125 @@
+"""A sweep's job: the gate, what runs, and what lies outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_main_job import LEDGER, rows
+
+from hptransfer import answers, jobs, results
+from hptransfer.compose import compose_file
+from hptransfer.ledger import LedgerWriter, read_curve
+from hptransfer.sweep import wanted
+
+
+@pytest.fixture
+def opened(tiny_sweep: Path):
+    """Open the tiny sweep's job, with overrides."""
+
+    def make(*overrides: str) -> jobs.Job:
+        return jobs.open_job(compose_file(tiny_sweep, list(overrides)), Path("results"), quiet=True)
+
+    return make
+
+
+def recorded_checks(monkeypatch: pytest.MonkeyPatch, **verdicts: str) -> list[tuple]:
+    """Put fixed verdicts in the place of coordinate checks; return the list of those asked."""
+    asked: list[tuple] = []
+
+    def check(base: Any, widths: Any, log2_lr: float, runtime: Any) -> dict[str, Any]:
+        arm = base.parametrization.scaling.value
+        asked.append((arm, tuple(widths), log2_lr))
+        worst = {"module": "m", "quantity": "init", "step": 0, "slope": 1.0}
+        return {
+            "parametrization": arm,
+            "widths": list(widths),
+            "log2_lr": log2_lr,
+            "verdict": verdicts[arm],
+            "worst": worst,
+            "warnings": [],
+            "limit": 0.2,
+        }
+
+    monkeypatch.setattr("hptransfer.coordinate_check.coordinate_check", check)
+    return asked
+
+
+def test_only_a_mup_arm_that_fails_stops_a_sweep(opened, monkeypatch) -> None:
+    recorded_checks(monkeypatch, mup="pass", standard="fail")
+    assert [c["verdict"] for c in jobs.gate(opened("sweep.gate=true"))] == ["pass", "fail"]
+    recorded_checks(monkeypatch, mup="fail", standard="pass")
+    with pytest.raises(jobs.CheckFailed, match="of the mup arm failed"):
+        jobs.gate(opened("sweep.gate=true", "name=other"))
+
+
+def test_checks_are_kept_until_widths_or_rates_change(opened, monkeypatch) -> None:
+    asked = recorded_checks(monkeypatch, mup="pass", standard="fail")
+    jobs.check(opened())
+    jobs.check(opened())
+    assert asked == [("mup", (8, 16, 32), -5.5), ("standard", (8, 16, 32), -5.5)]
+    jobs.check(opened("sweep.widths=8,16"))
+    jobs.check(opened("sweep.widths=8,16", "search.lr.low=-7"))
+    assert asked[2::2] == [("mup", (8, 16), -5.5), ("mup", (8, 16), -5.0)]
+
+
+def test_a_pack_with_a_missing_row_runs_as_it_was_cut(opened, monkeypatch) -> None:
+    job = opened("sweep.widths=[8]")
+    jobs.sweep(job)
+    LEDGER.write_bytes(b"".join(LEDGER.read_bytes().splitlines(keepends=True)[:-1]))
+    seen: list = []
+    whole = jobs.run_packs
+    monkeypatch.setattr(
+        jobs, "run_packs", lambda packs, *a, **k: (seen.extend(packs), whole(packs, *a, **k))[1]
+    )
+    assert jobs.sweep(job) == 1
+    assert [len(pack) for pack in seen] == [4]
+    assert jobs.sweep(job) == 0
+
+
+def test_every_row_has_its_curve_before_it_is_recorded(opened, monkeypatch) -> None:
+    append = LedgerWriter.append
+
+    def checked(writer: LedgerWriter, new: Any) -> None:
+        for row in new:
+            assert read_curve(writer.folder, row["trial_key"])[-1][0] == 12
+        append(writer, new)
+
+    monkeypatch.setattr(LedgerWriter, "append", checked)
+    job = opened("sweep.widths=[8]")
+    jobs.sweep(job)
+    assert len(rows()) == len(list(Path("results/tiny/curves").iterdir())) == 12
+
+
+def test_what_lies_outside_is_neither_counted_nor_fitted(opened) -> None:
+    jobs.sweep(opened("sweep.widths=8,16"))
+    small = opened("sweep.widths=8,16")
+    before = answers.fit(small.folder)
+    jobs.sweep(opened("sweep.seeds=0,1,2"))
+    small = opened("sweep.widths=8,16")
+    assert jobs.intention(small) == "tiny: all 36 trials are recorded"
+    assert answers.status(small.folder)["recorded"] == 36
+    assert answers.fit(small.folder) == before
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["sweep.widths=8,16", "sweep.seeds=[0]", "sweep.parametrizations=[mup]", "search.lr.low=-7"],
+)
+def test_a_row_is_wanted_only_where_every_axis_wants_it(opened, override: str) -> None:
+    jobs_wanted = wanted(opened().sweep)
+    facts = results.read_facts(opened(override).folder)
+    smaller = wanted(opened(override).sweep)
+    for key, config in jobs_wanted.items():
+        from hptransfer.identity import arm_of
+        from hptransfer.sweep import hps
+
+        row = {
+            "width": config.model.width,
+            "seed": config.seed,
+            "parametrization": arm_of(config),
+            "hps": hps(config, ["log2_lr"]),
+        }
+        assert facts.wants(row) == (key in smaller)
+    assert facts.wanted_count() == len(smaller)
