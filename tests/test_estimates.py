@@ -302,7 +302,7 @@ def test_the_expected_regret_is_of_the_emitted_value() -> None:
 
 def test_the_emitted_value_leans_to_the_cheaper_side() -> None:
     table = planted(MUP)
-    offset = table["log2_lr"] - table["width"].map(pd.Series(MUP))
+    offset = table["log2_lr"] - table["width"].map(lambda width: MUP[width])
     steep = table.assign(loss=table["loss"] + 0.03 * offset.clip(lower=0) ** 2)
     target = only_arm(steep)["target"]
     assert target["emitted"] < target["optimum"] - 0.01
