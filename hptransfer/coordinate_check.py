@@ -3,7 +3,7 @@
 Every module's output is measured on a fixed probe batch at several widths. Under µP its typical
 size at initialisation, and the size of its change after a few steps, do not depend on width: the
 slope of log2 RMS over log2 width is near zero. Changes h_t - h_0 have far more power than raw
-values: mean |activation| after training misses a hidden rate wrong by m (models.md 6.1).
+values: mean |activation| after training misses a hidden rate that is wrong by m.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hptransfer.training.pack import Pack
 from hptransfer.trial import torch_device
 from hptransfer.vocabulary import Schedule
 
-LIMIT = 0.2  # largest |slope| that passes, in octaves per doubling (models.md 6.1)
+LIMIT = 0.2  # largest |slope| that passes, in octaves per doubling; true µP stays near 0.1
 STEPS = (2, 3, 4, 5, 6)  # steps at which updates are measured
 SEEDS = tuple(range(8))
 PROBE_SAMPLES = 64

@@ -1,8 +1,8 @@
 """µP and the standard parametrization: one rule from role and width ratio to every factor.
 
 Roles come from base shapes (the `mup` package): which dimensions grow with width. The rule is
-Table 8 of arXiv 2203.03466 for Adam, as arXiv 2505.15270 applies it to diffusion transformers
-(models.md 1.2). m is the width over the base width. Invariants: at m = 1 every factor is 1 in every
+Table 8 of arXiv 2203.03466 for Adam, as arXiv 2505.15270 applies it to diffusion
+transformers. m is the width over the base width. Invariants: at m = 1 every factor is 1 in every
 parametrization; `standard` has every factor 1 at every width.
 """
 

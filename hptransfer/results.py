@@ -22,7 +22,7 @@ from hptransfer.questions import Axis
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """Paths of `results/<sweep>/` (design: section 8, 'Contracts')."""
+    """Paths of `results/<sweep>/`, which users script against."""
 
     path: Path
 

@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Scaling(Enum):
-    """How a model scales away from its base width (models.md 1; arXiv 2203.03466, Table 8)."""
+    """How a model scales away from its base width (arXiv 2203.03466, Table 8)."""
 
     mup = "mup"
     standard = "standard"

@@ -113,7 +113,7 @@ def test_fan_in_inits_are_the_same_in_all_arms_at_every_width(init: Init) -> Non
         torch.testing.assert_close(value, standard[name], rtol=1e-6, atol=0)
 
 
-INIT_STD = {  # of width 96 at base 24, models.md 1.2 and 5.1
+INIT_STD = {  # of width 96 at base 24, arXiv 2505.15270 and the released DiT
     Init.paper: {
         "x_embedder.proj.weight": 1 / 4,
         "t_embedder.mlp.2.weight": 96**-0.5,

@@ -84,7 +84,7 @@ class DiT(nn.Module):
 
 
 def initializer(name: str, init: Init) -> Initializer:
-    """Say how a parameter starts: the table of models.md 1.2 (`paper`), the same with adaLN zero
+    """Say how a parameter starts: that of arXiv 2505.15270 (`paper`), the same with adaLN zero
     (`adaln_zero`), or the released models' (`original`).
     """
     if name.endswith(".bias") or name == "final_layer.linear.weight":

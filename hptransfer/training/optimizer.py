@@ -96,7 +96,7 @@ def _over_parameters(config: TrialConfig, name: str, device: torch.device) -> Te
 def _decay_per_step(
     configs: Sequence[TrialConfig], lr: Tensor, lr_factor: Tensor, device: torch.device
 ) -> Tensor | None:
-    """Return what each entry loses per step at multiplier 1 (models.md 6.1): (T, 1) or (T, P)."""
+    """Return what each entry loses per step at multiplier 1: (T, 1) or (T, P)."""
     decay = _per_trial(configs, "weight_decay", device)
     if not bool((decay > 0).any()):
         return None
