@@ -315,13 +315,6 @@ def test_the_table_has_the_documented_columns():
     assert list(ledger.table([]).columns) == [n for n in names if n != "log2_lr"]
 
 
-def test_reading_ten_thousand_rows_is_fast(tmp_path: Path):
-    _write(tmp_path, 10_000)
-    started = time.process_time()
-    assert len(ledger.read(tmp_path).rows) == 10_000
-    assert time.process_time() - started < 0.4
-
-
 def test_rows_are_on_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[str] = []
     write, fsync = os.write, os.fsync
