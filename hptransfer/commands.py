@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,23 @@ def _job(arguments: argparse.Namespace) -> Any:
     return jobs.open_job(composed, arguments.results, quiet=quiet)
 
 
+def _gate(arguments: argparse.Namespace, job: Any) -> int:
+    """Check a job's arms and say how; return the exit code if it may not go on, else 0."""
+    from hptransfer import jobs, summary
+
+    try:
+        checks = jobs.gate(job)
+    except jobs.CheckFailed as failed:
+        say(arguments, str(failed))
+        return failed.exit_code
+    for answer in checks:
+        say(arguments, summary.check_line(answer))
+    return 0
+
+
 def run_command(arguments: argparse.Namespace) -> int:
     """`hptransfer run`."""
-    from hptransfer import answers, jobs, pipeline, summary
+    from hptransfer import answers, jobs, pipeline
 
     resume = typed("run", arguments, arguments.sweep, *arguments.overrides)
     with interruptible(resume):
@@ -44,14 +60,10 @@ def run_command(arguments: argparse.Namespace) -> int:
         job = _job(arguments)
         if job is None:
             return 0
-        try:
-            checks = jobs.gate(job)
-        except jobs.CheckFailed as failed:
-            say(arguments, str(failed))
-            return failed.exit_code
+        refused = _gate(arguments, job)
+        if refused:
+            return refused
         clock.lap("check")
-        for answer in checks:
-            say(arguments, summary.check_line(answer))
         ran = jobs.sweep(job)
         clock.lap("sweep")
         answers.fit(job.folder)
@@ -133,13 +145,9 @@ def sweep_command(arguments: argparse.Namespace) -> int:
         job = _job(arguments)
         if job is None:
             return 0
-        try:
-            checks = jobs.gate(job)
-        except jobs.CheckFailed as failed:
-            say(arguments, str(failed))
-            return failed.exit_code
-        for answer in checks:
-            say(arguments, summary.check_line(answer))
+        refused = _gate(arguments, job)
+        if refused:
+            return refused
         if not arguments.quiet:
             say(arguments, jobs.intention(job))
         ran = jobs.sweep(job)
@@ -152,13 +160,34 @@ def sweep_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def status_command(arguments: argparse.Namespace) -> int:
+def _existing(arguments: argparse.Namespace) -> ResultsFolder:
+    """Return the folder named: a path, or a sweep's name in the results folder."""
+    folder: Path = arguments.folder
+    if not folder.exists() and (arguments.results / folder).exists():
+        folder = arguments.results / folder
+    return results.existing(folder)
+
+
+def _of_folder(
+    command: Callable[[argparse.Namespace, ResultsFolder], int],
+) -> Callable[[argparse.Namespace], int]:
+    """Find the folder that a command names; with --print-config only print its config."""
+
+    @functools.wraps(command)
+    def found(arguments: argparse.Namespace) -> int:
+        folder = _existing(arguments)
+        if arguments.print_config:
+            return print_recorded(arguments, folder.sweep_file)
+        return command(arguments, folder)
+
+    return found
+
+
+@_of_folder
+def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer status`."""
     from hptransfer import answers, summary
 
-    folder = _existing(arguments)
-    if arguments.print_config:
-        return print_recorded(arguments, folder.sweep_file)
     state = answers.status(folder)
     if arguments.json:
         print_json(state)
@@ -175,21 +204,11 @@ def _next(arguments: argparse.Namespace, folder: ResultsFolder, *, missing: int)
     return typed("fit", arguments, str(folder.path))
 
 
-def _existing(arguments: argparse.Namespace) -> ResultsFolder:
-    """Return the folder named: a path, or a sweep's name in the results folder."""
-    folder: Path = arguments.folder
-    if not folder.exists() and (arguments.results / folder).exists():
-        folder = arguments.results / folder
-    return results.existing(folder)
-
-
-def fit_command(arguments: argparse.Namespace) -> int:
+@_of_folder
+def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer fit`."""
     from hptransfer import answers, summary
 
-    folder = _existing(arguments)
-    if arguments.print_config:
-        return print_recorded(arguments, folder.sweep_file)
     estimates = answers.fit(folder, arguments.overrides)
     if arguments.json:
         print_json(estimates)
@@ -201,13 +220,11 @@ def fit_command(arguments: argparse.Namespace) -> int:
     return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
 
 
-def transfer_command(arguments: argparse.Namespace) -> int:
+@_of_folder
+def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer transfer`."""
     from hptransfer import pipeline, summary
 
-    folder = _existing(arguments)
-    if arguments.print_config:
-        return print_recorded(arguments, folder.sweep_file)
     record = pipeline.transfer(folder, arguments.overrides, arguments.config_dir)
     if arguments.json:
         print_json(record)
@@ -217,13 +234,11 @@ def transfer_command(arguments: argparse.Namespace) -> int:
     return _strict(arguments, [record["verdict"]])
 
 
-def plot_command(arguments: argparse.Namespace) -> int:
+@_of_folder
+def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer plot`."""
     from hptransfer import answers
 
-    folder = _existing(arguments)
-    if arguments.print_config:
-        return print_recorded(arguments, folder.sweep_file)
     paths = [str(path) for path in answers.plot(folder)]
     if arguments.json:
         print_json({"files": paths})
@@ -233,13 +248,11 @@ def plot_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def report_command(arguments: argparse.Namespace) -> int:
+@_of_folder
+def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer report`."""
     from hptransfer import answers
 
-    folder = _existing(arguments)
-    if arguments.print_config:
-        return print_recorded(arguments, folder.sweep_file)
     path = answers.report(folder, [typed("report", arguments, str(folder.path))])
     if arguments.json:
         print_json({"files": [str(path)]})

@@ -5,7 +5,6 @@ Every step can be run again: what is recorded is not done twice, what is derived
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,12 +159,11 @@ def as_json(result: TrialResult | dict[str, Any]) -> dict[str, Any]:
     """Return a trained trial for printing."""
     if isinstance(result, dict):
         return {"status": result["status"], "loss": result["loss"], "recorded_before": True}
-    plain = dataclasses.asdict(dataclasses.replace(result, config=TrialConfig()))
     return {
         "trial_key": trial_key(result.config),
         "status": result.status.value,
         "loss": result.loss,
-        "diverged_at_step": plain["diverged_at_step"],
+        "diverged_at_step": result.diverged_at_step,
         "seconds": round(result.seconds, 2),
         "recorded_before": False,
     }

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from hptransfer.config import TrialConfig
 from hptransfer.errors import UserError
 from hptransfer.identity import (
-    arm_of,
     flat,
     shape_signature,
     trial_key,
@@ -62,14 +61,9 @@ def packs(trials: Iterable[TrialConfig], pack_size: int) -> list[Pack]:
     """Cut trials into packs of one shape signature and near-equal size, widest first."""
     groups: dict[TrialConfig, list[TrialConfig]] = {}
     for config in trials:
-        groups.setdefault(_pack_signature(config), []).append(config)
+        groups.setdefault(shape_signature(config), []).append(config)
     cut = [pack for group in groups.values() for pack in _even_parts(group, pack_size)]
     return sorted(cut, key=lambda pack: -pack[0].model.width)
-
-
-def _pack_signature(config: TrialConfig) -> TrialConfig:
-    signature = shape_signature(config)
-    return with_scaling(signature, Scaling.mup) if arm_of(config) == "shared" else signature
 
 
 def _even_parts(group: Sequence[TrialConfig], pack_size: int) -> list[Pack]:
