@@ -29,7 +29,7 @@ from benchmarks import measure
 from hptransfer.compose import compose_file, shipped_folder, sweep_config
 from hptransfer.config import TrialConfig
 from hptransfer.data import Dataset, load
-from hptransfer.objectives import noised, squared_error
+from hptransfer.objectives import noised, objective_loss
 from hptransfer.parametrization import build_model, param_groups
 from hptransfer.questions import SweepConfig
 from hptransfer.sweep import wanted
@@ -106,9 +106,10 @@ def plain_stepper(config: TrialConfig, dataset: Dataset, device: torch.device) -
 
     def step(number: int) -> None:
         batch = train_batch(config, dataset.train, number % config.budget.steps)
-        images, labels, u, noise = (part.to(device) for part in batch)
-        x, t, target = noised(config.objective, images, noise, u)
-        loss = squared_error(model(x, t, labels), target)
+        images, u, noise = (part.to(device) for part in batch[:3])
+        (labels,) = batch.condition
+        at = noised(config.objective, images, noise, u)
+        loss = objective_loss(config.objective, model(at.x, at.t, labels.to(device)), at)
         if not bool(torch.isfinite(loss)):
             raise RuntimeError(f"The plain trial diverged at width {config.model.width}.")
         optimizer.zero_grad()

@@ -14,6 +14,7 @@ COMMANDS = {
     "run": "check, sweep, fit, transfer, train the target, draw and report, in that order",
     "list": "what there is: models, sweeps, data",
     "check": "is a parametrization really µP? verdict by coordinate check",
+    "rules": "how a model's init and factors go with width, beside the vanilla Transformer's",
     "sweep": "run what is missing of a sweep",
     "status": "how far a sweep is",
     "fit": "optimum per width with interval, law and verdict",
@@ -21,8 +22,10 @@ COMMANDS = {
     "plot": "draw the pictures of a sweep",
     "report": "one self-contained HTML page",
     "train": "train a config, such as an emitted target.yaml",
+    "sample": "draw samples of a trained config as a picture",
 }
 
+OF_MODELS = ("list", "check", "rules", "train", "sample")  # those of model_commands
 PLAIN = ("list", "status", "plot", "report")  # commands without anything to override
 
 EPILOG = """\
@@ -78,9 +81,10 @@ def _dispatch(name: str, words: list[str]) -> int:
             f"`hptransfer {name}` reads what is there and takes no override, but got "
             f"{arguments.overrides[0]!r}. Override `sweep`, `fit` or `transfer` instead."
         )
-    from hptransfer import commands
+    from hptransfer import commands, model_commands
 
-    command: Callable[[argparse.Namespace], int] = getattr(commands, f"{name}_command")
+    module = model_commands if name in OF_MODELS else commands
+    command: Callable[[argparse.Namespace], int] = getattr(module, f"{name}_command")
     return command(arguments)
 
 
@@ -94,6 +98,7 @@ _SUBJECTS = {
     "plot": ("folder", "a results folder"),
     "report": ("folder", "a results folder"),
     "train": ("file", "a config file, such as results/NAME/target.yaml"),
+    "sample": ("file", "a config file that was trained"),
 }
 
 
@@ -114,6 +119,13 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="only JSON on standard output")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the answer")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+    if name == "rules":
+        parser.add_argument("--all", action="store_true", help="every parameter, not only roles")
+    if name == "sample":
+        parser.add_argument("--weights", type=Path, help="weights other than those `train` kept")
+        parser.add_argument("--steps", type=int, default=20, help="model evaluations (20)")
+        parser.add_argument("--guidance", type=float, default=2.0, help="1: none (2)")
+        parser.add_argument("--columns", type=int, default=10, help="samples a class (10)")
     if name in ("run", "fit", "transfer"):
         parser.add_argument(
             "--strict", action="store_true", help="exit 1 unless the verdict is `transfers`"

@@ -1,4 +1,4 @@
-"""The commands: each reads its arguments, calls the pipeline and prints the answer."""
+"""The commands about a sweep: each reads its arguments, calls the pipeline, prints the answer."""
 
 from __future__ import annotations
 
@@ -99,42 +99,6 @@ def _finish_run(
 
 def _strict(arguments: argparse.Namespace, verdicts: list[str]) -> int:
     return int(arguments.strict and any(verdict != "transfers" for verdict in verdicts))
-
-
-def list_command(arguments: argparse.Namespace) -> int:
-    """`hptransfer list`."""
-    from hptransfer.catalogue import entries_of
-
-    entries = entries_of(arguments.what)
-    if arguments.json:
-        print_json(entries)
-    else:
-        for name, meaning in entries.items():
-            print(f"{name:<16} {meaning}")
-    return 0
-
-
-def check_command(arguments: argparse.Namespace) -> int:
-    """`hptransfer check`."""
-    from hptransfer import jobs, summary
-    from hptransfer.compose import compose_file, shipped_folder, sweep_config
-
-    path = shipped_folder("conf") / "check.yaml"
-    composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
-    sweep = sweep_config(composed)
-    if arguments.print_config:
-        return print_config(arguments, composed, sweep.name)
-    from hptransfer.coordinate_check import coordinate_check
-
-    with interruptible(typed("check", arguments, *arguments.overrides)):
-        answer = coordinate_check(
-            sweep.base, sweep.widths, jobs.central_log2_lr(sweep), composed.runtime
-        )
-    if arguments.json:
-        print_json(answer)
-    else:
-        print(summary.check_text(answer))
-    return int(answer["verdict"] == "fail")
 
 
 def sweep_command(arguments: argparse.Namespace) -> int:
@@ -259,26 +223,4 @@ def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     else:
         print(f"report   {path}")
         print(f"next: {typed('train', arguments, str(folder.target_file))}")
-    return 0
-
-
-def train_command(arguments: argparse.Namespace) -> int:
-    """`hptransfer train`."""
-    from hptransfer import pipeline, summary
-
-    if arguments.print_config:
-        return print_recorded(arguments, arguments.file)
-    with interruptible(typed("train", arguments, str(arguments.file), *arguments.overrides)):
-        trained = pipeline.train(
-            arguments.file,
-            arguments.overrides,
-            config_dir=arguments.config_dir,
-            root=arguments.results,
-        )
-    answer = pipeline.as_json(trained)
-    if arguments.json:
-        print_json(answer)
-    else:
-        print(summary.trained_line(answer))
-        print(f"next: {typed('report', arguments, str(arguments.file.parent))}")
     return 0

@@ -169,6 +169,7 @@ def sweep_config(composed: Composed) -> SweepConfig:
         target=overlaid(composed, section["target"]) if section["target"] else None,
         realise=RealiseConfig(**section["realise"]),
         verdict=VerdictConfig(**tree["verdict"]),
+        allow=tuple(tree["transfer"]["allow"]),
     )
 
 

@@ -23,6 +23,7 @@ from hptransfer.data import Dataset, load
 from hptransfer.errors import UserError
 from hptransfer.identity import with_width
 from hptransfer.objectives import noised
+from hptransfer.parametrization import Role, parameter_rules
 from hptransfer.questions import with_hyperparameters
 from hptransfer.training.evaluation import evaluation_batches
 from hptransfer.training.loop import TrainingState, pack_losses
@@ -34,7 +35,9 @@ LIMIT = 0.2  # largest |slope| that passes, in octaves per doubling; true µP st
 STEPS = (2, 3, 4, 5, 6)  # steps at which updates are measured
 SEEDS = tuple(range(8))
 PROBE_SAMPLES = 64
-LEAST_LOSS_DROP = 0.05  # share by which the base width's loss must fall: at a tiny rate all passes
+LEAST_LOSS_DROP = 0.05  # share by which the base width's loss must fall: else nothing was learned
+OCTAVES_LOWER = 2  # the rate is lowered so far, octave by octave, while a check fails
+DECISIVE = 0.5  # |slope| beyond which no lower rate is tried
 
 Sizes = dict[tuple[str, str, int], list[float]]  # (module, quantity, step) -> RMS per seed
 
@@ -47,7 +50,8 @@ class _Run(NamedTuple):
 def coordinate_check(
     base: TrialConfig, widths: Sequence[int], log2_lr: float, runtime: RuntimeConfig
 ) -> dict[str, Any]:
-    """Check a trial's parametrization over `widths` at base learning rate 2**log2_lr.
+    """Check a trial's parametrization over `widths` at base learning rate 2**log2_lr or a little
+    below.
 
     Returns the object of `hptransfer check --json`: slopes in octaves per width doubling, verdict
     `pass` or `fail`, and the sizes behind them. What is exactly zero at all widths (a module
@@ -61,8 +65,38 @@ def coordinate_check(
         )
     torch.set_num_threads(runtime.threads)
     dataset = load(base.data, runtime.data_folder)
-    probing = _probing(base, log2_lr)
     device = torch_device(runtime)
+    answers = []
+    for lowered in range(OCTAVES_LOWER + 1):
+        answers.append(_checked_at(base, widths, log2_lr - lowered, dataset, device))
+        if not _may_pass_lower(answers[-1]):
+            break
+    return {**_telling(answers), "asked_log2_lr": log2_lr}
+
+
+def _may_pass_lower(answer: Mapping[str, Any]) -> bool:
+    """Whether a failure may be the rate's. Near the edge of stability a few steps are no longer
+    small changes and slopes of true µP stray beyond the limit; those of a wrong factor only get
+    cleaner at lower rates.
+    """
+    slope = answer["worst"]["slope"]
+    failed = answer["verdict"] == "fail" and answer["loss_drop"] >= LEAST_LOSS_DROP
+    return failed and (slope is None or abs(slope) <= DECISIVE)
+
+
+def _telling(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the last answer at which the model learned enough, or the first."""
+    return next((a for a in reversed(answers) if a["loss_drop"] >= LEAST_LOSS_DROP), answers[0])
+
+
+def _checked_at(
+    base: TrialConfig,
+    widths: Sequence[int],
+    log2_lr: float,
+    dataset: Dataset,
+    device: torch.device,
+) -> dict[str, Any]:
+    probing = _probing(base, log2_lr)
     runs = {w: _probe_width(with_width(probing, w), dataset, device) for w in widths}
     narrowest = min(runs, key=lambda width: abs(width - base.model.base_width))
     return _answer(base, runs, log2_lr=log2_lr, loss_drop=runs[narrowest].loss_drop)
@@ -110,23 +144,31 @@ def _outputs(pack: Pack, member: int, dataset: Dataset) -> dict[str, Tensor]:
     """Return every module's output on the probe batch for one member."""
     config = pack.configs[member]
     batch = next(iter(evaluation_batches(config, dataset.validation)))
-    images, labels, u, noise = (p[:PROBE_SAMPLES].to(pack.flat.device) for p in batch)
-    x, t, _ = noised(config.objective, images, noise, u)
+    device = pack.flat.device
+    images, u, noise = (part[:PROBE_SAMPLES].to(device) for part in batch[:3])
+    condition = tuple(part[:PROBE_SAMPLES].to(device) for part in batch.condition)
+    at = noised(config.objective, images, noise, u)
     outputs: dict[str, Tensor] = {}
     hooks = [
         module.register_forward_hook(_recorder(name, outputs))
         for name, module in pack.template.named_modules()
         if name and any(True for _ in module.parameters())
     ]
-    functional_call(pack.template, pack.member_tensors(member), (x, t, labels))
+    functional_call(pack.template, pack.member_tensors(member), (at.x, at.t, *condition))
     for hook in hooks:
         hook.remove()
     return outputs
 
 
 def _recorder(name: str, outputs: dict[str, Tensor]) -> Any:
-    def record(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        outputs[name] = output.detach()
+    def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            outputs[name] = output.detach()
+            return
+        for index, part in enumerate(output):
+            # A mask, or nothing, among a module's outputs has no size.
+            if isinstance(part, Tensor) and part.is_floating_point():
+                outputs[f"{name}[{index}]"] = part.detach()
 
     return record
 
@@ -138,7 +180,12 @@ def _answer(
     keys = list(runs[widths[0]].sizes)
     sizes = {key: [runs[w].sizes[key] for w in widths] for key in keys}
     zero = {key for key, rows in sizes.items() if not np.any(rows)}
-    slopes = [_slope(key, widths, sizes[key]) for key in keys if key not in zero]
+    shrinking = _may_shrink(base)
+    slopes = [
+        _slope(key, widths, sizes[key], lowest=-LIMIT - (0.5 if _is_in(key, shrinking) else 0.0))
+        for key in keys
+        if key not in zero
+    ]
     failed = [slope for slope in slopes if not slope["ok"]]
     return {
         "family": base.model.family,
@@ -152,7 +199,7 @@ def _answer(
         "loss_drop": round(loss_drop, 4),
         "slopes": slopes,
         "zero": [_occasion(key) for key in keys if key in zero],
-        "worst": max(slopes, key=lambda s: abs(s["slope"]) if s["slope"] is not None else 1e9),
+        "worst": max(slopes, key=_badness),
         "verdict": "fail" if failed or loss_drop < LEAST_LOSS_DROP else "pass",
         "warnings": _warnings(loss_drop, log2_lr),
         "rms": [
@@ -162,6 +209,11 @@ def _answer(
             for w, rows in zip(widths, sizes[m, q, s], strict=True)
         ],
     }
+
+
+def _badness(slope: Mapping[str, Any]) -> tuple[bool, float]:
+    value = slope["slope"]
+    return not slope["ok"], math.inf if value is None else abs(value)
 
 
 def _occasion(key: tuple[str, str, int]) -> str:
@@ -177,8 +229,28 @@ def _typical(rms_per_seed: Sequence[float]) -> float | None:
     return float(np.exp(np.log(values).mean()))
 
 
+def _is_in(key: tuple[str, str, int], modules: set[tuple[str, str]]) -> bool:
+    module, quantity, _ = key
+    return (module.partition("[")[0], quantity) in modules
+
+
+def _may_shrink(base: TrialConfig) -> set[tuple[str, str]]:
+    """Return what µP lets fall with m^-1/2: a readout's output at initialisation where its weights
+    are not zero (arXiv 2203.03466, Appendix D.1), in every module that holds the readout.
+    """
+    readouts = [
+        rule.name.rpartition(".")[0] for rule in parameter_rules(base) if rule.role is Role.output
+    ]
+    parts = [name.split(".") for name in readouts]
+    return {(".".join(p[:n]), "init") for p in parts for n in range(1, len(p) + 1)}
+
+
 def _slope(
-    key: tuple[str, str, int], widths: Sequence[int], sizes: Sequence[Sequence[float]]
+    key: tuple[str, str, int],
+    widths: Sequence[int],
+    sizes: Sequence[Sequence[float]],
+    *,
+    lowest: float,
 ) -> dict[str, Any]:
     module, quantity, step = key
     typical = [_typical(rows) for rows in sizes]
@@ -191,7 +263,7 @@ def _slope(
         "quantity": quantity,
         "step": step,
         "slope": None if slope is None else round(slope, 4),
-        "ok": slope is not None and abs(slope) <= LIMIT,
+        "ok": slope is not None and lowest <= slope <= LIMIT,
     }
 
 

@@ -14,6 +14,7 @@ from hptransfer.errors import UserError
 from hptransfer.identity import arm_of, flat, with_width
 from hptransfer.parametrization import parameter_rules
 from hptransfer.questions import SweepConfig, with_hyperparameters
+from hptransfer.rule_table import parameter_table
 from hptransfer.search import grid
 from hptransfer.training.flops import trial_flops
 
@@ -93,25 +94,8 @@ def cost(sweep: SweepConfig, table: pd.DataFrame, target: TrialConfig) -> dict[s
     }
 
 
-def parameter_table(config: TrialConfig) -> list[dict[str, Any]]:
-    """Return the rule of every parameter, for people who train in their own code base."""
-    return [
-        {
-            "parameter": rule.name,
-            "shape": list(rule.shape),
-            "role": rule.role.value,
-            "init_std": rule.init_std,
-            "lr_factor": rule.factors.lr,
-            "weight_decay_factor": rule.factors.weight_decay,
-            "eps_factor": rule.factors.eps,
-            "forward_factor": rule.factors.forward,
-        }
-        for rule in parameter_rules(config)
-    ]
-
-
 def parameter_table_text(config: TrialConfig) -> str:
-    """Return `parameter_table` as JSON, a parameter a line."""
+    """Return every parameter's rule as JSON, a parameter a line."""
     rows = ",\n".join(json.dumps(row) for row in parameter_table(config))
     return f"[\n{rows}\n]\n"
 

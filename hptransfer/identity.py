@@ -41,8 +41,12 @@ def with_scaling(config: TrialConfig, scaling: Scaling) -> TrialConfig:
 
 
 def arm_of(config: TrialConfig) -> str:
-    """The trial's arm: its parametrization, or `shared` at base width, where all are one model."""
-    if config.model.width == config.model.base_width:
+    """The trial's arm: its parametrization, or `shared` at base width, where all are one model.
+
+    Where depth is scaled too the arms differ at base width as well.
+    """
+    scaled_depth = getattr(config.model, "depth_mult", 1.0) != 1.0
+    if config.model.width == config.model.base_width and not scaled_depth:
         return "shared"
     return config.parametrization.scaling.value
 

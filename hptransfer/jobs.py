@@ -68,7 +68,7 @@ def _require_data(sweep: SweepConfig, composed: Composed) -> None:
 
 def check(job: Job) -> list[dict[str, Any]]:
     """Check every arm once at the sweep's widths and central learning rate; kept in check.json."""
-    asked = {"widths": list(job.sweep.widths), "log2_lr": central_log2_lr(job.sweep)}
+    asked = {"widths": list(job.sweep.widths), "asked_log2_lr": central_log2_lr(job.sweep)}
     arms = [scaling.value for scaling in job.sweep.parametrizations]
     recorded = results.read_json(job.folder.check_file, "checks")
     kept = recorded["checks"] if recorded else []
@@ -80,7 +80,7 @@ def check(job: Job) -> list[dict[str, Any]]:
         for arm in missing:
             base = with_scaling(job.sweep.base, Scaling(arm))
             known[arm] = coordinate_check(
-                base, asked["widths"], asked["log2_lr"], job.composed.runtime
+                base, asked["widths"], asked["asked_log2_lr"], job.composed.runtime
             )
         results.write_json(job.folder.check_file, {"checks": list(known.values())})
     return [known[arm] for arm in arms]

@@ -9,7 +9,7 @@ from hptransfer.errors import UserError
 
 TRIAL_GROUPS = ("model", "parametrization", "objective", "data", "optimizer", "budget")
 GROUPS = (*TRIAL_GROUPS, "runtime", "executor")
-LISTS = ("sweep.widths", "sweep.seeds", "sweep.parametrizations")
+LISTS = ("sweep.widths", "sweep.seeds", "sweep.parametrizations", "transfer.allow")
 OPEN = ("search.", "sweep.target.")  # mappings to which keys may be added
 
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
@@ -37,6 +37,8 @@ def _normalised(override: str) -> str:
             f"An override sets a key that exists, so it needs no +, but got {override!r}. Write "
             f"{override.lstrip('+')!r} if {key.lstrip('+')!r} is one."
         )
+    if key == "data.sha256" and not value.startswith(("'", '"')):
+        value = f"'{value}'"  # 1234e567... is a hash and no number
     if key in LISTS and not value.startswith("["):
         value = f"[{value}]"
     if key.startswith(OPEN):

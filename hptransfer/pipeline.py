@@ -5,10 +5,11 @@ Every step can be run again: what is recorded is not done twice, what is derived
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from hptransfer import results
@@ -21,10 +22,10 @@ from hptransfer.identity import trial_key
 from hptransfer.jobs import Job, run_trials
 from hptransfer.ledger import LedgerWriter, write_curve
 from hptransfer.ledger_rows import row, rows_in
-from hptransfer.outcome import TrialResult
 from hptransfer.questions import HYPERPARAMETERS, SweepConfig, with_hyperparameters
 from hptransfer.results import ResultsFolder
 from hptransfer.sweep import check_target, hps, packs, realised
+from hptransfer.vocabulary import Status
 
 
 def transfer(
@@ -37,7 +38,7 @@ def transfer(
     recorded = compose_file(folder.sweep_file, [], as_run=True)
     asked = sweep_config(recorded)
     target, composed = _target(folder, recorded, asked, list(overrides), config_dir)
-    check_target(asked, target)
+    check_target(asked, target, composed.tree["transfer"]["allow"])
     table = table_of(wanted_rows(folder, results.read_facts(folder)), folder.path)
     estimates = estimate(
         table,
@@ -127,14 +128,39 @@ def realise(job: Job, transferred: dict[str, Any]) -> dict[str, Any]:
 
 def train(
     path: Path, overrides: Sequence[str], *, config_dir: Path | None, root: Path
-) -> TrialResult | dict[str, Any]:
-    """Train one config; its row goes into the target's ledger of its results folder.
+) -> dict[str, Any]:
+    """Train one config; keep its weights, and its row in the target's ledger of its results folder.
 
-    That folder is the file's own, or `root`/<name> for a file that lies elsewhere. Returns the
-    result, or the recorded row where this trial was trained before.
+    Where both are there nothing is trained; where only the row is, the trial runs again for its
+    weights and the row stays.
     """
-    from hptransfer.trial import run_pack
+    from hptransfer.trial import train_trial
+    from hptransfer.weights import save_weights
 
+    composed, folder, axes = trained_at(path, overrides, config_dir=config_dir, root=root)
+    key = trial_key(composed.trial)
+    weights_file = folder.weights_file(key)
+    with LedgerWriter(folder.target) as writer:
+        known = next((r for r in writer.ledger.rows if r["trial_key"] == key), None)
+        if known and (weights_file.is_file() or known["status"] != Status.completed.value):
+            return _answer(known, weights_file, recorded_before=True)
+        result, weights = train_trial(composed.trial, composed.runtime)
+        if result.status is Status.completed:
+            save_weights(weights_file, composed.trial, weights)
+        fresh = row(result, hps(composed.trial, axes), results.provenance())
+        if known is None:
+            write_curve(folder.target, key, result.curve)
+            writer.append([fresh])
+    return _answer(fresh, weights_file, recorded_before=known is not None)
+
+
+def trained_at(
+    path: Path, overrides: Sequence[str], *, config_dir: Path | None, root: Path
+) -> tuple[Composed, ResultsFolder, tuple[str, ...]]:
+    """Return a trainable config, its results folder and the searched axes its rows name.
+
+    The folder is the file's own, or `root`/<name> for a file that lies elsewhere.
+    """
     composed = compose_file(path, list(overrides), config_dir=config_dir, as_run=True)
     if composed.tree.get("search"):
         raise UserError(
@@ -142,28 +168,55 @@ def train(
             f"`hptransfer sweep {path}`, or train the target.yaml that `transfer` writes."
         )
     own = ResultsFolder(path.parent)
-    recorded = own.sweep_file.is_file()
-    axes = results.read_facts(own).axes if recorded else ("log2_lr",)
-    folder = own.target if recorded else ResultsFolder(root / checked_name(composed.name)).target
-    with LedgerWriter(folder) as writer:
-        key = trial_key(composed.trial)
-        if key in writer.ledger.keys:
-            return next(r for r in writer.ledger.rows if r["trial_key"] == key)
-        (result,) = run_pack([composed.trial], composed.runtime)
-        write_curve(folder, key, result.curve)
-        writer.append([row(result, hps(composed.trial, axes), results.provenance())])
-    return result
+    if own.sweep_file.is_file():
+        return composed, own, results.read_facts(own).axes
+    return composed, ResultsFolder(root / checked_name(composed.name)), ("log2_lr",)
 
 
-def as_json(result: TrialResult | dict[str, Any]) -> dict[str, Any]:
-    """Return a trained trial for printing."""
-    if isinstance(result, dict):
-        return {"status": result["status"], "loss": result["loss"], "recorded_before": True}
+def _answer(row: dict[str, Any], weights_file: Path, *, recorded_before: bool) -> dict[str, Any]:
     return {
-        "trial_key": trial_key(result.config),
-        "status": result.status.value,
-        "loss": result.loss,
-        "diverged_at_step": result.diverged_at_step,
-        "seconds": round(result.seconds, 2),
-        "recorded_before": False,
+        "trial_key": row["trial_key"],
+        "status": row["status"],
+        "loss": row["loss"],
+        "diverged_at_step": row["diverged_at_step"],
+        "seconds": round(row["cost"]["seconds"], 2),
+        "recorded_before": recorded_before,
+        "weights": str(weights_file) if weights_file.is_file() else None,
     }
+
+
+def draw(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    config_dir: Path | None,
+    root: Path,
+    weights: Path | None,
+    sampler: Mapping[str, Any],
+    columns: int,
+) -> Path:
+    """Draw samples of a trained config; return the picture, or the array where data is latent."""
+    from hptransfer.figures.samples import draw_samples, samples_data
+    from hptransfer.generate import generate
+    from hptransfer.samplers import SamplerConfig
+
+    if columns < 1:
+        raise UserError(f"--columns must be positive, but got {columns}.")
+    composed, folder, _ = trained_at(path, overrides, config_dir=config_dir, root=root)
+    key = trial_key(composed.trial)
+    kept = folder.weights_file(key) if weights is None else weights
+    if not kept.is_file():
+        raise UserError(
+            f"Samples need trained weights, but there are none at {kept}. Run `hptransfer train "
+            f"{path}` first, with the same overrides, or name a file with --weights."
+        )
+    drawn = generate(
+        composed.trial, kept, SamplerConfig(**sampler), composed.runtime, columns=columns
+    )
+    picture = folder.target / "samples" / f"{key}.png"
+    if composed.trial.data.layout.channels in (1, 3):
+        draw_samples(picture, samples_data(drawn))
+        return picture
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    np.save(picture.with_suffix(".npy"), drawn)  # latents: an autoencoder makes images of them
+    return picture.with_suffix(".npy")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from hptransfer.config import TrialConfig, require
@@ -132,6 +132,7 @@ class SweepConfig:
     target: TrialConfig | None = None  # the target run, but for the transferred HPs
     realise: RealiseConfig = RealiseConfig()
     verdict: VerdictConfig = VerdictConfig()
+    allow: tuple[str, ...] = ()  # what may differ between proxies and target besides width
 
     def __post_init__(self) -> None:
         for name in ("widths", "parametrizations", "seeds", "search"):
@@ -157,6 +158,7 @@ class SweepConfig:
         )
         for name, _ in self.search:
             require_known_hp(name)
+        require_allowable(self.allow)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -170,6 +172,11 @@ _SWEEP_PATHS = {
     "seeds": "sweep.seeds",
     "search": "search",
 }
+
+
+def require_allowable(allow: Collection[str]) -> None:
+    """Refuse what no target may differ in."""
+    require(set(allow) <= {"depth"}, f"`transfer.allow` may hold depth, but got {list(allow)}.")
 
 
 def require_known_hp(name: str) -> None:

@@ -61,6 +61,10 @@ class ResultsFolder:
         """The target's own rows; never fitted, since they would contaminate the prediction."""
         return self.path / "target"
 
+    def weights_file(self, trial_key: str) -> Path:
+        """The trained weights of one of the target's rows."""
+        return self.target / "weights" / f"{trial_key}.safetensors"
+
     @property
     def realised_file(self) -> Path:
         """What the target's own rows say about the transferred value."""

@@ -14,15 +14,25 @@ from hptransfer.questions import RealiseConfig, VerdictConfig
 from hptransfer.vocabulary import Init, Scaling
 
 SCHEMAS = {
-    "model": {"dit": config.DiTConfig},
+    "model": {
+        "dit": config.DiTConfig,
+        "uvit": config.UViTConfig,
+        "pixart": config.PixArtConfig,
+        "mmdit": config.MMDiTConfig,
+        "custom": config.CustomConfig,
+    },
     "parametrization": {"parametrization": config.ParametrizationConfig},
     "objective": {
         "rectified_flow": config.RectifiedFlowConfig,
         "ddpm": config.DDPMConfig,
+        "vp": config.VPConfig,
     },
     "data": {
         "digits": config.DigitsConfig,
         "fashion_mnist": config.FashionMNISTConfig,
+        "features": config.FeaturesConfig,
+        "image_folder": config.ImageFolderConfig,
+        "huggingface": config.HuggingFaceConfig,
     },
     "optimizer": {"adamw": config.AdamWConfig},
     "budget": {"budget": config.BudgetConfig},
@@ -50,6 +60,13 @@ class SweepSection:
 
 
 @dataclass
+class TransferSection:
+    """The `transfer` section: what may differ between proxies and target besides width."""
+
+    allow: list[str] = field(default_factory=list)  # depth
+
+
+@dataclass
 class Root:
     """Everything a config file may say."""
 
@@ -68,6 +85,7 @@ class Root:
     seed: int = 0
     sweep: SweepSection = field(default_factory=SweepSection)
     search: dict[str, Any] = field(default_factory=dict)
+    transfer: TransferSection = field(default_factory=TransferSection)
     verdict: Any = field(default_factory=lambda: thawed(VerdictConfig))
 
 
@@ -75,6 +93,7 @@ def all_keys() -> list[str]:
     """Return every dotted key of the schema."""
     keys = {f.name for f in dataclasses.fields(Root)}
     keys |= {f"sweep.{f.name}" for f in dataclasses.fields(SweepSection)}
+    keys |= {f"transfer.{f.name}" for f in dataclasses.fields(TransferSection)}
     for group, schemas in SCHEMAS.items():
         for cls in schemas.values():
             keys |= {f"{group}.{f.name}" for f in dataclasses.fields(cls)}

@@ -19,7 +19,12 @@ from hptransfer.identity import (
     with_scaling,
     with_width,
 )
-from hptransfer.questions import HYPERPARAMETERS, SweepConfig, with_hyperparameters
+from hptransfer.questions import (
+    HYPERPARAMETERS,
+    SweepConfig,
+    require_allowable,
+    with_hyperparameters,
+)
 from hptransfer.search import grid
 from hptransfer.vocabulary import Scaling
 
@@ -82,8 +87,8 @@ def hps(config: TrialConfig, axes: Sequence[str]) -> dict[str, float]:
     return {axis: HYPERPARAMETERS[axis.removeprefix("log2_")].log2(config) for axis in axes}
 
 
-def check_target(sweep: SweepConfig, target: TrialConfig) -> None:
-    """Refuse a target that the sweep cannot speak for."""
+def check_target(sweep: SweepConfig, target: TrialConfig, allow: Collection[str] = ()) -> None:
+    """Refuse a target that the sweep cannot speak for, but for what is allowed."""
     widest = max(sweep.widths)
     if target.model.width < widest:
         raise UserError(
@@ -100,6 +105,18 @@ def check_target(sweep: SweepConfig, target: TrialConfig) -> None:
             "The target must share the proxies' base width, since every µP factor is relative to "
             f"it, but got {target.model.base_width} and {sweep.base.model.base_width}. Set "
             f"model.base_width={sweep.base.model.base_width}."
+        )
+    _check_depth(sweep, target, allow)
+
+
+def _check_depth(sweep: SweepConfig, target: TrialConfig, allow: Collection[str]) -> None:
+    require_allowable(allow)
+    depths = [getattr(config.model, "depth", None) for config in (sweep.base, target)]
+    if depths[0] != depths[1] and "depth" not in {*allow, *sweep.allow}:
+        raise UserError(
+            f"The target must be as deep as the proxies, since a width sweep says nothing of "
+            f"depth, but got depth {depths[1]} with proxies of {depths[0]}. Set "
+            f"model.depth={depths[0]}, or transfer.allow=[depth] to go on with a warning."
         )
 
 

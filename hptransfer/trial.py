@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import load
@@ -40,6 +41,20 @@ def run_pack(
         _result(config, outcome, index, seconds=seconds, device=_device_name(device))
         for index, config in enumerate(configs)
     ]
+
+
+def train_trial(
+    config: TrialConfig, runtime: RuntimeConfig, report: Callable[[Report], None] = ignore
+) -> tuple[TrialResult, dict[str, Tensor]]:
+    """Train one trial as a pack of one; return its result and its deciding weights by name."""
+    device = torch_device(runtime)
+    torch.set_num_threads(runtime.threads)
+    started = time.perf_counter()
+    pack = Pack([config], device)
+    outcome = train_pack(pack, load(config.data, runtime.data_folder), report)
+    seconds = time.perf_counter() - started
+    result = _result(config, outcome, 0, seconds=seconds, device=_device_name(device))
+    return result, pack.member_parameters(outcome.weights, 0)
 
 
 def torch_device(runtime: RuntimeConfig) -> torch.device:

@@ -32,6 +32,28 @@ class Init(Enum):
     original = "original"
 
 
+class Conditioning(Enum):
+    """What a model is told of a sample besides its timestep."""
+
+    none = "none"
+    label = "label"
+    caption = "caption"
+
+
+class TimestepSampling(Enum):
+    """How training timesteps are drawn from a uniform quantile."""
+
+    uniform = "uniform"
+    logit_normal = "logit_normal"  # the logistic function of a normal (arXiv 2403.03206, Eq. 19)
+
+
+class BetaSchedule(Enum):
+    """How DDPM's variances go from the first step to the last."""
+
+    linear = "linear"  # arXiv 2006.11239
+    scaled_linear = "scaled_linear"  # linear in the square root (arXiv 2112.10752's code)
+
+
 class WeightDecayMode(Enum):
     """What a tensor loses per step, as a share of itself, times the schedule."""
 

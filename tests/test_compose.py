@@ -123,7 +123,7 @@ def test_a_config_dir_adds_choices(tmp_path: Path) -> None:
 
 
 SENTENCES = [
-    ("model=ditt", "There is no model=ditt. Did you mean dit?"),
+    ("model=ditt", "There is no model=ditt. Did you mean dit or mmdit or mmdit_tiny?"),
     (
         "modle.width=3",
         "There is no config key `modle.width`. Did you mean model.width or model.base_width or "

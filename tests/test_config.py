@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hptransfer.config import (
     AdamWConfig,
     BudgetConfig,
+    DDPMConfig,
     DiTConfig,
     ParametrizationConfig,
     TrialConfig,
@@ -40,6 +41,8 @@ RELEASED_DEFAULTS = {
         "patch_size": 4,
         "mlp_ratio": 4,
         "label_dropout": 0.1,
+        "base_depth": None,
+        "learn_sigma": False,
     },
     "parametrization": {
         "scaling": "mup",
@@ -48,8 +51,14 @@ RELEASED_DEFAULTS = {
         "weight_decay_mode": "mup",
         "eps_scaling": "none",
         "broken": "none",
+        "depth_alpha": 1.0,
     },
-    "objective": {"name": "rectified_flow"},
+    "objective": {
+        "name": "rectified_flow",
+        "timesteps": "uniform",
+        "logit_mean": 0.0,
+        "logit_std": 1.0,
+    },
     "data": {"name": "digits", "sha256": "8b3b6ae90863430b", "held_out": 360},
     "optimizer": {
         "lr": 0.015625,
@@ -166,7 +175,7 @@ def _changed(value):
     if isinstance(value, str):
         return value + "x"
     if value is None:
-        return 0.5
+        return 1
     if isinstance(value, float):
         return value / 2 if value else 0.5
     if isinstance(value, int):
@@ -181,9 +190,15 @@ FIELDS = [
 ]
 
 
+FLOW = TrialConfig().objective
+OBJECTIVE_OF = {"learn_sigma": DDPMConfig()}  # what a field's other value needs
+
+
 @pytest.mark.parametrize(("group", "name"), FIELDS)
 def test_every_field_of_a_trial_is_part_of_its_key(group: str, name: str) -> None:
-    wide = with_width(TrialConfig(), 48)
+    wide = dataclasses.replace(
+        with_width(TrialConfig(), 48), objective=OBJECTIVE_OF.get(name, FLOW)
+    )
     part = getattr(wide, group)
     other = dataclasses.replace(part, **{name: _changed(getattr(part, name))})
     assert trial_key(dataclasses.replace(wide, **{group: other})) != trial_key(wide)

@@ -11,9 +11,13 @@ from hptransfer import coordinate_check as module
 from hptransfer.config import (
     AdamWConfig,
     DiTConfig,
+    MMDiTConfig,
+    ModelConfig,
     ParametrizationConfig,
+    PixArtConfig,
     RuntimeConfig,
     TrialConfig,
+    UViTConfig,
 )
 from hptransfer.coordinate_check import coordinate_check
 from hptransfer.errors import UserError
@@ -113,3 +117,81 @@ def test_the_loss_drop_is_the_base_widths(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(module, "_probe_width", probed)
     assert coordinate_check(BASE, (24, 48, 96), -5.0, RuntimeConfig())["loss_drop"] == 0.024
+
+
+FAMILIES = [
+    DiTConfig(width=16, base_width=16),
+    UViTConfig(width=16, base_width=16),
+    PixArtConfig(width=16, base_width=16),
+    MMDiTConfig(width=16, base_width=16),
+]
+families = pytest.mark.parametrize("model", FAMILIES, ids=lambda model: model.family)
+
+
+@families
+def test_every_family_passes_over_four_doublings(model: ModelConfig) -> None:
+    widths = (16, 32, 64, 128, 256)
+    answer = coordinate_check(
+        dataclasses.replace(BASE, model=model), widths, CENTRAL, RuntimeConfig()
+    )
+    assert answer["verdict"] == "pass" and answer["loss_drop"] >= 0.05
+    modules = {slope["module"] for slope in answer["slopes"]}
+    last = "out_blocks.0" if model.family == "uvit" else "blocks.1"
+    assert any(last in name for name in modules)
+    assert modules & {"final_layer.linear", "decoder_pred"}
+
+
+@families
+def test_every_family_fails_under_the_standard_parametrization(model: ModelConfig) -> None:
+    standard = ParametrizationConfig(scaling=Scaling.standard)
+    base = dataclasses.replace(BASE, model=model, parametrization=standard)
+    answer = coordinate_check(base, (16, 32, 64), CENTRAL, RuntimeConfig())
+    assert answer["verdict"] == "fail" and abs(answer["worst"]["slope"]) > 0.5
+
+
+def test_a_readout_that_starts_random_may_shrink_but_not_grow() -> None:
+    model = UViTConfig(width=16, base_width=16)
+    base = dataclasses.replace(BASE, model=model, init=Init.original)
+
+    def at_init(config: TrialConfig) -> dict:
+        slopes = coordinate_check(config, (16, 32, 64), CENTRAL, RuntimeConfig())["slopes"]
+        return next(s for s in slopes if (s["module"], s["quantity"]) == ("decoder_pred", "init"))
+
+    assert at_init(base)["ok"] and -0.7 < at_init(base)["slope"] < -0.3
+    twice = ParametrizationConfig(broken=Broken.readout_twice)
+    assert not at_init(dataclasses.replace(base, parametrization=twice))["ok"]
+
+
+def answers_by_rate(monkeypatch: pytest.MonkeyPatch, slopes: dict[float, float]) -> None:
+    """Put checks with fixed worst slopes by rate in the place of measured ones."""
+
+    def checked(_base: TrialConfig, _widths: Any, log2_lr: float, *_: Any) -> dict[str, Any]:
+        slope = slopes[log2_lr]
+        return {
+            "log2_lr": log2_lr,
+            "verdict": "pass" if abs(slope) <= 0.2 else "fail",
+            "worst": {"slope": slope},
+            "loss_drop": 0.03 if log2_lr < -8 else 0.2,
+        }
+
+    monkeypatch.setattr(module, "_checked_at", checked)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "used", "verdict"),
+    [
+        ({-6.0: 0.1}, -6.0, "pass"),
+        ({-6.0: 0.3, -7.0: 0.1}, -7.0, "pass"),  # the rate was near the edge of stability
+        ({-6.0: 0.3, -7.0: -0.4, -8.0: 0.3}, -8.0, "fail"),
+        ({-6.0: 0.8}, -6.0, "fail"),  # no rate mends that
+        ({-7.5: 0.3, -8.5: 0.1}, -7.5, "fail"),  # the lower one learned too little to tell
+    ],
+)
+def test_a_failure_that_may_be_the_rates_is_looked_at_below(
+    monkeypatch: pytest.MonkeyPatch, slopes: dict[float, float], used: float, verdict: str
+) -> None:
+    answers_by_rate(monkeypatch, slopes)
+    asked = next(iter(slopes))
+    answer = coordinate_check(BASE, WIDTHS, asked, RuntimeConfig())
+    assert (answer["log2_lr"], answer["asked_log2_lr"]) == (used, asked)
+    assert answer["verdict"] == verdict

@@ -35,7 +35,8 @@ def recorded_checks(monkeypatch: pytest.MonkeyPatch, **verdicts: str) -> list[tu
         return {
             "parametrization": arm,
             "widths": list(widths),
-            "log2_lr": log2_lr,
+            "log2_lr": log2_lr - 1,
+            "asked_log2_lr": log2_lr,
             "verdict": verdicts[arm],
             "worst": worst,
             "warnings": [],

@@ -97,7 +97,10 @@ def test_transfer_elsewhere_says_what_the_answer_does_not_cover(
     tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("sweep", "tiny.yaml") == 0
-    assert run("transfer", "tiny", "model.width=128", "model.depth=4") == 0
+    deeper = ("transfer", "tiny", "model.width=128", "model.depth=4")
+    assert run(*deeper) == 2
+    assert "The target must be as deep as the proxies" in capsys.readouterr().err
+    assert run(*deeper, "transfer.allow=depth") == 0
     record = json.loads(Path("results/tiny/transfer.json").read_text())
     assert record["expected_regret"]["mean"] is None
     assert (
@@ -109,6 +112,7 @@ def test_transfer_elsewhere_says_what_the_answer_does_not_cover(
         ("model.width=16", "at least as wide as the widest proxy"),
         ("model.base_width=16", "must share the proxies' base width"),
         ("parametrization=standard_embed", "must be an arm of the sweep"),
+        ("transfer.allow=width", "`transfer.allow` may hold depth, but got ['width']"),
     ):
         assert run("transfer", "tiny", override) == 2
         assert sentence in capsys.readouterr().err

@@ -10,17 +10,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hptransfer.config import DataConfig, DigitsConfig, DiTConfig, TrialConfig
+from hptransfer.config import DigitsConfig, DiTConfig, Layout, TrialConfig
 from hptransfer.models import build_architecture
 from hptransfer.models.layers import PatchEmbed, TimestepEmbedder, Unpatchify, sincos_grid
 from hptransfer.parametrization import build_model
 from hptransfer.vocabulary import Init
 
-
-class Latents(DataConfig):
-    """The shape of ImageNet latents, which the released models take."""
-
-    channels, image_size, classes = 4, 32, 1000
+LATENTS = Layout(channels=4, image_size=32, classes=1000)  # what the released models take
 
 
 def trainable(depth: int, d: int, p: int, c: int, k: int, outputs: int) -> int:
@@ -47,14 +43,14 @@ def test_parameter_counts_are_the_originals(
         width=width, base_width=head_dim * 4, depth=depth, head_dim=head_dim, patch_size=patch
     )
     with torch.device("meta"):
-        model = build_architecture(config, Latents())
+        model = build_architecture(config, LATENTS)
     count = sum(p.numel() for p in model.parameters())
     assert count == trainable(depth, width, patch, 4, 1000, 4)  # no learned sigma: 4, not 8
     assert model.pos_embed.shape == (1, (32 // patch) ** 2, width)  # pyright: ignore
 
 
 def test_state_dict_has_the_original_names() -> None:
-    model = build_architecture(DiTConfig(depth=1), DigitsConfig())
+    model = build_architecture(DiTConfig(depth=1), DigitsConfig().layout)
     block = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1")
     modules = [
         "x_embedder.proj",

@@ -1,25 +1,32 @@
-"""Factors per role, bit identity at base width, and the `mup` package as an oracle."""
+"""Factors per role in width and depth, initial stds, and bit identity at base width."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
+from typing import Any
 
-import mup
 import pytest
 import torch
 
-from hptransfer.config import DigitsConfig, DiTConfig, ParametrizationConfig, TrialConfig
+from hptransfer.config import (
+    DiTConfig,
+    MMDiTConfig,
+    ModelConfig,
+    ParametrizationConfig,
+    PixArtConfig,
+    TrialConfig,
+    UViTConfig,
+)
+from hptransfer.errors import UserError
 from hptransfer.identity import with_scaling, with_width
-from hptransfer.models import build_architecture
 from hptransfer.parametrization import (
     Factors,
     Role,
     build_model,
     factors,
+    forward_multipliers,
     initial_parameters,
-    param_groups,
     parameter_rules,
 )
 from hptransfer.vocabulary import Broken, EpsScaling, Init, Scaling, WeightDecayMode
@@ -164,74 +171,6 @@ def test_output_scale_multiplies_the_readout() -> None:
     assert float(build_model(scaled).final_layer.linear.multiplier) == 1.5  # pyright: ignore
 
 
-def mup_reference(width: int) -> torch.nn.Module:
-    """Build our DiT with mup's own readout and base shapes."""
-
-    def build(d: int) -> torch.nn.Module:
-        model = build_architecture(DiTConfig(width=d), DigitsConfig())
-        outputs = len(model.get_parameter("final_layer.linear.bias"))
-        model.final_layer.linear = mup.MuReadout(  # pyright: ignore
-            d, outputs, readout_zero_init=True
-        )
-        return model
-
-    model = build(width)
-    mup.set_base_shapes(model, build(24), delta=build(48), rescale_params=False)
-    return model
-
-
-@pytest.mark.parametrize("width", [24, 48, 96])
-def test_learning_rates_and_decays_equal_mu_adamw(width: int) -> None:
-    reference = mup_reference(width)
-    optimizer = mup.MuAdamW(reference.parameters(), lr=0.5, weight_decay=0.25)
-    by_id = {
-        id(p): (group["lr"], group["weight_decay"])
-        for group in optimizer.param_groups
-        for p in group["params"]
-    }
-    theirs = {name: by_id[id(p)] for name, p in reference.named_parameters()}
-    ours = {
-        rule.name: (0.5 * rule.factors.lr, 0.25 * rule.factors.weight_decay)
-        for rule in parameter_rules(with_width(TrialConfig(), width))
-    }
-    assert ours == theirs
-
-
-@pytest.mark.parametrize("width", [24, 48, 96])
-def test_three_adamw_steps_equal_mup(width: int) -> None:
-    config = dataclasses.replace(with_width(TrialConfig(), width), init=Init.paper)
-    model, reference = build_model(config), mup_reference(width)
-    reference.load_state_dict(model.state_dict(), strict=True)
-    ours = torch.optim.AdamW(param_groups(model, config))
-    lr = config.optimizer.lr
-    betas = (config.optimizer.beta1, config.optimizer.beta2)
-    theirs = mup.MuAdamW(reference.parameters(), lr=lr, betas=betas, weight_decay=0.0)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(4):
-        x, target = (torch.randn(16, 1, 8, 8, generator=generator) for _ in range(2))
-        t, y = torch.rand(16, generator=generator) * 1000, torch.arange(16) % 10
-        outputs = [network(x, t, y) for network in (model, reference)]
-        torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
-        for output, optimizer in zip(outputs, (ours, theirs), strict=True):
-            optimizer.zero_grad()
-            (output - target).square().mean().backward()
-            optimizer.step()
-
-
-def test_deepcopy_keeps_the_readout_factor() -> None:
-    model = build_model(dataclasses.replace(with_width(TrialConfig(), 96), init=Init.paper))
-    torch.nn.init.normal_(model.final_layer.linear.weight)  # pyright: ignore
-    x, t, y = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 500.0]), torch.tensor([1, 10])
-    assert torch.equal(model(x, t, y), copy.deepcopy(model)(x, t, y))
-
-
-def test_param_groups_hold_every_parameter_once() -> None:
-    config = with_width(TrialConfig(), 48)
-    model = build_model(config)
-    names = [name for group in param_groups(model, config) for name in group["names"]]  # pyright: ignore
-    assert sorted(names) == sorted(name for name, _ in model.named_parameters())
-
-
 @pytest.mark.parametrize("role", list(Role))
 def test_eps_follows_the_width_only_under_mup_and_where_width_enters(role: Role) -> None:
     def eps(scaling: Scaling) -> float:
@@ -264,3 +203,89 @@ def test_init_scale_multiplies_every_random_std_in_every_arm(scaling: Scaling) -
         dataclasses.replace(config, parametrization=scales)
     ).items():
         torch.testing.assert_close(value, 2 * before[name])
+
+
+DEEP = [DiTConfig, PixArtConfig, MMDiTConfig]  # the families with depth scaling
+R = 4.0
+
+
+def deep(family: type[ModelConfig], alpha: float, **changes: Any) -> TrialConfig:
+    """Return a trial at twice the base width and R times the base depth."""
+    model = family(width=48, base_width=24, depth=8, base_depth=2)  # pyright: ignore
+    parametrization = ParametrizationConfig(depth_alpha=alpha, **changes)
+    return TrialConfig(model=model, parametrization=parametrization)
+
+
+def is_in_block(name: str) -> bool:
+    return name.startswith(("blocks.", "joint_blocks."))
+
+
+@pytest.mark.parametrize("family", DEEP)
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_depth_scales_rates_and_eps_of_blocks_only(family: type[ModelConfig], alpha: float) -> None:
+    """Table 1 of arXiv 2505.01618, with m = 2 and r = 4."""
+    rate = R ** (alpha - 1)
+    rules = parameter_rules(deep(family, alpha, eps_scaling=EpsScaling.width))
+    assert any(is_in_block(rule.name) for rule in rules)
+    for rule in rules:
+        blocks, hidden = is_in_block(rule.name), rule.role is Role.hidden
+        grows = rule.role is not Role.finite
+        assert rule.factors.lr == (rate if blocks else 1) / (2 if hidden else 1), rule.name
+        assert rule.factors.weight_decay == (2 if hidden else 1), rule.name
+        eps = (R**-alpha if blocks else 1) / 2 if grows else 1
+        assert rule.factors.eps == eps, rule.name
+        assert rule.factors.forward == (0.5 if rule.role is Role.output else 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "branches"), [(DiTConfig, 8), (PixArtConfig, 8), (MMDiTConfig, 15)]
+)
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_depth_scales_every_residual_branch(
+    family: type[ModelConfig], branches: int, alpha: float
+) -> None:
+    config = deep(family, alpha)
+    multipliers = forward_multipliers(config)
+    assert multipliers.pop("final_layer.linear.multiplier") == 0.5
+    assert len(multipliers) == branches  # one a block, two a joint block but for the last
+    assert set(multipliers.values()) == {R**-alpha}
+    model = build_model(config)
+    assert all(float(model.get_buffer(name)) == R**-alpha for name in multipliers)
+
+
+@pytest.mark.parametrize("family", DEEP)
+def test_a_deep_models_branch_is_scaled_with_and_without_a_gate(family: type[ModelConfig]) -> None:
+    residual = build_model(deep(family, 0.5)).get_submodule(
+        "joint_blocks.0.x_block.residual" if family is MMDiTConfig else "blocks.0.residual"
+    )
+    x, branch, gate = torch.zeros(1, 3, 48), torch.ones(1, 3, 48), torch.full((1, 48), 3.0)
+    assert torch.equal(residual(x, branch), 0.5 * branch)
+    assert torch.equal(residual(x, branch, gate), 1.5 * branch)
+
+
+@pytest.mark.parametrize("family", DEEP)
+@pytest.mark.parametrize("base_depth", [None, 4])
+def test_depth_scaling_is_off_to_the_bit_at_the_base_depth(
+    family: type[ModelConfig], base_depth: int | None
+) -> None:
+    model = family(width=48, base_width=24, depth=4, base_depth=base_depth)  # pyright: ignore
+    plain = TrialConfig(model=dataclasses.replace(model, base_depth=None))  # pyright: ignore
+    for alpha in (0.5, 1.0):
+        scaled = TrialConfig(model=model, parametrization=ParametrizationConfig(depth_alpha=alpha))
+        assert parameter_rules(scaled) == parameter_rules(plain)
+        assert forward_multipliers(scaled) == forward_multipliers(plain)
+    buffers = dict(build_model(TrialConfig(model=model)).named_buffers())
+    assert all(torch.equal(b, torch.ones(())) for n, b in buffers.items() if "residual" in n)
+
+
+@pytest.mark.parametrize("family", DEEP)
+def test_standard_scaling_knows_no_depth(family: type[ModelConfig]) -> None:
+    config = deep(family, 0.5, scaling=Scaling.standard, eps_scaling=EpsScaling.width)
+    assert {rule.factors for rule in parameter_rules(config)} == {ONES}
+    assert set(forward_multipliers(config).values()) == {1.0}
+
+
+def test_uvit_refuses_a_base_depth_but_its_own() -> None:
+    assert UViTConfig(depth=4, base_depth=4).depth_mult == 1
+    with pytest.raises(UserError, match="no known rule for U-ViT's long skips"):
+        UViTConfig(depth=8, base_depth=4)

@@ -19,7 +19,7 @@ from hptransfer.config import (
 from hptransfer.data import load
 from hptransfer.outcome import TrialResult
 from hptransfer.parametrization import build_model, param_groups
-from hptransfer.training.batches import PackBatches, train_batch
+from hptransfer.training.batches import Batch, PackBatches, train_batch
 from hptransfer.training.flops import step_flops, trial_flops
 from hptransfer.training.loop import TrainingState, pack_losses
 from hptransfer.training.pack import Pack
@@ -141,7 +141,7 @@ def test_the_packed_optimizer_equals_torch_adamw_on_param_groups(
 def pack_losses_of(model: torch.nn.Module, config: TrialConfig, batch) -> torch.Tensor:
     """Return a plain model's loss on a batch with a trial axis of one, in plain PyTorch."""
     x0, noise, t = batch.images[0], batch.noise[0], batch.u[0][:, None, None, None]
-    prediction = model((1 - t) * x0 + t * noise, 1000 * batch.u[0], batch.labels[0])
+    prediction = model((1 - t) * x0 + t * noise, 1000 * batch.u[0], batch.condition[0][0])
     return torch.nn.functional.mse_loss(prediction, noise - x0)
 
 
@@ -203,6 +203,10 @@ def test_schedules_are_per_trial() -> None:
     assert lr_multiplier(budget, 0, torch.tensor([0.0, 0.5])).tolist() == pytest.approx([1.0, 0.2])
 
 
+def tensors_of(batch: Batch) -> list[torch.Tensor]:
+    return [batch.images, batch.u, batch.noise, *batch.condition]
+
+
 def test_trials_that_share_a_seed_share_samples_noise_and_timesteps(
     tiny_trial: MakeTrial,
 ) -> None:
@@ -210,7 +214,8 @@ def test_trials_that_share_a_seed_share_samples_noise_and_timesteps(
     narrow, wide = (train_batch(tiny_trial(width=width), train, 3) for width in (8, 32))
     other_rate = train_batch(tiny_trial(-2.0), train, 3)
     for same in (wide, other_rate):
-        assert all(torch.equal(a, b) for a, b in zip(narrow, same, strict=True))
+        for mine, other in zip(tensors_of(narrow), tensors_of(same), strict=True):
+            assert torch.equal(mine, other)
     other_seed = train_batch(tiny_trial(seed=1), train, 3)
     next_step = train_batch(tiny_trial(), train, 4)
     for different in (other_seed, next_step):
@@ -224,9 +229,9 @@ def test_labels_are_dropped_to_the_null_class(tiny_trial: MakeTrial) -> None:
     train = load(config.data, None).train
     model = dataclasses.replace(config.model, label_dropout=1.0)
     dropped = train_batch(dataclasses.replace(config, model=model), train, 0)
-    assert (dropped.labels == config.data.classes).all()
+    assert (dropped.condition[0] == config.data.layout.classes).all()
     kept = dataclasses.replace(config.model, label_dropout=0.0)
-    assert (train_batch(dataclasses.replace(config, model=kept), train, 0).labels < 10).all()
+    assert (train_batch(dataclasses.replace(config, model=kept), train, 0).condition[0] < 10).all()
 
 
 def test_the_global_random_state_does_not_matter(
@@ -257,7 +262,10 @@ def test_a_tenth_of_the_labels_is_dropped_and_others_at_each_step(tiny_trial: Ma
         tiny_trial(), budget=dataclasses.replace(tiny_trial().budget, batch_size=500)
     )
     train = load(config.data, None).train
-    null = [train_batch(config, train, step).labels == config.data.classes for step in range(4)]
+    null = [
+        train_batch(config, train, step).condition[0] == config.data.layout.classes
+        for step in range(4)
+    ]
     assert 0.07 < float(torch.stack(null).float().mean()) < 0.13  # label_dropout is 0.1
     assert not torch.equal(null[0], null[1])
 
@@ -378,7 +386,7 @@ def test_decays_multiply_the_warm_up() -> None:
 
 def test_flops_are_of_training_and_both_evaluations(tiny_trial: MakeTrial) -> None:
     config = tiny_trial()
-    forward, both = step_flops(config.model, config.data, config.budget.batch_size)
+    forward, both = step_flops(config.model, config.data.layout, config.budget.batch_size)
     assert 2.5 * forward < both < 3.5 * forward
     # 16 held-out samples: 1 draw before and 2 after, in batches of 8.
     assert trial_flops(config) == pytest.approx(6 * both + 16 * 3 / 8 * forward)

@@ -1,7 +1,8 @@
 """Data sources, and batches as a pure function of (config, seed, step).
 
-A source adds one file here that returns arrays, its dataclass in `config.py`, and one case in
-`_read`.
+A small set is read whole: it adds one file here that returns arrays, its dataclass in
+`hptransfer.config.data`, and one case in `_read`. A set in a folder is read by index: it adds a
+`Source`, its dataclass, and one case in `open_folder`.
 """
 
 from __future__ import annotations
@@ -9,37 +10,79 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hptransfer.config import DataConfig, DigitsConfig, FashionMNISTConfig
+from hptransfer.config import (
+    DataConfig,
+    DigitsConfig,
+    FashionMNISTConfig,
+    FeaturesConfig,
+    FolderConfig,
+    HuggingFaceConfig,
+    ImageFolderConfig,
+)
 from hptransfer.data import digits, fashion_mnist
+from hptransfer.data.captions import encode
+from hptransfer.data.features import open_features
+from hptransfer.data.huggingface import HuggingFace
+from hptransfer.data.image_folder import ImageFolder
+from hptransfer.data.source import Source, check, named_folder, split
+from hptransfer.data.split import Dataset, MemorySplit, Rows, Split, split_rows
 from hptransfer.errors import UserError
 from hptransfer.streams import numpy_generator
+
+__all__ = [
+    "Dataset",
+    "MemorySplit",
+    "Rows",
+    "Split",
+    "batch_indices",
+    "load",
+    "open_folder",
+    "verify",
+]
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) in [0, 1], labels (N,)
 
 
-class Split(NamedTuple):
-    """Images (N, C, H, W) in [-1, 1] and labels (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-
-class Dataset(NamedTuple):
-    """The two splits. The validation split is never trained on."""
-
-    train: Split
-    validation: Split
-
-
 @lru_cache(maxsize=2)
 def load(config: DataConfig, folder: str | None) -> Dataset:
-    """Read a data set and check that its content is the one the config names."""
+    """Return a data set whose content is the one that the config names.
+
+    A folder is scanned and hashed once, and then only where its files have changed.
+    """
+    if isinstance(config, FolderConfig):
+        source = open_folder(config, folder)
+        check(config, source, trust_seal=True)
+        return split(config, source)
+    return _load_whole(config, folder)
+
+
+def verify(config: DataConfig, folder: str | None) -> None:
+    """Read every sample and hash every file, whether that was done before or not."""
+    if isinstance(config, FolderConfig):
+        check(config, open_folder(config, folder), trust_seal=False)
+    else:
+        _load_whole(config, folder)
+
+
+def open_folder(config: FolderConfig, folder: str | None) -> Source:
+    """Open a data set in a folder: names and headers are read, and no sample."""
+    path = named_folder(config, folder)
+    match config:
+        case FeaturesConfig():
+            return open_features(config, path)
+        case ImageFolderConfig():
+            return ImageFolder(config, path)
+        case HuggingFaceConfig():
+            return HuggingFace(config, path)
+    raise TypeError(f"no data source for {type(config).__name__}")
+
+
+def _load_whole(config: DataConfig, folder: str | None) -> Dataset:
     content = _read(config, folder)
     found = _content_hash(content)
     if found != config.sha256:
@@ -48,11 +91,32 @@ def load(config: DataConfig, folder: str | None) -> Dataset:
             f"{config.name} data hashes to {found} and the config says {config.sha256!r}. Set "
             f"data.sha256={found} to train on this content."
         )
+    nouns, templates = _WORDING[type(config)]
+    sentences = encode([template.format(noun) for noun in nouns for template in templates])
     train, validation = (
-        Split(torch.from_numpy(images * 2.0 - 1.0), torch.from_numpy(labels))
-        for images, labels in _split(config, content)
+        _in_memory(arrays, sentences, len(templates)) for arrays in _split(config, content)
     )
     return Dataset(train, validation)
+
+
+_WORDING = {
+    DigitsConfig: (digits.NOUNS, digits.TEMPLATES),
+    FashionMNISTConfig: (fashion_mnist.NOUNS, fashion_mnist.TEMPLATES),
+}
+
+
+def _in_memory(
+    arrays: Arrays, sentences: tuple[Tensor, Tensor, Tensor], templates: int
+) -> MemorySplit:
+    """Say of the i-th sample what template i mod `templates` says of its class."""
+    images, labels = arrays
+    sentence = labels * templates + np.arange(len(labels)) % templates
+    return MemorySplit(
+        torch.from_numpy(images * 2.0 - 1.0),
+        torch.from_numpy(labels),
+        torch.from_numpy(sentence),
+        sentences,
+    )
 
 
 def _read(config: DataConfig, folder: str | None) -> list[Arrays]:
@@ -74,9 +138,8 @@ def _split(config: DataConfig, content: list[Arrays]) -> list[Arrays]:
     if not isinstance(config, DigitsConfig):
         return content
     ((images, labels),) = content
-    order = numpy_generator(0, "split").permutation(len(labels))
-    held_out, kept = order[: config.held_out], order[config.held_out :]
-    return [(images[part], labels[part]) for part in (kept, held_out)]
+    parts = split_rows(len(labels), config.held_out)
+    return [(images[part], labels[part]) for part in parts]
 
 
 def _content_hash(content: list[Arrays]) -> str:

@@ -7,6 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+NOUNS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+TEMPLATES = (
+    "a handwritten {}",
+    "the digit {} written by hand",
+    "a small grey picture of a {}",
+    "somebody wrote a {} here",
+)
+
 
 def read() -> tuple[np.ndarray, np.ndarray]:
     """Return images (1797, 1, 8, 8) in [0, 1] as float32 and labels (1797,) as int64.

@@ -10,6 +10,24 @@ import numpy as np
 
 from hptransfer.errors import UserError
 
+NOUNS = (
+    "t-shirt",
+    "pair of trousers",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+TEMPLATES = (
+    "a photo of a {}",
+    "a grey {} on black",
+    "one {} from a catalogue",
+    "this is a {}",
+)
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),

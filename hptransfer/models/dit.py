@@ -1,6 +1,6 @@
 """DiT: diffusion transformer with adaptive layer norm (arXiv 2212.09748, Section 3.2).
 
-Parameter names, shapes and counts are those of the released models without learned sigma.
+Parameter names, shapes and counts are those of the released models.
 """
 
 from __future__ import annotations
@@ -8,26 +8,23 @@ from __future__ import annotations
 import re
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from hptransfer.config import DataConfig, DiTConfig
+from hptransfer.config import DiTConfig, Layout
 from hptransfer.models.initializers import FAN_IN, ZERO, Distribution, Initializer
 from hptransfer.models.layers import (
+    AdaptiveReadout,
     Attention,
     LabelEmbedder,
     Mlp,
     PatchEmbed,
-    Readout,
+    Residual,
     TimestepEmbedder,
     Unpatchify,
     modulate,
+    norm,
     sincos_grid,
 )
 from hptransfer.vocabulary import Init
-
-
-def _norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class DiTBlock(nn.Module):
@@ -39,24 +36,12 @@ class DiTBlock(nn.Module):
         self.attn = Attention(d, config.head_dim)
         self.mlp = Mlp(d, config.mlp_ratio * d)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
+        self.residual = Residual()
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=-1)
-        x = x + gate1.unsqueeze(-2) * self.attn(modulate(_norm(x), shift1, scale1))
-        return x + gate2.unsqueeze(-2) * self.mlp(modulate(_norm(x), shift2, scale2))
-
-
-class FinalLayer(nn.Module):
-    """Modulated norm and readout to p·p·C values a token."""
-
-    def __init__(self, width: int, outputs: int) -> None:
-        super().__init__()
-        self.linear = Readout(width, outputs)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
-        return self.linear(modulate(_norm(x), shift, scale))
+        x = self.residual(x, self.attn(modulate(norm(x), shift1, scale1)), gate1)
+        return self.residual(x, self.mlp(modulate(norm(x), shift2, scale2)), gate2)
 
 
 class DiT(nn.Module):
@@ -64,16 +49,17 @@ class DiT(nn.Module):
 
     pos_embed: Tensor
 
-    def __init__(self, config: DiTConfig, data: DataConfig) -> None:
+    def __init__(self, config: DiTConfig, layout: Layout) -> None:
         super().__init__()
         d, p = config.width, config.patch_size
-        self.x_embedder = PatchEmbed(p, data.channels, d)
+        channels = layout.channels * (2 if config.learn_sigma else 1)
+        self.x_embedder = PatchEmbed(p, layout.channels, d)
         self.t_embedder = TimestepEmbedder(d)
-        self.y_embedder = LabelEmbedder(data.classes, d)
-        self.register_buffer("pos_embed", sincos_grid(data.image_size // p, d))
+        self.y_embedder = LabelEmbedder(layout.classes, d)
+        self.register_buffer("pos_embed", sincos_grid(layout.image_size // p, d))
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
-        self.final_layer = FinalLayer(d, p * p * data.channels)
-        self.unpatchify = Unpatchify(p, data.channels)
+        self.final_layer = AdaptiveReadout(d, p * p * channels)
+        self.unpatchify = Unpatchify(p, channels)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         x = self.x_embedder(x) + self.pos_embed
@@ -83,7 +69,7 @@ class DiT(nn.Module):
         return self.unpatchify(self.final_layer(x, c))
 
 
-def initializer(name: str, init: Init) -> Initializer:
+def initializer(config: DiTConfig, layout: Layout, name: str, init: Init) -> Initializer:
     """Say how a parameter starts: that of arXiv 2505.15270 (`paper`), the same with adaLN zero
     (`adaln_zero`), or the released models' (`original`).
     """

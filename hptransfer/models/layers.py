@@ -13,14 +13,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention with scale 1/sqrt(head_dim); all tensors (..., heads, tokens, head_dim).
 
-    The scale is a constant: the head dimension never grows with width, so µP's 1/head_dim
-    (arXiv 2203.03466, Definition 4.1) is not needed.
+    `mask` (..., tokens of k) is True where a key may be seen. The scale is a constant: the head
+    dimension never grows with width, so µP's 1/head_dim (arXiv 2203.03466, Definition 4.1) is not
+    needed.
     """
-    weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), dim=-1)
-    return weights @ v
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        scores = scores.masked_fill(~mask[..., None, None, :], -math.inf)
+    return torch.softmax(scores, dim=-1) @ v
+
+
+def split_heads(x: Tensor, parts: int, head_dim: int) -> tuple[Tensor, ...]:
+    """Cut (..., tokens, parts·heads·head_dim) into `parts` of (..., heads, tokens, head_dim)."""
+    x = x.unflatten(-1, (parts, -1, head_dim))  # ..., tokens, parts, heads, head_dim
+    return x.movedim(-3, 0).transpose(-2, -3).unbind(0)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """Put (..., heads, tokens, head_dim) back to (..., tokens, heads·head_dim)."""
+    return x.transpose(-2, -3).flatten(-2)
+
+
+def norm(x: Tensor) -> Tensor:
+    """Layer norm over the last dimension without gain or bias, epsilon 1e-6."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -34,8 +53,18 @@ def angles(positions: Tensor, dim: int) -> Tensor:
     return positions.double().unsqueeze(-1) * 10000.0**-exponent
 
 
+def timestep_waves(t: Tensor, dim: int) -> Tensor:
+    """Return cosines, then sines of timesteps (...,): (..., dim), `dim` even."""
+    angle = angles(t, dim)
+    return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
+
+
 def sincos_grid(size: int, dim: int) -> Tensor:
     """Fixed 2-D positions of a size x size grid, (1, size², dim): columns first, then rows."""
+    if (
+        torch.get_default_device().type == "meta"
+    ):  # arithmetic there would import torch's decompositions
+        return torch.empty(1, size * size, dim)
     index = torch.arange(size, dtype=torch.float64)
     row, column = torch.meshgrid(index, index, indexing="ij")
     halves = [angles(axis.flatten(), dim // 2) for axis in (column, row)]
@@ -84,8 +113,7 @@ class TimestepEmbedder(nn.Module):
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        angle = angles(t, self.frequencies)
-        return self.mlp(torch.cat([angle.cos(), angle.sin()], dim=-1).float())
+        return self.mlp(timestep_waves(t, self.frequencies))
 
 
 class LabelEmbedder(nn.Module):
@@ -100,30 +128,50 @@ class LabelEmbedder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with biases and a fixed head dimension."""
+    """Multi-head self-attention with a fixed head dimension."""
 
-    def __init__(self, width: int, head_dim: int) -> None:
+    def __init__(self, width: int, head_dim: int, *, qkv_bias: bool = True) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(x).unflatten(-1, (3, -1, self.head_dim))  # ..., tokens, 3, heads, head_dim
-        q, k, v = qkv.movedim(-3, 0).transpose(-2, -3).unbind(0)
-        return self.proj(attention(q, k, v).transpose(-2, -3).flatten(-2))
+        q, k, v = split_heads(self.qkv(x), 3, self.head_dim)
+        return self.proj(join_heads(attention(q, k, v)))
+
+
+class Residual(nn.Module):
+    """Add a branch to the stream, gated or not, times `multiplier`.
+
+    The multiplier is depth scaling's r^-α (arXiv 2505.01618, Table 1), 1 where it is off.
+    """
+
+    multiplier: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("multiplier", torch.ones(()), persistent=False)
+
+    def forward(self, x: Tensor, branch: Tensor, gate: Tensor | None = None) -> Tensor:
+        """Add `branch` (..., tokens, d), times `gate` (..., d) if there is one, to x."""
+        scale = self.multiplier if gate is None else (self.multiplier * gate).unsqueeze(-2)
+        return x + scale * branch
 
 
 class Mlp(nn.Module):
-    """Two linear layers with a tanh-approximated GELU between."""
+    """Two linear layers with a GELU between, approximated by tanh unless `exact`."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(
+        self, inputs: int, hidden: int, outputs: int | None = None, *, exact: bool = False
+    ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.approximate = "none" if exact else "tanh"
+        self.fc1 = nn.Linear(inputs, hidden)
+        self.fc2 = nn.Linear(hidden, inputs if outputs is None else outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(F.gelu(self.fc1(x), approximate=self.approximate))
 
 
 class Readout(nn.Linear):
@@ -141,3 +189,16 @@ class Readout(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return super().forward(x * self.multiplier)
+
+
+class AdaptiveReadout(nn.Module):
+    """Modulated norm and readout to p·p·C values a token."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = Readout(width, outputs)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
+        return self.linear(modulate(norm(x), shift, scale))

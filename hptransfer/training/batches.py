@@ -8,36 +8,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hptransfer.config import TrialConfig
 from hptransfer.data import Dataset, Split, batch_indices
 from hptransfer.streams import torch_generator
+from hptransfer.vocabulary import Conditioning
 
 
 class Batch(NamedTuple):
-    """Images (..., B, C, H, W), labels and time quantiles (..., B), noise of the images' shape."""
+    """Images (..., B, C, H, W), time quantiles u (..., B), noise of the images' shape, and the
+    condition: labels (..., B), or a caption's tokens, mask and pooled features (..., B, ...).
+    """
 
     images: Tensor
-    labels: Tensor
     u: Tensor
     noise: Tensor
+    condition: tuple[Tensor, ...]
 
 
 def train_batch(config: TrialConfig, train: Split, step: int) -> Batch:
-    """Return step `step`'s batch for one seed, labels dropped to the null class as configured."""
+    """Return step `step`'s batch for one seed, conditions dropped to the null one as configured."""
     size, seed = config.budget.batch_size, config.seed
-    chosen = torch.from_numpy(batch_indices(len(train.labels), size, seed, step))
-    images, labels = train.images[chosen], train.labels[chosen]
-    dropout = getattr(config.model, "label_dropout", 0.0)
-    dropped = torch.rand(size, generator=torch_generator(seed, "label dropout", step)) < dropout
+    chosen = batch_indices(len(train), size, seed, step)
+    images = train.images_at(chosen)
+    uniform = torch.rand(size, generator=torch_generator(seed, "label dropout", step))
+    condition = condition_of(config, train, chosen)
     return Batch(
         images=images,
-        labels=torch.where(dropped, config.data.classes, labels),
         u=torch.rand(size, generator=torch_generator(seed, "timestep", step)),
         noise=torch.randn(images.shape, generator=torch_generator(seed, "noise", step)),
+        condition=dropped(config, condition, uniform < config.model.label_dropout),
     )
+
+
+def condition_of(config: TrialConfig, split: Split, chosen: np.ndarray) -> tuple[Tensor, ...]:
+    """Return what the model is told of the chosen samples."""
+    if config.model.conditioning is Conditioning.caption:
+        return split.captions_at(chosen)
+    return (split.labels_at(chosen),)
+
+
+def dropped(
+    config: TrialConfig, condition: tuple[Tensor, ...], where: Tensor
+) -> tuple[Tensor, ...]:
+    """Replace conditions by the null one `where` (B,): the last label, or an empty caption (tokens
+    and pooled features zero, everything masked).
+    """
+    if config.model.conditioning is Conditioning.caption:
+        return tuple(
+            part.masked_fill(where.view(-1, *[1] * (part.ndim - 1)), 0) for part in condition
+        )
+    (labels,) = condition
+    return (torch.where(where, config.data.layout.classes, labels),)
 
 
 class PackBatches:
@@ -54,5 +79,14 @@ class PackBatches:
     def at(self, step: int) -> Batch:
         """Return the batch of a step with a leading trial axis."""
         batches = [train_batch(config, self.train, step) for config in self.by_seed.values()]
-        stacked = (torch.stack(parts).to(self.device) for parts in zip(*batches, strict=True))
-        return Batch(*(tensor[self.member] for tensor in stacked))
+        conditions = zip(*(batch.condition for batch in batches), strict=True)
+        return Batch(
+            images=self._spread([batch.images for batch in batches]),
+            u=self._spread([batch.u for batch in batches]),
+            noise=self._spread([batch.noise for batch in batches]),
+            condition=tuple(self._spread(part) for part in conditions),
+        )
+
+    def _spread(self, per_seed: Sequence[Tensor]) -> Tensor:
+        """Stack one tensor per seed and give every member its seed's."""
+        return torch.stack(tuple(per_seed)).to(self.device)[self.member]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.data import Dataset
-from hptransfer.objectives import noised, squared_error
+from hptransfer.objectives import noised, objective_loss
 from hptransfer.training.batches import Batch, PackBatches
 from hptransfer.training.evaluation import validation_loss
 from hptransfer.training.optimizer import PackedAdamW
@@ -36,6 +36,7 @@ class PackOutcome(NamedTuple):
     diverged_at: Tensor  # step, or -1
     clipped_share: Tensor
     reports: tuple[Report, ...]
+    weights: Tensor  # those that decide, (T, P), on the pack's device
 
 
 def train_pack(pack: Pack, dataset: Dataset, report: Callable[[Report], None]) -> PackOutcome:
@@ -62,6 +63,7 @@ def train_pack(pack: Pack, dataset: Dataset, report: Callable[[Report], None]) -
         state.diverged_at.cpu(),
         state.clipped.cpu() / steps,
         tuple(reports),
+        weights.detach(),
     )
 
 
@@ -122,5 +124,5 @@ class TrainingState:
 def pack_losses(pack: Pack, batch: Batch) -> Tensor:
     """Return each trial's loss on a batch with a leading trial axis: (T,)."""
     config = pack.configs[0]
-    x, t, target = noised(config.objective, batch.images, batch.noise, batch.u)
-    return squared_error(pack.predict(x, t, batch.labels), target)
+    at = noised(config.objective, batch.images, batch.noise, batch.u)
+    return objective_loss(config.objective, pack.predict(at.x, at.t, batch.condition), at)

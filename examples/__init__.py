@@ -1,0 +1,1 @@
+"""Models for `model=custom`: write your own like them."""

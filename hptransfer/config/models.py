@@ -1,0 +1,152 @@
+"""The families: what an architecture is, but for the shapes that the data give it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from hptransfer.config.checks import TAG, require, require_share
+from hptransfer.vocabulary import Conditioning
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A member of a family: everything about the architecture that is not the data's."""
+
+    family: str = field(default="", metadata=TAG)
+    width: int = 24  # d, the axis that is scaled
+    base_width: int = 24  # the width at which every parametrization is the same model
+    label_dropout: float = 0.1  # share of labels or captions replaced by the null condition
+
+    # What the model is told of a sample besides its timestep.
+    conditioning: ClassVar[Conditioning] = Conditioning.label
+
+    def __post_init__(self) -> None:
+        for name in ("width", "base_width"):
+            value = getattr(self, name)
+            require(value > 0, f"`model.{name}` must be positive, but got {value}.")
+        require_share("model.label_dropout", self.label_dropout)
+
+
+@dataclass(frozen=True)
+class TransformerConfig(ModelConfig):
+    """A diffusion transformer with a fixed head dimension: width grows by heads."""
+
+    depth: int = 2  # number of blocks
+    base_depth: int | None = None  # the depth at which depth scaling is off; null: this depth
+    head_dim: int = 8  # width / number of heads, never scaled
+    patch_size: int = 4  # pixels a side
+    mlp_ratio: int = 4  # hidden width of the MLP over d
+
+    width_multiple: ClassVar[int] = 4  # 2-D sine-cosine positions need quarters of the width
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("depth", "head_dim", "patch_size", "mlp_ratio"):
+            value = getattr(self, name)
+            require(value > 0, f"`model.{name}` must be positive, but got {value}.")
+        require(
+            self.base_depth is None or self.base_depth > 0,
+            f"`model.base_depth` must be positive or null, but got {self.base_depth}.",
+        )
+        for name in ("width", "base_width"):
+            value = getattr(self, name)
+            require(
+                value % self.head_dim == 0,
+                f"`model.{name}` must be a multiple of the head dimension, but got "
+                f"{name}={value} with head_dim={self.head_dim}. Choose a multiple of "
+                f"{self.head_dim} or set model.head_dim.",
+            )
+            require(
+                value % self.width_multiple == 0,
+                f"`model.{name}` must be a multiple of {self.width_multiple} for the sine-cosine "
+                f"embeddings, but got {name}={value}. Choose a multiple of {self.width_multiple}.",
+            )
+
+    @property
+    def depth_mult(self) -> float:
+        """r, the depth over the base depth."""
+        return self.depth / (self.base_depth or self.depth)
+
+
+@dataclass(frozen=True)
+class DiTConfig(TransformerConfig):
+    """DiT (arXiv 2212.09748): adaptive layer norm in every block, class labels."""
+
+    family: str = field(default="dit", metadata=TAG)
+    learn_sigma: bool = False  # twice the output channels: a variance beside the prediction
+
+
+@dataclass(frozen=True)
+class UViTConfig(TransformerConfig):
+    """U-ViT (arXiv 2209.12152): long skips; time, label and caption are tokens."""
+
+    family: str = field(default="uvit", metadata=TAG)
+    condition: Conditioning = Conditioning.label
+    final_conv: bool = True  # a 3x3 convolution on the image at the end
+
+    width_multiple: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.depth % 2 == 0,
+            "`model.depth` of a U-ViT counts the blocks besides the middle one, half before and "
+            f"half after it, so it must be even, but got {self.depth}.",
+        )
+        require(
+            self.base_depth is None or self.base_depth == self.depth,
+            "Depth scaling has no known rule for U-ViT's long skips, but got "
+            f"base_depth={self.base_depth} with depth={self.depth}. Leave model.base_depth null.",
+        )
+
+    @property
+    def conditioning(self) -> Conditioning:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the model is told of a sample besides its timestep."""
+        return self.condition
+
+
+@dataclass(frozen=True)
+class PixArtConfig(TransformerConfig):
+    """PixArt-α (arXiv 2310.00426): one shared adaLN, cross-attention to captions."""
+
+    family: str = field(default="pixart", metadata=TAG)
+    learn_sigma: bool = False  # twice the output channels: a variance beside the prediction
+
+    conditioning: ClassVar[Conditioning] = Conditioning.caption
+
+
+@dataclass(frozen=True)
+class MMDiTConfig(TransformerConfig):
+    """MMDiT (arXiv 2403.03206): captions and patches as two streams of joint attention."""
+
+    family: str = field(default="mmdit", metadata=TAG)
+    qk_norm: bool = False  # RMS norm of queries and keys, a gain per head dimension
+    position_grid: int | None = None  # side of the stored position table; null: the image's own
+
+    conditioning: ClassVar[Conditioning] = Conditioning.caption
+
+
+@dataclass(frozen=True)
+class CustomConfig(ModelConfig):
+    """A model of the user's own: a function `width -> nn.Module` named package.module:function.
+
+    Its forward(x, t, *condition) is described in `hptransfer.models`; its own initialisation takes
+    the place of the trial's `init`.
+    """
+
+    family: str = field(default="custom", metadata=TAG)
+    factory: str = ""  # package.module:function
+    version: str = ""  # change it with the factory's code: a trial's identity holds no code
+    condition: Conditioning = Conditioning.label
+    roles: tuple[str, ...] = ()  # "pattern=role" overrides of the inferred roles, first match wins
+    rescale_init: bool = True  # mend stds that violate µP; false: refuse them
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "roles", tuple(self.roles))
+
+    @property
+    def conditioning(self) -> Conditioning:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the model is told of a sample besides its timestep."""
+        return self.condition

@@ -1,0 +1,71 @@
+"""The noising path and the regression target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hptransfer.config.checks import TAG, require, require_positive
+from hptransfer.vocabulary import BetaSchedule, TimestepSampling
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The noising path and the regression target."""
+
+    name: str = field(default="", metadata=TAG)
+
+
+@dataclass(frozen=True)
+class RectifiedFlowConfig(ObjectiveConfig):
+    """x_t = (1 - t)·x + t·noise, target noise - x (arXiv 2209.03003)."""
+
+    name: str = field(default="rectified_flow", metadata=TAG)
+    timesteps: TimestepSampling = TimestepSampling.uniform
+    logit_mean: float = 0.0  # of `logit_normal` (arXiv 2403.03206, Eq. 19)
+    logit_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive("objective.logit_std", self.logit_std)
+
+
+@dataclass(frozen=True)
+class DDPMConfig(ObjectiveConfig):
+    """Epsilon prediction on a discrete variance schedule (arXiv 2006.11239, Eq. 14).
+
+    A model with a learned variance is trained on the hybrid loss (arXiv 2102.09672, Eq. 16).
+    """
+
+    name: str = field(default="ddpm", metadata=TAG)
+    timesteps: int = 1000
+    beta_first: float = 1e-4
+    beta_last: float = 2e-2
+    schedule: BetaSchedule = BetaSchedule.linear
+    vlb_weight: float = 1e-3  # λ of the hybrid loss; it does nothing without a learned variance
+
+    def __post_init__(self) -> None:
+        require(
+            self.timesteps > 1 and 0 < self.beta_first < self.beta_last < 1,
+            "`objective` needs timesteps > 1 and 0 < beta_first < beta_last < 1, but got "
+            f"{self.timesteps=}, {self.beta_first=}, {self.beta_last=}.".replace("self.", ""),
+        )
+        require(
+            self.vlb_weight >= 0,
+            f"`objective.vlb_weight` must not be negative, but got {self.vlb_weight}.",
+        )
+
+
+@dataclass(frozen=True)
+class VPConfig(ObjectiveConfig):
+    """Epsilon prediction on the variance-preserving SDE (arXiv 2011.13456, Eq. 11), as U-ViT."""
+
+    name: str = field(default="vp", metadata=TAG)
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_min: float = 1e-5  # the earliest time trained on
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.beta_min < self.beta_max and 0 < self.t_min < 1,
+            "`objective` needs 0 < beta_min < beta_max and 0 < t_min < 1, but got "
+            f"{self.beta_min=}, {self.beta_max=}, {self.t_min=}.".replace("self.", ""),
+        )

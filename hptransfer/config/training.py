@@ -1,0 +1,93 @@
+"""How a trial is parametrized, optimized and for how long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hptransfer.config.checks import require, require_positive, require_share
+from hptransfer.vocabulary import (
+    Broken,
+    EpsScaling,
+    Scaling,
+    Schedule,
+    WeightDecayMode,
+    Weights,
+)
+
+
+@dataclass(frozen=True)
+class ParametrizationConfig:
+    """How the model scales with width, and the two scales that may be swept."""
+
+    scaling: Scaling = Scaling.mup
+    init_scale: float = 1.0  # multiplies every random initial std; zeros and fixed tables stay
+    output_scale: float = 1.0  # multiplies the readout's output (paper: output_mult)
+    weight_decay_mode: WeightDecayMode = WeightDecayMode.mup
+    eps_scaling: EpsScaling = EpsScaling.none
+    broken: Broken = Broken.none  # a deliberate fault, for `hptransfer check`
+    depth_alpha: float = 1.0  # residual branches go with r^-alpha; r is 1 unless model.base_depth
+
+    def __post_init__(self) -> None:
+        require_positive("parametrization.init_scale", self.init_scale)
+        require_positive("parametrization.output_scale", self.output_scale)
+        require(
+            0.5 <= self.depth_alpha <= 1,
+            "`parametrization.depth_alpha` must lie between 0.5 and 1, where depth transfers, but "
+            f"got {self.depth_alpha}.",
+        )
+
+
+@dataclass(frozen=True)
+class AdamWConfig:
+    """AdamW with decoupled weight decay (arXiv 1711.05101). `lr` is the base learning rate."""
+
+    lr: float = 2.0**-6
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float | None = None  # a trial's global gradient norm; null: no clipping
+
+    def __post_init__(self) -> None:
+        require_positive("optimizer.lr", self.lr)
+        require_positive("optimizer.eps", self.eps)
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            require(
+                0 <= value < 1,
+                f"`optimizer.{name}` must be at least 0 and below 1, but got {value}.",
+            )
+        require(
+            self.weight_decay >= 0 and math.isfinite(self.weight_decay),
+            f"`optimizer.weight_decay` must not be negative, but got {self.weight_decay}.",
+        )
+        if self.clip_norm is not None:
+            require_positive("optimizer.clip_norm", self.clip_norm)
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How long a trial trains, and on what its loss is decided."""
+
+    steps: int = 150
+    batch_size: int = 64
+    schedule: Schedule = Schedule.linear_decay
+    warmup_fraction: float = 0.07  # of the steps, linear from zero
+    decay_fraction: float = 0.3  # of the steps, for `linear_decay`
+    weights: Weights = Weights.raw  # the deciding loss's weights
+    ema_fraction: float = 0.05  # the EMA's horizon as a share of the run
+    eval_samples: int = 360  # held-out samples in the deciding loss
+    eval_draws: int = 6  # stratified (noise, timestep) draws per held-out sample
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "eval_samples", "eval_draws"):
+            value = getattr(self, name)
+            require(value > 0, f"`budget.{name}` must be positive, but got {value}.")
+        for name in ("warmup_fraction", "decay_fraction", "ema_fraction"):
+            require_share(f"budget.{name}", getattr(self, name))
+
+    @property
+    def ema_decay(self) -> float:
+        """The per-step decay whose horizon is `ema_fraction` of the run."""
+        return math.exp(-1.0 / max(self.ema_fraction * self.steps, 1e-9))

@@ -1,0 +1,54 @@
+"""One trial: everything that can change a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hptransfer.config.checks import require
+from hptransfer.config.data import DataConfig, DigitsConfig
+from hptransfer.config.models import DiTConfig, ModelConfig
+from hptransfer.config.objectives import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig
+from hptransfer.config.training import AdamWConfig, BudgetConfig, ParametrizationConfig
+from hptransfer.vocabulary import Conditioning, Init
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """One training run. Pure: the same config gives the same result."""
+
+    model: ModelConfig = DiTConfig()
+    parametrization: ParametrizationConfig = ParametrizationConfig()
+    objective: ObjectiveConfig = RectifiedFlowConfig()
+    data: DataConfig = DigitsConfig()
+    optimizer: AdamWConfig = AdamWConfig()
+    budget: BudgetConfig = BudgetConfig()
+    init: Init = Init.adaln_zero
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.seed >= 0, f"`seed` must not be negative, but got {self.seed}.")
+        layout = self.data.layout
+        patch_size = getattr(self.model, "patch_size", 1)
+        require(
+            layout.image_size % patch_size == 0,
+            f"`model.patch_size` must divide the image size, but got patch_size={patch_size} with "
+            f"{layout.image_size} pixels a side ({self.data.name}). Choose a divisor.",
+        )
+        require(
+            self.model.conditioning is not Conditioning.caption or layout.caption_tokens > 0,
+            f"A caption-conditional model ({self.model.family}) needs data with captions, but "
+            f"data={self.data.name} states none. Choose data=digits, or set data.caption_tokens=1 "
+            "data.caption_channels=1 for a folder with captions: the next refusal says its shapes.",
+        )
+        learn_sigma = getattr(self.model, "learn_sigma", False)
+        require(
+            not learn_sigma or isinstance(self.objective, DDPMConfig),
+            "`model.learn_sigma` doubles the output channels for a variance that only "
+            f"objective=ddpm trains, but got objective={self.objective.name}. Set "
+            "objective=ddpm or model.learn_sigma=false.",
+        )
+
+    @property
+    def width_mult(self) -> float:
+        """m, the model's width over its base width."""
+        return self.model.width / self.model.base_width

@@ -1,0 +1,187 @@
+"""PixArt-α's extraction (arXiv 2310.00426): one npy file of latents and one npz of text a sample.
+
+Its `tools/extract_features.py` leaves
+
+    data_info.json                                  [{"path": ..., "ratio": ...}, ...]
+    caption_feature_wmask/NAME.npz                  caption_feature (1, L, K), attention_mask (1, L)
+    img_vae_features/256resolution/noflip/NAME.npy  mean, then standard deviation: (2·C, H, H)
+
+where the list may lie in `partition/`, the resolution may stand in the folder's name as their
+loader has it (`img_vae_features_256resolution/noflip`), and NAME is the image's file name, or with
+its folder `folder_file`. As theirs, images with a ratio above 4 are left out, and a latent is mean
++ std·noise; but the noise is a sample's own, the same at every visit. There are no labels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hptransfer.config import FeaturesConfig, Layout
+from hptransfer.data.reading import reading
+from hptransfer.data.seal import pool
+from hptransfer.data.shards import FLOATS, INTEGERS, npy_sample, require_array
+from hptransfer.data.split import Captions
+from hptransfer.errors import UserError
+from hptransfer.streams import torch_generator
+
+LISTS = ("data_info.json", "partition/data_info.json")
+LATENTS = ("img_vae_features*/*resolution/noflip", "img_vae_features*/noflip")
+CAPTIONS = ("caption_feature_wmask", "caption_features_new", "caption_features")
+MAX_RATIO = 4  # of an image's sides
+SCALE = 0.18215  # of Stable Diffusion's VAE, whose latents the extraction leaves unscaled
+
+
+class PixArtFeatures:
+    """PixArt-α's extraction; layouts and names are in the module's docstring."""
+
+    def __init__(self, config: FeaturesConfig, folder: Path) -> None:
+        self.folder, self.config = folder, config
+        self.advice = [f"data.scale={SCALE}"] if config.scale == 1 else []
+        listed = data_info(folder)
+        latents, captions = _folder(folder, LATENTS), _folder(folder, CAPTIONS)
+        if listed is None or latents is None:
+            raise UserError(
+                f"{folder} must hold data_info.json and a folder {LATENTS[0]}, but lacks one. "
+                "Extract again, or set runtime.data_folder to the folder above both."
+            )
+        images = _listed(listed)
+        self.latents = _matched(latents, ".npy", images)
+        self.captions = _matched(captions, ".npz", images) if captions else []
+        used = (listed, *self.latents, *self.captions)
+        self.files = [path.relative_to(folder).as_posix() for path in used]
+        shape = npy_sample(self.latents[0], None, FLOATS).shape
+        if len(shape) != 3 or shape[0] % 2 or shape[1] != shape[2]:
+            raise UserError(
+                f"{self.latents[0]} must hold the mean and standard deviation of a square latent, "
+                f"(2·C, H, H), but has shape {shape}. Extract again, at one resolution."
+            )
+        self.shape = shape
+        length, channels = self._caption_shape()
+        self.layout = Layout(shape[0] // 2, shape[1], 1, length, channels)
+
+    def _caption_shape(self) -> tuple[int, int]:
+        """Return the first caption's shape; the config may leave room for longer ones."""
+        if not self.captions:
+            return 0, 0
+        tokens, _ = _caption(self.captions[0])
+        return max(tokens.shape[0], self.config.caption_tokens), tokens.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def place(self, index: int) -> str:
+        """Name a sample's file."""
+        return f"{self.latents[index]} (or its caption)"
+
+    def images_at(self, indices: np.ndarray) -> Tensor:
+        """Return scaled latents (B, C, H, H)."""
+        return torch.stack(list(pool().map(self._latent, indices.tolist()))) * self.config.scale
+
+    def _latent(self, index: int) -> Tensor:
+        stored = npy_sample(self.latents[index], self.shape, FLOATS)
+        mean, std = torch.from_numpy(stored).float().chunk(2)
+        if not self.config.sample_posterior:
+            return mean
+        return mean + std * torch.randn(
+            mean.shape, generator=torch_generator(0, "posterior", index)
+        )
+
+    def labels_at(self, indices: np.ndarray) -> Tensor:
+        """Return label 0 for every sample (B,)."""
+        return torch.zeros(len(indices), dtype=torch.long)
+
+    def captions_at(self, indices: np.ndarray) -> Captions:
+        """Return tokens, zero where padded, mask, and no pooled features (B, 0)."""
+        paths = [self.captions[i] for i in indices]
+        length, channels = self.layout.caption_tokens, self.layout.caption_channels
+        tokens = torch.zeros(len(paths), length, channels)
+        mask = torch.zeros(len(paths), length, dtype=torch.bool)
+        for row, (path, (features, real)) in enumerate(
+            zip(paths, pool().map(_caption, paths), strict=True)
+        ):
+            if len(features) > length or features.shape[1] != channels:
+                raise UserError(
+                    f"{path} must hold a caption of at most {length} tokens of {channels} "
+                    f"features, but has {tuple(features.shape)}. Raise data.caption_tokens, or "
+                    "extract again."
+                )
+            tokens[row, : len(features)] = features.masked_fill(~real.unsqueeze(-1), 0)
+            mask[row, : len(features)] = real
+        return tokens, mask, torch.zeros(len(paths), 0)
+
+
+def data_info(folder: Path) -> Path | None:
+    """Return the list of images, if the folder has one."""
+    return next((folder / name for name in LISTS if (folder / name).is_file()), None)
+
+
+def _listed(path: Path) -> list[str]:
+    """Return the images that are not too long for their height."""
+    with reading(path):
+        items = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        kept = [str(item["path"]) for item in items if item.get("ratio", 1) <= MAX_RATIO]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(
+            f'{path} must be a list of {{"path": ..., "ratio": ...}}, but is not. Write it again.'
+        ) from None
+    if not kept:
+        raise UserError(f"{path} must list an image with a ratio of at most 4, but lists none.")
+    return kept
+
+
+def _folder(folder: Path, patterns: Sequence[str]) -> Path | None:
+    """Return the only folder that matches the first pattern which has any."""
+    for pattern in patterns:
+        found = sorted(path for path in folder.glob(pattern) if path.is_dir())
+        if len(found) > 1:
+            raise UserError(
+                f"{folder} must hold one folder {pattern}, but holds "
+                f"{' and '.join(str(path) for path in found)}. Move all but one elsewhere."
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def _matched(folder: Path, suffix: str, images: Sequence[str]) -> list[Path]:
+    """Return the file of every image, which may be that of no other."""
+    paths = [_file_of(folder, suffix, image) for image in images]
+    path, count = Counter(paths).most_common(1)[0]
+    if count > 1:
+        raise UserError(
+            f"Every image needs a file of its own, but {path} is that of {count} images. Give "
+            "the images different names and extract again."
+        )
+    return paths
+
+
+def _file_of(folder: Path, suffix: str, image: str) -> Path:
+    joined = os.path.splitext("_".join(image.rsplit("/", 1)))[0]  # noqa: PTH122
+    for name in (joined, Path(image).stem):
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    raise UserError(
+        f"Every image needs its features, but {image} has no {folder / joined}{suffix} and no "
+        f"{Path(image).stem}{suffix} there. Extract again."
+    )
+
+
+def _caption(path: Path) -> tuple[Tensor, Tensor]:
+    """Read a caption's features (L, K) and mask (L,), all True where the file has none."""
+    with reading(path), np.load(path, allow_pickle=False) as stored:
+        features = stored["caption_feature"]
+        has_mask = "attention_mask" in stored.files
+        mask = stored["attention_mask"] if has_mask else np.ones(features.shape[:2], bool)
+    shape = (1, *features.shape[-2:])
+    require_array(f"{path}: caption_feature", features.shape, str(features.dtype), shape, FLOATS)
+    require_array(f"{path}: attention_mask", mask.shape, str(mask.dtype), shape[:2], INTEGERS)
+    return torch.from_numpy(features[0]).float(), torch.from_numpy(mask[0]).bool()

@@ -1,0 +1,122 @@
+"""The commands about a model: each reads its arguments, asks and prints the answer."""
+
+from __future__ import annotations
+
+import argparse
+
+from hptransfer.terminal import interruptible, print_config, print_json, print_recorded, typed
+
+
+def list_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer list`."""
+    from hptransfer.catalogue import entries_of
+
+    entries = entries_of(arguments.what)
+    if arguments.json:
+        print_json(entries)
+    else:
+        longest = max(map(len, entries), default=0)
+        for name, meaning in entries.items():
+            print(f"{name:<{longest}}  {meaning}")
+    return 0
+
+
+def check_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer check`."""
+    from hptransfer import jobs, summary
+    from hptransfer.compose import compose_file, shipped_folder, sweep_config
+
+    path = shipped_folder("conf") / "check.yaml"
+    composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
+    base_width = composed.trial.model.base_width
+    section = composed.tree["sweep"]
+    section["widths"] = section["widths"] or [base_width, 2 * base_width, 4 * base_width]
+    sweep = sweep_config(composed)
+    if arguments.print_config:
+        return print_config(arguments, composed, sweep.name)
+    from hptransfer.coordinate_check import coordinate_check
+
+    with interruptible(typed("check", arguments, *arguments.overrides)):
+        answer = coordinate_check(
+            sweep.base, sweep.widths, jobs.central_log2_lr(sweep), composed.runtime
+        )
+    if arguments.json:
+        print_json(answer)
+    else:
+        print(summary.check_text(answer))
+    return int(answer["verdict"] == "fail")
+
+
+def rules_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer rules`."""
+    from hptransfer.compose import compose_file
+
+    composed = compose_file(None, arguments.overrides, config_dir=arguments.config_dir)
+    if arguments.print_config:
+        return print_config(arguments, composed, "rules")
+    from hptransfer import rule_table, summary
+
+    table = rule_table.role_table(composed.trial)
+    parameters = rule_table.parameter_table(composed.trial) if arguments.all else []
+    if arguments.json:
+        print_json(parameters if arguments.all else table)
+        return 0
+    print(summary.rules_text(table, parameters))
+    check = _checkable(arguments, composed.trial.model.family)
+    print(f"next: {typed('check', arguments, *check)}")
+    return 0
+
+
+def _checkable(arguments: argparse.Namespace, family: str) -> list[str]:
+    """Return the overrides of a check that fits a laptop: the family's small model on its data."""
+    if family == "custom":
+        return arguments.overrides
+    kept = [word for word in arguments.overrides if word.startswith(("init", "parametrization"))]
+    return [f"model={family}", *kept]
+
+
+def train_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer train`."""
+    from hptransfer import pipeline, summary
+
+    if arguments.print_config:
+        return print_recorded(arguments, arguments.file)
+    with interruptible(typed("train", arguments, str(arguments.file), *arguments.overrides)):
+        answer = pipeline.train(
+            arguments.file,
+            arguments.overrides,
+            config_dir=arguments.config_dir,
+            root=arguments.results,
+        )
+    if arguments.json:
+        print_json(answer)
+    else:
+        print(summary.trained_line(answer))
+        trained = ("sample", str(arguments.file), *arguments.overrides)
+        look_on = ("report", str(arguments.file.parent))
+        command, *words = trained if answer["weights"] else look_on
+        print(f"next: {typed(command, arguments, *words)}")
+    return 0
+
+
+def sample_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer sample`."""
+    from hptransfer import pipeline
+
+    if arguments.print_config:
+        return print_recorded(arguments, arguments.file)
+    with interruptible(typed("sample", arguments, str(arguments.file), *arguments.overrides)):
+        path = pipeline.draw(
+            arguments.file,
+            arguments.overrides,
+            config_dir=arguments.config_dir,
+            root=arguments.results,
+            weights=arguments.weights,
+            sampler={"steps": arguments.steps, "guidance": arguments.guidance},
+            columns=arguments.columns,
+        )
+    if arguments.json:
+        print_json({"files": [str(path)]})
+    else:
+        print(f"samples  {path}")
+    return 0
