@@ -1,7 +1,8 @@
 """Hyperparameter transfer for diffusion transformers: sweep small, train large once.
 
 `build_model(config)` and `param_groups(model, config)` put a trial's parametrization into any torch
-training loop; `load_trial(path)` reads a config such as an emitted target.yaml.
+training loop; `load_trial(path)` reads a config such as an emitted target.yaml, and
+`load_weights(config, path)` a model's weights, published or our own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ _EXPORTS = {
     "build_model": "hptransfer.parametrization",
     "param_groups": "hptransfer.parametrization",
     "load_trial": "hptransfer.compose",
+    "load_weights": "hptransfer.weights",
 }
 
 

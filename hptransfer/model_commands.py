@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from hptransfer.terminal import interruptible, print_config, print_json, print_recorded, typed
 
@@ -40,11 +43,26 @@ def check_command(arguments: argparse.Namespace) -> int:
         answer = coordinate_check(
             sweep.base, sweep.widths, jobs.central_log2_lr(sweep), composed.runtime
         )
+    files = _drawn(arguments.results / "check", answer)
     if arguments.json:
-        print_json(answer)
+        print_json({**answer, "files": files})
     else:
         print(summary.check_text(answer))
+        print(f"picture  {files[0]}")
+        if answer["verdict"] == "pass":
+            print(f"next: {typed('sweep', arguments, 'quickstart', *arguments.overrides)}")
     return int(answer["verdict"] == "fail")
+
+
+def _drawn(folder: Path, answer: Mapping[str, Any]) -> list[str]:
+    """Draw a check beside earlier ones of other models; list the files."""
+    from hptransfer.disk import opening
+    from hptransfer.figures import check_pictures, write_pictures
+
+    broken = [] if answer["broken"] == "none" else [answer["broken"]]
+    own = folder / "-".join([answer["family"], answer["parametrization"], *broken])
+    with opening(own):
+        return [str(path) for path in write_pictures(own, check_pictures({**answer}))]
 
 
 def rules_command(arguments: argparse.Namespace) -> int:

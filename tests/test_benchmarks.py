@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pytest
 from figure_records import coordinate_check
 
-from benchmarks import latency, measure, overhead, packing, synthetic
+from benchmarks import families, latency, measure, overhead, packing, synthetic
 from benchmarks.overhead import PackTimes, Run
 from hptransfer import answers
 from hptransfer.ledger_rows import read
@@ -154,3 +154,18 @@ def test_a_figure_passes_below_its_aim_only() -> None:
 def test_a_command_that_fails_is_no_measurement() -> None:
     with pytest.raises(RuntimeError, match="hptransfer: There is no command 'fti'"):
         measure.wall_seconds([measure.sys.executable, "-m", "hptransfer", "fti"])
+
+
+def test_families(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "families.json"
+    assert families.main(["--small", "--out", str(out)]) == 0
+    answer = strict(out)
+    require_whole(answer, "families")
+    assert [row["family"] for row in answer["families"]] == ["dit", "uvit", "pixart", "mmdit"]
+    for row in answer["families"]:
+        assert row["parameters"] == row["original_parameters"]
+        assert 0 <= row["distance_from_mup"] < 1e-4
+        assert row["checks"]["standard"]["verdict"] == "fail"
+        slopes = [abs(row["checks"][arm]["worst"]["slope"]) for arm in ("mup", "standard")]
+        assert slopes[0] < slopes[1]
+    assert "| mmdit | mmdit_d24 | 2,028,328,000 | 2,028,328,000 |" in capsys.readouterr().out

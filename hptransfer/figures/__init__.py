@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,14 +30,19 @@ def write_figures(
     check: dict[str, Any] | None,
     realised: dict[str, Any] | None,
 ) -> list[Path]:
-    """Write every picture as PNG (160 dpi) and SVG, the same bytes each time; list the files."""
+    """Write every picture of a sweep; list the files."""
+    return write_pictures(folder, pictures(estimates=estimates, check=check, realised=realised))
+
+
+def write_pictures(folder: Path, listed: Sequence[Picture]) -> list[Path]:
+    """Write pictures as PNG (160 dpi) and SVG, the same bytes each time; list the files."""
     import matplotlib.style
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for picture in pictures(estimates=estimates, check=check, realised=realised):
+    for picture in listed:
         with matplotlib.style.context(["default", style.RC]):
             figure = Figure(figsize=picture.size)
             picture.draw(figure)
@@ -63,7 +68,7 @@ def pictures(
     if realised is not None:
         listed.append(_of_target(realised))
     if check is not None:
-        listed += _of_check(check)
+        listed += check_pictures(check)
     return listed
 
 
@@ -95,7 +100,8 @@ def _of_target(own: dict[str, Any]) -> Picture:
     return Picture("realised", data.title, (4.4, 4.6), partial(realised.draw_realised, data=data))
 
 
-def _of_check(check: dict[str, Any]) -> list[Picture]:
+def check_pictures(check: dict[str, Any]) -> list[Picture]:
+    """List the pictures of a coordinate check."""
     slopes = coordinate_check.coordinate_check_data(check)
     rms = coordinate_check.coordinate_rms_data(check)
     height = 1.5 + 0.24 * max(len(slopes.modules), 4)

@@ -1,0 +1,126 @@
+"""The commands about one model, as typed: check, train, sample; and what each leaves behind."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from hptransfer.cli import main
+
+TARGET = """\
+name: target
+model: {width: 16, base_width: 8, depth: 1, head_dim: 4}
+budget: {steps: 12, batch_size: 8, eval_samples: 16, eval_draws: 2}
+"""
+SMALL = ("model.base_width=8", "model.depth=1", "model.head_dim=4", "sweep.widths=8,16")
+
+
+@pytest.fixture
+def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a config that trains in a second into an empty folder, and go there."""
+    monkeypatch.chdir(tmp_path)
+    Path("target.yaml").write_text(TARGET)
+    return Path("target.yaml")
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    capsys.readouterr()
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_check_draws_its_picture_and_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fails = ("parametrization.broken=hidden_lr", "search.lr.low=-9", "search.lr.high=-4")
+    assert main(["check", *SMALL, *fails, "--results", "elsewhere"]) == 1
+    (path,) = re.findall(r"^picture  (\S+)$", capsys.readouterr().out, re.MULTILINE)
+    assert path == "elsewhere/check/dit-mup-hidden_lr/coordinate_check.png"
+    assert image.imread(path).std() > 0
+
+
+def test_a_check_takes_its_widths_from_the_base_width(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tree = answer(capsys, "check", "model.base_width=16", "--print-config")
+    assert tree["sweep"]["widths"] == [16, 32, 64]
+    tree = answer(capsys, "check", "model=dit_s_2", "--print-config")
+    assert tree["sweep"]["widths"] == [256, 512, 1024]
+    assert answer(capsys, "check", *SMALL, "--print-config")["sweep"]["widths"] == [8, 16]
+
+
+def test_train_keeps_weights_and_sample_draws_them(
+    target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = answer(capsys, "train", "target.yaml")
+    assert not trained["recorded_before"] and Path(trained["weights"]).is_file()
+    key = trained["trial_key"]
+    (picture,) = answer(capsys, "sample", "target.yaml", "--steps=3", "--columns=2")["files"]
+    assert picture == f"results/target/target/samples/{key}.png"
+    page = image.imread(picture)
+    assert page.shape[:2] == ((10 * 9 - 1) * 8, (2 * 9 - 1) * 8)
+    assert len(np.unique(page)) > 50
+    other = answer(capsys, "sample", "target.yaml", "--steps=3", "--columns=2", "--guidance=1")
+    assert not np.array_equal(image.imread(other["files"][0]), page)
+
+
+def test_a_row_without_weights_is_trained_again_and_stays_as_it_was(
+    target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = answer(capsys, "train", "target.yaml")
+    ledger = Path("results/target/target/ledger.jsonl")
+    before = ledger.read_bytes()
+    Path(first["weights"]).unlink()
+    assert main(["sample", "target.yaml"]) == 2
+    assert "Samples need trained weights, but there are none at" in capsys.readouterr().err
+    again = answer(capsys, "train", "target.yaml")
+    assert again["recorded_before"] and again["loss"] == first["loss"]
+    assert Path(again["weights"]).is_file() and ledger.read_bytes() == before
+
+
+def test_a_diverged_target_keeps_no_weights(
+    target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        trained = answer(capsys, "train", "target.yaml", "optimizer.lr=1e30")
+        assert trained["status"] == "diverged" and trained["weights"] is None
+    assert main(["train", "target.yaml", "optimizer.lr=1e30"]) == 0
+    assert "next: hptransfer report" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["sample", "target.yaml", "--columns=0"], "--columns must be positive, but got 0."),
+        (["sample", "target.yaml", "--weights=w.pt"], "there are none at w.pt"),
+        (["sample", "missing.yaml"], "There is no config file missing.yaml"),
+    ],
+)
+def test_what_cannot_be_sampled_is_one_sentence(
+    target: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    assert main(words) == 2
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["dit", "uvit", "pixart", "mmdit"])
+def test_a_target_trained_ten_times_longer_gives_samples(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    family: str,
+) -> None:
+    """Keeps the README's command alive; that they are digits is for eyes, and for the loss."""
+    monkeypatch.chdir(tmp_path)
+    Path("target.yaml").write_text("name: long\nmodel: {width: 192}\noptimizer: {lr: 0.0078}\n")
+    words = ("target.yaml", f"model={family}", "budget.steps=1500")
+    assert answer(capsys, "train", *words)["loss"] < 0.5
+    (picture,) = answer(capsys, "sample", *words)["files"]
+    assert image.imread(picture).std() > 0.2
