@@ -347,7 +347,7 @@ def test_the_encoder_tells_sentences_words_and_order_apart() -> None:
 
 def test_the_encoder_gives_unit_variance() -> None:
     words = [f"word{i}" for i in range(480)]
-    sentences = [" ".join(words[i : i + 8]) for i in range(0, 480, 8)]
+    sentences = [" ".join(words[i : i + 6]) for i in range(0, 480, 6)]
     tokens, _, pooled = encode(sentences)
     assert float(tokens.var()) == pytest.approx(1, abs=0.02)
     assert float(pooled.var()) == pytest.approx(1, abs=0.1)
@@ -366,6 +366,6 @@ def test_every_digit_has_a_sentence_about_its_class() -> None:
     for split in load(DigitsConfig(), None):
         indices = np.arange(len(split))
         tokens, mask, pooled = split.captions_at(indices)
-        assert tokens.shape[1:] == (8, 64) and mask.any(1).all() and pooled.shape[1:] == (64,)
+        assert tokens.shape[1:] == (6, 64) and mask.any(1).all() and pooled.shape[1:] == (64,)
         for label, sentence in zip(split.labels_at(indices).tolist(), tokens, strict=True):
             assert (about[label] == sentence).all((1, 2)).any()

@@ -161,12 +161,12 @@ def batch_for(config: ModelConfig, size: int = 3) -> tuple[Tensor, ...]:
     """Return random arguments of a model's forward; captions of 5, 6, 7, … tokens."""
     generator = torch.Generator().manual_seed(1)
     x, tokens, pooled = (
-        torch.randn(size, *shape, generator=generator) for shape in ((1, 8, 8), (8, 64), (64,))
+        torch.randn(size, *shape, generator=generator) for shape in ((1, 8, 8), (6, 64), (64,))
     )
     t = torch.linspace(17.3, 981.0, size)
     if config.conditioning is not Conditioning.caption:
         return x, t, torch.arange(size)
-    return x, t, tokens, torch.arange(8) < 3 + torch.arange(size)[:, None], pooled
+    return x, t, tokens, torch.arange(6) < 2 + torch.arange(size)[:, None], pooled
 
 
 REFERENCES: dict[type[ModelConfig], Callable[..., Tensor]] = {

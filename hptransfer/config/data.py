@@ -33,7 +33,7 @@ class DataConfig:
 
 
 # Captions of the embedded sets come from `hptransfer.data.captions`, with these shapes.
-CAPTION_TOKENS, CAPTION_CHANNELS, POOLED_CHANNELS = 8, 64, 64
+CAPTION_TOKENS, CAPTION_CHANNELS, POOLED_CHANNELS = 6, 64, 64
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ NOUNS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 TEMPLATES = (
     "a handwritten {}",
     "the digit {} written by hand",
-    "a small grey picture of a {}",
+    "a small picture of a {}",
     "somebody wrote a {} here",
 )
 

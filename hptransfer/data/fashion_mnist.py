@@ -12,7 +12,7 @@ from hptransfer.errors import UserError
 
 NOUNS = (
     "t-shirt",
-    "pair of trousers",
+    "trouser",
     "pullover",
     "dress",
     "coat",
@@ -23,10 +23,10 @@ NOUNS = (
     "ankle boot",
 )
 TEMPLATES = (
-    "a photo of a {}",
-    "a grey {} on black",
+    "a photo of one {}",
+    "one grey {} on black",
     "one {} from a catalogue",
-    "this is a {}",
+    "this is one {}",
 )
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
