@@ -49,9 +49,10 @@ def train_trial(
     """Train one trial as a pack of one; return its result and its deciding weights by name."""
     device = torch_device(runtime)
     torch.set_num_threads(runtime.threads)
+    dataset = load(config.data, runtime.data_folder)
     started = time.perf_counter()
     pack = Pack([config], device)
-    outcome = train_pack(pack, load(config.data, runtime.data_folder), report)
+    outcome = train_pack(pack, dataset, report)
     seconds = time.perf_counter() - started
     result = _result(config, outcome, 0, seconds=seconds, device=_device_name(device))
     return result, pack.member_parameters(outcome.weights, 0)

@@ -6,6 +6,7 @@ the base width in the file's metadata a µP checkpoint cannot be told from a sta
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -37,6 +38,7 @@ def save_weights(path: Path, config: TrialConfig, weights: Mapping[str, Tensor])
     metadata = {
         "base_width": str(config.model.base_width),
         "parametrization": config.parametrization.scaling.value,
+        "multipliers": _multipliers(config),
         "trial": canonical_json(config),
     }
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
@@ -54,7 +56,7 @@ def load_weights(config: TrialConfig, path: Path) -> nn.Module:
     """
     tensors, metadata = _stored(path)
     model = build_model(config)
-    _require_base_width(config, metadata, path)
+    _require_scaled_alike(config, metadata, path)
     tensors = _unwrapped(tensors, set(model.state_dict()))
     tables = _tables(model)
     _require_match(model.state_dict(), {**tables, **tensors}, path)
@@ -118,7 +120,8 @@ def _unwrapped(tensors: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor
     return tensors
 
 
-def _require_base_width(config: TrialConfig, metadata: Mapping[str, str], path: Path) -> None:
+def _require_scaled_alike(config: TrialConfig, metadata: Mapping[str, str], path: Path) -> None:
+    """Refuse weights whose forward multipliers are not the config's, or cannot be known."""
     stated = metadata.get("base_width")
     own = str(config.model.base_width)
     if stated is not None and stated != own:
@@ -126,12 +129,27 @@ def _require_base_width(config: TrialConfig, metadata: Mapping[str, str], path: 
             f"Weights must be used at the base width they were trained with, but {path} says "
             f"{stated} and the config says {own}. Set model.base_width={stated}."
         )
+    multipliers = _multipliers(config)
+    recorded = metadata.get("multipliers", multipliers)
+    if recorded != multipliers:
+        raise UserError(
+            f"Weights must be scaled as they were trained, but {path} was trained with "
+            f"{recorded} (parametrization={metadata.get('parametrization')}) and the config gives "
+            f"{multipliers}. Set parametrization, its output_scale and model.base_depth as there."
+        )
     if stated is None and any(factor != 1 for factor in forward_multipliers(config).values()):
         raise UserError(
-            f"A µP model's readout is scaled by its base width, but {path} has no base_width in "
-            f"its metadata and the config says {own} at width {config.model.width}. Set "
-            "parametrization=standard if it was trained without µP, or add the metadata."
+            f"A µP model's forward is scaled by factors of its base width, but {path} has no "
+            f"base_width in its metadata and the config says {own} at width {config.model.width}, "
+            f"which gives {multipliers}. Set parametrization=standard with output_scale 1 if it "
+            "was trained without µP, or add the metadata."
         )
+
+
+def _multipliers(config: TrialConfig) -> str:
+    """Return the forward multipliers other than 1, as text that compares."""
+    scaled = {name: f for name, f in forward_multipliers(config).items() if f != 1}
+    return json.dumps(scaled, sort_keys=True)
 
 
 def _require_match(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:

@@ -233,3 +233,10 @@ def test_sections_of_a_sweep_file_reach_the_record() -> None:
 def test_defaults_of_the_sweep_section() -> None:
     tree = compose_file(None, []).tree["sweep"]
     assert (tree["gate"], tree["seeds"], tree["parametrizations"]) == (True, [0], ["mup"])
+
+
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+@pytest.mark.parametrize("sha256", ["1234567890123456", "1234567890123e45", "00ff00ff00ff00ff"])
+def test_a_hash_of_digits_is_no_number(sha256: str, quote: str) -> None:
+    composed = compose_file(None, [f"data.sha256={quote}{sha256}{quote}"])
+    assert composed.trial.data.sha256 == sha256

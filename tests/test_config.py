@@ -251,3 +251,11 @@ def test_the_base_width_too_must_be_possible() -> None:
 
 def test_ema_decay_has_its_horizon_as_a_share_of_the_run() -> None:
     assert BudgetConfig(steps=200, ema_fraction=0.05).ema_decay == pytest.approx(math.exp(-1 / 10))
+
+
+@pytest.mark.parametrize("base_depth", [1, 4])
+def test_arms_differ_at_base_width_where_depth_is_scaled(base_depth: int) -> None:
+    deep = dataclasses.replace(TrialConfig(), model=DiTConfig(base_depth=base_depth))
+    arms = [with_scaling(deep, scaling) for scaling in Scaling]
+    assert [arm_of(config) for config in arms] == [scaling.value for scaling in Scaling]
+    assert len({trial_key(config) for config in arms}) == len(Scaling)

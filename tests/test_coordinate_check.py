@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+import torch
 
 from hptransfer import coordinate_check as module
 from hptransfer.config import (
@@ -162,14 +163,14 @@ def test_a_readout_that_starts_random_may_shrink_but_not_grow() -> None:
     assert not at_init(dataclasses.replace(base, parametrization=twice))["ok"]
 
 
-def answers_by_rate(monkeypatch: pytest.MonkeyPatch, slopes: dict[float, float]) -> None:
+def answers_by_rate(monkeypatch: pytest.MonkeyPatch, slopes: dict[float, float | None]) -> None:
     """Put checks with fixed worst slopes by rate in the place of measured ones."""
 
     def checked(_base: TrialConfig, _widths: Any, log2_lr: float, *_: Any) -> dict[str, Any]:
         slope = slopes[log2_lr]
         return {
             "log2_lr": log2_lr,
-            "verdict": "pass" if abs(slope) <= 0.2 else "fail",
+            "verdict": "pass" if slope is not None and abs(slope) <= 0.2 else "fail",
             "worst": {"slope": slope},
             "loss_drop": 0.03 if log2_lr < -8 else 0.2,
         }
@@ -183,15 +184,78 @@ def answers_by_rate(monkeypatch: pytest.MonkeyPatch, slopes: dict[float, float])
         ({-6.0: 0.1}, -6.0, "pass"),
         ({-6.0: 0.3, -7.0: 0.1}, -7.0, "pass"),  # the rate was near the edge of stability
         ({-6.0: 0.3, -7.0: -0.4, -8.0: 0.3}, -8.0, "fail"),
-        ({-6.0: 0.8}, -6.0, "fail"),  # no rate mends that
+        ({-6.0: None, -7.0: 0.1}, -7.0, "pass"),  # sizes that were not finite
+        ({-6.0: 0.6}, -6.0, "fail"),  # no rate mends that
+        ({-9.0: 0.3}, -9.0, "fail"),  # nor does a lower one tell more
         ({-7.5: 0.3, -8.5: 0.1}, -7.5, "fail"),  # the lower one learned too little to tell
     ],
 )
 def test_a_failure_that_may_be_the_rates_is_looked_at_below(
-    monkeypatch: pytest.MonkeyPatch, slopes: dict[float, float], used: float, verdict: str
+    monkeypatch: pytest.MonkeyPatch, slopes: dict[float, float | None], used: float, verdict: str
 ) -> None:
     answers_by_rate(monkeypatch, slopes)
     asked = next(iter(slopes))
     answer = coordinate_check(BASE, WIDTHS, asked, RuntimeConfig())
     assert (answer["log2_lr"], answer["asked_log2_lr"]) == (used, asked)
     assert answer["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("name", "quantity", "octaves", "ok"),
+    [
+        ("final_layer.linear", "init", -0.69, True),
+        ("final_layer.linear", "init", -0.71, False),
+        ("final_layer.linear", "init", 0.21, False),
+        ("final_layer.linear", "update", -0.21, False),
+        ("final_layer", "init", -0.69, True),  # it holds the readout
+        ("final_layer[1]", "init", -0.69, True),
+        ("final_layer.adaLN_modulation.1", "init", -0.21, False),
+        ("blocks.0", "init", -0.21, False),
+    ],
+)
+def test_only_what_holds_a_readout_may_shrink_and_only_by_half_an_octave_more(
+    name: str, quantity: str, octaves: float, ok: bool
+) -> None:
+    runs = {
+        width: module._Run({(name, quantity, 0): [size]}, 0.5)
+        for width, size in ((24, 1.0), (48, 2.0**octaves))
+    }
+    answer = module._answer(BASE, runs, log2_lr=-6.0, loss_drop=0.5)
+    assert answer["slopes"][0]["ok"] is ok
+
+
+def test_the_worst_is_what_fails_and_has_no_slope_or_the_steepest() -> None:
+    def worst(**sizes: float) -> str:
+        wide = {(name.replace("_", "."), "init", 0): [size] for name, size in sizes.items()}
+        runs = {24: module._Run({key: [1.0] for key in wide}, 0.5), 48: module._Run(wide, 0.5)}
+        return module._answer(BASE, runs, log2_lr=-6.0, loss_drop=0.5)["worst"]["module"]
+
+    assert worst(steep=2.0, still=0.0, steeper=4.0) == "still"
+    assert worst(steep=2.0, steeper=4.0) == "steeper"
+    runs = {
+        width: module._Run({("final_layer", "init", 0): [a], ("blocks.0", "init", 0): [b]}, 0.5)
+        for width, a, b in ((24, 1.0, 1.0), (48, 2**-0.6, 2**0.3))
+    }
+    answer = module._answer(BASE, runs, log2_lr=-6.0, loss_drop=0.5)
+    assert answer["worst"]["module"] == "blocks.0"  # the readout falls faster, as it may
+
+
+def test_every_floating_part_of_a_modules_output_is_recorded() -> None:
+    outputs: dict[str, Any] = {}
+    parts = (torch.zeros(2), torch.ones(2, dtype=torch.bool), None, torch.ones(2))
+    module._recorder("pair", outputs)(torch.nn.Identity(), (), parts)
+    module._recorder("single", outputs)(torch.nn.Identity(), (), parts[0])
+    assert list(outputs) == ["pair[0]", "pair[3]", "single"]
+    assert outputs["pair[3]"].all()
+
+
+def test_the_loss_drop_is_of_the_width_nearest_to_the_base_width(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def probed(config: TrialConfig, *_: object) -> Any:
+        return module._Run({("a", "init", 0): [1.0]}, config.model.width / 1000)
+
+    monkeypatch.setattr(module, "_probe_width", probed)
+    base = dataclasses.replace(BASE, model=DiTConfig(width=48, base_width=48))
+    answer = coordinate_check(base, (24, 56, 96), -5.0, RuntimeConfig())
+    assert answer["loss_drop"] == 0.056

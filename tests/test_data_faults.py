@@ -109,11 +109,11 @@ NPY_FAULTS = {
     ),
     "infinite caption": (
         lambda f: poison(f / "0000.pooled.npy", 2, np.inf),
-        "0000.latents.npy, sample 2, is with caption features that are not all finite.",
+        "0000.latents.npy, sample 2, has caption features that are not all finite.",
     ),
     "empty caption": (
         lambda f: poison(f / "0001.mask.npy", 7, False),
-        "0001.latents.npy, sample 7, is with a caption of no token.",
+        "0001.latents.npy, sample 7, has a caption of no token.",
     ),
     "label": (
         lambda f: poison(f / "0000.labels.npy", 11, 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from test_main_job import LEDGER, rows
 
 from hptransfer import answers, jobs, results
 from hptransfer.compose import compose_file
+from hptransfer.config import AdamWConfig, TrialConfig
 from hptransfer.ledger import LedgerWriter, read_curve
+from hptransfer.questions import Axis
 from hptransfer.sweep import wanted
 
 
@@ -124,3 +127,45 @@ def test_a_row_is_wanted_only_where_every_axis_wants_it(opened, override: str) -
         }
         assert facts.wants(row) == (key in smaller)
     assert facts.wanted_count() == len(smaller)
+
+
+def test_checks_of_other_arms_stay_and_outdated_ones_go(opened, monkeypatch) -> None:
+    def kept() -> list[tuple]:
+        checks = results.read_json(job.folder.check_file, "checks")["checks"]  # pyright: ignore
+        return [(check["parametrization"], check["asked_log2_lr"]) for check in checks]
+
+    asked = recorded_checks(monkeypatch, mup="pass", standard="fail")
+    job = opened("sweep.parametrizations=[mup]")
+    jobs.check(job)
+    jobs.check(opened())
+    assert [arm for arm, *_ in asked] == ["mup", "standard"]
+    assert kept() == [("mup", -5.5), ("standard", -5.5)]
+    jobs.check(opened("search.lr.low=-7"))
+    assert kept() == [("mup", -5.0), ("standard", -5.0)]
+
+
+def test_a_fixed_rate_is_the_central_one(opened) -> None:
+    base = TrialConfig(optimizer=AdamWConfig(lr=2**-3))
+    fixed = dataclasses.replace(opened().sweep, base=base, search=(("init_scale", Axis(-1, 1)),))
+    assert jobs.central_log2_lr(fixed) == -3
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (("sweep.widths=8,16", "sweep.gate=true"), 2),
+        (("sweep.widths=8,16", "sweep.gate=false"), 0),
+        (("sweep.widths=[16]", "sweep.gate=true"), 0),  # there is no slope over one width
+    ],
+)
+def test_the_gate_needs_two_widths(opened, monkeypatch, words: tuple[str, ...], count: int) -> None:
+    recorded_checks(monkeypatch, mup="pass", standard="fail")
+    assert len(jobs.gate(opened(*words))) == count
+
+
+def test_a_check_that_could_not_tell_says_so() -> None:
+    answer = {"worst": {"module": "m", "quantity": "init", "step": 0, "slope": 0.1}, "limit": 0.2}
+    answer |= {"parametrization": "mup", "warnings": ["The loss hardly fell."]}
+    assert jobs.failure_sentence(answer).startswith(
+        "The coordinate check of the mup arm failed: The loss hardly fell. Mend"
+    )

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from hptransfer import jobs, model_commands
 from hptransfer.cli import main
+from hptransfer.compose import compose_file
+from hptransfer.ledger import read_curve
+from hptransfer.ledger_rows import read
 
 TARGET = """\
 name: target
@@ -43,6 +47,18 @@ def test_check_draws_its_picture_and_says_where(
     (path,) = re.findall(r"^picture  (\S+)$", capsys.readouterr().out, re.MULTILINE)
     assert path == "elsewhere/check/dit-mup-hidden_lr/coordinate_check.png"
     assert image.imread(path).std() > 0
+
+
+@pytest.mark.parametrize(
+    ("broken", "name"), [("none", "dit-mup"), ("input_lr", "dit-mup-input_lr")]
+)
+def test_checks_of_a_model_lie_apart_from_those_of_its_broken_variants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, name: str
+) -> None:
+    monkeypatch.setattr("hptransfer.figures.check_pictures", lambda _: {})
+    monkeypatch.setattr("hptransfer.figures.write_pictures", lambda folder, _: [folder])
+    found = {"family": "dit", "parametrization": "mup", "broken": broken}
+    assert model_commands._drawn(tmp_path, found) == [str(tmp_path / name)]
 
 
 def test_a_check_takes_its_widths_from_the_base_width(
@@ -100,6 +116,7 @@ def test_a_diverged_target_keeps_no_weights(
         (["sample", "target.yaml", "--columns=0"], "--columns must be positive, but got 0."),
         (["sample", "target.yaml", "--weights=w.pt"], "there are none at w.pt"),
         (["sample", "missing.yaml"], "There is no config file missing.yaml"),
+        (["train", "target.yaml", "name=../x"], "must be letters, digits, dots, dashes"),
     ],
 )
 def test_what_cannot_be_sampled_is_one_sentence(
@@ -107,6 +124,67 @@ def test_what_cannot_be_sampled_is_one_sentence(
 ) -> None:
     assert main(words) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_each_command_hands_its_words_on(
+    target: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for command in ("train", "sample"):
+        assert answer(capsys, command, "target.yaml", "--print-config")["model"]["width"] == 16
+    assert main(["train", "target.yaml", "seed=1"]) == 0
+    assert capsys.readouterr().out.endswith("next: hptransfer sample target.yaml seed=1\n")
+    asked: dict = {}
+    monkeypatch.setattr("hptransfer.pipeline.draw", lambda *_, **words: asked.update(words))
+    answer(capsys, "sample", "target.yaml", "--steps=7", "--guidance=3", "--columns=5")
+    assert (asked["sampler"], asked["columns"]) == ({"steps": 7, "guidance": 3.0}, 5)
+    assert main(["rules", "init=paper", "model.width=96"]) == 0
+    assert capsys.readouterr().out.endswith("next: hptransfer check model=dit init=paper\n")
+
+
+def test_what_diverged_is_not_trained_again(
+    target: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("train", "target.yaml", "optimizer.lr=1e30")
+    assert not answer(capsys, *words)["recorded_before"]
+    monkeypatch.delattr("hptransfer.trial.train_pack")
+    assert answer(capsys, *words)["recorded_before"]
+
+
+def test_a_question_is_not_trained(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "tiny.yaml"]) == 2
+    assert "so it is swept and not trained" in capsys.readouterr().err
+
+
+def test_a_row_stands_in_its_sweeps_folder_on_the_axes_of_the_sweep(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = jobs.open_job(
+        compose_file(tiny_sweep, ["search.init_scale={low: -1, high: 1}"]),
+        Path("results"),
+        quiet=True,
+    )
+    (tiny.folder.path / "target.yaml").write_text(TARGET)
+    trained = answer(capsys, "train", "results/tiny/target.yaml")
+    (row,) = read(tiny.folder.target / "ledger.jsonl").rows
+    assert row["hps"] == {"log2_lr": -6.0, "log2_init_scale": 0.0}
+    assert read_curve(tiny.folder.target, trained["trial_key"])[-1][0] == 12
+
+
+@pytest.mark.parametrize(("channels", "suffix"), [(1, "png"), (3, "png"), (4, "npy")])
+def test_samples_are_a_picture_where_they_are_images(
+    target: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    channels: int,
+    suffix: str,
+) -> None:
+    drawn = np.zeros((2, 3, channels, 8, 8))
+    monkeypatch.setattr("hptransfer.generate.generate", lambda *_, **__: drawn)
+    data = ("data=features", f"data.channels={channels}", "data.image_size=8")
+    (name,) = answer(capsys, "sample", "target.yaml", *data, "--weights=target.yaml")["files"]
+    assert name.endswith(f".{suffix}") and Path(name).is_file()
+    if suffix == "npy":
+        assert np.array_equal(np.load(name), drawn)
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from hptransfer.parametrization import (
     initial_parameters,
     parameter_rules,
 )
+from hptransfer.parametrization.readouts import ReadoutForm, rules_in_form
 from hptransfer.vocabulary import Broken, EpsScaling, Init, Scaling, WeightDecayMode
 
 M = 4.0
@@ -289,3 +290,22 @@ def test_uvit_refuses_a_base_depth_but_its_own() -> None:
     assert UViTConfig(depth=4, base_depth=4).depth_mult == 1
     with pytest.raises(UserError, match="no known rule for U-ViT's long skips"):
         UViTConfig(depth=8, base_depth=4)
+
+
+@pytest.mark.parametrize("family", DEEP)
+def test_a_folded_deep_model_keeps_its_branch_factors(family: type[ModelConfig]) -> None:
+    config = deep(family, 0.5)
+    hooked, folded = build_model(config), build_model(config, "folded")
+    names = [name for name in forward_multipliers(config) if "residual" in name]
+    assert names and all(float(folded.get_buffer(name)) == R**-0.5 for name in names)
+    assert all(torch.equal(folded.get_buffer(name), hooked.get_buffer(name)) for name in names)
+
+
+def test_a_folded_readouts_std_has_its_factor() -> None:
+    config = dataclasses.replace(with_width(TrialConfig(), 96), init=Init.original)
+    wide = dataclasses.replace(config, model=UViTConfig(width=96, base_width=24))
+    forms = (rules_in_form(wide, form) for form in (ReadoutForm.hook, ReadoutForm.folded))
+    for hooked, folded in zip(*forms, strict=True):
+        factor = 1 / M if hooked.role is Role.output else 1.0
+        assert folded.init_std == pytest.approx(hooked.init_std * factor)
+        assert folded.factors.forward == 1.0

@@ -11,7 +11,15 @@ from hptransfer.errors import UserError
 from hptransfer.identity import arm_of, shape_signature, trial_key
 from hptransfer.questions import SweepConfig
 from hptransfer.search import grid
-from hptransfer.sweep import check_same_question, hps, packs, pending, realised, wanted
+from hptransfer.sweep import (
+    check_same_question,
+    check_target,
+    hps,
+    packs,
+    pending,
+    realised,
+    wanted,
+)
 
 QUICKSTART = shipped_folder("sweeps") / "quickstart.yaml"
 
@@ -132,3 +140,17 @@ def test_the_targets_own_sweep_keeps_the_other_transferred_values() -> None:
     assert sweep.target is not None
     trials = realised(sweep, sweep.target, {"log2_lr": -5.4, "log2_init_scale": 0.5})
     assert {c.parametrization.init_scale for c in trials} == {2**0.5}
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_target_of_another_depth_is_refused_unless_it_is_allowed(depth: int) -> None:
+    sweep = quickstart()
+    assert sweep.target is not None
+    deeper = dataclasses.replace(sweep.target.model, depth=depth)  # pyright: ignore
+    target = dataclasses.replace(sweep.target, model=deeper)
+    with pytest.raises(UserError, match=f"but got depth {depth} with proxies of 2"):
+        check_target(sweep, target)
+    check_target(sweep, target, ["depth"])
+    check_target(dataclasses.replace(sweep, allow=("depth",)), target)
+    with pytest.raises(UserError, match="may hold depth"):
+        check_target(sweep, sweep.target, ["width"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from custom_models import Net, trial
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -24,7 +25,7 @@ from hptransfer.config import (
 from hptransfer.errors import UserError
 from hptransfer.figures.samples import samples_data
 from hptransfer.generate import generate
-from hptransfer.identity import with_width
+from hptransfer.identity import canonical_json, with_scaling, with_width
 from hptransfer.parametrization import build_model
 from hptransfer.samplers import Sampler, SamplerConfig
 from hptransfer.trial import run_pack, train_trial
@@ -51,7 +52,11 @@ def test_ours_round_trip_with_the_readout_factor(tmp_path: Path) -> None:
     assert same(model, state_of(WIDE))
     assert float(model.get_buffer("final_layer.linear.multiplier")) == 0.5
     with safe_open(str(path), framework="pt") as file:
-        assert file.metadata()["base_width"] == "24"
+        assert file.metadata() == {
+            "base_width": "24",
+            "parametrization": "mup",
+            "trial": canonical_json(WIDE),
+        }
     assert [p.name for p in path.parent.iterdir()] == ["w.safetensors"]  # nothing partial is left
 
 
@@ -74,7 +79,10 @@ def test_trained_weights_give_the_recorded_loss(
     [
         lambda state: state,
         lambda state: {"model": state_of(BASE, 1), "ema": state, "opt": {}, "args": 3},
+        lambda state: {"state_dict": state_of(BASE, 1), "state_dict_ema": state},
         lambda state: {"state_dict": {f"module.{n}": v for n, v in state.items()}},
+        lambda state: {f"ema_model.{n}": v for n, v in state.items()},
+        lambda state: {f"model.{n}": v for n, v in state.items()},
         lambda state: {f"module._orig_mod.{n}": v for n, v in state.items()},
         lambda state: {n: v for n, v in state.items() if n != "pos_embed"},
         lambda state: {
@@ -86,6 +94,58 @@ def test_trained_weights_give_the_recorded_loss(
 def test_published_layouts_load(tmp_path: Path, wrap: Callable) -> None:
     torch.save(wrap(state_of(BASE)), tmp_path / "w.pt")
     assert same(load_weights(BASE, tmp_path / "w.pt"), state_of(BASE))
+
+
+def test_a_file_states_the_parametrization(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", with_scaling(WIDE, Scaling.standard), state_of(WIDE))
+    with safe_open(str(tmp_path / "w.safetensors"), framework="pt") as file:
+        assert file.metadata()["parametrization"] == "standard"
+
+
+def test_a_table_in_the_file_is_used(tmp_path: Path) -> None:
+    config = dataclasses.replace(BASE, model=PixArtConfig())
+    state = {name: value + 1 for name, value in state_of(config).items()}
+    torch.save(state, tmp_path / "w.pt")
+    assert same(load_weights(config, tmp_path / "w.pt"), state)
+
+
+def test_weights_in_any_memory_layout_are_kept(tmp_path: Path) -> None:
+    state = {n: v.mT.contiguous().mT if v.ndim == 2 else v for n, v in state_of(BASE).items()}
+    save_weights(tmp_path / "w.safetensors", BASE, state)
+    assert same(load_weights(BASE, tmp_path / "w.safetensors"), state)
+
+
+def test_an_interrupted_write_leaves_the_file_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, BASE, state_of(BASE))
+
+    def interrupted(_tensors: object, name: str, _metadata: object) -> None:
+        Path(name).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hptransfer.weights.save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_weights(path, BASE, state_of(BASE, 1))
+    assert same(load_weights(BASE, path), state_of(BASE))
+
+
+class Nested(torch.nn.Module):
+    """A model whose own names start like a wrapper's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.model = Net(width)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.model(*inputs)
+
+
+def test_a_models_own_names_are_no_wrappers(tmp_path: Path) -> None:
+    config = trial(f"{__name__}:Nested", width=8)
+    torch.save(state_of(config), tmp_path / "w.pt")
+    assert same(load_weights(config, tmp_path / "w.pt"), state_of(config))
 
 
 def complaint(config: TrialConfig, path: Path) -> str:
@@ -127,6 +187,21 @@ def test_weights_of_another_model_are_one_sentence(
     )
 
 
+def test_names_that_are_missing_are_listed_up_to_three(tmp_path: Path) -> None:
+    state = state_of(BASE)
+    names = [name for name, _ in build_model(BASE).named_parameters()][:4]
+    for count, end in ((3, f"({', '.join(names[:3])})"), (4, f"({', '.join(names[:3])}, ...)")):
+        kept = {name: value for name, value in state.items() if name not in names[:count]}
+        torch.save(kept, tmp_path / "w.pt")
+        assert f"{count} missing {end}." in complaint(BASE, tmp_path / "w.pt")
+
+
+def test_a_depth_scaled_checkpoint_needs_its_base_width_too(tmp_path: Path) -> None:
+    deep = dataclasses.replace(BASE, model=DiTConfig(depth=4, base_depth=2))
+    torch.save(state_of(deep), tmp_path / "w.pt")
+    assert "has no base_width in its metadata" in complaint(deep, tmp_path / "w.pt")
+
+
 class Evil:
     def __reduce__(self) -> tuple:
         return print, ("code ran",)
@@ -137,9 +212,10 @@ class Evil:
     [
         ("w.safetensors", b"nonsense", "cannot be read as weights"),
         ("w.pt", b"nonsense", "w.pt"),
+        ("w.pt", b"", "cannot be read as weights"),
         ("w.pt", pickle.dumps({"model": Evil()}, protocol=2), "must hold tensors only"),
     ],
-    ids=["safetensors", "torch", "pickle"],
+    ids=["safetensors", "torch", "empty", "pickle"],
 )
 def test_unreadable_files_are_one_sentence(
     tmp_path: Path, name: str, content: bytes, expected: str, capsys: pytest.CaptureFixture[str]
@@ -180,3 +256,16 @@ def test_a_page_holds_every_image_in_its_place() -> None:
     assert page.shape == ((2 * 9 - 1) * 8, (3 * 9 - 1) * 8, 3)
     assert page[:64, :64].max() == 0.0 and page[72:, 144:].min() == 1.0
     assert page[64:72].min() == 1.0  # the gap is white
+
+
+@pytest.mark.parametrize(
+    "parametrization",
+    [ParametrizationConfig(scaling=Scaling.standard), ParametrizationConfig(output_scale=2.0)],
+)
+def test_weights_are_used_as_they_were_scaled(
+    tmp_path: Path, parametrization: ParametrizationConfig
+) -> None:
+    save_weights(tmp_path / "w.safetensors", WIDE, state_of(WIDE))
+    other = dataclasses.replace(WIDE, parametrization=parametrization)
+    sentence = complaint(other, tmp_path / "w.safetensors")
+    assert '{"final_layer.linear.multiplier": 0.5} (parametrization=mup)' in sentence

@@ -21,6 +21,7 @@ from hptransfer.streams import torch_generator
 
 # A token's standard deviation due to its word and to its position: half as much, 1 together.
 _WORD_SCALE, _POSITION_SCALE = 0.8**0.5, 0.2**0.5
+_SHOWN = 80  # characters of a caption in a complaint
 
 
 def encode(
@@ -36,8 +37,9 @@ def encode(
     for row, caption in enumerate(captions):
         words = re.findall(r"[^\W_]+(?:['-][^\W_]+)*", caption.lower())
         if not 0 < len(words) <= tokens:
+            shown = caption if len(caption) <= _SHOWN else f"{caption[:_SHOWN]}..."
             raise UserError(
-                f"A caption must have 1 to {tokens} words, but {caption!r} has {len(words)}. "
+                f"A caption must have 1 to {tokens} words, but {shown!r} has {len(words)}. "
                 "Shorten it, or raise data.caption_tokens where the data set has that key."
             )
         for position, word in enumerate(words):

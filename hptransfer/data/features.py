@@ -43,7 +43,7 @@ from torch import Tensor
 
 from hptransfer.config import FeaturesConfig, Layout
 from hptransfer.data.fast_dit_features import FastDiTFeatures
-from hptransfer.data.manifest import Manifest, fault_of, read_manifest
+from hptransfer.data.manifest import SUFFIX, Manifest, fault_of, read_manifest
 from hptransfer.data.pixart_features import PixArtFeatures, data_info
 from hptransfer.data.shards import StoredArray, npy_array, require_array, safetensors_array
 from hptransfer.data.source import Source
@@ -151,6 +151,8 @@ def write_features(
     storage: str = "safetensors",
 ) -> None:
     """Write shards, each a mapping of arrays (N, ...) by name, and then their manifest."""
+    if storage not in SUFFIX:
+        raise UserError(f"Shards must be stored as {' or '.join(SUFFIX)}, but got {storage!r}.")
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, tuple[tuple[int, ...], str]] = {}
     counts: list[tuple[str, int]] = []
@@ -179,4 +181,9 @@ def _write_shard(folder: Path, name: str, shard: Mapping[str, Tensor], storage: 
         save_file({n: a.contiguous() for n, a in shard.items()}, folder / f"{name}.safetensors")
     else:
         for array, values in shard.items():
+            if values.dtype is torch.bfloat16:
+                raise UserError(
+                    f"npy files have no bfloat16, but {array} is. Write storage='safetensors', or "
+                    "convert it to float16 or float32."
+                )
             np.save(folder / f"{name}.{array}.npy", values.numpy())

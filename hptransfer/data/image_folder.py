@@ -51,7 +51,7 @@ class ImageFolder:
         self._decoded = DecodedImages(self._content, self.place, config.channels, config.image_size)
 
     def _refuse_empty(self) -> None:
-        """Refuse a folder without classes, or a class without images."""
+        """Refuse a folder without classes, a class without images, and captions left unread."""
         filled = {name.split("/", 1)[0] for name in self.images}
         empty = [name for name in self.classes if name not in filled]
         if empty or not self.classes:
@@ -59,6 +59,11 @@ class ImageFolder:
             raise UserError(
                 f"{self.folder} must hold one folder a class with {', '.join(SUFFIXES)} images in "
                 f"it, but {what}. Fill or remove it, or set runtime.data_folder."
+            )
+        if self.config.caption_tokens and (self.folder / LIST).is_file():
+            raise UserError(
+                f"Captions are read from {LIST} in each class's folder, but there is "
+                f"{self.folder / LIST} beside them. Cut it up by class, and remove it."
             )
 
     def __len__(self) -> int:

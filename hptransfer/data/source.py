@@ -96,16 +96,16 @@ def scan(config: FolderConfig, source: Source) -> None:
     """Read every sample as training does, and refuse the first that is broken."""
     for start in range(0, len(source), CHUNK):
         indices = np.arange(start, min(start + CHUNK, len(source)))
-        _refuse(source, indices, ~_finite(source.images_at(indices)), "not all finite")
+        _refuse(source, indices, ~_finite(source.images_at(indices)), "is not all finite")
         labels, classes = source.labels_at(indices), source.layout.classes
         outside = (labels < 0) | (labels >= classes)
         values = ", ".join(str(label) for label in labels[outside][:1].tolist())
-        _refuse(source, indices, outside, f"labelled {values}, outside 0 to {classes - 1}")
+        _refuse(source, indices, outside, f"is labelled {values}, outside 0 to {classes - 1}")
         if config.caption_tokens:
             tokens, mask, pooled = source.captions_at(indices)
             finite = _finite(tokens) & _finite(pooled)
-            _refuse(source, indices, ~finite, "with caption features that are not all finite")
-            _refuse(source, indices, ~mask.any(1), "with a caption of no token")
+            _refuse(source, indices, ~finite, "has caption features that are not all finite")
+            _refuse(source, indices, ~mask.any(1), "has a caption of no token")
 
 
 def _finite(values: torch.Tensor) -> torch.Tensor:
@@ -115,7 +115,7 @@ def _finite(values: torch.Tensor) -> torch.Tensor:
 def _refuse(source: Source, indices: np.ndarray, bad: torch.Tensor, what: str) -> None:
     if bool(bad.any()):
         place = source.place(int(indices[bad.numpy()][0]))
-        raise UserError(f"{place} is {what}. Write that sample again, or leave it out.")
+        raise UserError(f"{place} {what}. Write that sample again, or leave it out.")
 
 
 def _misfits(config: FolderConfig, found: Layout) -> bool:

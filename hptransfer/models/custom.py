@@ -50,7 +50,7 @@ def _made(config: CustomConfig) -> nn.Module:
         model = _factory(config.factory)(config.width)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if torch.get_default_device().type == "meta":
             # A factory that reads a value as it builds needs storage; its shapes are the same.
             with torch.device("cpu"):
@@ -81,8 +81,10 @@ def _factory(name: str) -> Callable[[int], Any]:
         sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
+        # What a module draws or keeps as it is imported is no trial's, and has storage.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"`model.factory` must name a module that can be imported, but importing {module_name} "
             f"raises {_named(error)}. Modules are looked for in {folder} and on PYTHONPATH."
@@ -127,6 +129,11 @@ def require_usable(config: CustomConfig, layout: Layout) -> None:
         model, again = (build(config) for _ in range(2))
         _require_parameters(model, config)
         for name, value in model.named_parameters():
+            require(
+                bool(value.isfinite().all()),
+                f"A parameter must start finite, but {name} of {config.factory} starts with NaN or "
+                "infinity.",
+            )
             require(
                 torch.equal(value, again.get_parameter(name)),
                 f"`model.factory` must draw from torch's global generator only, but {name} of "

@@ -126,10 +126,11 @@ def _to_mend(config: TrialConfig) -> dict[str, Role]:
     breaking = _breaking(model, config.data.layout)
     if breaking and not model.rescale_init:
         name, role = next(iter(breaking.items()))
+        more = f", and {len(breaking) - 1} more break µP" if len(breaking) > 1 else ""
         raise UserError(
             f"Under µP the initial std of {name} ({role.value}) must go with width to the power "
             f"{wanted_exponent(role):g}, but {starts(_at_base(model))[name].exponent:.2f} was "
-            f"measured of {model.factory}, and {len(breaking) - 1} more parameters break µP. Set "
+            f"measured of {model.factory}{more}. Set "
             "model.rescale_init=true, change the factory, or state other roles by model.roles."
         )
     return breaking

@@ -1,0 +1,45 @@
+"""Null conditions, and the chance that puts them in the place of others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from hptransfer.config import BudgetConfig, MMDiTConfig, TrialConfig
+from hptransfer.data import load
+from hptransfer.streams import torch_generator
+from hptransfer.training.batches import PackBatches, condition_of, dropped, train_batch
+
+
+def test_a_dropped_caption_is_zero_in_every_part_and_others_stay() -> None:
+    config = TrialConfig(model=MMDiTConfig())
+    condition = condition_of(config, load(config.data, None).train, np.arange(4))
+    where = torch.tensor([False, True, False, True])
+    assert len(condition) == 3
+    for before, after in zip(condition, dropped(config, condition, where), strict=True):
+        assert after.dtype == before.dtype and not after[where].any()
+        assert torch.equal(after[~where], before[~where]) and before[where].any()
+
+
+def test_whether_a_label_is_dropped_says_nothing_of_its_timestep() -> None:
+    config = dataclasses.replace(TrialConfig(), budget=BudgetConfig(batch_size=1000))
+    batch = train_batch(config, load(config.data, None).train, 0)
+    null = batch.condition[0] == config.data.layout.classes
+    drop = torch.rand(1000, generator=torch_generator(0, "label dropout", 0)) < 0.1
+    assert torch.equal(null, drop)
+    assert 0.35 < float(batch.u[null].mean()) < 0.65  # uniform in [0, 1] as for the others
+
+
+def test_a_pack_has_the_batch_of_its_own_step_and_of_each_members_seed(
+    tiny_trial: Callable[..., TrialConfig],
+) -> None:
+    trials = [tiny_trial(seed=seed) for seed in (5, 3, 5)]
+    dataset = load(trials[0].data, None)
+    pack = PackBatches(trials, dataset, torch.device("cpu")).at(2)
+    for member, trial in enumerate(trials):
+        own = train_batch(trial, dataset.train, 2)
+        for of_pack, alone in zip((*pack[:3], *pack[3]), (*own[:3], *own[3]), strict=True):
+            assert torch.equal(of_pack[member], alone)

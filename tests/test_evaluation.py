@@ -1,0 +1,79 @@
+"""The deciding loss's triples: held out, stratified in time, and the same for every trial."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from hptransfer.config import BudgetConfig, RuntimeConfig, TrialConfig
+from hptransfer.data import load
+from hptransfer.training import evaluation
+from hptransfer.training.evaluation import evaluation_batches, validation_loss
+from hptransfer.training.loop import Report
+from hptransfer.training.pack import Pack
+from hptransfer.trial import train_trial
+from hptransfer.vocabulary import Weights
+
+DIGITS = load(TrialConfig().data, None)
+DRAWS = 6
+
+
+def batches(**changes: Any) -> list:
+    return list(
+        evaluation_batches(dataclasses.replace(TrialConfig(), **changes), DIGITS.validation)
+    )
+
+
+def test_every_draw_and_every_sample_covers_the_whole_time_axis() -> None:
+    strata = torch.stack([(batch.u * DRAWS).long() for batch in batches()])
+    assert strata.shape == (DRAWS, 360)
+    for sample in strata.T:
+        assert sorted(sample.tolist()) == list(range(DRAWS))
+    for draw in strata:
+        assert torch.bincount(draw).tolist() == [60] * DRAWS
+    within = torch.stack([batch.u * DRAWS % 1 for batch in batches()])
+    assert float(within.std()) == pytest.approx(12**-0.5, rel=0.05)  # uniform in its stratum
+
+
+def test_triples_differ_from_draw_to_draw_and_not_from_seed_to_seed() -> None:
+    first, second, *_ = batches()
+    assert not torch.equal(first.noise, second.noise)
+    assert torch.equal(first.images, second.images)
+    for ours, others in zip(batches(), batches(seed=1), strict=True):
+        assert torch.equal(ours.noise, others.noise) and torch.equal(ours.u, others.u)
+
+
+def test_more_samples_than_are_held_out_are_all_of_them() -> None:
+    assert {len(batch.u) for batch in batches(budget=BudgetConfig(eval_samples=1000))} == {360}
+    assert {len(batch.u) for batch in batches(budget=BudgetConfig(eval_samples=7))} == {7}
+
+
+def test_the_loss_is_the_mean_over_the_draws_asked_for(
+    tiny_trial: Callable[..., TrialConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = Pack([tiny_trial()], torch.device("cpu"))
+    batch = next(iter(evaluation_batches(tiny_trial(), DIGITS.validation)))
+    monkeypatch.setattr(evaluation, "evaluation_batches", lambda *_: iter([batch] * 3))
+    one, three = (
+        validation_loss(pack, DIGITS.validation, flat=pack.flat, draws=draws) for draws in (1, 3)
+    )
+    torch.testing.assert_close(three, one)
+
+
+@pytest.mark.parametrize("weights", list(Weights))
+def test_a_trained_trials_weights_are_the_deciding_ones(
+    tiny_trial: Callable[..., TrialConfig], runtime: RuntimeConfig, weights: Weights
+) -> None:
+    budget = dataclasses.replace(tiny_trial().budget, weights=weights, ema_fraction=0.5)
+    config = dataclasses.replace(tiny_trial(), budget=budget)
+    reports: list[Report] = []
+    result, trained = train_trial(config, runtime, reports.append)
+    pack = Pack([config], torch.device("cpu"))
+    flat = torch.cat([trained[name].flatten() for name in pack.names])[None]
+    loss = validation_loss(pack, DIGITS.validation, flat=flat, draws=budget.eval_draws)
+    assert float(loss[0]) == pytest.approx(result.loss, rel=1e-6)
+    assert reports and reports[-1].step == budget.steps
