@@ -125,6 +125,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--weights", type=Path, help="weights other than those `train` kept")
         parser.add_argument("--steps", type=int, default=20, help="model evaluations (20)")
         parser.add_argument("--guidance", type=float, default=2.0, help="1: none (2)")
+        parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
         parser.add_argument("--columns", type=int, default=10, help="samples a class (10)")
     if name in ("run", "fit", "transfer"):
         parser.add_argument(

@@ -211,9 +211,10 @@ def _answer(
     }
 
 
-def _badness(slope: Mapping[str, Any]) -> tuple[bool, float]:
+def _badness(slope: Mapping[str, Any]) -> float:
+    """Return by how much a slope lies outside of what is allowed; negative inside."""
     value = slope["slope"]
-    return not slope["ok"], math.inf if value is None else abs(value)
+    return math.inf if value is None else max(value - LIMIT, slope["lowest"] - value)
 
 
 def _occasion(key: tuple[str, str, int]) -> str:
@@ -263,6 +264,7 @@ def _slope(
         "quantity": quantity,
         "step": step,
         "slope": None if slope is None else round(slope, 4),
+        "lowest": lowest,
         "ok": slope is not None and lowest <= slope <= LIMIT,
     }
 

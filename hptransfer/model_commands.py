@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hptransfer.config import TrialConfig
 from hptransfer.terminal import interruptible, print_config, print_json, print_recorded, typed
+from hptransfer.vocabulary import Init
 
 
 def list_command(arguments: argparse.Namespace) -> int:
@@ -39,11 +42,13 @@ def check_command(arguments: argparse.Namespace) -> int:
         return print_config(arguments, composed, sweep.name)
     from hptransfer.coordinate_check import coordinate_check
 
-    with interruptible(typed("check", arguments, *arguments.overrides)):
+    if not (arguments.quiet or arguments.json):
+        print(f"checking {sweep.base.model.family} at widths {list(sweep.widths)} ...", flush=True)
+    with interruptible(typed("check", arguments, *arguments.overrides), kept="nothing is lost"):
         answer = coordinate_check(
             sweep.base, sweep.widths, jobs.central_log2_lr(sweep), composed.runtime
         )
-    files = _drawn(arguments.results / "check", answer)
+    files = _drawn(arguments.results / "check", answer, sweep.base)
     if arguments.json:
         print_json({**answer, "files": files})
     else:
@@ -54,13 +59,16 @@ def check_command(arguments: argparse.Namespace) -> int:
     return int(answer["verdict"] == "fail")
 
 
-def _drawn(folder: Path, answer: Mapping[str, Any]) -> list[str]:
+def _drawn(folder: Path, answer: Mapping[str, Any], base: TrialConfig) -> list[str]:
     """Draw a check beside earlier ones of other models; list the files."""
     from hptransfer.disk import opening
     from hptransfer.figures import check_pictures, write_pictures
 
-    broken = [] if answer["broken"] == "none" else [answer["broken"]]
-    own = folder / "-".join([answer["family"], answer["parametrization"], *broken])
+    factory = re.sub(r"\W+", "_", getattr(base.model, "factory", ""))
+    broken = "" if answer["broken"] == "none" else answer["broken"]
+    init = "" if base.init is Init.adaln_zero else base.init.value
+    words = (answer["family"], factory, answer["parametrization"], broken, init)
+    own = folder / "-".join(word for word in words if word)
     with opening(own):
         return [str(path) for path in write_pictures(own, check_pictures({**answer}))]
 
@@ -89,7 +97,8 @@ def _checkable(arguments: argparse.Namespace, family: str) -> list[str]:
     """Return the overrides of a check that fits a laptop: the family's small model on its data."""
     if family == "custom":
         return arguments.overrides
-    kept = [word for word in arguments.overrides if word.startswith(("init", "parametrization"))]
+    of_checks = ("init", "parametrization", "model.depth", "model.base_depth")
+    kept = [word for word in arguments.overrides if word.startswith(of_checks)]
     return [f"model={family}", *kept]
 
 
@@ -120,6 +129,7 @@ def train_command(arguments: argparse.Namespace) -> int:
 def sample_command(arguments: argparse.Namespace) -> int:
     """`hptransfer sample`."""
     from hptransfer import pipeline
+    from hptransfer.samplers import SamplerConfig
 
     if arguments.print_config:
         return print_recorded(arguments, arguments.file)
@@ -130,8 +140,9 @@ def sample_command(arguments: argparse.Namespace) -> int:
             config_dir=arguments.config_dir,
             root=arguments.results,
             weights=arguments.weights,
-            sampler={"steps": arguments.steps, "guidance": arguments.guidance},
+            sampler=SamplerConfig(steps=arguments.steps, guidance=arguments.guidance),
             columns=arguments.columns,
+            seed=arguments.seed,
         )
     if arguments.json:
         print_json({"files": [str(path)]})

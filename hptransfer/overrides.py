@@ -69,10 +69,10 @@ def explain(error: Exception, overrides: list[str], available: dict[str, list[st
         what = f"{group}={choice}" if group else choice
         return f"There is no {what}. {nearest(choice, available.get(group, []))}"
     if found := re.search(r"Could not override '([^']+)'", text):
-        return f"There is no config key `{found[1]}`. {nearest(found[1], available[''])}"
+        return _no_key(found[1], available[""])
     if found := re.search(r"Key '([^']+)' (?:is )?not in", f"{text} {cause}"):
         key = _full_key(text, cause) or found[1]
-        return f"There is no config key `{key}`. {nearest(key, available[''])}"
+        return _no_key(key, available[""])
     if found := re.search(
         r"Value '(.*?)' of type '\w+' could not be converted to (\w+)", text + cause
     ):
@@ -90,6 +90,17 @@ def explain(error: Exception, overrides: list[str], available: dict[str, list[st
     if "OverrideParseException" in type(error).__name__:
         return f"The override {_unparsed(text, overrides)!r} cannot be read as key=value."
     return " ".join(f"{text} {cause}".split())
+
+
+def _no_key(key: str, known: list[str]) -> str:
+    """Say that a key does not exist, or only for another choice of its group."""
+    group = key.split(".")[0]
+    if key in known:
+        return (
+            f"`{key}` exists, but not for the chosen {group}=. Leave it out where it is set (on "
+            f"the command line or in the file), or choose another {group}=."
+        )
+    return f"There is no config key `{key}`. {nearest(key, known)}"
 
 
 def _closest(found: re.Match[str]) -> str:

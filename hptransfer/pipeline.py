@@ -5,9 +5,9 @@ Every step can be run again: what is recorded is not done twice, what is derived
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -26,6 +26,9 @@ from hptransfer.questions import HYPERPARAMETERS, SweepConfig, with_hyperparamet
 from hptransfer.results import ResultsFolder
 from hptransfer.sweep import check_target, hps, packs, realised
 from hptransfer.vocabulary import Status
+
+if TYPE_CHECKING:
+    from hptransfer.samplers import SamplerConfig
 
 
 def transfer(
@@ -192,28 +195,30 @@ def draw(
     config_dir: Path | None,
     root: Path,
     weights: Path | None,
-    sampler: Mapping[str, Any],
+    sampler: SamplerConfig,
     columns: int,
+    seed: int,
 ) -> Path:
-    """Draw samples of a trained config; return the picture, or the array where data is latent."""
+    """Draw samples of a trained config; return the picture, or the array where data is latent.
+
+    The file is named after the weights and how they were sampled.
+    """
     from hptransfer.figures.samples import draw_samples, samples_data
     from hptransfer.generate import generate
-    from hptransfer.samplers import SamplerConfig
 
     if columns < 1:
         raise UserError(f"--columns must be positive, but got {columns}.")
     composed, folder, _ = trained_at(path, overrides, config_dir=config_dir, root=root)
     key = trial_key(composed.trial)
     kept = folder.weights_file(key) if weights is None else weights
-    if not kept.is_file():
+    if weights is None and not kept.is_file():
         raise UserError(
             f"Samples need trained weights, but there are none at {kept}. Run `hptransfer train "
             f"{path}` first, with the same overrides, or name a file with --weights."
         )
-    drawn = generate(
-        composed.trial, kept, SamplerConfig(**sampler), composed.runtime, columns=columns
-    )
-    picture = folder.target / "samples" / f"{key}.png"
+    drawn = generate(composed.trial, kept, sampler, composed.runtime, columns=columns, seed=seed)
+    how = f"steps{sampler.steps}-guidance{sampler.guidance:g}-seed{seed}"
+    picture = folder.target / "samples" / f"{kept.stem}-{how}.png"
     if composed.trial.data.layout.channels in (1, 3):
         draw_samples(picture, samples_data(drawn))
         return picture

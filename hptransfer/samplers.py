@@ -46,7 +46,12 @@ class SamplerConfig:
     guidance: float = 1.0  # 1: the conditional prediction, 0: the unconditional one
 
     def __post_init__(self) -> None:
-        require(self.steps > 0, f"`sampler.steps` must be positive, but got {self.steps}.")
+        require(self.steps > 0, f"A sampler's steps must be positive, but got {self.steps}.")
+        require(
+            math.isfinite(self.guidance) and self.guidance >= 0,
+            "Guidance must be finite and not negative (1 is none, 2 to 8 are usual), but got "
+            f"{self.guidance}.",
+        )
 
 
 @torch.no_grad()
@@ -70,13 +75,13 @@ def _require_fit(objective: ObjectiveConfig, config: SamplerConfig) -> None:
     own = Sampler.euler if isinstance(objective, RectifiedFlowConfig) else Sampler.ddim
     require(
         config.name in (own, Sampler.dpm_solver),
-        f"`sampler.name` must be {own.value} or dpm_solver with objective={objective.name}, but "
-        f"got {config.name.value}. Set sampler.name={own.value}.",
+        f"A sampler must fit its objective, {own.value} or dpm_solver for "
+        f"objective={objective.name}, but got {config.name.value}. Choose {own.value}.",
     )
     require(
         not isinstance(objective, DDPMConfig) or config.steps <= objective.timesteps,
-        f"`sampler.steps` must not exceed the schedule's steps, but got {config.steps} with "
-        f"objective.timesteps={getattr(objective, 'timesteps', None)}. Set fewer sampler.steps.",
+        f"A sampler's steps must not exceed the schedule's, but got {config.steps} with "
+        f"objective.timesteps={getattr(objective, 'timesteps', None)}. Take fewer steps.",
     )
 
 

@@ -46,8 +46,14 @@ def check_text(answer: Mapping[str, Any]) -> str:
         _table(title, ["module", "quantity", "step", "octaves per doubling"], cells),
     ]
     if answer["zero"]:
-        lines.append(f"exactly zero at all widths, so without a slope: {', '.join(answer['zero'])}")
+        lines.append(f"exactly zero at all widths, so without a slope: {_some(answer['zero'])}")
     return "\n".join(lines)
+
+
+def _some(names: Sequence[str], shown: int = 4) -> str:
+    """List the first names, and how many more there are."""
+    more = f" and {len(names) - shown} more (--json lists them)" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def rules_text(table: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]) -> str:
@@ -92,6 +98,8 @@ def _differences(table: Mapping[str, Any]) -> list[str]:
     lines = [
         f"vanilla: {', '.join(['init', *FACTORS])} of a Transformer (arXiv 2203.03466, Table 8)"
     ]
+    if table["depth_mult"] != 1:
+        lines.append("Width is compared; the values hold the factors of depth too.")
     if table["coincide"]:
         return [*lines, "The rules coincide with the vanilla Transformer's in every role."]
     return lines + [

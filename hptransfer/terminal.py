@@ -17,7 +17,7 @@ from hptransfer.errors import Interrupted
 
 
 @contextmanager
-def interruptible(resume: str) -> Iterator[None]:
+def interruptible(resume: str, kept: str = "every finished trial is recorded") -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGUSR1 into one orderly end that says how to continue."""
 
     def interrupt(number: int, _frame: Any) -> None:
@@ -29,8 +29,7 @@ def interruptible(resume: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(
-            "\nhptransfer: interrupted; every finished trial is recorded. Continue with\n"
-            f"  {resume}",
+            f"\nhptransfer: interrupted; {kept}. Continue with\n  {resume}",
             file=sys.stderr,
         )
         raise

@@ -58,6 +58,12 @@ def load_weights(config: TrialConfig, path: Path) -> nn.Module:
     model = build_model(config)
     _require_scaled_alike(config, metadata, path)
     tensors = _unwrapped(tensors, set(model.state_dict()))
+    broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise UserError(
+            f"Weights must be finite, but in {path} {broken[0]} is not. The run that wrote them "
+            "had diverged: take an earlier checkpoint."
+        )
     tables = _tables(model)
     _require_match(model.state_dict(), {**tables, **tensors}, path)
     model.load_state_dict({**tables, **tensors}, strict=True)
@@ -78,15 +84,16 @@ def _stored(path: Path) -> Stored:
             with safe_open(str(path), framework="pt") as file:
                 names, metadata = list(file.keys()), file.metadata() or {}
                 return {name: file.get_tensor(name) for name in names}, metadata
-        return _innermost(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".") or "it ends too early"
         raise UserError(f"{path} cannot be read as weights: {reason}. Copy it again.") from None
     except UnpicklingError:
         raise UserError(
             f"{path} must hold tensors only, but it holds objects that would run code when read. "
             "Save its state dict as .safetensors."
         ) from None
+    return _innermost(content)
 
 
 def _innermost(content: Any) -> Stored:
@@ -122,7 +129,7 @@ def _unwrapped(tensors: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor
 
 def _require_scaled_alike(config: TrialConfig, metadata: Mapping[str, str], path: Path) -> None:
     """Refuse weights whose forward multipliers are not the config's, or cannot be known."""
-    stated = metadata.get("base_width")
+    stated = metadata.get("base_width", "").removesuffix(".0") or None
     own = str(config.model.base_width)
     if stated is not None and stated != own:
         raise UserError(
@@ -142,7 +149,8 @@ def _require_scaled_alike(config: TrialConfig, metadata: Mapping[str, str], path
             f"A µP model's forward is scaled by factors of its base width, but {path} has no "
             f"base_width in its metadata and the config says {own} at width {config.model.width}, "
             f"which gives {multipliers}. Set parametrization=standard with output_scale 1 if it "
-            "was trained without µP, or add the metadata."
+            "was trained without µP, or store base_width beside the tensors (metadata of "
+            ".safetensors, a key of the checkpoint)."
         )
 
 

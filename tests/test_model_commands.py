@@ -13,8 +13,11 @@ from matplotlib import image
 from hptransfer import jobs, model_commands
 from hptransfer.cli import main
 from hptransfer.compose import compose_file
+from hptransfer.config import CustomConfig, TrialConfig
 from hptransfer.ledger import read_curve
 from hptransfer.ledger_rows import read
+from hptransfer.samplers import SamplerConfig
+from hptransfer.vocabulary import Init
 
 TARGET = """\
 name: target
@@ -49,16 +52,25 @@ def test_check_draws_its_picture_and_says_where(
     assert image.imread(path).std() > 0
 
 
+MINE = CustomConfig(factory="my.net:build")
+
+
 @pytest.mark.parametrize(
-    ("broken", "name"), [("none", "dit-mup"), ("input_lr", "dit-mup-input_lr")]
+    ("base", "broken", "name"),
+    [
+        (TrialConfig(), "none", "dit-mup"),
+        (TrialConfig(), "input_lr", "dit-mup-input_lr"),
+        (TrialConfig(init=Init.paper), "none", "dit-mup-paper"),
+        (TrialConfig(model=MINE), "none", "custom-my_net_build-mup"),
+    ],
 )
-def test_checks_of_a_model_lie_apart_from_those_of_its_broken_variants(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, name: str
+def test_checks_of_different_models_lie_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: TrialConfig, broken: str, name: str
 ) -> None:
     monkeypatch.setattr("hptransfer.figures.check_pictures", lambda _: {})
     monkeypatch.setattr("hptransfer.figures.write_pictures", lambda folder, _: [folder])
-    found = {"family": "dit", "parametrization": "mup", "broken": broken}
-    assert model_commands._drawn(tmp_path, found) == [str(tmp_path / name)]
+    found = {"family": base.model.family, "parametrization": "mup", "broken": broken}
+    assert model_commands._drawn(tmp_path, found, base) == [str(tmp_path / name)]
 
 
 def test_a_check_takes_its_widths_from_the_base_width(
@@ -78,12 +90,15 @@ def test_train_keeps_weights_and_sample_draws_them(
     assert not trained["recorded_before"] and Path(trained["weights"]).is_file()
     key = trained["trial_key"]
     (picture,) = answer(capsys, "sample", "target.yaml", "--steps=3", "--columns=2")["files"]
-    assert picture == f"results/target/target/samples/{key}.png"
+    folder = "results/target/target/samples"
+    assert picture == f"{folder}/{key}-steps3-guidance2-seed0.png"
     page = image.imread(picture)
     assert page.shape[:2] == ((10 * 9 - 1) * 8, (2 * 9 - 1) * 8)
     assert len(np.unique(page)) > 50
-    other = answer(capsys, "sample", "target.yaml", "--steps=3", "--columns=2", "--guidance=1")
-    assert not np.array_equal(image.imread(other["files"][0]), page)
+    for word in ("--guidance=1", "--seed=1"):
+        other = answer(capsys, "sample", "target.yaml", "--steps=3", "--columns=2", word)
+        assert not np.array_equal(image.imread(other["files"][0]), page)
+    assert np.array_equal(image.imread(picture), page)  # nothing drawn before is overwritten
 
 
 def test_a_row_without_weights_is_trained_again_and_stays_as_it_was(
@@ -114,7 +129,9 @@ def test_a_diverged_target_keeps_no_weights(
     ("words", "sentence"),
     [
         (["sample", "target.yaml", "--columns=0"], "--columns must be positive, but got 0."),
-        (["sample", "target.yaml", "--weights=w.pt"], "there are none at w.pt"),
+        (["sample", "target.yaml", "--weights=w.pt"], "There are no weights at w.pt."),
+        (["sample", "target.yaml", "--guidance=nan"], "Guidance must be finite and not negative"),
+        (["sample", "target.yaml", "--steps=0"], "A sampler's steps must be positive, but got 0."),
         (["sample", "missing.yaml"], "There is no config file missing.yaml"),
         (["train", "target.yaml", "name=../x"], "must be letters, digits, dots, dashes"),
     ],
@@ -136,7 +153,7 @@ def test_each_command_hands_its_words_on(
     asked: dict = {}
     monkeypatch.setattr("hptransfer.pipeline.draw", lambda *_, **words: asked.update(words))
     answer(capsys, "sample", "target.yaml", "--steps=7", "--guidance=3", "--columns=5")
-    assert (asked["sampler"], asked["columns"]) == ({"steps": 7, "guidance": 3.0}, 5)
+    assert (asked["sampler"], asked["columns"]) == (SamplerConfig(steps=7, guidance=3.0), 5)
     assert main(["rules", "init=paper", "model.width=96"]) == 0
     assert capsys.readouterr().out.endswith("next: hptransfer check model=dit init=paper\n")
 

@@ -185,8 +185,12 @@ def test_a_trial_axis_is_kept_and_no_gradient_is() -> None:
 @pytest.mark.parametrize(
     ("objective", "config", "message"),
     [
-        (DDPM, SamplerConfig(Sampler.euler), "must be ddim or dpm_solver with objective=ddpm, but"),
-        (FLOW, SamplerConfig(Sampler.ddim), "got ddim. Set sampler.name=euler."),
+        (
+            DDPM,
+            SamplerConfig(Sampler.euler),
+            "ddim or dpm_solver for objective=ddpm, but got euler",
+        ),
+        (FLOW, SamplerConfig(Sampler.ddim), "got ddim. Choose euler."),
         (DDPM, SamplerConfig(Sampler.ddim, 1001), "got 1001 with objective.timesteps=1000."),
     ],
 )
@@ -195,5 +199,5 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         sample(objective, exact_model(objective), NOISE, (), (), config)
-    with pytest.raises(UserError, match=r"`sampler.steps` must be positive, but got 0."):
+    with pytest.raises(UserError, match=r"A sampler's steps must be positive, but got 0."):
         SamplerConfig(steps=0)

@@ -54,6 +54,7 @@ def test_ours_round_trip_with_the_readout_factor(tmp_path: Path) -> None:
     with safe_open(str(path), framework="pt") as file:
         assert file.metadata() == {
             "base_width": "24",
+            "multipliers": '{"final_layer.linear.multiplier": 0.5}',
             "parametrization": "mup",
             "trial": canonical_json(WIDE),
         }

@@ -31,6 +31,11 @@ class DataConfig:
         """The shapes that this data set gives a model."""
         raise NotImplementedError
 
+    @property
+    def caption_advice(self) -> str:
+        """What to do where a model needs captions and the config states none."""
+        return "Choose data=digits, which has them."
+
 
 # Captions of the embedded sets come from `hptransfer.data.captions`, with these shapes.
 CAPTION_TOKENS, CAPTION_CHANNELS, POOLED_CHANNELS = 6, 64, 64
@@ -117,6 +122,14 @@ class FeaturesConfig(FolderConfig):
     scale: float = 1.0  # multiplies the stored latents; 0.18215 for unscaled ones of SD's VAE
     sample_posterior: bool = True  # of PixArt's mean and std, one fixed draw; false: the mean
 
+    @property
+    def caption_advice(self) -> str:
+        """What to do where a model needs captions and the config states none."""
+        return (
+            "If the folder has them, set data.caption_tokens=1 data.caption_channels=1: the next "
+            "refusal says the shapes that it holds. If not, choose model=dit or model=uvit."
+        )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive("data.scale", self.scale)
@@ -125,6 +138,14 @@ class FeaturesConfig(FolderConfig):
 @dataclass(frozen=True)
 class PixelsConfig(FolderConfig):
     """Images in pixels, shorter side resized and centre cropped; captions are encoded here."""
+
+    @property
+    def caption_advice(self) -> str:
+        """What to do where a model needs captions and the config states none."""
+        return (
+            "Captions of images are encoded here, in sizes of your choice: set "
+            "data.caption_tokens=32 data.caption_channels=64 data.pooled_channels=64."
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,8 +37,7 @@ class TrialConfig:
         require(
             self.model.conditioning is not Conditioning.caption or layout.caption_tokens > 0,
             f"A caption-conditional model ({self.model.family}) needs data with captions, but "
-            f"data={self.data.name} states none. Choose data=digits, or set data.caption_tokens=1 "
-            "data.caption_channels=1 for a folder with captions: the next refusal says its shapes.",
+            f"data={self.data.name} states none. {self.data.caption_advice}",
         )
         learn_sigma = getattr(self.model, "learn_sigma", False)
         require(

@@ -42,6 +42,7 @@ class ImageFolder:
         self.classes = sorted(folders)
         found = [sorted(_files(folder, name)) for name in self.classes]
         self.images = [n for names in found for n in names if n.lower().endswith(SUFFIXES)]
+        self._known = frozenset(self.images)
         self.texts = {n for names in found for n in names if n.endswith(".txt")}
         self._refuse_empty()
         number = {name: index for index, name in enumerate(self.classes)}
@@ -97,9 +98,21 @@ class ImageFolder:
         if beside in self.texts and beside != listed:
             with reading(self.folder / beside):
                 return (self.folder / beside).read_text(encoding="utf-8").strip()
-        lines = _listed_captions(self.folder / listed) if listed in self.texts else {}
+        lines = self._listed(folder) if listed in self.texts else {}
         noun = name.split("/", 1)[0].replace("_", " ")
         return lines.get(file, TEMPLATES[index % len(TEMPLATES)].format(noun))
+
+    def _listed(self, folder: str) -> dict[str, str]:
+        """Return the captions listed in a folder, each of which must be of an image in it."""
+        path = self.folder / folder / LIST
+        captions = _listed_captions(path, path.stat().st_mtime_ns)
+        for name in captions:
+            if f"{folder}/{name}" not in self._known:
+                raise UserError(
+                    f"Every line of {path} must name an image of its folder, but there is no "
+                    f"{name!r}. Write its whole name, or remove the line."
+                )
+        return captions
 
 
 def _layout(config: ImageFolderConfig, classes: int) -> Layout:
@@ -118,7 +131,7 @@ def _files(root: Path, name: str) -> Iterator[str]:
 
 
 @lru_cache(maxsize=1024)
-def _listed_captions(path: Path) -> dict[str, str]:
+def _listed_captions(path: Path, _modified: int) -> dict[str, str]:
     with reading(path):
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     pairs = [line.split("\t", 1) for line in lines]

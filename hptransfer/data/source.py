@@ -127,6 +127,12 @@ def _misfits(config: FolderConfig, found: Layout) -> bool:
 
 def _not_as_named(config: FolderConfig, source: Source, sha256: str) -> UserError:
     """Say all that the config must state of a folder, ready to be pasted."""
+    if config.caption_tokens and not source.layout.caption_tokens:
+        return UserError(
+            f"The config asks for captions, but {source.folder} holds none. Choose a folder with "
+            "captions, or a model without (model=dit, model=uvit) and data.caption_tokens=0 "
+            "data.caption_channels=0 data.pooled_channels=0."
+        )
     found = dataclasses.asdict(source.layout)
     stated = {name: getattr(config, name) for name in found} | {"sha256": config.sha256}
     found["sha256"] = sha256
@@ -138,5 +144,5 @@ def _not_as_named(config: FolderConfig, source: Source, sha256: str) -> UserErro
     return UserError(
         f"data={config.name} must state the shapes and the content's hash, so that a trial says "
         f"what it saw, but in {source.folder} {differences}. Set "
-        f"{' '.join([*shown, *source.advice])}."
+        f"{' '.join([*shown, *source.advice])}"  # to be pasted, so without a full stop
     )
