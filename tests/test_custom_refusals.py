@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hptransfer.errors import UserError
-from hptransfer.parametrization import parameter_rules
+from hptransfer.parametrization import build_model, parameter_rules
 
 
 def changed(change: Callable[[Net, int], object]) -> Callable[[int], nn.Module]:
@@ -60,6 +62,12 @@ uncalled = set_forward(
 )
 elsewhere = set_forward(lambda m, x, t, y: Net.forward(m, x + torch.ones(8), t, y))
 fading = changed(lambda m, w: nn.init.constant_(m.norm.bias, float(w > BASE)))
+undefined = changed(lambda m, w: nn.init.constant_(m.hidden.bias, math.nan))
+
+
+def exiting(width: int) -> nn.Module:
+    raise SystemExit("bye")
+
 
 REFUSALS = {
     "no colon": "must name the function .* but got 'no colon'",
@@ -85,6 +93,8 @@ REFUSALS = {
     "branching": "must run under torch.func.vmap.* raises RuntimeError.* an `if` on",
     "uncalled": "readout of .* is not. Call it",
     "elsewhere": "whatever device .* meta device raises RuntimeError",
+    "undefined": "hidden.bias",
+    "exiting": "at width 8 raises SystemExit",
     "fading": "zero at every width or at none, but norm.bias",
 }
 
@@ -110,3 +120,21 @@ def test_what_cannot_be_scaled_or_packed_is_refused_in_a_sentence(name: str) -> 
 def test_overrides_that_make_no_sense_are_refused(roles: list[str], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         parameter_rules(trial(roles=roles))
+
+
+def test_a_module_that_draws_as_it_is_imported_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "import torch\nfrom custom_models import Net\ndrawn = torch.randn(3)\nbuild = Net\n"
+    Path("drawing_module.py").write_text(text)
+    before = torch.get_rng_state()
+    ours, theirs = (
+        build_model(
+            dataclasses.replace(trial(), model=dataclasses.replace(trial().model, factory=f))
+        )  # pyright: ignore
+        for f in ("drawing_module:build", "custom_models:Net")
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other)
