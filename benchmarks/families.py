@@ -109,13 +109,20 @@ def _distance_from_mup(config: TrialConfig) -> float:
         arguments = (batch.images, 1000 * batch.u, *batch.condition)
         outputs: list[Tensor] = [network(*arguments) for network in (ours, theirs)]
         if step:  # before the first step a zero readout gives zero
-            largest = (outputs[0] - outputs[1]).abs().max() / outputs[1].abs().max()
-            distance = max(distance, float(largest))
+            distance = max(distance, _relative_distance(*outputs))
         for output, stepper in zip(outputs, steppers, strict=True):
             stepper.zero_grad()
             (output - batch.noise).square().mean().backward()
             stepper.step()
     return distance
+
+
+@torch.no_grad()
+def _relative_distance(ours: Tensor, theirs: Tensor) -> float:
+    size = theirs.abs().max()
+    if not 0 < size < float("inf"):
+        raise RuntimeError(f"The reference's largest output is {float(size)}: nothing to compare.")
+    return float((ours - theirs).abs().max() / size)
 
 
 def _under_mup(config: TrialConfig) -> nn.Module:

@@ -68,6 +68,25 @@ def test_the_claims_figures_are_those_of_the_committed_rows() -> None:
     assert f"{regret['estimate']:.4f} ({regret['low']:.4f} to {regret['high']:.4f})" in README
 
 
+def test_the_families_figures_are_those_of_the_committed_records() -> None:
+    import json
+
+    record = json.loads((ROOT / "results/benchmarks/families.json").read_text())
+    for row in record["families"]:
+        slopes = [row["checks"][arm]["worst"]["slope"] for arm in ("mup", "standard")]
+        counts = f"{row['original_parameters']:,} | {row['parameters']:,}"
+        text = f"{counts} | {slopes[0]:+.2f} (passes) | {slopes[1]:+.2f} (fails)"
+        assert text.replace("-", "−") in README
+    for family in ("uvit", "pixart", "mmdit"):
+        study = ROOT / "results" / "studies" / f"quickstart-{family}"
+        for arm in json.loads((study / "estimates.json").read_text())["arms"]:
+            drift = arm["drift_octaves_per_doubling"]
+            text = f"{drift['estimate']:+.2f} ({drift['low']:+.2f} to {drift['high']:+.2f})"
+            assert f"{text.replace('-', '−')} | {arm['verdict']}" in README
+        regret = json.loads((study / "target" / "realised.json").read_text())["regret"]
+        assert f"{regret['estimate']:.4f} ({regret['low']:.4f} to {regret['high']:.4f})" in README
+
+
 @pytest.mark.slow
 def test_the_first_command_ends_with_the_answer(tmp_path: Path) -> None:
     subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
