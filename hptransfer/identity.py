@@ -45,8 +45,8 @@ def arm_of(config: TrialConfig) -> str:
 
     Where depth is scaled too the arms differ at base width as well.
     """
-    scaled_depth = getattr(config.model, "depth_mult", 1.0) != 1.0
-    if config.model.width == config.model.base_width and not scaled_depth:
+    model = config.model
+    if model.width == model.base_width and model.depth_mult == 1.0:
         return "shared"
     return config.parametrization.scaling.value
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,7 @@ def check_command(arguments: argparse.Namespace) -> int:
     return int(answer["verdict"] == "fail")
 
 
-def _drawn(folder: Path, answer: Mapping[str, Any], base: TrialConfig) -> list[str]:
+def _drawn(folder: Path, answer: dict[str, Any], base: TrialConfig) -> list[str]:
     """Draw a check beside earlier ones of other models; list the files."""
     from hptransfer.disk import opening
     from hptransfer.figures import check_pictures, write_pictures
@@ -70,7 +69,7 @@ def _drawn(folder: Path, answer: Mapping[str, Any], base: TrialConfig) -> list[s
     words = (answer["family"], factory, answer["parametrization"], broken, init)
     own = folder / "-".join(word for word in words if word)
     with opening(own):
-        return [str(path) for path in write_pictures(own, check_pictures({**answer}))]
+        return [str(path) for path in write_pictures(own, check_pictures(answer))]
 
 
 def rules_command(arguments: argparse.Namespace) -> int:

@@ -67,7 +67,7 @@ def role_table(config: TrialConfig) -> dict[str, Any]:
         "width": config.model.width,
         "base_width": config.model.base_width,
         "width_mult": config.width_mult,
-        "depth_mult": getattr(config.model, "depth_mult", 1.0),
+        "depth_mult": config.model.depth_mult,
         "parameters": sum(math.prod(rule.shape) for rule in parameter_rules(config)),
         "roles": roles,
         "coincide": not any(entry["differs"] for entry in roles.values()),

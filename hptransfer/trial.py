@@ -31,31 +31,33 @@ def run_pack(
 
     Divergence is an outcome; any exception is a bug or the user's to fix (`UserError`).
     """
-    device = torch_device(runtime)
-    torch.set_num_threads(runtime.threads)
-    dataset = load(configs[0].data, runtime.data_folder)
-    started = time.perf_counter()
-    outcome = train_pack(Pack(configs, device), dataset, report)
-    seconds = (time.perf_counter() - started) / len(configs)
-    return [
-        _result(config, outcome, index, seconds=seconds, device=_device_name(device))
-        for index, config in enumerate(configs)
-    ]
+    results, _, _ = _trained(configs, runtime, report)
+    return results
 
 
 def train_trial(
     config: TrialConfig, runtime: RuntimeConfig, report: Callable[[Report], None] = ignore
 ) -> tuple[TrialResult, dict[str, Tensor]]:
     """Train one trial as a pack of one; return its result and its deciding weights by name."""
+    (result,), pack, outcome = _trained([config], runtime, report)
+    return result, pack.member_parameters(outcome.weights, 0)
+
+
+def _trained(
+    configs: Sequence[TrialConfig], runtime: RuntimeConfig, report: Callable[[Report], None]
+) -> tuple[list[TrialResult], Pack, PackOutcome]:
     device = torch_device(runtime)
     torch.set_num_threads(runtime.threads)
-    dataset = load(config.data, runtime.data_folder)
+    dataset = load(configs[0].data, runtime.data_folder)
     started = time.perf_counter()
-    pack = Pack([config], device)
+    pack = Pack(configs, device)
     outcome = train_pack(pack, dataset, report)
-    seconds = time.perf_counter() - started
-    result = _result(config, outcome, 0, seconds=seconds, device=_device_name(device))
-    return result, pack.member_parameters(outcome.weights, 0)
+    seconds = (time.perf_counter() - started) / len(configs)
+    results = [
+        _result(config, outcome, index, seconds=seconds, device=_device_name(device))
+        for index, config in enumerate(configs)
+    ]
+    return results, pack, outcome
 
 
 def torch_device(runtime: RuntimeConfig) -> torch.device:

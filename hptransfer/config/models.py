@@ -27,6 +27,11 @@ class ModelConfig:
             require(value > 0, f"`model.{name}` must be positive, but got {value}.")
         require_share("model.label_dropout", self.label_dropout)
 
+    @property
+    def depth_mult(self) -> float:
+        """r, the depth over the base depth; 1 for a model without depth scaling."""
+        return 1.0
+
 
 @dataclass(frozen=True)
 class TransformerConfig(ModelConfig):

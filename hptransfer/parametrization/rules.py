@@ -44,16 +44,11 @@ def parameter_rules(config: TrialConfig) -> tuple[ParameterRule, ...]:
                 shaped.role,
                 shaped.width_mult,
                 config.parametrization,
-                depth_mult(config) if shaped.in_block else 1.0,
+                config.model.depth_mult if shaped.in_block else 1.0,
             ),
         )
         for shaped in shaped_parameters(config.model, config.data.layout)
     )
-
-
-def depth_mult(config: TrialConfig) -> float:
-    """Return r, the model's depth over its base depth; 1 for a model without depth scaling."""
-    return getattr(config.model, "depth_mult", 1.0)
 
 
 def _initial_std(config: TrialConfig, shaped: Shaped) -> float:
@@ -109,7 +104,7 @@ def readout_factor(config: TrialConfig, rule: ParameterRule) -> float:
 
 def branch_multipliers(config: TrialConfig) -> dict[str, float]:
     """Return the multipliers of residual branches by buffer name; none without depth scaling."""
-    branch = branch_factor(depth_mult(config), config.parametrization)
+    branch = branch_factor(config.model.depth_mult, config.parametrization)
     if branch == 1.0:
         return {}
     model = on_meta(config.model, config.data.layout, config.model.width)
