@@ -12,6 +12,7 @@ from hptransfer.compose import Composed, as_run_yaml, compose_file, sweep_config
 from hptransfer.disk import write_text
 from hptransfer.executors import run_packs
 from hptransfer.identity import trial_key, with_scaling
+from hptransfer.interruption import end_if_asked
 from hptransfer.ledger import LedgerWriter, write_curve
 from hptransfer.ledger_rows import row, rows_in
 from hptransfer.outcome import TrialResult
@@ -144,6 +145,7 @@ def run_trials(job: Job, folder: Path, all_packs: Sequence[Pack]) -> int:
                 writer.append([row(r, hps(r.config, job.sweep.axes), provenance) for r in fresh])
                 done.update(trial_key(result.config) for result in fresh)
                 progress.finished(index, fresh)
+                end_if_asked()
 
             run_packs(
                 todo,

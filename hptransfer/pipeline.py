@@ -19,6 +19,7 @@ from hptransfer.config import TrialConfig
 from hptransfer.disk import write_text
 from hptransfer.errors import UserError
 from hptransfer.identity import trial_key
+from hptransfer.interruption import end_if_asked
 from hptransfer.jobs import Job, run_trials
 from hptransfer.ledger import LedgerWriter, write_curve
 from hptransfer.ledger_rows import row, rows_in
@@ -147,7 +148,9 @@ def train(
         known = next((r for r in writer.ledger.rows if r["trial_key"] == key), None)
         if known and (weights_file.is_file() or known["status"] != Status.completed.value):
             return _answer(known, weights_file, recorded_before=True)
-        result, weights = train_trial(composed.trial, composed.runtime)
+        result, weights = train_trial(
+            composed.trial, composed.runtime, lambda report: end_if_asked()
+        )
         if result.status is Status.completed:
             save_weights(weights_file, composed.trial, weights)
         fresh = row(result, hps(composed.trial, axes), results.provenance())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -13,29 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hptransfer.errors import Interrupted
+from hptransfer.interruption import raised_as_interrupted
 
 
 @contextmanager
 def interruptible(resume: str, kept: str = "every finished trial is recorded") -> Iterator[None]:
     """Turn SIGINT, SIGTERM and SIGUSR1 into one orderly end that says how to continue."""
-
-    def interrupt(number: int, _frame: Any) -> None:
-        raise Interrupted(number)
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.signal(number, interrupt) for number in signals}
     try:
-        yield
+        with raised_as_interrupted():
+            yield
     except KeyboardInterrupt:
         print(
             f"\nhptransfer: interrupted; {kept}. Continue with\n  {resume}",
             file=sys.stderr,
         )
         raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def say(arguments: argparse.Namespace, text: str) -> None:

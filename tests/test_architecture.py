@@ -25,7 +25,8 @@ HEAVY = {"torch", "ray", "hydra", "omegaconf", "mup", "sklearn"}
 
 # A file may import only from layers at or below its own.
 LAYERS = [
-    ["errors", "disk", "vocabulary", "config", "identity", "questions", "outcome", "__init__"],
+    ["errors", "interruption", "disk", "vocabulary", "config"],
+    ["identity", "questions", "outcome", "__init__"],
     ["streams", "overrides", "search", "schema", "compose", "results"],
     ["models", "objectives", "samplers", "data", "sweep", "ledger_rows", "ledger"],
     ["parametrization"],

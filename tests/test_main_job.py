@@ -17,6 +17,7 @@ from hptransfer.cli import main
 from hptransfer.compose import compose_file
 from hptransfer.ledger_rows import read
 from hptransfer.results import ResultsFolder
+from hptransfer.training.loop import TrainingState
 
 LEDGER = Path("results/tiny/ledger.jsonl")
 
@@ -195,10 +196,34 @@ def test_interruption_leaves_a_clean_ledger_and_says_how_to_continue(
     wait_for_rows(2)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == code
+    assert process.returncode == code, err
     assert "Continue with\n  hptransfer sweep tiny.yaml runtime.pack_size=2" in err
     assert "Traceback" not in err
     assert 0 < len(rows()) < 60
+
+
+class Ended:
+    """Something whose finaliser is interrupted, so that Python drops the exception."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_that_python_drops_ends_the_sweep_after_its_pack(
+    tiny_sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = TrainingState.train_step
+
+    def interrupted(state: TrainingState, step: int) -> None:
+        if step == 5:
+            Ended()
+        train(state, step)
+
+    monkeypatch.setattr(TrainingState, "train_step", interrupted)
+    assert run("sweep", "tiny.yaml", *SLOWER) == 130
+    assert len(rows()) == 2  # the pack that was running is kept
+    assert "Continue with" in capsys.readouterr().err
 
 
 def test_an_edited_line_is_refused_with_its_number(

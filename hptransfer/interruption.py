@@ -1,0 +1,41 @@
+"""Signals that ask for an end: raised at once, and once more where the exception was lost.
+
+Python drops an exception that a signal handler raises inside a finaliser or a weak reference's
+callback ("Exception ignored in"), and libraries have both; so what was asked is also remembered.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hptransfer.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_asked: list[int] = []
+
+
+@contextmanager
+def raised_as_interrupted() -> Iterator[None]:
+    """Raise `Interrupted` at every such signal in a `with` block, at its end at the latest."""
+
+    def interrupt(number: int, _frame: Any) -> None:
+        _asked.append(number)
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    try:
+        yield
+        end_if_asked()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _asked.clear()
+
+
+def end_if_asked() -> None:
+    """Raise what a signal asked for, if its own exception was lost; called between packs."""
+    if _asked:
+        raise Interrupted(_asked[-1])
