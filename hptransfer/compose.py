@@ -20,7 +20,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.errors import UserError
-from hptransfer.overrides import GROUPS, TRIAL_GROUPS, explain, group_choices, nearest, normalised
+from hptransfer.overrides import (
+    GROUPS,
+    TRIAL_FIELDS,
+    TRIAL_GROUPS,
+    explain,
+    group_choices,
+    nearest,
+    normalised,
+)
 from hptransfer.questions import Axis, RealiseConfig, SweepConfig, VerdictConfig, require_known_hp
 from hptransfer.schema import SCHEMAS, Root, all_keys, thawed
 from hptransfer.vocabulary import Scaling
@@ -146,7 +154,7 @@ def _plain(node: DictConfig) -> dict[str, Any]:
 
 def _trial(tree: DictConfig) -> TrialConfig:
     groups = {name: _record(tree[name]) for name in TRIAL_GROUPS}
-    return TrialConfig(**groups, init=tree.init, seed=tree.seed)
+    return TrialConfig(**groups, **{name: tree[name] for name in TRIAL_FIELDS})
 
 
 def sweep_config(composed: Composed) -> SweepConfig:
@@ -175,7 +183,7 @@ def sweep_config(composed: Composed) -> SweepConfig:
 
 def overlaid(composed: Composed, changes: dict[str, Any]) -> TrialConfig:
     """Return the composed trial with a nested mapping laid over it."""
-    parts = (*TRIAL_GROUPS, "init", "seed")
+    parts = (*TRIAL_GROUPS, *TRIAL_FIELDS)
     for name in changes:
         if name not in parts:
             raise UserError(
@@ -183,14 +191,19 @@ def overlaid(composed: Composed, changes: dict[str, Any]) -> TrialConfig:
                 f"{nearest(name, list(parts))}"
             )
     root = OmegaConf.structured(Root)
-    for name in TRIAL_GROUPS:
-        root[name] = thawed(getattr(composed.trial, name))
-    root.init, root.seed = composed.trial.init, composed.trial.seed
+    _fill(root, composed.trial)
     try:
         root.merge_with(changes)
         return _trial(root)
     except OmegaConfBaseException as error:
         raise UserError(f"`sweep.target`: {explain(error, [], {'': all_keys()})}") from None
+
+
+def _fill(root: DictConfig, trial: TrialConfig) -> None:
+    for name in TRIAL_GROUPS:
+        root[name] = thawed(getattr(trial, name))
+    for name in TRIAL_FIELDS:
+        root[name] = getattr(trial, name)
 
 
 def _axis(name: str, axis: Any) -> Axis:
@@ -228,10 +241,8 @@ def as_run_yaml(composed: Composed, *, name: str, comment: str = "") -> str:
 def with_trial(composed: Composed, trial: TrialConfig) -> Composed:
     """Return a composed file of one trial: the sweep's sections left out."""
     root = OmegaConf.structured(Root)
-    for name in TRIAL_GROUPS:
-        root[name] = thawed(getattr(trial, name))
-    root.init, root.seed = trial.init, trial.seed
-    parts = (*TRIAL_GROUPS, "init", "seed")
+    _fill(root, trial)
+    parts = (*TRIAL_GROUPS, *TRIAL_FIELDS)
     plain = _plain(OmegaConf.masked_copy(root, list(parts)))
     runs = {name: composed.tree[name] for name in ("runtime", "executor")}
     return dataclasses.replace(composed, tree={**plain, **runs}, trial=trial)

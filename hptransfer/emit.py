@@ -18,7 +18,7 @@ from hptransfer.rule_table import parameter_table
 from hptransfer.search import grid
 from hptransfer.training.flops import trial_flops
 
-CONDITIONS = ("budget", "model", "objective", "data", "optimizer", "init")
+CONDITIONS = ("budget", "model", "objective", "data", "optimizer", "init", "precision")
 
 
 def transferred_arms(estimates: Mapping[str, Any], target: TrialConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re
 from hptransfer.errors import UserError
 
 TRIAL_GROUPS = ("model", "parametrization", "objective", "data", "optimizer", "budget")
+TRIAL_FIELDS = ("init", "precision", "seed")  # beside the groups
 GROUPS = (*TRIAL_GROUPS, "runtime", "executor")
 LISTS = ("sweep.widths", "sweep.seeds", "sweep.parametrizations", "transfer.allow")
 OPEN = ("search.", "sweep.target.")  # mappings to which keys may be added

@@ -11,7 +11,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from hptransfer import config
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.questions import RealiseConfig, VerdictConfig
-from hptransfer.vocabulary import Init, Scaling
+from hptransfer.vocabulary import Init, Precision, Scaling
 
 SCHEMAS = {
     "model": {
@@ -82,6 +82,7 @@ class Root:
     runtime: Any = MISSING
     executor: Any = MISSING
     init: Init = Init.adaln_zero
+    precision: Precision = Precision.fp32
     seed: int = 0
     sweep: SweepSection = field(default_factory=SweepSection)
     search: dict[str, Any] = field(default_factory=dict)

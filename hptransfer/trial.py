@@ -14,7 +14,6 @@ from hptransfer.errors import UserError
 from hptransfer.outcome import TrialResult
 from hptransfer.training.flops import trial_flops
 from hptransfer.training.loop import PackOutcome, Report, train_pack
-from hptransfer.training.pack import Pack
 from hptransfer.vocabulary import Status
 
 
@@ -31,33 +30,31 @@ def run_pack(
 
     Divergence is an outcome; any exception is a bug or the user's to fix (`UserError`).
     """
-    results, _, _ = _trained(configs, runtime, report)
-    return results
+    return _trained(configs, runtime, report)[0]
 
 
 def train_trial(
     config: TrialConfig, runtime: RuntimeConfig, report: Callable[[Report], None] = ignore
 ) -> tuple[TrialResult, dict[str, Tensor]]:
     """Train one trial as a pack of one; return its result and its deciding weights by name."""
-    (result,), pack, outcome = _trained([config], runtime, report)
-    return result, pack.member_parameters(outcome.weights, 0)
+    (result,), outcome = _trained([config], runtime, report)
+    return result, outcome.parameters(0)
 
 
 def _trained(
     configs: Sequence[TrialConfig], runtime: RuntimeConfig, report: Callable[[Report], None]
-) -> tuple[list[TrialResult], Pack, PackOutcome]:
+) -> tuple[list[TrialResult], PackOutcome]:
     device = torch_device(runtime)
     torch.set_num_threads(runtime.threads)
     dataset = load(configs[0].data, runtime.data_folder)
     started = time.perf_counter()
-    pack = Pack(configs, device)
-    outcome = train_pack(pack, dataset, report)
+    outcome = train_pack(configs, dataset, device, runtime, report)
     seconds = (time.perf_counter() - started) / len(configs)
     results = [
         _result(config, outcome, index, seconds=seconds, device=_device_name(device))
         for index, config in enumerate(configs)
     ]
-    return results, pack, outcome
+    return results, outcome
 
 
 def torch_device(runtime: RuntimeConfig) -> torch.device:

@@ -84,6 +84,14 @@ class Weights(Enum):
     ema = "ema"
 
 
+class Precision(Enum):
+    """In which arithmetic a trial is trained; weights and moments are float32 in all of them."""
+
+    fp32 = "fp32"  # matrix products in TF32 where the device has it
+    fp32_ieee = "fp32_ieee"  # no TF32
+    bf16 = "bf16"  # autocast to bfloat16
+
+
 class Status(Enum):
     """How a trial ended. Only `completed` carries a loss."""
 

@@ -28,7 +28,7 @@ from hptransfer.identity import (
     with_width,
 )
 from hptransfer.questions import HYPERPARAMETERS, Axis, with_hyperparameters
-from hptransfer.vocabulary import Broken, EpsScaling, Init, Scaling, WeightDecayMode
+from hptransfer.vocabulary import Broken, EpsScaling, Init, Precision, Scaling, WeightDecayMode
 
 # A released default never changes: a changed one would give old rows another meaning.
 RELEASED_DEFAULTS = {
@@ -80,6 +80,7 @@ RELEASED_DEFAULTS = {
         "eval_draws": 6,
     },
     "init": "adaln_zero",
+    "precision": "fp32",
     "seed": 0,
 }
 
@@ -119,6 +120,7 @@ def test_keys_agree_exactly_where_twelve_digits_do(a: float, b: float) -> None:
     [
         dataclasses.replace(TrialConfig(), seed=1),
         dataclasses.replace(TrialConfig(), init=Init.paper),
+        dataclasses.replace(TrialConfig(), precision=Precision.bf16),
         dataclasses.replace(TrialConfig(), budget=BudgetConfig(steps=151)),
         dataclasses.replace(TrialConfig(), model=DiTConfig(base_width=8)),
         with_width(TrialConfig(), 48),

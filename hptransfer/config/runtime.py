@@ -13,13 +13,38 @@ class RuntimeConfig:
 
     device: str = "cpu"  # cpu, cuda or cuda:N
     threads: int = 1  # CPU threads per pack
-    pack_size: int = 4  # trials trained together along the trial axis
+    pack_size: int | None = 4  # trials trained together along the trial axis; null: measured
+    compile: bool | None = None  # compile a block once for all depths; null: on a GPU only
+    graph: bool | None = None  # capture the step in a CUDA graph; null: on a GPU
     data_folder: str | None = None  # where file-based data sets lie
 
     def __post_init__(self) -> None:
-        for name in ("threads", "pack_size"):
-            value = getattr(self, name)
-            require(value > 0, f"`runtime.{name}` must be positive, but got {value}.")
+        require(self.threads > 0, f"`runtime.threads` must be positive, but got {self.threads}.")
+        require(
+            self.pack_size is None or self.pack_size > 0,
+            f"`runtime.pack_size` must be positive, or null to measure it, but got "
+            f"{self.pack_size}.",
+        )
+        require(
+            not self.graph or self.on_gpu,
+            "`runtime.graph` captures steps on a CUDA device, but got "
+            f"runtime.device={self.device}. Set runtime.graph=null or runtime.device=cuda.",
+        )
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether packs run on a CUDA device."""
+        return self.device.startswith("cuda")
+
+    @property
+    def compiled(self) -> bool:
+        """Whether blocks are compiled."""
+        return self.on_gpu if self.compile is None else self.compile
+
+    @property
+    def captured(self) -> bool:
+        """Whether steps are captured in a CUDA graph."""
+        return self.on_gpu if self.graph is None else self.graph
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from hptransfer.config.data import DataConfig, DigitsConfig
 from hptransfer.config.models import DiTConfig, ModelConfig
 from hptransfer.config.objectives import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig
 from hptransfer.config.training import AdamWConfig, BudgetConfig, ParametrizationConfig
-from hptransfer.vocabulary import Conditioning, Init
+from hptransfer.vocabulary import Conditioning, Init, Precision
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class TrialConfig:
     optimizer: AdamWConfig = AdamWConfig()
     budget: BudgetConfig = BudgetConfig()
     init: Init = Init.adaln_zero
+    precision: Precision = Precision.fp32
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -35,9 +35,8 @@ class Resources:
 
 def resources_of(runtime: RuntimeConfig, executor: ExecutorConfig) -> Resources:
     """Work out what a pack asks for: by default one GPU on cuda, else none."""
-    on_gpu = runtime.device.startswith("cuda")
-    gpus = executor.gpus if executor.gpus is not None else float(on_gpu)
-    if on_gpu and gpus <= 0:
+    gpus = executor.gpus if executor.gpus is not None else float(runtime.on_gpu)
+    if runtime.on_gpu and gpus <= 0:
         raise UserError(
             f"`executor.gpus` must be positive with runtime.device={runtime.device}, because Ray "
             f"hides the GPUs that were not asked for, but got {gpus:g}. Leave it null."

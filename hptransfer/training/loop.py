@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import Dataset
 from hptransfer.objectives import noised, objective_loss
 from hptransfer.training.batches import Batch, PackBatches
@@ -36,12 +37,24 @@ class PackOutcome(NamedTuple):
     diverged_at: Tensor  # step, or -1
     clipped_share: Tensor
     reports: tuple[Report, ...]
+    pack: Pack
     weights: Tensor  # those that decide, (T, P), on the pack's device
 
+    def parameters(self, member: int) -> dict[str, Tensor]:
+        """Return one trial's deciding weights by name."""
+        return self.pack.member_parameters(self.weights, member)
 
-def train_pack(pack: Pack, dataset: Dataset, report: Callable[[Report], None]) -> PackOutcome:
-    """Train a pack for its budget, or until every trial has diverged."""
-    state = TrainingState(pack, dataset)
+
+def train_pack(
+    configs: Sequence[TrialConfig],
+    dataset: Dataset,
+    device: torch.device,
+    runtime: RuntimeConfig,
+    report: Callable[[Report], None],
+) -> PackOutcome:
+    """Train trials of one shape signature for their budget, or until every one has diverged."""
+    state = start_training(configs, dataset, device, runtime)
+    pack = state.pack
     at_init = validation_loss(pack, dataset.validation, flat=pack.flat, draws=1)
     steps = pack.configs[0].budget.steps
     interval = math.ceil(steps / REPORTS)
@@ -63,8 +76,16 @@ def train_pack(pack: Pack, dataset: Dataset, report: Callable[[Report], None]) -
         state.diverged_at.cpu(),
         state.clipped.cpu() / steps,
         tuple(reports),
+        pack,
         weights.detach(),
     )
+
+
+def start_training(
+    configs: Sequence[TrialConfig], dataset: Dataset, device: torch.device, runtime: RuntimeConfig
+) -> TrainingState:
+    """Prepare the training of trials of one shape signature as a pack on a device."""
+    return TrainingState(Pack(configs, device), dataset)
 
 
 class TrainingState:
