@@ -26,10 +26,10 @@ from hptransfer.objectives import noised
 from hptransfer.parametrization import Role, parameter_rules
 from hptransfer.questions import with_hyperparameters
 from hptransfer.training.evaluation import evaluation_batches
-from hptransfer.training.loop import TrainingState, pack_losses
 from hptransfer.training.pack import Pack
+from hptransfer.training.state import pack_losses, start_training
 from hptransfer.trial import torch_device
-from hptransfer.vocabulary import Schedule
+from hptransfer.vocabulary import Precision, Schedule
 
 LIMIT = 0.2  # largest |slope| that passes, in octaves per doubling; true µP stays near 0.1
 STEPS = (2, 3, 4, 5, 6)  # steps at which updates are measured
@@ -65,10 +65,11 @@ def coordinate_check(
         )
     torch.set_num_threads(runtime.threads)
     dataset = load(base.data, runtime.data_folder)
-    device = torch_device(runtime)
+    torch_device(runtime)
+    plainly = dataclasses.replace(runtime, compile=False, graph=False)
     answers = []
     for lowered in range(OCTAVES_LOWER + 1):
-        answers.append(_checked_at(base, widths, log2_lr - lowered, dataset, device))
+        answers.append(_checked_at(base, widths, log2_lr - lowered, dataset, plainly))
         if not _may_pass_lower(answers[-1]):
             break
     return {**_telling(answers), "asked_log2_lr": log2_lr}
@@ -94,27 +95,27 @@ def _checked_at(
     widths: Sequence[int],
     log2_lr: float,
     dataset: Dataset,
-    device: torch.device,
+    runtime: RuntimeConfig,
 ) -> dict[str, Any]:
     probing = _probing(base, log2_lr)
-    runs = {w: _probe_width(with_width(probing, w), dataset, device) for w in widths}
+    runs = {w: _probe_width(with_width(probing, w), dataset, runtime) for w in widths}
     narrowest = min(runs, key=lambda width: abs(width - base.model.base_width))
     return _answer(base, runs, log2_lr=log2_lr, loss_drop=runs[narrowest].loss_drop)
 
 
 def _probing(base: TrialConfig, log2_lr: float) -> TrialConfig:
-    """Return the trial at a constant rate for as many steps as are measured."""
+    """Return the trial at a constant rate for as many steps as are measured, in float32."""
     budget = dataclasses.replace(
         base.budget, steps=max(STEPS), schedule=Schedule.constant, warmup_fraction=0.0
     )
-    config = dataclasses.replace(base, budget=budget)
+    config = dataclasses.replace(base, budget=budget, precision=Precision.fp32)
     return with_hyperparameters(config, {"log2_lr": log2_lr})
 
 
-def _probe_width(config: TrialConfig, dataset: Dataset, device: torch.device) -> _Run:
-    pack = Pack([dataclasses.replace(config, seed=seed) for seed in SEEDS], device)
-    state = TrainingState(pack, dataset)
-    first_batch = state.batches.at(0)
+def _probe_width(config: TrialConfig, dataset: Dataset, runtime: RuntimeConfig) -> _Run:
+    seeded = [dataclasses.replace(config, seed=seed) for seed in SEEDS]
+    state = start_training(seeded, dataset, torch_device(runtime), runtime)
+    pack, first_batch = state.pack, state.batch(0)
     with torch.no_grad():
         loss_before = pack_losses(pack, first_batch).mean()
     at_init = [_outputs(pack, seed, dataset) for seed in range(len(SEEDS))]
@@ -132,6 +133,7 @@ def _probe_width(config: TrialConfig, dataset: Dataset, device: torch.device) ->
                 sizes.setdefault((module, "update", step + 1), []).append(change)
     with torch.no_grad():
         loss_after = pack_losses(pack, first_batch).mean()
+    state.close()
     return _Run(sizes, float(1 - loss_after / loss_before))
 
 

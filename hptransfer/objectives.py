@@ -7,6 +7,7 @@ told (0 to 1000) and what it must predict; `objective_loss` scores the predictio
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -107,16 +108,22 @@ def _schedule(objective: DDPMConfig, device: torch.device) -> _Schedule:
     return _Schedule(*(table.float().to(device) for table in tables))
 
 
-def objective_loss(objective: ObjectiveConfig, prediction: Tensor, at: Noised) -> Tensor:
+def objective_loss(
+    objective: ObjectiveConfig,
+    prediction: Tensor,
+    at: Noised,
+    terms: Callable[[BoundInputs], Tensor] | None = None,
+) -> Tensor:
     """Return the loss of a prediction (..., B, C, H, W), over batch and pixels: (...,).
 
-    A prediction of twice the target's channels has a learned variance in its second half.
+    A prediction of twice the target's channels has a learned variance in its second half. `terms`
+    computes its bound: `bound_terms` unless given.
     """
     if prediction.shape[-3] == at.target.shape[-3]:
         return squared_error(prediction, at.target)
     assert isinstance(objective, DDPMConfig), "only DDPM trains a learned variance"
     mean, variance = prediction.chunk(2, dim=-3)
-    bound = variational_bound(objective, mean.detach(), variance, at).mean(-1)
+    bound = variational_bound(objective, mean.detach(), variance, at, terms).mean(-1)
     # arXiv 2102.09672, Eq. 16; the bound is a sum over steps, of which each sample has one.
     return squared_error(mean, at.target) + objective.vlb_weight * objective.timesteps * bound
 
@@ -126,7 +133,23 @@ def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction - target).square().mean((-4, -3, -2, -1))
 
 
-def variational_bound(objective: DDPMConfig, noise: Tensor, fraction: Tensor, at: Noised) -> Tensor:
+class BoundInputs(NamedTuple):
+    """What a sample's term of the bound is made of: all broadcast to (..., C, H, W)."""
+
+    error: Tensor  # true minus predicted posterior mean; of the data at step 0
+    low: Tensor  # log β̃
+    log_variance: Tensor  # predicted
+    clean: Tensor
+    first: Tensor  # (..., 1, 1, 1): whether the step is 0, whose term is the data's likelihood
+
+
+def variational_bound(
+    objective: DDPMConfig,
+    noise: Tensor,
+    fraction: Tensor,
+    at: Noised,
+    terms: Callable[[BoundInputs], Tensor] | None = None,
+) -> Tensor:
     """Return each sample's term of the variational bound, in bits per dimension: (...,).
 
     `noise` and `fraction` (..., C, H, W) are predicted; a fraction of -1 is the variance β̃ and of
@@ -135,14 +158,30 @@ def variational_bound(objective: DDPMConfig, noise: Tensor, fraction: Tensor, at
     step, schedule = at.t.long(), _schedule(objective, noise.device)
     low, high = (_per_image(table[step]) for table in schedule.variances)
     log_variance = low + 0.5 * (1 + fraction) * (high - low)
-    # True minus predicted posterior mean (arXiv 2006.11239, Eq. 11); of the data at step 0.
+    # True minus predicted posterior mean (arXiv 2006.11239, Eq. 11).
     error = _per_image(schedule.mean_scale[step]) * (noise - at.target)
+    inputs = BoundInputs(error, low, log_variance, at.clean, _per_image(step == 0))
+    return (bound_terms if terms is None else terms)(inputs) / math.log(2)
+
+
+def bound_terms(inputs: BoundInputs) -> Tensor:
+    """Return the terms in nats (...,). The likelihood is dear, so it is that of few samples."""
+    error, low, log_variance, clean, first = inputs
     nats = gaussian_kl(error, low, log_variance).mean((-3, -2, -1))
-    # The last term is the data's likelihood: dear, so only of the few samples it is the term of.
-    first = (step == 0).expand(nats.shape).nonzero(as_tuple=True)
-    clean = at.clean.expand(error.shape)[first]
-    decoded = discretised_nll(clean, error[first], log_variance[first]).mean((-3, -2, -1))
-    return nats.index_put(first, decoded) / math.log(2)
+    few = first[..., 0, 0, 0].expand(nats.shape).nonzero(as_tuple=True)
+    decoded = discretised_nll(clean.expand(error.shape)[few], error[few], log_variance[few])
+    return nats.index_put(few, decoded.mean((-3, -2, -1)))
+
+
+def bound_terms_of_fixed_shape(inputs: BoundInputs) -> Tensor:
+    """Return the same by the same operations whatever the steps are, as capturing them needs."""
+    error, low, log_variance, clean, first = inputs
+    # Where the likelihood is not wanted it is that of harmless values: 0 times infinity is NaN.
+    decoded = discretised_nll(
+        clean, torch.where(first, error, 0.0), torch.where(first, log_variance, 0.0)
+    )
+    nats = torch.where(first, decoded, gaussian_kl(error, low, log_variance))
+    return nats.mean((-3, -2, -1))
 
 
 def gaussian_kl(error: Tensor, true: Tensor, predicted: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from hptransfer.config import BudgetConfig, MMDiTConfig, TrialConfig
 from hptransfer.data import load
 from hptransfer.streams import torch_generator
 from hptransfer.training.batches import PackBatches, condition_of, dropped, train_batch
+from hptransfer.training.pack import Pack
 
 
 def test_a_dropped_caption_is_zero_in_every_part_and_others_stay() -> None:
@@ -33,13 +34,18 @@ def test_whether_a_label_is_dropped_says_nothing_of_its_timestep() -> None:
     assert 0.35 < float(batch.u[null].mean()) < 0.65  # uniform in [0, 1] as for the others
 
 
-def test_a_pack_has_the_batch_of_its_own_step_and_of_each_members_seed(
+def test_members_have_the_batch_of_their_step_and_seed_and_share_it(
     tiny_trial: Callable[..., TrialConfig],
 ) -> None:
     trials = [tiny_trial(seed=seed) for seed in (5, 3, 5)]
     dataset = load(trials[0].data, None)
-    pack = PackBatches(trials, dataset, torch.device("cpu")).at(2)
+    per_seed = PackBatches(trials, dataset).at(2)
+    assert len(per_seed.images) == 2  # made once for the members that share a seed
+    pack = Pack(trials, torch.device("cpu"))
+    spread = [pack.of_seeds(part) for part in (*per_seed[:3], *per_seed[3])]
     for member, trial in enumerate(trials):
         own = train_batch(trial, dataset.train, 2)
-        for of_pack, alone in zip((*pack[:3], *pack[3]), (*own[:3], *own[3]), strict=True):
+        for of_pack, alone in zip(spread, (*own[:3], *own[3]), strict=True):
             assert torch.equal(of_pack[member], alone)
+    of_one_seed = Pack(trials[::2], torch.device("cpu")).of_seeds(per_seed.images[:1])
+    assert of_one_seed.stride(0) == 0  # a view: nothing is copied

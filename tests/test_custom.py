@@ -43,7 +43,7 @@ from hptransfer.parametrization.measured import starts
 from hptransfer.streams import torch_generator
 from hptransfer.training.batches import PackBatches
 from hptransfer.training.flops import step_flops
-from hptransfer.training.loop import pack_losses
+from hptransfer.training.state import pack_losses
 from hptransfer.training.pack import Pack
 from hptransfer.trial import run_pack
 from hptransfer.vocabulary import Broken, Conditioning, Init, Scaling
@@ -311,7 +311,7 @@ def test_gradients_of_fused_attention_in_a_pack_are_those_of_single_trials(
 ) -> None:
     configs = [dataclasses.replace(trial("attending"), seed=seed) for seed in (0, 1)]
     pack = Pack(configs, torch.device("cpu"))
-    batch = PackBatches(configs, load(DigitsConfig(), None), torch.device("cpu")).at(0)
+    batch = PackBatches(configs, load(DigitsConfig(), None)).at(0)
     (packed,) = torch.autograd.grad(pack_losses(pack, batch).sum(), pack.flat)
     assert not [w for w in recwarn if "performance drop" in str(w.message)]
     for member in range(2):

@@ -8,7 +8,7 @@ import math
 import torch
 
 from hptransfer import coordinate_check as check
-from hptransfer.config import DiTConfig, ParametrizationConfig, TrialConfig
+from hptransfer.config import DiTConfig, ParametrizationConfig, RuntimeConfig, TrialConfig
 from hptransfer.data import load
 from hptransfer.vocabulary import Init
 
@@ -26,7 +26,7 @@ def growth(alpha: float | None) -> float:
             init=Init.paper,
         )
         probing = check._probing(config, -7.5)
-        run = check._probe_width(probing, load(config.data, None), torch.device("cpu"))
+        run = check._probe_width(probing, load(config.data, None), RuntimeConfig())
         sizes = run.sizes[f"blocks.{depth - 1}", "update", max(check.STEPS)]
         changes.append(sum(map(math.log2, sizes)) / len(sizes))
     return (changes[1] - changes[0]) / math.log2(DEEP / SHALLOW)

@@ -73,7 +73,7 @@ def test_a_trained_trials_weights_are_the_deciding_ones(
     reports: list[Report] = []
     result, trained = train_trial(config, runtime, reports.append)
     pack = Pack([config], torch.device("cpu"))
-    flat = torch.cat([trained[name].flatten() for name in pack.names])[None]
+    flat = torch.cat([trained[rule.name].flatten() for rule in pack.rules])[None]
     loss = validation_loss(pack, DIGITS.validation, flat=flat, draws=budget.eval_draws)
     assert float(loss[0]) == pytest.approx(result.loss, rel=1e-6)
     assert reports and reports[-1].step == budget.steps

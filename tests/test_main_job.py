@@ -17,7 +17,7 @@ from hptransfer.cli import main
 from hptransfer.compose import compose_file
 from hptransfer.ledger_rows import read
 from hptransfer.results import ResultsFolder
-from hptransfer.training.loop import TrainingState
+from hptransfer.training.state import TrainingState
 
 LEDGER = Path("results/tiny/ledger.jsonl")
 

@@ -21,9 +21,9 @@ from hptransfer.outcome import TrialResult
 from hptransfer.parametrization import build_model, param_groups
 from hptransfer.training.batches import Batch, PackBatches, train_batch
 from hptransfer.training.flops import step_flops, trial_flops
-from hptransfer.training.loop import TrainingState, pack_losses
 from hptransfer.training.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
+from hptransfer.training.state import TrainingState, pack_losses
 from hptransfer.trial import run_pack
 from hptransfer.vocabulary import EpsScaling, Init, Schedule, Status, WeightDecayMode, Weights
 
@@ -96,6 +96,7 @@ def test_a_diverged_member_leaves_no_nan_in_memory(tiny_trial: MakeTrial) -> Non
         state.train_step(step)
     assert state.alive.tolist() == [True, False]
     optimizer = state.optimizer
+    assert optimizer.scratch is not None
     for tensor in (pack.flat, optimizer.moment1, optimizer.moment2, optimizer.scratch):
         assert bool(torch.isfinite(tensor).all())
     assert not pack.flat[1].any()
@@ -123,7 +124,7 @@ def test_the_packed_optimizer_equals_torch_adamw_on_param_groups(
     model = build_model(config)
     optimizer = torch.optim.AdamW(param_groups(model, config))
     for step in range(5):
-        batch = PackBatches([config], dataset, CPU).at(step)
+        batch = PackBatches([config], dataset).at(step)
         reference = pack_losses_of(model, config, batch)
         optimizer.zero_grad()
         reference.backward()
@@ -274,10 +275,13 @@ def test_weight_decay_follows_the_schedule(tiny_trial: MakeTrial) -> None:
     config = dataclasses.replace(tiny_trial(), optimizer=AdamWConfig(lr=2**-6, weight_decay=0.5))
     pack = Pack([config], CPU)
     optimizer = TrainingState(pack, load(config.data, None)).optimizer
-    before = pack.flat.detach().clone()
-    optimizer.step(torch.zeros_like(before), torch.tensor([0.0]))
+    before, alive = pack.flat.detach().clone(), torch.tensor([True])
+    still, half = (optimizer.controls(0, torch.tensor([share])) for share in (0.0, 0.5))
+    optimizer.step(torch.zeros_like(before), still, alive)
     assert torch.equal(pack.flat, before)
-    optimizer.step(torch.zeros_like(before), torch.tensor([0.5]))
+    optimizer.step(torch.zeros_like(before), half, ~alive)
+    assert torch.equal(pack.flat, before)
+    optimizer.step(torch.zeros_like(before), half, alive)
     torch.testing.assert_close(pack.flat.detach(), before * (1 - 0.5 * 2**-6 * 0.5))
 
 
@@ -335,9 +339,9 @@ def test_a_gradient_that_is_not_finite_kills_a_trial_too(tiny_trial: MakeTrial) 
 def test_the_curve_holds_means_since_the_last_point(tiny_trial: MakeTrial) -> None:
     state = TrainingState(Pack([tiny_trial()], CPU), load(tiny_trial().data, None))
     state.loss_sum.fill_(6.0)
-    assert state.report(3).train_losses == (2.0,)
+    assert state.mean_losses(3).tolist() == [2.0]
     state.loss_sum.fill_(6.0)
-    assert state.report(5).train_losses == (3.0,)
+    assert state.mean_losses(5).tolist() == [3.0]
 
 
 def test_a_pack_in_which_all_diverge_ends_early(

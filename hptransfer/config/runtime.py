@@ -13,7 +13,7 @@ class RuntimeConfig:
 
     device: str = "cpu"  # cpu, cuda or cuda:N
     threads: int = 1  # CPU threads per pack
-    pack_size: int | None = 4  # trials trained together along the trial axis; null: measured
+    pack_size: int | None = None  # trials trained together along the trial axis; null: measured
     compile: bool | None = None  # compile a block once for all depths; null: on a GPU only
     graph: bool | None = None  # capture the step in a CUDA graph; null: on a GPU
     data_folder: str | None = None  # where file-based data sets lie
@@ -38,8 +38,12 @@ class RuntimeConfig:
 
     @property
     def compiled(self) -> bool:
-        """Whether blocks are compiled."""
+        """Whether the blocks of the families that ship are compiled."""
         return self.on_gpu if self.compile is None else self.compile
+
+    def compiles(self, *, custom: bool) -> bool:
+        """Whether a model is compiled; one of the user's own only where that was asked for."""
+        return bool(self.compile) if custom else self.compiled
 
     @property
     def captured(self) -> bool:

@@ -15,6 +15,7 @@ from hptransfer.models.layers import (
     AdaptiveReadout,
     Attention,
     LabelEmbedder,
+    Linear,
     Mlp,
     PatchEmbed,
     Residual,
@@ -35,7 +36,7 @@ class DiTBlock(nn.Module):
         d = config.width
         self.attn = Attention(d, config.head_dim)
         self.mlp = Mlp(d, config.mlp_ratio * d)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(d, 6 * d))
         self.residual = Residual()
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:

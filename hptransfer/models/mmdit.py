@@ -22,9 +22,11 @@ from hptransfer.models.initializers import (
 )
 from hptransfer.models.layers import (
     AdaptiveReadout,
+    Linear,
     Mlp,
     PatchEmbed,
     Residual,
+    RMSNorm,
     TimestepEmbedder,
     Unpatchify,
     attention,
@@ -45,12 +47,12 @@ class StreamAttention(nn.Module):
     def __init__(self, config: MMDiTConfig, *, pre_only: bool) -> None:
         super().__init__()
         d, self.head_dim = config.width, config.head_dim
-        self.qkv = nn.Linear(d, 3 * d)
+        self.qkv = Linear(d, 3 * d)
         if not pre_only:
-            self.proj = nn.Linear(d, d)
+            self.proj = Linear(d, d)
         if config.qk_norm:
-            self.ln_q = nn.RMSNorm(config.head_dim, eps=1e-6)
-            self.ln_k = nn.RMSNorm(config.head_dim, eps=1e-6)
+            self.ln_q = RMSNorm(config.head_dim, eps=1e-6)
+            self.ln_k = RMSNorm(config.head_dim, eps=1e-6)
         self.qk_norm = config.qk_norm
 
     def heads(self, x: Tensor) -> Heads:
@@ -70,7 +72,7 @@ class StreamBlock(nn.Module):
             self.mlp = Mlp(d, config.mlp_ratio * d)
             self.residual = Residual()
         parts = 2 if pre_only else 6
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, parts * d))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(d, parts * d))
 
     def before(self, x: Tensor, c: Tensor) -> tuple[Heads, tuple[Tensor, ...]]:
         """Return the stream's heads, and the modulation left for `after`."""
@@ -109,7 +111,7 @@ class PooledEmbedder(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(channels, width), nn.SiLU(), nn.Linear(width, width))
+        self.mlp = nn.Sequential(Linear(channels, width), nn.SiLU(), Linear(width, width))
 
     def forward(self, pooled: Tensor) -> Tensor:
         return self.mlp(pooled)
@@ -133,7 +135,7 @@ class MMDiT(nn.Module):
         self.pooled = layout.pooled_channels > 0
         if self.pooled:
             self.y_embedder = PooledEmbedder(layout.pooled_channels, d)
-        self.context_embedder = nn.Linear(layout.caption_channels, d)
+        self.context_embedder = Linear(layout.caption_channels, d)
         self.register_buffer("pos_embed", sincos_grid(config.position_grid or self.grid, d))
         last = config.depth - 1
         self.joint_blocks = nn.ModuleList(

@@ -15,6 +15,7 @@ from hptransfer.config import Layout, PixArtConfig
 from hptransfer.models.initializers import XAVIER, ZERO, Initializer, normal
 from hptransfer.models.layers import (
     Attention,
+    Linear,
     Mlp,
     PatchEmbed,
     Readout,
@@ -38,9 +39,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.q_linear = nn.Linear(width, width)
-        self.kv_linear = nn.Linear(width, 2 * width)
-        self.proj = nn.Linear(width, width)
+        self.q_linear = Linear(width, width)
+        self.kv_linear = Linear(width, 2 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         (q,) = split_heads(self.q_linear(x), 1, self.head_dim)
@@ -61,8 +62,8 @@ class PixArtBlock(nn.Module):
         self.residual = Residual()
 
     def forward(self, x: Tensor, modulation: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        parts = (self.scale_shift_table + modulation.unflatten(-1, (6, -1))).unbind(-2)
-        shift1, scale1, gate1, shift2, scale2, gate2 = parts
+        parts = self.scale_shift_table.unsqueeze(-3) + modulation.unflatten(-1, (6, -1))
+        shift1, scale1, gate1, shift2, scale2, gate2 = parts.unbind(-2)
         x = self.residual(x, self.attn(modulate(norm(x), shift1, scale1)), gate1)
         x = self.residual(x, self.cross_attn(x, tokens, mask))
         return self.residual(x, self.mlp(modulate(norm(x), shift2, scale2)), gate2)
@@ -98,7 +99,7 @@ class FinalLayer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.zeros(2, width))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        shift, scale = (self.scale_shift_table + t.unsqueeze(-2)).unbind(-2)
+        shift, scale = (self.scale_shift_table.unsqueeze(-3) + t.unsqueeze(-2)).unbind(-2)
         return self.linear(modulate(norm(x), shift, scale))
 
 
@@ -118,7 +119,7 @@ class PixArt(nn.Module):
         self.x_embedder = PatchEmbed(p, layout.channels, d)
         self.t_embedder = TimestepEmbedder(d)
         self.register_buffer("pos_embed", sincos_grid(layout.image_size // p, d))
-        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(d, 6 * d))
+        self.t_block = nn.Sequential(nn.SiLU(), Linear(d, 6 * d))
         self.y_embedder = CaptionEmbedder(layout, d)
         self.blocks = nn.ModuleList(PixArtBlock(config) for _ in range(config.depth))
         self.final_layer = FinalLayer(d, p * p * channels)

@@ -22,6 +22,10 @@ from hptransfer.models.initializers import (
 )
 from hptransfer.models.layers import (
     Attention,
+    Conv2d,
+    Embedding,
+    LayerNorm,
+    Linear,
     Mlp,
     PatchEmbed,
     Readout,
@@ -38,11 +42,11 @@ class UViTBlock(nn.Module):
     def __init__(self, config: UViTConfig, *, skip: bool) -> None:
         super().__init__()
         d = config.width
-        self.norm1 = nn.LayerNorm(d)
+        self.norm1 = LayerNorm(d)
         self.attn = Attention(d, config.head_dim, qkv_bias=False)
-        self.norm2 = nn.LayerNorm(d)
+        self.norm2 = LayerNorm(d)
         self.mlp = Mlp(d, config.mlp_ratio * d, exact=True)
-        self.skip_linear = nn.Linear(2 * d, d) if skip else None
+        self.skip_linear = Linear(2 * d, d) if skip else None
         self.residual = Residual()
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -67,9 +71,9 @@ class UViT(nn.Module):
         self.patch_embed = PatchEmbed(p, layout.channels, d)
         if config.condition is Conditioning.label:
             # The null label has a row only where labels are dropped, as in the released models.
-            self.label_emb = nn.Embedding(layout.classes + (config.label_dropout > 0), d)
+            self.label_emb = Embedding(layout.classes + (config.label_dropout > 0), d)
         elif config.condition is Conditioning.caption:
-            self.context_embed = nn.Linear(layout.caption_channels, d)
+            self.context_embed = Linear(layout.caption_channels, d)
         self.extras = 1 + _condition_tokens(config, layout)
         patches = (layout.image_size // p) ** 2
         self.pos_embed = nn.Parameter(torch.zeros(1, self.extras + patches, d))
@@ -77,12 +81,12 @@ class UViT(nn.Module):
         self.in_blocks = nn.ModuleList(UViTBlock(config, skip=False) for _ in half)
         self.mid_block = UViTBlock(config, skip=False)
         self.out_blocks = nn.ModuleList(UViTBlock(config, skip=True) for _ in half)
-        self.norm = nn.LayerNorm(d)
+        self.norm = LayerNorm(d)
         self.decoder_pred = Readout(d, p * p * layout.channels)
         self.unpatchify = Unpatchify(p, layout.channels)
         channels = layout.channels
         self.final_layer = (
-            nn.Conv2d(channels, channels, 3, padding=1) if config.final_conv else nn.Identity()
+            Conv2d(channels, channels, 3, padding=1) if config.final_conv else nn.Identity()
         )
 
     def forward(self, x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:

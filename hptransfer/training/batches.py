@@ -66,27 +66,19 @@ def dropped(
 
 
 class PackBatches:
-    """Batches for the members of a pack: one per distinct seed, spread over the trial axis."""
+    """Batches of a pack's distinct seeds; members that share a seed share its batch."""
 
-    def __init__(
-        self, configs: Sequence[TrialConfig], dataset: Dataset, device: torch.device
-    ) -> None:
+    def __init__(self, configs: Sequence[TrialConfig], dataset: Dataset) -> None:
         self.by_seed = {config.seed: config for config in configs}
-        seeds = list(self.by_seed)
-        self.member = torch.tensor([seeds.index(c.seed) for c in configs], device=device)
-        self.train, self.device = dataset.train, device
+        self.train = dataset.train
 
     def at(self, step: int) -> Batch:
-        """Return the batch of a step with a leading trial axis."""
+        """Return the batches of a step, on the CPU, with a leading axis over the seeds (S, ...)."""
         batches = [train_batch(config, self.train, step) for config in self.by_seed.values()]
         conditions = zip(*(batch.condition for batch in batches), strict=True)
         return Batch(
-            images=self._spread([batch.images for batch in batches]),
-            u=self._spread([batch.u for batch in batches]),
-            noise=self._spread([batch.noise for batch in batches]),
-            condition=tuple(self._spread(part) for part in conditions),
+            images=torch.stack([batch.images for batch in batches]),
+            u=torch.stack([batch.u for batch in batches]),
+            noise=torch.stack([batch.noise for batch in batches]),
+            condition=tuple(torch.stack(part) for part in conditions),
         )
-
-    def _spread(self, per_seed: Sequence[Tensor]) -> Tensor:
-        """Stack one tensor per seed and give every member its seed's."""
-        return torch.stack(tuple(per_seed)).to(self.device)[self.member]

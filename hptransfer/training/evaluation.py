@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hptransfer.config import TrialConfig
 from hptransfer.data import Split
-from hptransfer.objectives import noised, objective_loss
+from hptransfer.objectives import Noised, noised, objective_loss
 from hptransfer.streams import torch_generator
 from hptransfer.training.batches import Batch, condition_of
 from hptransfer.training.pack import Pack
@@ -35,23 +35,34 @@ def evaluation_batches(config: TrialConfig, validation: Split) -> Iterator[Batch
         yield Batch(images, u, torch.randn(images.shape, generator=generator), condition)
 
 
-@torch.no_grad()
 def validation_loss(pack: Pack, validation: Split, *, flat: Tensor, draws: int) -> Tensor:
     """Return each trial's mean loss over the first `draws` draws: (T,), in float64.
 
-    `flat` (T, P) are the weights; all of `eval_draws` make the deciding loss.
+    `flat` (T, P) are the weights; all of `eval_draws` make the deciding loss. A compiled pack sees
+    chunks of the training batch's size under the training's own rules of differentiation, so that
+    no other shape has to be compiled.
     """
-    config, device = pack.configs[0], flat.device
-    total = torch.zeros(len(pack), dtype=torch.float64, device=device)
-    for batch in islice(evaluation_batches(config, validation), draws):
-        images, u, noise = (part.to(device) for part in batch[:3])
-        at = noised(config.objective, images, noise, u)
-        condition = tuple(_for_all(pack, part.to(device)) for part in batch.condition)
-        prediction = pack.predict(_for_all(pack, at.x), _for_all(pack, at.t), condition, flat=flat)
-        total += objective_loss(config.objective, prediction, at).double()
-    return total / draws
+    config = pack.configs[0]
+    total = torch.zeros(len(pack), dtype=torch.float64, device=pack.device)
+    samples = 0
+    with pack.arithmetic(), torch.set_grad_enabled(pack.compiled):
+        flat = flat.detach().requires_grad_(pack.compiled)
+        for batch in islice(evaluation_batches(config, validation), draws):
+            samples += len(batch.u)
+            size = config.budget.batch_size if pack.compiled else len(batch.u)
+            for first in range(0, len(batch.u), size):
+                total += _chunk_loss(pack, batch, flat, range(first, first + size))
+    return total / samples
 
 
-def _for_all(pack: Pack, shared: Tensor) -> Tensor:
-    """Give every member of a pack the same tensor, without copying it."""
-    return shared.expand(len(pack), *shared.shape)
+def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor:
+    """Return the sum of losses over some samples (T,); places beyond the last are filled up."""
+    count = len(batch.u)
+    index = torch.tensor(chosen) % count
+    parts = [part[index].to(pack.device) for part in (*batch[:3], *batch.condition)]
+    images, u, noise, *condition = (part.expand(len(pack), *part.shape) for part in parts)
+    at = noised(pack.configs[0].objective, images, noise, u)
+    prediction = pack.predict(at.x, at.t, tuple(condition), flat=flat).detach()
+    alone = Noised(at.x, at.t.unsqueeze(-1), *(part.unsqueeze(-4) for part in at[2:]))
+    losses = objective_loss(pack.configs[0].objective, prediction.unsqueeze(-4), alone)
+    return losses[:, : count - chosen.start].double().sum(1)

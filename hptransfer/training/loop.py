@@ -11,15 +11,16 @@ from torch import Tensor
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import Dataset
-from hptransfer.objectives import noised, objective_loss
-from hptransfer.training.batches import Batch, PackBatches
 from hptransfer.training.evaluation import validation_loss
-from hptransfer.training.optimizer import PackedAdamW
+from hptransfer.training.flops import step_flops
 from hptransfer.training.pack import Pack
-from hptransfer.training.schedule import lr_multiplier
-from hptransfer.vocabulary import Weights
+from hptransfer.training.state import TrainingState, start_training
 
 REPORTS = 30  # points of a training curve
+
+# Trials that diverged leave a captured pack where this many FLOPs are saved: compiling and
+# capturing for fewer members takes about 20 s, in which a pack of small models does 40 TFLOP/s.
+RECAPTURE_FLOPS = 8e14
 
 
 class Report(NamedTuple):
@@ -37,12 +38,13 @@ class PackOutcome(NamedTuple):
     diverged_at: Tensor  # step, or -1
     clipped_share: Tensor
     reports: tuple[Report, ...]
-    pack: Pack
-    weights: Tensor  # those that decide, (T, P), on the pack's device
+    pack: Pack  # of the members that were left
+    members: tuple[int, ...]  # where those stand in the tensors above
+    weights: Tensor  # those of theirs that decide, on the pack's device
 
     def parameters(self, member: int) -> dict[str, Tensor]:
         """Return one trial's deciding weights by name."""
-        return self.pack.member_parameters(self.weights, member)
+        return self.pack.member_parameters(self.weights, self.members.index(member))
 
 
 def train_pack(
@@ -54,96 +56,63 @@ def train_pack(
 ) -> PackOutcome:
     """Train trials of one shape signature for their budget, or until every one has diverged."""
     state = start_training(configs, dataset, device, runtime)
-    pack = state.pack
-    at_init = validation_loss(pack, dataset.validation, flat=pack.flat, draws=1)
-    steps = pack.configs[0].budget.steps
-    interval = math.ceil(steps / REPORTS)
+    try:
+        return _trained(state, dataset, report)
+    finally:
+        state.close()
+
+
+def _trained(
+    state: TrainingState, dataset: Dataset, report: Callable[[Report], None]
+) -> PackOutcome:
+    count, budget = len(state.pack), state.pack.configs[0].budget
+    at_init = validation_loss(state.pack, dataset.validation, flat=state.pack.flat, draws=1)
+    interval = math.ceil(budget.steps / REPORTS)
     reports = []
-    for step in range(steps):
+    for step in range(budget.steps):
         state.train_step(step)
-        if (step + 1) % interval == 0 or step + 1 == steps:
-            reports.append(state.report(step + 1))
+        if (step + 1) % interval == 0 or step + 1 == budget.steps:
+            reports.append(_report(state, step + 1, count))
             report(reports[-1])
-            if not bool(state.alive.any()):
+            if not state.any_alive():
                 break
-    draws = pack.configs[0].budget.eval_draws
+            if _pays_to_compact(state, budget.steps - step - 1):
+                state.compact()
     weights = state.deciding_weights()
-    losses = validation_loss(pack, dataset.validation, flat=weights, draws=draws)
-    state.retire(torch.isfinite(losses), steps)
+    losses = validation_loss(state.pack, dataset.validation, flat=weights, draws=budget.eval_draws)
+    state.retire(torch.isfinite(losses), budget.steps)
+    everybody = torch.full((count,), torch.nan, dtype=losses.dtype)
+    everybody[list(state.members)] = losses.cpu()
+    diverged_at, clipped = state.records(count)
     return PackOutcome(
-        losses.cpu(),
+        everybody,
         at_init.cpu(),
-        state.diverged_at.cpu(),
-        state.clipped.cpu() / steps,
+        diverged_at,
+        clipped / budget.steps,
         tuple(reports),
-        pack,
+        state.pack,
+        tuple(state.members),
         weights.detach(),
     )
 
 
-def start_training(
-    configs: Sequence[TrialConfig], dataset: Dataset, device: torch.device, runtime: RuntimeConfig
-) -> TrainingState:
-    """Prepare the training of trials of one shape signature as a pack on a device."""
-    return TrainingState(Pack(configs, device), dataset)
+def _report(state: TrainingState, step: int, count: int) -> Report:
+    losses = torch.full((count,), torch.nan)
+    losses[list(state.members)] = state.mean_losses(step).cpu()
+    return Report(step, tuple(losses.tolist()))
 
 
-class TrainingState:
-    """A pack in training: its optimizer, averages, and who is alive."""
+def _pays_to_compact(state: TrainingState, steps_left: int) -> bool:
+    """Whether leaving the dead out saves more than building the step anew costs.
 
-    def __init__(self, pack: Pack, dataset: Dataset) -> None:
-        device = pack.flat.device
-        self.pack, self.budget = pack, pack.configs[0].budget
-        self.batches = PackBatches(pack.configs, dataset, device)
-        self.optimizer = PackedAdamW(pack.flat, pack.configs)
-        self.ema = pack.flat.detach().clone() if self.budget.weights is Weights.ema else None
-        warmup = [config.budget.warmup_fraction for config in pack.configs]
-        self.warmup_fraction = torch.tensor(warmup, device=device)
-        self.alive = torch.ones(len(pack), dtype=torch.bool, device=device)
-        self.diverged_at = torch.full((len(pack),), -1, device=device)
-        self.clipped = torch.zeros(len(pack), device=device)
-        self.loss_sum = torch.zeros(len(pack), device=device)
-        self.reported_step = 0
-
-    def train_step(self, step: int) -> None:
-        """Take one optimizer step; a trial whose loss or gradient is non-finite is retired."""
-        losses = pack_losses(self.pack, self.batches.at(step))
-        (grad,) = torch.autograd.grad(losses.sum(), self.pack.flat)
-        with torch.no_grad():
-            norm, clipped = self.optimizer.clip(grad)
-            losses = losses.detach()
-            died = self.retire(torch.isfinite(losses) & torch.isfinite(norm), step)
-            if bool(died.any()):
-                grad.masked_fill_(died.unsqueeze(1), 0.0)
-                self.optimizer.quarantine(died)
-            self.clipped += clipped
-            self.loss_sum += torch.where(self.alive, losses, torch.nan)
-            multiplier = lr_multiplier(self.budget, step, self.warmup_fraction)
-            self.optimizer.step(grad, multiplier * self.alive)
-            if self.ema is not None:
-                self.ema.lerp_(self.pack.flat, 1 - self.budget.ema_decay)
-
-    def retire(self, sound: Tensor, step: int) -> Tensor:
-        """Mark trials that are alive but not sound as diverged at `step`; return which died."""
-        died = self.alive & ~sound
-        self.diverged_at.masked_fill_(died, step)
-        self.alive &= sound
-        return died
-
-    def report(self, step: int) -> Report:
-        """Return and reset the mean training losses."""
-        means = self.loss_sum / (step - self.reported_step)
-        self.loss_sum.zero_()
-        self.reported_step = step
-        return Report(step, tuple(means.tolist()))
-
-    def deciding_weights(self) -> Tensor:
-        """Return the weights that decide: raw, or their moving average."""
-        return self.pack.flat if self.ema is None else self.ema
-
-
-def pack_losses(pack: Pack, batch: Batch) -> Tensor:
-    """Return each trial's loss on a batch with a leading trial axis: (T,)."""
-    config = pack.configs[0]
-    at = noised(config.objective, batch.images, batch.noise, batch.u)
-    return objective_loss(config.objective, pack.predict(at.x, at.t, batch.condition), at)
+    Both are reckoned from shapes and not from clocks, so that a pack is compacted at the same step
+    whenever it runs.
+    """
+    dead = state.dead_count()
+    if not dead or not steps_left:
+        return False
+    if not state.is_costly_to_rebuild:
+        return True
+    config = state.pack.configs[0]
+    _, both = step_flops(config.model, config.data.layout, config.budget.batch_size)
+    return dead * steps_left * both > RECAPTURE_FLOPS

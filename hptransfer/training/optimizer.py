@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import TrialConfig
-from hptransfer.parametrization import parameter_rules
+from hptransfer.training.pack import Pack
 from hptransfer.vocabulary import WeightDecayMode
+
+CONTROLLED = ("lr", "beta1", "beta2", "eps")  # what the bias corrections are made of
 
 
 def _per_trial(configs: Sequence[TrialConfig], name: str, device: torch.device) -> Tensor:
@@ -22,23 +24,43 @@ def _per_trial(configs: Sequence[TrialConfig], name: str, device: torch.device) 
 
 
 class PackedAdamW:
-    """AdamW for T trials at once; equals `torch.optim.AdamW` on `param_groups` for each."""
+    """AdamW for T trials at once; equals `torch.optim.AdamW` on `param_groups` for each.
 
-    def __init__(self, flat: Tensor, configs: Sequence[TrialConfig]) -> None:
-        device = flat.device
-        self.flat = flat
-        self.moment1 = torch.zeros_like(flat, requires_grad=False)
-        self.moment2 = torch.zeros_like(flat, requires_grad=False)
-        self.scratch = torch.empty_like(flat, requires_grad=False)  # allocating costs a third
-        self.lr, self.beta1, self.beta2, self.eps = (
-            _per_trial(configs, name, device) for name in ("lr", "beta1", "beta2", "eps")
-        )
+    What a step's number decides is worked out on the host (`controls`), so that the step itself is
+    the same operations on the same tensors every time and can be captured.
+    """
+
+    def __init__(self, pack: Pack) -> None:
+        configs, device = pack.configs, pack.device
+        self.pack = pack
+        self.moment1 = torch.zeros_like(pack.flat, requires_grad=False)
+        self.moment2 = torch.zeros_like(pack.flat, requires_grad=False)
+        # Where to put what is intermediate: allocating costs a third, but compiled code needs none.
+        compiled = pack.runtime.compiled
+        self.scratch = None if compiled else torch.empty_like(pack.flat, requires_grad=False)
+        cpu = torch.device("cpu")
+        self.on_host = [_per_trial(configs, name, cpu).squeeze(1) for name in CONTROLLED]
+        self.beta1, self.beta2 = (_per_trial(configs, name, device) for name in ("beta1", "beta2"))
         self.clip_norm = _clip_norms(configs, device)
-        self.lr_factor, self.eps_factor = (
-            _over_parameters(configs[0], name, device) for name in ("lr", "eps")
-        )
-        self.decay = _decay_per_step(configs, self.lr, self.lr_factor, device)
-        self.step_count = 0
+        self.lr_factor, self.eps_factor = (_over_entries(pack, name) for name in ("lr", "eps"))
+        self.decay = _decay_per_step(pack, self.lr_factor)
+
+    def keep(self, pack: Pack, members: Sequence[int]) -> PackedAdamW:
+        """Return the optimizer of some members alone, whose pack is `pack`, as they are now."""
+        kept = PackedAdamW(pack)
+        kept.moment1, kept.moment2 = (m[list(members)] for m in (self.moment1, self.moment2))
+        return kept
+
+    def controls(self, step: int, multiplier: Tensor) -> Tensor:
+        """Return what step `step` (from 0) needs at the schedule's multiplier (T,): (3, T) on the
+        CPU: the multiplier, the rate with both bias corrections, and the corrected epsilon.
+        """
+        lr, beta1, beta2, eps = self.on_host
+        debias1 = 1 - beta1.double() ** (step + 1)
+        # m/(√(v/b) + ε) = √b·m/(√v + √b·ε) with b the second moment's bias correction.
+        root = (1 - beta2.double() ** (step + 1)).sqrt()
+        rate = (multiplier * lr * root / debias1).float()
+        return torch.stack([multiplier, rate, (root * eps).float()])
 
     def clip(self, grad: Tensor) -> tuple[Tensor, Tensor]:
         """Clip each trial's global norm in place; return the norms before and who was clipped."""
@@ -50,29 +72,24 @@ class PackedAdamW:
         return norm, (scale < 1.0).float()
 
     @torch.no_grad()
-    def step(self, grad: Tensor, multiplier: Tensor) -> None:
-        """Update the parameters from grad (T, P) at the schedule's multiplier (T,).
-
-        A trial whose multiplier is zero keeps its parameters, whatever its moments.
-        """
-        self.step_count += 1
-        multiplier, scratch = multiplier.unsqueeze(1), self.scratch
+    def step(self, grad: Tensor, controls: Tensor, alive: Tensor) -> None:
+        """Update the parameters from grad (T, P) and the step's `controls`; the dead keep theirs."""
+        multiplier, rate, eps = controls.unsqueeze(2).unbind(0)
+        # Not a product with zero: a rate may be infinite.
+        multiplier, rate = (torch.where(alive.unsqueeze(1), c, 0.0) for c in (multiplier, rate))
+        flat, out = self.pack.flat, self.scratch
         if self.decay is not None:
-            self.flat.mul_(1 - multiplier * self.decay)
+            flat.mul_(1 - multiplier * self.decay)
         self.moment1.lerp_(grad, 1 - self.beta1)
-        self.moment2.lerp_(torch.mul(grad, grad, out=scratch), 1 - self.beta2)
-        debias1 = 1 - self.beta1.double() ** self.step_count
-        # m/(√(v/b) + ε) = √b·m/(√v + √b·ε) with b the second moment's bias correction.
-        root = (1 - self.beta2.double() ** self.step_count).sqrt()
-        torch.sqrt(self.moment2, out=scratch).add_((root * self.eps).float() * self.eps_factor)
-        torch.div(self.moment1, scratch, out=scratch).mul_(self.lr_factor)
-        rate = (multiplier * self.lr * root / debias1).float()
-        self.flat.addcmul_(scratch, rate, value=-1.0)
+        self.moment2.lerp_(torch.mul(grad, grad, out=out), 1 - self.beta2)
+        root = torch.sqrt(self.moment2, out=out).add_(eps * self.eps_factor)
+        change = torch.div(self.moment1, root, out=out).mul_(self.lr_factor)
+        flat.addcmul_(change, rate, value=-1.0)
 
     @torch.no_grad()
     def quarantine(self, dead: Tensor) -> None:
         """Zero the weights and moments of dead trials (T,), so that no NaN stays in memory."""
-        for tensor in (self.flat, self.moment1, self.moment2):
+        for tensor in (self.pack.flat, self.moment1, self.moment2):
             tensor.masked_fill_(dead.unsqueeze(1), 0.0)
 
 
@@ -83,24 +100,20 @@ def _clip_norms(configs: Sequence[TrialConfig], device: torch.device) -> Tensor 
     return torch.tensor([float("inf") if n is None else n for n in norms], device=device)
 
 
-def _over_parameters(config: TrialConfig, name: str, device: torch.device) -> Tensor:
+def _over_entries(pack: Pack, name: str) -> Tensor:
     """Return a factor for each entry of a flat row: (P,), or a scalar where all are equal."""
-    rules = parameter_rules(config)
-    values = torch.tensor([getattr(rule.factors, name) for rule in rules], dtype=torch.float32)
-    if bool((values == values[0]).all()):
-        return values[0].to(device)
-    sizes = torch.tensor([torch.Size(rule.shape).numel() for rule in rules])
-    return values.repeat_interleave(sizes).to(device)
+    values = [getattr(rule.factors, name) for rule in pack.rules]
+    if len(set(values)) == 1:
+        return torch.tensor(values[0], dtype=torch.float32, device=pack.device)
+    return pack.over_entries(values)
 
 
-def _decay_per_step(
-    configs: Sequence[TrialConfig], lr: Tensor, lr_factor: Tensor, device: torch.device
-) -> Tensor | None:
+def _decay_per_step(pack: Pack, lr_factor: Tensor) -> Tensor | None:
     """Return what each entry loses per step at multiplier 1: (T, 1) or (T, P)."""
-    decay = _per_trial(configs, "weight_decay", device)
-    if not bool((decay > 0).any()):
+    lr, decay = (_per_trial(pack.configs, name, pack.device) for name in ("lr", "weight_decay"))
+    if not any(config.optimizer.weight_decay > 0 for config in pack.configs):
         return None
-    match configs[0].parametrization.weight_decay_mode:
+    match pack.configs[0].parametrization.weight_decay_mode:
         case WeightDecayMode.independent:
             return decay
         case WeightDecayMode.mup:

@@ -1,52 +1,70 @@
 """The trial axis: trials of equal shapes as one program over stacked parameters.
 
-One plain model serves as the template; all trials' parameters are rows of one flat tensor (T, P),
-and `torch.func.vmap` maps the template over them. The gradient of the summed losses is each
-trial's own gradient.
+One plain model serves as the template; all trials' parameters are rows of one flat tensor (T, P).
+The families' layers take parameters stacked along the trial axis as they are; a model of the user's
+own is mapped over it by `torch.func.vmap`. The gradient of the summed losses is each trial's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from hptransfer.config import CustomConfig, TrialConfig
+from hptransfer.config import CustomConfig, RuntimeConfig, TrialConfig
 from hptransfer.identity import shape_signature
 from hptransfer.models.custom import packable_attention
+from hptransfer.objectives import BoundInputs, bound_terms, bound_terms_of_fixed_shape
 from hptransfer.parametrization import (
+    ParameterRule,
     build_template,
     forward_multipliers,
     initial_parameters,
     parameter_rules,
 )
+from hptransfer.training.regions import compile_blocks, compiled
+from hptransfer.vocabulary import Precision
 
 Condition = tuple[Tensor, ...]  # labels, or a caption's tokens, mask and pooled features
+
+# Parameters begin at multiples of so many floats: on a GPU compiled kernels copy other ones first.
+ALIGNMENT = {"cpu": 1, "cuda": 16}
 
 
 class Pack:
     """T trials of one shape signature. `flat` (T, P) is the only leaf that requires a gradient."""
 
-    def __init__(self, configs: Sequence[TrialConfig], device: torch.device) -> None:
+    def __init__(
+        self,
+        configs: Sequence[TrialConfig],
+        device: torch.device,
+        runtime: RuntimeConfig | None = None,
+    ) -> None:
         signatures = {shape_signature(config) for config in configs}
         assert len(signatures) == 1, "trials of a pack must share their shape signature"
         self.configs = tuple(configs)
+        self.device = device
+        self.runtime = RuntimeConfig(device=str(device)) if runtime is None else runtime
         self.template = build_template(configs[0]).to(device)
         self.template.requires_grad_(False)
-        rules = parameter_rules(configs[0])
-        self.names = [rule.name for rule in rules]
-        self.shapes = [rule.shape for rule in rules]
-        self.sizes = [torch.Size(shape).numel() for shape in self.shapes]
-        rows = [_flat_row(config, self.names) for config in configs]
+        self.rules = parameter_rules(configs[0])
+        self.columns = columns(self.rules, ALIGNMENT[device.type])
+        rows = [_flat_row(config, self.columns) for config in configs]
         self.flat = torch.stack(rows).to(device).requires_grad_()
-        multipliers = [forward_multipliers(config) for config in configs]
-        self.multipliers = {
-            name: torch.tensor([m[name] for m in multipliers], device=device)
-            for name in multipliers[0]
-        }
+        self.multipliers = _multipliers(configs, device)
+        self.seed_index = _seed_index(configs, device)
+        custom = isinstance(configs[0].model, CustomConfig)
+        self.compiled = self.runtime.compiles(custom=custom)
+        self.mapped = compiled(self._map) if self.compiled and custom else self._map
+        if self.compiled and not custom:
+            compile_blocks(self.template)
+        self.bound_terms = self._bound_terms()
 
     def __len__(self) -> int:
         return len(self.configs)
@@ -55,12 +73,71 @@ class Pack:
         self, x: Tensor, t: Tensor, condition: Condition, *, flat: Tensor | None = None
     ) -> Tensor:
         """Predict for x (T, B, C, H, W), t (T, B) and a condition of tensors (T, B, ...), with the
-        weights `flat` if given.
+        weights `flat` if given; in float32, whatever the precision.
         """
         stacked = self._stacked(self.flat if flat is None else flat)
-        custom = isinstance(self.configs[0].model, CustomConfig)  # its attention may be fused
-        with packable_attention() if custom else nullcontext():
-            return vmap(self._member)(stacked, x, t, condition)
+        bf16 = self.configs[0].precision is Precision.bf16
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            if isinstance(self.configs[0].model, CustomConfig):
+                return self.mapped(stacked, x, t, condition).float()
+            return functional_call(self.template, stacked, (x, t, *condition)).float()
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Allow TF32 as the trials' precision says, and let a GPU sum in the same order every time,
+        for forward and backward in a `with` block.
+        """
+        if self.device.type == "cpu":
+            yield
+            return
+        settings: list[tuple[Any, str, Any]] = [
+            (torch.backends.cuda.matmul, "allow_tf32", self._allows_tf32),
+            (torch.backends.cudnn, "allow_tf32", self._allows_tf32),
+            (torch.utils.deterministic, "fill_uninitialized_memory", False),
+        ]
+        before = [getattr(owner, name) for owner, name, _ in settings]
+        enabled = torch.are_deterministic_algorithms_enabled()
+        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+        for owner, name, value in settings:
+            setattr(owner, name, value)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+            for (owner, name, _), value in zip(settings, before, strict=True):
+                setattr(owner, name, value)
+
+    @property
+    def _allows_tf32(self) -> bool:
+        return self.configs[0].precision is not Precision.fp32_ieee
+
+    def _bound_terms(self) -> Callable[[BoundInputs], Tensor]:
+        """Choose how a learned variance's bound is computed: of fixed shape but on an eager CPU."""
+        if self.runtime.compiled:
+            return compiled(bound_terms_of_fixed_shape)
+        return bound_terms if self.device.type == "cpu" else bound_terms_of_fixed_shape
+
+    def of_seeds(self, shared: Tensor) -> Tensor:
+        """Give each member its seed's part of a tensor (S, ...): (T, ...), a view if S is 1."""
+        if len(shared) == 1:
+            return shared.expand(len(self), *shared.shape[1:])
+        return shared.index_select(0, self.seed_index)
+
+    def keep(self, members: Sequence[int]) -> Pack:
+        """Return the pack of some members alone, as they are now."""
+        kept = copy.copy(self)
+        kept.configs = tuple(self.configs[member] for member in members)
+        kept.flat = self.flat.detach()[list(members)].requires_grad_()
+        kept.multipliers = _multipliers(kept.configs, self.device)
+        kept.seed_index = _seed_index(kept.configs, self.device)
+        return kept
+
+    def over_entries(self, values: Sequence[float]) -> Tensor:
+        """Spread one value per parameter over the entries of a flat row: (P,); padding gets 1."""
+        by_name = dict(zip((rule.name for rule in self.rules), values, strict=True))
+        parts = [torch.full((c.size,), by_name.get(c.name, 1.0)) for c in self.columns]
+        return torch.cat(parts).to(self.device)
 
     def member_tensors(self, member: int) -> dict[str, Tensor]:
         """Return one trial's parameters and multipliers by name, for a call of the template."""
@@ -69,15 +146,22 @@ class Pack:
     def member_parameters(self, flat: Tensor, member: int) -> dict[str, Tensor]:
         """Return one trial's parameters by name from weights `flat` (T, P)."""
         stacked = self._stacked(flat)
-        return {name: stacked[name][member] for name in self.names}
+        return {rule.name: stacked[rule.name][member] for rule in self.rules}
 
     def _stacked(self, flat: Tensor) -> dict[str, Tensor]:
-        columns = flat.split(self.sizes, dim=1)
+        parts = flat.split([column.size for column in self.columns], dim=1)
         stacked = {
-            name: column.unflatten(1, shape)
-            for name, column, shape in zip(self.names, columns, self.shapes, strict=True)
+            column.name: part.unflatten(1, column.shape)
+            for column, part in zip(self.columns, parts, strict=True)
+            if column.name
         }
         return {**stacked, **self.multipliers}
+
+    def _map(
+        self, stacked: dict[str, Tensor], x: Tensor, t: Tensor, condition: Condition
+    ) -> Tensor:
+        with packable_attention():
+            return vmap(self._member)(stacked, x, t, condition)
 
     def _member(
         self, tensors: dict[str, Tensor], x: Tensor, t: Tensor, condition: Condition
@@ -85,6 +169,45 @@ class Pack:
         return functional_call(self.template, tensors, (x, t, *condition))
 
 
-def _flat_row(config: TrialConfig, names: Sequence[str]) -> Tensor:
-    parameters = initial_parameters(config)
-    return torch.cat([parameters[name].flatten() for name in names])
+class Column(NamedTuple):
+    """A stretch of a flat row: a parameter, or padding without a name."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Entries of the row."""
+        return math.prod(self.shape)
+
+
+def columns(rules: Sequence[ParameterRule], alignment: int) -> list[Column]:
+    """Lay parameters out in a row, each beginning at a multiple of `alignment` entries."""
+    laid = []
+    for rule in rules:
+        column = Column(rule.name, tuple(rule.shape))
+        missing = -column.size % alignment
+        laid += [column, Column("", (missing,))] if missing else [column]
+    return laid
+
+
+def seeds_of(configs: Sequence[TrialConfig]) -> list[int]:
+    """Return the distinct seeds of trials, in order of appearance."""
+    return list(dict.fromkeys(config.seed for config in configs))
+
+
+def _seed_index(configs: Sequence[TrialConfig], device: torch.device) -> Tensor:
+    seeds = seeds_of(configs)
+    return torch.tensor([seeds.index(config.seed) for config in configs], device=device)
+
+
+def _multipliers(configs: Sequence[TrialConfig], device: torch.device) -> dict[str, Tensor]:
+    """Return the forward multipliers of every member by buffer name: (T,) each."""
+    each = [forward_multipliers(config) for config in configs]
+    return {name: torch.tensor([m[name] for m in each], device=device) for name in each[0]}
+
+
+def _flat_row(config: TrialConfig, laid: Sequence[Column]) -> Tensor:
+    """Return a trial's initial parameters in one row (P,), padding zero."""
+    initial = initial_parameters(config)
+    return torch.cat([initial[c.name].flatten() if c.name else torch.zeros(c.size) for c in laid])

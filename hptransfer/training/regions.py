@@ -1,0 +1,78 @@
+"""Regional compilation: one compiled function per kind of block, whatever the model's depth.
+
+Blocks of one kind share a function whose arguments are their parameters, so it is compiled once
+for all depths and all packs of a shape; torch keeps what it compiled on disk between processes.
+Compiling a whole training step instead takes minutes.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hptransfer.errors import UserError
+
+# Shapes that one function may be compiled for in one process; torch's own 8 would silently run
+# the ninth width of a sweep uncompiled.
+SHAPES = 512
+
+_BY_KIND: dict[Hashable, Callable[..., Any]] = {}
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function compiled whole for every shape it is called with; no part runs eagerly."""
+    _require_compiler()
+    torch._dynamo.config.recompile_limit = SHAPES
+    torch._dynamo.config.accumulated_recompile_limit = SHAPES
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def _require_compiler() -> None:
+    candidates = (os.environ.get("CXX", "g++"), "clang++")
+    if not any(shutil.which(name) for name in candidates):
+        raise UserError(
+            "`runtime.compile` needs a C++ compiler, but neither g++ nor clang++ is on the PATH. "
+            "Install one (on Debian: apt install g++), or set runtime.compile=false."
+        )
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Let every block in the model's lists of blocks run as the compiled function of its kind."""
+    for blocks in [child for child in model.modules() if isinstance(child, nn.ModuleList)]:
+        for block in blocks:
+            block.forward = partial(_run, block, _function_of(block))
+
+
+def _run(block: nn.Module, function: Callable[..., Any], *arguments: Tensor) -> Any:
+    """Call a block's function with the tensors it has now, stacked ones in a functional call."""
+    tensors = {
+        **dict(block.named_parameters(remove_duplicate=False)),
+        **dict(block.named_buffers(remove_duplicate=False)),
+    }
+    return function(tensors, arguments)
+
+
+def _function_of(block: nn.Module) -> Callable[..., Any]:
+    kind = _kind(block)
+    if kind not in _BY_KIND:
+        own = copy.deepcopy(block).to("meta")  # its structure alone: tensors are arguments
+        _BY_KIND[kind] = compiled(partial(functional_call, own))
+    return _BY_KIND[kind]
+
+
+def _kind(block: nn.Module) -> Hashable:
+    """Return what two blocks must share to be one function: classes and plain attributes."""
+    plain = (int, float, bool, str, tuple, type(None))
+    return tuple(
+        (name, type(child), *sorted((k, v) for k, v in vars(child).items() if isinstance(v, plain)))
+        for name, child in block.named_modules()
+    )
