@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,16 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "keeps_bytecode": not sys.dont_write_bytecode,  # else each process compiles our files
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(package: str) -> str | None:
+    """Return a package's version; null where it is not installed, as Ray on a lent GPU machine."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str:
@@ -133,7 +141,8 @@ def publish(
 
 def machine_line(described: dict[str, Any]) -> str:
     """Say in one line where the figures were taken."""
-    versions = ", ".join(f"{name} {number}" for name, number in described["versions"].items())
+    found = described["versions"].items()
+    versions = ", ".join(f"{name} {number}" for name, number in found if number is not None)
     return (
         f"machine {described['cpu']}, {described['cores']} cores (load {described['load_at_start']}"
         f" at the start), Python {described['python']}, {versions}"

@@ -34,8 +34,8 @@ from hptransfer.parametrization import build_model, param_groups
 from hptransfer.questions import SweepConfig
 from hptransfer.sweep import wanted
 from hptransfer.training.batches import train_batch
-from hptransfer.training.loop import TrainingState
 from hptransfer.training.pack import Pack
+from hptransfer.training.state import TrainingState
 from hptransfer.trial import torch_device
 from hptransfer.vocabulary import Scaling
 

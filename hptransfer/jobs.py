@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hptransfer import results
 from hptransfer.compose import Composed, as_run_yaml, compose_file, sweep_config
+from hptransfer.config import TrialConfig
 from hptransfer.disk import write_text
-from hptransfer.executors import run_packs
+from hptransfer.executors import run_packs, survey
 from hptransfer.identity import trial_key, with_scaling
 from hptransfer.interruption import end_if_asked
 from hptransfer.ledger import LedgerWriter, write_curve
 from hptransfer.ledger_rows import row, rows_in
 from hptransfer.outcome import TrialResult
-from hptransfer.progress import Progress
+from hptransfer.pack_cost import even_parts
+from hptransfer.packing import (
+    Chosen,
+    Pack,
+    TimedPack,
+    by_shape,
+    chosen_sizes,
+    halved_text,
+    longest_first,
+    sizes_text,
+    timed_packs,
+)
+from hptransfer.progress import Progress, say
 from hptransfer.questions import HYPERPARAMETERS, SweepConfig
 from hptransfer.results import ResultsFolder
-from hptransfer.sweep import Pack, check_same_question, check_target, hps, packs, pending, wanted
+from hptransfer.sweep import check_same_question, check_target, hps, pending, wanted
 from hptransfer.vocabulary import Scaling
 
 
@@ -121,20 +134,22 @@ def failure_sentence(answer: dict[str, Any]) -> str:
 
 def sweep(job: Job) -> int:
     """Run what is missing of a sweep; return how many trials ran."""
-    trials = list(wanted(job.sweep).values())
-    return run_trials(job, job.folder.path, packs(trials, job.composed.runtime.pack_size))
+    return run_trials(job, job.folder.path, list(wanted(job.sweep).values()))
 
 
-def run_trials(job: Job, folder: Path, all_packs: Sequence[Pack]) -> int:
-    """Run the packs of which a row is missing, and append the missing rows."""
+def run_trials(job: Job, folder: Path, trials: Sequence[TrialConfig]) -> int:
+    """Run the packs of which a row is missing, and append the missing rows.
+
+    Packs are cut from all trials, never from the missing ones, so that a continued sweep has the
+    same packs as an undisturbed one.
+    """
     with LedgerWriter(folder) as writer:
         done = set(writer.ledger.keys)
-        todo = pending(all_packs, done)
-        total = sum(len(pack) for pack in all_packs)
-        recorded = sum(trial_key(config) in done for pack in all_packs for config in pack)
+        recorded = sum(trial_key(config) in done for config in trials)
+        todo = pending_packs(job, folder, trials, done)
         provenance = results.provenance()
 
-        with Progress(total, recorded, quiet=job.quiet, packs=todo) as progress:
+        with Progress(len(trials), recorded, quiet=job.quiet, packs=todo) as progress:
             if writer.notice:
                 progress.note(writer.notice)
 
@@ -144,6 +159,8 @@ def run_trials(job: Job, folder: Path, all_packs: Sequence[Pack]) -> int:
                     write_curve(folder, trial_key(result.config), result.curve)
                 writer.append([row(r, hps(r.config, job.sweep.axes), provenance) for r in fresh])
                 done.update(trial_key(result.config) for result in fresh)
+                if notice := halved_text(finished):
+                    progress.note(notice)
                 progress.finished(index, fresh)
                 end_if_asked()
 
@@ -154,7 +171,60 @@ def run_trials(job: Job, folder: Path, all_packs: Sequence[Pack]) -> int:
                 on_results=on_results,
                 on_start=lambda index: progress.started(index, todo[index]),
             )
-    return total - recorded
+    return len(trials) - recorded
+
+
+def pending_packs(
+    job: Job, folder: Path, trials: Sequence[TrialConfig], done: Collection[str]
+) -> list[Pack]:
+    """Cut the trials into packs and return those of which a row is missing, longest first.
+
+    A given `runtime.pack_size` is used; else sizes are those the folder records, or measured and
+    then recorded.
+    """
+    groups = {
+        key: group
+        for key, group in by_shape(trials).items()
+        if any(trial_key(config) not in done for config in group)
+    }
+    given = job.composed.runtime.pack_size
+    if given is not None:
+        packs = [tuple(part) for group in groups.values() for part in even_parts(group, given)]
+        return sorted(pending(packs, done), key=lambda pack: -pack[0].model.width)
+    recorded = results.read_packs(folder)
+    known = {key: recorded[key] for key in groups if key in recorded}
+    packs = _pending_timed(groups, known, done)
+    unknown = {key: group for key, group in groups.items() if key not in recorded}
+    if unknown:
+        chosen = measured_sizes(job, unknown, [pack.seconds for pack in packs])
+        results.write_packs(folder, {**recorded, **chosen})
+        packs += _pending_timed(groups, chosen, done)
+    return [pack.trials for pack in longest_first(packs)]
+
+
+def _pending_timed(
+    groups: Mapping[str, Pack], chosen: Mapping[str, Chosen], done: Collection[str]
+) -> list[TimedPack]:
+    packs = [
+        pack
+        for key, choice in chosen.items()
+        for pack in timed_packs(groups[key], choice.size, choice.cost())
+    ]
+    return [pack for pack in packs if pending([pack.trials], done)]
+
+
+def measured_sizes(
+    job: Job, groups: Mapping[str, Pack], others: Sequence[float]
+) -> dict[str, Chosen]:
+    """Measure what packs of these shapes cost and choose their sizes; say so unless quiet."""
+    say("measuring pack sizes ...", quiet=job.quiet)
+    found = survey(list(groups.values()), job.composed.runtime, job.composed.executor)
+    for note in found.notes:
+        say(note, quiet=job.quiet)
+    costs = dict(zip(groups, found.costs, strict=True))
+    chosen = chosen_sizes(groups, costs, found.workers, others)
+    say(sizes_text(chosen.values()), quiet=job.quiet)
+    return chosen
 
 
 def intention(job: Job) -> str:

@@ -23,3 +23,4 @@ class TrialResult:
     seconds: float  # the pack's wall time over its members
     device: str
     curve: tuple[tuple[int, float], ...] = ()  # (step, mean training loss since the last point)
+    pack_size: int = 1  # trials that really ran together, itself included; not recorded

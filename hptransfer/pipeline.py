@@ -25,7 +25,7 @@ from hptransfer.ledger import LedgerWriter, write_curve
 from hptransfer.ledger_rows import row, rows_in
 from hptransfer.questions import HYPERPARAMETERS, SweepConfig, with_hyperparameters
 from hptransfer.results import ResultsFolder
-from hptransfer.sweep import check_target, hps, packs, realised
+from hptransfer.sweep import check_target, hps, realised
 from hptransfer.vocabulary import Status
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def realise(job: Job, transferred: dict[str, Any]) -> dict[str, Any]:
     point = {hp: value["value"] for hp, value in transferred["hps"].items()}
     target = compose_file(job.folder.target_file, [], as_run=True).trial
     trials = realised(job.sweep, target, point)
-    run_trials(job, job.folder.target, packs(trials, job.composed.runtime.pack_size))
+    run_trials(job, job.folder.target, trials)
     keys = {trial_key(config) for config in trials}
     rows = [r for r in rows_in(job.folder.target) if r["trial_key"] in keys]
     answer = realised_regret(

@@ -66,6 +66,12 @@ class Tally:
         return math.inf if self.best is None or self.best.loss is None else self.best.loss
 
 
+def say(text: str, *, quiet: bool) -> None:
+    """Print a line on stderr, where a sweep's progress goes, unless quiet."""
+    if not quiet:
+        Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
+
 Cell = tuple[str, int]  # arm and width
 
 

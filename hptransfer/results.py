@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ import yaml
 import hptransfer
 from hptransfer.disk import write_text
 from hptransfer.errors import UserError
+from hptransfer.packing import Chosen
 from hptransfer.questions import Axis
 
 
@@ -171,6 +172,30 @@ def read_json(path: Path, key: str) -> dict[str, Any] | None:
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON: no NaN anywhere."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def packs_file(folder: Path) -> Path:
+    """The pack sizes that were chosen for a ledger's trials, in the ledger's folder."""
+    return folder / "packs.json"
+
+
+def read_packs(folder: Path) -> dict[str, Chosen]:
+    """Read the pack sizes that were chosen before, by `shape_key`."""
+    path = packs_file(folder)
+    found = read_json(path, "packs") or {"packs": {}}
+    try:
+        return {key: Chosen(**entry) for key, entry in found["packs"].items()}
+    except (TypeError, ValueError, AttributeError):
+        raise UserError(
+            f"{path} is not as hptransfer wrote it (width, size, seconds and warmup of each "
+            "shape). Restore it, or delete it to measure again; the ledger is untouched."
+        ) from None
+
+
+def write_packs(folder: Path, packs: Mapping[str, Chosen]) -> None:
+    """Keep the pack sizes, so that a continued sweep has the same packs."""
+    ordered = sorted(packs.items(), key=lambda item: (item[1].width, item[0]))
+    write_json(packs_file(folder), {"packs": {key: asdict(chosen) for key, chosen in ordered}})
 
 
 def provenance() -> dict[str, str]:

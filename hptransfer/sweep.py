@@ -1,24 +1,19 @@
-"""Which trials a sweep wants, how they are cut into packs, and what is still pending.
-
-Packs are cut from the wanted set, never from the pending one, so a continued sweep has the same
-packs as an undisturbed one.
-"""
+"""Which trials a sweep wants, which packs are still pending, and what is another question."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from hptransfer.config import TrialConfig
 from hptransfer.errors import UserError
 from hptransfer.identity import (
     flat,
-    shape_signature,
     trial_key,
     with_scaling,
     with_width,
 )
+from hptransfer.packing import Pack
 from hptransfer.questions import (
     HYPERPARAMETERS,
     SweepConfig,
@@ -27,8 +22,6 @@ from hptransfer.questions import (
 )
 from hptransfer.search import grid
 from hptransfer.vocabulary import Scaling
-
-Pack = tuple[TrialConfig, ...]
 
 
 def wanted(sweep: SweepConfig) -> dict[str, TrialConfig]:
@@ -60,21 +53,6 @@ def realised(sweep: SweepConfig, target: TrialConfig, point: Mapping[str, float]
         for seed in range(sweep.realise.seeds)
         for value in values
     )
-
-
-def packs(trials: Iterable[TrialConfig], pack_size: int) -> list[Pack]:
-    """Cut trials into packs of one shape signature and near-equal size, widest first."""
-    groups: dict[TrialConfig, list[TrialConfig]] = {}
-    for config in trials:
-        groups.setdefault(shape_signature(config), []).append(config)
-    cut = [pack for group in groups.values() for pack in _even_parts(group, pack_size)]
-    return sorted(cut, key=lambda pack: -pack[0].model.width)
-
-
-def _even_parts(group: Sequence[TrialConfig], pack_size: int) -> list[Pack]:
-    count = math.ceil(len(group) / pack_size)
-    size = math.ceil(len(group) / count)
-    return [tuple(group[start : start + size]) for start in range(0, len(group), size)]
 
 
 def pending(all_packs: Sequence[Pack], done: Collection[str]) -> list[Pack]:

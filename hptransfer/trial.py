@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import load
-from hptransfer.errors import UserError
+from hptransfer.errors import MachineError, UserError
 from hptransfer.outcome import TrialResult
 from hptransfer.training.flops import trial_flops
 from hptransfer.training.loop import PackOutcome, Report, train_pack
@@ -28,9 +30,20 @@ def run_pack(
 ) -> list[TrialResult]:
     """Train trials of one shape signature together and return their results, in order.
 
-    Divergence is an outcome; any exception is a bug or the user's to fix (`UserError`).
+    A pack that the device's memory does not hold runs as two halves, and these likewise; each
+    result says in `pack_size` how large its pack was. Divergence is an outcome; any exception is a
+    bug, the user's to fix (`UserError`) or the machine's (`MachineError`: one trial does not fit).
     """
-    return _trained(configs, runtime, report)[0]
+    try:
+        return _trained(configs, runtime, report)[0]
+    except RuntimeError as error:
+        if len(configs) == 1 or not is_out_of_memory(error):
+            raise
+    # Here the exception is gone, and with it the traceback that holds the pack's tensors.
+    release_memory(torch_device(runtime))
+    half = math.ceil(len(configs) / 2)
+    parts = (configs[:half], configs[half:])
+    return [result for part in parts for result in run_pack(part, runtime, report)]
 
 
 def train_trial(
@@ -48,13 +61,53 @@ def _trained(
     torch.set_num_threads(runtime.threads)
     dataset = load(configs[0].data, runtime.data_folder)
     started = time.perf_counter()
-    outcome = train_pack(configs, dataset, device, runtime, report)
+    try:
+        outcome = train_pack(configs, dataset, device, runtime, report)
+    except RuntimeError as error:
+        if len(configs) == 1 and is_out_of_memory(error):
+            raise too_large(configs[0], device) from error
+        raise
     seconds = (time.perf_counter() - started) / len(configs)
     results = [
         _result(config, outcome, index, seconds=seconds, device=_device_name(device))
         for index, config in enumerate(configs)
     ]
     return results, outcome
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether a device's memory ran out: torch's own error, or one that it led to.
+
+    Raised while a CUDA graph is captured it reaches us as the context of the capture's own error.
+    """
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def too_large(config: TrialConfig, device: torch.device) -> MachineError:
+    """Build the error of a single trial that does not fit into a device's memory."""
+    layout, budget = config.data.layout, config.budget
+    patch = getattr(config.model, "patch_size", 1)
+    memory = ""
+    if device.type == "cuda":
+        gib = torch.cuda.get_device_properties(device).total_memory / 2**30
+        memory = f", which has {gib:.0f} GiB"
+    return MachineError(
+        f"One trial alone does not fit into the memory of {_device_name(device)}{memory}: width "
+        f"{config.model.width}, batch {budget.batch_size}, {(layout.image_size // patch) ** 2} "
+        "tokens. Use a larger device, lower budget.batch_size (another question), or leave this "
+        "width out; nothing recorded was lost."
+    )
 
 
 def torch_device(runtime: RuntimeConfig) -> torch.device:
@@ -95,4 +148,5 @@ def _result(
         seconds=seconds,
         device=device,
         curve=tuple(point for point in curve if point[1] == point[1]),
+        pack_size=len(outcome.losses),
     )

@@ -34,6 +34,13 @@ def tiny_trial() -> Callable[..., TrialConfig]:
     return make
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's cache of pack sizes out of the tests, and theirs out of it."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+
+
 @pytest.fixture
 def runtime() -> RuntimeConfig:
     """Return the default runtime: one CPU thread."""
@@ -47,6 +54,7 @@ statistic: Drift of the optimum.
 model: {width: 8, base_width: 8, depth: 1, head_dim: 4}
 budget: {steps: 12, batch_size: 8, eval_samples: 16, eval_draws: 2}
 executor: {name: local}
+runtime: {pack_size: 4}
 sweep:
   widths: [8, 16, 32]
   parametrizations: [mup, standard]

@@ -14,24 +14,29 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # The only files that may import a heavy library, and those that must stay free of all of them.
 ONLY = {
-    "ray": {"executors/ray_tune.py"},
+    "ray": {"executors/ray_tune.py", "executors/ray_survey.py"},
     "hydra": {"compose.py"},
     "omegaconf": {"compose.py", "schema.py"},
     "mup": {"parametrization/roles.py"},
 }
 FIGURES_ONLY = {"matplotlib"}
-LIGHT = ("analysis/", "figures/", "ledger", "sweep.py", "search.py", "results.py", "config/")
+LIGHT = (
+    *("analysis/", "figures/", "config/", "ledger", "pack_cost.py", "pack_cache.py"),
+    *("packing.py", "sweep.py", "search.py", "results.py"),
+)
 HEAVY = {"torch", "ray", "hydra", "omegaconf", "mup", "sklearn"}
 
 # A file may import only from layers at or below its own.
 LAYERS = [
     ["errors", "interruption", "disk", "vocabulary", "config"],
     ["identity", "questions", "outcome", "__init__"],
-    ["streams", "overrides", "search", "schema", "compose", "results"],
+    ["streams", "overrides", "search", "schema", "compose", "pack_cost", "pack_cache", "packing"],
+    ["results"],
     ["models", "objectives", "samplers", "data", "sweep", "ledger_rows", "ledger"],
     ["parametrization"],
     ["training"],
     ["trial"],
+    ["probe"],
     ["rule_table", "weights"],
     ["generate"],
     ["coordinate_check", "executors", "analysis", "figures", "emit", "progress", "summary"],

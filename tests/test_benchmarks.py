@@ -156,6 +156,15 @@ def test_a_command_that_fails_is_no_measurement() -> None:
         measure.wall_seconds([measure.sys.executable, "-m", "hptransfer", "fti"])
 
 
+def test_the_machine_is_described_where_a_package_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure, "PACKAGES", ("torch", "no-such-package"))
+    described = measure.machine()
+    assert described["versions"]["torch"] and described["versions"]["no-such-package"] is None
+    assert "no-such-package" not in measure.machine_line(described)
+
+
 def test_families(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "families.json"
     assert families.main(["--small", "--out", str(out)]) == 0

@@ -43,8 +43,8 @@ from hptransfer.parametrization.measured import starts
 from hptransfer.streams import torch_generator
 from hptransfer.training.batches import PackBatches
 from hptransfer.training.flops import step_flops
-from hptransfer.training.state import pack_losses
 from hptransfer.training.pack import Pack
+from hptransfer.training.state import pack_losses
 from hptransfer.trial import run_pack
 from hptransfer.vocabulary import Broken, Conditioning, Init, Scaling
 

@@ -70,6 +70,8 @@ def test_a_residual_takes_a_multiplier_per_trial(gated: bool) -> None:
         alone = (x[t], branch[t], *(g[t] for g in gate))
         apart = functional_call(layer, {"multiplier": multiplier[t]}, alone)
         torch.testing.assert_close(together[t], apart)
+        gates = gate[0][t].unsqueeze(-2) if gated else 1.0
+        torch.testing.assert_close(apart, x[t] + multiplier[t] * gates * branch[t])
 
 
 @pytest.mark.parametrize("lead", [(3,), (2, 3)])

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import pytest
 
 from hptransfer.compose import compose_file, shipped_folder, sweep_config
+from hptransfer.config import TrialConfig
 from hptransfer.errors import UserError
 from hptransfer.identity import arm_of, shape_signature, trial_key
+from hptransfer.pack_cost import even_parts
+from hptransfer.packing import Pack, by_shape
 from hptransfer.questions import SweepConfig
 from hptransfer.search import grid
 from hptransfer.sweep import (
     check_same_question,
     check_target,
     hps,
-    packs,
     pending,
     realised,
     wanted,
@@ -52,15 +55,17 @@ def test_grids_are_products() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, 8, 100])
-def test_packs_hold_every_trial_once_in_even_parts_widest_first(size: int) -> None:
+def test_packs_hold_every_trial_once_in_even_parts(size: int) -> None:
     trials = wanted(quickstart())
     cut = packs(trials.values(), size)
     assert sorted(trial_key(c) for pack in cut for c in pack) == sorted(trials)
     assert all(len({shape_signature(c).model for c in pack}) == 1 for pack in cut)
     assert all(len({arm_of(c) for c in pack}) == 1 for pack in cut)
     assert max(len(pack) for pack in cut) <= size
-    widths = [pack[0].model.width for pack in cut]
-    assert widths == sorted(widths, reverse=True)
+
+
+def packs(trials: Iterable[TrialConfig], size: int) -> list[Pack]:
+    return [tuple(part) for group in by_shape(trials).values() for part in even_parts(group, size)]
 
 
 def test_a_pack_with_a_missing_row_reruns_whole() -> None:

@@ -279,7 +279,7 @@ def test_weight_decay_follows_the_schedule(tiny_trial: MakeTrial) -> None:
     still, half = (optimizer.controls(0, torch.tensor([share])) for share in (0.0, 0.5))
     optimizer.step(torch.zeros_like(before), still, alive)
     assert torch.equal(pack.flat, before)
-    optimizer.step(torch.zeros_like(before), half, ~alive)
+    optimizer.step(torch.zeros_like(before), torch.full_like(half, torch.inf), ~alive)
     assert torch.equal(pack.flat, before)
     optimizer.step(torch.zeros_like(before), half, alive)
     torch.testing.assert_close(pack.flat.detach(), before * (1 - 0.5 * 2**-6 * 0.5))

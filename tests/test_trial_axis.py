@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from hptransfer.config import (
     TrialConfig,
 )
 from hptransfer.data import Dataset, load
+from hptransfer.errors import UserError
 from hptransfer.objectives import (
     BoundInputs,
     Noised,
@@ -31,6 +33,7 @@ from hptransfer.training import pack as pack_module
 from hptransfer.training.inputs import AHEAD, Ahead
 from hptransfer.training.loop import PackOutcome, train_pack
 from hptransfer.training.pack import Pack, columns
+from hptransfer.training.regions import COMPILERS, compiled
 from hptransfer.training.state import TrainingState, pack_losses, start_training
 from hptransfer.vocabulary import Init, Precision, Weights
 
@@ -155,7 +158,8 @@ def assert_isolated(calm: TrainingState, beside: TrainingState, dead: int) -> No
         assert torch.equal(mine[others], theirs[others])
         assert bool(theirs.isfinite().all())
     assert torch.equal(calm.loss_sum[others], beside.loss_sum[others])
-    assert not beside.pack.flat[dead].any()
+    for weights in (beside.pack.flat, beside.deciding_weights()):
+        assert not weights[dead].any()
 
 
 def memory(state: TrainingState) -> list[torch.Tensor]:
@@ -239,6 +243,7 @@ def test_every_parameter_begins_at_a_multiple_of_the_alignment() -> None:
     assert [column.name for column in laid if column.name] == [rule.name for rule in rules]
 
 
+@pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
 @pytest.mark.parametrize("family", COMPILED)
 def test_a_compiled_pack_gives_the_same(family: str) -> None:
     trials = varied(family, (*STABLE[:2], ABSURD), steps=12, weights=Weights.ema)
@@ -256,6 +261,12 @@ def test_bf16_trains_float32_weights_a_little_differently(family: str) -> None:
     assert rough.weights.dtype is torch.float32
     assert rough.losses.tolist() == pytest.approx(exact.losses.tolist(), rel=0.02)
     assert rough.losses.tolist() != pytest.approx(exact.losses.tolist(), rel=1e-6)
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler.*runtime.compile=false"):
+        compiled(torch.sin)
 
 
 def test_inputs_made_ahead_are_the_same() -> None:

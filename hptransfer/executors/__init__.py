@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.executors.pack import Pack, PackError, RunPack, ignore_start
 from hptransfer.outcome import TrialResult
+from hptransfer.packing import Survey
 
-__all__ = ["Pack", "PackError", "RunPack", "run_packs"]
+__all__ = ["Pack", "PackError", "RunPack", "run_packs", "survey"]
 
 
 def run_packs(
@@ -41,3 +43,30 @@ def run_packs(
     chosen.run_packs(
         packs, runtime, executor, on_results=on_results, on_start=on_start, run_pack=run_pack
     )
+
+
+def survey(groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorConfig) -> Survey:
+    """Measure what packs of each group of equal shapes cost where packs run, and count places.
+
+    In this process where packs run on this machine's CPU, or one after another; else in workers
+    with a pack's resources, since only they see the device.
+
+    Raises:
+        UserError: resources that no node has.
+        MachineError: a single trial does not fit, or the workers were lost.
+    """
+    in_process = executor.name == "local" or (executor.address == "local" and not runtime.on_gpu)
+    if not in_process:
+        from hptransfer.executors.ray_survey import survey as survey_on_workers
+
+        return survey_on_workers(groups, runtime, executor)
+    from hptransfer.probe import measured_costs
+
+    workers = 1 if executor.name == "local" else executor.workers or _local_places(executor)
+    costs, notes = measured_costs(groups, runtime, share=1.0 / workers)
+    return Survey(costs, workers, notes)
+
+
+def _local_places(executor: ExecutorConfig) -> int:
+    """Count the packs that a Ray of this machine alone runs at a time, without starting it."""
+    return max(int((os.cpu_count() or 1) / executor.cpus), 1)

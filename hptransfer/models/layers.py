@@ -44,6 +44,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = x.flatten(1, -2)
     if bias is None:
         product = torch.bmm(rows, weight.mT)
+    elif torch.compiler.is_compiling():  # compiled, the sum is part of what follows it
+        product = torch.bmm(rows, weight.mT)
+        product = product + bias.to(product.dtype).unsqueeze(1)
     else:
         product = torch.baddbmm(bias.unsqueeze(1), rows, weight.mT)
     return product.unflatten(1, x.shape[1:-1])

@@ -73,7 +73,7 @@ class PackedAdamW:
 
     @torch.no_grad()
     def step(self, grad: Tensor, controls: Tensor, alive: Tensor) -> None:
-        """Update the parameters from grad (T, P) and the step's `controls`; the dead keep theirs."""
+        """Update the parameters from grad (T, P) and a step's `controls`; the dead keep theirs."""
         multiplier, rate, eps = controls.unsqueeze(2).unbind(0)
         # Not a product with zero: a rate may be infinite.
         multiplier, rate = (torch.where(alive.unsqueeze(1), c, 0.0) for c in (multiplier, rate))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -90,6 +91,7 @@ class Pack:
         if self.device.type == "cpu":
             yield
             return
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
         settings: list[tuple[Any, str, Any]] = [
             (torch.backends.cuda.matmul, "allow_tf32", self._allows_tf32),
             (torch.backends.cudnn, "allow_tf32", self._allows_tf32),

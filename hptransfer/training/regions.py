@@ -24,6 +24,8 @@ from hptransfer.errors import UserError
 # the ninth width of a sweep uncompiled.
 SHAPES = 512
 
+COMPILERS = ("g++", "clang++", "gcc", "clang")
+
 _BY_KIND: dict[Hashable, Callable[..., Any]] = {}
 
 
@@ -37,11 +39,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _require_compiler() -> None:
-    candidates = (os.environ.get("CXX", "g++"), "clang++")
-    if not any(shutil.which(name) for name in candidates):
+    named = [os.environ[name] for name in ("CXX", "CC") if name in os.environ]
+    if not any(shutil.which(name) for name in (*named, *COMPILERS)):
         raise UserError(
-            "`runtime.compile` needs a C++ compiler, but neither g++ nor clang++ is on the PATH. "
-            "Install one (on Debian: apt install g++), or set runtime.compile=false."
+            f"`runtime.compile` needs a C++ compiler, but none of {', '.join(COMPILERS)} is on the "
+            "PATH. Install one (on Debian: apt install g++), or set runtime.compile=false."
         )
 
 

@@ -1,0 +1,289 @@
+"""Measuring pack sizes: the steps, who takes them, and the cache of what was measured."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import multiprocessing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from hptransfer import probe, trial
+from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
+from hptransfer.errors import MachineError
+from hptransfer.executors import survey
+from hptransfer.pack_cache import PackCache, cache_file
+from hptransfer.pack_cost import PackCost, Point
+from hptransfer.questions import with_hyperparameters
+from hptransfer.trial import run_pack
+
+CPU = torch.device("cpu")
+COST = PackCost((Point(1, 1.0, 10.0), Point(2, 1.5, 20.0)), warmup=0.5)
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def group(tiny_trial: Callable[..., TrialConfig]) -> tuple[TrialConfig, ...]:
+    return tuple(tiny_trial(lr, seed=seed) for seed in (0, 1) for lr in (-9.0, -7.0, -6.0, -5.0))
+
+
+def looked_up(cost_facts: dict[str, object]) -> PackCost | None:
+    return PackCache.read().cost(cost_facts, capacity=math.inf, extrapolates=False)
+
+
+class TestMeasuring:
+    def test_sizes_rise_while_it_pays_and_trials_are_there(self, group, runtime) -> None:
+        cost = probe.measure(group[:5], runtime, CPU, math.inf)
+        sizes = [point.size for point in cost.points]
+        assert sizes == [1, 2, 4, 5][: len(sizes)] and len(sizes) >= 2
+        assert all(0 < point.seconds < 60 for point in cost.points)
+        assert cost.next_size(5) is None
+
+    def test_a_trial_does_not_notice_it(self, group, runtime) -> None:
+        before = run_pack(group[:2], runtime)
+        probe.measure(group[:2], runtime, CPU, math.inf)
+        after = run_pack(group[:2], runtime)
+        assert [r.loss for r in before] == [r.loss for r in after]
+
+    def test_nothing_is_measured_that_would_not_fit(self, group, runtime) -> None:
+        cost = probe.measure(group, runtime, CPU, capacity=1.0)
+        assert [point.size for point in cost.points] == [1]
+        assert cost.best_size(8, 6) == 1
+        assert cost.points[0].bytes >= 5 * 4 * 10_000  # five copies of its parameters
+
+    def test_a_ratio_is_that_of_turns_whatever_else_the_machine_does(self, monkeypatch) -> None:
+        """The machine slows down threefold half-way; every turn sees both packs alike."""
+
+        class Pack:
+            def __init__(self, seconds: float) -> None:
+                self.seconds = seconds
+
+            def block(self) -> float:
+                return self.seconds * (1.0 if next(blocks) < 4 else 3.0)
+
+        blocks = itertools.count()
+        assert probe._ratio(Pack(1.5), Pack(1.0)) == pytest.approx(1.5)  # pyright: ignore
+        assert next(blocks) == 2 * probe.TURNS
+
+    @pytest.mark.parametrize("limit", [2, 4])
+    def test_a_size_that_runs_out_of_memory_ends_the_doubling(
+        self, group, runtime, monkeypatch, limit: int
+    ) -> None:
+        start = probe.start_training
+
+        def small(configs: Sequence[TrialConfig], *rest):
+            if len(configs) >= limit:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return start(configs, *rest)
+
+        monkeypatch.setattr(probe, "start_training", small)
+        monkeypatch.setattr(PackCost, "_pays", lambda cost: True)
+        cost = probe.measure(group, runtime, CPU, math.inf)
+        assert [point.size for point in cost.points] == [1, 2, 4][: limit // 2]
+        assert cost.too_large == limit and cost.best_size(8, 6) < limit
+
+    def test_one_trial_that_does_not_fit_is_the_machines_failure(
+        self, group, runtime, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(probe, "start_training", out_of_memory)
+        with pytest.raises(
+            MachineError, match=r"One trial alone does not fit .* width 16, batch 8"
+        ):
+            probe.measured_costs([group], runtime)
+
+    def test_what_was_measured_is_not_measured_again(self, group, runtime, monkeypatch) -> None:
+        other = tuple(with_width(config, 32) for config in group)
+        calls: list[int] = []
+
+        def measure(group, *rest) -> PackCost:
+            calls.append(group[0].model.width)
+            return COST
+
+        monkeypatch.setattr(probe, "measure", measure)
+        assert probe.measured_costs([other[:2], group[:2]], runtime) == ([COST, COST], ())
+        assert calls == [16, 32]  # narrow ones first
+        found, _ = probe.measured_costs([other[:2], group[:2]], runtime)
+        assert [cost.points for cost in found] == [COST.points] * 2 and len(calls) == 2
+        probe.measured_costs([group], runtime)  # with more trials, larger packs are of interest
+        assert calls[2:] == [16]
+        torch.set_num_threads(2)
+        probe.measured_costs([group[:2]], RuntimeConfig(threads=1))
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_measured_and_given_back(group) -> None:
+    """Compiled and captured as a sweep runs it; what torch reserved is free afterwards."""
+    runtime, device = RuntimeConfig(device="cuda"), torch.device("cuda")
+    trial.release_memory(device)
+    before = torch.cuda.memory_reserved(device)
+    cost = probe.measure(group, runtime, device, probe.free_bytes(device))
+    assert len(cost.points) >= 2 and cost.extrapolates
+    assert all(point.bytes > 0 for point in cost.points)
+    assert cost.rate(cost.points[-1].size) > cost.rate(1)  # launches are shared
+    assert torch.cuda.memory_reserved(device) - before < 64 * 2**20
+
+
+def with_width(config: TrialConfig, width: int) -> TrialConfig:
+    from hptransfer.identity import with_width
+
+    return with_width(config, width)
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+class TestFacts:
+    def facts(self, config: TrialConfig, **runtime) -> dict[str, object]:
+        return probe.cost_facts([config], RuntimeConfig(**runtime), CPU)
+
+    @pytest.mark.parametrize(
+        "hps", [{"log2_lr": -3.0}, {"log2_init_scale": 2.0}, {"log2_output_scale": 1.0}]
+    )
+    def test_numbers_that_change_no_shape_share_a_cost(self, tiny_trial, hps) -> None:
+        config = tiny_trial()
+        assert self.facts(with_hyperparameters(config, hps)) == self.facts(config)
+
+    def test_arms_seeds_and_lengths_share_a_cost(self, tiny_trial) -> None:
+        from hptransfer.vocabulary import Scaling
+
+        assert self.facts(tiny_trial(scaling=Scaling.standard, seed=3)) == self.facts(tiny_trial())
+
+    def test_what_shapes_a_cost_is_told_apart(self, tiny_trial) -> None:
+        from dataclasses import replace
+
+        from hptransfer.vocabulary import Weights
+
+        config = tiny_trial()
+        others = [
+            self.facts(tiny_trial(width=32)),
+            self.facts(config, threads=2),
+            self.facts(config, compile=True),
+            self.facts(replace(config, budget=replace(config.budget, batch_size=16))),
+            self.facts(replace(config, budget=replace(config.budget, weights=Weights.ema))),
+            self.facts(replace(config, optimizer=replace(config.optimizer, clip_norm=1.0))),
+            self.facts(replace(config, optimizer=replace(config.optimizer, weight_decay=0.1))),
+        ]
+        texts = {json.dumps(facts, sort_keys=True) for facts in [self.facts(config), *others]}
+        assert len(texts) == 8
+
+
+class TestCache:
+    def test_what_is_added_is_found_by_the_same_facts_only(self) -> None:
+        PackCache.read().add({"width": 8}, COST)
+        assert looked_up({"width": 8}) == COST
+        assert looked_up({"width": 16}) is None
+
+    def test_the_home_folder_is_used_without_xdg(self, monkeypatch, tmp_path) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for value in ("", "relative"):
+            monkeypatch.setenv("XDG_CACHE_HOME", value)
+            assert cache_file() == tmp_path / ".cache" / "hptransfer" / "packs.json"
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"{", b"\xff\xfe", b"[]", b'{"schema": 7, "packs": {}}', b'{"schema": 1, "packs": [1]}'],
+    )
+    def test_a_broken_or_foreign_file_is_noted_once_and_rewritten(self, content: bytes) -> None:
+        cache_file().parent.mkdir()
+        cache_file().write_bytes(content)
+        cache = PackCache.read()
+        assert len(cache.notes) == 1 and "measured again" in cache.notes[0]
+        cache.add({"width": 8}, COST)
+        assert len(cache.notes) == 1
+        assert PackCache.read().notes == () and looked_up({"width": 8}) == COST
+
+    @pytest.mark.parametrize(
+        "change", [{"points": [[1, -1.0, 0.0]]}, {"points": 3}, {"warmup": None}]
+    )
+    def test_a_damaged_entry_is_noted_and_measured_again(self, change) -> None:
+        PackCache.read().add({"width": 8}, COST)
+        tree = json.loads(cache_file().read_text())
+        (entry,) = tree["packs"].values()
+        entry["cost"] |= change
+        cache_file().write_text(json.dumps(tree))
+        cache = PackCache.read()
+        assert cache.cost({"width": 8}, capacity=math.inf, extrapolates=False) is None
+        assert len(cache.notes) == 1 and "damaged" in cache.notes[0]
+
+    def test_a_folder_that_cannot_be_written_costs_a_note(self, tmp_path, monkeypatch) -> None:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        cache = PackCache.read()
+        cache.add({"width": 8}, COST)
+        assert "could not be written" in cache.notes[-1]
+        assert cache.cost({"width": 8}, capacity=math.inf, extrapolates=False) == COST
+
+    def test_processes_that_write_at_once_lose_nothing(self) -> None:
+        processes = [
+            multiprocessing.get_context("fork").Process(target=add_twenty, args=(start,))
+            for start in (0, 20, 40)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0, 0, 0]
+        assert all(looked_up({"width": width}) == COST for width in range(60))
+        assert sorted(path.name for path in cache_file().parent.iterdir()) == [
+            "packs.json",
+            "packs.lock",
+        ]
+
+
+def add_twenty(start: int) -> None:
+    cache = PackCache.read()
+    for width in range(start, start + 20):
+        cache.add({"width": width}, COST)
+
+
+class TestSurvey:
+    def test_the_local_executor_has_one_place(self, group, runtime) -> None:
+        found = survey([group[:2]], runtime, ExecutorConfig(name="local", workers=7))
+        assert found.workers == 1
+        assert found.costs[0].points[0].size == 1
+
+    @pytest.mark.parametrize(("workers", "places"), [(3, 3), (None, 2)])
+    def test_ray_on_this_machines_cpu_measures_in_this_process(
+        self, group, runtime, monkeypatch, workers, places: int
+    ) -> None:
+        shares = []
+
+        def measured(groups, runtime, share):
+            shares.append(share)
+            return [COST], ()
+
+        monkeypatch.setattr(probe, "measured_costs", measured)
+        monkeypatch.setattr("os.cpu_count", lambda: 4)
+        found = survey([group], runtime, ExecutorConfig(name="ray", workers=workers, cpus=2.0))
+        assert found == ([COST], places, ())
+        assert shares == [1 / places]
+
+    @pytest.mark.cluster
+    def test_workers_measure_what_they_run(self, group, tiny_trial, runtime) -> None:
+        from hptransfer.executors.ray_survey import survey as survey_on_workers
+
+        other = tuple(tiny_trial(lr, width=32) for lr in (-9.0, -7.0))
+        found = survey_on_workers([group[:2], other, group[:1]], runtime, ExecutorConfig(workers=2))
+        assert found.workers == 2
+        assert [cost.points[-1].size for cost in found.costs] in ([2, 2, 1], [2, 2, 2])
+        assert looked_up(probe.cost_facts(other, runtime, CPU)) is not None
+
+    @pytest.mark.cluster
+    def test_a_workers_refusal_reaches_the_user(self, group) -> None:
+        from hptransfer.errors import UserError
+        from hptransfer.executors.ray_survey import survey as survey_on_workers
+
+        executor = ExecutorConfig(gpus=0.0)
+        with pytest.raises(UserError, match="must be cpu, cuda or cuda:N"):
+            survey_on_workers([group], RuntimeConfig(device="tpu"), executor)
