@@ -62,7 +62,7 @@ def test_a_layer_takes_its_parameters_with_a_trial_axis(name: str, trials: int) 
 @pytest.mark.parametrize("gated", [True, False])
 def test_a_residual_takes_a_multiplier_per_trial(gated: bool) -> None:
     x, branch = uniform(TRIALS, 4, 6, 8), uniform(TRIALS, 4, 6, 9)[..., 1:]
-    gate = (uniform(TRIALS, 4, 8),) if gated else ()
+    gate = [uniform(TRIALS, 4, 8)] if gated else []
     multiplier = torch.tensor([1.0, 0.5, 3.0])
     layer = layers.Residual()
     together = functional_call(layer, {"multiplier": multiplier}, (x, branch, *gate))

@@ -18,6 +18,7 @@ from hptransfer.config import BudgetConfig, TrialConfig
 from hptransfer.errors import UserError
 from hptransfer.parametrization import Role, build_model, param_groups, parameter_rules
 from hptransfer.training.optimizer import PackedAdamW
+from hptransfer.training.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
 from hptransfer.vocabulary import Init, Schedule, WeightDecayMode
 
@@ -162,14 +163,17 @@ def test_the_packed_loops_schedule_multiplies(schedule: Schedule) -> None:
     """A step's size is the schedule's multiplier times each tensor's own rate."""
     config = dataclasses.replace(wide(), budget=BudgetConfig(steps=20, schedule=schedule))
     rules = parameter_rules(config)
-    sizes = [torch.Size(rule.shape).numel() for rule in rules]
     rates = torch.tensor([config.optimizer.lr * rule.factors.lr for rule in rules])
     for step in (0, 7, 19):
-        flat = torch.zeros(1, sum(sizes))
         warmup = torch.tensor([config.budget.warmup_fraction])
         multiplier = lr_multiplier(config.budget, step, warmup)
-        PackedAdamW(flat, [config]).step(torch.ones_like(flat), multiplier)
-        moved = torch.stack([-part[0, 0] for part in flat.split(sizes, dim=1)])
+        pack = Pack([config], torch.device("cpu"))
+        with torch.no_grad():
+            pack.flat.zero_()
+        optimizer = PackedAdamW(pack)
+        controls = optimizer.controls(0, multiplier)
+        optimizer.step(torch.ones_like(pack.flat), controls, torch.tensor([True]))
+        moved = -torch.stack([pack.member_tensors(0)[rule.name].flatten()[0] for rule in rules])
         torch.testing.assert_close(moved, multiplier * rates, rtol=1e-5, atol=0)
 
 
