@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from hptransfer.config import (
 )
 from hptransfer.data import Dataset, load
 from hptransfer.errors import UserError
+from hptransfer.models.layers import Attention
 from hptransfer.objectives import (
     BoundInputs,
     Noised,
@@ -33,9 +34,9 @@ from hptransfer.training import pack as pack_module
 from hptransfer.training.inputs import AHEAD, Ahead
 from hptransfer.training.loop import PackOutcome, train_pack
 from hptransfer.training.pack import Pack, columns
-from hptransfer.training.regions import COMPILERS, compiled
+from hptransfer.training.regions import COMPILERS, _kind, compiled
 from hptransfer.training.state import TrainingState, pack_losses, start_training
-from hptransfer.vocabulary import Init, Precision, Weights
+from hptransfer.vocabulary import EpsScaling, Init, Precision, Weights
 
 CPU = torch.device("cpu")
 FAMILIES = ("dit", "uvit", "pixart", "mmdit", "custom")
@@ -180,7 +181,7 @@ def test_who_diverged_is_left_out_and_nobody_else_notices(
         sizes.append(len(state.pack))
         whole(state, step)
 
-    calm = varied("dit", weights=weights)
+    calm = varied("dit", weights=weights, ema_fraction=0.9)
     beside = [
         dataclasses.replace(t, optimizer=dataclasses.replace(t.optimizer, lr=2.0**ABSURD))
         if index in dead
@@ -222,11 +223,13 @@ def test_a_costly_pack_is_compacted_only_where_that_pays() -> None:
 
 
 def test_padded_rows_train_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    trials = varied("dit")
+    by_width = ParametrizationConfig(eps_scaling=EpsScaling.width)
+    trials = [dataclasses.replace(trial, parametrization=by_width) for trial in varied("dit")]
     plain = trained(trials)
     monkeypatch.setitem(pack_module.ALIGNMENT, "cpu", 64)
     padded = trained(trials)
     assert padded.pack.flat.shape[1] > plain.pack.flat.shape[1]
+    assert bool(padded.weights.isfinite().all())
     assert padded.losses.tolist() == pytest.approx(plain.losses.tolist(), rel=1e-6)
     for name, value in plain.parameters(2).items():
         torch.testing.assert_close(padded.parameters(2)[name], value, rtol=1e-4, atol=1e-6)
@@ -261,6 +264,14 @@ def test_bf16_trains_float32_weights_a_little_differently(family: str) -> None:
     assert rough.weights.dtype is torch.float32
     assert rough.losses.tolist() == pytest.approx(exact.losses.tolist(), rel=0.02)
     assert rough.losses.tolist() != pytest.approx(exact.losses.tolist(), rel=1e-6)
+
+
+def test_blocks_share_a_function_only_where_they_do_the_same() -> None:
+    def kind(width: int, head_dim: int) -> Hashable:
+        return _kind(Attention(width, head_dim))
+
+    assert kind(16, 4) == kind(16, 4)
+    assert kind(16, 4) != kind(16, 8)  # the same parameters, other heads
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
