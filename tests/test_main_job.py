@@ -15,6 +15,8 @@ import pytest
 from hptransfer import answers, results
 from hptransfer.cli import main
 from hptransfer.compose import compose_file
+from hptransfer.errors import Interrupted
+from hptransfer.interruption import end_if_asked, raised_as_interrupted
 from hptransfer.ledger_rows import read
 from hptransfer.results import ResultsFolder
 from hptransfer.training.state import TrainingState
@@ -224,6 +226,13 @@ def test_an_interruption_that_python_drops_ends_the_sweep_after_its_pack(
     assert run("sweep", "tiny.yaml", *SLOWER) == 130
     assert len(rows()) == 2  # the pack that was running is kept
     assert "Continue with" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_dropped_interruption_is_raised_at_the_end_at_the_latest() -> None:
+    with pytest.raises(Interrupted), raised_as_interrupted():
+        Ended()
+    end_if_asked()  # it is asked no more
 
 
 def test_an_edited_line_is_refused_with_its_number(
