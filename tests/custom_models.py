@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -130,3 +132,12 @@ def captioned(width: int) -> nn.Module:
 
 def reading(width: int) -> nn.Module:
     return Net(int(torch.tensor(width).item()))
+
+
+def opening(width: int) -> nn.Module:
+    class Opening(Net):
+        def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            with Path(os.devnull).open():  # which no compiler takes
+                return super().forward(x, t, y)
+
+    return Opening(width)

@@ -267,6 +267,15 @@ def test_bf16_trains_float32_weights_a_little_differently(family: str) -> None:
     assert rough.losses.tolist() != pytest.approx(exact.losses.tolist(), rel=1e-6)
 
 
+def test_a_custom_model_that_cannot_be_compiled_is_refused() -> None:
+    trials = varied("custom", STABLE[:2], steps=2)
+    factory = dataclasses.replace(trials[0].model, **{"factory": "custom_models:opening"})
+    trials = [dataclasses.replace(trial, model=factory) for trial in trials]
+    assert bool(trained(trials).losses.isfinite().all())
+    with pytest.raises(UserError, match=r"torch\.compile takes whole, but custom_models:opening"):
+        trained(trials, RuntimeConfig(compile=True))
+
+
 def test_blocks_share_a_function_only_where_they_do_the_same() -> None:
     def kind(width: int, head_dim: int) -> Hashable:
         return _kind(Attention(width, head_dim))

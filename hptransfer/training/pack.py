@@ -11,7 +11,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ from hptransfer.parametrization import (
     initial_parameters,
     parameter_rules,
 )
-from hptransfer.training.regions import compile_blocks, compiled
+from hptransfer.training.regions import compilable, compile_blocks, compiled
 from hptransfer.vocabulary import Precision
 
 Condition = tuple[Tensor, ...]  # labels, or a caption's tokens, mask and pooled features
@@ -77,10 +77,12 @@ class Pack:
         weights `flat` if given; in float32, whatever the precision.
         """
         stacked = self._stacked(self.flat if flat is None else flat)
-        bf16 = self.configs[0].precision is Precision.bf16
+        model, bf16 = self.configs[0].model, self.configs[0].precision is Precision.bf16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
-            if isinstance(self.configs[0].model, CustomConfig):
-                return self.mapped(stacked, x, t, condition).float()
+            if isinstance(model, CustomConfig):
+                refused = compilable(model.factory) if self.compiled else nullcontext()
+                with packable_attention(), refused:
+                    return self.mapped(stacked, x, t, condition).float()
             return functional_call(self.template, stacked, (x, t, *condition)).float()
 
     @contextmanager
@@ -162,8 +164,7 @@ class Pack:
     def _map(
         self, stacked: dict[str, Tensor], x: Tensor, t: Tensor, condition: Condition
     ) -> Tensor:
-        with packable_attention():
-            return vmap(self._member)(stacked, x, t, condition)
+        return vmap(self._member)(stacked, x, t, condition)
 
     def _member(
         self, tensors: dict[str, Tensor], x: Tensor, t: Tensor, condition: Condition

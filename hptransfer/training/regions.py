@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,21 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     torch._dynamo.config.accumulated_recompile_limit = SHAPES
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+@contextmanager
+def compilable(name: str) -> Iterator[None]:
+    """Say in a sentence that a model of the user's own cannot be compiled, in a `with` block."""
+    from torch._dynamo.exc import TorchDynamoException  # dear, and needed here only
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"`runtime.compile` needs a model that torch.compile takes whole, but {name} gives: "
+            f"{reason} ... Mend it, or leave runtime.compile null."
+        ) from error
 
 
 def _require_compiler() -> None:
