@@ -65,7 +65,6 @@ def coordinate_check(
         )
     torch.set_num_threads(runtime.threads)
     dataset = load(base.data, runtime.data_folder)
-    torch_device(runtime)
     plainly = dataclasses.replace(runtime, compile=False, graph=False)
     answers = []
     for lowered in range(OCTAVES_LOWER + 1):

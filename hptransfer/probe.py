@@ -26,7 +26,7 @@ from hptransfer.data import load
 from hptransfer.identity import canonical, shape_signature
 from hptransfer.pack_cache import PackCache
 from hptransfer.pack_cost import PackCost, Point
-from hptransfer.training.loop import start_training
+from hptransfer.training.state import start_training
 from hptransfer.trial import is_out_of_memory, release_memory, too_large, torch_device
 
 # Steps that are not timed: first reads, on a GPU compilation and capture.

@@ -32,7 +32,12 @@ from hptransfer.parametrization import build_model
 from hptransfer.questions import with_hyperparameters
 from hptransfer.training import pack as pack_module
 from hptransfer.training.inputs import AHEAD, Ahead
-from hptransfer.training.loop import PackOutcome, train_pack
+from hptransfer.training.loop import (
+    RECAPTURE_FLOPS,
+    PackOutcome,
+    _pays_to_compact,
+    train_pack,
+)
 from hptransfer.training.pack import Pack, columns
 from hptransfer.training.regions import COMPILERS, _kind, compiled
 from hptransfer.training.state import TrainingState, pack_losses, start_training
@@ -211,7 +216,6 @@ def test_who_diverged_is_left_out_and_nobody_else_notices(
 
 
 def test_a_costly_pack_is_compacted_only_where_that_pays() -> None:
-    from hptransfer.training.loop import RECAPTURE_FLOPS, _pays_to_compact
 
     trials = varied("dit", (-8.0, ABSURD))
     plain = stepped(trials, 3)

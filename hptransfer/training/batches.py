@@ -15,6 +15,7 @@ from torch import Tensor
 from hptransfer.config import TrialConfig
 from hptransfer.data import Dataset, Split, batch_indices
 from hptransfer.streams import torch_generator
+from hptransfer.training.pack import seeds_of
 from hptransfer.vocabulary import Conditioning
 
 
@@ -69,12 +70,13 @@ class PackBatches:
     """Batches of a pack's distinct seeds; members that share a seed share its batch."""
 
     def __init__(self, configs: Sequence[TrialConfig], dataset: Dataset) -> None:
-        self.by_seed = {config.seed: config for config in configs}
+        by_seed = {config.seed: config for config in configs}
+        self.configs = [by_seed[seed] for seed in seeds_of(configs)]
         self.train = dataset.train
 
     def at(self, step: int) -> Batch:
         """Return the batches of a step, on the CPU, with a leading axis over the seeds (S, ...)."""
-        batches = [train_batch(config, self.train, step) for config in self.by_seed.values()]
+        batches = [train_batch(config, self.train, step) for config in self.configs]
         conditions = zip(*(batch.condition for batch in batches), strict=True)
         return Batch(
             images=torch.stack([batch.images for batch in batches]),

@@ -60,9 +60,11 @@ def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor
     count = len(batch.u)
     index = torch.tensor(chosen) % count
     parts = [part[index].to(pack.device) for part in (*batch[:3], *batch.condition)]
-    images, u, noise, *condition = (part.expand(len(pack), *part.shape) for part in parts)
-    at = noised(pack.configs[0].objective, images, noise, u)
-    prediction = pack.predict(at.x, at.t, tuple(condition), flat=flat).detach()
+    images, u, noise, *condition = parts
+    objective = pack.configs[0].objective
+    at = noised(objective, images, noise, u)
+    x, t, *told = (part.expand(len(pack), *part.shape) for part in (at.x, at.t, *condition))
+    prediction = pack.predict(x, t, tuple(told), flat=flat).detach()
     alone = Noised(at.x, at.t.unsqueeze(-1), *(part.unsqueeze(-4) for part in at[2:]))
-    losses = objective_loss(pack.configs[0].objective, prediction.unsqueeze(-4), alone)
+    losses = objective_loss(objective, prediction.unsqueeze(-4), alone)
     return losses[:, : count - chosen.start].double().sum(1)

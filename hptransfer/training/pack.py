@@ -12,10 +12,11 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from hptransfer.config import CustomConfig, RuntimeConfig, TrialConfig
@@ -62,7 +63,9 @@ class Pack:
         self.seed_index = _seed_index(configs, device)
         custom = isinstance(configs[0].model, CustomConfig)
         self.compiled = self.runtime.compiles(custom=custom)
-        self.mapped = compiled(self._map) if self.compiled and custom else self._map
+        # Of the template alone: a pack of the members that are left must not hold this one's rows.
+        mapped = partial(_mapped, self.template)
+        self.mapped = compiled(mapped) if self.compiled and custom else mapped
         if self.compiled and not custom:
             compile_blocks(self.template)
         self.bound_terms = self._bound_terms()
@@ -161,15 +164,17 @@ class Pack:
         }
         return {**stacked, **self.multipliers}
 
-    def _map(
-        self, stacked: dict[str, Tensor], x: Tensor, t: Tensor, condition: Condition
-    ) -> Tensor:
-        return vmap(self._member)(stacked, x, t, condition)
 
-    def _member(
-        self, tensors: dict[str, Tensor], x: Tensor, t: Tensor, condition: Condition
-    ) -> Tensor:
-        return functional_call(self.template, tensors, (x, t, *condition))
+def _mapped(
+    template: nn.Module, stacked: dict[str, Tensor], x: Tensor, t: Tensor, condition: Condition
+) -> Tensor:
+    """Map a model of the user's own over the trial axis of its tensors and inputs."""
+
+    def member(tensors: dict[str, Tensor], *inputs: Any) -> Tensor:
+        *own, condition = inputs
+        return functional_call(template, tensors, (*own, *condition))
+
+    return vmap(member)(stacked, x, t, condition)
 
 
 class Column(NamedTuple):
@@ -195,7 +200,7 @@ def columns(rules: Sequence[ParameterRule], alignment: int) -> list[Column]:
 
 
 def seeds_of(configs: Sequence[TrialConfig]) -> list[int]:
-    """Return the distinct seeds of trials, in order of appearance."""
+    """Return the distinct seeds of trials in the order of a pack's batches."""
     return list(dict.fromkeys(config.seed for config in configs))
 
 
