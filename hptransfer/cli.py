@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,8 +16,10 @@ COMMANDS = {
     "list": "what there is: models, sweeps, data",
     "check": "is a parametrization really µP? verdict by coordinate check",
     "rules": "how a model's init and factors go with width, beside the vanilla Transformer's",
+    "plan": "what a sweep will cost, before anything runs",
     "sweep": "run what is missing of a sweep",
-    "status": "how far a sweep is",
+    "status": "how far a sweep is; --verify its ledger, --export its rows",
+    "import": "append another ledger's rows to a sweep's",
     "fit": "optimum per width with interval, law and verdict",
     "transfer": "the target run's config, ready to train",
     "plot": "draw the pictures of a sweep",
@@ -25,8 +28,13 @@ COMMANDS = {
     "sample": "draw samples of a trained config as a picture",
 }
 
-OF_MODELS = ("list", "check", "rules", "train", "sample")  # those of model_commands
-PLAIN = ("list", "status", "plot", "report")  # commands without anything to override
+# The module that holds a command, where it is not `commands`.
+HOMES = {
+    **dict.fromkeys(("list", "check", "rules", "train", "sample"), "model_commands"),
+    **dict.fromkeys(("status", "import"), "ledger_commands"),
+    "plan": "plan_commands",
+}
+PLAIN = ("list", "status", "import", "plot", "report")  # commands without anything to override
 
 EPILOG = """\
 a SWEEP is a file or a bare name: looked up in ./sweeps, then among those that ship
@@ -81,16 +89,16 @@ def _dispatch(name: str, words: list[str]) -> int:
             f"`hptransfer {name}` reads what is there and takes no override, but got "
             f"{arguments.overrides[0]!r}. Override `sweep`, `fit` or `transfer` instead."
         )
-    from hptransfer import commands, model_commands
-
-    module = model_commands if name in OF_MODELS else commands
+    module = importlib.import_module(f"hptransfer.{HOMES.get(name, 'commands')}")
     command: Callable[[argparse.Namespace], int] = getattr(module, f"{name}_command")
     return command(arguments)
 
 
 _SUBJECTS = {
     "run": ("sweep", "a sweep file or name"),
+    "plan": ("sweep", "a sweep file or name"),
     "sweep": ("sweep", "a sweep file or name"),
+    "import": ("source", "another sweep's folder or ledger file"),
     "list": ("what", "models, sweeps or data"),
     "status": ("folder", "a results folder"),
     "fit": ("folder", "a results folder"),
@@ -111,7 +119,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
     )
     if name in _SUBJECTS:
         subject, meaning = _SUBJECTS[name]
-        kind = Path if subject in ("folder", "file") else str
+        kind = str if subject in ("sweep", "what") else Path
         parser.add_argument(subject, help=meaning, type=kind)
     parser.add_argument("overrides", nargs="*", metavar="override", help="Hydra override")
     parser.add_argument("--config-dir", type=Path, help="a folder of your own config groups")
@@ -119,6 +127,13 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="only JSON on standard output")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the answer")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+    if name == "import":
+        parser.add_argument("folder", type=Path, help="the results folder that gets the rows")
+    if name == "status":
+        parser.add_argument("--verify", action="store_true", help="read and check every line")
+        parser.add_argument("--export", type=Path, metavar="FILE", help="rows as .csv or .parquet")
+    if name == "plan":
+        parser.add_argument("--workers", type=int, help="places for packs, where none can be asked")
     if name == "rules":
         parser.add_argument("--all", action="store_true", help="every parameter, not only roles")
     if name == "sample":

@@ -124,7 +124,7 @@ def sweep_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _existing(arguments: argparse.Namespace) -> ResultsFolder:
+def existing(arguments: argparse.Namespace) -> ResultsFolder:
     """Return the folder named: a path, or a sweep's name in the results folder."""
     folder: Path = arguments.folder
     if not folder.exists() and (arguments.results / folder).exists():
@@ -132,14 +132,14 @@ def _existing(arguments: argparse.Namespace) -> ResultsFolder:
     return results.existing(folder)
 
 
-def _of_folder(
+def of_folder(
     command: Callable[[argparse.Namespace, ResultsFolder], int],
 ) -> Callable[[argparse.Namespace], int]:
     """Find the folder that a command names; with --print-config only print its config."""
 
     @functools.wraps(command)
     def found(arguments: argparse.Namespace) -> int:
-        folder = _existing(arguments)
+        folder = existing(arguments)
         if arguments.print_config:
             return print_recorded(arguments, folder.sweep_file)
         return command(arguments, folder)
@@ -147,28 +147,14 @@ def _of_folder(
     return found
 
 
-@_of_folder
-def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
-    """`hptransfer status`."""
-    from hptransfer import answers, summary
-
-    state = answers.status(folder)
-    if arguments.json:
-        print_json(state)
-    else:
-        print(summary.status_text(state))
-        print(f"next: {_next(arguments, folder, missing=state['wanted'] - state['recorded'])}")
-    return 0
-
-
-def _next(arguments: argparse.Namespace, folder: ResultsFolder, *, missing: int) -> str:
+def next_command(arguments: argparse.Namespace, folder: ResultsFolder, *, missing: int) -> str:
     """Return what to type next for a sweep with so many trials missing."""
     if missing:
         return typed("sweep", arguments, str(folder.sweep_file))
     return typed("fit", arguments, str(folder.path))
 
 
-@_of_folder
+@of_folder
 def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer fit`."""
     from hptransfer import answers, summary
@@ -180,11 +166,11 @@ def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         print(summary.optima_table(estimates))
         missing = estimates["trials"]["missing"]
         after = typed("transfer", arguments, str(folder.path))
-        print(f"next: {_next(arguments, folder, missing=missing) if missing else after}")
+        print(f"next: {next_command(arguments, folder, missing=missing) if missing else after}")
     return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
 
 
-@_of_folder
+@of_folder
 def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer transfer`."""
     from hptransfer import pipeline, summary
@@ -198,7 +184,7 @@ def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> in
     return _strict(arguments, [record["verdict"]])
 
 
-@_of_folder
+@of_folder
 def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer plot`."""
     from hptransfer import answers
@@ -212,7 +198,7 @@ def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     return 0
 
 
-@_of_folder
+@of_folder
 def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer report`."""
     from hptransfer import answers

@@ -29,9 +29,16 @@ from hptransfer.overrides import (
     nearest,
     normalised,
 )
-from hptransfer.questions import Axis, RealiseConfig, SweepConfig, VerdictConfig, require_known_hp
+from hptransfer.questions import (
+    Axis,
+    DesignConfig,
+    RealiseConfig,
+    SweepConfig,
+    VerdictConfig,
+    require_known_hp,
+)
 from hptransfer.schema import SCHEMAS, Root, all_keys, thawed
-from hptransfer.vocabulary import Scaling
+from hptransfer.vocabulary import Method, Scaling
 
 
 @dataclass(frozen=True)
@@ -177,8 +184,13 @@ def sweep_config(composed: Composed) -> SweepConfig:
         target=overlaid(composed, section["target"]) if section["target"] else None,
         realise=RealiseConfig(**section["realise"]),
         verdict=VerdictConfig(**tree["verdict"]),
+        design=_design(section["design"]),
         allow=tuple(tree["transfer"]["allow"]),
     )
+
+
+def _design(section: dict[str, Any]) -> DesignConfig:
+    return DesignConfig(**{**section, "method": Method(section["method"])})
 
 
 def overlaid(composed: Composed, changes: dict[str, Any]) -> TrialConfig:

@@ -23,4 +23,5 @@ class TrialResult:
     seconds: float  # the pack's wall time over its members
     device: str
     curve: tuple[tuple[int, float], ...] = ()  # (step, mean training loss since the last point)
+    stopped_at_step: int | None = None  # where it was given up as hopeless
     pack_size: int = 1  # trials that really ran together, itself included; not recorded

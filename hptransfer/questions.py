@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from hptransfer.config import TrialConfig, require
-from hptransfer.vocabulary import Scaling
+from hptransfer.vocabulary import Method, Scaling
 
 
 # The hyperparameters a sweep may search: where each lives, and how θ = log2 HP maps to the field.
@@ -111,6 +111,27 @@ class RealiseConfig:
 
 
 @dataclass(frozen=True)
+class DesignConfig:
+    """How a sweep's points are chosen from its axes."""
+
+    method: Method = Method.grid
+    points: int | None = None  # of an arm at a width, all rounds together; null: the method's own
+    round: int | None = None  # points asked at a time of an arm at a width; null: the method's own
+    seed: int = 0  # of the choice, not of the trials
+
+    def __post_init__(self) -> None:
+        for name in ("points", "round"):
+            value = getattr(self, name)
+            require(
+                value is None or value > 0,
+                f"`sweep.design.{name}` must be positive or null, but got {value}.",
+            )
+        require(
+            self.seed >= 0, f"`sweep.design.seed` must not be negative, but got {self.seed}."
+        )
+
+
+@dataclass(frozen=True)
 class VerdictConfig:
     """The tolerance of the verdict."""
 
@@ -132,6 +153,7 @@ class SweepConfig:
     target: TrialConfig | None = None  # the target run, but for the transferred HPs
     realise: RealiseConfig = RealiseConfig()
     verdict: VerdictConfig = VerdictConfig()
+    design: DesignConfig = DesignConfig()
     allow: tuple[str, ...] = ()  # what may differ between proxies and target besides width
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hptransfer import config
 from hptransfer.config import ExecutorConfig, RuntimeConfig
-from hptransfer.questions import RealiseConfig, VerdictConfig
+from hptransfer.questions import DesignConfig, RealiseConfig, VerdictConfig
 from hptransfer.vocabulary import Init, Precision, Scaling
 
 SCHEMAS = {
@@ -56,6 +56,7 @@ class SweepSection:
     seeds: list[int] = field(default_factory=lambda: [0])
     target: dict[str, Any] = field(default_factory=dict)  # overrides of the target run
     realise: Any = field(default_factory=lambda: thawed(RealiseConfig))
+    design: Any = field(default_factory=lambda: thawed(DesignConfig))
     gate: bool = True  # µP arms run only after the coordinate check passed
 
 

@@ -92,6 +92,17 @@ class Precision(Enum):
     bf16 = "bf16"  # autocast to bfloat16
 
 
+class Method(Enum):
+    """How a sweep's points are chosen."""
+
+    grid = "grid"  # every combination of the axes' points
+    sobol = "sobol"  # scrambled Sobol points over the axes' ranges
+    tpe = "tpe"  # Optuna's samplers, asked and told in rounds
+    gp = "gp"
+    cmaes = "cmaes"
+    refine = "refine"  # coarse first, then where the target's optimum gains most
+
+
 class Status(Enum):
     """How a trial ended. Only `completed` carries a loss."""
 

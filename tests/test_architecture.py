@@ -18,21 +18,25 @@ ONLY = {
     "hydra": {"compose.py"},
     "omegaconf": {"compose.py", "schema.py"},
     "mup": {"parametrization/roles.py"},
+    "optuna": {"adaptive/optuna_rounds.py"},
+    "fsspec": {"storage.py"},
+    "tensorboardX": {"watch/tensorboard.py"},
 }
 FIGURES_ONLY = {"matplotlib"}
 LIGHT = (
     *("analysis/", "figures/", "config/", "ledger", "pack_cost.py", "pack_cache.py"),
-    *("packing.py", "sweep.py", "search.py", "results.py"),
+    *("packing.py", "sweep.py", "search.py", "results.py", "adaptive/", "watch/", "plan.py"),
 )
 HEAVY = {"torch", "ray", "hydra", "omegaconf", "mup", "sklearn"}
 
 # A file may import only from layers at or below its own.
 LAYERS = [
-    ["errors", "interruption", "disk", "vocabulary", "config"],
+    ["errors", "interruption", "disk", "storage", "vocabulary", "config"],
     ["identity", "questions", "outcome", "__init__"],
     ["streams", "overrides", "search", "schema", "compose", "pack_cost", "pack_cache", "packing"],
     ["results"],
-    ["models", "objectives", "samplers", "data", "sweep", "ledger_rows", "ledger"],
+    ["models", "objectives", "samplers", "data", "sweep"],
+    ["ledger_rows", "ledger_lock", "ledger", "ledger_index", "ledger_export", "importing"],
     ["parametrization"],
     ["training"],
     ["trial"],
@@ -40,9 +44,10 @@ LAYERS = [
     ["rule_table", "weights"],
     ["generate"],
     ["coordinate_check", "executors", "analysis", "figures", "emit", "progress", "summary"],
-    ["answers", "jobs", "catalogue"],
+    ["adaptive", "watch"],
+    ["answers", "jobs", "catalogue", "plan"],
     ["pipeline"],
-    ["commands", "model_commands", "terminal"],
+    ["commands", "model_commands", "ledger_commands", "plan_commands", "terminal"],
     ["cli"],
     ["__main__"],
 ]

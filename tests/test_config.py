@@ -78,6 +78,7 @@ RELEASED_DEFAULTS = {
         "ema_fraction": 0.05,
         "eval_samples": 360,
         "eval_draws": 6,
+        "stop_after": None,
     },
     "init": "adaln_zero",
     "precision": "fp32",

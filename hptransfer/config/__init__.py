@@ -32,13 +32,14 @@ from hptransfer.config.objectives import (
     RectifiedFlowConfig,
     VPConfig,
 )
-from hptransfer.config.runtime import ExecutorConfig, RuntimeConfig
+from hptransfer.config.runtime import CheckpointConfig, ExecutorConfig, RuntimeConfig
 from hptransfer.config.training import AdamWConfig, BudgetConfig, ParametrizationConfig
 from hptransfer.config.trial import TrialConfig
 
 __all__ = [
     "AdamWConfig",
     "BudgetConfig",
+    "CheckpointConfig",
     "CustomConfig",
     "DDPMConfig",
     "DataConfig",

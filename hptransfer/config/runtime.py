@@ -52,6 +52,17 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    """Where packs in training leave their state, and how often."""
+
+    folder: str  # a path, or a URL that fsspec knows
+    every_s: float = 60.0  # least seconds between two checkpoints of a pack; 0: at every report
+
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+
+
+@dataclass(frozen=True)
 class ExecutorConfig:
     """Who runs the packs."""
 
@@ -59,7 +70,17 @@ class ExecutorConfig:
     workers: int | None = None  # packs at a time; null: as many as the resources allow
     cpus: float = 1.0  # CPUs a pack asks for
     gpus: float | None = None  # GPUs a pack asks for; null: 1 on cuda, else 0
-    address: str = "local"  # Ray: local, auto or host:port
+    memory_gib: float | None = None  # memory a pack asks for; null: none
+    resources: dict[str, float] = field(default_factory=dict)  # custom Ray resources of a pack
+    accelerator_type: str | None = None  # the GPU a pack asks for, as Ray names it, e.g. H100
+    address: str = "local"  # Ray: local, auto, host:port or ray://host:port
+    wait_for_nodes_s: float = 0.0  # seconds to wait for nodes that fit, for autoscaling clusters
+    retries: int = 2  # times a pack is run again after its worker or node was lost
+    storage: str | None = None  # of checkpoints: a path all nodes share, or a URL; null: see README
+    checkpoint_s: float = 60.0  # least seconds between two checkpoints of a pack
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    on_finish: str | None = None  # a command, or a URL to post to, when a sweep ends
+    price_per_hour: float | None = None  # of what one pack occupies, for `hptransfer plan`
 
     def __post_init__(self) -> None:
         require(
@@ -71,3 +92,19 @@ class ExecutorConfig:
             f"`executor.workers` must be positive or null, but got {self.workers}.",
         )
         require(self.cpus > 0, f"`executor.cpus` must be positive, but got {self.cpus}.")
+        for name in ("wait_for_nodes_s", "retries", "checkpoint_s", "price_per_hour"):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 0,
+                f"`executor.{name}` must not be negative, but got {value}.",
+            )
+        require(
+            self.memory_gib is None or self.memory_gib > 0,
+            f"`executor.memory_gib` must be positive or null, but got {self.memory_gib}.",
+        )
+        unknown = [name for name in self.trackers if name not in TRACKERS]
+        require(
+            not unknown,
+            f"`executor.trackers` may hold {', '.join(TRACKERS)}, but got {unknown}. Name those "
+            "that are there, or [] for none.",
+        )

@@ -79,6 +79,7 @@ class BudgetConfig:
     ema_fraction: float = 0.05  # the EMA's horizon as a share of the run
     eval_samples: int = 360  # held-out samples in the deciding loss
     eval_draws: int = 6  # stratified (noise, timestep) draws per held-out sample
+    stop_after: float | None = None  # share of the steps after which a hopeless trial is stopped
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "eval_samples", "eval_draws"):
@@ -86,6 +87,8 @@ class BudgetConfig:
             require(value > 0, f"`budget.{name}` must be positive, but got {value}.")
         for name in ("warmup_fraction", "decay_fraction", "ema_fraction"):
             require_share(f"budget.{name}", getattr(self, name))
+        if self.stop_after is not None:
+            require_share("budget.stop_after", self.stop_after)
 
     @property
     def ema_decay(self) -> float:
