@@ -20,10 +20,10 @@ from hptransfer.identity import arm_of, with_scaling
 from hptransfer.jobs import central_log2_lr
 from hptransfer.ledger_rows import FILE_NAME, encode, row, table
 from hptransfer.outcome import TrialResult
-from hptransfer.questions import HYPERPARAMETERS, SweepConfig
+from hptransfer.questions import HYPERPARAMETERS, SweepConfig, hps
 from hptransfer.results import ResultsFolder
-from hptransfer.sweep import hps, wanted
 from hptransfer.sweep import realised as target_trials
+from hptransfer.sweep import wanted
 from hptransfer.training.flops import trial_flops
 from hptransfer.vocabulary import Scaling, Status
 
@@ -56,14 +56,15 @@ def write_folder(folder: Path, rows: int) -> ResultsFolder:
     results.write_text(written.sweep_file, as_run_yaml(composed, name=sweep.name))
     trials = list(wanted(sweep).values())
     assert len(trials) == rows, "the sweep's shape gives ROWS_PER_SEED rows for each seed"
-    lines = _rows(trials, sweep)
+    lines = rows_of(trials, sweep)
     (folder / FILE_NAME).write_bytes(b"".join(encode(line) for line in lines))
     _write_check(written, sweep)
     _write_realised(written, sweep)
     return written
 
 
-def _rows(trials: list[TrialConfig], sweep: SweepConfig) -> list[dict]:
+def rows_of(trials: list[TrialConfig], sweep: SweepConfig) -> list[dict]:
+    """Return the rows of a sweep's trials, with invented losses."""
     rng = np.random.default_rng(0)
     provenance = results.provenance()
     pairs = sorted({(config.model.width, config.seed) for config in trials})
@@ -110,7 +111,7 @@ def _write_check(folder: ResultsFolder, sweep: SweepConfig) -> None:
 def _write_realised(folder: ResultsFolder, sweep: SweepConfig) -> None:
     """Write what invented rows of the target say about the transferred rate."""
     assert sweep.target is not None, "the quickstart names a target"
-    rows = _rows(list(target_trials(sweep, sweep.target, {"log2_lr": OPTIMUM})), sweep)
+    rows = rows_of(list(target_trials(sweep, sweep.target, {"log2_lr": OPTIMUM})), sweep)
     answer = realised(
         table(rows),
         transferred=OPTIMUM,

@@ -13,7 +13,8 @@ from typing import Any
 from hptransfer import results
 from hptransfer.disk import opening
 from hptransfer.errors import UserError
-from hptransfer.ledger_rows import locate, read, rows_in, table
+from hptransfer.ledger_index import tally
+from hptransfer.ledger_rows import rows_in, table
 from hptransfer.results import ResultsFolder, SweepFacts
 from hptransfer.vocabulary import Scaling, Status
 
@@ -21,18 +22,16 @@ from hptransfer.vocabulary import Scaling, Status
 def status(folder: ResultsFolder) -> dict[str, Any]:
     """Count a folder's rows: wanted, recorded by status, and outside the wanted set."""
     facts = results.read_facts(folder)
-    path = locate(folder.path)
-    ledger = read(path) if path else None
-    rows = ledger.rows if ledger else ()
-    mine = [r for r in rows if facts.wants(r)]
+    counted, notice = tally(folder, facts)
     return {
         "sweep": facts.name,
         "folder": str(folder.path),
         "wanted": facts.wanted_count(),
-        "recorded": len(mine),
-        **{s.value: sum(r["status"] == s.value for r in mine) for s in Status},
-        "outside": [r["trial_key"] for r in rows if not facts.wants(r)],
-        "notice": ledger.notice if ledger else None,
+        "recorded": sum(counted.recorded.values()),
+        **{s.value: counted.recorded.get(s.value, 0) for s in Status},
+        "outside": list(counted.outside),
+        "outside_count": counted.outside_count,
+        "notice": notice,
     }
 
 

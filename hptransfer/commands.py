@@ -52,7 +52,7 @@ def _gate(arguments: argparse.Namespace, job: Any) -> int:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """`hptransfer run`."""
-    from hptransfer import answers, jobs, pipeline
+    from hptransfer import answers, pipeline, running
 
     resume = typed("run", arguments, arguments.sweep, *arguments.overrides)
     with interruptible(resume):
@@ -64,7 +64,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         if refused:
             return refused
         clock.lap("check")
-        ran = jobs.sweep(job)
+        ran = running.sweep(job)
         clock.lap("sweep")
         answers.fit(job.folder)
         transferred = pipeline.transfer(job.folder)
@@ -103,7 +103,7 @@ def _strict(arguments: argparse.Namespace, verdicts: list[str]) -> int:
 
 def sweep_command(arguments: argparse.Namespace) -> int:
     """`hptransfer sweep`."""
-    from hptransfer import answers, jobs, summary
+    from hptransfer import answers, jobs, running, summary
 
     with interruptible(typed("sweep", arguments, arguments.sweep, *arguments.overrides)):
         job = _job(arguments)
@@ -114,7 +114,7 @@ def sweep_command(arguments: argparse.Namespace) -> int:
             return refused
         if not arguments.quiet:
             say(arguments, jobs.intention(job))
-        ran = jobs.sweep(job)
+        ran = running.sweep(job)
     state = answers.status(job.folder)
     if arguments.json:
         print_json({**state, "ran": ran})

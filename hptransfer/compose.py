@@ -6,7 +6,6 @@ Nothing downstream sees a DictConfig. Hydra's own messages are translated into o
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,30 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
-from hptransfer.errors import UserError
+from hptransfer.config.checks import require_own_tag
+from hptransfer.errors import UserError, shown
 from hptransfer.overrides import (
     GROUPS,
+    SECTIONS,
     TRIAL_FIELDS,
     TRIAL_GROUPS,
+    checked_name,
     explain,
     group_choices,
     nearest,
+    no_key,
     normalised,
+    quoted,
+    require_defaults,
+    require_flat_lists,
+    require_section,
+    require_sections,
 )
 from hptransfer.questions import (
     Axis,
@@ -37,8 +46,9 @@ from hptransfer.questions import (
     VerdictConfig,
     require_known_hp,
 )
-from hptransfer.schema import SCHEMAS, Root, all_keys, thawed
+from hptransfer.schema import SCHEMAS, TOP_KEYS, Root, all_keys, text_keys, thawed
 from hptransfer.vocabulary import Method, Scaling
+from hptransfer.yaml_files import read_mapping, require_plain
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def compose_file(
     """
     if config_dir is not None and not config_dir.is_dir():
         raise UserError(f"--config-dir must name a folder of config groups, but got {config_dir}.")
-    file_tree: dict[str, Any] = {"defaults": ["base"]} if path is None else _read_yaml(path)
+    file_tree: dict[str, Any] = {"defaults": ["base"]} if path is None else _read_file(path)
     if as_run:
         for group in group_choices(overrides):
             file_tree.pop(group, None)
@@ -84,7 +94,7 @@ def compose_file(
     search_path = [config_dir] if config_dir else []
     tree = _compose(overrides, search_path)
     choices = dict(tree.hydra.runtime.choices)
-    with_hydra = OmegaConf.masked_copy(tree, [str(key) for key in tree if key != "hydra"])
+    with_hydra = OmegaConf.masked_copy(tree, TOP_KEYS)
     named = as_run or any(override.startswith("name=") for override in overrides)
     suffix = [] if named else _suffix(overrides)
     stem = path.stem if path else ""
@@ -103,18 +113,13 @@ def _suffix(overrides: list[str]) -> list[str]:
     return [chosen[group] for group in TRIAL_GROUPS if group in chosen]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"There is no config file {path}. Check the path.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder. Name a file in it, such as target.yaml.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first = " ".join(str(error).split())
-        raise UserError(f"{path} must be YAML, but cannot be read: {first}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold `key: value` lines, but holds {content!r}.")
+def _read_file(path: Path) -> dict[str, Any]:
+    content = read_mapping(path)
+    for key in content:
+        if key != "defaults" and key not in all_keys():
+            raise UserError(f"{path}: {no_key(key, all_keys())}")
+    require_defaults(content.get("defaults", []))
+    require_sections(content)
     return {"defaults": ["base", "_self_"], **content}
 
 
@@ -129,15 +134,41 @@ def _register(file_tree: dict[str, Any]) -> None:
 
 def _compose(overrides: list[str], search_path: list[Path]) -> DictConfig:
     conf = shipped_folder("conf")
-    words = normalised(overrides)
+    known, texts = all_keys(), text_keys()
+    words = [_parsed(override, normalised(override, known, texts)) for override in overrides]
     if search_path:
-        words.append(f"hydra.searchpath=[{','.join(f'file://{p.resolve()}' for p in search_path)}]")
+        places = ",".join(quoted(f"file://{path.resolve()}") for path in search_path)
+        words.append(f"hydra.searchpath=[{places}]")
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            return compose("hptransfer_file", overrides=words, return_hydra_config=True)
+            tree = compose("hptransfer_file", overrides=words, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        # Hydra raises a plain ValueError for e.g. model=0.
-        raise UserError(explain(error, overrides, _available(conf, search_path))) from None
+        # Hydra raises a plain ValueError for some words.
+        raise UserError(explain(error, _available(conf, search_path))) from None
+    except (yaml.YAMLError, OSError) as error:
+        where = ", ".join(map(str, search_path))
+        raise UserError(f"A file of {where} cannot be read: {shown(str(error))}.") from None
+    raw: Any = OmegaConf.to_container(OmegaConf.masked_copy(tree, TOP_KEYS), enum_to_str=True)
+    require_plain(raw, "The config")  # a file of --config-dir too
+    require_flat_lists(raw)
+    return tree
+
+
+def _parsed(override: str, word: str) -> str:
+    """Return a word for Hydra once its value is known to be a plain one."""
+    try:
+        parsed = OverridesParser.create().parse_override(word)
+        value = parsed.value()
+    except (HydraException, ValueError, RecursionError):
+        raise UserError(f"The override {shown(override)} cannot be read as key=value.") from None
+    key = str(parsed.key_or_group)
+    if parsed.is_sweep_override():
+        raise UserError("An override gives one value; for a list write key=[a,b] in quotes.")
+    if not parsed.is_delete():
+        require_plain(value, f"`{key}`")
+        if key in SECTIONS:
+            require_section(key, value)
+    return word
 
 
 def _available(conf: Path, search_path: list[Path]) -> dict[str, list[str]]:
@@ -161,6 +192,8 @@ def _plain(node: DictConfig) -> dict[str, Any]:
 
 def _trial(tree: DictConfig) -> TrialConfig:
     groups = {name: _record(tree[name]) for name in TRIAL_GROUPS}
+    for name, record in groups.items():
+        require_own_tag(name, record)
     return TrialConfig(**groups, **{name: tree[name] for name in TRIAL_FIELDS})
 
 
@@ -171,7 +204,9 @@ def sweep_config(composed: Composed) -> SweepConfig:
     """
     tree = composed.tree
     section = tree["sweep"]
-    search = [(name, _axis(name, axis)) for name, axis in tree["search"].items() if axis]
+    search = [
+        (name, _axis(name, axis, composed.trial)) for name, axis in tree["search"].items() if axis
+    ]
     return SweepConfig(
         name=checked_name(composed.name),
         question=tree["question"],
@@ -202,13 +237,15 @@ def overlaid(composed: Composed, changes: dict[str, Any]) -> TrialConfig:
                 f"`sweep.target` may change {', '.join(parts)}, but names {name!r}. "
                 f"{nearest(name, list(parts))}"
             )
+        if name in TRIAL_GROUPS:
+            require_section(f"sweep.target.{name}", changes[name])
     root = OmegaConf.structured(Root)
     _fill(root, composed.trial)
     try:
         root.merge_with(changes)
         return _trial(root)
     except OmegaConfBaseException as error:
-        raise UserError(f"`sweep.target`: {explain(error, [], {'': all_keys()})}") from None
+        raise UserError(f"`sweep.target`: {explain(error, {'': all_keys()})}") from None
 
 
 def _fill(root: DictConfig, trial: TrialConfig) -> None:
@@ -218,8 +255,8 @@ def _fill(root: DictConfig, trial: TrialConfig) -> None:
         root[name] = getattr(trial, name)
 
 
-def _axis(name: str, axis: Any) -> Axis:
-    require_known_hp(name)
+def _axis(name: str, axis: Any, trial: TrialConfig) -> Axis:
+    require_known_hp(name, trial.objective)
     allowed = {f.name for f in dataclasses.fields(Axis)}
     if not isinstance(axis, dict) or not {"low", "high"} <= axis.keys() <= allowed:
         raise UserError(
@@ -230,16 +267,6 @@ def _axis(name: str, axis: Any) -> Axis:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"`search.{name}.{key}` must be a number, but got {value!r}.")
     return Axis(**{key: float(value) for key, value in axis.items()})
-
-
-def checked_name(name: str) -> str:
-    """Return a sweep's name if it can name a folder."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(
-            "A sweep's `name` names its results folder, so it must be letters, digits, dots, "
-            f"dashes and underscores, but got {name!r}. Set name=."
-        )
-    return name
 
 
 def as_run_yaml(composed: Composed, *, name: str, comment: str = "") -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hptransfer.errors import MachineError, UserError
+from hptransfer.errors import MachineError, UserError, shown
 
 
 @contextmanager
@@ -38,6 +39,42 @@ def opening(folder: Path) -> Iterator[None]:
                 f"{error.strerror}. Make it a folder that may be written, or choose another with "
                 "--results."
             ) from error
+
+
+def require_inside(folder: Path, path: Path) -> None:
+    """Refuse a path that links lead out of a folder; the folder itself may be a link.
+
+    This keeps a received folder from naming files elsewhere, not a process that swaps links while
+    hptransfer runs.
+    """
+    real, root = (Path(os.path.realpath(each)) for each in (path, folder))
+    if not real.is_relative_to(root):
+        raise UserError(
+            f"What is in a results folder must stay in it, but {path} leads to {real}, outside "
+            f"{folder}. Replace the link by a file or folder of its own; {folder} itself may be a "
+            "link."
+        )
+
+
+def require_links_inside(folder: Path) -> None:
+    """Refuse a results folder in which a link leads out of it, two levels deep.
+
+    Curves are not looked through: there are as many as trials.
+    """
+    for inner in (folder, folder / "target", folder / "target" / "weights", folder / "figures"):
+        for path in inner.iterdir() if inner.is_dir() else ():
+            if path.is_symlink():
+                require_inside(folder, path)
+
+
+def checked_key(key: object) -> str:
+    """Return a trial's key read from a file if it is one, since files are named after it."""
+    if not isinstance(key, str) or not re.fullmatch(r"[0-9a-f]{12}", key):
+        raise UserError(
+            f"A trial's key must be 12 hex digits, but got {shown(key)}. The file was changed by "
+            "hand, or is not from hptransfer; restore it."
+        )
+    return key
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,3 +23,9 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(signal_number)
         self.signal_number = signal_number
         self.exit_code = 143 if signal_number == 15 else 130
+
+
+def shown(value: object, most: int = 80) -> str:
+    """Return what was given, on one line and short enough for a sentence."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 4]} ..."

@@ -5,12 +5,33 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from enum import Enum
-from functools import cache
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
-from hptransfer.config import AdamWConfig, TrialConfig
+from hptransfer.config import AdamWConfig, ParametrizationConfig, TrialConfig
 from hptransfer.vocabulary import Broken, Scaling
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+def _remembered(function: Callable[[T], V]) -> Callable[[T], V]:
+    """Keep a function's answer in the frozen object it is about, as `cached_property` does.
+
+    A cache by value would hash all of a nested config at every look: ten times the work.
+    """
+    name = f"_{function.__name__.strip('_')}"
+
+    @wraps(function)
+    def remembered(about: T) -> V:
+        kept = about.__dict__
+        if name not in kept:
+            kept[name] = function(about)
+        return kept[name]
+
+    return remembered
 
 
 def shape_signature(config: TrialConfig) -> TrialConfig:
@@ -58,11 +79,14 @@ def canonical(config: TrialConfig) -> dict[str, Any]:
     digits, and a trial at base width is `mup` whatever its arm: there all arms are one trial.
     """
     if arm_of(config) == "shared":
-        parametrization = dataclasses.replace(
-            config.parametrization, scaling=Scaling.mup, broken=Broken.none
-        )
-        config = dataclasses.replace(config, parametrization=parametrization)
+        config = dataclasses.replace(config, parametrization=_neutral(config.parametrization))
     return _short_form(config)
+
+
+@_remembered
+def _neutral(parametrization: ParametrizationConfig) -> ParametrizationConfig:
+    """Return what a parametrization is at base width."""
+    return dataclasses.replace(parametrization, scaling=Scaling.mup, broken=Broken.none)
 
 
 def _short_form(value: Any) -> Any:
@@ -95,11 +119,34 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def canonical_json(config: TrialConfig) -> str:
-    """`canonical` as text with sorted keys: what the trial's key is the hash of."""
-    return json.dumps(canonical(config), sort_keys=True, separators=(",", ":"))
+    """`canonical` as text with sorted keys: what the trial's key is the hash of.
+
+    Put together from the texts of its groups, which the trials of a sweep share.
+    """
+    groups = {name: getattr(config, name) for name in _GROUPS}
+    if arm_of(config) == "shared":
+        groups["parametrization"] = _neutral(config.parametrization)
+    texts = {name: text for name, group in groups.items() if (text := _group_text(group)) != "{}"}
+    for name, default in _PLAIN.items():
+        value = getattr(config, name)
+        if value != default:
+            texts[name] = json.dumps(_short_form(value))
+    return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
 
 
-@cache
+@_remembered
+def _group_text(group: Any) -> str:
+    return json.dumps(_short_form(group), sort_keys=True, separators=(",", ":"))
+
+
+# A trial's groups, and its fields that are none with their defaults.
+_GROUPS = tuple(
+    f.name for f in dataclasses.fields(TrialConfig) if dataclasses.is_dataclass(f.default)
+)
+_PLAIN = {f.name: f.default for f in dataclasses.fields(TrialConfig) if f.name not in _GROUPS}
+
+
+@_remembered
 def trial_key(config: TrialConfig) -> str:
     """The trial's identity: 12 hex digits of the sha256 of its canonical JSON."""
     return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:12]

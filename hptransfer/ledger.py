@@ -5,31 +5,32 @@ Rows, reading and the table are in `ledger_rows`; here is the one writer, and th
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import json
 import math
 import os
-import socket
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from hptransfer.disk import opening, write_text, writing
+from hptransfer.disk import opening, require_inside, write_text, writing
 from hptransfer.errors import UserError
+from hptransfer.ledger_lock import LOCK_NAME, FolderLock
 from hptransfer.ledger_rows import (
     COLUMNS,
     FILE_NAME,
-    SCHEMA,
     Column,
     Ledger,
     encode,
     locate,
     read,
     row,
+    scan,
     table,
 )
+from hptransfer.ledger_schema import SCHEMA
 
 __all__ = [
     "COLUMNS",
@@ -48,7 +49,12 @@ __all__ = [
     "write_curve",
 ]
 
-LOCK_NAME = ".lock"
+
+def curve_file(folder: Path, key: str) -> Path:
+    """The sidecar of a trial's curve; refused where a link leads to it out of the folder."""
+    path = folder / "curves" / f"{key}.json"
+    require_inside(folder, path)
+    return path
 
 
 def write_curve(folder: str | Path, key: str, curve: Sequence[tuple[int, float]]) -> None:
@@ -59,12 +65,12 @@ def write_curve(folder: str | Path, key: str, curve: Sequence[tuple[int, float]]
     """
     points = [[step, loss if math.isfinite(loss) else None] for step, loss in curve]
     text = json.dumps({"trial_key": key, "curve": points}, separators=(",", ":"), allow_nan=False)
-    write_text(Path(folder) / "curves" / f"{key}.json", text + "\n")
+    write_text(curve_file(Path(folder), key), text + "\n")
 
 
 def read_curve(folder: str | Path, key: str) -> tuple[tuple[int, float | None], ...]:
     """Read a trial's (step, mean training loss) points; none if it has no sidecar."""
-    path = Path(folder) / "curves" / f"{key}.json"
+    path = curve_file(Path(folder), key)
     if not path.exists():
         return ()
     return tuple((step, loss) for step, loss in json.loads(path.read_text())["curve"])
@@ -73,8 +79,9 @@ def read_curve(folder: str | Path, key: str) -> tuple[tuple[int, float | None], 
 class LedgerWriter:
     """The one writer of a sweep's ledger, for use in a `with` block.
 
-    Opening takes the folder's lock, unpacks a gzipped ledger and removes a cut-off last line
-    (`notice` tells). `ledger` is what the file held on opening.
+    Opening takes the folder's lock, if need be from an owner who ended without releasing it,
+    unpacks a gzipped ledger and removes a cut-off last line (`notice` tells). `ledger` is what the
+    file held on opening.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -83,18 +90,19 @@ class LedgerWriter:
         self.ledger = Ledger(self.path)
         self._keys: set[str] = set()
         self._descriptor = -1
-        self._lock = -1
+        self._lock = FolderLock(self.folder)
         self._length = 0
 
     @property
     def notice(self) -> str | None:
-        """What opening had to repair, in one sentence, or None."""
-        return self.ledger.notice
+        """What opening had to repair or take over, in a sentence each, or None."""
+        notes = [note for note in (self._lock.note, self.ledger.notice) if note]
+        return " ".join(notes) or None
 
     def __enter__(self) -> Self:
         with opening(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _take_lock(self.folder)
+            self._lock.take()
         try:
             with opening(self.folder):
                 self._open()
@@ -104,6 +112,7 @@ class LedgerWriter:
         return self
 
     def _open(self) -> None:
+        require_inside(self.folder, self.path)
         found = locate(self.folder)
         if found is not None and found != self.path:
             _unpack(found, self.path)
@@ -119,10 +128,10 @@ class LedgerWriter:
         self._length = os.fstat(self._descriptor).st_size
 
     def __exit__(self, *_: object) -> None:
-        for descriptor in (self._descriptor, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._descriptor = self._lock = -1
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._lock.release()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows with one fsync: afterwards all are on disk, or after an error none is.
@@ -130,7 +139,7 @@ class LedgerWriter:
         Raises:
             ValueError: a trial has a row already.
             MachineError: the disk is full or failed.
-            UserError: another program changed the file meanwhile.
+            UserError: another program changed the file meanwhile, or took the lock over.
         """
         keys = [row["trial_key"] for row in rows]
         repeated = len(set(keys)) < len(keys) or not self._keys.isdisjoint(keys)
@@ -138,6 +147,7 @@ class LedgerWriter:
             raise ValueError(f"Some of these trials have a row in {self.path} already: {keys}.")
         data = b"".join(encode(row) for row in rows)
         with writing(self.path):
+            self._lock.require_ours()
             self._require_unchanged()
             self._write(data)
         self._keys.update(keys)
@@ -167,28 +177,12 @@ class LedgerWriter:
             )
 
 
-def _take_lock(folder: Path) -> int:
-    """Take the folder's lock; the kernel releases it when the process ends, however it ends."""
-    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 200).decode(errors="replace").strip()
-        os.close(descriptor)
-        raise UserError(
-            f"One sweep at a time writes {folder}, but {holder or 'another process'} is writing "
-            "it. Wait until it is done or stop it."
-        ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"host {socket.gethostname()} pid {os.getpid()}\n".encode())
-    return descriptor
-
-
 def _unpack(zipped: Path, target: Path) -> None:
-    read(zipped)  # a damaged file is refused before anything is written
+    for _ in scan(zipped):  # a damaged file is refused before anything is written
+        pass
     partial = target.with_suffix(".tmp")
     with gzip.open(zipped) as source, partial.open("wb") as file:
-        file.write(source.read())
+        shutil.copyfileobj(source, file)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(target)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from hptransfer.commands import next_command, of_folder
+from hptransfer import results
+from hptransfer.commands import existing, next_command, of_folder
 from hptransfer.results import ResultsFolder
-from hptransfer.terminal import print_json
+from hptransfer.terminal import print_json, print_recorded
 
 
 @of_folder
@@ -14,10 +18,75 @@ def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer status`."""
     from hptransfer import answers, summary
 
+    asked: dict[str, Any] = {}
+    if arguments.verify:
+        from hptransfer.ledger_check import verify
+
+        asked["verified"] = verify(folder)
     state = answers.status(folder)
+    if arguments.export is not None:
+        from hptransfer.ledger_export import export
+
+        asked["exported"] = export(folder, results.read_facts(folder), arguments.export)
     if arguments.json:
-        print_json(state)
-    else:
-        print(summary.status_text(state))
-        print(f"next: {next_command(arguments, folder, missing=state['wanted'] - state['recorded'])}")
+        print_json({**state, **asked})
+        return 0
+    print(summary.status_text(state))
+    for ledger in asked.get("verified", []):
+        print(_verified_line(ledger))
+    if "exported" in asked:
+        print(_exported_line(asked["exported"]))
+    print(f"next: {next_command(arguments, folder, missing=state['wanted'] - state['recorded'])}")
     return 0
+
+
+def _verified_line(ledger: Mapping[str, Any]) -> str:
+    return (
+        f"verified {ledger['file']}: {ledger['rows']} rows, {ledger['bytes']} bytes, "
+        f"{ledger['curves']} curves; sha256 {ledger['sha256']}"
+    )
+
+
+def _exported_line(exported: Mapping[str, Any]) -> str:
+    return (
+        f"exported {exported['rows']} rows to {exported['file']}, what the columns mean to "
+        f"{exported['dictionary']}"
+    )
+
+
+def import_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer import`."""
+    from hptransfer import answers
+    from hptransfer.importing import import_ledger
+
+    if arguments.print_config:
+        return print_recorded(arguments, existing(arguments).sweep_file)
+    folder = ResultsFolder(_named(arguments.folder, arguments.results))
+    answer = import_ledger(_named(arguments.source, arguments.results), folder)
+    if arguments.json:
+        print_json(answer)
+        return 0
+    for ledger in answer["ledgers"]:
+        print(_imported_text(ledger))
+    state = answers.status(folder)
+    print(f"next: {next_command(arguments, folder, missing=state['wanted'] - state['recorded'])}")
+    return 0
+
+
+def _named(path: Path, root: Path) -> Path:
+    """Return a path, or what a bare name means: a folder of the results folder."""
+    return path if path.exists() or len(path.parts) > 1 else root / path
+
+
+def _imported_text(ledger: Mapping[str, Any]) -> str:
+    wanted = "" if ledger["wanted"] is None else f" ({ledger['wanted']} of them the sweep wants)"
+    lines = [
+        f"imported {ledger['appended']} rows{wanted} and {ledger['curves']} curves of "
+        f"{ledger['source']} into {ledger['into']}; {ledger['identical']} were there already"
+    ]
+    if ledger["differing"]:
+        gap = ledger["largest_difference"]
+        by = "" if gap is None else f", by up to {gap:.3g} in loss"
+        lines.append(f"{ledger['differing']} trials have another outcome there{by}: ours are kept")
+    notes = (ledger["notice"], ledger["repaired"])
+    return "\n".join([*lines, *(note for note in notes if note)])

@@ -6,24 +6,27 @@ import gzip
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from hptransfer.disk import require_inside
 from hptransfer.errors import UserError
 from hptransfer.identity import arm_of, canonical, trial_key
+from hptransfer.ledger_schema import SCHEMA, newer, parse_lines
 from hptransfer.outcome import TrialResult
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = 1
 FILE_NAME = "ledger.jsonl"
+CHUNK = 1 << 22  # bytes read at a time; the parsed rows of a ledger are several times its size
 # The tail of every line: `,"check":"<12 hex digits>"}`.
 _HEAD = b'{"trial_key":"'
-_CHECK_BYTES = len(b',"check":"0123456789ab"}')
+CHECK_BYTES = len(b',"check":"0123456789ab"}')
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ COLUMNS = (
     Column("log2_<hp>", "float64", "octaves", "log2 of a swept HP, one column for each"),
     Column("loss_at_init", "float64", "the objective's", "the same loss before the first step"),
     Column("diverged_at_step", "Int64", "steps", "step that turned non-finite; missing if none"),
+    Column("stopped_at_step", "Int64", "steps", "step at which it was given up as hopeless"),
     Column("flops", "float64", "FLOPs", "of the whole trial, forward and backward"),
     Column("seconds", "float64", "seconds", "the pack's wall time over its members"),
 )
@@ -92,6 +96,7 @@ def row(
         "schema": SCHEMA,
         "config": canonical(config),
         "diverged_at_step": result.diverged_at_step,
+        "stopped_at_step": result.stopped_at_step,
         "metrics": {
             "loss_at_init": _finite(result.loss_at_init),
             "train_loss": _finite(result.train_loss),
@@ -127,7 +132,11 @@ def _checksum(body: bytes) -> bytes:
 
 
 def locate(folder: Path) -> Path | None:
-    """Find a sweep's ledger file, plain or gzipped; None if there is neither."""
+    """Find a sweep's ledger file, plain or gzipped; None if there is neither.
+
+    Raises:
+        UserError: there are both, or a link leads to it out of the folder.
+    """
     plain = folder / FILE_NAME
     zipped = folder / f"{FILE_NAME}.gz"
     if plain.exists() and zipped.exists():
@@ -135,7 +144,10 @@ def locate(folder: Path) -> Path | None:
             f"A sweep has one ledger, but {folder} holds both {plain.name} and {zipped.name}. "
             "Delete the one with fewer rows."
         )
-    return next((path for path in (plain, zipped) if path.exists()), None)
+    found = next((path for path in (plain, zipped) if path.exists()), None)
+    if found is not None:
+        require_inside(folder, found)
+    return found
 
 
 def read(path: str | Path) -> Ledger:
@@ -150,14 +162,12 @@ def read(path: str | Path) -> Ledger:
     found = locate(path) if path.is_dir() else path
     if found is None or not found.exists():
         raise UserError(f"There is no ledger at {path}. Name a folder that a sweep has written.")
-    try:
-        with gzip.open(found) if found.suffix == ".gz" else found.open("rb") as file:
-            data = file.read()
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise UserError(f"{found} is damaged ({error}). Restore it from a copy.") from error
-    except PermissionError as error:
-        raise UserError(f"{found} may not be read: {error.strerror}.") from error
-    return _parse(data, found)
+    rows: list[dict[str, Any]] = []
+    torn_bytes = 0
+    for stretch in scan(found):
+        rows += stretch.rows
+        torn_bytes = stretch.torn_bytes
+    return Ledger(found, tuple(rows), torn_bytes)
 
 
 def rows_in(folder: Path) -> tuple[dict[str, Any], ...]:
@@ -166,58 +176,86 @@ def rows_in(folder: Path) -> tuple[dict[str, Any], ...]:
     return read(path).rows if path else ()
 
 
-def _parse(data: bytes, path: Path) -> Ledger:
-    *lines, last = data.split(b"\n")
-    if last and _is_whole(last):
-        lines, last = [*lines, last], b""
-    for number, line in enumerate(lines, start=1):
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive rows of a ledger file, verified and of this schema."""
+
+    rows: list[dict[str, Any]]
+    end: int  # bytes of the file up to the end of the last row
+    torn_bytes: int  # of a cut-off line after that
+
+
+def scan(path: Path, start: int = 0, lines_before: int = 0) -> Iterator[Stretch]:
+    """Read and verify a ledger file a few megabytes at a time, from a line's first byte on.
+
+    Raises:
+        UserError: as `read`; repeated trials are found among the rows that are scanned.
+    """
+    first_seen: dict[str, int] = {}
+    end, number = start, lines_before
+    with _opened(path) as file:
+        file.seek(start)
+        while lines := file.readlines(CHUNK):
+            torn = b""
+            if not lines[-1].endswith(b"\n") and not _is_whole(lines[-1]):
+                torn = _cut_off(lines.pop(), path)
+            end += sum(map(len, lines))
+            bodies = [line.removesuffix(b"\n") for line in lines]
+            yield Stretch(_rows(bodies, path, number, first_seen), end, len(torn))
+            number += len(lines)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is damaged ({error}). Restore it from a copy.") from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise UserError(f"{path} may not be read: {error.strerror}.") from error
+
+
+def _cut_off(line: bytes, path: Path) -> bytes:
+    if line[: len(_HEAD)] != _HEAD[: len(line)]:
+        raise UserError(
+            f"The end of {path} is no row that was cut off: {line[:20]!r}… Restore the file from "
+            "a copy, or remove what was added."
+        )
+    return line
+
+
+def _rows(
+    lines: Sequence[bytes], path: Path, before: int, first_seen: dict[str, int]
+) -> list[dict[str, Any]]:
+    for number, line in enumerate(lines, start=before + 1):
         if not _is_whole(line):
             raise _damaged(line, path, number)
-    # One call for all lines: three times as fast as one call a line.
-    if last[: len(_HEAD)] != _HEAD[: len(last)]:
-        raise UserError(
-            f"The end of {path} is no row that was cut off: {last[:20]!r}… Restore the file from a "
-            "copy, or remove what was added."
-        )
-    rows = json.loads(b"[" + b",".join(lines) + b"]")
-    _require_rows(rows, path)
-    return Ledger(path, tuple(rows), len(last))
-
-
-def _is_whole(line: bytes) -> bool:
-    body = line[:-_CHECK_BYTES] + b"}"
-    return line[-_CHECK_BYTES:] == b',"check":"' + _checksum(body) + b'"}'
-
-
-def _damaged(line: bytes, path: Path, number: int) -> UserError:
-    with suppress(ValueError):
-        row = json.loads(line)
-        if isinstance(row, dict) and isinstance(row.get("schema"), int) and row["schema"] > SCHEMA:
-            return _newer(row["schema"], path, number)
-    return UserError(
-        f"Line {number} of {path} is not as it was written: its checksum does not match. "
-        "Restore the file from a copy, or delete the line and run its sweep again."
-    )
-
-
-def _newer(schema: int, path: Path, number: int) -> UserError:
-    return UserError(
-        f"Line {number} of {path} has schema {schema}, but this hptransfer reads schemas up to "
-        f"{SCHEMA}. Upgrade hptransfer."
-    )
-
-
-def _require_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    first_seen: dict[str, int] = {}
-    for number, row in enumerate(rows, start=1):
-        if row["schema"] > SCHEMA:
-            raise _newer(row["schema"], path, number)
+    rows = parse_lines(lines, path, before + 1)
+    for number, row in enumerate(rows, start=before + 1):
         earlier = first_seen.setdefault(row["trial_key"], number)
         if earlier != number:
             raise UserError(
                 f"A trial has one row, but trial {row['trial_key']} stands in {path} on lines "
                 f"{earlier} and {number}. Delete one of them."
             )
+    return rows
+
+
+def _is_whole(line: bytes) -> bool:
+    body = line[:-CHECK_BYTES] + b"}"
+    return line[-CHECK_BYTES:] == b',"check":"' + _checksum(body) + b'"}'
+
+
+def _damaged(line: bytes, path: Path, number: int) -> UserError:
+    with suppress(ValueError):
+        row = json.loads(line)
+        if isinstance(row, dict) and isinstance(row.get("schema"), int) and row["schema"] > SCHEMA:
+            return newer(row["schema"], path, number)
+    return UserError(
+        f"Line {number} of {path} is not as it was written: its checksum does not match. "
+        "Restore the file from a copy, or delete the line and run its sweep again."
+    )
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -246,6 +284,7 @@ def _record(row: Mapping[str, Any]) -> dict[str, Any]:
         **row["hps"],
         "loss_at_init": row["metrics"]["loss_at_init"],
         "diverged_at_step": row["diverged_at_step"],
+        "stopped_at_step": row["stopped_at_step"],
         "flops": row["cost"]["flops"],
         "seconds": row["cost"]["seconds"],
     }

@@ -25,3 +25,4 @@ class TrialResult:
     curve: tuple[tuple[int, float], ...] = ()  # (step, mean training loss since the last point)
     stopped_at_step: int | None = None  # where it was given up as hopeless
     pack_size: int = 1  # trials that really ran together, itself included; not recorded
+    notes: tuple[str, ...] = ()  # of its pack: a checkpoint that was no use, say; not recorded

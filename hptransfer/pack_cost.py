@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -44,6 +44,8 @@ class PackCost:
     capacity: float = math.inf  # bytes that a pack may take
     extrapolates: bool = False  # whether sizes beyond the measured ones may be chosen
     too_large: int | None = None  # the least size that ran out of memory
+    spread: float | None = None  # half the range of its measurements over their median; None: one
+    cached: bool = field(default=False, compare=False)  # read back, not measured now
 
     def __post_init__(self) -> None:
         sizes = [point.size for point in self.points]
@@ -162,7 +164,12 @@ def even_parts(group: Sequence[T], size: int) -> list[Sequence[T]]:
 def as_json(cost: PackCost) -> dict[str, Any]:
     """Return what was measured, as JSON values; what depends on the moment is left out."""
     points = [list(point) for point in cost.points]
-    return {"points": points, "warmup": cost.warmup, "too_large": cost.too_large}
+    return {
+        "points": points,
+        "warmup": cost.warmup,
+        "too_large": cost.too_large,
+        "spread": cost.spread,
+    }
 
 
 def from_json(found: Mapping[str, Any], *, capacity: float, extrapolates: bool) -> PackCost:
@@ -171,11 +178,13 @@ def from_json(found: Mapping[str, Any], *, capacity: float, extrapolates: bool) 
     Raises:
         ValueError, TypeError, KeyError: it was not written by `as_json`.
     """
-    too_large = found["too_large"]
+    too_large, spread = found["too_large"], found.get("spread")  # older entries have no spread
     return PackCost(
         tuple(Point(int(size), float(s), float(b)) for size, s, b in found["points"]),
         float(found["warmup"]),
         capacity,
         extrapolates,
         None if too_large is None else int(too_large),
+        None if spread is None else float(spread),
+        cached=True,
     )

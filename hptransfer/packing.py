@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 from hptransfer.config import TrialConfig
@@ -14,6 +16,12 @@ from hptransfer.outcome import TrialResult
 from hptransfer.pack_cost import PackCost, Point, even_parts
 
 Pack = tuple[TrialConfig, ...]
+
+
+# The parts of a trial that may decide its shapes: all but what `shape_signature` replaces whole.
+_shaping = attrgetter(
+    *(f.name for f in dataclasses.fields(TrialConfig) if f.name not in ("optimizer", "seed"))
+)
 
 
 class Survey(NamedTuple):
@@ -57,10 +65,14 @@ def shape_key(config: TrialConfig) -> str:
 
 def by_shape(trials: Iterable[TrialConfig]) -> dict[str, Pack]:
     """Group trials that could share a pack, by `shape_key`, in their order."""
-    groups: dict[TrialConfig, list[TrialConfig]] = {}
+    keys: dict[tuple[int, ...], str] = {}  # by identity: the trials of a sweep share their parts
+    groups: dict[str, list[TrialConfig]] = {}
     for config in trials:
-        groups.setdefault(shape_signature(config), []).append(config)
-    return {shape_key(group[0]): tuple(group) for group in groups.values()}
+        parts = tuple(map(id, _shaping(config)))
+        if parts not in keys:
+            keys[parts] = shape_key(config)
+        groups.setdefault(keys[parts], []).append(config)
+    return {key: tuple(group) for key, group in groups.items()}
 
 
 def timed_packs(group: Pack, size: int, cost: PackCost) -> list[TimedPack]:

@@ -20,12 +20,13 @@ from hptransfer.disk import write_text
 from hptransfer.errors import UserError
 from hptransfer.identity import trial_key
 from hptransfer.interruption import end_if_asked
-from hptransfer.jobs import Job, run_trials
+from hptransfer.jobs import Job
 from hptransfer.ledger import LedgerWriter, write_curve
 from hptransfer.ledger_rows import row, rows_in
-from hptransfer.questions import HYPERPARAMETERS, SweepConfig, with_hyperparameters
+from hptransfer.questions import SweepConfig, hps, hyperparameter, with_hyperparameters
 from hptransfer.results import ResultsFolder
-from hptransfer.sweep import check_target, hps, realised
+from hptransfer.running import run_trials
+from hptransfer.sweep import check_target, realised
 from hptransfer.vocabulary import Status
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _target(
                 f"`hptransfer transfer` takes overrides of the target run, but got {override!r}. "
                 "Give it to `hptransfer sweep` or `hptransfer fit`."
             )
-        if key in [_field_of(name) for name, _ in asked.search]:
+        if key in [_field_of(name, asked) for name, _ in asked.search]:
             raise UserError(
                 f"`{key}` is what the sweep transfers, so it cannot be set here, but got "
                 f"{override!r}. Override it in `hptransfer train`."
@@ -102,8 +103,9 @@ def _target(
     return composed.trial, composed
 
 
-def _field_of(hp: str) -> str:
-    return f"{HYPERPARAMETERS[hp].group}.{HYPERPARAMETERS[hp].field}"
+def _field_of(name: str, asked: SweepConfig) -> str:
+    hp = hyperparameter(name, asked.base.objective)
+    return f"{hp.group}.{hp.field}"
 
 
 def realise(job: Job, transferred: dict[str, Any]) -> dict[str, Any]:

@@ -116,36 +116,43 @@ def _climbed(
 ) -> PackCost:
     try:
         last = _Stepper(group[:1], runtime, device)
-        seconds = statistics.median(last.block() for _ in range(TURNS))
+        blocks = [last.block() for _ in range(TURNS)]
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise too_large(group[0], device) from error
         raise
-    points = (Point(1, seconds, last.bytes),)
-    cost = PackCost(points, last.warmup, capacity, extrapolates=runtime.on_gpu)
+    points = (Point(1, statistics.median(blocks), last.bytes),)
+    spread = half_range(blocks)
+    cost = PackCost(points, last.warmup, capacity, extrapolates=runtime.on_gpu, spread=spread)
     while (size := cost.next_size(len(group))) is not None:
         try:
             larger = _Stepper(group[:size], runtime, device)
-            seconds = _ratio(larger, last) * cost.points[-1].seconds
+            ratios = _ratios(larger, last)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 return dataclasses.replace(cost, too_large=size)
             raise
+        seconds = statistics.median(ratios) * cost.points[-1].seconds
         points = (*cost.points, Point(size, seconds, larger.bytes))
-        warmup = min(cost.warmup, larger.warmup)
-        cost = dataclasses.replace(cost, points=points, warmup=warmup)
+        warmup, spread = min(cost.warmup, larger.warmup), max(spread, half_range(ratios))
+        cost = dataclasses.replace(cost, points=points, warmup=warmup, spread=spread)
         last = larger
     return cost
 
 
-def _ratio(larger: _Stepper, smaller: _Stepper) -> float:
-    """Return how much longer a step of the larger pack takes: the median of turns."""
+def half_range(values: Sequence[float]) -> float:
+    """Return half the range of some values, over their median."""
+    return (max(values) - min(values)) / 2 / statistics.median(values)
+
+
+def _ratios(larger: _Stepper, smaller: _Stepper) -> list[float]:
+    """Return how much longer a step of the larger pack takes, in each turn."""
     ratios = []
     for turn in range(TURNS):
         order = (larger, smaller) if turn % 2 else (smaller, larger)
         taken = {id(stepper): stepper.block() for stepper in order}
         ratios.append(taken[id(larger)] / taken[id(smaller)])
-    return statistics.median(ratios)
+    return ratios
 
 
 class _Stepper:

@@ -6,9 +6,9 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Self
+from typing import NamedTuple, Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,8 +21,8 @@ from hptransfer.outcome import TrialResult
 from hptransfer.questions import HYPERPARAMETERS
 from hptransfer.vocabulary import Status
 
-# Least seconds between two plain lines; the first and the last pack always get one.
-PLAIN_SECONDS = 5.0
+# Least seconds between two plain lines; the first pack and the end always get one.
+PLAIN_SECONDS = 60.0
 REFRESHES_PER_SECOND = 4
 
 
@@ -49,7 +49,9 @@ class Tally:
     running: int = 0
     finished: int = 0
     diverged: int = 0
+    stopped: int = 0
     seconds: float = 0.0  # of the finished trials, summed
+    packs: list[float] = field(default_factory=list)  # seconds per trial of each finished pack
     best: TrialResult | None = None
 
     def add(self, result: TrialResult) -> None:
@@ -57,6 +59,7 @@ class Tally:
         self.finished += 1
         self.seconds += result.seconds
         self.diverged += result.status is Status.diverged
+        self.stopped += result.status is Status.stopped
         if result.loss is not None and (self.best is None or result.loss < self.best_loss):
             self.best = result
 
@@ -80,12 +83,25 @@ def cell_of(config: TrialConfig) -> Cell:
     return arm_of(config), config.model.width
 
 
-def seconds_left(tallies: Mapping[Cell, Tally], *, unplanned: int = 0) -> float | None:
+class SecondsLeft(NamedTuple):
+    """Compute that is left: the estimate and its 90 % interval."""
+
+    low: float
+    likely: float
+    high: float
+
+    def __str__(self) -> str:
+        low, likely, high = map(time_text, self)
+        return f"~{likely} left" + (f" ({low} to {high})" if low != high else "")
+
+
+def seconds_left(tallies: Mapping[Cell, Tally], *, unplanned: int = 0) -> SecondsLeft | None:
     """Estimate the compute of the trials left; None before anything has finished.
 
     Seconds per trial are those measured at the same arm and width, else those of the nearest
     measured width, taken as proportional to the width. `unplanned` trials, of which nothing is
-    known, take the mean of all that finished.
+    known, take the mean of all that finished. The interval has the spread of the packs measured so
+    far, and for a width not yet measured all between no growth with the width and its square.
     """
     measured = {
         cell: tally.seconds / tally.finished for cell, tally in tallies.items() if tally.finished
@@ -93,12 +109,29 @@ def seconds_left(tallies: Mapping[Cell, Tally], *, unplanned: int = 0) -> float 
     if not measured:
         return None
     finished = sum(tally.finished for tally in tallies.values())
-    work = unplanned * sum(tally.seconds for tally in tallies.values()) / finished
+    low = likely = high = unplanned * sum(tally.seconds for tally in tallies.values()) / finished
+    variance, spread = 0.0, _relative_spread(tallies)
     for cell, tally in tallies.items():
         width = cell[1]
         nearest = min(measured, key=lambda other: (other != cell, abs(other[1] - width)))
-        work += tally.left * measured[nearest] * width / nearest[1]
-    return work
+        growth, work = width / nearest[1], tally.left * measured[nearest]
+        low += work * min(1.0, growth**2)
+        likely += work * growth
+        high += work * max(1.0, growth**2)
+        packs = max(len(tallies[nearest].packs), 1)
+        packs_left = max(tally.left * packs / tallies[nearest].finished, 1.0)
+        variance += (work * growth * spread) ** 2 * (1 / packs + 1 / packs_left)
+    margin = 1.645 * math.sqrt(variance)
+    return SecondsLeft(max(low - margin, 0.0), likely, high + margin)
+
+
+def _relative_spread(tallies: Mapping[Cell, Tally]) -> float:
+    """Pool the standard deviation of packs of one arm and width, as a share of their mean."""
+    several = [tally.packs for tally in tallies.values() if len(tally.packs) > 1]
+    if not several:
+        return 0.0
+    squares = (sum((x * len(p) / sum(p) - 1) ** 2 for x in p) for p in several if sum(p))
+    return math.sqrt(sum(squares) / sum(len(p) - 1 for p in several))
 
 
 def time_text(seconds: float) -> str:
@@ -130,12 +163,13 @@ class Progress:
     ) -> None:
         self.total = total
         self.done = done
+        self.restarted = 0  # packs that were handed out again
         self.tallies: dict[Cell, Tally] = {}
-        for cell in sorted(cell_of(config) for pack in packs for config in pack):
-            self._tally(cell).left += 1
+        self._plan(packs)
         self._running: dict[int, list[Cell]] = {}
         self._packs_at_a_time = 1
         self._line_at = -math.inf
+        self._line = ""  # the last one printed
         self._display = display or choose_display(quiet=quiet)
         self._console = Console(stderr=True, highlight=False)
         # Through stdout goes nothing but what a command answers.
@@ -154,14 +188,23 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self._display is Display.live:
             self._live.stop()
+        if self._display is Display.plain and self._line and self._line != self.line():
+            self._print_line()
 
     def note(self, text: str) -> None:
         """Print a sentence the user must see, also when quiet."""
         self._console.print(text, markup=False, soft_wrap=True)
 
+    def add(self, packs: Iterable[Sequence[TrialConfig]], trials: int, recorded: int = 0) -> None:
+        """Count further packs, and further trials of which some have a row already."""
+        self.total += trials
+        self.done += recorded
+        self._plan(packs)
+
     def started(self, pack_index: int, configs: Sequence[TrialConfig]) -> None:
-        """Count a pack as running; a pack that is handed out again counts once."""
+        """Count a pack as running; one that is handed out again runs once, and was restarted."""
         if pack_index in self._running:
+            self.restarted += 1
             return
         self._running[pack_index] = [cell_of(config) for config in configs]
         for cell in self._running[pack_index]:
@@ -176,11 +219,21 @@ class Progress:
             tally.left = max(tally.left - 1, 0)
         for result in results:
             self._tally(cell_of(result.config)).add(result)
+        if results:
+            seconds = sum(result.seconds for result in results) / len(results)
+            self._tally(cell_of(results[0].config)).packs.append(seconds)
         self.done += len(results)
         due = time.monotonic() - self._line_at >= PLAIN_SECONDS or self.done >= self.total
         if self._display is Display.plain and due:
-            self._line_at = time.monotonic()
-            self._console.print(self.line(), markup=False, soft_wrap=True)
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self._line_at, self._line = time.monotonic(), self.line()
+        self._console.print(self._line, markup=False, soft_wrap=True)
+
+    def _plan(self, packs: Iterable[Sequence[TrialConfig]]) -> None:
+        for cell in sorted(cell_of(config) for pack in packs for config in pack):
+            self._tally(cell).left += 1
 
     def _tally(self, cell: Cell) -> Tally:
         return self.tallies.setdefault(cell, Tally())
@@ -193,22 +246,34 @@ class Progress:
             f"{sum(tally.running for tally in tallies)} running",
             f"{sum(tally.diverged for tally in tallies)} diverged",
         ]
+        if stopped := sum(tally.stopped for tally in tallies):
+            parts.append(f"{stopped} stopped")
+        if self.restarted:
+            parts.append(f"{self.restarted} pack{'s' * (self.restarted > 1)} restarted")
         if self.done < self.total:
             unplanned = max(self.total - self.done - sum(tally.left for tally in tallies), 0)
             left = seconds_left(dict(self.tallies), unplanned=unplanned)
-            wall = None if left is None else left / self._packs_at_a_time
-            parts.append("time left unknown" if wall is None else f"~{time_text(wall)} left")
+            wall = left and SecondsLeft(*(seconds / self._packs_at_a_time for seconds in left))
+            parts.append(str(wall) if wall else "time left unknown")
         return ", ".join(parts)
 
     def table(self) -> Group:
         """Draw the live display: a row per arm and width, and the line."""
         table = Table(box=None, padding=(0, 2, 0, 0))
         table.add_column("arm")
-        for heading in ("width", "done", "running", "diverged", "best loss", "at log2_lr"):
+        for heading in (
+            "width",
+            "done",
+            "running",
+            "diverged",
+            "stopped",
+            "best loss",
+            "at log2_lr",
+        ):
             table.add_column(heading, justify="right")
         for (arm, width), tally in sorted(self.tallies.copy().items()):
-            counts = (width, tally.finished, tally.running, tally.diverged)
-            table.add_row(arm, *map(str, counts), *_best(tally))
+            counts = (tally.finished, tally.running, tally.diverged, tally.stopped)
+            table.add_row(arm, str(width), *map(str, counts), *_best(tally))
         return Group(table, Text(self.line()))
 
 

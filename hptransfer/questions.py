@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from hptransfer.config import TrialConfig, require
+from hptransfer.config import ObjectiveConfig, TrialConfig, require, require_count, require_finite
 from hptransfer.vocabulary import Method, Scaling
 
 
@@ -45,10 +45,34 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
 }
 
 
+def searchable(objective: ObjectiveConfig) -> dict[str, Hyperparameter]:
+    """Return the HPs of a trial by name: those above, and the positive scalars of its objective.
+
+    A scalar counts as positive if its default is, since its axis is in log2.
+    """
+    scalars = {
+        f.name: Hyperparameter("objective", f.name, meaning=f"{objective.name} {f.name}")
+        for f in dataclasses.fields(objective)
+        if isinstance(f.default, float) and f.default > 0
+    }
+    return {**HYPERPARAMETERS, **scalars}
+
+
+def hyperparameter(axis: str, objective: ObjectiveConfig) -> Hyperparameter:
+    """Return the HP on the axis `log2_<hp>` of trials with this objective."""
+    name = axis.removeprefix("log2_")
+    return HYPERPARAMETERS.get(name) or searchable(objective)[name]
+
+
+def hps(config: TrialConfig, axes: Sequence[str]) -> dict[str, float]:
+    """Return where a trial stands on the axes `log2_<hp>`."""
+    return {axis: hyperparameter(axis, config.objective).log2(config) for axis in axes}
+
+
 def with_hyperparameters(config: TrialConfig, log2_values: Mapping[str, float]) -> TrialConfig:
     """A trial with HPs set; `log2_values` maps `log2_<hp>` to a point of its axis."""
     for name, log2 in log2_values.items():
-        hp = HYPERPARAMETERS[name.removeprefix("log2_")]
+        hp = hyperparameter(name, config.objective)
         group = dataclasses.replace(getattr(config, hp.group), **{hp.field: hp.value(log2)})
         config = dataclasses.replace(config, **{hp.group: group})
     return config
@@ -56,6 +80,7 @@ def with_hyperparameters(config: TrialConfig, log2_values: Mapping[str, float]) 
 
 LARGEST_LOG2 = 120.0  # of an HP: 2**±120 is still a normal float32
 MOST_POINTS = 10_000  # of an axis
+MOST_TRIALS = 1_000_000  # of a sweep
 
 
 @dataclass(frozen=True)
@@ -108,6 +133,15 @@ class RealiseConfig:
             "`sweep.realise` needs at least 3 points and 1 seed, but got "
             f"points={self.points}, seeds={self.seeds}.",
         )
+        for name in ("points", "seeds"):
+            require_count(f"sweep.realise.{name}", getattr(self, name), most=MOST_POINTS)
+
+
+ADAPTIVE = frozenset({Method.tpe, Method.gp, Method.cmaes, Method.refine})
+# Points of an arm at a width, and how many of them are asked at a time. 80 are what the paper's
+# MMDiT search has; refinement seldom spends more than six (benchmarks/refine.py).
+POINTS = {Method.sobol: 16, Method.tpe: 80, Method.gp: 80, Method.cmaes: 80, Method.refine: 6}
+ROUND = {Method.tpe: 8, Method.gp: 8, Method.cmaes: 8, Method.refine: 2}
 
 
 @dataclass(frozen=True)
@@ -119,6 +153,16 @@ class DesignConfig:
     round: int | None = None  # points asked at a time of an arm at a width; null: the method's own
     seed: int = 0  # of the choice, not of the trials
 
+    @property
+    def total(self) -> int:
+        """Points of an arm at a width: as given, or the method's own."""
+        return self.points or POINTS[self.method]
+
+    @property
+    def batch(self) -> int:
+        """Points asked at a time: as given, or the adaptive method's own."""
+        return self.round or ROUND[self.method]
+
     def __post_init__(self) -> None:
         for name in ("points", "round"):
             value = getattr(self, name)
@@ -126,9 +170,7 @@ class DesignConfig:
                 value is None or value > 0,
                 f"`sweep.design.{name}` must be positive or null, but got {value}.",
             )
-        require(
-            self.seed >= 0, f"`sweep.design.seed` must not be negative, but got {self.seed}."
-        )
+        require(self.seed >= 0, f"`sweep.design.seed` must not be negative, but got {self.seed}.")
 
 
 @dataclass(frozen=True)
@@ -136,6 +178,9 @@ class VerdictConfig:
     """The tolerance of the verdict."""
 
     max_regret: float | None = None  # δ in units of the loss; null: max(run-to-run sd, gain / 4)
+
+    def __post_init__(self) -> None:
+        require_finite("verdict.max_regret", self.max_regret, least=0)
 
 
 @dataclass(frozen=True)
@@ -179,13 +224,32 @@ class SweepConfig:
             self.seeds[0] >= 0, f"`sweep.seeds` must not be negative, but got {list(self.seeds)}."
         )
         for name, _ in self.search:
-            require_known_hp(name)
+            require_known_hp(name, self.base.objective)
+        _require_axes(self.design, self.axes)
+        _require_modest(self)
         require_allowable(self.allow)
 
     @property
     def axes(self) -> tuple[str, ...]:
         """The searched HPs as the ledger names them: `log2_<hp>`."""
         return tuple(f"log2_{name}" for name, _ in self.search)
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether rounds of points are asked, each from the losses of those before."""
+        return self.design.method in ADAPTIVE
+
+
+def _require_modest(sweep: SweepConfig) -> None:
+    """Refuse a sweep of more trials than a ledger is made for, before its grid is laid out."""
+    of_grid = math.prod(len(axis.points) for _, axis in sweep.search)
+    points = of_grid if sweep.design.method is Method.grid else sweep.design.total
+    count = points * len(sweep.widths) * len(sweep.parametrizations) * len(sweep.seeds)
+    require(
+        count <= MOST_TRIALS,
+        f"A sweep may have {MOST_TRIALS:,} trials, but this one has {count:,}. Take larger steps, "
+        "fewer axes or fewer seeds.",
+    )
 
 
 _SWEEP_PATHS = {
@@ -201,10 +265,36 @@ def require_allowable(allow: Collection[str]) -> None:
     require(set(allow) <= {"depth"}, f"`transfer.allow` may hold depth, but got {list(allow)}.")
 
 
-def require_known_hp(name: str) -> None:
-    """Refuse a name that is no searchable HP."""
+def require_known_hp(name: str, objective: ObjectiveConfig) -> None:
+    """Refuse a name that is no HP of trials with this objective."""
+    known = searchable(objective)
     require(
-        name in HYPERPARAMETERS,
+        name in known,
         f"`search.{name}` is not a hyperparameter that can be swept. Those that can: "
-        f"{', '.join(HYPERPARAMETERS)}.",
+        f"{', '.join(known)} (the last ones with objective={objective.name}).",
+    )
+
+
+def _require_axes(design: DesignConfig, axes: Sequence[str]) -> None:
+    """Refuse a method that cannot search so many axes, and fields that it would ignore."""
+    method, names = design.method, ", ".join(axes)
+    require(
+        method is not Method.refine or len(axes) == 1,
+        f"`sweep.design.method=refine` fits one basin, so `search` must hold one axis, but it "
+        f"holds {names}. Leave one, or choose tpe, gp, cmaes, sobol or grid.",
+    )
+    require(
+        method is not Method.cmaes or len(axes) > 1,
+        "`sweep.design.method=cmaes` adapts a covariance, so `search` must hold two axes or more, "
+        f"but it holds {names}. Choose refine, tpe or gp.",
+    )
+    require(
+        method is not Method.grid or design.points is None,
+        f"`sweep.design.points` is not for a grid, whose points are its axes', but got "
+        f"{design.points}. Set it to null, or choose another sweep.design.method.",
+    )
+    require(
+        method in ADAPTIVE or design.round is None,
+        f"`sweep.design.round` is for methods that ask in rounds, but the method is "
+        f"{method.value}. Set it to null.",
     )

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import hptransfer
-from hptransfer.disk import write_text
+from hptransfer.config import TrialConfig
+from hptransfer.disk import require_links_inside, write_text
 from hptransfer.errors import UserError
 from hptransfer.packing import Chosen
-from hptransfer.questions import Axis
+from hptransfer.questions import Axis, SweepConfig
+from hptransfer.search import Design, design_record
+from hptransfer.vocabulary import Method
+from hptransfer.yaml_files import read_mapping
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class ResultsFolder:
     def sweep_file(self) -> Path:
         """The sweep as run: a complete config."""
         return self.path / "sweep.yaml"
+
+    @property
+    def design_file(self) -> Path:
+        """The points asked so far, where they are no grid."""
+        return self.path / "design.json"
 
     @property
     def check_file(self) -> Path:
@@ -96,11 +103,17 @@ class SweepFacts:
     target_width: int | None
     max_regret: float | None
     tree: Mapping[str, Any]
+    design: Design | None = None  # null: a grid
 
     @property
     def axes(self) -> tuple[str, ...]:
         """The searched HPs as the ledger names them: `log2_<hp>`."""
         return tuple(self.points)
+
+    @property
+    def is_scattered(self) -> bool:
+        """Whether points of several HPs lie on no grid, so that no HP's basin can be cut out."""
+        return self.design is not None and len(self.points) > 1
 
     def wants(self, row: Mapping[str, Any]) -> bool:
         """Say whether a ledger row belongs to the sweep's wanted set."""
@@ -109,15 +122,28 @@ class SweepFacts:
             row["width"] in section["widths"]
             and row["seed"] in section["seeds"]
             and row["parametrization"] in (*section["parametrizations"], "shared")
-            and all(
-                any(abs(row["hps"].get(axis, math.nan) - point) < 1e-6 for point in points)
-                for axis, points in self.points.items()
-            )
+            and (self._on_grid(row) if self.design is None else self.design.wants(row, self.axes))
+        )
+
+    def _on_grid(self, row: Mapping[str, Any]) -> bool:
+        return all(
+            any(abs(row["hps"].get(axis, math.nan) - point) < 1e-6 for point in points)
+            for axis, points in self.points.items()
         )
 
     def wanted_count(self) -> int:
-        """Return how many trials the sweep wants; arms share theirs at base width."""
+        """Return how many trials are wanted: of a grid all, else those asked so far.
+
+        Arms share theirs at base width.
+        """
         section, base = self.tree["sweep"], self.tree["model"]["base_width"]
+        if self.design is not None:
+            arms = (*section["parametrizations"], "shared")
+            return len(section["seeds"]) * sum(
+                len(points)
+                for (arm, width), points in self.design.points.items()
+                if arm in arms and width in section["widths"]
+            )
         arms = len(section["parametrizations"])
         models = sum(1 if width == base else arms for width in section["widths"])
         grid = math.prod(len(points) for points in self.points.values())
@@ -132,26 +158,51 @@ def existing(path: Path) -> ResultsFolder:
             f"A results folder must hold a sweep.yaml, but {path} does not. Run `hptransfer sweep` "
             "first, or name the folder it printed."
         )
+    require_links_inside(path)
     return folder
 
 
 def read_facts(folder: ResultsFolder) -> SweepFacts:
     """Read what a sweep asked."""
     try:
-        tree = yaml.safe_load(folder.sweep_file.read_text(encoding="utf-8"))
-        return facts_of(tree, name=tree["name"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        tree = read_mapping(folder.sweep_file)
+        return facts_of(tree, name=tree["name"], design=read_design(folder, tree))
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{folder.sweep_file} must be a sweep as `hptransfer sweep` wrote it, but it is not "
             f"({error!r}). Restore it, or run the sweep again under another name."
         ) from None
 
 
-def facts_of(tree: Mapping[str, Any], *, name: str) -> SweepFacts:
-    """Return what a composed sweep asked."""
+def facts_of(tree: Mapping[str, Any], *, name: str, design: Design | None = None) -> SweepFacts:
+    """Return what a composed sweep asked; `design` where its points are no grid."""
     axes = {f"log2_{n}": Axis(**axis).points for n, axis in tree["search"].items() if axis}
     target = tree["sweep"]["target"].get("model") or {}
-    return SweepFacts(name, axes, target.get("width"), tree["verdict"]["max_regret"], tree)
+    return SweepFacts(name, axes, target.get("width"), tree["verdict"]["max_regret"], tree, design)
+
+
+def write_design(
+    folder: ResultsFolder, sweep: SweepConfig, rounds: Sequence[Sequence[TrialConfig]]
+) -> None:
+    """Keep the points asked so far, for commands that neither replay nor draw them."""
+    write_json(folder.design_file, design_record(sweep, rounds))
+
+
+def read_design(folder: ResultsFolder, tree: Mapping[str, Any]) -> Design | None:
+    """Read the points asked so far; None for a grid, and nothing asked where no file is yet."""
+    method = tree["sweep"].get("design", {}).get("method", Method.grid.value)
+    if method == Method.grid.value:
+        return None
+    found = read_json(folder.design_file, "asked") or {"rounds": 0, "asked": []}
+    try:
+        return Design.of_record({**found, "method": method})
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{folder.design_file} is not as hptransfer wrote it (the points asked of each arm "
+            "and width). Delete it and run the sweep again; the ledger is untouched."
+        ) from None
 
 
 def read_json(path: Path, key: str) -> dict[str, Any] | None:

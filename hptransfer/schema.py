@@ -91,12 +91,30 @@ class Root:
     verdict: Any = field(default_factory=lambda: thawed(VerdictConfig))
 
 
+TOP_KEYS = [f.name for f in dataclasses.fields(Root)]
+
+
+def _fields() -> dict[str, str]:
+    """Return every dotted key of the schema with its annotation."""
+    parts = [
+        ("", Root),
+        ("sweep.", SweepSection),
+        ("sweep.realise.", RealiseConfig),
+        ("sweep.design.", DesignConfig),
+        ("transfer.", TransferSection),
+        ("verdict.", VerdictConfig),
+        *((f"{group}.", cls) for group, schemas in SCHEMAS.items() for cls in schemas.values()),
+    ]
+    return {
+        f"{prefix}{f.name}": str(f.type) for prefix, cls in parts for f in dataclasses.fields(cls)
+    }
+
+
 def all_keys() -> list[str]:
     """Return every dotted key of the schema."""
-    keys = {f.name for f in dataclasses.fields(Root)}
-    keys |= {f"sweep.{f.name}" for f in dataclasses.fields(SweepSection)}
-    keys |= {f"transfer.{f.name}" for f in dataclasses.fields(TransferSection)}
-    for group, schemas in SCHEMAS.items():
-        for cls in schemas.values():
-            keys |= {f"{group}.{f.name}" for f in dataclasses.fields(cls)}
-    return sorted(keys)
+    return sorted(_fields())
+
+
+def text_keys() -> set[str]:
+    """Return the dotted keys that hold text."""
+    return {key for key, kind in _fields().items() if kind in ("str", "str | None")}

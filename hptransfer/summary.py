@@ -43,7 +43,7 @@ def check_text(answer: Mapping[str, Any]) -> str:
         f"widths {answer['widths']}, log2 lr {answer['log2_lr']:g}, {len(answer['seeds'])} seeds; "
         f"the base width's loss fell by {answer['loss_drop']:.0%} in {max(answer['steps'])} steps",
         *answer["warnings"],
-        _table(title, ["module", "quantity", "step", "octaves per doubling"], cells),
+        text_table(title, ["module", "quantity", "step", "octaves per doubling"], cells),
     ]
     if answer["zero"]:
         lines.append(f"exactly zero at all widths, so without a slope: {_some(answer['zero'])}")
@@ -67,10 +67,12 @@ def rules_text(table: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]
     )
     columns = ["role", "tensors", "params", "init std", "init", *FACTORS, "vanilla"]
     cells = [_role_cells(role, entry) for role, entry in table["roles"].items()]
-    lines = [_table(title, columns, cells), *_differences(table)]
+    lines = [text_table(title, columns, cells), *_differences(table)]
     if parameters:
         columns = ["parameter", "shape", "role", "init std", *FACTORS]
-        lines.append(_table("every parameter", columns, [_parameter_cells(p) for p in parameters]))
+        lines.append(
+            text_table("every parameter", columns, [_parameter_cells(p) for p in parameters])
+        )
     return "\n".join(lines)
 
 
@@ -155,7 +157,7 @@ def optima_table(estimates: Mapping[str, Any]) -> str:
     missing = estimates["trials"]["missing"]
     if missing:
         lines.append(f"{missing} trials of the sweep are missing: the answer may change.")
-    return "\n".join([_table(f"sweep {estimates['sweep']}", columns, cells), *lines])
+    return "\n".join([text_table(f"sweep {estimates['sweep']}", columns, cells), *lines])
 
 
 def _arm_lines(arm: Mapping[str, Any]) -> list[str]:
@@ -227,8 +229,8 @@ def status_text(state: Mapping[str, Any]) -> str:
         f"({state['completed']} completed, {state['diverged']} diverged, {state['stopped']} "
         f"stopped) in {state['folder']}"
     ]
-    if state["outside"]:
-        count = len(state["outside"])
+    if state["outside_count"]:
+        count = state["outside_count"]
         lines.append(f"{count} rows lie outside the wanted set: kept, not fitted")
     if state["notice"]:
         lines.append(state["notice"])
@@ -239,6 +241,8 @@ def trained_line(answer: Mapping[str, Any]) -> str:
     """Say how a trained config ended."""
     if answer["status"] == "diverged":
         return "trained  diverged: the loss turned non-finite"
+    if answer["status"] == "stopped":
+        return "trained  stopped: the loss rose far above its start and stayed (budget.stop_after)"
     before = " (recorded before)" if answer["recorded_before"] else ""
     return f"trained  validation loss {answer['loss']:.5f}{before}\nweights  {answer['weights']}"
 
@@ -261,7 +265,7 @@ def _number(value: float | None, form: str = "+.2f") -> str:
     return text.replace("-", "", 1) if float(text) == 0 else text
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     from rich import box
     from rich.console import Console
     from rich.table import Table

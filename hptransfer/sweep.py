@@ -15,26 +15,26 @@ from hptransfer.identity import (
 )
 from hptransfer.packing import Pack
 from hptransfer.questions import (
-    HYPERPARAMETERS,
     SweepConfig,
+    hyperparameter,
     require_allowable,
     with_hyperparameters,
 )
-from hptransfer.search import grid
-from hptransfer.vocabulary import Scaling
+from hptransfer.search import points
+from hptransfer.vocabulary import Method, Scaling
 
 
 def wanted(sweep: SweepConfig) -> dict[str, TrialConfig]:
-    """Return the sweep's trials by key; arms share theirs at base width."""
+    """Return the trials of a grid or Sobol sweep by key; arms share theirs at base width."""
     trials = {}
-    points = grid(sweep.search)
+    chosen = points(sweep)
     for scaling in sweep.parametrizations:
         for width in sweep.widths:
             proxy = with_scaling(with_width(sweep.base, width), scaling)
+            placed = [with_hyperparameters(proxy, point) for point in chosen]
             for seed in sweep.seeds:
-                seeded = dataclasses.replace(proxy, seed=seed)
-                for point in points:
-                    config = with_hyperparameters(seeded, point)
+                for unseeded in placed:
+                    config = dataclasses.replace(unseeded, seed=seed)
                     trials.setdefault(trial_key(config), config)
     return trials
 
@@ -58,11 +58,6 @@ def realised(sweep: SweepConfig, target: TrialConfig, point: Mapping[str, float]
 def pending(all_packs: Sequence[Pack], done: Collection[str]) -> list[Pack]:
     """Return the packs of which a row is missing; such a pack reruns whole."""
     return [pack for pack in all_packs if any(trial_key(config) not in done for config in pack)]
-
-
-def hps(config: TrialConfig, axes: Sequence[str]) -> dict[str, float]:
-    """Return where a trial stands on the axes `log2_<hp>`."""
-    return {axis: HYPERPARAMETERS[axis.removeprefix("log2_")].log2(config) for axis in axes}
 
 
 def check_target(sweep: SweepConfig, target: TrialConfig, allow: Collection[str] = ()) -> None:
@@ -99,7 +94,11 @@ def _check_depth(sweep: SweepConfig, target: TrialConfig, allow: Collection[str]
 
 
 def check_same_question(recorded: SweepConfig, asked: SweepConfig) -> None:
-    """Refuse to mix two questions under one name: base trial and searched HPs must agree."""
+    """Refuse to mix two questions under one name: base trial, searched HPs and design must agree.
+
+    A design may grow in points, since it keeps those that it has; another method or seed of the
+    choice would leave the recorded ones outside.
+    """
     before, now = (_base_facts(sweep) for sweep in (recorded, asked))
     changed = [
         f"{key} was {before.get(key)} and is now {now.get(key)}"
@@ -118,8 +117,23 @@ def _base_facts(sweep: SweepConfig) -> dict[str, object]:
     base = with_scaling(with_width(sweep.base, sweep.base.model.base_width), Scaling.mup)
     base = dataclasses.replace(base, seed=0)
     for name, _ in sweep.search:
-        hp = HYPERPARAMETERS[name]
+        hp = hyperparameter(name, base.objective)
         default = getattr(type(getattr(base, hp.group))(), hp.field)
         group = dataclasses.replace(getattr(base, hp.group), **{hp.field: default})
         base = dataclasses.replace(base, **{hp.group: group})
-    return {**flat(base), "search": " x ".join(sorted(n for n, _ in sweep.search))}
+    return {**flat(base), **_design_facts(sweep)}
+
+
+def _design_facts(sweep: SweepConfig) -> dict[str, object]:
+    """Return what decides a sweep's points besides the ends of its axes and their number."""
+    design = sweep.design
+    facts: dict[str, object] = {
+        "search": " x ".join(sorted(name for name, _ in sweep.search)),
+        "sweep.design.method": design.method.value,
+    }
+    if design.method is not Method.grid:
+        facts["sweep.design.seed"] = design.seed
+        facts |= {f"search.{name}": f"{axis.low:g} to {axis.high:g}" for name, axis in sweep.search}
+    if sweep.is_adaptive:
+        facts["sweep.design.round"] = design.batch
+    return facts

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import gc
 import math
-import time
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.data import load
 from hptransfer.errors import MachineError, UserError
 from hptransfer.outcome import TrialResult
+from hptransfer.training.checkpoint import Checkpoint, PackFolder
 from hptransfer.training.flops import trial_flops
-from hptransfer.training.loop import PackOutcome, Report, train_pack
+from hptransfer.training.loop import PackOutcome, train_pack
+from hptransfer.training.progress import Report
 from hptransfer.vocabulary import Status
 
 
@@ -27,15 +28,37 @@ def run_pack(
     configs: Sequence[TrialConfig],
     runtime: RuntimeConfig,
     report: Callable[[Report], None] = ignore,
+    checkpoints: CheckpointConfig | None = None,
 ) -> list[TrialResult]:
     """Train trials of one shape signature together and return their results, in order.
 
     A pack that the device's memory does not hold runs as two halves, and these likewise; each
     result says in `pack_size` how large its pack was. Divergence is an outcome; any exception is a
     bug, the user's to fix (`UserError`) or the machine's (`MachineError`: one trial does not fit).
+    With checkpoints the pack goes on where an earlier run of it was cut off; `discard_pack` removes
+    them once the results are safe.
     """
+    folder = None if checkpoints is None else PackFolder.of(checkpoints, configs)
+    return _run(configs, runtime, report, folder)
+
+
+def train_trial(
+    config: TrialConfig, runtime: RuntimeConfig, report: Callable[[Report], None] = ignore
+) -> tuple[TrialResult, dict[str, Tensor]]:
+    """Train one trial as a pack of one; return its result and its deciding weights by name."""
+    (result,), outcome = _trained([config], runtime, report, None)
+    return result, outcome.parameters(0)
+
+
+def _run(
+    configs: Sequence[TrialConfig],
+    runtime: RuntimeConfig,
+    report: Callable[[Report], None],
+    folder: PackFolder | None,
+) -> list[TrialResult]:
+    checkpoint = None if folder is None else folder.checkpoint(configs)
     try:
-        return _trained(configs, runtime, report)[0]
+        return _trained(configs, runtime, report, checkpoint)[0]
     except RuntimeError as error:
         if len(configs) == 1 or not is_out_of_memory(error):
             raise
@@ -43,33 +66,27 @@ def run_pack(
     release_memory(torch_device(runtime))
     half = math.ceil(len(configs) / 2)
     parts = (configs[:half], configs[half:])
-    return [result for part in parts for result in run_pack(part, runtime, report)]
-
-
-def train_trial(
-    config: TrialConfig, runtime: RuntimeConfig, report: Callable[[Report], None] = ignore
-) -> tuple[TrialResult, dict[str, Tensor]]:
-    """Train one trial as a pack of one; return its result and its deciding weights by name."""
-    (result,), outcome = _trained([config], runtime, report)
-    return result, outcome.parameters(0)
+    return [result for part in parts for result in _run(part, runtime, report, folder)]
 
 
 def _trained(
-    configs: Sequence[TrialConfig], runtime: RuntimeConfig, report: Callable[[Report], None]
+    configs: Sequence[TrialConfig],
+    runtime: RuntimeConfig,
+    report: Callable[[Report], None],
+    checkpoint: Checkpoint | None,
 ) -> tuple[list[TrialResult], PackOutcome]:
     device = torch_device(runtime)
     torch.set_num_threads(runtime.threads)
     dataset = load(configs[0].data, runtime.data_folder)
-    started = time.perf_counter()
     try:
-        outcome = train_pack(configs, dataset, device, runtime, report)
+        outcome = train_pack(configs, dataset, device, runtime, report, checkpoint)
     except RuntimeError as error:
         if len(configs) == 1 and is_out_of_memory(error):
             raise too_large(configs[0], device) from error
         raise
-    seconds = (time.perf_counter() - started) / len(configs)
+    notes = () if checkpoint is None else tuple(checkpoint.notes)
     results = [
-        _result(config, outcome, index, seconds=seconds, device=_device_name(device))
+        _result(config, outcome, index, device=_device_name(device), notes=notes)
         for index, config in enumerate(configs)
     ]
     return results, outcome
@@ -130,23 +147,30 @@ def _device_name(device: torch.device) -> str:
 
 
 def _result(
-    config: TrialConfig, outcome: PackOutcome, index: int, *, seconds: float, device: str
+    config: TrialConfig, outcome: PackOutcome, index: int, *, device: str, notes: tuple[str, ...]
 ) -> TrialResult:
-    diverged_at = int(outcome.diverged_at[index])
-    diverged = diverged_at >= 0
+    diverged_at, stopped_at = int(outcome.diverged_at[index]), int(outcome.stopped_at[index])
+    status = Status.completed
+    if diverged_at >= 0:
+        status = Status.diverged
+    elif stopped_at >= 0:
+        status = Status.stopped
+    completed = status is Status.completed
     curve = tuple((r.step, r.train_losses[index]) for r in outcome.reports)
     tail = [loss for step, loss in curve if step > 0.9 * config.budget.steps]
     return TrialResult(
         config=config,
-        status=Status.diverged if diverged else Status.completed,
-        loss=None if diverged else float(outcome.losses[index]),
+        status=status,
+        loss=float(outcome.losses[index]) if completed else None,
         loss_at_init=float(outcome.losses_at_init[index]),
-        train_loss=None if diverged else sum(tail) / len(tail),
-        diverged_at_step=diverged_at if diverged else None,
+        train_loss=sum(tail) / len(tail) if completed else None,
+        diverged_at_step=diverged_at if diverged_at >= 0 else None,
+        stopped_at_step=stopped_at if stopped_at >= 0 else None,
         clipped_share=float(outcome.clipped_share[index]),
         flops=trial_flops(config),
-        seconds=seconds,
+        seconds=outcome.seconds / len(outcome.losses),
         device=device,
         curve=tuple(point for point in curve if point[1] == point[1]),
         pack_size=len(outcome.losses),
+        notes=notes,
     )

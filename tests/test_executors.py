@@ -6,6 +6,7 @@ import them; they are cheap where a test is about the executor and not about tra
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import signal
@@ -19,21 +20,23 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
+from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.errors import Interrupted, MachineError, UserError
 from hptransfer.executors import PackError, run_packs
+from hptransfer.executors.connection import auth_mode, own_sigterm, require_answer
 from hptransfer.executors.pack import Work
 from hptransfer.executors.resources import (
     Resources,
     concurrent_packs,
-    own_sigterm,
-    require_answer,
+    no_place,
     resources_of,
+    usable_cpus,
 )
 from hptransfer.identity import trial_key
 from hptransfer.outcome import TrialResult
 from hptransfer.vocabulary import Status
 
+GIB = 2**30
 RUNTIME = RuntimeConfig()
 RAY = ExecutorConfig(name="ray")
 
@@ -183,6 +186,36 @@ class TestContract:
             )
         assert len(seen) == 1
 
+    def test_results_may_bring_further_packs(self, executor, tiny_trial):
+        def one_more(index: int, results: list[TrialResult]) -> list:
+            recorder.on_results(index, results)
+            return _packs(tiny_trial, 6)[index + 2 : index + 3] if index < 4 else []
+
+        recorder = Recorder()
+        run_packs(
+            _packs(tiny_trial, 2),
+            RUNTIME,
+            dataclasses.replace(executor, workers=1),
+            on_results=one_more,
+            on_start=recorder.on_start,
+            run_pack=cheap,
+        )
+        assert recorder.started == list(range(6))
+        seeds = {index: found[0].config.seed for index, found in recorder.results.items()}
+        assert seeds == {index: index for index in range(6)}
+
+    def test_a_pack_knows_where_its_checkpoints_go(self, executor, tiny_trial, tmp_path):
+        class Stop(Exception):
+            pass
+
+        def stop(index: int, results: list[TrialResult]) -> None:
+            raise Stop
+
+        places = CheckpointConfig(str(tmp_path), every_s=0.0)
+        with pytest.raises(Stop):
+            run_packs(_packs(tiny_trial, 1), RUNTIME, executor, on_results=stop, checkpoints=places)
+        assert any(path.is_file() for path in tmp_path.rglob("*"))
+
     def test_nothing_pending_does_nothing(self, executor):
         assert Recorder().run([], executor).results == {}
 
@@ -203,8 +236,11 @@ def test_an_error_is_the_same_from_a_worker_and_in_this_process(run_pack, tiny_t
 
 
 NODES = [
-    {"Alive": True, "Resources": {"CPU": 4.0}},
-    {"Alive": True, "Resources": {"CPU": 16.0, "GPU": 2.0}},
+    {"Alive": True, "Resources": {"CPU": 4.0, "memory": 6.0 * GIB, "disk": 2.0}},
+    {
+        "Alive": True,
+        "Resources": {"CPU": 16.0, "GPU": 2.0, "memory": 13.0 * GIB, "accelerator_type:H100": 1.0},
+    },
     {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
 ]
 
@@ -218,6 +254,10 @@ NODES = [
         (Resources(1, 0.5), None, 4),
         (Resources(1, 0), 3, 3),
         (Resources(0.1, 0), None, 200),
+        (Resources(1, 0), 30, 20),
+        (Resources(1, 0, 3.0), None, 6),
+        (Resources(1, 0, 0.0, {"disk": 0.5}), None, 4),
+        (Resources(1, 0, 0.0, {"accelerator_type:H100": 0.001}), None, 16),
     ],
 )
 def test_packs_at_a_time_follow_from_the_nodes(request_: Resources, workers: int, count: int):
@@ -226,8 +266,9 @@ def test_packs_at_a_time_follow_from_the_nodes(request_: Resources, workers: int
 
 @pytest.mark.parametrize("request_", [Resources(32, 0), Resources(1, 4), Resources(17, 1)])
 def test_what_no_node_has_is_refused(request_: Resources):
-    with pytest.raises(UserError, match="the nodes have: 4 CPUs and 0 GPUs; 16 CPUs and 2 GPUs"):
-        concurrent_packs(NODES, request_, None)
+    assert concurrent_packs(NODES, request_, None) == 0
+    error = no_place([*NODES, NODES[0]], request_)
+    assert "the nodes have: 2 with 4 CPUs and 0 GPUs; 16 CPUs and 2 GPUs" in str(error)
 
 
 def test_a_pack_on_cuda_asks_for_one_gpu():
@@ -327,3 +368,36 @@ def test_results_out_of_order_are_a_bug(tiny_trial, size: int) -> None:
             on_results=lambda *_: None,
             run_pack=shuffled,
         )
+
+
+class TestAuthentication:
+    @pytest.fixture(autouse=True)
+    def nothing_set(self, monkeypatch, tmp_path):
+        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+
+    def test_what_others_can_reach_needs_a_token(self, monkeypatch):
+        with pytest.raises(UserError, match=r"10\.0\.0\.1:6379 is no loopback .*RAY_AUTH_MODE"):
+            auth_mode("10.0.0.1:6379")
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token")
+        assert auth_mode("10.0.0.1:6379") == "token"
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:6379", "localhost:6379", "[::1]:6379"])
+    def test_a_loopback_needs_none(self, address, capfd):
+        assert auth_mode(address) == "disabled"
+        assert capfd.readouterr().err == ""
+
+    def test_going_without_on_purpose_is_told(self, monkeypatch, capfd):
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        assert auth_mode("head:6379") == "disabled"
+        assert "anyone who reaches head:6379" in capfd.readouterr().err
+
+
+def test_cpus_are_those_of_the_affinity_mask_and_the_quota(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert usable_cpus(tmp_path) == 6
+    (tmp_path / "cpu.max").write_text("250000 100000\n")
+    assert usable_cpus(tmp_path) == 2
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert usable_cpus(tmp_path) == 6

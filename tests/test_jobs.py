@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_main_job import LEDGER, rows
 
-from hptransfer import answers, jobs, results
+from hptransfer import answers, jobs, results, running
 from hptransfer.compose import compose_file
 from hptransfer.config import AdamWConfig, TrialConfig
 from hptransfer.ledger import LedgerWriter, read_curve
@@ -70,16 +70,16 @@ def test_checks_are_kept_until_widths_or_rates_change(opened, monkeypatch) -> No
 
 def test_a_pack_with_a_missing_row_runs_as_it_was_cut(opened, monkeypatch) -> None:
     job = opened("sweep.widths=[8]")
-    jobs.sweep(job)
+    running.sweep(job)
     LEDGER.write_bytes(b"".join(LEDGER.read_bytes().splitlines(keepends=True)[:-1]))
     seen: list = []
-    whole = jobs.run_packs
+    whole = running.run_packs
     monkeypatch.setattr(
-        jobs, "run_packs", lambda packs, *a, **k: (seen.extend(packs), whole(packs, *a, **k))[1]
+        running, "run_packs", lambda packs, *a, **k: (seen.extend(packs), whole(packs, *a, **k))[1]
     )
-    assert jobs.sweep(job) == 1
+    assert running.sweep(job) == 1
     assert [len(pack) for pack in seen] == [4]
-    assert jobs.sweep(job) == 0
+    assert running.sweep(job) == 0
 
 
 def test_every_row_has_its_curve_before_it_is_recorded(opened, monkeypatch) -> None:
@@ -92,15 +92,15 @@ def test_every_row_has_its_curve_before_it_is_recorded(opened, monkeypatch) -> N
 
     monkeypatch.setattr(LedgerWriter, "append", checked)
     job = opened("sweep.widths=[8]")
-    jobs.sweep(job)
+    running.sweep(job)
     assert len(rows()) == len(list(Path("results/tiny/curves").iterdir())) == 12
 
 
 def test_what_lies_outside_is_neither_counted_nor_fitted(opened) -> None:
-    jobs.sweep(opened("sweep.widths=8,16"))
+    running.sweep(opened("sweep.widths=8,16"))
     small = opened("sweep.widths=8,16")
     before = answers.fit(small.folder)
-    jobs.sweep(opened("sweep.seeds=0,1,2"))
+    running.sweep(opened("sweep.seeds=0,1,2"))
     small = opened("sweep.widths=8,16")
     assert jobs.intention(small) == "tiny: all 36 trials are recorded"
     assert answers.status(small.folder)["recorded"] == 36
@@ -117,7 +117,7 @@ def test_a_row_is_wanted_only_where_every_axis_wants_it(opened, override: str) -
     smaller = wanted(opened(override).sweep)
     for key, config in jobs_wanted.items():
         from hptransfer.identity import arm_of
-        from hptransfer.sweep import hps
+        from hptransfer.questions import hps
 
         row = {
             "width": config.model.width,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gzip
 import json
 import math
@@ -17,89 +16,49 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from recorded_rows import HPS, PROVENANCE, diverged, make_row, result, write_rows
 
 from hptransfer import ledger
-from hptransfer.config import TrialConfig
 from hptransfer.errors import MachineError, UserError
 from hptransfer.identity import trial_key
-from hptransfer.outcome import TrialResult
-from hptransfer.questions import with_hyperparameters
 from hptransfer.vocabulary import Status
-
-PROVENANCE = {
-    "commit": "0123456789abcdef0123456789abcdef01234567",
-    "hptransfer": "0.1.0",
-    "torch": "2.14.1",
-    "time": "2026-11-22T21:31:00Z",
-}
-HPS = {"log2_lr": -7.5}
-
-
-def _result(seed: int = 0, **changes: object) -> TrialResult:
-    config = dataclasses.replace(with_hyperparameters(TrialConfig(), HPS), seed=seed)
-    result = TrialResult(
-        config=config,
-        status=Status.completed,
-        loss=0.6123456954956055 + seed,
-        loss_at_init=1.002,
-        train_loss=0.7,
-        diverged_at_step=None,
-        clipped_share=0.125,
-        flops=1.5e12,
-        seconds=1.25,
-        device="cpu",
-    )
-    return dataclasses.replace(result, **changes)
-
-
-def _diverged(seed: int) -> TrialResult:
-    return _result(seed, status=Status.diverged, loss=None, train_loss=None, diverged_at_step=7)
-
-
-def _row(seed: int = 0, **changes: object) -> dict:
-    return ledger.row(_result(seed, **changes), HPS, PROVENANCE)
-
-
-def _write(folder: Path, count: int) -> Path:
-    with ledger.LedgerWriter(folder) as writer:
-        writer.append([_row(seed) for seed in range(count)])
-    return folder / "ledger.jsonl"
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path):
-    rows = [_row(0), ledger.row(_diverged(1), HPS, PROVENANCE)]
+    rows = [make_row(0), ledger.row(diverged(1), HPS, PROVENANCE)]
     with ledger.LedgerWriter(tmp_path) as writer:
         writer.append(rows[:1])
         writer.append(rows[1:])
     found = ledger.read(tmp_path)
     assert [{**row, "check": None} for row in found.rows] == [{**r, "check": None} for r in rows]
     assert found.notice is None
-    assert found.keys == {trial_key(_result(seed).config) for seed in (0, 1)}
+    assert found.keys == {trial_key(result(seed).config) for seed in (0, 1)}
 
 
 def test_keys_of_a_line_stand_in_the_documented_order():
-    line = ledger.encode(_row())
+    line = ledger.encode(make_row())
     assert list(json.loads(line)) == [
         *("trial_key", "status", "loss", "width", "parametrization", "hps", "seed", "schema"),
-        *("config", "diverged_at_step", "metrics", "cost", "provenance", "check"),
+        *("config", "diverged_at_step", "stopped_at_step", "metrics", "cost", "provenance"),
+        "check",
     ]
     assert line.endswith(b"\n")
     assert len(line) <= 640
 
 
 def test_non_finite_metrics_are_null_and_a_non_finite_loss_is_refused():
-    row = _row(loss_at_init=math.inf, train_loss=math.nan)
+    row = make_row(loss_at_init=math.inf, train_loss=math.nan)
     assert row["metrics"] == {"loss_at_init": None, "train_loss": None, "clipped_share": 0.125}
     with pytest.raises(ValueError, match="JSON compliant"):
-        ledger.encode(_row(loss=math.nan))
+        ledger.encode(make_row(loss=math.nan))
     with pytest.raises(ValueError, match="a loss exactly if it completed"):
-        ledger.encode(_row(status=Status.diverged))
+        ledger.encode(make_row(status=Status.diverged))
 
 
 def test_a_torn_last_line_is_told_by_read_and_removed_by_the_writer(tmp_path: Path):
-    path = _write(tmp_path, 2)
+    path = write_rows(tmp_path, 2)
     whole = path.read_bytes()
-    path.write_bytes(whole + ledger.encode(_row(2))[:100])
+    path.write_bytes(whole + ledger.encode(make_row(2))[:100])
     found = ledger.read(tmp_path)
     assert len(found.rows) == 2
     assert found.torn_bytes == 100
@@ -108,22 +67,22 @@ def test_a_torn_last_line_is_told_by_read_and_removed_by_the_writer(tmp_path: Pa
     with ledger.LedgerWriter(tmp_path) as writer:
         assert writer.notice == found.notice
         assert path.read_bytes() == whole
-        writer.append([_row(2)])
+        writer.append([make_row(2)])
     assert len(ledger.read(tmp_path).rows) == 3
 
 
 def test_a_last_line_without_only_its_newline_is_a_row(tmp_path: Path):
-    path = _write(tmp_path, 2)
+    path = write_rows(tmp_path, 2)
     path.write_bytes(path.read_bytes()[:-1])
     assert len(ledger.read(path).rows) == 2
     with ledger.LedgerWriter(tmp_path) as writer:
-        writer.append([_row(2)])
+        writer.append([make_row(2)])
     assert len(ledger.read(path).rows) == 3
 
 
 @pytest.mark.parametrize("damage", [(b"0.612345", b"0.512345"), (b'{"trial', b"{trial")])
 def test_an_edited_line_is_refused_with_file_and_line(tmp_path: Path, damage: tuple):
-    path = _write(tmp_path, 3)
+    path = write_rows(tmp_path, 3)
     lines = path.read_bytes().splitlines(keepends=True)
     lines[1] = lines[1].replace(b"1.612345", b"0.612345").replace(*damage)
     path.write_bytes(b"".join(lines))
@@ -135,55 +94,44 @@ def test_an_edited_line_is_refused_with_file_and_line(tmp_path: Path, damage: tu
 
 
 def test_a_damaged_last_line_with_its_newline_is_not_taken_for_torn(tmp_path: Path):
-    path = _write(tmp_path, 2)
+    path = write_rows(tmp_path, 2)
     path.write_bytes(path.read_bytes()[:-20] + b"\n")
     with pytest.raises(UserError, match="Line 2 "):
         ledger.read(tmp_path)
 
 
 def test_a_newer_schema_asks_for_an_upgrade(tmp_path: Path):
-    path = _write(tmp_path, 1)
-    path.write_bytes(path.read_bytes() + ledger.encode({**_row(1), "schema": 2}))
-    with pytest.raises(UserError, match=r"Line 2 .* schema 2, .* up to 1\. Upgrade"):
+    path = write_rows(tmp_path, 1)
+    path.write_bytes(path.read_bytes() + ledger.encode({**make_row(1), "schema": 3}))
+    with pytest.raises(UserError, match=r"Line 2 .* schema 3, .* up to 2\. Upgrade"):
         ledger.read(tmp_path)
-    path.write_bytes(b'{"schema":2,"of":"another kind"}\n')
-    with pytest.raises(UserError, match=r"Line 1 .* schema 2"):
+    path.write_bytes(b'{"schema":3,"of":"another kind"}\n')
+    with pytest.raises(UserError, match=r"Line 1 .* schema 3"):
         ledger.read(tmp_path)
 
 
 def test_a_repeated_trial_is_refused(tmp_path: Path):
-    path = _write(tmp_path, 2)
+    path = write_rows(tmp_path, 2)
     with ledger.LedgerWriter(tmp_path) as writer:
-        for rows in ([_row(1)], [_row(5), _row(5)]):
+        for rows in ([make_row(1)], [make_row(5), make_row(5)]):
             with pytest.raises(ValueError, match="have a row"):
                 writer.append(rows)
-    path.write_bytes(path.read_bytes() + ledger.encode(_row(0)))
+    path.write_bytes(path.read_bytes() + ledger.encode(make_row(0)))
     with pytest.raises(UserError, match="lines 1 and 3"):
         ledger.read(tmp_path)
 
 
-def test_a_second_writer_is_told_who_holds_the_lock(tmp_path: Path):
-    with (
-        ledger.LedgerWriter(tmp_path),
-        pytest.raises(UserError, match=f"host .+ pid {os.getpid()} is writing"),
-        ledger.LedgerWriter(tmp_path),
-    ):
-        pass
-    with ledger.LedgerWriter(tmp_path):  # the lock is free again
-        pass
-
-
 def test_a_ledger_changed_by_another_program_takes_no_more_rows(tmp_path: Path):
-    path = _write(tmp_path, 1)
+    path = write_rows(tmp_path, 1)
     with ledger.LedgerWriter(tmp_path) as writer:
         shutil.copy(path, tmp_path / "copy")
         (tmp_path / "copy").replace(path)
         with pytest.raises(UserError, match="changed by another program"):
-            writer.append([_row(1)])
+            writer.append([make_row(1)])
 
 
 def test_a_gzipped_ledger_reads_and_is_unpacked_by_the_writer(tmp_path: Path):
-    path = _write(tmp_path, 3)
+    path = write_rows(tmp_path, 3)
     zipped = tmp_path / "ledger.jsonl.gz"
     zipped.write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(UserError, match="holds both"):
@@ -191,7 +139,7 @@ def test_a_gzipped_ledger_reads_and_is_unpacked_by_the_writer(tmp_path: Path):
     path.unlink()
     assert len(ledger.read(tmp_path).rows) == 3
     with ledger.LedgerWriter(tmp_path) as writer:
-        writer.append([_row(3)])
+        writer.append([make_row(3)])
     assert len(ledger.read(tmp_path).rows) == 4
     assert not zipped.exists()
     zipped.write_bytes(gzip.compress(path.read_bytes())[:-30])
@@ -221,7 +169,7 @@ def test_a_full_disk_loses_nothing_recorded(small_disk: Path):
     with ledger.LedgerWriter(small_disk) as writer:
         with pytest.raises(MachineError, match=r"No space left.*run the same command again"):
             for start in range(0, 1000, 10):
-                writer.append([_row(seed) for seed in range(start, start + 10)])
+                writer.append([make_row(seed) for seed in range(start, start + 10)])
                 recorded = start + 10
         found = ledger.read(small_disk)
         assert (len(found.rows), found.torn_bytes) == (recorded, 0)
@@ -235,7 +183,7 @@ def test_a_full_disk_loses_nothing_recorded(small_disk: Path):
 
 @pytest.fixture
 def unchangeable_folder(tmp_path: Path) -> Iterator[Path]:
-    _write(tmp_path, 1)
+    write_rows(tmp_path, 1)
     (tmp_path / "ledger.jsonl").chmod(0o444)
     if not os.access(tmp_path / "ledger.jsonl", os.W_OK):
         yield tmp_path
@@ -266,11 +214,11 @@ def test_a_folder_that_is_a_file_is_the_users_to_fix(tmp_path: Path):
 APPENDER = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_ledger import _row
+from recorded_rows import make_row
 from hptransfer import ledger
 with ledger.LedgerWriter({folder!r}) as writer:
     for start in range(0, 10**6, 5):
-        writer.append([_row(seed) for seed in range(start, start + 5)])
+        writer.append([make_row(seed) for seed in range(start, start + 5)])
         print(start + 5, flush=True)
 """
 
@@ -289,7 +237,7 @@ def test_a_killed_writer_leaves_a_readable_ledger(tmp_path: Path):
     recorded = int(lines[-1])
     with ledger.LedgerWriter(tmp_path) as writer:
         assert len(writer.ledger.rows) >= recorded
-        writer.append([_row(10**6)])
+        writer.append([make_row(10**6)])
     assert len(ledger.read(tmp_path).rows) > recorded
 
 
@@ -301,7 +249,7 @@ def test_curves_round_trip(tmp_path: Path):
 
 
 def test_the_table_has_the_documented_columns():
-    rows = [_row(0), ledger.row(_diverged(1), HPS, PROVENANCE)]
+    rows = [make_row(0), ledger.row(diverged(1), HPS, PROVENANCE)]
     table = ledger.table(rows)
     names = [c.name.replace("<hp>", "lr") for c in ledger.COLUMNS]
     assert list(table.columns) == names
@@ -321,7 +269,7 @@ def test_rows_are_on_disk_before_append_returns(tmp_path: Path, monkeypatch: pyt
     with ledger.LedgerWriter(tmp_path) as writer:
         monkeypatch.setattr(os, "write", lambda *a: (calls.append("write"), write(*a))[1])
         monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
-        writer.append([_row(0), _row(1)])
+        writer.append([make_row(0), make_row(1)])
     assert calls == ["write", "fsync"]
 
 
@@ -336,24 +284,24 @@ def test_a_curve_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: 
 
 def test_a_writer_remembers_what_it_appended(tmp_path: Path):
     with ledger.LedgerWriter(tmp_path) as writer:
-        writer.append([_row(0)])
+        writer.append([make_row(0)])
         with pytest.raises(ValueError, match="have a row"):
-            writer.append([_row(0)])
+            writer.append([make_row(0)])
 
 
 def test_a_ledger_that_grew_meanwhile_takes_no_more_rows(tmp_path: Path):
-    path = _write(tmp_path, 1)
+    path = write_rows(tmp_path, 1)
     with ledger.LedgerWriter(tmp_path) as writer:
         with path.open("ab") as other:
-            other.write(ledger.encode(_row(1)))
+            other.write(ledger.encode(make_row(1)))
         with pytest.raises(UserError, match="changed by another program"):
-            writer.append([_row(2)])
+            writer.append([make_row(2)])
 
 
 def test_a_gzipped_ledger_stays_until_its_copy_is_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    path = _write(tmp_path, 1)
+    path = write_rows(tmp_path, 1)
     zipped = tmp_path / "ledger.jsonl.gz"
     zipped.write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()

@@ -13,12 +13,11 @@ from hptransfer.errors import UserError
 from hptransfer.identity import arm_of, shape_signature, trial_key
 from hptransfer.pack_cost import even_parts
 from hptransfer.packing import Pack, by_shape
-from hptransfer.questions import SweepConfig
+from hptransfer.questions import SweepConfig, hps
 from hptransfer.search import grid
 from hptransfer.sweep import (
     check_same_question,
     check_target,
-    hps,
     pending,
     realised,
     wanted,

@@ -27,6 +27,7 @@ MODEL_ERROR_STEPS = 0.15  # sd of what the shape costs; ±1.645 of it held 88 % 
 FLAT_RANGE = 4.0  # the range of five pure-noise means stays below 3.9 sd in 95 % of cases
 FLAT_SPAN = 0.5  # a fit whose 90 % interval spans more of its window has found no minimum
 INTERVAL = (0.05, 0.95)
+EVEN = 1e-6  # octaves by which the distances of an even grid may differ
 
 
 class Censoring(Enum):
@@ -59,8 +60,18 @@ class Grid:
 
     @property
     def step(self) -> float:
-        """The grid step in octaves: the median distance between neighbours."""
-        return float(np.median(np.diff(self.theta))) if len(self.theta) > 1 else 1.0
+        """The grid step in octaves: the median distance between neighbours.
+
+        On points that are not evenly spaced, such as refined ones, of the four distances nearest
+        to the minimum, two on each side: far from it points are farther apart.
+        """
+        if len(self.theta) < 2:
+            return 1.0
+        gaps = np.diff(self.theta)
+        if np.ptp(gaps) > EVEN:
+            first = min(max(self.minimum - 2, 0), max(len(gaps) - 4, 0))
+            gaps = gaps[first : first + 4]
+        return float(np.median(gaps))
 
     @property
     def minimum(self) -> int:

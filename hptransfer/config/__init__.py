@@ -6,7 +6,7 @@ is in `RuntimeConfig` and `ExecutorConfig`. Standard library only.
 
 from __future__ import annotations
 
-from hptransfer.config.checks import require
+from hptransfer.config.checks import require, require_count, require_finite
 from hptransfer.config.data import (
     DataConfig,
     DigitsConfig,
@@ -64,4 +64,6 @@ __all__ = [
     "UViTConfig",
     "VPConfig",
     "require",
+    "require_count",
+    "require_finite",
 ]

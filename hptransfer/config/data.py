@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hptransfer.config.checks import TAG, require, require_positive
+from hptransfer.config.checks import TAG, require, require_count, require_positive
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ class FolderConfig(DataConfig):
     held_out: int = 1000  # validation samples, drawn once with a fixed seed
 
     def __post_init__(self) -> None:
-        for name in ("channels", "image_size", "classes", "held_out"):
-            value = getattr(self, name)
-            require(value > 0, f"`data.{name}` must be positive, but got {value}.")
+        for name in ("channels", "image_size"):
+            require_count(f"data.{name}", getattr(self, name), most=2**16)
+        for name in ("classes", "held_out"):
+            require_count(f"data.{name}", getattr(self, name))
         for name in ("caption_tokens", "caption_channels", "pooled_channels"):
-            value = getattr(self, name)
-            require(value >= 0, f"`data.{name}` must not be negative, but got {value}.")
+            require_count(f"data.{name}", getattr(self, name), least=0, most=2**20)
         require(
             (self.caption_tokens > 0) == (self.caption_channels > 0),
             "`data.caption_tokens` and `data.caption_channels` must both be positive, or both 0 "

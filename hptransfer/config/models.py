@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from hptransfer.config.checks import TAG, require, require_share
+from hptransfer.config.checks import TAG, require, require_count, require_share
 from hptransfer.vocabulary import Conditioning
+
+MOST_WIDTH, MOST_DEPTH = 2**20, 2**14  # sixty times what was ever trained
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("width", "base_width"):
-            value = getattr(self, name)
-            require(value > 0, f"`model.{name}` must be positive, but got {value}.")
+            require_count(f"model.{name}", getattr(self, name), most=MOST_WIDTH)
         require_share("model.label_dropout", self.label_dropout)
 
     @property
@@ -47,13 +48,10 @@ class TransformerConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("depth", "head_dim", "patch_size", "mlp_ratio"):
-            value = getattr(self, name)
-            require(value > 0, f"`model.{name}` must be positive, but got {value}.")
-        require(
-            self.base_depth is None or self.base_depth > 0,
-            f"`model.base_depth` must be positive or null, but got {self.base_depth}.",
-        )
+        for name in ("head_dim", "patch_size", "mlp_ratio"):
+            require_count(f"model.{name}", getattr(self, name), most=MOST_WIDTH)
+        for name in ("depth", "base_depth"):
+            require_count(f"model.{name}", getattr(self, name), most=MOST_DEPTH)
         for name in ("width", "base_width"):
             value = getattr(self, name)
             require(
@@ -130,6 +128,10 @@ class MMDiTConfig(TransformerConfig):
     position_grid: int | None = None  # side of the stored position table; null: the image's own
 
     conditioning: ClassVar[Conditioning] = Conditioning.caption
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count("model.position_grid", self.position_grid, most=2**12)
 
 
 @dataclass(frozen=True)

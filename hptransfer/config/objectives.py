@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hptransfer.config.checks import TAG, require, require_positive
+from hptransfer.config.checks import (
+    TAG,
+    require,
+    require_count,
+    require_finite,
+    require_positive,
+)
 from hptransfer.vocabulary import BetaSchedule, TimestepSampling
 
 
@@ -25,6 +31,7 @@ class RectifiedFlowConfig(ObjectiveConfig):
     logit_std: float = 1.0
 
     def __post_init__(self) -> None:
+        require_finite("objective.logit_mean", self.logit_mean)
         require_positive("objective.logit_std", self.logit_std)
 
 
@@ -43,15 +50,13 @@ class DDPMConfig(ObjectiveConfig):
     vlb_weight: float = 1e-3  # λ of the hybrid loss; it does nothing without a learned variance
 
     def __post_init__(self) -> None:
+        require_count("objective.timesteps", self.timesteps, most=10**6)
         require(
             self.timesteps > 1 and 0 < self.beta_first < self.beta_last < 1,
             "`objective` needs timesteps > 1 and 0 < beta_first < beta_last < 1, but got "
             f"{self.timesteps=}, {self.beta_first=}, {self.beta_last=}.".replace("self.", ""),
         )
-        require(
-            self.vlb_weight >= 0,
-            f"`objective.vlb_weight` must not be negative, but got {self.vlb_weight}.",
-        )
+        require_finite("objective.vlb_weight", self.vlb_weight, least=0)
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class VPConfig(ObjectiveConfig):
     t_min: float = 1e-5  # the earliest time trained on
 
     def __post_init__(self) -> None:
+        require_finite("objective.beta_max", self.beta_max)
         require(
             0 < self.beta_min < self.beta_max and 0 < self.t_min < 1,
             "`objective` needs 0 < beta_min < beta_max and 0 < t_min < 1, but got "

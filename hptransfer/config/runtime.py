@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field
 
-from hptransfer.config.checks import TAG, require
+from hptransfer.config.checks import (
+    TAG,
+    require,
+    require_count,
+    require_finite,
+    require_no_credentials,
+    require_positive,
+)
 
 
 @dataclass(frozen=True)
@@ -19,12 +28,12 @@ class RuntimeConfig:
     data_folder: str | None = None  # where file-based data sets lie
 
     def __post_init__(self) -> None:
-        require(self.threads > 0, f"`runtime.threads` must be positive, but got {self.threads}.")
         require(
-            self.pack_size is None or self.pack_size > 0,
-            f"`runtime.pack_size` must be positive, or null to measure it, but got "
-            f"{self.pack_size}.",
+            re.fullmatch(r"[a-z]+(:\d{1,4})?", self.device) is not None,
+            f"`runtime.device` must be cpu, cuda or cuda:N, but got {self.device!r}.",
         )
+        require_count("runtime.threads", self.threads, most=2**12)
+        require_count("runtime.pack_size", self.pack_size)
         require(
             not self.graph or self.on_gpu,
             "`runtime.graph` captures steps on a CUDA device, but got "
@@ -79,7 +88,7 @@ class ExecutorConfig:
     storage: str | None = None  # of checkpoints: a path all nodes share, or a URL; null: see README
     checkpoint_s: float = 60.0  # least seconds between two checkpoints of a pack
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
-    on_finish: str | None = None  # a command, or a URL to post to, when a sweep ends
+    on_finish: str | None = None  # a command or URL to post to at a sweep's end, or env:VARIABLE
     price_per_hour: float | None = None  # of what one pack occupies, for `hptransfer plan`
 
     def __post_init__(self) -> None:
@@ -87,24 +96,44 @@ class ExecutorConfig:
             self.name in ("local", "ray"),
             f"`executor.name` must be local or ray, but got {self.name!r}.",
         )
-        require(
-            self.workers is None or self.workers > 0,
-            f"`executor.workers` must be positive or null, but got {self.workers}.",
-        )
-        require(self.cpus > 0, f"`executor.cpus` must be positive, but got {self.cpus}.")
-        for name in ("wait_for_nodes_s", "retries", "checkpoint_s", "price_per_hour"):
-            value = getattr(self, name)
-            require(
-                value is None or value >= 0,
-                f"`executor.{name}` must not be negative, but got {value}.",
-            )
-        require(
-            self.memory_gib is None or self.memory_gib > 0,
-            f"`executor.memory_gib` must be positive or null, but got {self.memory_gib}.",
-        )
+        require_count("executor.workers", self.workers)
+        require_count("executor.retries", self.retries, least=0)
+        require_positive("executor.cpus", self.cpus)
+        for name in ("gpus", "wait_for_nodes_s", "checkpoint_s", "price_per_hour"):
+            require_finite(f"executor.{name}", getattr(self, name), least=0)
+        if self.memory_gib is not None:
+            require_positive("executor.memory_gib", self.memory_gib)
+        for name, value in self.resources.items():
+            require_positive(f"executor.resources.{name}", value)
         unknown = [name for name in self.trackers if name not in TRACKERS]
         require(
             not unknown,
             f"`executor.trackers` may hold {', '.join(TRACKERS)}, but got {unknown}. Name those "
             "that are there, or [] for none.",
         )
+        require_no_credentials(
+            "executor.storage",
+            self.storage,
+            "Set the store's own variables (e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
+        )
+        require_no_credentials(
+            "executor.on_finish",
+            self.on_finish,
+            "Put the command or URL into a variable and name it: executor.on_finish=env:VARIABLE",
+        )
+
+    def finish_target(self) -> str | None:
+        """Return the command or URL of `on_finish`; `env:VARIABLE` is read from the environment.
+
+        A webhook's path is a secret too, and the config is written into the results folder.
+        """
+        if self.on_finish is None or not self.on_finish.startswith("env:"):
+            return self.on_finish
+        variable = self.on_finish.removeprefix("env:")
+        target = os.environ.get(variable)
+        require(
+            bool(target),
+            f"`executor.on_finish` names the environment variable {variable!r}, which must hold a "
+            "command or a URL, but it is not set. Set it, or executor.on_finish=null.",
+        )
+        return target

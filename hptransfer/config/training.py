@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hptransfer.config.checks import require, require_positive, require_share
+from hptransfer.config.checks import require, require_count, require_positive, require_share
 from hptransfer.vocabulary import (
     Broken,
     EpsScaling,
@@ -83,8 +83,7 @@ class BudgetConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "eval_samples", "eval_draws"):
-            value = getattr(self, name)
-            require(value > 0, f"`budget.{name}` must be positive, but got {value}.")
+            require_count(f"budget.{name}", getattr(self, name))
         for name in ("warmup_fraction", "decay_fraction", "ema_fraction"):
             require_share(f"budget.{name}", getattr(self, name))
         if self.stop_after is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hptransfer.config.checks import require
+from hptransfer.config.checks import require, require_count
 from hptransfer.config.data import DataConfig, DigitsConfig
 from hptransfer.config.models import DiTConfig, ModelConfig
 from hptransfer.config.objectives import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig
@@ -27,7 +27,7 @@ class TrialConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.seed >= 0, f"`seed` must not be negative, but got {self.seed}.")
+        require_count("seed", self.seed, least=0, most=2**63 - 1)
         layout = self.data.layout
         patch_size = getattr(self.model, "patch_size", 1)
         require(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig
-from hptransfer.executors.pack import Pack, PackError, RunPack, ignore_start
-from hptransfer.outcome import TrialResult
+from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
+from hptransfer.executors.pack import OnResults, Pack, PackError, RunPack, ignore_start
+from hptransfer.executors.resources import usable_cpus
 from hptransfer.packing import Survey
 
 __all__ = ["Pack", "PackError", "RunPack", "run_packs", "survey"]
@@ -18,21 +17,24 @@ def run_packs(
     runtime: RuntimeConfig,
     executor: ExecutorConfig,
     *,
-    on_results: Callable[[int, list[TrialResult]], None],
+    on_results: OnResults,
     on_start: Callable[[int], None] = ignore_start,
     run_pack: RunPack | None = None,
+    checkpoints: CheckpointConfig | None = None,
 ) -> None:
     """Run every pack once; both callbacks run in this thread, with the pack's index.
 
     Args:
-        on_results: called as packs finish, in any order.
+        on_results: called as packs finish, in any order; packs that it returns are run too, with
+            the indices that follow the last.
         on_start: called when a pack is handed to a worker (again if it is retried).
         run_pack: what runs a pack; None: `hptransfer.trial.run_pack`.
+        checkpoints: where packs in training leave their state; None: nowhere.
 
     Raises:
         PackError: a pack raised, which is a bug; what was finished before stays reported.
-        UserError: resources that no node has.
-        MachineError: packs lost beyond their retries.
+        UserError: resources that no node has, no cluster, or storage that nodes do not share.
+        MachineError: packs lost beyond their retries, or the cluster itself.
     """
     if not packs:
         return
@@ -41,7 +43,13 @@ def run_packs(
     else:
         from hptransfer.executors import ray_tune as chosen
     chosen.run_packs(
-        packs, runtime, executor, on_results=on_results, on_start=on_start, run_pack=run_pack
+        packs,
+        runtime,
+        executor,
+        on_results=on_results,
+        on_start=on_start,
+        run_pack=run_pack,
+        checkpoints=checkpoints,
     )
 
 
@@ -69,4 +77,4 @@ def survey(groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorCon
 
 def _local_places(executor: ExecutorConfig) -> int:
     """Count the packs that a Ray of this machine alone runs at a time, without starting it."""
-    return max(int((os.cpu_count() or 1) / executor.cpus), 1)
+    return max(int(usable_cpus() / executor.cpus), 1)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig
+from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
 from hptransfer.errors import MachineError, UserError
-from hptransfer.executors.pack import Pack, RunPack, ignore_start, pack_error, run_one
-from hptransfer.outcome import TrialResult
+from hptransfer.executors.pack import (
+    OnResults,
+    Pack,
+    RunPack,
+    Work,
+    ignore_start,
+    pack_error,
+    run_one,
+)
 
 
 def run_packs(
@@ -15,17 +23,22 @@ def run_packs(
     runtime: RuntimeConfig,
     executor: ExecutorConfig,
     *,
-    on_results: Callable[[int, list[TrialResult]], None],
+    on_results: OnResults,
     on_start: Callable[[int], None] = ignore_start,
     run_pack: RunPack | None = None,
+    checkpoints: CheckpointConfig | None = None,
 ) -> None:
     """Run the packs in order; see `hptransfer.executors.run_packs`."""
-    for index, configs in enumerate(packs):
+    waiting = deque(packs)
+    index = 0
+    while waiting:
+        work = Work(index, tuple(waiting.popleft()), runtime, run_pack, checkpoints)
         on_start(index)
         try:
-            results = run_one(configs, runtime, run_pack)
+            results = run_one(work)
         except (UserError, MachineError):
             raise
         except Exception as error:
-            raise pack_error(configs, error) from error
-        on_results(index, results)
+            raise pack_error(work.configs, error) from error
+        waiting.extend(on_results(index, results) or ())
+        index += 1

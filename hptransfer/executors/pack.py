@@ -6,13 +6,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.errors import MachineError, UserError
 from hptransfer.identity import trial_key
 from hptransfer.outcome import TrialResult
 
 Pack = Sequence[TrialConfig]
 RunPack = Callable[[Pack, RuntimeConfig], list[TrialResult]]
+OnResults = Callable[[int, list[TrialResult]], Sequence[Pack] | None]
 
 
 class PackError(RuntimeError):
@@ -36,7 +37,8 @@ class Work:
     index: int
     configs: Pack
     runtime: RuntimeConfig
-    run_pack: RunPack | None
+    run_pack: RunPack | None = None
+    checkpoints: CheckpointConfig | None = None
 
     def __repr__(self) -> str:
         return f"pack {self.index}"  # Ray Tune makes names of it
@@ -44,7 +46,7 @@ class Work:
     def run(self) -> Outcome:
         """Run the pack; what it raises comes back as data."""
         try:
-            results = run_one(self.configs, self.runtime, self.run_pack)
+            results = run_one(self)
         except (UserError, MachineError) as error:
             return Outcome(self.index, [], type(error)(str(error)))
         except Exception as error:
@@ -61,14 +63,16 @@ class Outcome:
     error: Exception | None = None
 
 
-def run_one(configs: Pack, runtime: RuntimeConfig, run_pack: RunPack | None) -> list[TrialResult]:
-    """Run a pack, with `hptransfer.trial.run_pack` unless told otherwise."""
-    if run_pack is None:
+def run_one(work: Work) -> list[TrialResult]:
+    """Run a pack here, with `hptransfer.trial.run_pack` unless told otherwise."""
+    if work.run_pack is not None:
+        results = work.run_pack(work.configs, work.runtime)
+    else:
         # Imported here because it imports torch, which the driver of a Ray sweep does not need.
         from hptransfer.trial import run_pack
-    results = list(run_pack(configs, runtime))
-    returned = [result.config for result in results]
-    if returned != list(configs):
+
+        results = run_pack(work.configs, work.runtime, checkpoints=work.checkpoints)
+    if [result.config for result in results] != list(work.configs):
         raise RuntimeError("A pack must return one result per trial, in the order of its trials.")
     return results
 

@@ -10,9 +10,10 @@ from ray.exceptions import RayError, RayTaskError
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import MachineError, UserError
+from hptransfer.executors.cluster import joined_cluster
 from hptransfer.executors.pack import Pack
-from hptransfer.executors.ray_tune import ray_session
-from hptransfer.executors.resources import Resources, concurrent_packs, places, resources_of
+from hptransfer.executors.ray_session import ray_session
+from hptransfer.executors.resources import Resources, places, resources_of
 from hptransfer.pack_cost import PackCost
 from hptransfer.packing import Survey
 
@@ -25,12 +26,17 @@ def survey(groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorCon
     A worker ends with its measurement, so that its GPU is free for the packs.
     """
     request = resources_of(runtime, executor)
-    with ray_session(executor):
-        workers = concurrent_packs(ray.nodes(), request, executor.workers)
+    with ray_session(executor), joined_cluster(executor, request, len(groups)) as cluster:
+        workers = cluster.places()
         shares = min(workers, len(groups))
-        task = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_calls=1, max_retries=1)(
-            measured
-        )
+        task = ray.remote(
+            num_cpus=request.cpus,
+            num_gpus=request.gpus,
+            memory=request.bundle.get("memory", 0.0),
+            resources=dict(request.others),
+            max_calls=1,
+            max_retries=executor.retries,
+        )(measured)
         share = _share(request, runtime, workers)
         parts = [groups[start::shares] for start in range(shares)]
         try:

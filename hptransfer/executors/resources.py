@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
-import signal
-import socket
-import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import UserError
 
-# Seconds to wait for a cluster's head to accept a connection.
-CONNECT_SECONDS = 5.0
-# Ray's socket paths add about 70 characters to its folder, and may have 107 in all.
-LONGEST_FOLDER = 24
+# Ray's part of a node's `accelerator_type:NAME` that a task asking for the type takes.
+ACCELERATOR_SHARE = 0.001
+GIB = 2**30
+# Fields of their own, which `executor.resources` must not name again.
+OWN_FIELDS = {"CPU": "cpus", "GPU": "gpus", "memory": "memory_gib"}
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,17 @@ class Resources:
 
     cpus: float
     gpus: float
+    memory_gib: float = 0.0
+    others: Mapping[str, float] = field(default_factory=dict)  # by Ray's names
+
+    @property
+    def bundle(self) -> dict[str, float]:
+        """All of it by Ray's names, memory in bytes; nothing that is zero."""
+        amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": int(self.memory_gib * GIB)}
+        return {name: amount for name, amount in {**amounts, **self.others}.items() if amount}
 
     def __str__(self) -> str:
-        return f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        return _text(self.bundle, self.bundle)
 
 
 def resources_of(runtime: RuntimeConfig, executor: ExecutorConfig) -> Resources:
@@ -46,129 +52,90 @@ def resources_of(runtime: RuntimeConfig, executor: ExecutorConfig) -> Resources:
             "`runtime.device` must be `cuda` under Ray, which gives each pack its own GPU, but "
             f"got {runtime.device}. Use runtime.device=cuda, or executor.name=local."
         )
-    return Resources(executor.cpus, gpus)
+    if gpus > 1 and gpus != int(gpus):
+        raise UserError(f"`executor.gpus` must be at most 1 or a whole number, but got {gpus:g}.")
+    others = dict(executor.resources)
+    for name, amount in others.items():
+        if name in OWN_FIELDS:
+            raise UserError(
+                f"`executor.resources` is for custom resources, but got {name}. Use "
+                f"executor.{OWN_FIELDS[name]}."
+            )
+        if amount <= 0:
+            raise UserError(f"`executor.resources.{name}` must be positive, but got {amount:g}.")
+    if executor.accelerator_type is not None:
+        others[f"accelerator_type:{executor.accelerator_type}"] = ACCELERATOR_SHARE
+    return Resources(executor.cpus, gpus, executor.memory_gib or 0.0, others)
+
+
+def places(nodes: Sequence[Mapping[str, Any]], request: Resources) -> int:
+    """Count the packs that fit on the living nodes, listed as `ray.nodes()` does."""
+    return sum(_places(offer, request.bundle) for offer in _offers(nodes))
 
 
 def concurrent_packs(
     nodes: Sequence[Mapping[str, Any]], request: Resources, workers: int | None
 ) -> int:
-    """Count the packs that run at a time: `workers`, or as many as the nodes hold.
-
-    Raises:
-        UserError: no single node has what a pack asks for.
-    """
+    """Count the packs that run at a time: as many as the nodes hold, at most `workers`."""
     count = places(nodes, request)
-    if not count:
-        offers = "; ".join(str(offer) for offer in _offers(nodes))
-        raise UserError(
-            f"A pack must fit on one node, but it asks for {request}, and the nodes have: "
-            f"{offers or 'nothing'}. Lower executor.cpus or executor.gpus, or change "
-            "runtime.device."
-        )
-    return workers or count
+    return count if workers is None else min(workers, count)
 
 
-def places(nodes: Sequence[Mapping[str, Any]], request: Resources) -> int:
-    """Count the packs that fit on the living nodes, listed as `ray.nodes()` does."""
-    return sum(_places(offer, request) for offer in _offers(nodes))
-
-
-def _offers(nodes: Sequence[Mapping[str, Any]]) -> list[Resources]:
-    return [
-        Resources(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-        for node in nodes
-        if node["Alive"]
-    ]
-
-
-def _places(offer: Resources, request: Resources) -> int:
-    by_cpus = int(offer.cpus / request.cpus + 1e-9)
-    by_gpus = int(offer.gpus / request.gpus + 1e-9) if request.gpus else by_cpus
-    return min(by_cpus, by_gpus)
-
-
-def require_answer(address: str) -> None:
-    """Refuse an address where nothing listens, within seconds; Ray itself waits for minutes."""
-    if address.startswith("ray://"):
-        raise UserError(
-            f"`executor.address` must be local, auto or host:port, but got {address}: through a "
-            "Ray client the ledger would be written on another machine. Run the same command on "
-            "the cluster, for example with `ray job submit`."
-        )
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
-        raise UserError(f"`executor.address` must be local, auto or host:port, but got {address}.")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise no_cluster(address) from error
-
-
-def no_cluster(address: str) -> UserError:
-    """Build the error of an address where no Ray cluster answers."""
+def no_place(nodes: Sequence[Mapping[str, Any]], request: Resources) -> UserError:
+    """Build the error of a pack that fits on no node: what it asks for, and what there is."""
+    kinds = Counter(_text(offer, request.bundle) for offer in _offers(nodes))
+    offers = "; ".join(f"{n} with {kind}" if n > 1 else kind for kind, n in kinds.most_common())
     return UserError(
-        f"`executor.address` must name a running Ray cluster, but none answers at {address}. "
-        "Start one with `ray start --head`, or use executor.address=local."
+        f"A pack must fit on one node, but it asks for {request}, and the nodes have: "
+        f"{offers or 'nothing'}. Ask for less (executor.cpus, gpus, memory_gib, resources, "
+        "accelerator_type), change runtime.device, or add such a node; executor.wait_for_nodes_s "
+        "waits for one."
     )
 
 
-def ray_environment(*, local: bool) -> dict[str, str]:
-    """Build the variables Ray is started under: silent, private, leaving signals alone."""
-    variables = {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    }
-    if local:
-        # Loopback only: no token is written into the home folder. Workers import what we import.
-        paths = [path for path in sys.path if path]
-        variables |= {
-            "RAY_ADDRESS": "local",
-            "RAY_AUTH_MODE": "disabled",
-            "PYTHONPATH": os.pathsep.join(paths),
-        }
-    return variables
+def _offers(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, float]]:
+    return [node["Resources"] for node in nodes if node["Alive"]]
 
 
-@contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the length of a `with` block."""
-    kept = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+def _places(offer: Mapping[str, float], bundle: Mapping[str, float]) -> int:
+    return min(int(offer.get(name, 0.0) / amount + 1e-9) for name, amount in bundle.items())
+
+
+def _text(amounts: Mapping[str, float], asked: Mapping[str, float]) -> str:
+    """Say how much there is of CPUs, GPUs and whatever else is asked for."""
+    parts = [f"{amounts.get('CPU', 0.0):g} CPUs", f"{amounts.get('GPU', 0.0):g} GPUs"]
+    if "memory" in asked:
+        parts.append(f"{amounts.get('memory', 0.0) / GIB:.3g} GiB of memory")
+    for name in sorted(asked.keys() - OWN_FIELDS.keys()):
+        kind, _, accelerator = name.partition(":")
+        if kind == "accelerator_type":
+            parts.append(f"{accelerator}: {'yes' if amounts.get(name) else 'no'}")
+        else:
+            parts.append(f"{amounts.get(name, 0.0):g} {name}")
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def usable_cpus(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Count the CPUs this process may use: its affinity mask, and its cgroup's quota if lower."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS has none
+    count = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(int(min(count, _cgroup_quota(groups))), 1)
+
+
+def _cgroup_quota(groups: Path) -> float:
+    """Return the lowest CPU quota of this process's cgroup (version 2) and those above it."""
     try:
-        yield
-    finally:
-        for name, value in kept.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def short_temporary_folder() -> str:
-    """Choose where Ray's sockets go: the temporary folder unless its path is too long for them."""
-    folder = tempfile.gettempdir()
-    return folder if len(folder) <= LONGEST_FOLDER else "/tmp"
-
-
-@contextmanager
-def own_sigterm() -> Iterator[None]:
-    """Keep the SIGTERM handler in a `with` block; `ray.init` would leave one that exits with 15."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    kept = signal.getsignal(signal.SIGTERM)
-    terminated = False
-    try:
-        yield
-    except SystemExit:
-        terminated = True
-    finally:
-        signal.signal(signal.SIGTERM, kept)
-    if terminated:
-        signal.raise_signal(signal.SIGTERM)
+        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
+    except OSError:
+        own = ""
+    quota = math.inf
+    for folder in (groups / own, *(groups / own).parents):
+        if not folder.is_relative_to(groups):
+            break
+        try:
+            allowed, period = (folder / "cpu.max").read_text().split()
+        except (OSError, ValueError):
+            continue  # no such file in the root group, nor under version 1
+        if allowed != "max":
+            quota = min(quota, int(allowed) / int(period))
+    return quota

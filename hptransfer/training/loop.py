@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,33 +12,31 @@ from torch import Tensor
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import Dataset
+from hptransfer.training.checkpoint import Checkpoint
 from hptransfer.training.evaluation import validation_loss
 from hptransfer.training.flops import step_flops
 from hptransfer.training.pack import Pack
+from hptransfer.training.progress import Progress, Report
 from hptransfer.training.state import TrainingState, start_training
+from hptransfer.training.stopping import first_step, is_hopeless
 
 REPORTS = 30  # points of a training curve
 
-# Trials that diverged leave a captured pack where this many FLOPs are saved: compiling and
-# capturing for fewer members takes about 20 s, in which a pack of small models does 40 TFLOP/s.
+# The dead leave a captured pack where this many FLOPs are saved: compiling and capturing for fewer
+# members takes about 20 s, in which a pack of small models does 40 TFLOP/s.
 RECAPTURE_FLOPS = 8e14
-
-
-class Report(NamedTuple):
-    """Where a pack stands: the step, and each trial's mean training loss since the last report."""
-
-    step: int
-    train_losses: tuple[float, ...]
 
 
 class PackOutcome(NamedTuple):
     """What a pack's training gave; all tensors (T,) on the CPU."""
 
-    losses: Tensor  # the deciding loss, non-finite where a trial diverged
+    losses: Tensor  # the deciding loss, of no meaning where a trial diverged or was stopped
     losses_at_init: Tensor  # on the first draw only: it scales, it does not decide
     diverged_at: Tensor  # step, or -1
+    stopped_at: Tensor  # steps taken until it was given up, or -1
     clipped_share: Tensor
     reports: tuple[Report, ...]
+    seconds: float  # wall time, of earlier processes too
     pack: Pack  # of the members that were left
     members: tuple[int, ...]  # where those stand in the tensors above
     weights: Tensor  # those of theirs that decide, on the pack's device
@@ -53,43 +52,79 @@ def train_pack(
     device: torch.device,
     runtime: RuntimeConfig,
     report: Callable[[Report], None],
+    checkpoint: Checkpoint | None = None,
 ) -> PackOutcome:
-    """Train trials of one shape signature for their budget, or until every one has diverged."""
+    """Train trials of one shape signature for their budget, or until none is left.
+
+    With a checkpoint training begins where that was made, and at reports a new one is left.
+    """
+    began = time.perf_counter()
     state = start_training(configs, dataset, device, runtime)
     try:
-        return _trained(state, dataset, report)
+        progress = None if checkpoint is None else checkpoint.restore(state)
+        if progress is None:
+            at_init = _loss_at_init(state, dataset)
+            progress = Progress(at_init, began=began)
+        _train(state, progress, report, checkpoint)
+        return _outcome(state, progress, dataset)
     finally:
         state.close()
 
 
-def _trained(
-    state: TrainingState, dataset: Dataset, report: Callable[[Report], None]
-) -> PackOutcome:
-    count, budget = len(state.pack), state.pack.configs[0].budget
-    at_init = validation_loss(state.pack, dataset.validation, flat=state.pack.flat, draws=1)
-    interval = math.ceil(budget.steps / REPORTS)
-    reports = []
-    for step in range(budget.steps):
+def _loss_at_init(state: TrainingState, dataset: Dataset) -> Tensor:
+    pack = state.pack
+    return validation_loss(pack, dataset.validation, flat=pack.flat, draws=1).cpu()
+
+
+def _train(
+    state: TrainingState,
+    progress: Progress,
+    report: Callable[[Report], None],
+    checkpoint: Checkpoint | None,
+) -> None:
+    count, steps = len(state.started_with), state.budget.steps
+    interval = math.ceil(steps / REPORTS)
+    for step in range(progress.step, steps):
         state.train_step(step)
-        if (step + 1) % interval == 0 or step + 1 == budget.steps:
-            reports.append(_report(state, step + 1, count))
-            report(reports[-1])
-            if not state.any_alive():
-                break
-            if _pays_to_compact(state, budget.steps - step - 1):
-                state.compact()
+        if (step + 1) % interval and step + 1 < steps:
+            continue
+        progress.reports.append(_report(state, step + 1, count))
+        report(progress.reports[-1])
+        if step + 1 < steps:
+            _stop_hopeless(state, progress)
+        if not state.any_alive():
+            break
+        if _pays_to_compact(state, steps - step - 1):
+            state.compact()
+        if checkpoint is not None and step + 1 < steps:
+            checkpoint.save(state, progress)
+
+
+def _stop_hopeless(state: TrainingState, progress: Progress) -> None:
+    if progress.step < first_step(state.budget.stop_after, state.budget.steps):
+        return
+    at_init = progress.losses_at_init.tolist()
+    hopeless = [m for m in state.members if is_hopeless(progress.curve(m), at_init[m])]
+    if hopeless:
+        state.give_up(hopeless, progress.step)
+
+
+def _outcome(state: TrainingState, progress: Progress, dataset: Dataset) -> PackOutcome:
+    count, budget = len(state.started_with), state.budget
     weights = state.deciding_weights()
     losses = validation_loss(state.pack, dataset.validation, flat=weights, draws=budget.eval_draws)
     state.retire(torch.isfinite(losses), budget.steps)
     everybody = torch.full((count,), torch.nan, dtype=losses.dtype)
     everybody[list(state.members)] = losses.cpu()
-    diverged_at, clipped = state.records(count)
+    diverged_at, stopped_at, clipped = map(torch.tensor, zip(*state.records(count), strict=True))
     return PackOutcome(
         everybody,
-        at_init.cpu(),
-        diverged_at,
+        progress.losses_at_init,
+        diverged_at.long(),
+        stopped_at.long(),
         clipped / budget.steps,
-        tuple(reports),
+        tuple(progress.reports),
+        progress.seconds,
         state.pack,
         tuple(state.members),
         weights.detach(),

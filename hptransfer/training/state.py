@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,14 @@ from hptransfer.training.schedule import lr_multiplier
 from hptransfer.vocabulary import Weights
 
 
+class Record(NamedTuple):
+    """What is kept of a member, taking part or not: steps are -1 where there is none."""
+
+    diverged_at: float
+    stopped_at: float
+    clipped: float  # steps whose gradient was clipped
+
+
 def start_training(
     configs: Sequence[TrialConfig], dataset: Dataset, device: torch.device, runtime: RuntimeConfig
 ) -> TrainingState:
@@ -32,15 +41,17 @@ class TrainingState:
 
     def __init__(self, pack: Pack, dataset: Dataset) -> None:
         self.pack, self.dataset, self.budget = pack, dataset, pack.configs[0].budget
+        self.started_with = pack.configs
         self.members = list(range(len(pack)))  # where the members left stood at the start
         self.optimizer = PackedAdamW(pack)
         self.ema = pack.flat.detach().clone() if self.budget.weights is Weights.ema else None
         self.alive = torch.ones(len(pack), dtype=torch.bool, device=pack.device)
         self.diverged_at = torch.full((len(pack),), -1.0, device=pack.device)
+        self.stopped_at = torch.full((len(pack),), -1.0, device=pack.device)
         self.clipped = torch.zeros(len(pack), device=pack.device)
         self.loss_sum = torch.zeros(len(pack), device=pack.device)
         self.reported_step = 0
-        self.left: dict[int, tuple[float, float]] = {}  # of those compacted away: records
+        self.left: dict[int, Record] = {}  # of those compacted away
         self._arrange()
 
     def _arrange(self) -> None:
@@ -100,6 +111,17 @@ class TrainingState:
         self.alive &= sound
         return died
 
+    @torch.no_grad()
+    def give_up(self, hopeless: Sequence[int], step: int) -> None:
+        """Stop training members, given as they stood at the start, after `step` steps."""
+        stopped = torch.tensor([member in hopeless for member in self.members])
+        stopped = stopped.to(self.pack.device) & self.alive
+        self.stopped_at.masked_fill_(stopped, step)
+        self.alive &= ~stopped
+        self.optimizer.quarantine(stopped)
+        if self.ema is not None:
+            self.ema.masked_fill_(stopped.unsqueeze(1), 0.0)
+
     def mean_losses(self, step: int) -> Tensor:
         """Return and reset the mean training losses since the last report (T,)."""
         means = self.loss_sum / (step - self.reported_step)
@@ -108,11 +130,11 @@ class TrainingState:
         return means
 
     def any_alive(self) -> bool:
-        """Whether a member has not diverged."""
+        """Whether a member has neither diverged nor been stopped."""
         return bool(self.alive.any())
 
     def dead_count(self) -> int:
-        """Count the members that have diverged and still take part."""
+        """Count the members that have diverged or been stopped and still take part."""
         return len(self.pack) - int(self.alive.sum())
 
     @property
@@ -121,28 +143,69 @@ class TrainingState:
         return self.pack.runtime.compiled or self.pack.runtime.captured
 
     def compact(self) -> None:
-        """Leave the diverged members out from now on; for the others nothing else changes."""
+        """Leave the dead members out from now on; for the others nothing else changes."""
         kept = self.alive.nonzero().squeeze(1).tolist()
         self.left |= self._records()
+        self._keep(kept)
+
+    def _keep(self, kept: Sequence[int]) -> None:
         self.close()
         self.pack = self.pack.keep(kept)
         self.optimizer = self.optimizer.keep(self.pack, kept)
         self.ema = None if self.ema is None else self.ema[kept]
-        self.alive, self.diverged_at, self.clipped, self.loss_sum = (
-            tensor[kept] for tensor in (self.alive, self.diverged_at, self.clipped, self.loss_sum)
+        self.alive, self.diverged_at, self.stopped_at, self.clipped, self.loss_sum = (
+            tensor[kept]
+            for tensor in (
+                self.alive,
+                self.diverged_at,
+                self.stopped_at,
+                self.clipped,
+                self.loss_sum,
+            )
         )
         self.members = [self.members[index] for index in kept]
         self._arrange()
 
-    def records(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return everybody's step of divergence or -1, and number of clipped steps: (count,)."""
-        records = {**self.left, **self._records()}
-        diverged_at, clipped = zip(*(records[member] for member in range(count)), strict=True)
-        return torch.tensor(diverged_at).long(), torch.tensor(clipped)
+    def tensors(self) -> dict[str, Tensor]:
+        """Return by name what is not as at the start at a report, with an axis over those left."""
+        named = {
+            "flat": self.pack.flat.detach(),
+            "moment1": self.optimizer.moment1,
+            "moment2": self.optimizer.moment2,
+            "alive": self.alive,
+            "diverged_at": self.diverged_at,
+            "stopped_at": self.stopped_at,
+            "clipped": self.clipped,
+        }
+        return named if self.ema is None else {**named, "ema": self.ema}
 
-    def _records(self) -> dict[int, tuple[float, float]]:
-        pairs = zip(self.diverged_at.tolist(), self.clipped.tolist(), strict=True)
-        return dict(zip(self.members, pairs, strict=True))
+    def restore(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        members: Sequence[int],
+        left: Mapping[int, Record],
+        step: int,
+    ) -> None:
+        """Become what a state of the same trials was after `step` steps, at a report.
+
+        To be called before the first step, so that a captured one reads what is put here.
+        """
+        if list(members) != self.members:
+            self._keep(members)
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+        self.left, self.reported_step = dict(left), step
+
+    def records(self, count: int) -> list[Record]:
+        """Return everybody's record in the order of the start."""
+        records = {**self.left, **self._records()}
+        return [records[member] for member in range(count)]
+
+    def _records(self) -> dict[int, Record]:
+        columns = (self.diverged_at, self.stopped_at, self.clipped)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return {member: Record(*row) for member, row in zip(self.members, rows, strict=True)}
 
     def deciding_weights(self) -> Tensor:
         """Return the weights that decide: raw, or their moving average."""
