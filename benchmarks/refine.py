@@ -28,9 +28,10 @@ from benchmarks import measure
 from hptransfer.adaptive import asked
 from hptransfer.analysis.estimates import estimate
 from hptransfer.config import TrialConfig
+from hptransfer.design import DesignConfig
 from hptransfer.identity import arm_of, trial_key, with_width
 from hptransfer.ledger_rows import read, table
-from hptransfer.questions import Axis, DesignConfig, SweepConfig, hps
+from hptransfer.questions import Axis, SweepConfig, hps
 from hptransfer.vocabulary import Method, Scaling
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"

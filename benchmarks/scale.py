@@ -154,7 +154,7 @@ def appended(folder: Path, rows: Sequence[dict[str, Any]], size: int) -> float:
 def resumed(folder: Path, packs: Sequence[Pack]) -> list[Pack]:
     """Open a ledger and return the packs that it lacks rows of."""
     with LedgerWriter(folder) as writer:
-        return pending(packs, writer.ledger.keys)
+        return pending(packs, writer.keys)
 
 
 def write_curves(folder: Path, rows: Sequence[dict[str, Any]]) -> None:

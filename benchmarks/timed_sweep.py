@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from hptransfer import cli, executors, jobs, results
-from hptransfer.config import ExecutorConfig, RuntimeConfig
+from hptransfer import cli, executors, results, running
+from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
+from hptransfer.executors.pack import OnResults, Pack
 from hptransfer.outcome import TrialResult
-from hptransfer.sweep import Pack
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     log, *words = argv
     events: list[dict[str, Any]] = []
-    with patch.object(jobs, "run_packs", _noting(events)):
+    with patch.object(running, "run_packs", _noting(events)):
         code = cli.main(words)
     results.write_json(Path(log), events)
     return code
@@ -39,14 +39,15 @@ def _noting(events: list[dict[str, Any]]) -> Callable[..., None]:
         runtime: RuntimeConfig,
         executor: ExecutorConfig,
         *,
-        on_results: Callable[[int, list[TrialResult]], None],
+        on_results: OnResults,
         on_start: Callable[[int], None],
+        checkpoints: CheckpointConfig | None = None,
     ) -> None:
         def started(index: int) -> None:
             events.append({"event": "started", "pack": index, "time": time.time()})
             on_start(index)
 
-        def finished(index: int, outcome: list[TrialResult]) -> None:
+        def finished(index: int, outcome: list[TrialResult]) -> Sequence[Pack] | None:
             now = time.time()
             training = sum(result.seconds for result in outcome)
             events.append(
@@ -59,9 +60,16 @@ def _noting(events: list[dict[str, Any]]) -> Callable[..., None]:
                     "training_seconds": training,
                 }
             )
-            on_results(index, outcome)
+            return on_results(index, outcome)
 
-        executors.run_packs(packs, runtime, executor, on_results=finished, on_start=started)
+        executors.run_packs(
+            packs,
+            runtime,
+            executor,
+            on_results=finished,
+            on_start=started,
+            checkpoints=checkpoints,
+        )
 
     return run_packs
 

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hptransfer import results
+from hptransfer import results, summary
 from hptransfer.disk import opening
 from hptransfer.errors import UserError
 from hptransfer.ledger_index import tally
 from hptransfer.ledger_rows import rows_in, table
 from hptransfer.results import ResultsFolder, SweepFacts
+from hptransfer.search import best_points
 from hptransfer.vocabulary import Scaling, Status
 
 
@@ -23,6 +24,7 @@ def status(folder: ResultsFolder) -> dict[str, Any]:
     """Count a folder's rows: wanted, recorded by status, and outside the wanted set."""
     facts = results.read_facts(folder)
     counted, notice = tally(folder, facts)
+    scattered = wanted_rows(folder, facts) if facts.is_scattered else []
     return {
         "sweep": facts.name,
         "folder": str(folder.path),
@@ -31,6 +33,7 @@ def status(folder: ResultsFolder) -> dict[str, Any]:
         **{s.value: counted.recorded.get(s.value, 0) for s in Status},
         "outside": list(counted.outside),
         "outside_count": counted.outside_count,
+        "best": best_points(scattered, facts.axes),
         "notice": notice,
     }
 
@@ -38,6 +41,24 @@ def status(folder: ResultsFolder) -> dict[str, Any]:
 def wanted_rows(folder: ResultsFolder, facts: SweepFacts) -> list[dict[str, Any]]:
     """Return the ledger's rows that the sweep wants; others are kept, never fitted."""
     return [r for r in rows_in(folder.path) if facts.wants(r)]
+
+
+def fittable_rows(folder: ResultsFolder, facts: SweepFacts) -> list[dict[str, Any]]:
+    """Return the wanted rows, of which basins can be cut out.
+
+    Raises:
+        UserError: several HPs were searched at points that lie on no grid.
+    """
+    rows = wanted_rows(folder, facts)
+    if facts.is_scattered:
+        best = "; ".join(map(summary.best_point, best_points(rows, facts.axes)))
+        raise UserError(
+            "A fit needs one searched HP, or a full grid of several, since each HP's basin is cut "
+            f"out at the best of the others, but {folder.path} holds scattered points of "
+            f"{', '.join(facts.axes)}. Take the best of them ({best or 'none is complete yet'}), "
+            "or sweep a grid around it."
+        )
+    return rows
 
 
 def table_of(rows: Sequence[dict[str, Any]], folder: Path) -> Any:
@@ -56,8 +77,8 @@ def fit(folder: ResultsFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
         from hptransfer.compose import compose_file
 
         composed = compose_file(folder.sweep_file, list(overrides), as_run=True)
-        facts = results.facts_of(composed.tree, name=facts.name)
-    rows = wanted_rows(folder, facts)
+        facts = results.facts_of(composed.tree, name=facts.name, design=facts.design)
+    rows = fittable_rows(folder, facts)
     estimates = estimate(
         table_of(rows, folder.path),
         sweep_name=facts.name,

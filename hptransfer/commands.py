@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer import results
+from hptransfer.errors import UserError
 from hptransfer.results import ResultsFolder
 from hptransfer.terminal import (
     Clock,
@@ -19,6 +20,7 @@ from hptransfer.terminal import (
     say,
     typed,
 )
+from hptransfer.vocabulary import Method
 
 
 def _job(arguments: argparse.Namespace) -> Any:
@@ -60,6 +62,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         job = _job(arguments)
         if job is None:
             return 0
+        _require_fit(job)
         refused = _gate(arguments, job)
         if refused:
             return refused
@@ -75,6 +78,17 @@ def run_command(arguments: argparse.Namespace) -> int:
         answers.report(job.folder, [resume])
         clock.lap("plot and report")
     return _finish_run(arguments, job.folder, realised, clock)
+
+
+def _require_fit(job: Any) -> None:
+    """Refuse to run what could be swept, but not fitted."""
+    sweep = job.sweep
+    if sweep.design.method is not Method.grid and len(sweep.search) > 1:
+        raise UserError(
+            f"`hptransfer run` fits, which needs one searched HP or a full grid, but {sweep.name} "
+            f"searches {', '.join(sweep.axes)} by {sweep.design.method.value}. Use `hptransfer "
+            "sweep`, which says which point is best."
+        )
 
 
 def _finish_run(

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.checks import require_own_tag
+from hptransfer.design import DesignConfig
 from hptransfer.errors import UserError, shown
 from hptransfer.overrides import (
     GROUPS,
@@ -40,7 +41,6 @@ from hptransfer.overrides import (
 )
 from hptransfer.questions import (
     Axis,
-    DesignConfig,
     RealiseConfig,
     SweepConfig,
     VerdictConfig,

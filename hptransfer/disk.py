@@ -84,6 +84,7 @@ def write_text(path: Path, text: str) -> None:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
+        partial.unlink(missing_ok=True)  # were it a link, writing would follow it
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()

@@ -10,7 +10,13 @@ from enum import Enum
 from functools import wraps
 from typing import Any, TypeVar
 
-from hptransfer.config import AdamWConfig, ParametrizationConfig, TrialConfig
+from hptransfer.config import (
+    AdamWConfig,
+    DDPMConfig,
+    ObjectiveConfig,
+    ParametrizationConfig,
+    TrialConfig,
+)
 from hptransfer.vocabulary import Broken, Scaling
 
 T = TypeVar("T")
@@ -37,7 +43,8 @@ def _remembered(function: Callable[[T], V]) -> Callable[[T], V]:
 def shape_signature(config: TrialConfig) -> TrialConfig:
     """What trials of one pack must share: the trial without its per-member fields.
 
-    Members may differ in every optimizer field, warm-up, init and output scale, and seed.
+    Members may differ in every optimizer field, warm-up, init and output scale, the weight of a
+    learned variance's bound, and seed.
     """
     return dataclasses.replace(
         config,
@@ -45,9 +52,16 @@ def shape_signature(config: TrialConfig) -> TrialConfig:
         parametrization=dataclasses.replace(
             config.parametrization, init_scale=1.0, output_scale=1.0
         ),
+        objective=_of_no_member(config.objective),
         budget=dataclasses.replace(config.budget, warmup_fraction=0.0),
         seed=0,
     )
+
+
+def _of_no_member(objective: ObjectiveConfig) -> ObjectiveConfig:
+    if isinstance(objective, DDPMConfig):
+        return dataclasses.replace(objective, vlb_weight=DDPMConfig().vlb_weight)
+    return objective
 
 
 def with_width(config: TrialConfig, width: int) -> TrialConfig:

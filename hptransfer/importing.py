@@ -11,7 +11,7 @@ from hptransfer.disk import require_inside, write_text
 from hptransfer.errors import UserError
 from hptransfer.ledger import LedgerWriter, curve_file
 from hptransfer.ledger_check import require_key
-from hptransfer.ledger_rows import FILE_NAME, Ledger, locate, read
+from hptransfer.ledger_rows import FILE_NAME, Ledger, locate, read, rows_in
 from hptransfer.results import ResultsFolder, read_facts
 
 LEDGER_NAMES = (FILE_NAME, f"{FILE_NAME}.gz")
@@ -105,7 +105,7 @@ def _append(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Append the rows whose trials have none; return them, and what became of all."""
     with LedgerWriter(each.into) as writer:
-        ours = {row["trial_key"]: row for row in writer.ledger.rows}
+        ours = {row["trial_key"]: row for row in rows_in(each.into)}
         fresh = [
             {**row, "source": row.get("source", each.name)}
             for row in rows

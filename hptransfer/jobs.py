@@ -8,7 +8,7 @@ from typing import Any
 
 from hptransfer import results
 from hptransfer.compose import Composed, as_run_yaml, compose_file, sweep_config
-from hptransfer.disk import write_text
+from hptransfer.disk import require_links_inside, write_text
 from hptransfer.identity import with_scaling, with_width
 from hptransfer.ledger_rows import rows_in
 from hptransfer.questions import HYPERPARAMETERS, SweepConfig, with_hyperparameters
@@ -37,6 +37,7 @@ def open_job(composed: Composed, root: Path, *, quiet: bool) -> Job:
     """Prepare a sweep's folder: refuse a changed question, write the sweep as run."""
     sweep = sweep_config(composed)
     folder = ResultsFolder(root / sweep.name)
+    require_links_inside(folder.path)
     check_question(sweep, folder)
     _require_data(sweep, composed)
     write_text(folder.sweep_file, as_run_yaml(composed, name=sweep.name))
@@ -129,10 +130,10 @@ def failure_sentence(answer: dict[str, Any]) -> str:
 
 def intention(job: Job) -> str:
     """Say what a sweep is about to do."""
-    if job.sweep.is_adaptive:
-        return f"{job.sweep.name}: asks for trials in rounds; {len(rows_in(job.folder.path))} recorded"
-    keys = set(wanted(job.sweep))
     done = {r["trial_key"] for r in rows_in(job.folder.path)}
+    if job.sweep.is_adaptive:
+        return f"{job.sweep.name}: {len(done)} trials are recorded; asks for more in rounds"
+    keys = set(wanted(job.sweep))
     missing, present = len(keys - done), len(keys & done)
     if not present:
         return f"{job.sweep.name}: {missing} trials to run"

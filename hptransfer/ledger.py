@@ -80,15 +80,15 @@ class LedgerWriter:
     """The one writer of a sweep's ledger, for use in a `with` block.
 
     Opening takes the folder's lock, if need be from an owner who ended without releasing it,
-    unpacks a gzipped ledger and removes a cut-off last line (`notice` tells). `ledger` is what the
-    file held on opening.
+    unpacks a gzipped ledger and removes a cut-off last line (`notice` tells). `keys` are those of
+    the trials that have a row; the rows themselves are not held.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.path = self.folder / FILE_NAME
-        self.ledger = Ledger(self.path)
-        self._keys: set[str] = set()
+        self.keys: set[str] = set()
+        self._torn = Ledger(self.path)  # for its notice
         self._descriptor = -1
         self._lock = FolderLock(self.folder)
         self._length = 0
@@ -96,7 +96,7 @@ class LedgerWriter:
     @property
     def notice(self) -> str | None:
         """What opening had to repair or take over, in a sentence each, or None."""
-        notes = [note for note in (self._lock.note, self.ledger.notice) if note]
+        notes = [note for note in (self._lock.note, self._torn.notice) if note]
         return " ".join(notes) or None
 
     def __enter__(self) -> Self:
@@ -117,9 +117,12 @@ class LedgerWriter:
         if found is not None and found != self.path:
             _unpack(found, self.path)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        self.ledger = read(self.path)
-        self._keys = set(self.ledger.keys)
-        os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - self.ledger.torn_bytes)
+        torn_bytes = 0
+        for stretch in scan(self.path):
+            self.keys.update(row["trial_key"] for row in stretch.rows)
+            torn_bytes = stretch.torn_bytes
+        self._torn = Ledger(self.path, torn_bytes=torn_bytes)
+        os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - torn_bytes)
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
             os.write(self._descriptor, b"\n")
@@ -142,7 +145,7 @@ class LedgerWriter:
             UserError: another program changed the file meanwhile, or took the lock over.
         """
         keys = [row["trial_key"] for row in rows]
-        repeated = len(set(keys)) < len(keys) or not self._keys.isdisjoint(keys)
+        repeated = len(set(keys)) < len(keys) or not self.keys.isdisjoint(keys)
         if repeated:
             raise ValueError(f"Some of these trials have a row in {self.path} already: {keys}.")
         data = b"".join(encode(row) for row in rows)
@@ -150,7 +153,7 @@ class LedgerWriter:
             self._lock.require_ours()
             self._require_unchanged()
             self._write(data)
-        self._keys.update(keys)
+        self.keys.update(keys)
         self._length += len(data)
 
     def _write(self, data: bytes) -> None:

@@ -113,11 +113,13 @@ def objective_loss(
     prediction: Tensor,
     at: Noised,
     terms: Callable[[BoundInputs], Tensor] | None = None,
+    weight: float | Tensor | None = None,
 ) -> Tensor:
     """Return the loss of a prediction (..., B, C, H, W), over batch and pixels: (...,).
 
     A prediction of twice the target's channels has a learned variance in its second half. `terms`
-    computes its bound: `bound_terms` unless given.
+    computes its bound: `bound_terms` unless given. `weight` (...,) is the bound's weight, times
+    the number of steps; the objective's unless given.
     """
     if prediction.shape[-3] == at.target.shape[-3]:
         return squared_error(prediction, at.target)
@@ -125,7 +127,9 @@ def objective_loss(
     mean, variance = prediction.chunk(2, dim=-3)
     bound = variational_bound(objective, mean.detach(), variance, at, terms).mean(-1)
     # arXiv 2102.09672, Eq. 16; the bound is a sum over steps, of which each sample has one.
-    return squared_error(mean, at.target) + objective.vlb_weight * objective.timesteps * bound
+    if weight is None:
+        weight = objective.vlb_weight * objective.timesteps
+    return squared_error(mean, at.target) + weight * bound
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:

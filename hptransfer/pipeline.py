@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from hptransfer import results
-from hptransfer.answers import table_of, wanted_rows
+from hptransfer.answers import fittable_rows, table_of
 from hptransfer.compose import Composed, checked_name, compose_file, sweep_config
 from hptransfer.config import TrialConfig
 from hptransfer.disk import write_text
@@ -28,6 +27,7 @@ from hptransfer.results import ResultsFolder
 from hptransfer.running import run_trials
 from hptransfer.sweep import check_target, realised
 from hptransfer.vocabulary import Status
+from hptransfer.yaml_files import read_mapping
 
 if TYPE_CHECKING:
     from hptransfer.samplers import SamplerConfig
@@ -44,7 +44,7 @@ def transfer(
     asked = sweep_config(recorded)
     target, composed = _target(folder, recorded, asked, list(overrides), config_dir)
     check_target(asked, target, composed.tree["transfer"]["allow"])
-    table = table_of(wanted_rows(folder, results.read_facts(folder)), folder.path)
+    table = table_of(fittable_rows(folder, results.read_facts(folder)), folder.path)
     estimates = estimate(
         table,
         sweep_name=asked.name,
@@ -90,7 +90,7 @@ def _target(
                 f"`{key}` is what the sweep transfers, so it cannot be set here, but got "
                 f"{override!r}. Override it in `hptransfer train`."
             )
-    tree = yaml.safe_load(folder.sweep_file.read_text(encoding="utf-8"))
+    tree = read_mapping(folder.sweep_file)
     laid_over = [
         f"{group}.{key}={value}"
         for group, part in tree["sweep"]["target"].items()
@@ -147,7 +147,7 @@ def train(
     key = trial_key(composed.trial)
     weights_file = folder.weights_file(key)
     with LedgerWriter(folder.target) as writer:
-        known = next((r for r in writer.ledger.rows if r["trial_key"] == key), None)
+        known = next((r for r in rows_in(folder.target) if r["trial_key"] == key), None)
         if known and (weights_file.is_file() or known["status"] != Status.completed.value):
             return _answer(known, weights_file, recorded_before=True)
         result, weights = train_trial(

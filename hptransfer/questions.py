@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hptransfer.config import ObjectiveConfig, TrialConfig, require, require_count, require_finite
+from hptransfer.design import ADAPTIVE, DesignConfig, require_axes
 from hptransfer.vocabulary import Method, Scaling
 
 
@@ -137,42 +138,6 @@ class RealiseConfig:
             require_count(f"sweep.realise.{name}", getattr(self, name), most=MOST_POINTS)
 
 
-ADAPTIVE = frozenset({Method.tpe, Method.gp, Method.cmaes, Method.refine})
-# Points of an arm at a width, and how many of them are asked at a time. 80 are what the paper's
-# MMDiT search has; refinement seldom spends more than six (benchmarks/refine.py).
-POINTS = {Method.sobol: 16, Method.tpe: 80, Method.gp: 80, Method.cmaes: 80, Method.refine: 6}
-ROUND = {Method.tpe: 8, Method.gp: 8, Method.cmaes: 8, Method.refine: 2}
-
-
-@dataclass(frozen=True)
-class DesignConfig:
-    """How a sweep's points are chosen from its axes."""
-
-    method: Method = Method.grid
-    points: int | None = None  # of an arm at a width, all rounds together; null: the method's own
-    round: int | None = None  # points asked at a time of an arm at a width; null: the method's own
-    seed: int = 0  # of the choice, not of the trials
-
-    @property
-    def total(self) -> int:
-        """Points of an arm at a width: as given, or the method's own."""
-        return self.points or POINTS[self.method]
-
-    @property
-    def batch(self) -> int:
-        """Points asked at a time: as given, or the adaptive method's own."""
-        return self.round or ROUND[self.method]
-
-    def __post_init__(self) -> None:
-        for name in ("points", "round"):
-            value = getattr(self, name)
-            require(
-                value is None or value > 0,
-                f"`sweep.design.{name}` must be positive or null, but got {value}.",
-            )
-        require(self.seed >= 0, f"`sweep.design.seed` must not be negative, but got {self.seed}.")
-
-
 @dataclass(frozen=True)
 class VerdictConfig:
     """The tolerance of the verdict."""
@@ -225,7 +190,8 @@ class SweepConfig:
         )
         for name, _ in self.search:
             require_known_hp(name, self.base.objective)
-        _require_axes(self.design, self.axes)
+        require_axes(self.design, self.axes)
+        _require_one_measure(self)
         _require_modest(self)
         require_allowable(self.allow)
 
@@ -238,6 +204,17 @@ class SweepConfig:
     def is_adaptive(self) -> bool:
         """Whether rounds of points are asked, each from the losses of those before."""
         return self.design.method in ADAPTIVE
+
+
+def _require_one_measure(sweep: SweepConfig) -> None:
+    """Refuse to compare trials by losses that weigh a learned variance differently."""
+    objective = sweep.base.objective
+    require(
+        "log2_vlb_weight" not in sweep.axes
+        or getattr(objective, "deciding_vlb_weight", None) is not None,
+        "Trials trained under different `objective.vlb_weight` compare only under one deciding "
+        "loss, but objective.deciding_vlb_weight is null. Set it, e.g. to 0.001.",
+    )
 
 
 def _require_modest(sweep: SweepConfig) -> None:
@@ -272,29 +249,4 @@ def require_known_hp(name: str, objective: ObjectiveConfig) -> None:
         name in known,
         f"`search.{name}` is not a hyperparameter that can be swept. Those that can: "
         f"{', '.join(known)} (the last ones with objective={objective.name}).",
-    )
-
-
-def _require_axes(design: DesignConfig, axes: Sequence[str]) -> None:
-    """Refuse a method that cannot search so many axes, and fields that it would ignore."""
-    method, names = design.method, ", ".join(axes)
-    require(
-        method is not Method.refine or len(axes) == 1,
-        f"`sweep.design.method=refine` fits one basin, so `search` must hold one axis, but it "
-        f"holds {names}. Leave one, or choose tpe, gp, cmaes, sobol or grid.",
-    )
-    require(
-        method is not Method.cmaes or len(axes) > 1,
-        "`sweep.design.method=cmaes` adapts a covariance, so `search` must hold two axes or more, "
-        f"but it holds {names}. Choose refine, tpe or gp.",
-    )
-    require(
-        method is not Method.grid or design.points is None,
-        f"`sweep.design.points` is not for a grid, whose points are its axes', but got "
-        f"{design.points}. Set it to null, or choose another sweep.design.method.",
-    )
-    require(
-        method in ADAPTIVE or design.round is None,
-        f"`sweep.design.round` is for methods that ask in rounds, but the method is "
-        f"{method.value}. Set it to null.",
     )

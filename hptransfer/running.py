@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hptransfer import results
 from hptransfer.config import CheckpointConfig, ExecutorConfig, TrialConfig
@@ -15,7 +14,7 @@ from hptransfer.identity import trial_key
 from hptransfer.interruption import end_if_asked
 from hptransfer.jobs import Job
 from hptransfer.ledger import LedgerWriter, write_curve
-from hptransfer.ledger_rows import row
+from hptransfer.ledger_rows import row, rows_in
 from hptransfer.outcome import TrialResult
 from hptransfer.pack_cost import even_parts
 from hptransfer.packing import (
@@ -33,9 +32,9 @@ from hptransfer.progress import Progress, say
 from hptransfer.questions import hps
 from hptransfer.storage import discard_pack
 from hptransfer.sweep import pending, wanted
+from hptransfer.vocabulary import Method
 from hptransfer.watch import Watch, watchers
 
-Rows = Mapping[str, Mapping[str, Any]]  # a ledger's rows by trial_key
 Rounds = Sequence[Sequence[TrialConfig]]  # trials asked together, the newest round last
 
 
@@ -43,10 +42,14 @@ def sweep(job: Job) -> int:
     """Run what is missing of a sweep; return how many trials ran."""
     folder = job.folder.path
     if not job.sweep.is_adaptive:
-        return run_trials(job, folder, list(wanted(job.sweep).values()))
+        trials = list(wanted(job.sweep).values())
+        if job.sweep.design.method is not Method.grid:
+            results.write_design(job.folder, job.sweep, [trials])
+        return run_trials(job, folder, trials)
     from hptransfer.adaptive import asked, write_study
 
-    def next_rounds(rows: Rows) -> Rounds:
+    def next_rounds() -> Rounds:
+        rows = {row["trial_key"]: row for row in rows_in(folder)}
         rounds = asked(job.sweep, rows)
         results.write_design(job.folder, job.sweep, rounds)
         write_study(job.folder, job.sweep, rounds, rows)
@@ -57,10 +60,10 @@ def sweep(job: Job) -> int:
 
 def run_trials(job: Job, folder: Path, trials: Sequence[TrialConfig]) -> int:
     """Run the packs of which a row is missing; append the missing rows to a folder's ledger."""
-    return _run(job, folder, lambda rows: [trials])
+    return _run(job, folder, lambda: [trials])
 
 
-def _run(job: Job, folder: Path, asked: Callable[[Rows], Rounds]) -> int:
+def _run(job: Job, folder: Path, asked: Callable[[], Rounds]) -> int:
     with LedgerWriter(folder) as writer:
         work = _Work(job, folder, asked, writer)
         if writer.notice:
@@ -100,10 +103,9 @@ class _Work:
     progress: Progress
 
     def __init__(
-        self, job: Job, folder: Path, asked: Callable[[Rows], Rounds], writer: LedgerWriter
+        self, job: Job, folder: Path, asked: Callable[[], Rounds], writer: LedgerWriter
     ) -> None:
         self.job, self.folder, self._asked, self._writer = job, folder, asked, writer
-        self._rows: dict[str, Mapping[str, Any]] = {r["trial_key"]: r for r in writer.ledger.rows}
         self._rounds = 0  # that were asked
         self._fresh: Rounds = []  # those not yet cut into packs
         self._packs: list[Pack] = []
@@ -114,10 +116,10 @@ class _Work:
 
     def ask(self) -> bool:
         """Ask for rounds; return whether a trial of a new one is missing."""
-        rounds = self._asked(self._rows)
+        rounds = self._asked()
         self._fresh, self._rounds = rounds[self._rounds :], len(rounds)
         keys = [trial_key(config) for trials in self._fresh for config in trials]
-        self._missing = {key for key in keys if key not in self._rows}
+        self._missing = {key for key in keys if key not in self._writer.keys}
         self.asked += len(keys)
         self.recorded += len(keys) - len(self._missing)
         return bool(self._missing)
@@ -131,7 +133,7 @@ class _Work:
         packs = [
             pack
             for trials in self._fresh
-            for pack in pending_packs(self.job, self.folder, trials, self._rows)
+            for pack in pending_packs(self.job, self.folder, trials, self._writer.keys)
         ]
         self._packs += packs
         return packs
@@ -148,12 +150,11 @@ class _Work:
 
     def on_results(self, index: int, finished: list[TrialResult]) -> list[Pack]:
         """Record a pack; return further packs where all that was handed out is recorded."""
-        fresh = [r for r in finished if trial_key(r.config) not in self._rows]
+        fresh = [r for r in finished if trial_key(r.config) not in self._writer.keys]
         rows = [row(r, hps(r.config, self.job.sweep.axes), self._provenance) for r in fresh]
         for result in fresh:
             write_curve(self.folder, trial_key(result.config), result.curve)
         self._writer.append(rows)
-        self._rows |= {r["trial_key"]: r for r in rows}
         self._missing.difference_update(r["trial_key"] for r in rows)
         self.ran += len(rows)
         self._discard(index)

@@ -10,7 +10,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hptransfer import config
 from hptransfer.config import ExecutorConfig, RuntimeConfig
-from hptransfer.questions import DesignConfig, RealiseConfig, VerdictConfig
+from hptransfer.design import DesignConfig
+from hptransfer.questions import RealiseConfig, VerdictConfig
 from hptransfer.vocabulary import Init, Precision, Scaling
 
 SCHEMAS = {

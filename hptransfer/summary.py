@@ -232,9 +232,19 @@ def status_text(state: Mapping[str, Any]) -> str:
     if state["outside_count"]:
         count = state["outside_count"]
         lines.append(f"{count} rows lie outside the wanted set: kept, not fitted")
+    lines += [f"best     {best_point(best)}" for best in state["best"]]
     if state["notice"]:
         lines.append(state["notice"])
     return "\n".join(lines)
+
+
+def best_point(best: Mapping[str, Any]) -> str:
+    """Say where an arm's loss is least at a width."""
+    point = ", ".join(f"{axis} {value:.2f}" for axis, value in best["hps"].items())
+    return (
+        f"{arm_name(best['parametrization'])} width {best['width']}: loss {best['loss']:.5f} at "
+        f"{point} ({best['n_seeds']} seeds)"
+    )
 
 
 def trained_line(answer: Mapping[str, Any]) -> str:

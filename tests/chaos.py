@@ -30,8 +30,9 @@ from typing import Any
 MARK = "HPTRANSFER_CHAOS"
 DISK = "size=6m"
 # A fault strikes so many seconds after a row was recorded, at most.
-LATEST_S = 4.0
+LATEST_S = 3.0
 MORE_SEEDS = 8
+TITLES = {b"ray::PackWorker", b"ray::ResourceTrainable"}  # of processes that run packs
 DRIVER_FAULTS = ("kill driver", "terminate driver", "interrupt driver")
 CLUSTER_FAULTS = ("kill worker", "kill node")
 DISK_FAULTS = ("fill disk", "make disk read-only")
@@ -39,7 +40,9 @@ CUT = "cut last line"
 ENDING = (*DRIVER_FAULTS, *DISK_FAULTS, CUT)  # the driver's life
 FAULTS = (*CLUSTER_FAULTS, *ENDING)
 KILLS = ("kill driver", *CLUSTER_FAULTS)
-SIGNALS = dict(zip(DRIVER_FAULTS, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT), strict=True))
+SIGNALS: dict[str, signal.Signals] = dict(
+    zip(DRIVER_FAULTS, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT), strict=True)
+)
 
 # Every fault once, in as few starts as can be.
 EACH_ONCE = ([*CLUSTER_FAULTS, "kill driver"], *([fault] for fault in ENDING[1:]))
@@ -138,7 +141,7 @@ class Nodes:
     @property
     def address(self) -> str:
         """Where drivers connect."""
-        return self._cluster.address
+        return str(self._cluster.address)
 
     def _add(self) -> Any:
         return self._cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
@@ -158,12 +161,21 @@ class Nodes:
         return bool(workers)
 
     def _workers(self) -> Iterator[int]:
-        for folder in Path("/proc").iterdir():
+        """Yield the processes that run packs; a raylet's are its children, for they lose their
+        environment when Ray gives them a title."""
+        raylets = {pid for pid in _processes() if self._is_ours(pid)}
+        for pid in _processes():
             with suppress(OSError):
-                if not folder.name.isdigit() or b"PackWorker" not in _bytes(folder / "cmdline"):
-                    continue
-                if f"{MARK}={self.mark}".encode() in _bytes(folder / "environ"):
-                    yield int(folder.name)
+                parent = int(_bytes(pid, "status").decode().split("PPid:")[1].split()[0])
+                if parent in raylets and TITLES & {
+                    *_bytes(pid, "cmdline").rstrip(b"\0").split(b".")
+                }:
+                    yield pid
+
+    def _is_ours(self, pid: int) -> bool:
+        with suppress(OSError):
+            return f"{MARK}={self.mark}".encode() in _bytes(pid, "environ")
+        return False
 
     def close(self) -> None:
         """End all nodes."""
@@ -173,8 +185,12 @@ class Nodes:
 _RAY_VARIABLES = tuple(name for name in environment() if name.startswith("RAY_"))
 
 
-def _bytes(path: Path) -> bytes:
-    return path.read_bytes()
+def _processes() -> list[int]:
+    return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+
+
+def _bytes(pid: int, name: str) -> bytes:
+    return (Path("/proc") / str(pid) / name).read_bytes()
 
 
 class Chaos:
@@ -184,8 +200,8 @@ class Chaos:
         self.chance = random.Random(seed)
         self.folder, self.nodes, self.disk = folder, nodes, folder / "disk"
         self.sweep = folder / "chaos.yaml"
-        self.seeds = seeds - MORE_SEEDS
-        self.grow()
+        self.seeds = 0
+        self.grow(seeds)
         self.summary = Summary()
         self._lines: set[bytes] = set()  # that the ledger held
 
@@ -193,9 +209,9 @@ class Chaos:
     def ledger(self) -> Path:
         return self.disk / "chaos" / "ledger.jsonl"
 
-    def grow(self) -> None:
+    def grow(self, seeds: int = MORE_SEEDS) -> None:
         """Ask for more trials."""
-        self.seeds += MORE_SEEDS
+        self.seeds += seeds
         self.sweep.write_text(SWEEP.format(seeds=list(range(self.seeds))))
 
     def drawn_faults(self) -> list[str]:

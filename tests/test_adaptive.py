@@ -16,8 +16,9 @@ from hptransfer.adaptive import asked, write_study
 from hptransfer.adaptive.history import Place, Tried, places
 from hptransfer.adaptive.optuna_rounds import next_points, propose, told_values
 from hptransfer.config import TrialConfig
+from hptransfer.design import DesignConfig
 from hptransfer.identity import arm_of, trial_key
-from hptransfer.questions import Axis, DesignConfig, SweepConfig, hps
+from hptransfer.questions import Axis, SweepConfig, hps
 from hptransfer.results import ResultsFolder
 from hptransfer.vocabulary import Method, Scaling
 

@@ -35,7 +35,7 @@ HEAVY = {"torch", "ray", "hydra", "omegaconf", "mup", "sklearn"}
 # A file may import only from layers at or below its own.
 LAYERS = [
     ["errors", "interruption", "disk", "vocabulary", "config", "yaml_files"],
-    ["identity", "questions", "outcome", "storage", "__init__"],
+    ["identity", "design", "questions", "outcome", "storage", "__init__"],
     ["streams", "overrides", "search", "schema", "compose", "pack_cost", "pack_cache", "packing"],
     ["results"],
     ["models", "objectives", "samplers", "data", "sweep"],

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_jobs import recorded_checks
 
-from hptransfer import jobs
+from hptransfer import running
 from hptransfer.cli import COMMANDS, main
 from hptransfer.commands import _strict
 from hptransfer.errors import MachineError
@@ -282,7 +282,7 @@ def test_a_failed_machine_is_exit_code_three(tiny_sweep, monkeypatch, capsys) ->
     def fail(*_: object) -> None:
         raise MachineError("The disk is full.")
 
-    monkeypatch.setattr(jobs, "sweep", fail)
+    monkeypatch.setattr(running, "sweep", fail)
     assert main(["sweep", "tiny.yaml"]) == 3
     assert capsys.readouterr().err == "hptransfer: The disk is full.\n"
 

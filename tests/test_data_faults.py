@@ -321,7 +321,7 @@ def test_without_the_extra_the_package_is_named(tmp_path: Path, monkeypatch) -> 
     ("kind", "changes", "sentence"),
     [
         (FeaturesConfig, {"caption_tokens": 3}, "must both be positive, or both 0"),
-        (FeaturesConfig, {"pooled_channels": -1}, "must not be negative, but got -1"),
+        (FeaturesConfig, {"pooled_channels": -1}, "must be 0 or more, but got -1"),
         (FeaturesConfig, {"scale": 0.0}, "`data.scale` must be positive, but got 0.0"),
         (FeaturesConfig, {"held_out": 0}, "`data.held_out` must be positive, but got 0"),
         (ImageFolderConfig, {"channels": 4}, "must be 1 (grey) or 3 (RGB) for images, but got 4"),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from gaussian_data import MEAN, STD, exact_prediction
 from scipy.stats import norm
 from torch import Tensor
 
-from hptransfer.config import DDPMConfig
+from hptransfer.config import DDPMConfig, RuntimeConfig
 from hptransfer.objectives import (
     Noised,
     discretised_nll,
@@ -20,6 +22,7 @@ from hptransfer.objectives import (
     squared_error,
     variational_bound,
 )
+from hptransfer.trial import run_pack
 
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 NOISE = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -87,3 +90,22 @@ def test_the_bins_of_a_pixel_share_all_of_the_mass() -> None:
         assert float(torch.exp(-nats).sum()) == pytest.approx(1, abs=1e-9)
     far = discretised_nll(torch.zeros(1), torch.tensor([0.5]), torch.tensor([2 * math.log(0.01)]))
     assert float(far) == pytest.approx(1225, rel=0.01)  # (0.5 - 1/255)²/2/0.01²: no floor
+
+
+@pytest.mark.parametrize("deciding", [None, 1e-2])
+def test_members_of_a_pack_have_their_own_weight_and_one_deciding_loss(deciding: float) -> None:
+    configs = [
+        dataclasses.replace(
+            TINY,
+            model=dataclasses.replace(TINY.model, learn_sigma=True),
+            objective=DDPMConfig(vlb_weight=weight, deciding_vlb_weight=deciding),
+        )
+        for weight in (1e-4, 1e-3, 1e-1)
+    ]
+    together = run_pack(configs, RuntimeConfig())
+    alone = [run_pack([config], RuntimeConfig())[0] for config in configs]
+    losses = [result.loss for result in together]
+    assert losses == pytest.approx([result.loss for result in alone], rel=1e-6)
+    assert len(set(losses)) == 3
+    at_init = {round(result.loss_at_init, 9) for result in together}
+    assert len(at_init) == (3 if deciding is None else 1)  # the same model, judged alike

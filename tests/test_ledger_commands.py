@@ -120,19 +120,19 @@ def test_export_refuses_what_it_cannot_write(
     folder: ResultsFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     Path("taken.csv").mkdir()
-    (tmp_path / "outside").mkdir()
-    (folder.path / "link").symlink_to(tmp_path / "outside")
     for name, sentence in (
         ("rows.json", "as .csv or .parquet, but got rows.json"),
         ("rows", "as .csv or .parquet"),
         ("taken.csv", "taken.csv is a folder"),
         ("nowhere/rows.csv", "nowhere does not"),
-        ("results/tiny/link/rows.csv", "must stay in it"),
     ):
         assert sentence in refused(capsys, "--export", name)
-    assert not list((tmp_path / "outside").iterdir())
     (folder.path / "ledger.jsonl").unlink()
     assert "no finished trial" in refused(capsys, "--export", "rows.csv")
+    (tmp_path / "outside").mkdir()
+    (folder.path / "link").symlink_to(tmp_path / "outside")
+    assert "must stay in it" in refused(capsys, "--export", "results/tiny/link/rows.csv")
+    assert not list((tmp_path / "outside").iterdir())
 
 
 def test_an_export_replaces_a_file_whole_or_not_at_all(

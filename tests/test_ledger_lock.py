@@ -82,7 +82,7 @@ def test_a_killed_process_is_taken_over_from_with_a_note(tmp_path: Path, holder:
         writer.append([make_row(1)])
     with ledger.LedgerWriter(tmp_path) as writer:
         assert writer.notice is None  # the one before released it
-        assert len(writer.ledger.rows) == 2
+        assert len(writer.keys) == 2
     assert (tmp_path / ".lock").read_bytes() == b""
 
 

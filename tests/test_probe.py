@@ -266,7 +266,7 @@ class TestSurvey:
             return [COST], ()
 
         monkeypatch.setattr(probe, "measured_costs", measured)
-        monkeypatch.setattr("os.cpu_count", lambda: 4)
+        monkeypatch.setattr("hptransfer.executors.usable_cpus", lambda: 4)
         found = survey([group], runtime, ExecutorConfig(name="ray", workers=workers, cpus=2.0))
         assert found == ([COST], places, ())
         assert shares == [1 / places]

@@ -11,10 +11,11 @@ import pytest
 
 from hptransfer import results
 from hptransfer.config import DDPMConfig, TrialConfig
+from hptransfer.design import DesignConfig
 from hptransfer.errors import UserError
 from hptransfer.identity import arm_of, trial_key
 from hptransfer.packing import by_shape
-from hptransfer.questions import Axis, DesignConfig, SweepConfig, hps, searchable
+from hptransfer.questions import Axis, SweepConfig, hps, searchable
 from hptransfer.results import ResultsFolder, facts_of, read_design, write_design
 from hptransfer.search import best_points, grid, points
 from hptransfer.sweep import check_same_question, wanted
@@ -22,7 +23,7 @@ from hptransfer.vocabulary import Method, Scaling
 
 LR = ("lr", Axis(-10, -3))
 CLIP = ("clip_norm", Axis(-4, 1))
-DDPM = TrialConfig(objective=DDPMConfig())
+DDPM = TrialConfig(objective=DDPMConfig(deciding_vlb_weight=1e-3))
 
 
 def sweep_of(
@@ -107,9 +108,17 @@ def test_positive_scalars_of_the_objective_are_searchable() -> None:
     found = {c.objective.vlb_weight for c in configs if isinstance(c.objective, DDPMConfig)}
     assert found == {2.0**x for x in range(-12, -7)}
     assert {hps(c, sweep.axes)["log2_vlb_weight"] for c in configs} == set(range(-12, -7))
-    assert len(by_shape(configs)) == 5 * 3  # a pack shares its objective: one a value and model
-    other = dataclasses.replace(DDPM, objective=DDPMConfig(vlb_weight=0.5))
+    assert len(by_shape(configs)) == 3  # a weight is each member's own
+    other = dataclasses.replace(
+        DDPM, objective=DDPMConfig(vlb_weight=0.5, deciding_vlb_weight=1e-3)
+    )
     check_same_question(sweep, dataclasses.replace(sweep, base=other))
+
+
+def test_weights_are_compared_under_one_deciding_loss_only() -> None:
+    unequal = dataclasses.replace(DDPM, objective=DDPMConfig())
+    with pytest.raises(UserError, match=r"deciding_vlb_weight is null\. Set it"):
+        sweep_of(("vlb_weight", Axis(-12, -8)), design=DesignConfig(), base=unequal)
 
 
 def test_other_fields_of_the_objective_are_refused() -> None:

@@ -48,6 +48,7 @@ class DDPMConfig(ObjectiveConfig):
     beta_last: float = 2e-2
     schedule: BetaSchedule = BetaSchedule.linear
     vlb_weight: float = 1e-3  # λ of the hybrid loss; it does nothing without a learned variance
+    deciding_vlb_weight: float | None = None  # λ of the deciding loss; null: that of training
 
     def __post_init__(self) -> None:
         require_count("objective.timesteps", self.timesteps, most=10**6)
@@ -57,6 +58,7 @@ class DDPMConfig(ObjectiveConfig):
             f"{self.timesteps=}, {self.beta_first=}, {self.beta_last=}.".replace("self.", ""),
         )
         require_finite("objective.vlb_weight", self.vlb_weight, least=0)
+        require_finite("objective.deciding_vlb_weight", self.deciding_vlb_weight, least=0)
 
 
 @dataclass(frozen=True)

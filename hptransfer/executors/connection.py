@@ -117,6 +117,7 @@ def ray_environment(auth: str, *, local: bool) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the queue of packs keeps to what nodes hold
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     }
     if local:

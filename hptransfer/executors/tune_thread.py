@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle, tune
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from hptransfer.errors import MachineError
@@ -150,6 +151,31 @@ class PackQueue(Searcher):
         return PackQueue, (self._channel, int)
 
 
+class _EachOnce(FIFOScheduler):
+    """Starts every pack once, the earliest first.
+
+    Tune's own order offers a worker that has become free to a pack whose own worker is still
+    starting, and drops that one: where packs are shorter than a start, late workers never come.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chosen: set[str] = set()
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the next pack that has no worker yet."""
+        waiting = [
+            trial
+            for trial in tune_controller.get_live_trials()
+            if trial.status == "PENDING" and trial.trial_id not in self._chosen
+        ]
+        if not waiting:
+            return None
+        chosen = min(waiting, key=lambda trial: trial.config["work"].index)
+        self._chosen.add(chosen.trial_id)
+        return chosen
+
+
 class _Watch(tune.Callback):
     """Tells when packs start and workers are lost; leaves Tune's loop when the sweep is over."""
 
@@ -182,6 +208,7 @@ def tune_thread(
         tune.with_resources(PackWorker, tune.PlacementGroupFactory([request.bundle])),
         tune_config=tune.TuneConfig(
             search_alg=PackQueue(channel, places),
+            scheduler=_EachOnce(),
             num_samples=-1,
             max_concurrent_trials=TUNE_LIMIT,
             reuse_actors=True,

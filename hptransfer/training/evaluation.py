@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hptransfer.config import TrialConfig
+from hptransfer.config import DDPMConfig, TrialConfig
 from hptransfer.data import Split
 from hptransfer.objectives import Noised, noised, objective_loss
 from hptransfer.streams import torch_generator
@@ -66,5 +66,19 @@ def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor
     x, t, *told = (part.expand(len(pack), *part.shape) for part in (at.x, at.t, *condition))
     prediction = pack.predict(x, t, tuple(told), flat=flat).detach()
     alone = Noised(at.x, at.t.unsqueeze(-1), *(part.unsqueeze(-4) for part in at[2:]))
-    losses = objective_loss(objective, prediction.unsqueeze(-4), alone)
+    weight = deciding_weight(pack)
+    losses = objective_loss(objective, prediction.unsqueeze(-4), alone, weight=weight)
     return losses[:, : count - chosen.start].double().sum(1)
+
+
+def deciding_weight(pack: Pack) -> float | Tensor | None:
+    """Return the weight of a learned variance's bound in the deciding loss: (T, 1), or one for all.
+
+    Trials that were trained under different weights compare only under one.
+    """
+    objective = pack.configs[0].objective
+    if not isinstance(objective, DDPMConfig):
+        return None
+    if objective.deciding_vlb_weight is not None:
+        return objective.deciding_vlb_weight * objective.timesteps
+    return None if pack.bound_weights is None else pack.bound_weights.unsqueeze(1)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from hptransfer.config import CustomConfig, RuntimeConfig, TrialConfig
+from hptransfer.config import CustomConfig, DDPMConfig, RuntimeConfig, TrialConfig
 from hptransfer.identity import shape_signature
 from hptransfer.models.custom import packable_attention
 from hptransfer.objectives import BoundInputs, bound_terms, bound_terms_of_fixed_shape
@@ -61,6 +61,7 @@ class Pack:
         self.flat = torch.stack(rows).to(device).requires_grad_()
         self.multipliers = _multipliers(configs, device)
         self.seed_index = _seed_index(configs, device)
+        self.bound_weights = _bound_weights(configs, device)
         custom = isinstance(configs[0].model, CustomConfig)
         self.compiled = self.runtime.compiles(custom=custom)
         # Of the template alone: a pack of the members that are left must not hold this one's rows.
@@ -138,6 +139,7 @@ class Pack:
         kept.flat = self.flat.detach()[list(members)].requires_grad_()
         kept.multipliers = _multipliers(kept.configs, self.device)
         kept.seed_index = _seed_index(kept.configs, self.device)
+        kept.bound_weights = _bound_weights(kept.configs, self.device)
         return kept
 
     def over_entries(self, values: Sequence[float]) -> Tensor:
@@ -207,6 +209,13 @@ def seeds_of(configs: Sequence[TrialConfig]) -> list[int]:
 def _seed_index(configs: Sequence[TrialConfig], device: torch.device) -> Tensor:
     seeds = seeds_of(configs)
     return torch.tensor([seeds.index(config.seed) for config in configs], device=device)
+
+
+def _bound_weights(configs: Sequence[TrialConfig], device: torch.device) -> Tensor | None:
+    """Return each member's weight of a learned variance's bound, times the steps: (T,)."""
+    objectives = [config.objective for config in configs]
+    weights = [o.vlb_weight * o.timesteps for o in objectives if isinstance(o, DDPMConfig)]
+    return torch.tensor(weights, device=device) if weights else None
 
 
 def _multipliers(configs: Sequence[TrialConfig], device: torch.device) -> dict[str, Tensor]:

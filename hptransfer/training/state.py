@@ -224,4 +224,6 @@ def pack_losses(pack: Pack, batch: Batch) -> Tensor:
     at = Noised(*(pack.of_seeds(part) for part in per_seed))
     condition = tuple(pack.of_seeds(part) for part in batch.condition)
     prediction = pack.predict(at.x, at.t, condition)
-    return objective_loss(config.objective, prediction, at, pack.bound_terms)
+    return objective_loss(
+        config.objective, prediction, at, pack.bound_terms, weight=pack.bound_weights
+    )
