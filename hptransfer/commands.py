@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hptransfer import results
 from hptransfer.errors import UserError
+from hptransfer.questions import SweepConfig
 from hptransfer.results import ResultsFolder
 from hptransfer.terminal import (
     Clock,
@@ -23,8 +24,10 @@ from hptransfer.terminal import (
 from hptransfer.vocabulary import Method
 
 
-def _job(arguments: argparse.Namespace) -> Any:
-    """Compose a sweep; None where it was only to be printed."""
+def _job(arguments: argparse.Namespace, *, fits: bool = False) -> Any:
+    """Compose a sweep, which must be one that can be fitted if it `fits`; None where it was only to
+    be printed.
+    """
     from hptransfer import jobs
     from hptransfer.catalogue import find_sweep
     from hptransfer.compose import compose_file, sweep_config
@@ -34,6 +37,8 @@ def _job(arguments: argparse.Namespace) -> Any:
     if arguments.print_config:
         print_config(arguments, composed, sweep_config(composed).name)
         return None
+    if fits:
+        _require_fit(sweep_config(composed))
     quiet = arguments.quiet or arguments.json
     return jobs.open_job(composed, arguments.results, quiet=quiet)
 
@@ -59,10 +64,9 @@ def run_command(arguments: argparse.Namespace) -> int:
     resume = typed("run", arguments, arguments.sweep, *arguments.overrides)
     with interruptible(resume):
         clock = Clock()
-        job = _job(arguments)
+        job = _job(arguments, fits=True)
         if job is None:
             return 0
-        _require_fit(job)
         refused = _gate(arguments, job)
         if refused:
             return refused
@@ -80,9 +84,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     return _finish_run(arguments, job.folder, realised, clock)
 
 
-def _require_fit(job: Any) -> None:
+def _require_fit(sweep: SweepConfig) -> None:
     """Refuse to run what could be swept, but not fitted."""
-    sweep = job.sweep
     if sweep.design.method is not Method.grid and len(sweep.search) > 1:
         raise UserError(
             f"`hptransfer run` fits, which needs one searched HP or a full grid, but {sweep.name} "
@@ -134,7 +137,7 @@ def sweep_command(arguments: argparse.Namespace) -> int:
         print_json({**state, "ran": ran})
     else:
         print(summary.status_text(state))
-        print(f"next: {typed('fit', arguments, str(job.folder.path))}")
+        print(f"next: {next_after(arguments, job.folder, state)}")
     return 0
 
 
@@ -166,6 +169,15 @@ def next_command(arguments: argparse.Namespace, folder: ResultsFolder, *, missin
     if missing:
         return typed("sweep", arguments, str(folder.sweep_file))
     return typed("fit", arguments, str(folder.path))
+
+
+def next_after(
+    arguments: argparse.Namespace, folder: ResultsFolder, state: Mapping[str, Any]
+) -> str:
+    """Return what to type next where a sweep stands so; scattered points cannot be fitted."""
+    if state["best"]:
+        return typed("status", arguments, str(folder.path), "--export", f"{state['sweep']}.csv")
+    return next_command(arguments, folder, missing=state["wanted"] - state["recorded"])
 
 
 @of_folder

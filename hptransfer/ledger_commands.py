@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer import results
-from hptransfer.commands import existing, next_command, of_folder
+from hptransfer.commands import existing, next_after, of_folder
 from hptransfer.results import ResultsFolder
 from hptransfer.terminal import print_json, print_recorded
 
@@ -36,7 +36,7 @@ def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         print(_verified_line(ledger))
     if "exported" in asked:
         print(_exported_line(asked["exported"]))
-    print(f"next: {next_command(arguments, folder, missing=state['wanted'] - state['recorded'])}")
+    print(f"next: {next_after(arguments, folder, state)}")
     return 0
 
 
@@ -69,7 +69,7 @@ def import_command(arguments: argparse.Namespace) -> int:
     for ledger in answer["ledgers"]:
         print(_imported_text(ledger))
     state = answers.status(folder)
-    print(f"next: {next_command(arguments, folder, missing=state['wanted'] - state['recorded'])}")
+    print(f"next: {next_after(arguments, folder, state)}")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ import pandas as pd
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.emit import cost as search_cost
 from hptransfer.executors import survey
-from hptransfer.identity import arm_of, trial_key, with_scaling, with_width
+from hptransfer.identity import arm_of, trial_key
 from hptransfer.packing import Chosen, Pack, Survey, by_shape, chosen_sizes, makespan
 from hptransfer.plan_costs import (
     NOTHING,
@@ -33,8 +32,8 @@ from hptransfer.plan_costs import (
     short,
     source,
 )
-from hptransfer.questions import SweepConfig, with_hyperparameters
-from hptransfer.sweep import pending, wanted
+from hptransfer.questions import SweepConfig
+from hptransfer.sweep import pending, stand_ins, wanted
 from hptransfer.training.flops import trial_flops
 
 Row = Mapping[str, Any]
@@ -137,15 +136,7 @@ def planned_trials(sweep: SweepConfig) -> list[TrialConfig]:
     """Return a sweep's trials; of one that asks in rounds as many stand-ins of the same shapes."""
     if not sweep.is_adaptive:
         return list(wanted(sweep).values())
-    middle = {f"log2_{name}": (axis.low + axis.high) / 2 for name, axis in sweep.search}
-    trials = {}
-    for scaling in sweep.parametrizations:
-        for width in sweep.widths:
-            proxy = with_scaling(with_width(sweep.base, width), scaling)
-            for seed in range(sweep.design.total * len(sweep.seeds)):
-                config = dataclasses.replace(with_hyperparameters(proxy, middle), seed=seed)
-                trials.setdefault(trial_key(config), config)
-    return list(trials.values())
+    return stand_ins(sweep, sweep.design.total)
 
 
 def _stand_ins_done(groups: Mapping[str, Pack], rows: Iterable[Row]) -> set[str]:

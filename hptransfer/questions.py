@@ -8,7 +8,14 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from hptransfer.config import ObjectiveConfig, TrialConfig, require, require_count, require_finite
+from hptransfer.config import (
+    DDPMConfig,
+    ObjectiveConfig,
+    TrialConfig,
+    require,
+    require_count,
+    require_finite,
+)
 from hptransfer.design import ADAPTIVE, DesignConfig, require_axes
 from hptransfer.vocabulary import Method, Scaling
 
@@ -46,17 +53,16 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
 }
 
 
-def searchable(objective: ObjectiveConfig) -> dict[str, Hyperparameter]:
-    """Return the HPs of a trial by name: those above, and the positive scalars of its objective.
+VLB_WEIGHT = Hyperparameter("objective", "vlb_weight", meaning="weight of the variance's bound")
 
-    A scalar counts as positive if its default is, since its axis is in log2.
+
+def searchable(objective: ObjectiveConfig) -> dict[str, Hyperparameter]:
+    """Return the HPs of a trial by name: those above, and what its objective has.
+
+    Other scalars of an objective change the loss that decides, so no search can compare them.
     """
-    scalars = {
-        f.name: Hyperparameter("objective", f.name, meaning=f"{objective.name} {f.name}")
-        for f in dataclasses.fields(objective)
-        if isinstance(f.default, float) and f.default > 0
-    }
-    return {**HYPERPARAMETERS, **scalars}
+    own = {"vlb_weight": VLB_WEIGHT} if isinstance(objective, DDPMConfig) else {}
+    return {**HYPERPARAMETERS, **own}
 
 
 def hyperparameter(axis: str, objective: ObjectiveConfig) -> Hyperparameter:
@@ -207,11 +213,16 @@ class SweepConfig:
 
 
 def _require_one_measure(sweep: SweepConfig) -> None:
-    """Refuse to compare trials by losses that weigh a learned variance differently."""
-    objective = sweep.base.objective
+    """Refuse to search a weight of nothing, or to compare losses that weigh it differently."""
+    if "log2_vlb_weight" not in sweep.axes:
+        return
     require(
-        "log2_vlb_weight" not in sweep.axes
-        or getattr(objective, "deciding_vlb_weight", None) is not None,
+        getattr(sweep.base.model, "learn_sigma", False),
+        "`search.vlb_weight` weighs a learned variance, but the model has none. Set "
+        "model.learn_sigma=true.",
+    )
+    require(
+        getattr(sweep.base.objective, "deciding_vlb_weight", None) is not None,
         "Trials trained under different `objective.vlb_weight` compare only under one deciding "
         "loss, but objective.deciding_vlb_weight is null. Set it, e.g. to 0.001.",
     )
@@ -247,6 +258,6 @@ def require_known_hp(name: str, objective: ObjectiveConfig) -> None:
     known = searchable(objective)
     require(
         name in known,
-        f"`search.{name}` is not a hyperparameter that can be swept. Those that can: "
-        f"{', '.join(known)} (the last ones with objective={objective.name}).",
+        f"`search.{name}` is not a hyperparameter that can be swept. Those that can "
+        f"with objective={objective.name}: {', '.join(known)}.",
     )

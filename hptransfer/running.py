@@ -31,7 +31,7 @@ from hptransfer.packing import (
 from hptransfer.progress import Progress, say
 from hptransfer.questions import hps
 from hptransfer.storage import discard_pack
-from hptransfer.sweep import pending, wanted
+from hptransfer.sweep import pending, stand_ins, wanted
 from hptransfer.vocabulary import Method
 from hptransfer.watch import Watch, watchers
 
@@ -48,6 +48,8 @@ def sweep(job: Job) -> int:
         return run_trials(job, folder, trials)
     from hptransfer.adaptive import asked, write_study
 
+    _measure_ahead(job)
+
     def next_rounds() -> Rounds:
         rows = {row["trial_key"]: row for row in rows_in(folder)}
         rounds = asked(job.sweep, rows)
@@ -56,6 +58,16 @@ def sweep(job: Job) -> int:
         return rounds
 
     return _run(job, folder, next_rounds)
+
+
+def _measure_ahead(job: Job) -> None:
+    """Measure every shape that an adaptive design may ask for: once packs run, no place is free."""
+    recorded, batch = results.read_packs(job.folder.path), job.sweep.design.batch
+    groups = by_shape(stand_ins(job.sweep, batch))
+    unknown = {key: group for key, group in groups.items() if key not in recorded}
+    if unknown and job.composed.runtime.pack_size is None:
+        chosen = measured_sizes(job, unknown, [])
+        results.write_packs(job.folder.path, {**recorded, **chosen})
 
 
 def run_trials(job: Job, folder: Path, trials: Sequence[TrialConfig]) -> int:

@@ -39,6 +39,24 @@ def wanted(sweep: SweepConfig) -> dict[str, TrialConfig]:
     return trials
 
 
+def stand_ins(sweep: SweepConfig, points: int) -> list[TrialConfig]:
+    """Return as many trials of every arm and width as so many points give, of the same shapes.
+
+    They stand for those that an adaptive design will ask for.
+    """
+    middle = {f"log2_{name}": (axis.low + axis.high) / 2 for name, axis in sweep.search}
+    trials = {}
+    for scaling in sweep.parametrizations:
+        for width in sweep.widths:
+            proxy = with_hyperparameters(
+                with_scaling(with_width(sweep.base, width), scaling), middle
+            )
+            for seed in range(points * len(sweep.seeds)):
+                config = dataclasses.replace(proxy, seed=seed)
+                trials.setdefault(trial_key(config), config)
+    return list(trials.values())
+
+
 def realised(sweep: SweepConfig, target: TrialConfig, point: Mapping[str, float]) -> Pack:
     """Return the target's own trials: the transferred point and the grid points nearest to it.
 

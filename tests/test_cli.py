@@ -306,3 +306,34 @@ def test_the_printed_value_stands_beside_its_log2() -> None:
     text = summary.transfer_lines(record)
     assert "transfer log2 lr = -6.00 [-6.50, -], 0.01562" in text
     assert "regret   not predicted: why" in text and "warning: mind this" in text
+
+
+SCATTERED = ("sweep.design.method=sobol", "search.clip_norm={low: -3, high: 2}", "name=scattered")
+
+
+def test_scattered_points_are_swept_and_not_fitted(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "tiny.yaml", *SCATTERED]) == 2
+    assert "Use `hptransfer sweep`" in capsys.readouterr().err
+    assert not Path("results/scattered").exists()
+    assert main(["sweep", "tiny.yaml", *SCATTERED, "sweep.widths=[8]", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "32 of 32 trials" in out and "best     shared width 8: loss " in out
+    assert "next: hptransfer status results/scattered --export scattered.csv" in out
+    assert main(["fit", "results/scattered"]) == 2
+    assert "holds scattered points of log2_lr, log2_clip_norm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["refine", "tpe", "sobol"])
+def test_one_searched_rate_is_fitted_whatever_the_design(
+    method: str, tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    design = (f"sweep.design.method={method}", "sweep.design.points=6", "sweep.widths=8,16")
+    assert main(["sweep", "tiny.yaml", *design, "sweep.parametrizations=[mup]", "--quiet"]) == 0
+    before = Path("results/tiny/ledger.jsonl").read_bytes()
+    assert main(["sweep", "tiny.yaml", *design, "sweep.parametrizations=[mup]", "--quiet"]) == 0
+    assert Path("results/tiny/ledger.jsonl").read_bytes() == before
+    assert "0 of" not in capsys.readouterr().out
+    assert main(["fit", "results/tiny"]) == 0
+    assert "are missing" not in capsys.readouterr().out

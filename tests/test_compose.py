@@ -154,9 +154,9 @@ SENTENCES = [
     ),
     (
         "search.learning_rate={low: 1, high: 2}",
-        "`search.learning_rate` is not a hyperparameter that can be swept. Those that can: lr, "
-        "weight_decay, eps, clip_norm, one_minus_beta1, one_minus_beta2, init_scale, "
-        "output_scale, warmup_fraction, logit_std (the last ones with objective=rectified_flow).",
+        "`search.learning_rate` is not a hyperparameter that can be swept. Those that can "
+        "with objective=rectified_flow: lr, weight_decay, eps, clip_norm, one_minus_beta1, "
+        "one_minus_beta2, init_scale, output_scale, warmup_fraction.",
     ),
     (
         "sweep.widths=[]",

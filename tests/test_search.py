@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hptransfer import results
-from hptransfer.config import DDPMConfig, TrialConfig
+from hptransfer.config import DDPMConfig, DiTConfig, TrialConfig
 from hptransfer.design import DesignConfig
 from hptransfer.errors import UserError
 from hptransfer.identity import arm_of, trial_key
@@ -23,7 +23,9 @@ from hptransfer.vocabulary import Method, Scaling
 
 LR = ("lr", Axis(-10, -3))
 CLIP = ("clip_norm", Axis(-4, 1))
-DDPM = TrialConfig(objective=DDPMConfig(deciding_vlb_weight=1e-3))
+DDPM = TrialConfig(
+    model=DiTConfig(learn_sigma=True), objective=DDPMConfig(deciding_vlb_weight=1e-3)
+)
 
 
 def sweep_of(
@@ -102,7 +104,7 @@ def test_another_method_or_box_is_another_question() -> None:
     check_same_question(*grids)
 
 
-def test_positive_scalars_of_the_objective_are_searchable() -> None:
+def test_the_weight_of_a_learned_variance_is_searchable() -> None:
     sweep = sweep_of(("vlb_weight", Axis(-12, -8)), design=DesignConfig(), base=DDPM)
     configs = list(wanted(sweep).values())
     found = {c.objective.vlb_weight for c in configs if isinstance(c.objective, DDPMConfig)}
@@ -121,17 +123,19 @@ def test_weights_are_compared_under_one_deciding_loss_only() -> None:
         sweep_of(("vlb_weight", Axis(-12, -8)), design=DesignConfig(), base=unequal)
 
 
-def test_other_fields_of_the_objective_are_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"search\.vlb_weight.*logit_std .*objective=rectified_flow\)\.$"
-    ):
-        sweep_of(("vlb_weight", Axis(-12, -8)), design=DesignConfig())
-    with pytest.raises(UserError, match=r"search\.logit_mean"):
-        sweep_of(("logit_mean", Axis(-1, 1)), design=DesignConfig())
-    names = {"vlb_weight", "beta_first", "beta_last"}
-    assert names <= searchable(DDPM.objective).keys() and "timesteps" not in searchable(
-        DDPM.objective
-    )
+def test_a_weight_of_nothing_is_not_searched() -> None:
+    without = dataclasses.replace(DDPM, model=DiTConfig())
+    with pytest.raises(UserError, match=r"Set model\.learn_sigma=true"):
+        sweep_of(("vlb_weight", Axis(-12, -8)), design=DesignConfig(), base=without)
+
+
+@pytest.mark.parametrize("name", ["vlb_weight", "logit_std", "logit_mean"])
+def test_scalars_that_change_the_deciding_loss_are_not_searched(name: str) -> None:
+    with pytest.raises(UserError, match=rf"`search\.{name}` is not a hyperparameter"):
+        sweep_of((name, Axis(-12, -8)), design=DesignConfig())
+    assert searchable(DDPM.objective).keys() - searchable(TrialConfig().objective).keys() == {
+        "vlb_weight"
+    }
 
 
 @pytest.mark.parametrize(

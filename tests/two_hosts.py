@@ -1,7 +1,8 @@
 """Two hosts on one machine: network namespaces joined by a link that can be cut.
 
-As root: `python tests/two_hosts.py FOLDER` sweeps across them, cuts the link while both train, lets
-a fresh worker join, and prints what happened; FOLDER is what the hosts share.
+As root: `python tests/two_hosts.py FOLDER` sweeps across them, interrupts and continues, cuts the
+link while both train, lets a fresh worker join, and prints what happened; FOLDER is what the hosts
+share.
 """
 
 from __future__ import annotations
@@ -190,7 +191,7 @@ def rows(shared: Path, results: str) -> int:
 
 
 def disturbed_sweep(shared: Path, tell: Callable[[str], None]) -> int:
-    """Sweep across two hosts, cut the link while both train, and let a fresh worker join.
+    """Sweep across two hosts: interrupt and continue, cut the link, and let a fresh worker join.
 
     Returns the sweep's exit code; its rows are in `shared/cluster`.
     """
@@ -206,8 +207,11 @@ def disturbed_sweep(shared: Path, tell: Callable[[str], None]) -> int:
         executor = ("executor.name=ray", f"executor.address={hosts.address}")
         storage = ("executor.checkpoint_s=0", f"executor.storage={shared}/checkpoints")
         command = sweep_command(shared, "cluster", [*executor, *storage])
-        sweep = hosts.start(hosts.head, *command, log="sweep.log")
-        hosts.wait_until(lambda: rows(shared, "cluster") > 0 or sweep.poll() is not None, "row")
+        sweep = _until_a_row(hosts, command)
+        sweep.send_signal(signal.SIGINT)
+        note(f"interrupted after {rows(shared, 'cluster')} rows: exit code {sweep.wait(60)}")
+        sweep = _until_a_row(hosts, command)
+        note(f"the same command again, {rows(shared, 'cluster')} rows")
         hosts.cut()
         note(f"link cut, after {rows(shared, 'cluster')} rows")
         hosts.wait_until(lambda: hosts.alive() == 1, "dead node")
@@ -220,6 +224,16 @@ def disturbed_sweep(shared: Path, tell: Callable[[str], None]) -> int:
         note(f"the sweep ended with {code}, {rows(shared, 'cluster')} rows; it said:")
         tell((hosts.scratch / "sweep.log").read_text())
     return code
+
+
+def _until_a_row(hosts: TwoHosts, command: Sequence[str]) -> subprocess.Popen:
+    """Start the sweep and return once it has recorded one more row."""
+    before = rows(hosts.shared, "cluster")
+    sweep = hosts.start(hosts.head, *command, log="sweep.log")
+    hosts.wait_until(
+        lambda: rows(hosts.shared, "cluster") > before or sweep.poll() is not None, "row"
+    )
+    return sweep
 
 
 def undisturbed_sweep(shared: Path) -> int:

@@ -56,7 +56,7 @@ class PackFolder:
 
 
 class Checkpoint:
-    """The checkpoint of trials that train together; `notes` say what went wrong with it."""
+    """The checkpoint of trials that train together; `notes` say what came of it."""
 
     def __init__(self, storage: Storage, name: str, every_s: float) -> None:
         self.storage, self.name, self.every_s = storage, f"{name}.safetensors", every_s
@@ -81,6 +81,10 @@ class Checkpoint:
         left = {int(member): Record(*record) for member, record in counters["left"].items()}
         steps = counters["steps"]
         state.restore(tensors, members=counters["members"], left=left, step=steps[-1])
+        self.notes.append(
+            f"A pack of {len(state.started_with)} at width {state.started_with[0].model.width} "
+            f"went on at step {steps[-1]} of {state.budget.steps}, where it had been cut off."
+        )
         return Progress(
             losses_at_init=tensors["losses_at_init"].clone(),
             reports=[
