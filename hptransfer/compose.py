@@ -118,7 +118,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     for key in content:
         if key != "defaults" and key not in all_keys():
             raise UserError(f"{path}: {no_key(key, all_keys())}")
-    require_defaults(content.get("defaults", []))
+    if "defaults" in content:
+        require_defaults(content["defaults"])
     require_sections(content)
     return {"defaults": ["base", "_self_"], **content}
 

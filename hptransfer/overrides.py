@@ -117,6 +117,11 @@ def require_defaults(entries: Any) -> None:
                 "`defaults` must be a list of base, _self_ and choices such as `override model: "
                 f"dit`, but got {shown(entry)}. Leave it out for the usual ones."
             )
+    if "base" not in entries:
+        raise UserError(
+            f"`defaults` must hold base, which every file starts from, but got {shown(entries)}. "
+            "Leave it out for the usual ones."
+        )
 
 
 def _is_name(text: str) -> bool:

@@ -153,12 +153,15 @@ class Nodes:
         self._nodes.append(self._add())
 
     def kill_worker(self, chance: random.Random) -> bool:
-        """Kill a process that runs packs; False where none does."""
-        workers = sorted(self._workers())
-        if workers:
-            with suppress(ProcessLookupError):
-                os.kill(chance.choice(workers), signal.SIGKILL)
-        return bool(workers)
+        """Kill a process that runs packs; False where none does for ten seconds."""
+        deadline = time.monotonic() + 10
+        while not (workers := sorted(self._workers())):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        with suppress(ProcessLookupError):
+            os.kill(chance.choice(workers), signal.SIGKILL)
+        return True
 
     def _workers(self) -> Iterator[int]:
         """Yield the processes that run packs; a raylet's are its children, for they lose their
@@ -214,9 +217,16 @@ class Chaos:
         self.seeds += seeds
         self.sweep.write_text(SWEEP.format(seeds=list(range(self.seeds))))
 
+    def strike_each(self) -> None:
+        """Let every fault strike once; one that came too late for a life comes in the next."""
+        for faults in EACH_ONCE:
+            while missing := [fault for fault in faults if not self.summary.faults[fault]]:
+                if self.live(missing):
+                    self.grow()
+
     def drawn_faults(self) -> list[str]:
-        """Draw what happens in one life of the driver: up to four losses, and an end."""
-        losses = self.chance.choices(CLUSTER_FAULTS, k=self.chance.randint(0, 4))
+        """Draw what happens in one life of the driver: up to twelve losses, and an end."""
+        losses = self.chance.choices(CLUSTER_FAULTS, k=self.chance.randint(0, 12))
         weights = [3 if fault in KILLS else 1 for fault in ENDING]
         return [*losses, *self.chance.choices(ENDING, weights)]
 
@@ -341,11 +351,12 @@ def run(folder: Path, *, kills: int, seed: int, seeds: int, every_fault: bool = 
     try:
         with small_disk(folder / "disk"):
             chaos = Chaos(folder, nodes, seed, seeds)
-            for faults in EACH_ONCE if every_fault else ():
-                chaos.live(faults)
+            if every_fault:
+                chaos.strike_each()
             while chaos.summary.kills < kills:
                 if chaos.live(chaos.drawn_faults()):
                     chaos.grow()
+                print(f"{chaos.summary.kills} kills, {len(chaos.lines())} rows", file=sys.stderr)
             undisturbed = _undisturbed(chaos)
             summary = chaos.finish(undisturbed)
     finally:

@@ -211,6 +211,7 @@ BYTES = st.one_of(
 
 @FEW
 @given(BYTES)
+@example(b"defaults: []\n")  # this once ended in a traceback
 def test_any_file_is_a_sweep_or_one_sentence(content: bytes) -> None:
     require_usable_file(content)
 
