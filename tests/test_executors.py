@@ -7,6 +7,7 @@ import them; they are cheap where a test is about the executor and not about tra
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import pickle
 import signal
@@ -309,6 +310,17 @@ def test_the_local_executor_does_not_import_ray():
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+def test_of_what_ray_prints_the_first_line_is_passed_on():
+    from hptransfer.executors.ray_session import Brief
+
+    stream = io.StringIO()
+    print(
+        "\x1b[33m(raylet)\x1b[0m The node died.\n    *** StackTrace\n    main()", file=Brief(stream)
+    )
+    print("another line", file=Brief(stream))
+    assert stream.getvalue() == "(raylet) The node died.\nanother line\n"
 
 
 @pytest.mark.cluster

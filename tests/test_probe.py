@@ -255,7 +255,7 @@ class TestSurvey:
         assert found.workers == 1
         assert found.costs[0].points[0].size == 1
 
-    @pytest.mark.parametrize(("workers", "places"), [(3, 3), (None, 2)])
+    @pytest.mark.parametrize(("workers", "places"), [(3, 2), (1, 1), (None, 2)])
     def test_ray_on_this_machines_cpu_measures_in_this_process(
         self, group, runtime, monkeypatch, workers, places: int
     ) -> None:

@@ -278,7 +278,7 @@ def main() -> int:
         print(reason)
         return 2
     shared = Path(sys.argv[1]).resolve()
-    shared.mkdir(parents=True)
+    shared.mkdir(parents=True, exist_ok=True)
     codes = disturbed_sweep(shared, print), undisturbed_sweep(shared)
     same = losses(shared, "cluster") == losses(shared, "local")
     print(f"undisturbed in one process: exit {codes[1]}; rows {'the same' if same else 'DIFFER'}")

@@ -70,11 +70,12 @@ def survey(groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorCon
         return survey_on_workers(groups, runtime, executor)
     from hptransfer.probe import measured_costs
 
-    workers = 1 if executor.name == "local" else executor.workers or _local_places(executor)
+    workers = 1 if executor.name == "local" else _local_places(executor)
     costs, notes = measured_costs(groups, runtime, share=1.0 / workers)
     return Survey(costs, workers, notes)
 
 
 def _local_places(executor: ExecutorConfig) -> int:
     """Count the packs that a Ray of this machine alone runs at a time, without starting it."""
-    return max(int(usable_cpus() / executor.cpus), 1)
+    places = max(int(usable_cpus() / executor.cpus), 1)
+    return min(executor.workers or places, places)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address
@@ -28,10 +30,24 @@ from hptransfer.executors.connection import (
 )
 from hptransfer.executors.resources import usable_cpus
 
+COLOURS = re.compile("\x1b\\[[0-9;]*m")
 # Results are small; Ray would otherwise claim 30 % of the memory.
 OBJECT_STORE_BYTES = 200 * 10**6
 # Seconds in which Ray must let go; it would try for a minute to tell a head that is gone.
 SHUTDOWN_SECONDS = 10.0
+
+
+class Brief(io.TextIOBase):
+    """Passes on the first line of each text: what follows are stack traces of Ray's own processes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text's first line, without colours."""
+        first, _, rest = text.partition("\n")
+        self._stream.write(COLOURS.sub("", first if rest else text))
+        return len(text)
 
 
 @contextmanager
@@ -53,7 +69,7 @@ def ray_session(executor: ExecutorConfig) -> Iterator[Path]:
             prefix="hpt", dir=short_temporary_folder(), ignore_cleanup_errors=True
         ) as folder,
         environment(ray_environment(auth, local=address is None)),
-        redirect_stdout(sys.stderr),  # where Ray prints that a worker died, say
+        redirect_stdout(Brief(sys.stderr)),  # where Ray prints that a node died, say
     ):
         try:
             _init(address, folder)
