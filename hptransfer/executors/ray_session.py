@@ -38,7 +38,7 @@ SHUTDOWN_SECONDS = 10.0
 
 
 class Brief(io.TextIOBase):
-    """Passes on the first line of each text: what follows are stack traces of Ray's own processes."""
+    """Passes on the first line of each text: the others are stack traces of Ray's processes."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
