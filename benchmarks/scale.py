@@ -6,15 +6,15 @@ Four widths, two arms, fifty rates and as many seeds as it takes; losses are inv
 (`synthetic.py`), everything else is what a sweep does. Seconds of this process: planning (compose,
 trials, keys, shapes, pack sizes from a given cost, cut and order); appending every row in batches
 as packs of 8 and of 64 report them, each batch on disk before the next; resuming (open a ledger
-with half of the packs, find the packs that are pending). Its peak memory is read after these, with
-torch and Ray imported as in a sweep. Seconds of whole processes: `status` from the index and
+with half of the packs, find the packs that are pending). The peak memory is that of a driver in a
+process of its own (`scale_driver.py`). Seconds of whole processes: `status` from the index and
 without, `fit`. The aim of appending is 5,000 rows/s. `schedule` is in `scale_schedule.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import hptransfer.executors.ray_tune  # noqa: F401  a sweep's driver has Ray in its memory
 from benchmarks import measure, scale_schedule
 from benchmarks.synthetic import rows_of
 from hptransfer import results
@@ -94,7 +93,7 @@ def _figures(root: Path, count: int, runs: int) -> tuple[list[measure.Figure], d
     appended(half, rows[: len(rows) // 2], BATCHES[-1])
     resuming, left = _timed(lambda: resumed(half, packs), runs)
     curves, _ = _timed(lambda: write_curves(root / "curves", rows), runs)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = _peak_of_driver(count, half, folders[BATCHES[0]])
     folder = ResultsFolder(folders[BATCHES[0]])
     results.write_text(folder.sweep_file, as_run_yaml(composed, name="scale"))
     status = [sys.executable, "-m", "hptransfer", "status", str(folder.path)]
@@ -115,6 +114,11 @@ def _figures(root: Path, count: int, runs: int) -> tuple[list[measure.Figure], d
     ]
     counts = {"trials": len(trials), "packs": len(packs), "pending_packs": len(left)}
     return figures, {**counts, "rows": len(rows)}
+
+
+def _peak_of_driver(count: int, half: Path, whole: Path) -> float:
+    command = [sys.executable, "-m", "benchmarks.scale_driver", str(count), str(half), str(whole)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def _timed(work: Callable[[], T], runs: int) -> tuple[list[float], T]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE_NAME = "ledger.jsonl"
-CHUNK = 1 << 22  # bytes read at a time; the parsed rows of a ledger are several times its size
+CHUNK = 1 << 20  # bytes read at a time; the parsed rows of a ledger are several times its size
 # The tail of every line: `,"check":"<12 hex digits>"}`.
 _HEAD = b'{"trial_key":"'
 CHECK_BYTES = len(b',"check":"0123456789ab"}')
