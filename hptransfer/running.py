@@ -205,8 +205,9 @@ def checkpoints(job: Job, folder: Path) -> CheckpointConfig | None:
     executor = job.composed.executor
     if executor.storage is not None:
         inner = folder.relative_to(job.folder.path.parent).as_posix()
-        outer = executor.storage.rstrip("/")
-        return CheckpointConfig(f"{outer}/{inner}", executor.checkpoint_s)
+        is_url = "://" in executor.storage
+        outer = executor.storage if is_url else str(Path(executor.storage).absolute())
+        return CheckpointConfig(f"{outer.rstrip('/')}/{inner}", executor.checkpoint_s)
     if executor.name == "local" or executor.address == "local":
         return CheckpointConfig(str((folder / "checkpoints").absolute()), executor.checkpoint_s)
     return None

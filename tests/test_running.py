@@ -139,6 +139,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_and_ends_nothing(
         (("executor.name=ray", "executor.address=head:6379"), None),
         (("executor.name=ray", "executor.address=auto", "executor.storage=/nfs/x/"), "/nfs/x/tiny"),
         (("executor.storage=s3://bucket/x",), "s3://bucket/x/tiny"),
+        (("executor.storage=shared",), "{cwd}/shared/tiny"),
     ],
 )
 def test_checkpoints_lie_where_all_who_need_them_see_them(
