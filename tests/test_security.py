@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import os
 import pickle
 from pathlib import Path
@@ -11,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import hptransfer
 from hptransfer import results
+from hptransfer.cli import main
 from hptransfer.compose import compose_file
 from hptransfer.config import ExecutorConfig, TrialConfig
 from hptransfer.disk import checked_key, require_inside
@@ -228,3 +231,21 @@ def test_what_is_no_key_of_a_trial_names_no_file(key: object) -> None:
     assert checked_key("0123456789ab") == "0123456789ab"
     with pytest.raises(UserError, match="must be 12 hex digits"):
         checked_key(key)
+
+
+def test_reading_a_strangers_folder_runs_nothing_that_it_names(
+    tiny_sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["sweep", "tiny.yaml", "sweep.widths=[8]", "--quiet"]) == 0
+    Path("evil.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    path = Path("results/tiny/sweep.yaml")
+    tree = yaml.safe_load(path.read_text())
+    tree["model"] |= {"family": "custom", "factory": "evil:build"}
+    tree["executor"]["on_finish"] = "touch ran"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    for command in ("status", "fit", "plot", "report"):
+        assert main([command, "results/tiny"]) == 0
+    assert not Path("ran").exists()
+    importlib.import_module("evil")
+    assert Path("ran").exists()  # it would have told
