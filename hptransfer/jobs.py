@@ -10,7 +10,7 @@ from hptransfer import results
 from hptransfer.compose import Composed, as_run_yaml, compose_file, sweep_config
 from hptransfer.disk import require_links_inside, write_text
 from hptransfer.identity import with_scaling, with_width
-from hptransfer.ledger_rows import rows_in
+from hptransfer.ledger_rows import keys_in
 from hptransfer.questions import HYPERPARAMETERS, SweepConfig, with_hyperparameters
 from hptransfer.results import ResultsFolder
 from hptransfer.sweep import check_same_question, check_target, wanted
@@ -130,7 +130,7 @@ def failure_sentence(answer: dict[str, Any]) -> str:
 
 def intention(job: Job) -> str:
     """Say what a sweep is about to do."""
-    done = {r["trial_key"] for r in rows_in(job.folder.path)}
+    done = keys_in(job.folder.path)
     if job.sweep.is_adaptive:
         return f"{job.sweep.name}: {len(done)} trials are recorded; asks for more in rounds"
     keys = set(wanted(job.sweep))

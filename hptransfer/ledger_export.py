@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hptransfer.disk import require_inside, writing
+from hptransfer.disk import require_inside, write_whole, writing
 from hptransfer.errors import UserError
 from hptransfer.ledger_rows import COLUMNS, Column, rows_in, table
 from hptransfer.results import ResultsFolder, SweepFacts
@@ -104,16 +103,9 @@ def _parquet(frame: pd.DataFrame, columns: Sequence[Column]) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; a link of its name is replaced, not followed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write a file whole or not at all."""
     with writing(path):
         try:
-            with partial.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
+            write_whole(path, content)
         except PermissionError as error:
             raise UserError(f"{path} may not be written: {error.strerror}.") from error
-        finally:
-            partial.unlink(missing_ok=True)

@@ -176,6 +176,13 @@ def rows_in(folder: Path) -> tuple[dict[str, Any], ...]:
     return read(path).rows if path else ()
 
 
+def keys_in(folder: Path) -> set[str]:
+    """Return the keys of the rows of a folder's ledger; the rows are read and not held."""
+    path = locate(folder)
+    stretches = scan(path) if path else ()
+    return {row["trial_key"] for stretch in stretches for row in stretch.rows}
+
+
 @dataclass(frozen=True)
 class Stretch:
     """Consecutive rows of a ledger file, verified and of this schema."""

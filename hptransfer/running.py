@@ -66,8 +66,7 @@ def _measure_ahead(job: Job) -> None:
     groups = by_shape(stand_ins(job.sweep, batch))
     unknown = {key: group for key, group in groups.items() if key not in recorded}
     if unknown and job.composed.runtime.pack_size is None:
-        chosen = measured_sizes(job, unknown, [])
-        results.write_packs(job.folder.path, {**recorded, **chosen})
+        measured_sizes(job, job.folder.path, unknown, [])
 
 
 def run_trials(job: Job, folder: Path, trials: Sequence[TrialConfig]) -> int:
@@ -235,8 +234,7 @@ def pending_packs(
     packs = _pending_timed(groups, known, done)
     unknown = {key: group for key, group in groups.items() if key not in recorded}
     if unknown:
-        chosen = measured_sizes(job, unknown, [pack.seconds for pack in packs])
-        results.write_packs(folder, {**recorded, **chosen})
+        chosen = measured_sizes(job, folder, unknown, [pack.seconds for pack in packs])
         packs += _pending_timed(groups, chosen, done)
     return [pack.trials for pack in longest_first(packs)]
 
@@ -253,14 +251,17 @@ def _pending_timed(
 
 
 def measured_sizes(
-    job: Job, groups: Mapping[str, Pack], others: Sequence[float]
+    job: Job, folder: Path, groups: Mapping[str, Pack], others: Sequence[float]
 ) -> dict[str, Chosen]:
-    """Measure what packs of these shapes cost and choose their sizes; say so unless quiet."""
+    """Measure what packs of these shapes cost; choose their sizes, record them in the folder, and
+    say so unless quiet.
+    """
     say("measuring pack sizes ...", quiet=job.quiet)
     found = survey(list(groups.values()), job.composed.runtime, job.composed.executor)
     for note in found.notes:
         say(note, quiet=job.quiet)
     costs = dict(zip(groups, found.costs, strict=True))
     chosen = chosen_sizes(groups, costs, found.workers, others)
+    results.write_packs(folder, {**results.read_packs(folder), **chosen})
     say(sizes_text(chosen.values()), quiet=job.quiet)
     return chosen

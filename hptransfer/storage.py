@@ -7,9 +7,7 @@ whole pack has a sub-folder of its own, named after its trials, so that it can b
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hptransfer.config import CheckpointConfig, TrialConfig
+from hptransfer.disk import write_whole
 from hptransfer.errors import MachineError, UserError
 from hptransfer.identity import trial_key
 
@@ -94,19 +93,10 @@ class LocalStorage:
                 return None
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file whole, by a temporary name of its own, and rename it."""
+        """Write a file whole or not at all."""
         path = self.folder / name
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         with _reaching(str(path), "written", OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+            write_whole(path, content)
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all that it holds."""

@@ -5,19 +5,38 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hptransfer.config import AdamWConfig, BudgetConfig, DiTConfig, RuntimeConfig, TrialConfig
 from hptransfer.identity import with_scaling
+from hptransfer.outcome import TrialResult
 from hptransfer.questions import with_hyperparameters
-from hptransfer.vocabulary import Scaling
+from hptransfer.vocabulary import Scaling, Status
 
 TINY = TrialConfig(
     model=DiTConfig(width=16, base_width=8, depth=1, head_dim=4),
     optimizer=AdamWConfig(beta2=0.99),
     budget=BudgetConfig(steps=6, batch_size=8, eval_samples=16, eval_draws=2),
 )
+
+
+def completed(config: TrialConfig, **changes: Any) -> TrialResult:
+    """Return what a trial gave, invented."""
+    finished = TrialResult(
+        config=config,
+        status=Status.completed,
+        loss=0.5,
+        loss_at_init=1.0,
+        train_loss=0.5,
+        diverged_at_step=None,
+        clipped_share=0.0,
+        flops=1.0,
+        seconds=1.0,
+        device="cpu",
+    )
+    return dataclasses.replace(finished, **changes)
 
 
 @pytest.fixture

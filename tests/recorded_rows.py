@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from conftest import TINY_SWEEP
+from conftest import TINY_SWEEP, completed
 
 from hptransfer import ledger
 from hptransfer.compose import as_run_yaml, compose_file, sweep_config
@@ -27,17 +27,14 @@ HPS = {"log2_lr": -7.5}
 
 def result(seed: int = 0, **changes: object) -> TrialResult:
     config = dataclasses.replace(with_hyperparameters(TrialConfig(), HPS), seed=seed)
-    finished = TrialResult(
-        config=config,
-        status=Status.completed,
+    finished = completed(
+        config,
         loss=0.6123456954956055 + seed,
         loss_at_init=1.002,
         train_loss=0.7,
-        diverged_at_step=None,
         clipped_share=0.125,
         flops=1.5e12,
         seconds=1.25,
-        device="cpu",
     )
     return dataclasses.replace(finished, **changes)
 

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import pytest
+from conftest import completed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,6 @@ from hptransfer.packing import (
     sizes_text,
     timed_packs,
 )
-from hptransfer.vocabulary import Status
 
 TIMINGS = json.loads((Path(__file__).parent / "pack_timings.json").read_text())
 GIB = 2.0**30
@@ -307,16 +307,4 @@ def test_a_halved_pack_says_how_it_ran(tiny_trial) -> None:
 
 
 def result_of(config: TrialConfig, pack_size: int) -> TrialResult:
-    return TrialResult(
-        config=config,
-        status=Status.completed,
-        loss=0.5,
-        loss_at_init=1.0,
-        train_loss=0.5,
-        diverged_at_step=None,
-        clipped_share=0.0,
-        flops=1.0,
-        seconds=1.0,
-        device="cpu",
-        pack_size=pack_size,
-    )
+    return completed(config, pack_size=pack_size)

@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import completed
 
 from hptransfer import plan_costs
 from hptransfer.cli import main
 from hptransfer.compose import compose_file, sweep_config
 from hptransfer.identity import trial_key
 from hptransfer.ledger import LedgerWriter, row
-from hptransfer.outcome import TrialResult
 from hptransfer.pack_cost import PackCost, Point
 from hptransfer.packing import Survey, by_shape
 from hptransfer.questions import hps
 from hptransfer.sweep import wanted
 from hptransfer.training.flops import step_flops, trial_flops
-from hptransfer.vocabulary import Status
 
 GIB = 2.0**30
 COST = PackCost(
@@ -61,21 +60,7 @@ def record(path: Path, keys: set[str] | None = None, *, seconds: float = 10.0) -
     """Record trials of the tiny sweep as if they had run; all of them, or those of some keys."""
     sweep = sweep_config(compose_file(path, []))
     trials = [c for key, c in wanted(sweep).items() if keys is None or key in keys]
-    results = [
-        TrialResult(
-            config=config,
-            status=Status.completed,
-            loss=0.5,
-            loss_at_init=1.0,
-            train_loss=0.5,
-            diverged_at_step=None,
-            clipped_share=0.0,
-            flops=trial_flops(config),
-            seconds=seconds,
-            device="cpu",
-        )
-        for config in trials
-    ]
+    results = [completed(config, flops=trial_flops(config), seconds=seconds) for config in trials]
     with LedgerWriter(Path("results/tiny")) as writer:
         writer.append([row(r, hps(r.config, sweep.axes), {"commit": "x"}) for r in results])
     return [trial_key(config) for config in trials]
