@@ -30,7 +30,8 @@ from hptransfer.analysis.estimates import estimate
 from hptransfer.config import TrialConfig
 from hptransfer.design import DesignConfig
 from hptransfer.identity import arm_of, trial_key, with_width
-from hptransfer.ledger_rows import read, table
+from hptransfer.ledger_rows import read
+from hptransfer.ledger_table import table
 from hptransfer.questions import Axis, SweepConfig, hps
 from hptransfer.vocabulary import Method, Scaling
 

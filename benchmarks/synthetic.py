@@ -18,7 +18,8 @@ from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.coordinate_check import coordinate_check
 from hptransfer.identity import arm_of, with_scaling
 from hptransfer.jobs import central_log2_lr
-from hptransfer.ledger_rows import FILE_NAME, encode, row, table
+from hptransfer.ledger_rows import FILE_NAME, encode, row
+from hptransfer.ledger_table import table
 from hptransfer.outcome import TrialResult
 from hptransfer.questions import HYPERPARAMETERS, SweepConfig, hps
 from hptransfer.results import ResultsFolder

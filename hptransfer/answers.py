@@ -14,7 +14,8 @@ from hptransfer import results, summary
 from hptransfer.disk import opening
 from hptransfer.errors import UserError
 from hptransfer.ledger_index import tally
-from hptransfer.ledger_rows import rows_in, table
+from hptransfer.ledger_rows import rows_in
+from hptransfer.ledger_table import table
 from hptransfer.results import ResultsFolder, SweepFacts
 from hptransfer.search import best_points
 from hptransfer.vocabulary import Scaling, Status
@@ -84,7 +85,7 @@ def fit(folder: ResultsFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
         sweep_name=facts.name,
         axes=facts.axes,
         target_width=facts.target_width,
-        max_regret=facts.max_regret,
+        rule=facts.verdict,
     )
     estimates["trials"] = {"fitted": len(rows), "missing": facts.wanted_count() - len(rows)}
     results.write_json(folder.estimates_file, estimates)

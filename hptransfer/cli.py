@@ -129,11 +129,18 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
     if name == "import":
         parser.add_argument("folder", type=Path, help="the results folder that gets the rows")
+        parser.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", help="what is what")
+        parser.add_argument("--missing", choices=("diverged", "drop"), default="diverged")
     if name == "status":
         parser.add_argument("--verify", action="store_true", help="read and check every line")
         parser.add_argument("--export", type=Path, metavar="FILE", help="rows as .csv or .parquet")
     if name == "plan":
         parser.add_argument("--workers", type=int, help="places for packs, where none can be asked")
+        parser.add_argument("--budget", metavar="8gpuh", help="what to sweep for so much")
+    if name == "plot":
+        parser.add_argument("--terminal", action="store_true", help="basins as text, no files")
+    if name in ("fit", "plot", "report"):
+        parser.add_argument("--step", type=int, help="read losses at this step of training")
     if name == "rules":
         parser.add_argument("--all", action="store_true", help="every parameter, not only roles")
     if name == "sample":

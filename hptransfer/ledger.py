@@ -1,6 +1,7 @@
 """The ledger: append-only results of a sweep, one checksummed JSON line per finished trial.
 
-Rows, reading and the table are in `ledger_rows`; here is the one writer, and the curve sidecars.
+Rows and reading are in `ledger_rows`, their table in `ledger_table`; here is the one writer, and
+the curve sidecars.
 """
 
 from __future__ import annotations
@@ -19,25 +20,20 @@ from hptransfer.disk import opening, require_inside, write_text, writing
 from hptransfer.errors import UserError
 from hptransfer.ledger_lock import LOCK_NAME, FolderLock
 from hptransfer.ledger_rows import (
-    COLUMNS,
     FILE_NAME,
-    Column,
     Ledger,
     encode,
     locate,
     read,
     row,
     scan,
-    table,
 )
 from hptransfer.ledger_schema import SCHEMA
 
 __all__ = [
-    "COLUMNS",
     "FILE_NAME",
     "LOCK_NAME",
     "SCHEMA",
-    "Column",
     "Ledger",
     "LedgerWriter",
     "encode",
@@ -45,7 +41,6 @@ __all__ = [
     "read",
     "read_curve",
     "row",
-    "table",
     "write_curve",
 ]
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.disk import require_inside, write_whole, writing
 from hptransfer.errors import UserError
-from hptransfer.ledger_rows import COLUMNS, Column, rows_in, table
+from hptransfer.ledger_rows import rows_in
+from hptransfer.ledger_table import COLUMNS, Column, table
 from hptransfer.results import ResultsFolder, SweepFacts
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Rows of a ledger: one checksummed JSON line per finished trial, and the table made of them."""
+"""Rows of a ledger: one checksummed JSON line per finished trial."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from hptransfer.disk import require_inside
 from hptransfer.errors import UserError
@@ -19,41 +19,11 @@ from hptransfer.identity import arm_of, canonical, trial_key
 from hptransfer.ledger_schema import SCHEMA, newer, parse_lines
 from hptransfer.outcome import TrialResult
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 FILE_NAME = "ledger.jsonl"
 CHUNK = 1 << 20  # bytes read at a time; the parsed rows of a ledger are several times its size
 # The tail of every line: `,"check":"<12 hex digits>"}`.
 _HEAD = b'{"trial_key":"'
 CHECK_BYTES = len(b',"check":"0123456789ab"}')
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of `table`, for the data dictionary."""
-
-    name: str
-    dtype: str
-    unit: str
-    meaning: str
-
-
-COLUMNS = (
-    Column("trial_key", "str", "", "the trial's identity: 12 hex digits of its config's sha256"),
-    Column("status", "str", "", "completed, diverged or stopped"),
-    Column("loss", "float64", "the objective's", "held-out deciding loss; NaN unless completed"),
-    Column("family", "str", "", "architecture with one scaling axis"),
-    Column("width", "int64", "features", "d, the axis that is scaled"),
-    Column("parametrization", "str", "", "mup, standard, standard_embed; shared at base width"),
-    Column("seed", "int64", "", "seed of initialisation, data order, noise and timesteps"),
-    Column("log2_<hp>", "float64", "octaves", "log2 of a swept HP, one column for each"),
-    Column("loss_at_init", "float64", "the objective's", "the same loss before the first step"),
-    Column("diverged_at_step", "Int64", "steps", "step that turned non-finite; missing if none"),
-    Column("stopped_at_step", "Int64", "steps", "step at which it was given up as hopeless"),
-    Column("flops", "float64", "FLOPs", "of the whole trial, forward and backward"),
-    Column("seconds", "float64", "seconds", "the pack's wall time over its members"),
-)
 
 
 @dataclass(frozen=True)
@@ -263,35 +233,3 @@ def _damaged(line: bytes, path: Path, number: int) -> UserError:
         f"Line {number} of {path} is not as it was written: its checksum does not match. "
         "Restore the file from a copy, or delete the line and run its sweep again."
     )
-
-
-def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Build the table that the analysis reads: see `COLUMNS`, in that order."""
-    import pandas as pd
-
-    rows = list(rows)
-    hps = sorted({name for row in rows for name in row["hps"]})
-    records = [_record(row) for row in rows]
-    dtypes: dict[str, str] = {}
-    for column in COLUMNS:
-        names = hps if column.name == "log2_<hp>" else [column.name]
-        dtypes.update(dict.fromkeys(names, column.dtype))
-    return pd.DataFrame(records, columns=list(dtypes)).astype(dtypes)
-
-
-def _record(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "trial_key": row["trial_key"],
-        "status": row["status"],
-        "loss": row["loss"],
-        "family": row["config"]["model"]["family"],
-        "width": row["width"],
-        "parametrization": row["parametrization"],
-        "seed": row["seed"],
-        **row["hps"],
-        "loss_at_init": row["metrics"]["loss_at_init"],
-        "diverged_at_step": row["diverged_at_step"],
-        "stopped_at_step": row["stopped_at_step"],
-        "flops": row["cost"]["flops"],
-        "seconds": row["cost"]["seconds"],
-    }

@@ -50,7 +50,7 @@ def transfer(
         sweep_name=asked.name,
         axes=asked.axes,
         target_width=target.model.width,
-        max_regret=asked.verdict.max_regret,
+        rule=asked.verdict,
     )
     arms = emit.transferred_arms(estimates, target)
     trial = with_hyperparameters(target, {hp: a["target"]["emitted"] for hp, a in arms.items()})

@@ -15,6 +15,7 @@ from hptransfer.config import (
     require,
     require_count,
     require_finite,
+    require_share,
 )
 from hptransfer.design import ADAPTIVE, DesignConfig, require_axes
 from hptransfer.vocabulary import Method, Scaling
@@ -146,12 +147,18 @@ class RealiseConfig:
 
 @dataclass(frozen=True)
 class VerdictConfig:
-    """The tolerance of the verdict."""
+    """The rule of the verdict; its defaults were validated on planted truth."""
 
-    max_regret: float | None = None  # δ in units of the loss; null: max(run-to-run sd, gain / 4)
+    max_regret: float | None = None  # δ, units of the loss; null: max(run-to-run sd, share of gain)
+    gain_share: float = 0.25  # of the gain of the last width doubling that a transfer may cost
+    likely: float = 0.25  # quantile of regret that must exceed δ where the drift itself is certain
+    edge_share: float = 0.05  # more draws than this share on the edge of a grid: extend it
 
     def __post_init__(self) -> None:
         require_finite("verdict.max_regret", self.max_regret, least=0)
+        require_finite("verdict.gain_share", self.gain_share, least=0)
+        for name in ("likely", "edge_share"):
+            require_share(f"verdict.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from hptransfer.config import TrialConfig
 from hptransfer.disk import require_links_inside, write_text
 from hptransfer.errors import UserError
 from hptransfer.packing import Chosen
-from hptransfer.questions import Axis, SweepConfig
+from hptransfer.questions import Axis, SweepConfig, VerdictConfig
 from hptransfer.search import Design, design_record
 from hptransfer.vocabulary import Method
 from hptransfer.yaml_files import read_mapping
@@ -101,7 +101,7 @@ class SweepFacts:
     name: str
     points: Mapping[str, tuple[float, ...]]  # log2_<hp> -> its grid
     target_width: int | None
-    max_regret: float | None
+    verdict: VerdictConfig
     tree: Mapping[str, Any]
     design: Design | None = None  # null: a grid
 
@@ -150,6 +150,21 @@ class SweepFacts:
         return models * len(section["seeds"]) * grid
 
 
+@dataclass(frozen=True)
+class ImportedFacts(SweepFacts):
+    """What is known of rows that another program made: every row is wanted, none is missing."""
+
+    rows: int = 0
+
+    def wants(self, row: Mapping[str, Any]) -> bool:
+        """Say that the row is wanted."""
+        return True
+
+    def wanted_count(self) -> int:
+        """Return how many rows there are."""
+        return self.rows
+
+
 def existing(path: Path) -> ResultsFolder:
     """Return a results folder that holds a sweep, or say that it does not."""
     folder = ResultsFolder(path)
@@ -180,7 +195,8 @@ def facts_of(tree: Mapping[str, Any], *, name: str, design: Design | None = None
     """Return what a composed sweep asked; `design` where its points are no grid."""
     axes = {f"log2_{n}": Axis(**axis).points for n, axis in tree["search"].items() if axis}
     target = tree["sweep"]["target"].get("model") or {}
-    return SweepFacts(name, axes, target.get("width"), tree["verdict"]["max_regret"], tree, design)
+    rule = VerdictConfig(**tree["verdict"])
+    return SweepFacts(name, axes, target.get("width"), rule, tree, design)
 
 
 def write_design(

@@ -39,7 +39,7 @@ LAYERS = [
     ["streams", "overrides", "search", "schema", "compose", "pack_cost", "pack_cache", "packing"],
     ["results"],
     ["models", "objectives", "samplers", "data", "sweep"],
-    ["ledger_schema", "ledger_rows", "ledger_lock", "ledger"],
+    ["ledger_schema", "ledger_rows", "ledger_table", "ledger_lock", "ledger"],
     ["ledger_index", "ledger_check", "ledger_export", "importing"],
     ["parametrization"],
     ["training"],

@@ -13,6 +13,7 @@ import pytest
 
 from hptransfer.analysis.estimates import estimate, realised
 from hptransfer.errors import UserError
+from hptransfer.questions import VerdictConfig
 
 MUP = {24: -5.7, 48: -5.5, 96: -5.6}
 STANDARD = {24: -5.7, 48: -6.4, 96: -7.2}
@@ -36,6 +37,7 @@ def planted(
                 row["parametrization"] = "shared" if width == BASE else label
                 rows.append(row)
     common = {"status": "completed", "family": "dit", "loss_at_init": 2.0, "flops": 1.0}
+    common |= {"depth": 2, "batch_size": 64, "steps": 150, "n_seeds": 1, "loss_sd": np.nan}
     return pd.DataFrame([common | row for row in rows])
 
 
@@ -152,7 +154,7 @@ def test_without_a_target_the_verdict_rests_on_the_held_out_width() -> None:
 
 
 def test_the_limit_can_be_set() -> None:
-    arm = only_arm(planted(MUP), max_regret=1e-7)
+    arm = only_arm(planted(MUP), rule=VerdictConfig(max_regret=1e-7))
     assert arm["regret"]["delta"] == 1e-7
     assert arm["verdict"] != "transfers"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from recorded_rows import HPS, PROVENANCE, diverged, make_row, result, write_rows
 
-from hptransfer import ledger
+from hptransfer import ledger, ledger_table
 from hptransfer.errors import MachineError, UserError
 from hptransfer.identity import trial_key
 from hptransfer.vocabulary import Status
@@ -250,17 +250,17 @@ def test_curves_round_trip(tmp_path: Path):
 
 def test_the_table_has_the_documented_columns():
     rows = [make_row(0), ledger.row(diverged(1), HPS, PROVENANCE)]
-    table = ledger.table(rows)
-    names = [c.name.replace("<hp>", "lr") for c in ledger.COLUMNS]
+    table = ledger_table.table(rows)
+    names = [c.name.replace("<hp>", "lr") for c in ledger_table.COLUMNS]
     assert list(table.columns) == names
-    for column in ledger.COLUMNS:
+    for column in ledger_table.COLUMNS:
         dtype = str(table[column.name.replace("<hp>", "lr")].dtype)
         assert dtype in (column.dtype, "object"), column.name
     assert table["loss"].isna().tolist() == [False, True]
     assert table["diverged_at_step"].tolist()[1] == 7
     assert table["log2_lr"].tolist() == [-7.5, -7.5]
     assert table["family"].tolist() == ["dit", "dit"]
-    assert list(ledger.table([]).columns) == [n for n in names if n != "log2_lr"]
+    assert list(ledger_table.table([]).columns) == [n for n in names if n != "log2_lr"]
 
 
 def test_rows_are_on_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from recorded_rows import make_row, write_rows
 
-from hptransfer import ledger, ledger_rows
+from hptransfer import ledger, ledger_rows, ledger_table
 from hptransfer.errors import UserError
 from hptransfer.vocabulary import Status
 
@@ -35,7 +35,7 @@ def test_a_stopped_trial_has_its_step_and_no_loss(tmp_path: Path):
         writer.append([stopped])
     (found,) = ledger.read(tmp_path).rows
     assert (found["status"], found["loss"], found["stopped_at_step"]) == ("stopped", None, 9)
-    assert ledger.table([found])["stopped_at_step"].tolist() == [9]
+    assert ledger_table.table([found])["stopped_at_step"].tolist() == [9]
     with pytest.raises(ValueError, match="a loss exactly if it completed"):
         ledger.encode({**stopped, "loss": 0.5})
 

@@ -23,7 +23,9 @@ from hptransfer.analysis.transfer import (
     target_regret,
 )
 from hptransfer.analysis.verdict import Decision, Evidence, Verdict, decide
+from hptransfer.questions import VerdictConfig
 
+RULE = VerdictConfig()
 THETA = np.arange(-10.0, -2.0)
 
 
@@ -62,7 +64,7 @@ def decision(basins: dict[int, Basin], *, limit: float | None, noise: bool = Tru
         at_target=at_target,
         drift=None if drift is None else drift.coefficient_draws[:, 1],
     )
-    return decide(evidence, hp="log2_lr")
+    return decide(evidence, RULE, hp="log2_lr")
 
 
 def test_regret_is_two_sided_and_infinite_past_the_cliff() -> None:
@@ -86,11 +88,11 @@ def test_held_out_regret_uses_the_constant_without_the_widest() -> None:
 
 
 def test_limit_is_the_larger_of_noise_and_a_quarter_of_the_gain() -> None:
-    assert regret_limit(0.04, 0.002, None) == pytest.approx(0.01)
-    assert regret_limit(0.004, 0.002, None) == pytest.approx(0.002)
-    assert regret_limit(-0.1, 0.002, None) == pytest.approx(0.002)
-    assert regret_limit(0.04, 0.002, 0.5) == 0.5
-    assert regret_limit(None, None, None) is None
+    assert regret_limit(0.04, 0.002, RULE) == pytest.approx(0.01)
+    assert regret_limit(0.004, 0.002, RULE) == pytest.approx(0.002)
+    assert regret_limit(-0.1, 0.002, RULE) == pytest.approx(0.002)
+    assert regret_limit(0.04, 0.002, VerdictConfig(max_regret=0.5)) == 0.5
+    assert regret_limit(None, None, RULE) is None
 
 
 def test_gain_is_per_doubling() -> None:
@@ -224,7 +226,7 @@ def test_a_certain_drift_needs_a_likely_cost(share: float, verdict: Verdict) -> 
         at_target=np.where(np.arange(1000) < 1000 * share, 0.02, 0.0),
         drift=np.full(1000, -0.7),
     )
-    assert decide(evidence, hp="log2_lr").verdict is verdict
+    assert decide(evidence, RULE, hp="log2_lr").verdict is verdict
 
 
 @pytest.mark.parametrize(("share", "extends"), [(0.04, False), (0.06, True)])

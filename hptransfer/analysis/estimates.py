@@ -29,6 +29,7 @@ from hptransfer.analysis.transfer import (
     target_regret,
 )
 from hptransfer.analysis.verdict import Decision, Evidence, decide
+from hptransfer.questions import VerdictConfig
 
 __all__ = ["estimate", "realised"]
 
@@ -42,7 +43,7 @@ class Request:
 
     sweep_name: str
     target_width: int | None
-    max_regret: float | None
+    rule: VerdictConfig
     draws: int
 
 
@@ -68,15 +69,15 @@ def estimate(
     sweep_name: str,
     axes: Iterable[str],
     target_width: int | None,
-    max_regret: float | None = None,
+    rule: VerdictConfig = VerdictConfig(),
     draws: int = 2000,
 ) -> dict[str, Any]:
     """Return the estimates record of a sweep; the same for the same rows in any order.
 
-    `axes` names the swept HP columns, `max_regret` replaces the limit δ (units of the loss).
+    `axes` names the swept HP columns, `rule` is the verdict's.
     """
     rows = read_rows(table, list(axes))
-    request = Request(sweep_name, target_width, max_regret, draws)
+    request = Request(sweep_name, target_width, rule, draws)
     arms = [_arm_record(arm, request) for arm in split_arms(rows)]
     return {"schema": SCHEMA, "sweep": sweep_name, "arms": arms}
 
@@ -91,7 +92,7 @@ def _arm_record(arm: Arm, request: Request) -> dict[str, Any]:
         for width, grid in grids.items()
     }
     answer = _answer(basins, noise, request, rng=stream(*names, "law"))
-    decision = _decision(answer, hp=arm.hp)
+    decision = _decision(answer, request.rule, hp=arm.hp)
     lost = [width for width, grid in every.items() if grid is None]
     return {
         "family": arm.family,
@@ -134,11 +135,11 @@ def _answer(
         theta_target=theta,
         held_out=None if scaling is None else held_out_regret(scaling),
         at_target=at_target,
-        limit=regret_limit(gain, run_sd, request.max_regret),
+        limit=regret_limit(gain, run_sd, request.rule),
     )
 
 
-def _decision(answer: Answer, *, hp: str) -> Decision:
+def _decision(answer: Answer, rule: VerdictConfig, *, hp: str) -> Decision:
     evidence = Evidence(
         basins=answer.basins,
         scaling=answer.scaling,
@@ -148,7 +149,7 @@ def _decision(answer: Answer, *, hp: str) -> Decision:
         at_target=answer.at_target,
         drift=None if answer.drift is None else answer.drift.coefficient_draws[:, 1],
     )
-    return decide(evidence, hp=hp)
+    return decide(evidence, rule, hp=hp)
 
 
 def _drift(answer: Answer) -> dict[str, Any]:

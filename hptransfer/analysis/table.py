@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hptransfer.analysis.basin import Grid, build_grid
 from hptransfer.analysis.curve import Floats
 from hptransfer.errors import UserError
+from hptransfer.ledger_table import CONDITIONS
 
 SHARED = "shared"
 DECIMALS = 9  # grid values that agree to this many decimals are the same point
@@ -27,6 +28,9 @@ class Rows:
     seed: NDArray[np.int64]
     loss: Floats  # +inf unless completed
     loss_at_init: Floats
+    n_seeds: NDArray[np.int64]  # runs whose mean the loss is
+    loss_sd: Floats  # between those runs; NaN where no row says
+    conditions: dict[str, Floats]  # depth, batch_size, steps; NaN where not known
     hps: dict[str, Floats]
 
     def where(self, keep: NDArray[np.bool_]) -> Rows:
@@ -38,6 +42,9 @@ class Rows:
             seed=self.seed[keep],
             loss=self.loss[keep],
             loss_at_init=self.loss_at_init[keep],
+            n_seeds=self.n_seeds[keep],
+            loss_sd=self.loss_sd[keep],
+            conditions={name: values[keep] for name, values in self.conditions.items()},
             hps={name: values[keep] for name, values in self.hps.items()},
         )
 
@@ -74,6 +81,9 @@ def read_rows(table: pd.DataFrame, axes: Sequence[str]) -> Rows:
         seed=table["seed"].to_numpy(dtype=np.int64),
         loss=np.where(completed, loss, np.inf),
         loss_at_init=table["loss_at_init"].to_numpy(dtype=np.float64),
+        n_seeds=table["n_seeds"].to_numpy(dtype=np.int64),
+        loss_sd=table["loss_sd"].to_numpy(dtype=np.float64),
+        conditions={name: table[name].to_numpy(dtype=np.float64) for name in CONDITIONS},
         hps={axis: _grid_values(table, axis) for axis in axes},
     )
 

@@ -16,9 +16,9 @@ import numpy as np
 from hptransfer.analysis.basin import Basin
 from hptransfer.analysis.curve import Floats
 from hptransfer.analysis.law import LawName, Optima, fit_law
+from hptransfer.questions import VerdictConfig
 
 CLIFF_RISK = 0.01  # the emitted value passes the cliff in at most this share of draws
-GAIN_SHARE = 0.25  # a transfer may cost this share of the gain of the last width doubling
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,11 @@ def emitted_value(scaling: Scaling, theta: Floats) -> float:
     return min(x, quantile(theta, CLIFF_RISK) + float(scaling.cliffs.min()))
 
 
-def regret_limit(gain: float | None, run_sd: float | None, override: float | None) -> float | None:
-    """Return δ = max(s, G/4), or the override; None if neither s nor G is known."""
-    if override is not None:
-        return override
-    parts = [run_sd, None if gain is None else GAIN_SHARE * gain]
+def regret_limit(gain: float | None, run_sd: float | None, rule: VerdictConfig) -> float | None:
+    """Return δ = max(s, share of G), or the rule's own; None if neither s nor G is known."""
+    if rule.max_regret is not None:
+        return rule.max_regret
+    parts = [run_sd, None if gain is None else rule.gain_share * gain]
     known = [part for part in parts if part is not None and part > 0]
     return max(known) if known else None
 

@@ -18,9 +18,7 @@ import numpy as np
 from hptransfer.analysis.basin import Basin, Censoring
 from hptransfer.analysis.curve import Floats
 from hptransfer.analysis.transfer import Scaling, quantile
-
-LIKELY = 0.25  # quantile of regret that must exceed the limit where the drift itself is certain
-EDGE_SHARE = 0.05  # more draws than this on the edge of a grid: extend it
+from hptransfer.questions import VerdictConfig
 
 
 class Verdict(Enum):
@@ -59,9 +57,9 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def decide(evidence: Evidence, *, hp: str) -> Decision:
+def decide(evidence: Evidence, rule: VerdictConfig, *, hp: str) -> Decision:
     """Apply the rule: extend, then what is missing, then drifts, transfers, inconclusive."""
-    edges = _edges(evidence.basins, hp)
+    edges = _edges(evidence.basins, hp, rule.edge_share)
     if edges:
         return Decision(Verdict.extend, edges)
     gap = _gap(evidence)
@@ -69,7 +67,7 @@ def decide(evidence: Evidence, *, hp: str) -> Decision:
         return Decision(Verdict.inconclusive, (gap,))
     measured, limit = evidence.measured, evidence.limit
     assert measured and limit is not None, "three usable widths and a limit give a regret"
-    drifting = _drifting(evidence, limit)
+    drifting = _drifting(evidence, limit, rule.likely)
     if drifting:
         return Decision(Verdict.drifts, drifting)
     open_questions = [(name, r) for name, r in measured if quantile(r, 0.95) > limit]
@@ -80,7 +78,7 @@ def decide(evidence: Evidence, *, hp: str) -> Decision:
     return Decision(Verdict.inconclusive, (*reasons, action))
 
 
-def _drifting(evidence: Evidence, limit: float) -> tuple[str, ...]:
+def _drifting(evidence: Evidence, limit: float, likely: float) -> tuple[str, ...]:
     """Return why the transfer fails, if it does."""
     worse = [(name, r) for name, r in evidence.measured if quantile(r, 0.05) > limit]
     if worse:
@@ -88,7 +86,7 @@ def _drifting(evidence: Evidence, limit: float) -> tuple[str, ...]:
     assert evidence.drift is not None, "two usable widths give a drift"
     low, high = quantile(evidence.drift, 0.05), quantile(evidence.drift, 0.95)
     name, regret = evidence.measured[-1]
-    if low <= 0 <= high or quantile(regret, LIKELY) <= limit:
+    if low <= 0 <= high or quantile(regret, likely) <= limit:
         return ()
     return (
         f"The optimum moves by {low:.2f} to {high:.2f} octaves per width doubling, and at {name} "
@@ -97,18 +95,18 @@ def _drifting(evidence: Evidence, limit: float) -> tuple[str, ...]:
     )
 
 
-def _edges(basins: dict[int, Basin], hp: str) -> tuple[str, ...]:
+def _edges(basins: dict[int, Basin], hp: str, share: float) -> tuple[str, ...]:
     reasons: list[str] = []
     for width, basin in sorted(basins.items()):
         lowest, highest = basin.grid.theta[0], basin.grid.theta[-1]
         reach = 2.0 * basin.grid.step
-        if basin.edge_low > EDGE_SHARE:
+        if basin.edge_low > share:
             reasons.append(
                 f"At width {width} the minimum is at the low end of the grid in "
                 f"{basin.edge_low:.0%} of draws: extend {hp} from {lowest:g} down to "
                 f"{lowest - reach:g}."
             )
-        if basin.edge_high > EDGE_SHARE:
+        if basin.edge_high > share:
             reasons.append(
                 f"At width {width} the minimum is at the high end of the grid in "
                 f"{basin.edge_high:.0%} of draws: extend {hp} from {highest:g} up to "

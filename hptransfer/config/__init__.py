@@ -6,7 +6,7 @@ is in `RuntimeConfig` and `ExecutorConfig`. Standard library only.
 
 from __future__ import annotations
 
-from hptransfer.config.checks import require, require_count, require_finite
+from hptransfer.config.checks import require, require_count, require_finite, require_share
 from hptransfer.config.data import (
     DataConfig,
     DigitsConfig,
@@ -66,4 +66,5 @@ __all__ = [
     "require",
     "require_count",
     "require_finite",
+    "require_share",
 ]

@@ -1,0 +1,101 @@
+"""The table of a ledger's rows that the analysis reads, and what its columns mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hptransfer.config import BudgetConfig, TransformerConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONDITIONS = ("depth", "batch_size", "steps")  # what an optimum may follow besides width
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of `table`, for the data dictionary."""
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+
+
+COLUMNS = (
+    Column("trial_key", "str", "", "the trial's identity: 12 hex digits of its config's sha256"),
+    Column("status", "str", "", "completed, diverged or stopped"),
+    Column("loss", "float64", "the objective's", "held-out deciding loss; NaN unless completed"),
+    Column("family", "str", "", "architecture with one scaling axis"),
+    Column("width", "int64", "features", "d, the axis that is scaled"),
+    Column("parametrization", "str", "", "mup, standard, standard_embed; shared at base width"),
+    Column("seed", "int64", "", "seed of initialisation, data order, noise and timesteps"),
+    Column("log2_<hp>", "float64", "octaves", "log2 of a swept HP, one column for each"),
+    Column("depth", "float64", "blocks", "of the model; NaN where it has none or nobody said"),
+    Column("batch_size", "float64", "samples", "of a training step; NaN where nobody said"),
+    Column("steps", "float64", "steps", "trained before the loss was taken; NaN as above"),
+    Column("n_seeds", "int64", "", "runs whose mean the loss is: 1 but for imported rows"),
+    Column("loss_sd", "float64", "the objective's", "sd between those runs, where a row gives it"),
+    Column("loss_at_init", "float64", "the objective's", "the same loss before the first step"),
+    Column("train_loss", "float64", "the objective's", "mean over the last training steps"),
+    Column("diverged_at_step", "Int64", "steps", "step that turned non-finite; missing if none"),
+    Column("stopped_at_step", "Int64", "steps", "step at which it was given up as hopeless"),
+    Column("flops", "float64", "FLOPs", "of the whole trial, forward and backward"),
+    Column("seconds", "float64", "seconds", "the pack's wall time over its members"),
+)
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Build the table that the analysis reads: see `COLUMNS`, in that order."""
+    import pandas as pd
+
+    rows = list(rows)
+    hps = sorted({name for row in rows for name in row["hps"]})
+    records = [_record(row) for row in rows]
+    dtypes: dict[str, str] = {}
+    for column in COLUMNS:
+        names = hps if column.name == "log2_<hp>" else [column.name]
+        dtypes.update(dict.fromkeys(names, column.dtype))
+    return pd.DataFrame(records, columns=list(dtypes)).astype(dtypes)
+
+
+def _record(row: Mapping[str, Any]) -> dict[str, Any]:
+    foreign = row["config"].get("foreign", {})
+    return {
+        "trial_key": row["trial_key"],
+        "status": row["status"],
+        "loss": row["loss"],
+        "family": row["config"]["model"]["family"],
+        "width": row["width"],
+        "parametrization": row["parametrization"],
+        "seed": row["seed"],
+        **row["hps"],
+        **conditions(row["config"]),
+        "n_seeds": foreign.get("n_seeds", 1),
+        "loss_sd": foreign.get("loss_sd"),
+        "loss_at_init": row["metrics"]["loss_at_init"],
+        "train_loss": row["metrics"]["train_loss"],
+        "diverged_at_step": row["diverged_at_step"],
+        "stopped_at_step": row["stopped_at_step"],
+        "flops": row["cost"]["flops"],
+        "seconds": row["cost"]["seconds"],
+    }
+
+
+def conditions(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return depth, batch size and steps of a row's config; None for what is not known.
+
+    A config leaves fields at their default out; that of a foreign row says all it knows.
+    """
+    defaults = {} if "foreign" in config else _DEFAULTS
+    found = {**defaults, **config.get("budget", {}), **config["model"]}
+    return {name: found.get(name) for name in CONDITIONS}
+
+
+_DEFAULTS = {
+    "depth": TransformerConfig.depth,
+    "batch_size": BudgetConfig.batch_size,
+    "steps": BudgetConfig.steps,
+}
