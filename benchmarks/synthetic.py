@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hptransfer import results
-from hptransfer.analysis.estimates import realised
+from hptransfer.analysis.realised import realised
 from hptransfer.compose import as_run_yaml, compose_file, shipped_folder, sweep_config
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.coordinate_check import coordinate_check

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hptransfer import results, summary
+from hptransfer import results
 from hptransfer.disk import opening
 from hptransfer.errors import UserError
 from hptransfer.ledger_index import tally
 from hptransfer.ledger_rows import rows_in
-from hptransfer.ledger_table import table
-from hptransfer.results import ResultsFolder, SweepFacts
+from hptransfer.ledger_table import conditions, table
+from hptransfer.realising import refreshed
+from hptransfer.results import ImportedFacts, ResultsFolder, SweepFacts
 from hptransfer.search import best_points
 from hptransfer.vocabulary import Scaling, Status
 
@@ -44,24 +45,6 @@ def wanted_rows(folder: ResultsFolder, facts: SweepFacts) -> list[dict[str, Any]
     return [r for r in rows_in(folder.path) if facts.wants(r)]
 
 
-def fittable_rows(folder: ResultsFolder, facts: SweepFacts) -> list[dict[str, Any]]:
-    """Return the wanted rows, of which basins can be cut out.
-
-    Raises:
-        UserError: several HPs were searched at points that lie on no grid.
-    """
-    rows = wanted_rows(folder, facts)
-    if facts.is_scattered:
-        best = "; ".join(map(summary.best_point, best_points(rows, facts.axes)))
-        raise UserError(
-            "A fit needs one searched HP, or a full grid of several, since each HP's basin is cut "
-            f"out at the best of the others, but {folder.path} holds scattered points of "
-            f"{', '.join(facts.axes)}. Take the best of them ({best or 'none is complete yet'}), "
-            "or sweep a grid around it."
-        )
-    return rows
-
-
 def table_of(rows: Sequence[dict[str, Any]], folder: Path) -> Any:
     """Return rows as the table that analysis reads; a folder without any is the user's to fill."""
     if not rows:
@@ -69,48 +52,95 @@ def table_of(rows: Sequence[dict[str, Any]], folder: Path) -> Any:
     return table(rows)
 
 
-def fit(folder: ResultsFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Estimate optima, laws and verdicts of a folder and write estimates.json."""
+def fit(
+    folder: ResultsFolder, overrides: Sequence[str] = (), *, step: int | None = None
+) -> dict[str, Any]:
+    """Estimate optima, laws and verdicts of a folder and write estimates.json.
+
+    `step` names the training step at which losses are read, where rows have several.
+    """
     from hptransfer.analysis.estimates import estimate
 
     facts = results.read_facts(folder)
     if overrides:
-        from hptransfer.compose import compose_file
-
-        composed = compose_file(folder.sweep_file, list(overrides), as_run=True)
-        facts = results.facts_of(composed.tree, name=facts.name, design=facts.design)
-    rows = fittable_rows(folder, facts)
+        facts = _overridden(folder, facts, overrides)
+    rows = wanted_rows(folder, facts)
+    table = table_of(rows, folder.path)
+    at, target_at = asked_conditions(facts, step)
     estimates = estimate(
-        table_of(rows, folder.path),
+        table,
         sweep_name=facts.name,
         axes=facts.axes,
         target_width=facts.target_width,
         rule=facts.verdict,
+        at=at,
+        target_at=target_at,
     )
+    if estimates["surfaces"]:
+        from hptransfer.adaptive.importance import add_ped_anova
+
+        add_ped_anova(estimates, table, facts.axes)
     estimates["trials"] = {"fitted": len(rows), "missing": facts.wanted_count() - len(rows)}
+    estimates["step"] = step
     results.write_json(folder.estimates_file, estimates)
     return estimates
 
 
-def fresh_estimates(folder: ResultsFolder) -> dict[str, Any]:
+def _overridden(folder: ResultsFolder, facts: SweepFacts, overrides: Sequence[str]) -> SweepFacts:
+    if isinstance(facts, ImportedFacts):
+        from hptransfer.foreign.question import overridden
+
+        tree = overridden(facts.tree, overrides)
+    else:
+        from hptransfer.compose import compose_file
+
+        tree = compose_file(folder.sweep_file, list(overrides), as_run=True).tree
+    return results.facts_of(tree, name=facts.name, design=facts.design)
+
+
+def asked_conditions(
+    facts: SweepFacts, step: int | None = None
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return depth, batch size and steps at which width is judged, and those of the target.
+
+    Of rows that another program made nothing is asked: None, the most that all widths have.
+    """
+    target = facts.tree["sweep"].get("target") or {}
+    laid_over = {
+        name: {**facts.tree.get(name, {}), **(target.get(name) or {})}
+        for name in ("model", "budget")
+    }
+    at_step = {} if step is None else {"steps": step}
+    if isinstance(facts, ImportedFacts):
+        return at_step or None, conditions({**laid_over, "foreign": {}})
+    return {**conditions(facts.tree), **at_step}, conditions(laid_over)
+
+
+def fresh_estimates(folder: ResultsFolder, *, step: int | None = None) -> dict[str, Any]:
     """Return the estimates of the rows that are there now: the recorded ones, or a new fit."""
     estimates = results.read_json(folder.estimates_file, "arms")
     fitted = len(wanted_rows(folder, results.read_facts(folder)))
-    if estimates is None or estimates["trials"]["fitted"] != fitted:
-        return fit(folder)
+    if (
+        estimates is None
+        or estimates["trials"]["fitted"] != fitted
+        or (step is not None and estimates.get("step") != step)
+    ):
+        return fit(folder, step=step)
     return estimates
 
 
-def plot(folder: ResultsFolder) -> list[Path]:
+def plot(folder: ResultsFolder, *, step: int | None = None) -> list[Path]:
     """Draw every picture of a folder from its estimates."""
     from hptransfer.figures import write_figures
 
+    transfer, realised = refreshed(folder)
     with opening(folder.figures):
         return write_figures(
             folder.figures,
-            estimates=fresh_estimates(folder),
+            estimates=fresh_estimates(folder, step=step),
             check=mup_check(folder),
-            realised=results.read_json(folder.realised_file, "hp"),
+            realised=realised,
+            transfer=transfer,
         )
 
 
@@ -120,11 +150,11 @@ def mup_check(folder: ResultsFolder) -> dict[str, Any] | None:
     return next((c for c in checks if c["parametrization"] == Scaling.mup.value), None)
 
 
-def report(folder: ResultsFolder, commands: Sequence[str]) -> Path:
+def report(folder: ResultsFolder, commands: Sequence[str], *, step: int | None = None) -> Path:
     """Write the report, with the pictures in it."""
     from hptransfer.figures.report import write_report
 
-    plot(folder)
+    plot(folder, step=step)
     estimates = results.read_json(folder.estimates_file, "arms")
     assert estimates is not None, "plot has just read them"
     write_report(

@@ -19,7 +19,7 @@ COMMANDS = {
     "plan": "what a sweep will cost, before anything runs",
     "sweep": "run what is missing of a sweep",
     "status": "how far a sweep is; --verify its ledger, --export its rows",
-    "import": "append another ledger's rows to a sweep's",
+    "import": "rows of another program's table, or of another ledger, into a folder",
     "fit": "optimum per width with interval, law and verdict",
     "transfer": "the target run's config, ready to train",
     "plot": "draw the pictures of a sweep",
@@ -98,7 +98,7 @@ _SUBJECTS = {
     "run": ("sweep", "a sweep file or name"),
     "plan": ("sweep", "a sweep file or name"),
     "sweep": ("sweep", "a sweep file or name"),
-    "import": ("source", "another sweep's folder or ledger file"),
+    "import": ("source", "CSV, Parquet, JSON, JSON lines, Optuna SQLite, or a sweep's folder"),
     "list": ("what", "models, sweeps or data"),
     "status": ("folder", "a results folder"),
     "fit": ("folder", "a results folder"),
@@ -129,8 +129,21 @@ def _parser(name: str) -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
     if name == "import":
         parser.add_argument("folder", type=Path, help="the results folder that gets the rows")
-        parser.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", help="what is what")
-        parser.add_argument("--missing", choices=("diverged", "drop"), default="diverged")
+        parser.add_argument(
+            "--columns",
+            nargs="+",
+            metavar="OURS=THEIRS",
+            help="where well-known names do not tell: width=, loss= and lr=, log2_<hp>= or "
+            "log10_<hp>=; also seed, parametrization, family, step, steps, depth, batch_size, "
+            "diverged, status, n_seeds, loss_std. OURS:=VALUE holds for every row, OURS= is not "
+            "read, 'loss=run{seed} loss' takes several columns that differ in {seed}, {width}, ...",
+        )
+        parser.add_argument(
+            "--missing",
+            choices=("diverged", "drop"),
+            default="diverged",
+            help="an empty or NaN loss is a diverged trial (diverged), or left out (drop)",
+        )
     if name == "status":
         parser.add_argument("--verify", action="store_true", help="read and check every line")
         parser.add_argument("--export", type=Path, metavar="FILE", help="rows as .csv or .parquet")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hptransfer import results
-from hptransfer.errors import UserError
-from hptransfer.questions import SweepConfig
 from hptransfer.results import ResultsFolder
 from hptransfer.terminal import (
     Clock,
@@ -21,13 +22,10 @@ from hptransfer.terminal import (
     say,
     typed,
 )
-from hptransfer.vocabulary import Method
 
 
-def _job(arguments: argparse.Namespace, *, fits: bool = False) -> Any:
-    """Compose a sweep, which must be one that can be fitted if it `fits`; None where it was only to
-    be printed.
-    """
+def _job(arguments: argparse.Namespace) -> Any:
+    """Compose a sweep; None where it was only to be printed."""
     from hptransfer import jobs
     from hptransfer.catalogue import find_sweep
     from hptransfer.compose import compose_file, sweep_config
@@ -37,8 +35,6 @@ def _job(arguments: argparse.Namespace, *, fits: bool = False) -> Any:
     if arguments.print_config:
         print_config(arguments, composed, sweep_config(composed).name)
         return None
-    if fits:
-        _require_fit(sweep_config(composed))
     quiet = arguments.quiet or arguments.json
     return jobs.open_job(composed, arguments.results, quiet=quiet)
 
@@ -64,7 +60,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     resume = typed("run", arguments, arguments.sweep, *arguments.overrides)
     with interruptible(resume):
         clock = Clock()
-        job = _job(arguments, fits=True)
+        job = _job(arguments)
         if job is None:
             return 0
         refused = _gate(arguments, job)
@@ -82,16 +78,6 @@ def run_command(arguments: argparse.Namespace) -> int:
         answers.report(job.folder, [resume])
         clock.lap("plot and report")
     return _finish_run(arguments, job.folder, realised, clock)
-
-
-def _require_fit(sweep: SweepConfig) -> None:
-    """Refuse to run what could be swept, but not fitted."""
-    if sweep.design.method is not Method.grid and len(sweep.search) > 1:
-        raise UserError(
-            f"`hptransfer run` fits, which needs one searched HP or a full grid, but {sweep.name} "
-            f"searches {', '.join(sweep.axes)} by {sweep.design.method.value}. Use `hptransfer "
-            "sweep`, which says which point is best."
-        )
 
 
 def _finish_run(
@@ -174,9 +160,7 @@ def next_command(arguments: argparse.Namespace, folder: ResultsFolder, *, missin
 def next_after(
     arguments: argparse.Namespace, folder: ResultsFolder, state: Mapping[str, Any]
 ) -> str:
-    """Return what to type next where a sweep stands so; scattered points cannot be fitted."""
-    if state["best"]:
-        return typed("status", arguments, str(folder.path), "--export", f"{state['sweep']}.csv")
+    """Return what to type next where a sweep stands so."""
     return next_command(arguments, folder, missing=state["wanted"] - state["recorded"])
 
 
@@ -185,7 +169,7 @@ def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer fit`."""
     from hptransfer import answers, summary
 
-    estimates = answers.fit(folder, arguments.overrides)
+    estimates = answers.fit(folder, arguments.overrides, step=arguments.step)
     if arguments.json:
         print_json(estimates)
     else:
@@ -206,7 +190,9 @@ def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> in
         print_json(record)
     else:
         print(summary.transfer_lines(record))
-        print(f"next: {typed('train', arguments, str(folder.target_file))}")
+        trainable = record["target"]["params"] is not None
+        after = folder.target_file if trainable else folder.path
+        print(f"next: {typed('train' if trainable else 'report', arguments, str(after))}")
     return _strict(arguments, [record["verdict"]])
 
 
@@ -215,7 +201,10 @@ def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer plot`."""
     from hptransfer import answers
 
-    paths = [str(path) for path in answers.plot(folder)]
+    if arguments.terminal:
+        print(_basins_text(answers.fresh_estimates(folder, step=arguments.step)))
+        return 0
+    paths = [str(path) for path in answers.plot(folder, step=arguments.step)]
     if arguments.json:
         print_json({"files": paths})
     else:
@@ -224,15 +213,45 @@ def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     return 0
 
 
+def _basins_text(estimates: Mapping[str, Any]) -> str:
+    from hptransfer.text_plot import basins_text
+
+    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+    return basins_text(
+        estimates,
+        columns=min(shutil.get_terminal_size((80, 24)).columns, 120),
+        unicode=encoding == "utf8",
+        colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ,
+    )
+
+
 @of_folder
 def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer report`."""
     from hptransfer import answers
 
-    path = answers.report(folder, [typed("report", arguments, str(folder.path))])
+    path = answers.report(folder, _made_by(arguments, folder), step=arguments.step)
     if arguments.json:
         print_json({"files": [str(path)]})
     else:
         print(f"report   {path}")
         print(f"next: {typed('train', arguments, str(folder.target_file))}")
     return 0
+
+
+def _made_by(arguments: argparse.Namespace, folder: ResultsFolder) -> list[str]:
+    """Return the commands that make a folder's report again, from its rows' source on."""
+    tree, path = results.read_facts(folder).tree, str(folder.path)
+    steps = [] if arguments.step is None else [f"--step={arguments.step}"]
+    files = (tree.get("imported") or {}).get("files") or {}
+    rows = [
+        typed("import", arguments, name, path, "--columns", *(f"{o}={t}" for o, t in taken.items()))
+        for name, taken in files.items()
+    ] or [typed("sweep", arguments, str(folder.sweep_file))]
+    transfer = [typed("transfer", arguments, path)] if folder.transfer_file.is_file() else []
+    return [
+        *rows,
+        typed("fit", arguments, path, *steps),
+        *transfer,
+        typed("report", arguments, path, *steps),
+    ]

@@ -47,6 +47,7 @@ from hptransfer.questions import (
     require_known_hp,
 )
 from hptransfer.schema import SCHEMAS, TOP_KEYS, Root, all_keys, text_keys, thawed
+from hptransfer.vary import VaryConfig
 from hptransfer.vocabulary import Method, Scaling
 from hptransfer.yaml_files import read_mapping, require_plain
 
@@ -222,6 +223,7 @@ def sweep_config(composed: Composed) -> SweepConfig:
         verdict=VerdictConfig(**tree["verdict"]),
         design=_design(section["design"]),
         allow=tuple(tree["transfer"]["allow"]),
+        vary=VaryConfig(**section["vary"]),
     )
 
 

@@ -62,7 +62,8 @@ def require_links_inside(folder: Path) -> None:
 
     Curves are not looked through: there are as many as trials.
     """
-    for inner in (folder, folder / "target", folder / "target" / "weights", folder / "figures"):
+    for name in ("", "target", "target/weights", "figures", "exports"):
+        inner = folder / name
         for path in inner.iterdir() if inner.is_dir() else ():
             if path.is_symlink():
                 require_inside(folder, path)

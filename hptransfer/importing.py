@@ -1,4 +1,7 @@
-"""Rows of another ledger appended to a sweep's: a study that was run in slices."""
+"""Rows of another ledger appended to a sweep's: a study that was run in slices.
+
+Tables that another program wrote are `foreign`'s.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,16 @@ from typing import Any
 
 from hptransfer.disk import require_inside, write_text
 from hptransfer.errors import UserError
+from hptransfer.foreign.question import derive_question
 from hptransfer.ledger import LedgerWriter, curve_file
 from hptransfer.ledger_check import require_key
 from hptransfer.ledger_rows import FILE_NAME, Ledger, locate, read, rows_in
-from hptransfer.results import ResultsFolder, read_facts
+from hptransfer.results import ImportedFacts, ResultsFolder, read_facts
 
 LEDGER_NAMES = (FILE_NAME, f"{FILE_NAME}.gz")
 OUTCOME = ("status", "loss", "diverged_at_step", "stopped_at_step")
 BATCH = 1000  # rows appended with one fsync
+_LEDGER_LINE = b'{"trial_key":"'
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,16 @@ class Slice:
     ledger: Path
     name: str  # what its rows remember as their `source`
     into: Path
+
+
+def is_ledger(source: Path) -> bool:
+    """Say whether a path is a results folder's or a ledger's, and not another program's table."""
+    if source.is_dir() or source.name in LEDGER_NAMES or source.name.endswith(".jsonl.gz"):
+        return True
+    if not source.is_file():  # a bare name can only mean a folder; what has a suffix is a file
+        return not source.suffix and ":" not in str(source)
+    with source.open("rb") as file:
+        return file.read(len(_LEDGER_LINE)) == _LEDGER_LINE
 
 
 def import_ledger(source: Path, folder: ResultsFolder) -> dict[str, Any]:
@@ -46,6 +61,8 @@ def import_ledger(source: Path, folder: ResultsFolder) -> dict[str, Any]:
         appended, answer = _append(each, ledger.rows)
         wanted = sum(map(facts.wants, appended)) if each.into == folder.path else None
         answers.append({**answer, "wanted": wanted, "notice": ledger.notice})
+    if isinstance(facts, ImportedFacts):
+        derive_question(folder)
     return {"folder": str(folder.path), "ledgers": answers}
 
 
@@ -62,11 +79,6 @@ def _slices(source: Path, folder: ResultsFolder) -> list[Slice]:
     if not source.exists():
         raise UserError(f"There is no ledger at {source}. Name a results folder or its ledger.")
     if source.is_file():
-        if source.name not in LEDGER_NAMES and not source.name.endswith((".jsonl", ".jsonl.gz")):
-            raise UserError(
-                f"Rows are imported from a ledger ({FILE_NAME} or {FILE_NAME}.gz, or a results "
-                f"folder that holds one), but got {source}."
-            )
         home = source.resolve().parent
         name = home.name if source.name in LEDGER_NAMES else source.name
         return [Slice(source, name, _destination(home, folder))]

@@ -9,8 +9,9 @@ from typing import Any
 
 from hptransfer import results
 from hptransfer.commands import existing, next_after, of_folder
+from hptransfer.errors import UserError, shown
 from hptransfer.results import ResultsFolder
-from hptransfer.terminal import print_json, print_recorded
+from hptransfer.terminal import print_json, print_recorded, typed
 
 
 @of_folder
@@ -57,12 +58,20 @@ def _exported_line(exported: Mapping[str, Any]) -> str:
 def import_command(arguments: argparse.Namespace) -> int:
     """`hptransfer import`."""
     from hptransfer import answers
-    from hptransfer.importing import import_ledger
+    from hptransfer.importing import import_ledger, is_ledger
 
     if arguments.print_config:
         return print_recorded(arguments, existing(arguments).sweep_file)
     folder = ResultsFolder(_named(arguments.folder, arguments.results))
-    answer = import_ledger(_named(arguments.source, arguments.results), folder)
+    source = _named(arguments.source, arguments.results)
+    if not is_ledger(source):
+        return _import_table(arguments, folder)
+    if arguments.columns:
+        raise UserError(
+            f"`--columns` says what another program's columns mean, but {source} is a ledger of "
+            "our own, which says so itself. Leave it out."
+        )
+    answer = import_ledger(source, folder)
     if arguments.json:
         print_json(answer)
         return 0
@@ -73,9 +82,36 @@ def import_command(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _import_table(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
+    """Import rows that another program wrote."""
+    from hptransfer.foreign.folder import import_file
+
+    words, drop = arguments.columns or [], arguments.missing == "drop"
+    answer = import_file(arguments.source, folder, words, drop_missing=drop)
+    if arguments.json:
+        print_json(answer)
+        return 0
+    for note in answer["notes"]:
+        print(note)
+    print(
+        f"imported {answer['appended']} trials of {answer['source']} into {answer['into']}; "
+        f"{answer['identical']} were there already"
+    )
+    if answer["repaired"]:
+        print(answer["repaired"])
+    into_target = not folder.sweep_file.is_file()  # a target's rows have the sweep above them
+    after = ("report", folder.path.parent) if into_target else ("fit", folder.path)
+    print(f"next: {typed(after[0], arguments, str(after[1]))}")
+    return 0
+
+
 def _named(path: Path, root: Path) -> Path:
     """Return a path, or what a bare name means: a folder of the results folder."""
-    return path if path.exists() or len(path.parts) > 1 else root / path
+    try:
+        found = path.exists()
+    except OSError as error:
+        raise UserError(f"{shown(str(path))} must be a path, but: {error.strerror}.") from None
+    return path if found or len(path.parts) > 1 else root / path
 
 
 def _imported_text(ledger: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ COLUMNS = (
     Column("loss_sd", "float64", "the objective's", "sd between those runs, where a row gives it"),
     Column("loss_at_init", "float64", "the objective's", "the same loss before the first step"),
     Column("train_loss", "float64", "the objective's", "mean over the last training steps"),
+    Column("clipped_share", "float64", "", "of the steps; NaN where a foreign row does not say"),
     Column("diverged_at_step", "Int64", "steps", "step that turned non-finite; missing if none"),
     Column("stopped_at_step", "Int64", "steps", "step at which it was given up as hopeless"),
     Column("flops", "float64", "FLOPs", "of the whole trial, forward and backward"),
@@ -77,6 +78,7 @@ def _record(row: Mapping[str, Any]) -> dict[str, Any]:
         "loss_sd": foreign.get("loss_sd"),
         "loss_at_init": row["metrics"]["loss_at_init"],
         "train_loss": row["metrics"]["train_loss"],
+        "clipped_share": row["metrics"].get("clipped_share"),
         "diverged_at_step": row["diverged_at_step"],
         "stopped_at_step": row["stopped_at_step"],
         "flops": row["cost"]["flops"],
@@ -89,13 +91,13 @@ def conditions(config: Mapping[str, Any]) -> dict[str, Any]:
 
     A config leaves fields at their default out; that of a foreign row says all it knows.
     """
-    defaults = {} if "foreign" in config else _DEFAULTS
-    found = {**defaults, **config.get("budget", {}), **config["model"]}
+    model = config["model"]
+    defaults = {}
+    if "foreign" not in config:
+        defaults = _BUDGET if model.get("family") == "custom" else {**_BUDGET, **_BLOCKS}
+    found = {**defaults, **config.get("budget", {}), **model}
     return {name: found.get(name) for name in CONDITIONS}
 
 
-_DEFAULTS = {
-    "depth": TransformerConfig.depth,
-    "batch_size": BudgetConfig.batch_size,
-    "steps": BudgetConfig.steps,
-}
+_BUDGET = {"batch_size": BudgetConfig.batch_size, "steps": BudgetConfig.steps}
+_BLOCKS = {"depth": TransformerConfig.depth}  # of every family but the user's own

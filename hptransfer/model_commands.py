@@ -79,14 +79,15 @@ def rules_command(arguments: argparse.Namespace) -> int:
     composed = compose_file(None, arguments.overrides, config_dir=arguments.config_dir)
     if arguments.print_config:
         return print_config(arguments, composed, "rules")
-    from hptransfer import rule_table, summary
+    from hptransfer import rule_table
+    from hptransfer.rules_text import rules_text
 
     table = rule_table.role_table(composed.trial)
     parameters = rule_table.parameter_table(composed.trial) if arguments.all else []
     if arguments.json:
         print_json(parameters if arguments.all else table)
         return 0
-    print(summary.rules_text(table, parameters))
+    print(rules_text(table, parameters))
     check = _checkable(arguments, composed.trial.model.family)
     print(f"next: {typed('check', arguments, *check)}")
     return 0

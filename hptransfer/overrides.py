@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -17,11 +18,14 @@ EXAMPLES = {  # a choice of each group
     **{"model": "dit", "parametrization": "mup", "objective": "ddpm", "data": "digits"},
     **{"optimizer": "adamw", "budget": "short", "runtime": "cpu", "executor": "local"},
 }
-LISTS = ("sweep.widths", "sweep.seeds", "sweep.parametrizations", "transfer.allow")
+LISTS = (
+    *("sweep.widths", "sweep.seeds", "sweep.parametrizations", "transfer.allow"),
+    *("sweep.vary.depth", "sweep.vary.batch_size", "sweep.vary.steps"),
+)
 OPEN = ("search.", "sweep.target.", "executor.resources.")  # mappings to which keys may be added
 SECTIONS = (  # mappings that cannot be replaced by a value
     *("sweep", "search", "transfer", "verdict", "executor.resources"),
-    *("sweep.target", "sweep.realise", "sweep.design"),
+    *("sweep.target", "sweep.realise", "sweep.design", "sweep.vary"),
 )
 
 LONGEST = 20_000  # characters of an override
@@ -131,8 +135,9 @@ def _is_name(text: str) -> bool:
 def require_flat_lists(tree: Mapping[str, Any]) -> None:
     """Refuse a list or mapping as an entry of a list."""
     for name in (*LISTS, "executor.trackers", "model.roles"):
-        section, key = name.split(".")
-        for entry in tree[section].get(key) or []:
+        *sections, key = name.split(".")
+        section = functools.reduce(lambda node, part: node[part], sections, tree)
+        for entry in section.get(key) or []:
             if isinstance(entry, list | dict):
                 raise UserError(f"`{name}` must be a list of single values, but holds {entry}.")
 

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hptransfer import results
-from hptransfer.answers import fittable_rows, table_of
+from hptransfer.answers import asked_conditions, table_of, wanted_rows
 from hptransfer.compose import Composed, checked_name, compose_file, sweep_config
 from hptransfer.config import TrialConfig
 from hptransfer.disk import write_text
 from hptransfer.errors import UserError
-from hptransfer.identity import trial_key
+from hptransfer.identity import canonical, trial_key
+from hptransfer.imported_target import transfer_imported
 from hptransfer.interruption import end_if_asked
 from hptransfer.jobs import Job
 from hptransfer.ledger import LedgerWriter, write_curve
 from hptransfer.ledger_rows import row, rows_in
+from hptransfer.ledger_table import conditions
 from hptransfer.questions import SweepConfig, hps, hyperparameter, with_hyperparameters
-from hptransfer.results import ResultsFolder
+from hptransfer.realising import realised_answer, with_realised
+from hptransfer.results import ImportedFacts, ResultsFolder
 from hptransfer.running import run_trials
 from hptransfer.sweep import check_target, realised
 from hptransfer.vocabulary import Status
@@ -36,30 +39,41 @@ if TYPE_CHECKING:
 def transfer(
     folder: ResultsFolder, overrides: Sequence[str] = (), config_dir: Path | None = None
 ) -> dict[str, Any]:
-    """Emit the target run's config and its parameter table; return the transfer record."""
+    """Emit the target run's config, its parameter table and exports; return the transfer record.
+
+    What the target's own rows say is in the record, where there are any.
+    """
     from hptransfer import emit
     from hptransfer.analysis.estimates import estimate
+    from hptransfer.analysis.transferred import transferred
+    from hptransfer.exports import write_exports
 
+    facts = results.read_facts(folder)
+    if isinstance(facts, ImportedFacts):
+        return transfer_imported(folder, facts, overrides, config_dir)
     recorded = compose_file(folder.sweep_file, [], as_run=True)
     asked = sweep_config(recorded)
     target, composed = _target(folder, recorded, asked, list(overrides), config_dir)
     check_target(asked, target, composed.tree["transfer"]["allow"])
-    table = table_of(fittable_rows(folder, results.read_facts(folder)), folder.path)
+    table = table_of(wanted_rows(folder, facts), folder.path)
+    at, _ = asked_conditions(facts)
     estimates = estimate(
         table,
         sweep_name=asked.name,
         axes=asked.axes,
         target_width=target.model.width,
         rule=asked.verdict,
+        at=at,
+        target_at=conditions(canonical(target)),
     )
-    arms = emit.transferred_arms(estimates, target)
-    trial = with_hyperparameters(target, {hp: a["target"]["emitted"] for hp, a in arms.items()})
-    record = emit.transfer_record(asked, table, arms, target)
+    answer = transferred(estimates, target.parametrization.scaling.value)
+    trial = with_hyperparameters(target, answer.point)
+    record = emit.transfer_record(asked, table, answer, trial)
     write_text(folder.target_file, emit.target_yaml(composed, asked.name, trial, record))
     write_text(folder.groups_file, emit.parameter_table_text(trial))
-    record["files"] = [str(folder.target_file), str(folder.groups_file)]
-    results.write_json(folder.transfer_file, record)
-    return record
+    exported = write_exports(folder.exports, trial)
+    record["files"] = [str(path) for path in (folder.target_file, folder.groups_file, *exported)]
+    return with_realised(folder, record)
 
 
 def _target(
@@ -108,28 +122,13 @@ def _field_of(name: str, asked: SweepConfig) -> str:
     return f"{hp.group}.{hp.field}"
 
 
-def realise(job: Job, transferred: dict[str, Any]) -> dict[str, Any]:
+def realise(job: Job, record: dict[str, Any]) -> dict[str, Any] | None:
     """Train the target at the transferred value and around it; say what the value really cost."""
-    from hptransfer.analysis.estimates import realised as realised_regret
-
-    point = {hp: value["value"] for hp, value in transferred["hps"].items()}
+    point = {hp: value["value"] for hp, value in record["hps"].items()}
     target = compose_file(job.folder.target_file, [], as_run=True).trial
-    trials = realised(job.sweep, target, point)
-    run_trials(job, job.folder.target, trials)
-    keys = {trial_key(config) for config in trials}
-    rows = [r for r in rows_in(job.folder.target) if r["trial_key"] in keys]
-    answer = realised_regret(
-        table_of(rows, job.folder.target),
-        transferred=point[job.sweep.axes[0]],
-        predicted=transferred["expected_regret"],
-        hp=job.sweep.axes[0],
-        width=target.model.width,
-    )
-    results.write_json(job.folder.realised_file, answer)
-    results.write_json(
-        job.folder.transfer_file, {**transferred, "realised_regret": answer["regret"]}
-    )
-    return answer
+    run_trials(job, job.folder.target, realised(job.sweep, target, point))
+    with_realised(job.folder, record)
+    return realised_answer(job.folder, record)
 
 
 def train(
@@ -169,6 +168,11 @@ def trained_at(
 
     The folder is the file's own, or `root`/<name> for a file that lies elsewhere.
     """
+    if "imported" in read_mapping(path):
+        raise UserError(
+            f"{path} holds values for another program's model, which hptransfer cannot train. Use "
+            "them there, or transfer to one of our models with model=."
+        )
     composed = compose_file(path, list(overrides), config_dir=config_dir, as_run=True)
     if composed.tree.get("search"):
         raise UserError(

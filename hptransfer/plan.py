@@ -33,8 +33,10 @@ from hptransfer.plan_costs import (
     source,
 )
 from hptransfer.questions import SweepConfig
+from hptransfer.search import points
 from hptransfer.sweep import pending, stand_ins, wanted
 from hptransfer.training.flops import trial_flops
+from hptransfer.vary import condition_of
 
 Row = Mapping[str, Any]
 HOUR = 3600.0
@@ -151,9 +153,10 @@ def _stand_ins_done(groups: Mapping[str, Pack], rows: Iterable[Row]) -> set[str]
 
 def _entry(shape: Shape, occupied: Place) -> dict[str, Any]:
     work, config = shape.work, shape.trials[0]
-    entry = {
+    entry: dict[str, Any] = {
         "parametrization": arm_of(config),
         "width": config.model.width,
+        **condition_of(config),
         "trials": _counts([shape]),
         "flops": _flops([shape]),
         "evaluation_share": short(evaluation_share(config)),
@@ -240,7 +243,9 @@ def _target(
     return {"width": width, "flops": flops, "hours": hours, "money": money, "hours_from": basis}
 
 
-def _search_over_target(sweep: SweepConfig, shapes: Sequence[Shape]) -> dict[str, float] | None:
+def _search_over_target(
+    sweep: SweepConfig, shapes: Sequence[Shape]
+) -> dict[str, float | None] | None:
     """Return the FLOPs of the search over those of the target, as `transfer` will."""
     if sweep.target is None:
         return None
@@ -252,7 +257,8 @@ def _search_over_target(sweep: SweepConfig, shapes: Sequence[Shape]) -> dict[str
         }
         for shape in shapes
     )
-    return search_cost(sweep, table, sweep.target)
+    count = sweep.design.total if sweep.is_adaptive else len(points(sweep))
+    return search_cost(sweep, table, sweep.target, points=count)
 
 
 def _notes(sweep: SweepConfig) -> list[str]:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
 from hptransfer import results
 from hptransfer.errors import UserError
 from hptransfer.results import ResultsFolder
 from hptransfer.terminal import interruptible, print_config, print_json, typed
+
+if TYPE_CHECKING:
+    from hptransfer.compose import Composed
+    from hptransfer.questions import SweepConfig
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
@@ -18,7 +24,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
     one, `bytes`, `source` of the seconds and `interval_from`; `hours`), `total` (the same summed,
     and `money`), `place` (what one pack occupies), `wall_seconds` with so many `workers`, `target`
     (one run), `search_over_target` (as `transfer` gives it) and `notes`. An interval is {estimate,
-    low, high}, its ends null where nothing says; hours are of `place.unit`.
+    low, high}, its ends null where nothing says; hours are of `place.unit`. With --budget
+    the answer is another: see `docs/budget.md`.
     """
     from hptransfer.catalogue import find_sweep
     from hptransfer.compose import compose_file, sweep_config
@@ -37,6 +44,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
         return print_config(arguments, composed, sweep.name)
     folder = ResultsFolder(arguments.results / sweep.name)
     check_question(sweep, folder)
+    if arguments.budget is not None:
+        return _budget(arguments, composed, sweep, folder)
     with interruptible(
         typed("plan", arguments, arguments.sweep, *arguments.overrides), "nothing was written"
     ):
@@ -54,4 +63,38 @@ def plan_command(arguments: argparse.Namespace) -> int:
     else:
         print(plan_text(answer))
         print(f"next: {typed('sweep', arguments, arguments.sweep, *arguments.overrides)}")
+    return 0
+
+
+def _budget(
+    arguments: argparse.Namespace, composed: Composed, sweep: SweepConfig, folder: ResultsFolder
+) -> int:
+    """Say what to sweep for a budget, and the command that does."""
+    from hptransfer.budget.planning import plan_budget
+    from hptransfer.budget.text import budget_text
+    from hptransfer.budget.units import parse_budget
+    from hptransfer.ledger_rows import rows_in
+
+    words = [arguments.sweep, *arguments.overrides]
+    with interruptible(
+        f"{typed('plan', arguments, *words)} --budget={arguments.budget}", "nothing was written"
+    ):
+        answer = plan_budget(
+            sweep,
+            parse_budget(arguments.budget),
+            composed.runtime,
+            composed.executor,
+            rows=rows_in(folder.path),
+            sizes=results.read_packs(folder.path),
+            workers=arguments.workers or composed.executor.workers,
+            say=lambda text: print(text, file=sys.stderr, flush=True),
+        )
+    keys = {word.partition("=")[0] for word in answer["overrides"]}
+    kept = [word for word in arguments.overrides if word.partition("=")[0] not in keys]
+    command = typed("sweep", arguments, arguments.sweep, *kept, *answer["overrides"])
+    if arguments.json:
+        print_json({**answer, "next": command})
+    else:
+        print(budget_text(answer))
+        print(f"next: {command}")
     return 0

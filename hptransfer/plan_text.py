@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hptransfer.figures.wording import duration
+from hptransfer.ledger_table import CONDITIONS
 from hptransfer.summary import arm_name, text_table
 
 COLUMNS = ("arm", "width", "trials", "to run", "packs", "FLOPs", "GiB", "s/pack", "hours", "from")
@@ -17,7 +18,7 @@ def plan_text(answer: Mapping[str, Any]) -> str:
     """Say what a sweep will cost: a line per arm and width, then the whole."""
     shapes, unit = answer["shapes"], answer["place"]["unit"]
     lines = [
-        text_table(f"plan of {answer['sweep']}", COLUMNS, [_cells(shape) for shape in shapes]),
+        _shapes(f"plan of {answer['sweep']}", shapes),
         *_totals(answer),
         _evaluation(shapes),
         *_intervals(shapes),
@@ -25,13 +26,23 @@ def plan_text(answer: Mapping[str, Any]) -> str:
         *_ratios(answer["search_over_target"]),
         *(f"note     {note}" for note in answer["notes"]),
     ]
-    return "\n".join(_folded(line) for line in lines if line)
+    return "\n".join(folded(line) for line in lines if line)
+
+
+def _shapes(title: str, shapes: Sequence[Mapping[str, Any]]) -> str:
+    """Tabulate the shapes; what varies besides the width has columns of its own after it."""
+    varied = [name for name in CONDITIONS if len({shape[name] for shape in shapes}) > 1]
+    columns = (*COLUMNS[:2], *varied, *COLUMNS[2:])
+    cells = [_cells(shape) for shape in shapes]
+    places = [[str(shape[name]) for name in varied] for shape in shapes]
+    rows = [[*own[:2], *place, *own[2:]] for own, place in zip(cells, places, strict=True)]
+    return text_table(title, columns, rows)
 
 
 def _cells(shape: Mapping[str, Any]) -> list[str]:
     trials, packs = shape["trials"], shape["packs"]
     begin = [arm_name(shape["parametrization"]), str(shape["width"]), str(trials["wanted"])]
-    flops = f"{shape['flops']['to_run']:.3g}"
+    flops = f"{shape['flops']['to_run']:.2g}"
     if packs is None:
         return [*begin, "0", "-", flops, "-", "-", "-", "-"]
     memory = "-" if packs["bytes"] is None else f"{packs['bytes'] / 2**30:.2g}"
@@ -123,7 +134,7 @@ def _interval(value: Mapping[str, float | None]) -> str:
     return f"{estimate} [{value['low']:.2g}, {value['high']:.2g}]"
 
 
-def _folded(line: str) -> str:
+def folded(line: str) -> str:
     """Fold a line of words; a table's lines are short enough."""
     if "\n" in line:
         return line

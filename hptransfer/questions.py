@@ -18,6 +18,7 @@ from hptransfer.config import (
     require_share,
 )
 from hptransfer.design import ADAPTIVE, DesignConfig, require_axes
+from hptransfer.vary import GROUPS, Condition, VaryConfig, condition_of, require_varied, star
 from hptransfer.vocabulary import Method, Scaling
 
 
@@ -151,14 +152,19 @@ class VerdictConfig:
 
     max_regret: float | None = None  # δ, units of the loss; null: max(run-to-run sd, share of gain)
     gain_share: float = 0.25  # of the gain of the last width doubling that a transfer may cost
+    sure: float = 0.95  # quantile of regret that must keep δ; 1 - sure must exceed it to drift
     likely: float = 0.25  # quantile of regret that must exceed δ where the drift itself is certain
     edge_share: float = 0.05  # more draws than this share on the edge of a grid: extend it
 
     def __post_init__(self) -> None:
         require_finite("verdict.max_regret", self.max_regret, least=0)
         require_finite("verdict.gain_share", self.gain_share, least=0)
-        for name in ("likely", "edge_share"):
+        for name in ("sure", "likely", "edge_share"):
             require_share(f"verdict.{name}", getattr(self, name))
+        require(
+            self.sure > 0.5,
+            f"`verdict.sure` must lie above 0.5, but got {self.sure}. The default is 0.95.",
+        )
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,7 @@ class SweepConfig:
     verdict: VerdictConfig = VerdictConfig()
     design: DesignConfig = DesignConfig()
     allow: tuple[str, ...] = ()  # what may differ between proxies and target besides width
+    vary: VaryConfig = VaryConfig()
 
     def __post_init__(self) -> None:
         for name in ("widths", "parametrizations", "seeds", "search"):
@@ -204,6 +211,7 @@ class SweepConfig:
         for name, _ in self.search:
             require_known_hp(name, self.base.objective)
         require_axes(self.design, self.axes)
+        require_varied(self.base, self.vary, self.design, self.axes)
         _require_one_measure(self)
         _require_modest(self)
         require_allowable(self.allow)
@@ -217,6 +225,18 @@ class SweepConfig:
     def is_adaptive(self) -> bool:
         """Whether rounds of points are asked, each from the losses of those before."""
         return self.design.method in ADAPTIVE
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The conditions under which every width is swept, the base trial's first."""
+        return star(condition_of(self.base), self.vary)
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The dotted keys of the conditions of which there are several values."""
+        return tuple(
+            f"{group}.{name}" for name, group in GROUPS.items() if getattr(self.vary, name)
+        )
 
 
 def _require_one_measure(sweep: SweepConfig) -> None:
@@ -239,7 +259,8 @@ def _require_modest(sweep: SweepConfig) -> None:
     """Refuse a sweep of more trials than a ledger is made for, before its grid is laid out."""
     of_grid = math.prod(len(axis.points) for _, axis in sweep.search)
     points = of_grid if sweep.design.method is Method.grid else sweep.design.total
-    count = points * len(sweep.widths) * len(sweep.parametrizations) * len(sweep.seeds)
+    models = len(sweep.widths) * len(sweep.parametrizations) * len(sweep.conditions)
+    count = points * models * len(sweep.seeds)
     require(
         count <= MOST_TRIALS,
         f"A sweep may have {MOST_TRIALS:,} trials, but this one has {count:,}. Take larger steps, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from hptransfer.errors import UserError
 from hptransfer.packing import Chosen
 from hptransfer.questions import Axis, SweepConfig, VerdictConfig
 from hptransfer.search import Design, design_record
+from hptransfer.sweep_facts import ImportedFacts, SweepFacts
 from hptransfer.vocabulary import Method
 from hptransfer.yaml_files import read_mapping
 
@@ -65,6 +65,11 @@ class ResultsFolder:
         return self.path / "target_groups.json"
 
     @property
+    def exports(self) -> Path:
+        """The target's values for other trainers."""
+        return self.path / "exports"
+
+    @property
     def target(self) -> Path:
         """The target's own rows; never fitted, since they would contaminate the prediction."""
         return self.path / "target"
@@ -92,77 +97,6 @@ class ResultsFolder:
     def report_file(self) -> Path:
         """The report."""
         return self.path / "report.html"
-
-
-@dataclass(frozen=True)
-class SweepFacts:
-    """What analysis and report need of a sweep file, read as plain YAML."""
-
-    name: str
-    points: Mapping[str, tuple[float, ...]]  # log2_<hp> -> its grid
-    target_width: int | None
-    verdict: VerdictConfig
-    tree: Mapping[str, Any]
-    design: Design | None = None  # null: a grid
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """The searched HPs as the ledger names them: `log2_<hp>`."""
-        return tuple(self.points)
-
-    @property
-    def is_scattered(self) -> bool:
-        """Whether points of several HPs lie on no grid, so that no HP's basin can be cut out."""
-        return self.design is not None and len(self.points) > 1
-
-    def wants(self, row: Mapping[str, Any]) -> bool:
-        """Say whether a ledger row belongs to the sweep's wanted set."""
-        section = self.tree["sweep"]
-        return (
-            row["width"] in section["widths"]
-            and row["seed"] in section["seeds"]
-            and row["parametrization"] in (*section["parametrizations"], "shared")
-            and (self._on_grid(row) if self.design is None else self.design.wants(row, self.axes))
-        )
-
-    def _on_grid(self, row: Mapping[str, Any]) -> bool:
-        return all(
-            any(abs(row["hps"].get(axis, math.nan) - point) < 1e-6 for point in points)
-            for axis, points in self.points.items()
-        )
-
-    def wanted_count(self) -> int:
-        """Return how many trials are wanted: of a grid all, else those asked so far.
-
-        Arms share theirs at base width.
-        """
-        section, base = self.tree["sweep"], self.tree["model"]["base_width"]
-        if self.design is not None:
-            arms = (*section["parametrizations"], "shared")
-            return len(section["seeds"]) * sum(
-                len(points)
-                for (arm, width), points in self.design.points.items()
-                if arm in arms and width in section["widths"]
-            )
-        arms = len(section["parametrizations"])
-        models = sum(1 if width == base else arms for width in section["widths"])
-        grid = math.prod(len(points) for points in self.points.values())
-        return models * len(section["seeds"]) * grid
-
-
-@dataclass(frozen=True)
-class ImportedFacts(SweepFacts):
-    """What is known of rows that another program made: every row is wanted, none is missing."""
-
-    rows: int = 0
-
-    def wants(self, row: Mapping[str, Any]) -> bool:
-        """Say that the row is wanted."""
-        return True
-
-    def wanted_count(self) -> int:
-        """Return how many rows there are."""
-        return self.rows
 
 
 def existing(path: Path) -> ResultsFolder:
@@ -193,9 +127,13 @@ def read_facts(folder: ResultsFolder) -> SweepFacts:
 
 def facts_of(tree: Mapping[str, Any], *, name: str, design: Design | None = None) -> SweepFacts:
     """Return what a composed sweep asked; `design` where its points are no grid."""
-    axes = {f"log2_{n}": Axis(**axis).points for n, axis in tree["search"].items() if axis}
     target = tree["sweep"]["target"].get("model") or {}
     rule = VerdictConfig(**tree["verdict"])
+    if "imported" in tree:
+        points = {f"log2_{n}": tuple(axis["points"]) for n, axis in tree["search"].items()}
+        rows = int(tree["imported"]["rows"])
+        return ImportedFacts(name, points, target.get("width"), rule, tree, rows=rows)
+    axes = {f"log2_{n}": Axis(**axis).points for n, axis in tree["search"].items() if axis}
     return SweepFacts(name, axes, target.get("width"), rule, tree, design)
 
 

@@ -12,6 +12,7 @@ from hptransfer import config
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.design import DesignConfig
 from hptransfer.questions import RealiseConfig, VerdictConfig
+from hptransfer.vary import VaryConfig
 from hptransfer.vocabulary import Init, Precision, Scaling
 
 SCHEMAS = {
@@ -58,6 +59,7 @@ class SweepSection:
     target: dict[str, Any] = field(default_factory=dict)  # overrides of the target run
     realise: Any = field(default_factory=lambda: thawed(RealiseConfig))
     design: Any = field(default_factory=lambda: thawed(DesignConfig))
+    vary: Any = field(default_factory=lambda: thawed(VaryConfig))
     gate: bool = True  # µP arms run only after the coordinate check passed
 
 
@@ -102,6 +104,7 @@ def _fields() -> dict[str, str]:
         ("sweep.", SweepSection),
         ("sweep.realise.", RealiseConfig),
         ("sweep.design.", DesignConfig),
+        ("sweep.vary.", VaryConfig),
         ("transfer.", TransferSection),
         ("verdict.", VerdictConfig),
         *((f"{group}.", cls) for group, schemas in SCHEMAS.items() for cls in schemas.values()),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 LEFT = ("arm", "HP", "module", "role", "parameter")  # columns of text
-# Columns of `rules`, and the names of the factors that they show.
-FACTORS = {"lr": "lr", "decay": "weight_decay", "eps": "eps", "forward": "forward"}
 ARM_NAMES = {"mup": "µP", "standard": "standard", "standard_embed": "standard + embed"}
 
 
@@ -56,85 +54,6 @@ def _some(names: Sequence[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + more
 
 
-def rules_text(table: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]) -> str:
-    """Say how a model goes with width: a line per role, and one per parameter where listed."""
-    depth = f", depth ratio {table['depth_mult']:g}" if table["depth_mult"] != 1 else ""
-    fault = f" broken by {table['broken']}" if table["broken"] != "none" else ""
-    title = (
-        f"{table['family']} width {table['width']}, base {table['base_width']}: "
-        f"m = {table['width_mult']:g}{depth}; {arm_name(table['parametrization'])}{fault}; "
-        f"{table['parameters']:,} parameters"
-    )
-    columns = ["role", "tensors", "params", "init std", "init", *FACTORS, "vanilla"]
-    cells = [_role_cells(role, entry) for role, entry in table["roles"].items()]
-    lines = [text_table(title, columns, cells), *_differences(table)]
-    if parameters:
-        columns = ["parameter", "shape", "role", "init std", *FACTORS]
-        lines.append(
-            text_table("every parameter", columns, [_parameter_cells(p) for p in parameters])
-        )
-    return "\n".join(lines)
-
-
-def _role_cells(role: str, entry: Mapping[str, Any]) -> list[str]:
-    exponent = entry["exponents"]["init_std"]
-    return [
-        role,
-        str(entry["tensors"]),
-        _count(entry["parameters"]),
-        _range(entry["init_std"], "{:.2g}".format),
-        "-" if exponent is None else _range(exponent, _power),
-        *(_range(entry[f"{name}_factor"]) for name in FACTORS.values()),
-        " ".join(_power(exponent) for exponent in entry["vanilla_exponents"].values()),
-    ]
-
-
-def _parameter_cells(row: Mapping[str, Any]) -> list[str]:
-    shape = "x".join(map(str, row["shape"]))
-    factors = [f"{row[f'{name}_factor']:.4g}" for name in FACTORS.values()]
-    return [row["parameter"], shape, row["role"], f"{row['init_std']:.4g}", *factors]
-
-
-def _differences(table: Mapping[str, Any]) -> list[str]:
-    """Say whether a model's rules are the vanilla Transformer's, else what differs."""
-    lines = [
-        f"vanilla: {', '.join(['init', *FACTORS])} of a Transformer (arXiv 2203.03466, Table 8)"
-    ]
-    if table["depth_mult"] != 1:
-        lines.append("Width is compared; the values hold the factors of depth too.")
-    if table["coincide"]:
-        return [*lines, "The rules coincide with the vanilla Transformer's in every role."]
-    return lines + [
-        f"{role} differs in its {name.replace('_', ' ')}: "
-        f"{_range(entry['exponents'][name], _power)} against "
-        f"{_power(entry['vanilla_exponents'][name])}"
-        for role, entry in table["roles"].items()
-        for name in entry["differs"]
-    ]
-
-
-def _power(exponent: float) -> str:
-    """Return a power of m; what was measured within 0.03 of a half is that half."""
-    half = round(2 * exponent) / 2
-    short = {0.0: "1", 1.0: "m", -1.0: "1/m", -0.5: "m^-½"}
-    near = half in short and abs(exponent - half) < 0.03
-    return short[half] if near else f"m^{exponent:.2f}"
-
-
-def _count(number: int) -> str:
-    """Return a number of parameters in thousands, millions or billions."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return str(number)
-
-
-def _range(spread: Mapping[str, float], form: Callable[[float], str] = "{:.3g}".format) -> str:
-    """Return the one value of a role, or the lowest and highest."""
-    ends = [form(spread[end]) for end in ("low", "high")]
-    return ends[0] if ends[0] == ends[1] else "–".join(ends)
-
-
 def optima_table(estimates: Mapping[str, Any]) -> str:
     """Return optimum per width with interval, then drift and verdict, for every arm."""
     cells, lines = [], []
@@ -152,7 +71,7 @@ def optima_table(estimates: Mapping[str, Any]) -> str:
                     optimum["censored"] or "",
                 ]
             )
-        lines += _arm_lines(arm)
+        lines += _arm_lines(arm, hp_named=len({each["hp"] for each in estimates["arms"]}) > 1)
     columns = ["arm", "HP", "width", "optimum", "90 % interval", "loss", "seeds", "censored"]
     missing = estimates["trials"]["missing"]
     if missing:
@@ -160,23 +79,27 @@ def optima_table(estimates: Mapping[str, Any]) -> str:
     return "\n".join([text_table(f"sweep {estimates['sweep']}", columns, cells), *lines])
 
 
-def _arm_lines(arm: Mapping[str, Any]) -> list[str]:
+def _arm_lines(arm: Mapping[str, Any], *, hp_named: bool) -> list[str]:
     drift = arm["drift_octaves_per_doubling"]
     name = arm_name(arm["parametrization"])
+    if hp_named:
+        name += f", {arm['hp'].replace('_', ' ')}"
     lines = [
         f"{name}: {arm['verdict']}; drift {_number(drift['estimate'])} octaves per doubling "
         f"{interval(drift['low'], drift['high'], '+.2f')}"
     ]
     lines += [f"  {reason}" for reason in arm["reasons"]]
+    lines += [f"  {over['sentence']}" for over in (arm.get("conditions") or {}).get("over", ())]
     lines += [f"  warning: {warning}" for warning in arm["warnings"]]
     return lines
 
 
 def transfer_lines(record: Mapping[str, Any]) -> str:
-    """Say what to train, what it should cost, and what the search cost."""
-    target, cost, regret = record["target"], record["cost"], record["expected_regret"]
+    """Say what to train, what it should cost, what the search cost, and what was realised."""
+    target = record["target"]
+    size = "" if target["params"] is None else f" ({target['params']:,} parameters)"
     lines = [
-        f"target   {target['family']} width {target['width']} ({target['params']:,} parameters), "
+        f"target   {target['family']} width {target['width']}{size}, "
         f"{arm_name(target['parametrization'])}, verdict {record['verdict']}"
     ]
     for hp, value in record["hps"].items():
@@ -184,27 +107,76 @@ def transfer_lines(record: Mapping[str, Any]) -> str:
             f"transfer {hp.replace('_', ' ')} = {value['value']:.2f} "
             f"{interval(value['low'], value['high'], '.2f')}, {2 ** value['value']:.4g}"
         )
-    if regret["mean"] is None:
-        lines.append(f"regret   not predicted: {regret['reason']}")
-    else:
-        lines.append(
-            f"regret   expected {regret['mean']:.5f} "
-            f"{interval(regret['low'], regret['high'], '.5f')}"
-        )
-    lines.append(
-        f"cost     {cost['sweep_flops']:.3g} FLOPs swept; the arm is "
-        f"{cost['arm_over_target_percent']:g} % of one target run, its narrowest proxy "
-        f"{cost['narrowest_over_target_percent']:g} %, and {cost['over_direct_search_percent']:g} "
-        "% of the same search at the target"
-    )
+    lines += [_regret_line(record["expected_regret"]), *_loss_lines(record)]
+    lines.append(_cost_line(record["cost"]))
     lines += [f"warning: {warning}" for warning in record["warnings"]]
     return "\n".join(lines)
+
+
+def _regret_line(regret: Mapping[str, Any]) -> str:
+    if regret["mean"] is None:
+        return f"regret   not predicted: {regret['reason']}"
+    parts = [f"expected {regret['mean']:.5f} {interval(regret['low'], regret['high'], '.5f')}"]
+    if regret["percent"] is not None:
+        parts.append(f"{regret['percent']:.2g} % of the loss")
+    if regret["share_of_gain"] is not None:
+        parts.append(f"{100 * regret['share_of_gain']:.2g} % of the last doubling's gain")
+    known = {name: value for name, value in regret["conditional_on"].items() if value is not None}
+    where = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
+    return f"regret   {', '.join(parts)}" + (f"; for {where}" if where else "")
+
+
+def _loss_lines(record: Mapping[str, Any]) -> list[str]:
+    """Say what loss was predicted, how far training and held-out losses are apart, and what came
+    of the target so far.
+    """
+    lines = []
+    predicted, gap, realised = (
+        record.get(name) for name in ("predicted_loss", "train_validation_gap", "realised")
+    )
+    if predicted is not None:
+        ends = interval(predicted["low"], predicted["high"], ".5f")
+        lines.append(f"loss     predicted {predicted['estimate']:.5f} {ends} at its optimum")
+    if gap is not None:
+        width = gap["widths"][-1]["width"]
+        lines.append(
+            f"gap      held-out minus training loss {_number(gap['mean'], '+.5f')} at width {width}"
+        )
+    if realised is not None:
+        lines.append(_realised_so_far(record, realised))
+    return lines
+
+
+def _realised_so_far(record: Mapping[str, Any], realised: Mapping[str, Any]) -> str:
+    within = {True: ", as predicted", False: ", outside the prediction", None: ""}
+    loss = _number(realised["loss_at_transferred"], ".5f")
+    said = f"realised loss {loss} at the transferred value{within[realised['loss_as_predicted']]}"
+    regret = record["realised_regret"]
+    if regret is None:
+        return f"{said}. {realised['reason']}"
+    ends = interval(regret["low"], regret["high"], ".5f")
+    return f"{said}; regret {_number(regret['estimate'], '.5f')} {ends}"
+
+
+def _cost_line(cost: Mapping[str, Any]) -> str:
+    if cost["sweep_flops"] is None:
+        return "cost     not known: the rows give no FLOPs"
+    swept = f"cost     {cost['sweep_flops']:.3g} FLOPs swept"
+    if cost["arm_over_target_percent"] is None:
+        return f"{swept}; the target's are not known"
+    return (
+        f"{swept}; the arm is {cost['arm_over_target_percent']:g} % of one target run, its "
+        f"narrowest proxy {cost['narrowest_over_target_percent']:g} %, and "
+        f"{cost['over_direct_search_percent']:g} % of the same search at the target"
+    )
 
 
 def realised_line(realised: Mapping[str, Any]) -> str:
     """Say what the transferred value really cost at the target."""
     regret, predicted = realised["regret"], realised["predicted"]
     own = realised["optimum"]
+    if own is None:
+        return f"realised regret not known: {realised['reason']}"
     verdict = "missed the prediction" if realised["missed"] else "within the prediction"
     if predicted["mean"] is None:
         verdict = "nothing was predicted"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 from hptransfer.config import TrialConfig
@@ -21,6 +22,7 @@ from hptransfer.questions import (
     with_hyperparameters,
 )
 from hptransfer.search import points
+from hptransfer.vary import with_condition
 from hptransfer.vocabulary import Method, Scaling
 
 
@@ -28,14 +30,14 @@ def wanted(sweep: SweepConfig) -> dict[str, TrialConfig]:
     """Return the trials of a grid or Sobol sweep by key; arms share theirs at base width."""
     trials = {}
     chosen = points(sweep)
-    for scaling in sweep.parametrizations:
-        for width in sweep.widths:
-            proxy = with_scaling(with_width(sweep.base, width), scaling)
-            placed = [with_hyperparameters(proxy, point) for point in chosen]
-            for seed in sweep.seeds:
-                for unseeded in placed:
-                    config = dataclasses.replace(unseeded, seed=seed)
-                    trials.setdefault(trial_key(config), config)
+    places = itertools.product(sweep.conditions, sweep.parametrizations, sweep.widths)
+    for condition, scaling, width in places:
+        proxy = with_condition(with_scaling(with_width(sweep.base, width), scaling), condition)
+        placed = [with_hyperparameters(proxy, point) for point in chosen]
+        for seed in sweep.seeds:
+            for unseeded in placed:
+                config = dataclasses.replace(unseeded, seed=seed)
+                trials.setdefault(trial_key(config), config)
     return trials
 
 
@@ -103,11 +105,14 @@ def check_target(sweep: SweepConfig, target: TrialConfig, allow: Collection[str]
 def _check_depth(sweep: SweepConfig, target: TrialConfig, allow: Collection[str]) -> None:
     require_allowable(allow)
     depths = [getattr(config.model, "depth", None) for config in (sweep.base, target)]
-    if depths[0] != depths[1] and "depth" not in {*allow, *sweep.allow}:
+    if "model.depth" in sweep.varied or "depth" in {*allow, *sweep.allow}:
+        return
+    if depths[0] != depths[1]:
         raise UserError(
             f"The target must be as deep as the proxies, since a width sweep says nothing of "
             f"depth, but got depth {depths[1]} with proxies of {depths[0]}. Set "
-            f"model.depth={depths[0]}, or transfer.allow=[depth] to go on with a warning."
+            f"model.depth={depths[0]}, vary depth in the sweep (sweep.vary.depth), or set "
+            "transfer.allow=[depth] to go on with a warning."
         )
 
 

@@ -57,9 +57,16 @@ def print_config(arguments: argparse.Namespace, composed: Any, name: str) -> int
 
 
 def print_recorded(arguments: argparse.Namespace, path: Path) -> int:
-    """Print the config of a file that a run wrote, with the overrides."""
+    """Print the config of a file that a run or an import wrote, with the overrides."""
     from hptransfer.compose import compose_file
+    from hptransfer.foreign.question import overridden, question_yaml
+    from hptransfer.yaml_files import read_mapping
 
+    tree = read_mapping(path)
+    if "imported" in tree:  # no trial of ours, so nothing to compose
+        changed = overridden(tree, arguments.overrides)
+        print_json(changed) if arguments.json else print(question_yaml(changed), end="")
+        return 0
     composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir, as_run=True)
     return print_config(arguments, composed, composed.name)
 

@@ -311,18 +311,20 @@ def test_the_printed_value_stands_beside_its_log2() -> None:
 SCATTERED = ("sweep.design.method=sobol", "search.clip_norm={low: -3, high: 2}", "name=scattered")
 
 
-def test_scattered_points_are_swept_and_not_fitted(
+def test_scattered_points_of_several_hps_are_fitted_as_a_surface(
     tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "tiny.yaml", *SCATTERED]) == 2
-    assert "Use `hptransfer sweep`" in capsys.readouterr().err
-    assert not Path("results/scattered").exists()
-    assert main(["sweep", "tiny.yaml", *SCATTERED, "sweep.widths=[8]", "--quiet"]) == 0
+    assert main(["sweep", "tiny.yaml", *SCATTERED, "sweep.widths=[8,16]", "--quiet"]) == 0
     out = capsys.readouterr().out
-    assert "32 of 32 trials" in out and "best     shared width 8: loss " in out
-    assert "next: hptransfer status results/scattered --export scattered.csv" in out
-    assert main(["fit", "results/scattered"]) == 2
-    assert "holds scattered points of log2_lr, log2_clip_norm" in capsys.readouterr().err
+    assert "96 of 96 trials" in out and "best     shared width 8: loss " in out
+    assert "next: hptransfer fit results/scattered" in out
+    assert main(["fit", "results/scattered", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    axes = ["log2_lr", "log2_clip_norm"]
+    assert [arm["hp"] for arm in found["arms"]] == axes * 2
+    assert [surface["hps"] for surface in found["surfaces"]] == [axes] * 2
+    shares = found["surfaces"][0]["importance"]["ped_anova"]
+    assert sorted(shares) == sorted(axes) and sum(shares.values()) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize("method", ["refine", "tpe", "sobol"])

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hptransfer.analysis.estimates import estimate, realised
+from hptransfer.analysis.estimates import estimate
 from hptransfer.errors import UserError
 from hptransfer.questions import VerdictConfig
 
@@ -65,9 +65,14 @@ def test_quickstart_numbers_give_transfers_and_drifts() -> None:
     assert (mup["parametrization"], mup["verdict"]) == ("mup", "transfers")
     assert (standard["parametrization"], standard["verdict"]) == ("standard", "drifts")
     assert (mup["law"]["name"], standard["law"]["name"]) == ("constant", "linear")
-    for arm, truth in ((mup, MUP), (standard, STANDARD)):
-        for entry in arm["optima"]:
-            assert entry["low"] < truth[entry["width"]] < entry["high"]
+    optima = [
+        (entry, truth[entry["width"]])
+        for arm, truth in ((mup, MUP), (standard, STANDARD))
+        for entry in arm["optima"]
+    ]
+    assert all(abs(entry["optimum"] - truth) < 0.3 for entry, truth in optima)
+    covered = [entry["low"] < truth < entry["high"] for entry, truth in optima]
+    assert sum(covered) >= 5  # of six 90 % intervals
     assert mup["target"]["low"] < -5.6 < mup["target"]["high"]
     assert standard["target"]["low"] < -7.9 < standard["target"]["high"]
     assert abs(mup["target"]["emitted"] + 5.6) < 0.25
@@ -85,12 +90,12 @@ def test_shared_rows_belong_to_every_arm_and_alone_are_their_own() -> None:
 def test_record_holds_what_figures_draw() -> None:
     arm = only_arm(planted(MUP))
     entry = arm["optima"][0]
-    assert (entry["n_seeds"], entry["n_points"], entry["censored"]) == (3, 5, None)
+    assert (entry["n_seeds"], entry["n_points"], entry["censored"]) == (3, 4, None)
     assert entry["curvature"]["low"] == pytest.approx(0.012, rel=0.5)
     assert entry["noise"]["loss_sd"] == pytest.approx(0.0018, rel=0.4)
     basin = entry["basin"]
     assert len(basin["fit_theta"]) == len(basin["fit_loss"]) == 60
-    assert basin["window"] == [-8.0, -4.0]
+    assert basin["window"] == [-7.0, -4.0]
     assert min(basin["fit_loss"]) == pytest.approx(entry["loss"], abs=1e-4)
     band = arm["law"]["band"]
     assert (band["width"][0], band["width"][-1]) == (24.0, 192.0)
@@ -126,8 +131,18 @@ def test_the_same_rows_give_the_same_digits_whatever_the_name() -> None:
     assert only_arm(table) == only_arm(table) == other
 
 
-def test_single_seed_gives_numbers_without_intervals() -> None:
-    arm = only_arm(planted(MUP, seeds=1))
+def test_a_single_seed_borrows_its_noise_from_neighbours_and_says_so() -> None:
+    one, three = only_arm(planted(MUP, seeds=1)), only_arm(planted(MUP))
+    assert one["optima"][0]["noise"]["source"] == "residuals"
+    assert three["optima"][0]["noise"]["source"] == "seeds"
+    widths = [arm["optima"][1]["high"] - arm["optima"][1]["low"] for arm in (one, three)]
+    assert widths[0] > widths[1]
+    assert any("borrowed" in note for note in one["warnings"])
+
+
+def test_without_noise_there_are_numbers_without_intervals() -> None:
+    few = planted(MUP, seeds=1).query("log2_lr in (-8, -6, -4)")  # nothing to judge noise by
+    arm = only_arm(few)
     assert arm["verdict"] == "inconclusive"
     assert arm["optima"][0]["low"] is None and arm["optima"][0]["optimum"] < -5
     assert arm["drift_octaves_per_doubling"]["estimate"] is not None
@@ -173,7 +188,8 @@ def test_diverged_and_stopped_trials_are_a_cliff_and_never_feed_a_fit() -> None:
     stopped.loc[stopped["log2_lr"] == -3, "status"] = "stopped"
     stopped.loc[stopped["log2_lr"] == -3, "loss"] = 0.01
     arm = only_arm(stopped)
-    assert arm["optima"][0]["optimum"] == clean["optima"][0]["optimum"]
+    # A failure so near makes a wall likelier; the stopped trial's own loss has no part in it.
+    assert arm["optima"][0]["optimum"] == pytest.approx(clean["optima"][0]["optimum"], abs=0.05)
     assert arm["optima"][0]["basin"]["failed"] == [False] * 7 + [True]
     assert arm["optima"][0]["basin"]["mean"][-1] is None
     assert arm["optima"][0]["cliff"] == pytest.approx(-3 - arm["optima"][0]["optimum"])
@@ -200,18 +216,30 @@ def test_unknown_loss_at_init_is_allowed() -> None:
     assert only_arm(planted(MUP).assign(loss_at_init=np.nan))["verdict"] == "transfers"
 
 
-def test_two_hps_give_two_arms_with_the_other_held_at_its_best() -> None:
-    table, elsewhere = planted(MUP), planted({width: -8.0 for width in MUP})
-    parts = []
-    for wd in (-5.0, -4.0, -3.0, -2.0, -1.0):
-        rows = table if wd == -3.0 else elsewhere
-        parts.append(rows.assign(log2_wd=wd, loss=rows["loss"] + 0.01 * (wd + 3.2) ** 2))
-    both = pd.concat(parts, ignore_index=True)
-    arms = estimate(both, sweep_name="two", axes=["log2_lr", "log2_wd"], target_width=192)["arms"]
-    assert [arm["hp"] for arm in arms] == ["log2_lr", "log2_wd"]
-    assert arms[0]["optima"][0]["optimum"] == only_arm(table)["optima"][0]["optimum"]
-    assert arms[1]["optima"][2]["optimum"] == pytest.approx(-3.0, abs=0.3)
-    assert "log2_wd held at each width's best point" in arms[0]["warnings"][0]
+def test_two_hps_give_two_arms_and_their_surface() -> None:
+    table = planted(MUP)
+    decays = np.arange(-6.0, 0.0)
+    both = pd.concat(
+        [
+            table.assign(
+                log2_wd=wd, loss=table["loss"] + 0.01 * (wd + 3.2 + 0.3 * table["log2_lr"]) ** 2
+            )
+            for wd in decays
+        ],
+        ignore_index=True,
+    )
+    found = estimate(both, sweep_name="two", axes=["log2_lr", "log2_wd"], target_width=192)
+    assert [arm["hp"] for arm in found["arms"]] == ["log2_lr", "log2_wd"]
+    (surface,) = found["surfaces"]
+    assert surface["hps"] == ["log2_lr", "log2_wd"]
+    for entry in surface["widths"]:
+        lr, wd = (entry["optimum"][hp]["value"] for hp in surface["hps"])
+        assert lr == pytest.approx(MUP[entry["width"]], abs=0.3)
+        assert wd == pytest.approx(-3.2 - 0.3 * MUP[entry["width"]], abs=0.3)
+        assert entry["interactions"][0][1] == pytest.approx(0.02 * 0.3, rel=0.4)
+    target = surface["target"]["hps"]
+    assert target["log2_lr"]["value"] == pytest.approx(-5.6, abs=0.3)
+    json.dumps(found, allow_nan=False)
 
 
 def test_repeated_rows_and_unknown_hps_are_the_users_to_fix() -> None:
@@ -220,59 +248,6 @@ def test_repeated_rows_and_unknown_hps_are_the_users_to_fix() -> None:
         answer(pd.concat([table, table]))
     with pytest.raises(UserError, match="must be a column"):
         estimate(table, sweep_name="q", axes=["log2_beta"], target_width=None)
-
-
-def target_rows(transferred: float, *, seeds: int = 3) -> pd.DataFrame:
-    table = planted({192: -5.6}, seeds=seeds)
-    extra = table[table["log2_lr"] == -6.0].assign(log2_lr=transferred)
-    rise = 0.012 * ((transferred + 5.6) ** 2 - 0.4**2)
-    return pd.concat([table, extra.assign(loss=extra["loss"] + rise)], ignore_index=True)
-
-
-def outcome(transferred: float, *, high: float, seeds: int = 3) -> dict[str, Any]:
-    found = realised(
-        target_rows(transferred, seeds=seeds),
-        transferred=transferred,
-        predicted={"mean": high / 2, "low": 0.0, "high": high},
-        hp="log2_lr",
-        width=192,
-    )
-    json.dumps(found, allow_nan=False)
-    return found
-
-
-def test_good_transfer_realises_a_small_regret() -> None:
-    found = outcome(-5.7, high=0.003)
-    assert found["optimum"]["width"] == 192
-    assert found["loss_at_transferred"] == pytest.approx(0.53, abs=0.01)
-    assert 0.0 <= found["regret"]["low"] <= found["regret"]["estimate"] < 0.002
-    assert not found["missed"]
-
-
-def test_bad_transfer_is_missed_inside_and_outside_the_window() -> None:
-    inside, outside = outcome(-7.4, high=0.003), outcome(-9.3, high=0.003)
-    assert inside["regret"]["estimate"] == pytest.approx(0.012 * 1.8**2, rel=0.25)
-    assert outside["regret"]["estimate"] == pytest.approx(0.012 * 3.7**2, rel=0.15)
-    assert inside["missed"] and outside["missed"]
-    assert not outcome(-7.4, high=0.2)["missed"]
-
-
-def test_single_seed_target_has_a_regret_without_an_interval() -> None:
-    found = outcome(-5.7, high=0.003, seeds=1)
-    assert found["regret"]["estimate"] is not None
-    assert (found["regret"]["low"], found["missed"]) == (None, False)
-
-
-def test_failed_transfer_is_missed_and_absent_one_is_an_error() -> None:
-    table = target_rows(-4.4)
-    table.loc[table["log2_lr"] == -4.4, ["status", "loss"]] = ["diverged", np.nan]
-    predicted = {"mean": 0.0, "low": 0.0, "high": 0.01}
-    found = realised(table, transferred=-4.4, predicted=predicted, hp="log2_lr", width=192)
-    assert found["missed"] and found["regret"]["estimate"] is None
-    with pytest.raises(UserError, match="must hold the transferred value"):
-        realised(table, transferred=-9.5, predicted=predicted, hp="log2_lr", width=192)
-    with pytest.raises(UserError, match="none is usable"):
-        realised(table, transferred=-5.0, predicted=predicted, hp="log2_lr", width=384)
 
 
 def test_analysis_imports_neither_torch_nor_scipy_nor_matplotlib() -> None:
@@ -294,8 +269,7 @@ def test_the_emitted_value_leans_to_the_cheaper_side() -> None:
     table = planted(MUP)
     offset = table["log2_lr"] - table["width"].map(lambda width: MUP[width])
     steep = table.assign(loss=table["loss"] + 0.03 * offset.clip(lower=0) ** 2)
-    target = only_arm(steep)["target"]
-    assert target["emitted"] < target["optimum"] - 0.01
+    assert only_arm(steep)["target"]["emitted"] < only_arm(table)["target"]["emitted"] - 0.05
 
 
 def test_the_limit_rests_on_the_widest_widths_noise() -> None:
@@ -321,14 +295,3 @@ def test_bracketed_optima_and_missing_seeds_are_told() -> None:
     warnings = only_arm(table)["warnings"]
     assert any("Width 96" in w and "only bracketed" in w for w in warnings)
     assert "Width 48: 1 points lack a seed; not fitted." in warnings
-
-
-def test_a_prediction_inside_the_interval_is_not_missed() -> None:
-    middle = outcome(-7.4, high=0.2)["regret"]["estimate"]
-    assert not outcome(-7.4, high=middle)["missed"]
-
-
-def test_outside_the_window_the_regret_is_a_difference_of_two_means() -> None:
-    found = outcome(-9.3, high=0.003)
-    spread = (found["regret"]["high"] - found["regret"]["low"]) / (2 * 1.645)
-    assert spread == pytest.approx(found["optimum"]["noise"]["loss_sd"] * (2 / 3) ** 0.5, rel=0.2)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from figure_extras import COST
 from figure_records import (
     MODULES,
     bare_arm,
@@ -60,18 +61,18 @@ def test_optimum_width_selects_marks_band_target_and_the_realised_optimum():
     mup, standard = data.tracks
     assert data.y_label == "optimal log2 base learning rate"
     assert (data.widths, data.target_width) == ((24, 48, 96), 192)
-    assert [m.theta for m in standard.marks] == [-5.7, -6.4, -7.2]
+    assert [m.value for m in standard.marks] == [-5.7, -6.4, -7.2]
     assert mup.emitted == -5.6
     assert standard.target is not None and standard.target.interval == (-8.35, -7.51)
     assert mup.band is not None and len(mup.band.width) == 40
-    assert data.realised is not None and data.realised.theta == -5.45
+    assert data.realised is not None and data.realised.value == -5.45
     assert mup.color != standard.color
 
 
 def test_a_law_without_noise_keeps_its_line():
     track = optimum_width_data({"arms": [noiseless_arm()]}).tracks[0]
     assert track.band is not None
-    assert (len(track.band.theta), track.band.low, track.band.high) == (40, (), ())
+    assert (len(track.band.value), track.band.low, track.band.high) == (40, (), ())
 
 
 def test_a_small_drift_is_not_blown_up_to_the_whole_axis():
@@ -99,12 +100,14 @@ def test_realised_selects_both_regrets():
 
 def test_files_are_written_and_repeat_byte_for_byte(tmp_path: Path):
     records = {"estimates": quickstart(), "check": coordinate_check(), "realised": target_sweep()}
+    records |= {"transfer": {"cost": COST}}
     before = copy.deepcopy(records)
     first = write_figures(tmp_path / "first", **records)
     second = write_figures(tmp_path / "second", **records)
-    stems = ["summary", "basins-mup", "basins-standard", "optimum_width", "realised"]
-    stems += ["coordinate_check", "coordinate_rms"]
-    assert [p.name for p in first] == [f"{s}{suffix}" for s in stems for suffix in (".png", ".svg")]
+    stems = ["summary", "basins-mup", "basins-standard", "optimum_width", "regret", "loss_width"]
+    stems += ["realised", "cost", "coordinate_check", "coordinate_rms"]
+    suffixes = (".png", ".svg", ".pdf")
+    assert [p.name for p in first] == [f"{s}{suffix}" for s in stems for suffix in suffixes]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
     assert records == before
@@ -118,21 +121,25 @@ def test_files_are_written_and_repeat_byte_for_byte(tmp_path: Path):
 @pytest.mark.filterwarnings("error")
 def test_any_number_of_arms_and_widths_is_drawn(tmp_path: Path, arms: list[dict[str, Any]]):
     estimates = {"schema": 1, "sweep": "edge", "arms": arms}
-    written = write_figures(tmp_path, estimates=estimates, check=None, realised=None)
-    assert len(written) == 2 * (len(arms) + 2 if arms else 0)
-    assert all(p.parent == tmp_path and p.stat().st_size > 5000 for p in written)
+    nothing = dict.fromkeys(("check", "realised", "transfer"))
+    written = write_figures(tmp_path, estimates=estimates, **nothing)
+    of_arms = [p for p in written if p.name.startswith("basins")]
+    assert len(of_arms) == 3 * len(arms)
+    assert bool(written) == bool(arms)
+    assert all(p.parent == tmp_path and p.stat().st_size > 4000 for p in written)
 
 
 def test_two_hps_of_one_arm_have_their_own_pictures():
     other = {**mup_arm(), "hp": "log2_weight_decay"}
     estimates = {"schema": 1, "sweep": "two", "arms": [mup_arm(), other]}
-    names = [p.name for p in pictures(estimates=estimates, check=None, realised=None)]
+    nothing = dict.fromkeys(("check", "realised", "transfer"))
+    names = [p.name for p in pictures(estimates=estimates, **nothing)]
     assert names == [
         "summary",
         "basins-mup",
         "basins-mup-2",
-        "optimum_width-log2_lr",
-        "optimum_width-log2_weight_decay",
+        *(f"{kind}-log2_lr" for kind in ("optimum_width", "regret", "loss_width")),
+        *(f"{kind}-log2_weight_decay" for kind in ("optimum_width", "regret", "loss_width")),
     ]
 
 

@@ -136,7 +136,7 @@ def test_what_is_no_sound_ledger_is_refused_before_anything_is_written(
     (source / "ledger.jsonl").write_bytes(b"".join(lines))
     before = contents(Path("results"))
     for name, sentence in (
-        ("rows.csv", "Rows are imported from a ledger"),
+        ("rows.csv", "results/mine holds a sweep of our own"),
         ("nowhere", "There is no ledger at"),
         ("empty", "There is no ledger at"),
         ("forged", "has the key ../../../escaped, but its config's is"),

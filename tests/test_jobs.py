@@ -116,7 +116,7 @@ def test_a_row_is_wanted_only_where_every_axis_wants_it(opened, override: str) -
     facts = results.read_facts(opened(override).folder)
     smaller = wanted(opened(override).sweep)
     for key, config in jobs_wanted.items():
-        from hptransfer.identity import arm_of
+        from hptransfer.identity import arm_of, canonical
         from hptransfer.questions import hps
 
         row = {
@@ -124,6 +124,7 @@ def test_a_row_is_wanted_only_where_every_axis_wants_it(opened, override: str) -
             "seed": config.seed,
             "parametrization": arm_of(config),
             "hps": hps(config, ["log2_lr"]),
+            "config": canonical(config),
         }
         assert facts.wants(row) == (key in smaller)
     assert facts.wanted_count() == len(smaller)

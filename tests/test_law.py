@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hptransfer.analysis.curve import Floats
 from hptransfer.analysis.law import LawName, Optima, fit_drift, fit_law, law_weights, mix_laws
 
 WIDTHS = np.array([24.0, 48.0, 96.0])
@@ -80,3 +81,39 @@ def test_drift_draws_have_the_arithmetic_spread() -> None:
     drift = fit_drift(planted([-5.7, -6.4, -7.2], sd=0.2))
     assert drift is not None
     assert drift.coefficient_draws[:, 1].std() == pytest.approx(0.2 / np.sqrt(2.0), rel=0.05)
+
+
+FIVE = np.array([32.0, 64.0, 128.0, 256.0, 512.0])
+
+
+def five(optima: Floats, *, sd: float = 0.02, draws: int = 1000) -> Optima:
+    noise = sd * np.random.default_rng(1).standard_normal((draws, len(optima)))
+    return Optima(FIVE[: len(optima)], optima, np.full(len(optima), sd**2), optima + noise)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.9])
+def test_the_power_law_recovers_its_exponent(exponent: float) -> None:
+    law = fit_law(LawName.power, five(-6.0 + 2.0 * (32.0 / FIVE) ** exponent))
+    assert law.coefficients == pytest.approx([-6.0, 2.0, exponent], rel=0.15)
+    truth = -6.0 + 2.0 * (32.0 / 2048.0) ** exponent
+    assert law.at(np.array([2048.0]))[0] == pytest.approx(truth, abs=0.05)
+    low, high = np.quantile(law.coefficient_draws[:, 2], (0.05, 0.95))
+    assert low <= exponent <= high
+    spread = law.draws_at(np.array([512.0, 2048.0])).std(axis=0)
+    assert spread[0] < spread[1]
+
+
+def test_an_exponent_is_fitted_from_five_widths_on() -> None:
+    optima = -6.0 + 2.0 * (32.0 / FIVE) ** 3
+    found = mix_laws(five(optima), rng=np.random.default_rng(0))
+    assert found is not None and found.favourite.name is LawName.power
+    fewer = mix_laws(five(optima[:4]), rng=np.random.default_rng(0))
+    assert fewer is not None
+    assert LawName.power not in {law.name for law in fewer.laws}
+
+
+def test_between_equal_fits_the_law_of_fewest_coefficients_wins() -> None:
+    still = mix_laws(five(np.full(5, -6.0)), rng=np.random.default_rng(0))
+    assert still is not None
+    weights = {law.name: w for law, w in zip(still.laws, still.weights, strict=True)}
+    assert weights[LawName.constant] / weights[LawName.power] == pytest.approx(np.e**2)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from figure_extras import COST, full_estimates
 from figure_records import bare_arm, coordinate_check, mup_arm, quickstart, target_sweep
 
 from hptransfer import __version__
@@ -30,12 +31,11 @@ def handed_over() -> dict[str, Any]:
             "conditional_on": {"steps": 150, "batch_size": 64, "schedule": "linear_decay"},
         },
         "realised_regret": None,
-        "cost": {
-            "sweep_flops": 9.31e13,
-            "target_flops": 2.94e13,
-            "arm_over_target_percent": 174.0,
-            "narrowest_over_target_percent": 12.6,
-            "over_direct_search_percent": 6.6,
+        "cost": COST,
+        "train_validation_gap": {
+            "mean": 0.021,
+            "share_of_loss": 0.04,
+            "widths": [{"width": 96, "mean": 0.021, "error": None}],
         },
         "verdict": "transfers",
         "warnings": ["The target trains for 600 steps, the proxies for 150: θ is not corrected."],
@@ -71,7 +71,7 @@ def records(**changes: Any) -> dict[str, Any]:
 def write_page(folder: Path, **changes: Any) -> str:
     """Draw the pictures, write the report of changed records, and return its text."""
     told = records(**changes)
-    drawn = {name: told[name] for name in ("estimates", "check", "realised")}
+    drawn = {name: told[name] for name in ("estimates", "check", "realised", "transfer")}
     write_figures(folder / "figures", **drawn)
     write_report(folder / "report.html", figures=folder / "figures", **told)
     return (folder / "report.html").read_text(encoding="utf-8")
@@ -103,6 +103,8 @@ class Reader(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag in ("td", "th"):
+            self.text.append(" ")
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
@@ -180,7 +182,58 @@ def test_the_page_holds_what_the_records_say(page: str):
         "widths: - 24 - 48 - 96",
     ):
         assert expected in text, expected
-    assert page.count("<svg ") == 6
+    assert page.count("<svg ") == 9
+
+
+def test_what_goes_beyond_one_hp_and_the_width_has_its_tables(tmp_path: Path):
+    imported = {"rows": 1234, "files": {"mine.csv": {"log2_lr": "learning <rate>"}}}
+    page = write_page(tmp_path, estimates=full_estimates(), sweep={**SWEEP, "imported": imported})
+    text = words(page)
+    for expected in (
+        "µP, log2 base learning rate: wider is better. From width 48 to 96 the best loss fell by 0.03 to 0.05 per doubling.",
+        "linear: loss = a + b·log2(n)",
+        "Loss expected at the target's optimum: 0.4780 (0.4580 to 0.4980).",
+        "one octave below the optimum constant 0.12 (−0.10 to 0.35)",
+        "useful transfer not known Not assessable below five widths",
+        "−5.40 (−5.65 to −5.15) −3.80 (−4.30 to −3.30) 0.5100",
+        "Width 96: A lower learning rate with more decay costs nearly nothing.",
+        "Expected regret of the joint value: 0.0006 (0.0000 to 0.0019).",
+        "base learning rate 62 % 70 %",
+        "From 300 to 600 steps the optimum moved",
+        "per doubling of the training steps −0.29 (−0.36 to −0.22)",
+        "600 −0.16 (−0.31 to 0.06) −6.39 (0.0119)",
+        "From the sweep's conditions to the target's: −0.58 (−0.72 to −0.44) octaves.",
+        "held-out minus training loss standard error 96 0.0210 not known",
+        "At the widest, 4 % of the loss.",
+        "1,234 rows of another program's sweep.",
+        "mine.csv log2_lr from learning <rate>",
+    ):
+        assert expected in text, expected
+    assert not re.search(r"https?:", page)
+    assert '<figure class="wide">' in page
+    reader = Reader(page)
+    assert len(reader.ids) == len(set(reader.ids))
+
+
+def test_an_optimum_that_still_moves_is_on_the_card_of_its_arm(tmp_path: Path):
+    assert words(write_page(tmp_path)).count("Warning: From 300 to 600 steps") == 0
+    page = write_page(tmp_path, estimates=full_estimates())
+    cards = page.partition('class="cards"')[2].partition("</header>")[0]
+    assert "Warning: From 300 to 600 steps the optimum moved" in words(cards)
+
+
+def test_arms_of_several_hps_are_told_apart(tmp_path: Path):
+    estimates = quickstart()
+    estimates["arms"] = [mup_arm(), mup_arm() | {"hp": "log2_weight_decay"}]
+    text = words(write_page(tmp_path, estimates=estimates))
+    assert "µP, log2 base learning rate µP, log2 weight decay verdict" in text
+    assert "µP, log2 weight decay: laws of the optimum" in text
+
+
+def test_values_of_rows_that_say_no_condition_end_without_an_empty_list(tmp_path: Path):
+    transfer = handed_over()
+    transfer["expected_regret"]["conditional_on"] = {"steps": None, "depth": None}
+    assert "Conditional on" not in words(write_page(tmp_path, transfer=transfer))
 
 
 def test_the_same_records_give_the_same_bytes(folder: Path, tmp_path: Path):
@@ -198,18 +251,24 @@ def test_hostile_names_are_text(tmp_path: Path):
     check |= {"family": evil, "zero": [evil], "warnings": [evil]}
     transfer = handed_over()
     transfer |= {"warnings": [evil], "files": [evil]}
+    extra = full_estimates()
+    arm, joint = extra["arms"][0], extra["surfaces"][0]
+    arm["loss_law"]["reason"] = arm["quality"]["robustness"]["sentence"] = evil
+    arm["conditions"]["over"][0]["sentence"] = evil
+    joint["widths"][0]["flat_directions"][0]["sentence"] = joint["parametrization"] = evil
+    estimates["arms"][0], estimates["surfaces"] = arm, [joint]
     page = write_page(
         tmp_path,
         estimates=estimates,
         check=check,
         transfer=transfer,
-        sweep={**SWEEP, "question": evil},
+        sweep={**SWEEP, "question": evil, "imported": {"rows": 1, "files": {evil: {evil: evil}}}},
         timing={evil: 1.0},
         commands=[evil],
     )
     assert "<script" not in page
     assert "script" not in Reader(page).tags
-    assert words(page).count(evil) >= 10
+    assert words(page).count(evil) >= 18
 
 
 def test_missing_records_leave_their_sections_out(tmp_path: Path):
@@ -251,6 +310,14 @@ def test_a_picture_that_was_not_drawn_is_named(tmp_path: Path):
 )
 def test_headlines_of_the_other_verdicts(verdict: str | None, start: str):
     assert wording.headline({**mup_arm(), "verdict": verdict}).startswith(start)
+
+
+def test_a_headline_without_a_target_does_not_deny_one():
+    said = wording.headline(mup_arm() | {"target": None})
+    assert said == (
+        "µP transfers: one value of log2 base learning rate serves every width of the sweep, "
+        "which names no target."
+    )
 
 
 def test_numbers_are_written_for_readers():

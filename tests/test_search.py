@@ -13,7 +13,7 @@ from hptransfer import results
 from hptransfer.config import DDPMConfig, DiTConfig, TrialConfig
 from hptransfer.design import DesignConfig
 from hptransfer.errors import UserError
-from hptransfer.identity import arm_of, trial_key
+from hptransfer.identity import arm_of, canonical, trial_key
 from hptransfer.packing import by_shape
 from hptransfer.questions import Axis, SweepConfig, hps, searchable
 from hptransfer.results import ResultsFolder, facts_of, read_design, write_design
@@ -63,7 +63,8 @@ def tree_of(sweep: SweepConfig) -> dict[str, Any]:
 
 def row_of(config: TrialConfig, sweep: SweepConfig, loss: float | None = 0.5) -> dict[str, Any]:
     place = {"width": config.model.width, "parametrization": arm_of(config), "seed": config.seed}
-    return {**place, "hps": hps(config, sweep.axes), "loss": loss}
+    found = {"config": canonical(config), "hps": hps(config, sweep.axes), "loss": loss}
+    return {**place, **found}
 
 
 def test_a_grid_is_the_product_of_its_axes() -> None:

@@ -139,6 +139,9 @@ def test_a_stopped_row_is_a_failed_point() -> None:
             "status": ["completed", "completed", "stopped"],
             "loss": [0.6, 0.5, None],
             "loss_at_init": 1.7,
+            "n_seeds": 1,
+            "loss_sd": np.nan,
+            **dict.fromkeys(("depth", "batch_size", "steps"), np.nan),
             "log2_lr": [-8.0, -7.0, -6.0],
         }
     )

@@ -18,11 +18,14 @@ from hptransfer.analysis.transfer import (
     emitted_value,
     gain_of_doubling,
     held_out_regret,
+    known_curvatures,
     regret_draws,
     regret_limit,
+    target_curvatures,
     target_regret,
 )
 from hptransfer.analysis.verdict import Decision, Evidence, Verdict, decide
+from hptransfer.errors import UserError
 from hptransfer.questions import VerdictConfig
 
 RULE = VerdictConfig()
@@ -54,7 +57,7 @@ def decision(basins: dict[int, Basin], *, limit: float | None, noise: bool = Tru
         drift, held = fit_drift(scaling), held_out_regret(scaling)
     if scaling is not None and mixture is not None:
         theta = mixture.draws_at(np.array([192.0]))[:, 0]
-        at_target = target_regret(scaling, constant_value(scaling), theta)
+        at_target = target_regret(scaling, constant_value(scaling), theta, width=192)
     evidence = Evidence(
         basins=basins,
         scaling=scaling,
@@ -84,7 +87,7 @@ def test_held_out_regret_uses_the_constant_without_the_widest() -> None:
     held = held_out_regret(scaling)
     assert held is not None
     assert np.median(held) == pytest.approx(0.01 * 2.0**2, rel=0.2)
-    assert held_out_regret(scaling_at({24: -6.0})) is None
+    assert held_out_regret(scaling_at({24: -6.0, 48: -8.0})) is None
 
 
 def test_limit_is_the_larger_of_noise_and_a_quarter_of_the_gain() -> None:
@@ -117,17 +120,17 @@ def replaced(scaling: Scaling, *, k_low: float, k_high: float, cliff: float = np
 
 
 def expected(scaling: Scaling, x: float, theta: Floats) -> float:
-    return float(target_regret(scaling, x, theta).mean())
+    return float(target_regret(scaling, x, theta, width=192).mean())
 
 
 def test_emitted_value_minimises_expected_regret() -> None:
     scaling = scaling_at({24: -6.0, 48: -6.0, 96: -6.0})
     theta = np.random.default_rng(0).normal(-6.0, 0.5, len(scaling.theta_draws))
-    assert emitted_value(replaced(scaling, k_low=0.01, k_high=0.01), theta) == pytest.approx(
-        theta.mean()
-    )
+    assert emitted_value(
+        replaced(scaling, k_low=0.01, k_high=0.01), theta, width=192
+    ) == pytest.approx(theta.mean())
     steep = replaced(scaling, k_low=0.01, k_high=0.05)
-    x = emitted_value(steep, theta)
+    x = emitted_value(steep, theta, width=192)
     assert x < theta.mean() - 0.1
     assert expected(steep, x, theta) <= min(
         expected(steep, other, theta) for other in np.linspace(-7.5, -5.0, 251)
@@ -138,17 +141,17 @@ def test_emitted_value_keeps_off_the_cliff() -> None:
     scaling = scaling_at({24: -6.0, 48: -6.0, 96: -6.0})
     theta = np.random.default_rng(0).normal(-6.0, 0.5, len(scaling.theta_draws))
     near = replaced(scaling, k_low=0.01, k_high=0.01, cliff=0.6)
-    x = emitted_value(near, theta)
+    x = emitted_value(near, theta, width=192)
     assert x < theta.mean() - 0.3
-    assert np.isinf(target_regret(near, x, theta)).mean() <= 0.0101
+    assert np.isinf(target_regret(near, x, theta, width=192)).mean() <= 0.0101
 
 
 def test_the_narrowest_cliff_counts() -> None:
     scaling = scaling_at({24: -6.0, 48: -6.0, 96: -6.6}, cliff=1.5)
     assert scaling.cliffs == pytest.approx([2.0, 2.0, 1.6], abs=0.15)
     theta = np.full(len(scaling.theta_draws), -6.0)
-    assert np.isinf(target_regret(scaling, -4.2, theta)).all()
-    assert np.isfinite(target_regret(scaling, -4.6, theta)).all()
+    assert np.isinf(target_regret(scaling, -4.2, theta, width=192)).all()
+    assert np.isfinite(target_regret(scaling, -4.6, theta, width=192)).all()
 
 
 def test_steady_optima_transfer_and_moving_ones_drift() -> None:
@@ -159,20 +162,8 @@ def test_steady_optima_transfer_and_moving_ones_drift() -> None:
     assert all("limit 0.008" in reason for reason in moving.reasons)
 
 
-def test_certain_drift_that_likely_costs_too_much_drifts() -> None:
-    basins = basins_at({24: -5.7, 48: -6.4, 96: -7.2})
-    scaling = build_scaling(basins)
-    assert scaling is not None
-    limit = 0.0105
-    held = held_out_regret(scaling)
-    assert held is not None and np.quantile(held, 0.05) < limit
-    answer = decision(basins, limit=limit)
-    assert answer.verdict is Verdict.drifts
-    assert "octaves per width doubling" in answer.reasons[0]
-
-
 def test_a_limit_inside_the_range_is_inconclusive_and_names_an_action() -> None:
-    answer = decision(basins_at({24: -5.7, 48: -5.5, 96: -5.6}), limit=0.0004)
+    answer = decision(basins_at({24: -5.7, 48: -5.5, 96: -5.6}), limit=0.0001)
     assert answer.verdict is Verdict.inconclusive
     assert answer.reasons[-1].startswith("Do next: ")
 
@@ -206,6 +197,48 @@ def test_a_bracketed_optimum_has_its_rise_per_octave_squared() -> None:
     assert scaling.k_low[:, 0] == pytest.approx(0.01)
 
 
+def planted_curvatures(k: dict[int, float]) -> Scaling:
+    rng = np.random.default_rng(0)
+    draws = np.array(list(k.values())) * np.exp2(0.05 * rng.standard_normal((500, len(k))))
+    flat = np.zeros((500, len(k))) + 0.01 * rng.standard_normal((500, len(k)))
+    return Scaling(
+        widths=np.array(list(k), dtype=float),
+        optima=np.full(len(k), -6.0),
+        variances=np.full(len(k), 1e-4),
+        theta_draws=flat - 6.0,
+        k_low=draws,
+        k_high=3.0 * draws,
+        high_side_seen=True,
+        cliffs=np.full(len(k), np.inf),
+        fit_sd=0.01,
+        model_sd=0.0,
+    )
+
+
+def test_curvatures_follow_the_width_to_the_target() -> None:
+    fading = planted_curvatures({32: 0.016, 64: 0.008, 128: 0.004, 256: 0.002})
+    k_low, k_high = target_curvatures(fading, 1024)
+    assert np.median(k_low) == pytest.approx(0.0005, rel=0.15)
+    assert k_high / k_low == pytest.approx(np.full(500, 3.0))
+    regret = target_regret(fading, -7.0, np.full(500, -6.0), width=1024)
+    assert np.median(regret) == pytest.approx(0.0005, rel=0.15)
+    steady = planted_curvatures({32: 0.004, 64: 0.004, 128: 0.004, 256: 0.004})
+    assert np.median(target_curvatures(steady, 1024)[0]) == pytest.approx(0.004, rel=0.05)
+
+
+def test_two_widths_curvatures_are_averaged() -> None:
+    two = planted_curvatures({32: 0.004, 64: 0.002})
+    assert np.median(target_curvatures(two, 1024)[0]) == pytest.approx(0.003, rel=0.05)
+
+
+def test_a_rise_of_zero_is_no_curvature_to_extrapolate() -> None:
+    scaling = planted_curvatures({32: 0.016, 64: 0.008, 128: 0.004, 256: 0.002})
+    scaling.k_low[0, 1] = scaling.k_high[0, 1] = 0.0
+    known = known_curvatures(scaling, scaling.k_low)
+    assert list(known.widths) == [32.0, 128.0, 256.0]
+    assert np.isfinite(known.theta_draws).all()
+
+
 def test_errors_of_a_scaling_are_the_worst_widths() -> None:
     basins = basins_at({24: -5.7, 48: -5.5, 96: -5.6})
     scaling = build_scaling(basins)
@@ -226,7 +259,28 @@ def test_a_certain_drift_needs_a_likely_cost(share: float, verdict: Verdict) -> 
         at_target=np.where(np.arange(1000) < 1000 * share, 0.02, 0.0),
         drift=np.full(1000, -0.7),
     )
-    assert decide(evidence, RULE, hp="log2_lr").verdict is verdict
+    answer = decide(evidence, RULE, hp="log2_lr")
+    assert answer.verdict is verdict
+    assert ("octaves per width doubling" in answer.reasons[0]) == (verdict is Verdict.drifts)
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"), [(0.9, Verdict.transfers), (0.99, Verdict.inconclusive)]
+)
+def test_how_sure_the_rule_must_be_is_a_setting(share: float, verdict: Verdict) -> None:
+    basins = basins_at({24: -5.7, 48: -5.5, 96: -5.6})
+    evidence = Evidence(
+        basins=basins,
+        scaling=build_scaling(basins),
+        has_noise=True,
+        limit=0.01,
+        held_out=np.zeros(1000),
+        at_target=np.where(np.arange(1000) < 50, 0.02, 0.0),
+        drift=np.zeros(1000),
+    )
+    assert decide(evidence, VerdictConfig(sure=share), hp="log2_lr").verdict is verdict
+    with pytest.raises(UserError, match="must lie above"):
+        VerdictConfig(sure=0.4)
 
 
 @pytest.mark.parametrize(("share", "extends"), [(0.04, False), (0.06, True)])

@@ -64,7 +64,7 @@ def next_points(
     method: Method, search: Search, name: tuple[object, ...], rounds: Rounds, count: int, batch: int
 ) -> tuple[Point, ...]:
     """Return the points that follow these rounds; a pure function of its arguments."""
-    with _quiet():
+    with quiet():
         if method is Method.cmaes:
             return _after_replay(search, name, rounds, count, batch)
         study = optuna.create_study(sampler=_sampler(method, name, len(rounds), batch))
@@ -123,7 +123,7 @@ def told_values(points: Sequence[Tried]) -> list[float]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep Optuna's log lines and warnings of its experimental parts from the terminal."""
     log = logging.getLogger("optuna")
     level = log.level
@@ -146,7 +146,7 @@ def write_study(
     """
     asked = Design.of_record(design_record(sweep, rounds)).points
     draft = path.with_name(f".{path.name}.partial")
-    with _quiet(), opening(path.parent), _storing(path):
+    with quiet(), opening(path.parent), _storing(path):
         draft.unlink(missing_ok=True)
         storage = RDBStorage("sqlite:///:memory:")  # a file would be synced for each trial
         for place in places(sweep):

@@ -32,16 +32,20 @@ FAST_RATE = 1.25
 CANDIDATES = 81  # candidate optima across a window: 1/20 of a step where it spans four steps
 PARALLEL = 1e-12  # 1 - cos² below which two shapes count as one
 FREE_SHAPE_POINTS = 4  # with fewer points the two amplitudes are one parameter
+# Parabolas that begin some octaves from the optimum on one side (-1 below, 1 above): kinks, walls.
+WALL_ONSETS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+PIECES = ((-1, 0.0), (1, 0.0), *((1, onset) for onset in WALL_ONSETS))
 
 
 @dataclass(frozen=True)
 class Curves:
-    """A bundle of fitted curves, one per draw; every field has shape (draw,)."""
+    """A bundle of fitted curves, one per draw; every field but the last has shape (draw,)."""
 
     optimum: Floats
     level: Floats
     slow: Floats
     fast: Floats
+    pieces: Floats | None = None  # (draw, piece): amplitudes of PIECES, beside the exponentials
 
     def loss(self, theta: Floats) -> Floats:
         """Return the loss, shape (draw, theta)."""
@@ -50,12 +54,20 @@ class Curves:
     def rise(self, offset: Floats) -> Floats:
         """Return the loss above the optimum at `offset` octaves from it, shape (draw, offset)."""
         slow, fast = _exponentials(offset)
-        return self.slow[:, None] * slow + self.fast[:, None] * fast
+        smooth = self.slow[:, None] * slow + self.fast[:, None] * fast
+        if self.pieces is None:
+            return smooth
+        parts = zip(self.pieces.T, _parabolas(offset), strict=True)
+        return smooth + sum(amplitude[:, None] * rise for amplitude, rise in parts)
 
-    def repeat(self, draws: int) -> Curves:
-        """Return `draws` copies of a bundle of one."""
-        fields = (self.optimum, self.level, self.slow, self.fast)
-        return Curves(*(np.repeat(field, draws) for field in fields))
+
+def basis(offset: Floats) -> Floats:
+    """Return both exponentials and the pieces at `offset`, shape (basis, *offset)."""
+    return np.concatenate([np.stack(_exponentials(offset)), _parabolas(offset)])
+
+
+def _parabolas(offset: Floats) -> Floats:
+    return np.stack([np.maximum(side * offset - onset, 0.0) ** 2 for side, onset in PIECES])
 
 
 def fit_curves(theta: Floats, losses: Floats) -> Curves:

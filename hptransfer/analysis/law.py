@@ -1,9 +1,10 @@
-"""How the optimum follows the width: three laws, their weights, and their mixture.
+"""How a quantity follows the width: four laws, their weights, and their mixture.
 
-constant a (the µP prediction); linear a + b·log2 n (a power law); inverse a + b·n0/n with n0 the
-narrowest width (an optimum that converges, arXiv 2511.01734). Each is fitted by least squares with
-weights 1/variance; a law with k coefficients gets a share in proportion to exp(-(χ² + 2k)/2).
-Arrays have the axes (draw, width).
+constant a (the µP prediction); linear a + b·log2 n; inverse a + b·n0/n with n0 the narrowest width
+(a quantity that converges, arXiv 2511.01734); power a + b·(n0/n)^c, from five widths on. Each is
+fitted by least squares with weights 1/variance; a law with k coefficients gets a share in
+proportion to exp(-(χ² + 2k)/2). The quantity is an optimum in log2 of the HP, elsewhere a loss or
+log2 of a curvature. Arrays have the axes (draw, width).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from hptransfer.analysis.curve import Floats
 
 MIN_WIDTHS = 3  # below this no law is chosen
+POWER_WIDTHS = 5  # below this an exponent is not fitted
+EXPONENTS = np.geomspace(0.0625, 4.0, 37)  # from almost log2 n to gone within a doubling
 
 
 class LawName(Enum):
@@ -25,6 +28,7 @@ class LawName(Enum):
     constant = "constant"
     linear = "linear"
     inverse = "inverse"
+    power = "power"
 
 
 @dataclass(frozen=True)
@@ -36,16 +40,23 @@ class Optima:
     variances: Floats  # (width,)
     theta_draws: Floats  # (draw, width)
 
+    def at(self, chosen: NDArray[np.bool_]) -> Optima:
+        """Return the chosen widths alone; `chosen` has shape (width,)."""
+        return Optima(
+            self.widths[chosen],
+            self.optima[chosen],
+            self.variances[chosen],
+            self.theta_draws[:, chosen],
+        )
+
     def without_widest(self) -> Optima:
         """Return all but the widest width."""
-        return Optima(
-            self.widths[:-1], self.optima[:-1], self.variances[:-1], self.theta_draws[:, :-1]
-        )
+        return self.at(self.widths < self.widths[-1])
 
 
 @dataclass(frozen=True)
 class Law:
-    """One fitted law: a, and b for the laws that have it, once and per draw."""
+    """One fitted law: a, and b and c for the laws that have them, once and per draw."""
 
     name: LawName
     narrowest: float
@@ -55,17 +66,24 @@ class Law:
 
     def at(self, widths: Floats) -> Floats:
         """Return the law's optimum at `widths`, shape (width,)."""
-        return regressors(self.name, widths, self.narrowest) @ self.coefficients
+        return self._predicted(self.coefficients[None, :], widths)[0]
 
     def draws_at(self, widths: Floats) -> Floats:
         """Return every draw's optimum at `widths`, shape (draw, width)."""
-        return self.coefficient_draws @ regressors(self.name, widths, self.narrowest).T
+        return self._predicted(self.coefficient_draws, widths)
+
+    def _predicted(self, coefficients: Floats, widths: Floats) -> Floats:
+        if self.name is LawName.power:
+            a, b, c = (coefficients[:, [i]] for i in range(3))
+            return a + b * (self.narrowest / np.asarray(widths, dtype=float)) ** c
+        return coefficients @ regressors(self.name, widths, self.narrowest).T
 
 
 @dataclass(frozen=True)
 class Mixture:
     """The competing laws, their weights, and which law each draw follows."""
 
+    widest: float
     laws: tuple[Law, ...]
     weights: Floats  # (law,)
     choice: NDArray[np.intp]  # (draw,)
@@ -85,8 +103,8 @@ class Mixture:
         return predicted[self.choice, np.arange(len(self.choice))]
 
 
-def regressors(name: LawName, widths: Floats, narrowest: float) -> Floats:
-    """Return what multiplies a law's coefficients, shape (width, coefficient)."""
+def regressors(name: LawName, widths: Floats, narrowest: float, *, exponent: float = 1.0) -> Floats:
+    """Return what multiplies a law's a and b, shape (width, 1 or 2); `exponent` is the power's."""
     widths = np.asarray(widths, dtype=float)
     one = np.ones_like(widths)
     match name:
@@ -96,18 +114,41 @@ def regressors(name: LawName, widths: Floats, narrowest: float) -> Floats:
             return np.stack([one, np.log2(widths)], axis=1)
         case LawName.inverse:
             return np.stack([one, narrowest / widths], axis=1)
+        case LawName.power:
+            return np.stack([one, (narrowest / widths) ** exponent], axis=1)
 
 
 def fit_law(name: LawName, optima: Optima) -> Law:
     """Fit one law to the optima and to every draw of them."""
-    widths, variances = optima.widths, optima.variances
-    narrowest = float(np.min(widths))
-    design = regressors(name, widths, narrowest)
+    narrowest = float(np.min(optima.widths))
+    rows = np.vstack([optima.optima, optima.theta_draws])  # the fit itself, then its draws
+    if name is LawName.power:
+        coefficients, chi2 = _fit_power(rows, optima, narrowest)
+    else:
+        design = regressors(name, optima.widths, narrowest)
+        coefficients, chi2 = _least_squares(design, rows, optima.variances)
+    return Law(name, narrowest, coefficients[0], coefficients[1:], float(chi2[0]))
+
+
+def _least_squares(design: Floats, rows: Floats, variances: Floats) -> tuple[Floats, Floats]:
+    """Return every row's coefficients (row, coefficient) and χ² (row,)."""
     weighted = design / variances[:, None]
     solve = np.linalg.solve(design.T @ weighted, weighted.T)  # (coefficient, width)
-    coefficients = solve @ optima.optima
-    chi2 = float(((optima.optima - design @ coefficients) ** 2 / variances).sum())
-    return Law(name, narrowest, coefficients, optima.theta_draws @ solve.T, chi2)
+    coefficients = rows @ solve.T
+    return coefficients, ((rows - coefficients @ design.T) ** 2 / variances).sum(axis=1)
+
+
+def _fit_power(rows: Floats, optima: Optima, narrowest: float) -> tuple[Floats, Floats]:
+    """Fit a and b at each exponent and keep, row by row, the exponent of least χ²."""
+    designs = [
+        regressors(LawName.power, optima.widths, narrowest, exponent=exponent)
+        for exponent in EXPONENTS
+    ]
+    fits = [_least_squares(design, rows, optima.variances) for design in designs]
+    chi2 = np.stack([fit[1] for fit in fits])  # (exponent, row)
+    best, row = chi2.argmin(axis=0), np.arange(len(rows))
+    linear = np.stack([fit[0] for fit in fits])[best, row]
+    return np.column_stack([linear, EXPONENTS[best]]), chi2[best, row]
 
 
 def law_weights(chi2: Floats, counts: Floats) -> Floats:
@@ -122,12 +163,22 @@ def fit_drift(optima: Optima) -> Law | None:
     return fit_law(LawName.linear, optima) if len(optima.widths) > 1 else None
 
 
-def mix_laws(optima: Optima, *, rng: np.random.Generator) -> Mixture | None:
-    """Fit all laws; None below three widths."""
-    if len(optima.widths) < MIN_WIDTHS:
+def fit_laws(optima: Optima) -> tuple[tuple[Law, ...], Floats] | None:
+    """Fit the laws that the number of widths allows, with their weights; None below three."""
+    count = len(optima.widths)
+    if count < MIN_WIDTHS:
         return None
-    laws = tuple(fit_law(name, optima) for name in LawName)
+    names = [name for name in LawName if name is not LawName.power or count >= POWER_WIDTHS]
+    laws = tuple(fit_law(name, optima) for name in names)
     chi2 = np.array([law.chi2 for law in laws])
-    weights = law_weights(chi2, np.array([len(law.coefficients) for law in laws], dtype=float))
-    draws = len(optima.theta_draws)
-    return Mixture(laws, weights, rng.choice(len(laws), size=draws, p=weights))
+    return laws, law_weights(chi2, np.array([law.coefficients.size for law in laws], dtype=float))
+
+
+def mix_laws(optima: Optima, *, rng: np.random.Generator) -> Mixture | None:
+    """Fit the laws and let every draw follow one of them; None below three widths."""
+    fitted = fit_laws(optima)
+    if fitted is None:
+        return None
+    laws, weights = fitted
+    choice = rng.choice(len(laws), size=len(optima.theta_draws), p=weights)
+    return Mixture(float(np.max(optima.widths)), laws, weights, choice)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hptransfer.analysis.basin import Basin, Censoring, Noise
+from hptransfer.analysis.basin import Basin, Censoring
+from hptransfer.analysis.noise import Noise, NoiseSource
 from hptransfer.analysis.verdict import Decision, Verdict
 
 
@@ -20,11 +21,7 @@ def warnings_of(
     ]
     for width, basin in basins.items():
         notes += _grid_warnings(width, basin)
-    if noise is None:
-        notes.append(
-            "There is no noise estimate, hence no intervals: it takes two seeds and three sound "
-            "points near a minimum."
-        )
+    notes += _noise_warnings(noise)
     if gain is not None and gain <= 0:
         notes.append(
             "The loss did not fall over the last width doubling; the limit is noise alone."
@@ -32,6 +29,23 @@ def warnings_of(
     if decision.verdict is Verdict.drifts:
         notes.append("The optimum moves with width: the emitted value follows the law.")
     return notes
+
+
+def _noise_warnings(noise: Noise | None) -> list[str]:
+    if noise is None:
+        return [
+            "There is no noise estimate, hence no intervals: it takes two seeds and three sound "
+            "points near a minimum, standard deviations, or at least four neighbouring points."
+        ]
+    if noise.source is NoiseSource.residuals:
+        return [
+            "Each point has one run: the noise is borrowed from what neighbouring points of all "
+            f"widths differ by beyond a smooth curve ({noise.degrees} degrees of freedom). Two "
+            "seeds would measure it."
+        ]
+    if noise.source is NoiseSource.given:
+        return ["The noise is the standard deviation that the rows give, seeds' shifts included."]
+    return []
 
 
 def _grid_warnings(width: int, basin: Basin) -> list[str]:

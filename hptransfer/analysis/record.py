@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from hptransfer.analysis.basin import Basin, Noise
+from hptransfer.analysis.cross_checks import cross_checks
 from hptransfer.analysis.curve import Floats
 from hptransfer.analysis.transfer import quantile
 
 SCHEMA = 1
 DIGITS = 7
 CURVE_POINTS = 60
+SIDES = np.array([-1.0, 1.0])  # octaves from the optimum at which a basin's rise is its curvature
+NINETY = 1.645  # sds from the middle to the ends of a normal 90 % interval
 
 
 def number(value: float | None) -> float | None:
@@ -55,12 +58,18 @@ def optimum_entry(width: int, basin: Basin, noise: Noise | None) -> dict[str, An
         "n_seeds": int(basin.grid.losses.shape[0]),
         "n_points": len(basin.grid.window),
         "censored": None if basin.censored is None else basin.censored.value,
+        "loss_at_optimum": _loss_at_optimum(basin, noisy=noise is not None),
         "curvature": _curvature(basin),
+        "curvature_interval": _curvature_interval(basin, noisy=noise is not None),
         "cliff": number(basin.cliff_distance),
+        "edge": {"low": number(basin.edge_low), "high": number(basin.edge_high)},
+        "isolated_failures": basin.grid.isolated_failures,
+        "cross_checks": {name: number(value) for name, value in cross_checks(basin.grid).items()},
         "noise": {
             "fit_sd": number(basin.fit_sd),
             "model_sd": number(basin.model_sd),
             "loss_sd": None if noise is None else number(noise.sd),
+            "source": None if noise is None else noise.source.value,
         },
         "basin": _basin_points(basin),
     }
@@ -69,8 +78,31 @@ def optimum_entry(width: int, basin: Basin, noise: Noise | None) -> dict[str, An
 def _curvature(basin: Basin) -> dict[str, Any] | None:
     if basin.curve is None:
         return None
-    low, high = basin.curve.rise(np.array([-1.0, 1.0]))[0]
+    low, high = basin.curve.rise(SIDES)[0]
     return {"low": number(float(low)), "high": number(float(high))}
+
+
+def _curvature_interval(basin: Basin, *, noisy: bool) -> dict[str, Any] | None:
+    if basin.curve is None or basin.curve_draws is None:
+        return None
+    estimates = basin.curve.rise(SIDES)[0]
+    draws = basin.curve_draws.rise(SIDES)
+    return {
+        side: interval(draws[:, at], estimate=float(estimates[at]), noisy=noisy)
+        for at, side in enumerate(("low", "high"))
+    }
+
+
+def _loss_at_optimum(basin: Basin, *, noisy: bool) -> dict[str, Any] | None:
+    """Return the mean loss over runs at the optimum: a seed's own shift is part of its error."""
+    if basin.curve_draws is None:
+        return None
+    draws = basin.curve_draws.level
+    shift = 0.0 if basin.run_sd is None else basin.run_sd / np.sqrt(len(basin.grid.losses))
+    middle = float(np.median(draws))
+    spread = np.hypot(np.array([quantile(draws, q) for q in (0.05, 0.95)]) - middle, NINETY * shift)
+    ends = (basin.loss - spread[0], basin.loss + spread[1]) if noisy else (None, None)
+    return {"estimate": number(basin.loss), "low": number(ends[0]), "high": number(ends[1])}
 
 
 def _basin_points(basin: Basin) -> dict[str, Any]:

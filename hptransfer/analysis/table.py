@@ -51,13 +51,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Arm:
-    """One family, parametrization and HP, with the rows that answer for it."""
+    """One family and parametrization, with the rows that answer for it."""
 
     family: str
     parametrization: str
-    hp: str
     rows: Rows
-    warnings: tuple[str, ...]
 
 
 def read_rows(table: pd.DataFrame, axes: Sequence[str]) -> Rows:
@@ -93,44 +91,15 @@ def _grid_values(table: pd.DataFrame, axis: str) -> Floats:
 
 
 def split_arms(rows: Rows) -> list[Arm]:
-    """Return an arm per family, parametrization and HP; shared rows belong to every one.
-
-    With several HPs the others are held at each width's best point.
-    """
+    """Return an arm per family and parametrization; shared rows belong to every one."""
     arms: list[Arm] = []
     for family in np.unique(rows.family):
         members = rows.where(rows.family == family)
         labels = [str(label) for label in np.unique(members.parametrization) if label != SHARED]
         for label in labels or [SHARED]:
             own = members.where(np.isin(members.parametrization, [label, SHARED]))
-            arms += [_arm(str(family), label, own, hp=hp) for hp in rows.hps]
+            arms.append(Arm(str(family), label, own))
     return arms
-
-
-def _arm(family: str, label: str, rows: Rows, *, hp: str) -> Arm:
-    others = [name for name in rows.hps if name != hp and len(np.unique(rows.hps[name])) > 1]
-    if not others:
-        return Arm(family, label, hp, rows, ())
-    keep = np.zeros(len(rows.width), dtype=np.bool_)
-    for width in np.unique(rows.width):
-        at_width = np.flatnonzero(rows.width == width)
-        keep[at_width] = _at_best(rows, at_width, others)
-    note = f"{', '.join(others)} held at each width's best point; interactions are not modelled."
-    return Arm(family, label, hp, rows.where(keep), (note,))
-
-
-def _at_best(rows: Rows, index: NDArray[np.intp], others: list[str]) -> NDArray[np.bool_]:
-    """Say which rows have the other HPs of the point with the lowest mean over seeds."""
-    points, of_row = np.unique(
-        np.stack([values[index] for values in rows.hps.values()], axis=1),
-        axis=0,
-        return_inverse=True,
-    )
-    of_row = of_row.reshape(-1)
-    means = np.bincount(of_row, weights=rows.loss[index]) / np.bincount(of_row)
-    best = dict(zip(rows.hps, points[np.argmin(means)], strict=True))
-    agree = [rows.hps[name][index] == best[name] for name in others]
-    return np.logical_and.reduce(agree)
 
 
 def loss_array(rows: Rows, hp: str) -> tuple[Floats, Floats]:
@@ -139,6 +108,12 @@ def loss_array(rows: Rows, hp: str) -> tuple[Floats, Floats]:
     Raises:
         UserError: two rows have the same value and seed.
     """
+    theta, losses = _arranged(rows, hp, rows.loss)
+    return theta, losses[0]
+
+
+def _arranged(rows: Rows, hp: str, *columns: Floats) -> tuple[Floats, list[Floats]]:
+    """Return theta ascending and each column as (seed, theta), NaN where there is no row."""
     theta, column = np.unique(rows.hps[hp], return_inverse=True)
     seeds, row = np.unique(rows.seed, return_inverse=True)
     cells = row.reshape(-1) * len(theta) + column.reshape(-1)
@@ -149,9 +124,12 @@ def loss_array(rows: Rows, hp: str) -> tuple[Floats, Floats]:
             f"{len(cells)} rows for {places} places. Give repeated runs different seeds, or "
             "sweep what differs between them."
         )
-    losses = np.full(len(seeds) * len(theta), np.nan)
-    losses[cells] = rows.loss
-    return theta, losses.reshape(len(seeds), len(theta))
+    arrays = []
+    for values in columns:
+        array = np.full(len(seeds) * len(theta), np.nan)
+        array[cells] = values
+        arrays.append(array.reshape(len(seeds), len(theta)))
+    return theta, arrays
 
 
 def width_grids(rows: Rows, hp: str) -> dict[int, Grid | None]:
@@ -159,7 +137,8 @@ def width_grids(rows: Rows, hp: str) -> dict[int, Grid | None]:
     grids: dict[int, Grid | None] = {}
     for width in np.unique(rows.width):
         members = rows.where(rows.width == width)
-        theta, losses = loss_array(members, hp)
+        runs = members.n_seeds.astype(np.float64)
+        theta, (losses, runs, sds) = _arranged(members, hp, members.loss, runs, members.loss_sd)
         start = float(np.median(members.loss_at_init))
-        grids[int(width)] = build_grid(theta, losses, loss_at_init=start)
+        grids[int(width)] = build_grid(theta, losses, loss_at_init=start, runs=runs, run_sds=sds)
     return grids

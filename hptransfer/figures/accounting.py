@@ -10,19 +10,10 @@ import yaml
 
 from hptransfer import __version__
 from hptransfer.figures import wording
+from hptransfer.figures.cost import DENOMINATORS
 from hptransfer.figures.page import bullets, cell, element, table
 
 Record = Mapping[str, Any]
-
-_RATIOS = (
-    ("arm_over_target_percent", "the µP arm's sweep", "one target run"),
-    ("narrowest_over_target_percent", "the narrowest proxy's sweep alone", "one target run"),
-    (
-        "over_direct_search_percent",
-        "the whole sweep",
-        "a direct search at the target, same grid and seeds",
-    ),
-)
 
 
 def cost_table(cost: Record | None) -> str:
@@ -33,7 +24,7 @@ def cost_table(cost: Record | None) -> str:
         ("the whole sweep", wording.flops(cost["sweep_flops"])),
         ("one target run", wording.flops(cost["target_flops"])),
     ]
-    ratios = [(what, wording.percent(cost[key]), of) for key, what, of in _RATIOS]
+    ratios = [(what, wording.percent(cost[key]), of) for key, what, of in DENOMINATORS]
     return "\n".join(
         [
             table("", ("", "FLOPs#"), totals),
@@ -64,14 +55,29 @@ def command_list(commands: list[str]) -> str:
     return f"<pre>{escape(chr(10).join(commands))}</pre>" if commands else ""
 
 
-def provenance(sweep: Record, files: list[str] | None) -> str:
-    """Show the version, the files written and the sweep as it was run."""
+def files_list(files: list[str] | None) -> str:
+    """List what was written for the target: its config, and exports for other trainers."""
+    return f"<ul>{bullets(files)}</ul>" if files else ""
+
+
+def imported_table(imported: Record | None) -> str:
+    """Say which files the rows came from, and which of their columns was read as what."""
+    if not imported:
+        return ""
+    rows = [
+        (name, ", ".join(f"{ours} from {theirs}" for ours, theirs in columns.items()))
+        for name, columns in (imported.get("files") or {}).items()
+    ]
+    said = f"{imported['rows']:,} rows of another program's sweep."
+    return element("p", said) + "\n" + table("", ("file", "columns"), rows)
+
+
+def provenance(sweep: Record) -> str:
+    """Show the version and the sweep as it was run."""
     text = yaml.safe_dump(dict(sweep), sort_keys=False, allow_unicode=True, width=88)
-    written = f"<ul>{bullets(files)}</ul>" if files else ""
     return "\n".join(
         [
             element("p", f"hptransfer {__version__}."),
-            element("p", "Files written for the target:") + written if written else "",
             "<details><summary>The sweep as it was run</summary>",
             f"<pre>{escape(text)}</pre></details>",
         ]

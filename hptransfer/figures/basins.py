@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+EDGE_SHARE = 0.05  # of the draws on an end of the grid: above it is said
 LANE = 0.046  # height of one width's lane in the strip, as a share of the loss window
 BARS: dict[str, Any] = {"elinewidth": 1.8, "capsize": 4.5, "capthick": 1.5, "zorder": 5}
 OPTIMUM: dict[str, Any] = {"ms": 5.5, "mew": 1.6, "zorder": 6}
@@ -33,7 +34,7 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """One width's basin; `above` and `failed` are drawn in the strip at the top."""
+    """One width's basin; `above`, `failed` and the cliff are drawn in the strip at the top."""
 
     width: int
     color: str
@@ -45,6 +46,8 @@ class Curve(NamedTuple):
     interval: tuple[float, float] | None
     loss: float
     censored: str | None
+    cliff: float | None  # from here on up every point failed
+    note: str  # what the width's name alone does not say
 
 
 class BasinPanel(NamedTuple):
@@ -57,6 +60,7 @@ class BasinPanel(NamedTuple):
     floor: float
     ceiling: float  # losses above are drawn as arrows
     top: float  # end of the strip that holds arrows and crosses
+    seeds: str
 
 
 class BasinsData(NamedTuple):
@@ -98,7 +102,23 @@ def basin_curve(optimum: dict[str, Any], color: str, ceiling: float) -> Curve:
         interval=None if None in ends else ends,
         loss=_bottom(optimum),
         censored=optimum["censored"],
+        cliff=None if optimum.get("cliff") is None else optimum["optimum"] + optimum["cliff"],
+        note=_edge_note(optimum.get("edge")),
     )
+
+
+def _edge_note(edge: dict[str, Any] | None) -> str:
+    shares = {side: (edge or {}).get(side) or 0.0 for side in ("low", "high")}
+    side = max(shares, key=lambda name: shares[name])
+    return f"edge {100 * shares[side]:.0f} %" if shares[side] > EDGE_SHARE else ""
+
+
+def _seeds(optima: list[dict[str, Any]]) -> str:
+    counts = sorted({o["n_seeds"] for o in optima if o["n_seeds"] is not None})
+    if not counts:
+        return ""
+    few, many = counts[0], counts[-1]
+    return f"{few} to {many} seeds" if few < many else f"{few} seed{'s' if few > 1 else ''}"
 
 
 def loss_window(optima: list[dict[str, Any]]) -> tuple[float, float]:
@@ -135,6 +155,7 @@ def _panel(arm: dict[str, Any], arms: list[dict[str, Any]], colors: dict[int, st
         floor=floor,
         ceiling=ceiling,
         top=ceiling + (ceiling - floor) * LANE * lanes,
+        seeds=_seeds(arm["optima"]),
     )
 
 
@@ -146,6 +167,9 @@ def draw_basins(ax: Axes, data: BasinPanel) -> None:
     for lane, curve in enumerate(data.curves):
         draw_curve(ax, curve)
         draw_lane(ax, curve, data.top - (lane + 0.5) * LANE * (data.ceiling - data.floor))
+    ax.text(
+        0.012, 0.012, data.seeds, transform=ax.transAxes, color=MUTED, fontsize=8.5, zorder=1,
+    )  # fmt: skip
     _name_widths(ax, data)
 
 
@@ -161,7 +185,7 @@ def frame_losses(ax: Axes, floor: float, ceiling: float, top: float) -> None:
 
 
 def draw_curve(ax: Axes, curve: Curve) -> None:
-    """Draw one width's points, seed ranges, local fit and optimum."""
+    """Draw one width's points, seed ranges, local fit with the window's ends, and optimum."""
     color = curve.color
     ends = (curve.fit[0][0], curve.fit[-1][0]) if curve.fit else (0.0, 0.0)
     for a, b in pairwise(curve.points):
@@ -174,6 +198,8 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
     ax.plot(theta, [p.loss for p in curve.points], ".", color=color, ms=6)
     ax.vlines(theta, [p.low for p in curve.points], [p.high for p in curve.points], color, lw=1)
     ax.plot([t for t, _ in curve.fit], [y for _, y in curve.fit], color=color, lw=2)
+    ends = [*curve.fit[:1], *curve.fit[-1:]]
+    ax.plot([t for t, _ in ends], [y for _, y in ends], "|", color=color, ms=9, mew=1.6)
     if curve.interval is not None:
         reach = [[curve.optimum - curve.interval[0]], [curve.interval[1] - curve.optimum]]
         ax.errorbar([curve.optimum], [curve.loss], xerr=reach, fmt="none", color=color, **BARS)
@@ -184,12 +210,18 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
 def draw_lane(ax: Axes, curve: Curve, level: float) -> None:
     """Draw what lies outside the picture at one height: arrows above it, crosses failed."""
     lane = {"ls": "none", "zorder": 4, "color": curve.color}
+    if curve.cliff is not None:
+        ax.plot(
+            [curve.cliff, ax.get_xlim()[1]], [level, level], color=curve.color, lw=5, alpha=0.22,
+            solid_capstyle="butt", zorder=3.5,
+        )  # fmt: skip
     ax.plot(curve.above, [level] * len(curve.above), marker="^", ms=3.5, alpha=0.55, mew=0, **lane)
     ax.plot(curve.failed, [level] * len(curve.failed), marker="x", ms=5, mew=1.5, **lane)
 
 
 def _name_widths(ax: Axes, data: BasinPanel) -> None:
-    gap = 0.058 * (data.top - data.floor)
+    # Wide enough for a second line where any width has a note.
+    gap = (0.09 if any(c.note for c in data.curves) else 0.058) * (data.top - data.floor)
     places = spread([c.loss for c in data.curves], gap, (data.floor + gap / 2, data.top))
     for curve, place in zip(data.curves, places, strict=True):
         right = data.x_limits[1]
@@ -198,3 +230,8 @@ def _name_widths(ax: Axes, data: BasinPanel) -> None:
             f"d = {curve.width}", (right, place), (5, 0), textcoords="offset points",
             color=curve.color, va="center", fontsize=9, fontweight="bold", annotation_clip=False,
         )  # fmt: skip
+        if curve.note:
+            ax.annotate(
+                curve.note, (right, place), (5, -6), textcoords="offset points", va="top",
+                color=curve.color, fontsize=7.5, annotation_clip=False,
+            )  # fmt: skip

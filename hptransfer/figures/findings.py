@@ -11,45 +11,37 @@ from hptransfer.figures.style import arm_name, hp_label
 
 Record = Mapping[str, Any]
 
-_LAWS = {
-    "constant": "constant: θ = a",
-    "linear": "linear: θ = a + b·log2(n)",
-    "inverse": "inverse: θ = a + b·(n0/n)",
-}
-
 
 def optima_table(arm: Record) -> str:
     """Tabulate one arm's optima with interval and censoring."""
-    rows = [
-        (
-            str(o["width"]),
-            wording.hp_value(o["optimum"]),
-            wording.interval(o["low"], o["high"], 2).strip(" ()"),
-            wording.number(o["loss"], 4),
-            wording.number(o["n_seeds"], 0),
-            wording.number(o["n_points"], 0),
-            wording.CENSORED[o["censored"]] if o["censored"] else "no",
-        )
-        for o in arm["optima"]
-    ]
-    heads = (
-        "width#",
-        "optimum#",
-        "90 % interval#",
-        "loss#",
-        "seeds#",
-        "points#",
-        "censored",
-    )
+    columns = {
+        "width#": lambda o: str(o["width"]),
+        "optimum#": lambda o: wording.hp_value(o["optimum"]),
+        "90 % interval#": lambda o: wording.interval(o["low"], o["high"], 2).strip(" ()"),
+        "loss#": lambda o: wording.number(o["loss"], 4),
+        "seeds#": lambda o: wording.number(o["n_seeds"], 0),
+        "points#": lambda o: wording.number(o["n_points"], 0),
+        "draws on an edge#": lambda o: _edges(o.get("edge")),
+        "censored": lambda o: wording.CENSORED[o["censored"]] if o["censored"] else "no",
+    }
+    rows = [[tell(optimum) for tell in columns.values()] for optimum in arm["optima"]]
     caption = f"{arm_name(arm['parametrization'])}: optimal {hp_label(arm['hp'])}"
-    return table(caption, heads, rows)
+    return table(caption, list(columns), rows)
+
+
+def _edges(edge: Record | None) -> str:
+    if edge is None or None in (edge["low"], edge["high"]):
+        return wording.UNKNOWN
+    return wording.percent(100 * (edge["low"] + edge["high"]))
 
 
 def transfer_table(arms: list[Record]) -> str:
     """Tabulate verdict, drift and regret, a column per arm."""
     if not arms:
         return ""
-    heads = ["", *(f"{arm_name(arm['parametrization'])}#" for arm in arms)]
+    several = len({arm["hp"] for arm in arms}) > 1
+    names = (wording.subject(a) if several else arm_name(a["parametrization"]) for a in arms)
+    heads = ["", *(f"{name}#" for name in names)]
     rows = [
         ["verdict", *(str(arm.get("verdict") or "none") for arm in arms)],
         [
@@ -75,24 +67,6 @@ def _part(arm: Record, name: str) -> Any:
     return (arm.get("regret") or {}).get(name)
 
 
-def laws_table(arm: Record) -> str:
-    """Tabulate one arm's candidate laws, or say that there is none."""
-    law = arm.get("law") or {"name": "none", "candidates": []}
-    name = arm_name(arm["parametrization"])
-    if law["name"] == "none" or not law["candidates"]:
-        return element("p", f"{name}: no law; a law needs three usable widths.")
-    rows = [
-        (
-            _LAWS[c["name"]],
-            wording.number(c["weight"], 2),
-            ", ".join(f"{k} = {wording.number(v, 2)}" for k, v in c["coefficients"].items()),
-            wording.number(c["chi2"], 1),
-        )
-        for c in law["candidates"]
-    ]
-    return table(f"{name}: laws of the optimum", ("law", "weight#", "coefficients", "χ²#"), rows)
-
-
 def target_values(transfer: Record) -> str:
     """Tabulate the values for the target with their conditions and warnings."""
     target, expected = transfer["target"], transfer.get("expected_regret")
@@ -115,19 +89,33 @@ def target_values(transfer: Record) -> str:
             element("p", sentence),
             table("", ("HP", "value#", "90 % interval#"), rows),
             element("p", f"Expected regret: {regret}. {_conditions(expected)}"),
+            _gap(transfer.get("train_validation_gap")),
             _notes(transfer.get("warnings")),
         ]
     )
 
 
+def _gap(gap: Record | None) -> str:
+    """Tabulate held-out minus training loss by width, at the point nearest to the value."""
+    if gap is None:
+        return ""
+    rows = [
+        (str(w["width"]), wording.number(w["mean"], 4), wording.number(w["error"], 4))
+        for w in gap["widths"]
+    ]
+    heads = ("width#", "held-out minus training loss#", "standard error#")
+    share = gap["share_of_loss"]
+    said = "" if share is None else f"At the widest, {wording.percent(100 * share)} of the loss."
+    caption = "train-validation gap at the transferred value"
+    return "\n".join([table(caption, heads, rows), element("p", said, "muted") if said else ""])
+
+
 def _conditions(expected: Record | None) -> str:
     conditional = (expected or {}).get("conditional_on")
-    if not conditional:
-        return ""
     listed = ", ".join(
-        f"{name} {value}" for name, value in conditional.items() if value is not None
+        f"{name} {value}" for name, value in (conditional or {}).items() if value is not None
     )
-    return f"Conditional on {listed}."
+    return f"Conditional on {listed}." if listed else ""
 
 
 def _notes(warnings: list[str] | None) -> str:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.figures.style import INK, MUTED, PAPER, arm_colors, arm_name, hp_label, spread
+from hptransfer.figures.style import (
+    INK,
+    MUTED,
+    PAPER,
+    arm_colors,
+    arm_name,
+    hp_label,
+    key_line,
+    spread,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 class Mark(NamedTuple):
-    """An optimum at a width; `interval` is null where the data supports none."""
+    """A value at a width; `interval` is null where the data supports none."""
 
     width: int
-    theta: float
+    value: float
     interval: tuple[float, float] | None
     censored: str | None
 
@@ -23,7 +32,7 @@ class Band(NamedTuple):
     """A law's line over width; its 90 % band is empty where the noise is not known."""
 
     width: tuple[float, ...]
-    theta: tuple[float, ...]
+    value: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
 
@@ -39,9 +48,10 @@ class Track(NamedTuple):
     emitted: float | None
 
 
-class OptimumWidthData(NamedTuple):
-    """All arms of one HP on one pair of axes; `realised` is the target's own optimum."""
+class OverWidth(NamedTuple):
+    """All arms of one HP on one pair of axes; `realised` is what the target itself gave."""
 
+    key: str
     y_label: str
     tracks: tuple[Track, ...]
     widths: tuple[int, ...]
@@ -52,7 +62,7 @@ class OptimumWidthData(NamedTuple):
 
 def optimum_width_data(
     estimates: dict[str, Any], realised: dict[str, Any] | None = None, *, hp: str = "log2_lr"
-) -> OptimumWidthData:
+) -> OverWidth:
     """Select the optima, bands and target of the arms that swept one HP."""
     arms = [arm for arm in estimates["arms"] if arm["hp"] == hp]
     colors = arm_colors([arm["parametrization"] for arm in arms])
@@ -60,7 +70,8 @@ def optimum_width_data(
     own = _mark(realised["optimum"]) if realised is not None and realised["hp"] == hp else None
     targets = [track.target.width for track in tracks if track.target is not None]
     target_width = own.width if own is not None else max(targets, default=None)
-    return OptimumWidthData(
+    return OverWidth(
+        key=key_text(targets and "value for the target", own and "its own optimum"),
         y_label=f"optimal {hp_label(hp)}",
         tracks=tracks,
         widths=tuple(sorted({m.width for track in tracks for m in track.marks})),
@@ -70,8 +81,14 @@ def optimum_width_data(
     )
 
 
+def key_text(target: object, own: object) -> str:
+    """Say what the marks are, of the target only what is drawn."""
+    marks = [f"{mark} {said}" for mark, said in (("□", target), ("★", own)) if said]
+    return "   ".join(["bars: 90 % intervals", *marks])
+
+
 def arm_track(arm: dict[str, Any], color: str) -> Track:
-    """Select one arm's optima, law and target."""
+    """Select one arm's optima, their law and the target."""
     target = arm.get("target")
     if target is not None and target.get("optimum") is None:
         target = None
@@ -89,7 +106,7 @@ def theta_limits(tracks: list[Track], realised: Mark | None) -> tuple[float, flo
     """Hold every optimum and at least 3 octaves, so that noise does not look like a drift."""
     marks = [m for t in tracks for m in (*t.marks, t.target) if m is not None]
     marks += [realised] if realised is not None else []
-    center = [m.theta for m in marks] or [0.0]
+    center = [m.value for m in marks] or [0.0]
     # An interval may be as long as the whole axis: it is cut an octave beyond the optima.
     ends = [end for m in marks if m.interval is not None for end in m.interval]
     low = max(min([*center, *ends]), min(center) - 1) - 0.25
@@ -114,7 +131,7 @@ def _band(law: dict[str, Any] | None) -> Band | None:
     return Band(tuple(band["width"]), tuple(band["theta"]), tuple(low), tuple(high))
 
 
-def draw_optimum_width(ax: Axes, data: OptimumWidthData) -> None:
+def draw_over_width(ax: Axes, data: OverWidth) -> None:
     """Draw every arm over width (log axis), named at the right end of its law."""
     ax.set_xscale("log", base=2)
     last = max([*data.widths, data.target_width or 0])
@@ -126,21 +143,19 @@ def draw_optimum_width(ax: Axes, data: OptimumWidthData) -> None:
     for index, track in enumerate(data.tracks):
         nudge = 1 + 0.018 * (index - (len(data.tracks) - 1) / 2)
         draw_track(ax, track, nudge)
-    key = "bars: 90 % intervals   □ value for the target"
     if data.realised is not None:
         _draw_mark(ax, data.realised, INK, 1.06, marker="*")
-        key += "   ★ its own optimum"
-    ax.set_title(key, fontsize=8.5, fontweight="normal", color=MUTED)
+    key_line(ax, data.key)
     _name_tracks(ax, data, last)
 
 
 def draw_track(ax: Axes, track: Track, nudge: float) -> None:
     """Draw one arm's band, law, optima and target; `nudge` keeps arms from hiding each other."""
     if track.band is not None:
-        width, theta, low, high = track.band
+        width, value, low, high = track.band
         if low:
             ax.fill_between(width, low, high, color=track.color, alpha=0.14, lw=0)
-        ax.plot(width, theta, color=track.color, lw=1.6)
+        ax.plot(width, value, color=track.color, lw=1.6)
     for mark in track.marks:
         _draw_mark(ax, mark, track.color, nudge)
     if track.target is not None:
@@ -155,17 +170,17 @@ def draw_track(ax: Axes, track: Track, nudge: float) -> None:
 def _draw_mark(ax: Axes, mark: Mark, color: str, nudge: float, *, marker: str = "o") -> None:
     x = mark.width * nudge
     if mark.interval is not None:
-        ends = [[mark.theta - mark.interval[0]], [mark.interval[1] - mark.theta]]
-        ax.errorbar([x], [mark.theta], ends, fmt="none", color=color, elinewidth=1.6, capsize=3.5)
+        ends = [[mark.value - mark.interval[0]], [mark.interval[1] - mark.value]]
+        ax.errorbar([x], [mark.value], ends, fmt="none", color=color, elinewidth=1.6, capsize=3.5)
     if mark.censored == "predicted":
         return
     shape = marker if mark.censored is None else "D"
     size = 13 if shape == "*" else 6.5
     face, edge = (color, PAPER) if mark.censored is None else (PAPER, color)
-    ax.plot([x], [mark.theta], shape, ms=size, mfc=face, mec=edge, mew=1.2, zorder=5)
+    ax.plot([x], [mark.value], shape, ms=size, mfc=face, mec=edge, mew=1.2, zorder=5)
 
 
-def set_width_ticks(axis: Any, data: OptimumWidthData) -> None:
+def set_width_ticks(axis: Any, data: OverWidth) -> None:
     """Put a tick at every width that was trained and one at the target."""
     target = data.target_width
     ticks = sorted({*data.widths, target} if target is not None else data.widths)
@@ -175,8 +190,8 @@ def set_width_ticks(axis: Any, data: OptimumWidthData) -> None:
     axis.set_ticks([], minor=True)
 
 
-def _name_tracks(ax: Axes, data: OptimumWidthData, last: float) -> None:
-    ends = [t.band.theta[-1] if t.band else t.marks[-1].theta for t in data.tracks if t.marks]
+def _name_tracks(ax: Axes, data: OverWidth, last: float) -> None:
+    ends = [t.band.value[-1] if t.band else t.marks[-1].value for t in data.tracks if t.marks]
     low, high = data.limits
     places = spread([min(max(e, low), high) for e in ends], 0.07 * (high - low), data.limits)
     named = [t for t in data.tracks if t.marks]

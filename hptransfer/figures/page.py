@@ -37,7 +37,9 @@ padding:12px;break-inside:avoid}
 .key h3{margin:4px 0 8px}
 .beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:14px;
 align-items:start}.beside table{width:100%}
+figure.wide{grid-column:1/-1;overflow-x:auto}
 figure svg{display:block;width:100%;height:auto;max-width:560px;margin:0 auto}
+figure.wide svg{max-width:820px;min-width:540px}.pictures{margin-bottom:18px}
 .scroll{overflow-x:auto;margin:0 0 14px}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.93rem;min-width:50%}
 caption{text-align:left;font-weight:600;padding:0 0 6px}
@@ -129,7 +131,7 @@ def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     )
 
 
-def picture(svg: str, name: str, label: str) -> str:
+def picture(svg: str, name: str, label: str, css: str = "") -> str:
     """A figure element around matplotlib's SVG: no outside references, ids made unique."""
     inner = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     inner = re.sub(r"<!--.*?-->", "", inner, flags=re.DOTALL)
@@ -140,7 +142,7 @@ def picture(svg: str, name: str, label: str) -> str:
     for color in DARK:
         inner = inner.replace(color, f"var(--c{color.removeprefix('#')})")
     opening = f'<svg role="img" aria-label="{escape(label)}"'
-    return f"<figure>{inner.replace('<svg', opening, 1).strip()}</figure>"
+    return f"<figure{_css(css)}>{inner.replace('<svg', opening, 1).strip()}</figure>"
 
 
 def cell(text: str, css: str) -> str:

@@ -11,10 +11,12 @@ from typing import Any
 
 from hptransfer.disk import write_text
 from hptransfer.errors import UserError
-from hptransfer.figures import Picture, accounting, findings, pictures, wording
+from hptransfer.figures import Picture, accounting, findings, laws, pictures, several, wording
 from hptransfer.figures.page import bullets, document, element, picture, section
 
 Record = Mapping[str, Any]
+
+HALF_PAGE = 5.0  # inches that are readable in one of two columns
 
 _CARD = {"transfers": "good", "drifts": "bad"}
 _NOTE = (
@@ -24,8 +26,11 @@ _NOTE = (
 
 _KEY = (
     "Points are means over seeds, with the range over seeds; the thick line is the local fit.",
+    "The window's ends are marked by | on that line.",
     "The large dot is the optimum with its 90 % interval; a hollow diamond is a censored optimum.",
-    "× failed: diverged, or hardly better than at the start. ▲ lies above the picture.",
+    "Under a width's name: the share of draws whose best point is an end of the grid, above 5 %.",
+    "× failed: diverged, or hardly better than at the start; the tint begins at the cliff, past "
+    "which every point failed. ▲ lies above the picture.",
     "Over width: the line is the law, the shade its 90 % band, □ the value for the target"
     " and ★ the optimum that the target's own sweep found.",
 )
@@ -48,17 +53,12 @@ def write_report(
     Raises:
         UserError: a picture that these records give is not in the folder.
     """
-    shown = pictures(estimates=estimates, check=check, realised=realised)
+    shown = pictures(estimates=estimates, check=check, realised=realised, transfer=transfer)
     drawn = {p.name: _figure(p, figures) for p in shown if p.name != "summary"}
-    arms = estimates["arms"]
     handed = transfer or {"cost": None, "files": None}
     parts = [
         _header(estimates, sweep),
-        section("The curves", _grid(drawn, ("basins", "optimum_width"), _key())),
-        section("Optimum at each width", *map(findings.optima_table, arms)),
-        section(
-            "Does it transfer?", findings.transfer_table(arms), *map(findings.laws_table, arms)
-        ),
+        *_answers(estimates, drawn),
         section("Values for the target", findings.target_values(transfer) if transfer else ""),
         section("Predicted against realised", _realised(realised, drawn)),
         section(
@@ -66,13 +66,43 @@ def write_report(
             findings.check_sentence(check) if check else "",
             _grid(drawn, ("coordinate",)),
         ),
-        section("Cost", accounting.cost_table(handed["cost"])),
+        section("Cost", _beside(accounting.cost_table(handed["cost"]), drawn.get("cost"))),
         section("Where the time went", accounting.timing_table(timing)),
+        section("Files for the target", accounting.files_list(handed["files"])),
         section("Commands", accounting.command_list(commands)),
-        section("Provenance", accounting.provenance(sweep, handed["files"])),
+        section("Imported rows", accounting.imported_table(sweep.get("imported"))),
+        section("Provenance", accounting.provenance(sweep)),
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, document(f"{estimates['sweep']}: hptransfer report", parts))
+
+
+def _answers(estimates: Record, drawn: Mapping[str, str]) -> list[str]:
+    """What was found of each arm, from its curves to its laws."""
+    arms, surfaces = estimates["arms"], estimates.get("surfaces") or []
+    return [
+        section("The curves", _grid(drawn, ("basins", "optimum_width"), _key())),
+        section("Optimum at each width", *map(findings.optima_table, arms)),
+        section(
+            "Does it transfer?",
+            findings.transfer_table(arms),
+            _grid(drawn, ("regret", "loss_width")),
+            *map(laws.laws_table, arms),
+            *map(laws.quality_list, arms),
+        ),
+        section(
+            "Loss and curvature over width",
+            *map(laws.loss_table, arms),
+            *map(laws.curvature_table, arms),
+        ),
+        section(
+            "Several HPs together",
+            _grid(drawn, ("surface", "importance")),
+            *map(several.joint_table, surfaces),
+            *map(several.importance_table, surfaces),
+        ),
+        section("Other conditions", _grid(drawn, ("over",)), *map(several.conditions_table, arms)),
+    ]
 
 
 def _header(estimates: Record, sweep: Record) -> str:
@@ -96,9 +126,10 @@ def _card(arm: Record) -> str:
     reasons = list(arm.get("reasons") or [])
     if arm.get("verdict") in ("extend", "inconclusive"):
         reasons = reasons[1:]  # the headline quotes the first
-    items = bullets(reasons) + bullets(
-        [f"Warning: {warning}" for warning in arm.get("warnings") or []], "warning"
-    )
+    over = (arm.get("conditions") or {}).get("over") or []
+    moving = [each["sentence"] for each in over if each["still_moves"]]
+    warnings = [f"Warning: {warning}" for warning in [*moving, *(arm.get("warnings") or [])]]
+    items = bullets(reasons) + bullets(warnings, "warning")
     css = _CARD.get(arm.get("verdict") or "", "")
     notes = f"<ul>{items}</ul>" if items else ""
     sentence = element("p", wording.headline(arm))
@@ -121,8 +152,13 @@ def _key() -> str:
 def _realised(realised: Record | None, drawn: Mapping[str, str]) -> str:
     if realised is None:
         return ""
-    text = findings.realised_table(realised)
-    return f'<div class="beside">\n<div>{text}</div>\n{drawn["realised"]}\n</div>'
+    return _beside(findings.realised_table(realised), drawn["realised"])
+
+
+def _beside(text: str, figure: str | None) -> str:
+    if not text or figure is None:
+        return text
+    return f'<div class="beside">\n<div>{text}</div>\n{figure}\n</div>'
 
 
 def _figure(shown: Picture, folder: Path) -> str:
@@ -132,4 +168,5 @@ def _figure(shown: Picture, folder: Path) -> str:
             f"The report needs every picture of the sweep, but {path} does not exist. "
             "Draw the pictures first: hptransfer plot."
         )
-    return picture(path.read_text(encoding="utf-8"), shown.name, shown.label)
+    css = "wide" if shown.size[0] > HALF_PAGE else ""
+    return picture(path.read_text(encoding="utf-8"), shown.name, shown.label, css)

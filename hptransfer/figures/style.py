@@ -7,9 +7,12 @@ and needs no plotting library.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.questions import HYPERPARAMETERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK = "#1f2328"
 MUTED = "#6b7280"
@@ -57,6 +60,7 @@ RC: dict[str, Any] = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlecolor": INK,
+    "axes.titley": 1.0,  # found anew in every drawing otherwise
     "axes.labelsize": 10,
     "axes.labelcolor": INK,
     "axes.edgecolor": MUTED,
@@ -68,6 +72,7 @@ RC: dict[str, Any] = {
     "grid.color": GRID,
     "grid.linewidth": 0.8,
     "text.color": INK,
+    "text.hinting": "no_hinting",  # as in SVG and PDF
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
@@ -138,3 +143,8 @@ def spread(positions: list[float], gap: float, limits: tuple[float, float]) -> l
     shift = (sum(positions) - sum(placed)) / len(placed)
     shift = max(min(shift, limits[1] - max(placed)), limits[0] - min(placed))
     return [place + shift for place in placed]
+
+
+def key_line(ax: Axes, text: str) -> None:
+    """Write how to read a picture above it, in place of a title."""
+    ax.set_title(text, fontsize=8.5, fontweight="normal", color=MUTED)

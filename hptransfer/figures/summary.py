@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hptransfer.figures.basins import BARS, OPTIMUM, BasinPanel, basins_data, draw_basins
 from hptransfer.figures.optimum_width import (
     Mark,
-    OptimumWidthData,
+    OverWidth,
     Track,
     optimum_width_data,
     set_width_ticks,
@@ -23,7 +23,7 @@ class Column(NamedTuple):
     """One arm: its basins, and its optima with the colours of their widths."""
 
     panel: BasinPanel
-    strip: OptimumWidthData
+    strip: OverWidth
     track: Track
     colors: dict[int, str]
 
@@ -61,9 +61,12 @@ def draw_summary(figure: Figure, data: SummaryData) -> None:
     figure.align_ylabels(axes[:, 0])
     # A single column is too narrow for the key on one line.
     between = "\n" if count == 1 else "    "
-    key = "bars at optima: 90 % intervals    × failed    ▲ above the picture"
-    key += between + "□ value for the target    shaded: 90 % band of the law"
-    figure.supxlabel(key, color=MUTED, fontsize=8.5)
+    key = (
+        "bars at optima: 90 % intervals    ▲ above the picture",
+        "× failed, tinted past the cliff    □ value for the target",
+        "shaded: 90 % band of the law",
+    )
+    figure.supxlabel(between.join(key), color=MUTED, fontsize=8.5)
 
 
 def draw_strip(ax: Axes, column: Column) -> None:
@@ -77,26 +80,26 @@ def draw_strip(ax: Axes, column: Column) -> None:
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     if track.band is not None:
-        width, theta, low, high = track.band
+        width, value, low, high = track.band
         if low:
             ax.fill_betweenx(width, low, high, color=MUTED, alpha=0.18, lw=0)
-        ax.plot(theta, width, color=MUTED, lw=1.4)
+        ax.plot(value, width, color=MUTED, lw=1.4)
     for mark in track.marks:
         _draw_mark(ax, mark, column.colors[mark.width])
     if track.target is not None and track.emitted is not None:
         _draw_mark(ax, track.target, INK)
-        value = f"{track.emitted:.2f}".replace("-", "−")
+        emitted = f"{track.emitted:.2f}".replace("-", "−")
         edge = max([track.emitted, *(track.target.interval or [])])
         ax.annotate(
-            value, (edge, track.target.width), (9, 0), textcoords="offset points", va="center",
+            emitted, (edge, track.target.width), (9, 0), textcoords="offset points", va="center",
             fontsize=9, fontweight="bold",
         )  # fmt: skip
 
 
 def _draw_mark(ax: Axes, mark: Mark, color: str) -> None:
     if mark.interval is not None:
-        ends = [[mark.theta - mark.interval[0]], [mark.interval[1] - mark.theta]]
-        ax.errorbar([mark.theta], [mark.width], xerr=ends, fmt="none", color=color, **BARS)
+        ends = [[mark.value - mark.interval[0]], [mark.interval[1] - mark.value]]
+        ax.errorbar([mark.value], [mark.width], xerr=ends, fmt="none", color=color, **BARS)
     shape = "s" if color == INK else "o" if mark.censored is None else "D"
     face = color if shape == "o" else PAPER
-    ax.plot([mark.theta], [mark.width], shape, mfc=face, mec=color, **OPTIMUM)
+    ax.plot([mark.value], [mark.width], shape, mfc=face, mec=color, **OPTIMUM)

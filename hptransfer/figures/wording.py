@@ -62,6 +62,11 @@ def regret(record: Mapping[str, Any] | None, center: str = "estimate") -> str:
     return span(record, digits_for(record[center], record["low"], record["high"]), center)
 
 
+def subject(arm: Mapping[str, Any]) -> str:
+    """Name an arm and the HP whose optimum is spoken of."""
+    return f"{arm_name(arm['parametrization'])}, {hp_label(arm['hp'])}"
+
+
 def headline(arm: Mapping[str, Any]) -> str:
     """Say in one sentence what an arm's verdict is and what to do."""
     name = arm_name(arm["parametrization"])
@@ -81,7 +86,7 @@ def _advice(arm: Mapping[str, Any]) -> str:
     target = arm.get("target")
     hp = hp_label(arm["hp"])
     if target is None or target.get("emitted") is None:
-        return f"one value of {hp} serves every width of the sweep; there is no target to train."
+        return f"one value of {hp} serves every width of the sweep, which names no target."
     sentence = f"train width {target['width']} at {hp} {hp_value(target['emitted'])}; "
     return sentence + f"expected regret {regret(target.get('expected_regret'), 'mean')}."
 

@@ -1,0 +1,129 @@
+"""From another program's rows to values for its own target, or for one of our models."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from hptransfer.cli import main
+from hptransfer.compose import compose_file
+from hptransfer.results import ResultsFolder
+
+MINE = Path("results/mine")
+
+
+def write_rows(path: Path, *, widths=(24, 48, 96), arms=("mup",), best=-6.0, **more: Any) -> None:
+    """Write a table as a user would have it: a basin per width, three seeds."""
+    noise = np.random.default_rng(0)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["width", "lr", "loss", "seed", "arm", *more])
+        for arm in arms:
+            for width in widths:
+                for seed in range(3):
+                    for theta in np.arange(-9.0, -2.0):
+                        loss = 1.0 - 0.05 * np.log2(width) + 0.02 * (theta - best) ** 2
+                        loss += 0.002 * noise.standard_normal() + 0.003 * seed
+                        writer.writerow([width, 2.0**theta, loss, seed, arm, *more.values()])
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultsFolder:
+    monkeypatch.chdir(tmp_path)
+    write_rows(Path("rows.csv"))
+    assert main(["import", "rows.csv", str(MINE), "--quiet"]) == 0
+    return ResultsFolder(MINE)
+
+
+def transfer(*words: str) -> dict[str, Any]:
+    assert main(["transfer", "mine", *words, "--quiet"]) == 0
+    return json.loads((MINE / "transfer.json").read_text())
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main([*words, "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_a_wider_model_of_theirs_gets_values_with_where_they_came_from(
+    mine: ResultsFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = transfer("model.width=192")
+    value = record["hps"]["log2_lr"]
+    assert value["low"] < -6.0 < value["high"]
+    assert record["verdict"] == "transfers" and record["expected_regret"]["mean"] >= 0
+    assert record["target"] == {
+        **{"family": "imported", "width": 192, "params": None},
+        **{"parametrization": "mup", "config": None},
+    }
+    assert record["cost"]["sweep_flops"] is None
+    assert record["files"] == [str(mine.target_file), str(mine.transfer_file)]
+    written = yaml.safe_load(mine.target_file.read_text())
+    assert written["values"]["lr"] == pytest.approx(2 ** value["value"])
+    assert mine.target_file.read_text().startswith("# Values transferred from mine")
+    error = refusal(capsys, "train", str(mine.target_file))
+    assert "another program's model, which hptransfer cannot train" in error
+
+
+def test_what_cannot_be_transferred_is_one_sentence(
+    mine: ResultsFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "needs the target's width" in refusal(capsys, "transfer", "mine")
+    assert "at least as wide as the widest" in refusal(capsys, "transfer", "mine", "model.width=48")
+    error = refusal(capsys, "transfer", "mine", "model.width=192", "parametrization=standard")
+    assert "must be an arm of the sweep" in error
+    error = refusal(capsys, "transfer", "mine", "model=dit", "model.width=48")
+    assert "at least as wide as the widest" in error
+
+
+def test_among_several_arms_mup_is_taken_and_else_one_must_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(Path("rows.csv"), arms=("mup", "standard"))
+    assert main(["import", "rows.csv", str(MINE), "--quiet"]) == 0
+    assert transfer("model.width=192")["target"]["parametrization"] == "mup"
+    named = transfer("model.width=192", "parametrization=standard")
+    assert named["target"]["parametrization"] == "standard"
+
+
+def test_rows_that_name_no_family_go_to_one_of_our_models(mine: ResultsFolder) -> None:
+    record = transfer("model=dit", "model.width=192")
+    trial = compose_file(mine.target_file, [], as_run=True).trial
+    assert (trial.model.family, trial.model.width) == ("dit", 192)
+    assert np.log2(trial.optimizer.lr) == pytest.approx(record["hps"]["log2_lr"]["value"])
+    assert record["target"]["params"] > 0 and record["cost"]["target_flops"] > 0
+    assert any("taken to be model.base_width=24" in warning for warning in record["warnings"])
+    assert (mine.exports / "factors.json").is_file()
+
+
+def test_rows_of_another_family_are_not_for_our_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(Path("rows.csv"), family="gpt")
+    assert main(["import", "rows.csv", str(MINE), "--quiet"]) == 0
+    error = refusal(capsys, "transfer", "mine", "model=dit", "model.width=192")
+    assert "it is a dit and they are of gpt" in error
+    assert transfer("model.width=192")["target"]["family"] == "gpt"
+
+
+def test_their_target_run_comes_back_as_realised(
+    mine: ResultsFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transfer("model.width=192")
+    write_rows(Path("target.csv"), widths=(192,), best=-6.5)
+    assert main(["import", "target.csv", str(mine.target), "--quiet"]) == 0
+    record = transfer("model.width=192")
+    regret = record["realised_regret"]
+    assert regret["low"] <= 0.02 * 0.5**2 <= regret["high"]
+    assert (mine.target / "realised.json").is_file()
