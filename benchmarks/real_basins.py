@@ -59,8 +59,8 @@ def seeds_left_out(family: str) -> Iterator[dict[str, Any]]:
     coarse, between = rows_of(family)
     fine = pd.concat([coarse, between], ignore_index=True)
     for seed in SEEDS:
-        others = fitted(coarse[(coarse.seed != seed) & (coarse.width < 192)])
-        own = fitted(fine[(fine.seed == seed) & (fine.width < 192)])
+        others = fitted(coarse.loc[(coarse.seed != seed) & (coarse.width < 192)])
+        own = fitted(fine.loc[(fine.seed == seed) & (fine.width < 192)])
         for arm in others:
             pairs = zip(others[arm]["optima"], own[arm]["optima"], strict=True)
             for theirs, its in pairs:
@@ -71,10 +71,10 @@ def seeds_left_out(family: str) -> Iterator[dict[str, Any]]:
 def widths_left_out(family: str) -> Iterator[dict[str, Any]]:
     """Compare each width's own optimum and regret with what the others predict."""
     coarse, _ = rows_of(family)
-    coarse = coarse[coarse.parametrization.isin(["mup", "shared"])]
+    coarse = coarse.loc[coarse.parametrization.isin(["mup", "shared"])]
     for width in LEFT_OUT:
-        arm = fitted(coarse[coarse.width != width], target_width=width)["mup"]
-        target, own_rows = arm["target"], coarse[coarse.width == width]
+        arm = fitted(coarse.loc[coarse.width != width], target_width=width)["mup"]
+        target, own_rows = arm["target"], coarse.loc[coarse.width == width]
         found = {"left_out": "width", "family": family, "arm": "mup", "width": width}
         its = realised(
             own_rows,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hptransfer import __version__
 from hptransfer.errors import Interrupted, MachineError, UserError
@@ -48,6 +50,9 @@ exit codes: 0 done; 1 it ran and the answer is no; 2 change the command; 3 the m
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # µ and − in a terminal that has neither
+            stream.reconfigure(errors="replace")
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -110,8 +115,15 @@ _SUBJECTS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose refusals are one sentence, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[:1].upper()}{message[1:]}. See `{self.prog} --help`.")
+
+
 def _parser(name: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"hptransfer {name}",
         description=COMMANDS[name],
         epilog=EPILOG,
@@ -152,7 +164,7 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--budget", metavar="8gpuh", help="what to sweep for so much")
     if name == "plot":
         parser.add_argument("--terminal", action="store_true", help="basins as text, no files")
-    if name in ("fit", "plot", "report"):
+    if name in ("fit", "transfer", "plot", "report"):
         parser.add_argument("--step", type=int, help="read losses at this step of training")
     if name == "rules":
         parser.add_argument("--all", action="store_true", help="every parameter, not only roles")

@@ -174,10 +174,27 @@ def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         print_json(estimates)
     else:
         print(summary.optima_table(estimates))
-        missing = estimates["trials"]["missing"]
-        after = typed("transfer", arguments, str(folder.path))
-        print(f"next: {next_command(arguments, folder, missing=missing) if missing else after}")
+        print(f"next: {_after_fit(arguments, folder, estimates)}")
     return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
+
+
+def _after_fit(
+    arguments: argparse.Namespace, folder: ResultsFolder, estimates: Mapping[str, Any]
+) -> str:
+    """Return what to type after a fit; a target that was only named there is named again."""
+    path, missing = str(folder.path), estimates["trials"]["missing"]
+    if missing:
+        return next_command(arguments, folder, missing=missing)
+    if not any(arm["optima"] for arm in estimates["arms"]):
+        return typed("status", arguments, path)
+    if all(arm["target"] is None for arm in estimates["arms"]):
+        return typed("transfer", arguments, path, "model.width=WIDTH")
+    target = [word for word in arguments.overrides if word.startswith("sweep.target.")]
+    return typed("transfer", arguments, path, *target, *_steps(arguments))
+
+
+def _steps(arguments: argparse.Namespace) -> list[str]:
+    return [] if arguments.step is None else [f"--step={arguments.step}"]
 
 
 @of_folder
@@ -185,7 +202,9 @@ def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> in
     """`hptransfer transfer`."""
     from hptransfer import pipeline, summary
 
-    record = pipeline.transfer(folder, arguments.overrides, arguments.config_dir)
+    record = pipeline.transfer(
+        folder, arguments.overrides, arguments.config_dir, step=arguments.step
+    )
     if arguments.json:
         print_json(record)
     else:
@@ -235,20 +254,32 @@ def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         print_json({"files": [str(path)]})
     else:
         print(f"report   {path}")
-        print(f"next: {typed('train', arguments, str(folder.target_file))}")
+        print(f"next: {_after_report(arguments, folder)}")
     return 0
+
+
+def _after_report(arguments: argparse.Namespace, folder: ResultsFolder) -> str:
+    transferred = results.read_json(folder.transfer_file, "target")
+    if transferred is None:
+        return typed("fit", arguments, str(folder.path))
+    if transferred["target"]["params"] is None:  # trained elsewhere: its rows can come back
+        return typed("import", arguments, "TARGET_ROWS.csv", str(folder.target))
+    return typed("train", arguments, str(folder.target_file))
 
 
 def _made_by(arguments: argparse.Namespace, folder: ResultsFolder) -> list[str]:
     """Return the commands that make a folder's report again, from its rows' source on."""
     tree, path = results.read_facts(folder).tree, str(folder.path)
-    steps = [] if arguments.step is None else [f"--step={arguments.step}"]
+    steps = _steps(arguments)
     files = (tree.get("imported") or {}).get("files") or {}
     rows = [
         typed("import", arguments, name, path, "--columns", *(f"{o}={t}" for o, t in taken.items()))
         for name, taken in files.items()
     ] or [typed("sweep", arguments, str(folder.sweep_file))]
-    transfer = [typed("transfer", arguments, path)] if folder.transfer_file.is_file() else []
+    transfer, done = [], results.read_json(folder.transfer_file, "target")
+    if done is not None:
+        width = [f"model.width={done['target']['width']}"] if files else []
+        transfer = [typed("transfer", arguments, path, *width, *steps)]
     return [
         *rows,
         typed("fit", arguments, path, *steps),

@@ -162,7 +162,8 @@ def provenance_lines(record: Mapping[str, Any]) -> list[str]:
     else:
         ends = f" ({regret['low']:.5f} to {regret['high']:.5f})" if regret["high"] else ""
         lines.append(f"expected regret: {regret['mean']:.5f}{ends} in units of the loss")
-    lines.append(f"conditional on: {json.dumps(regret['conditional_on'])}")
+    known = {k: v for k, v in regret["conditional_on"].items() if v is not None}
+    lines.append(f"conditional on: {json.dumps(known)}")
     loss = record["predicted_loss"]
     if loss is not None:
         ends = "" if loss["low"] is None else f" ({loss['low']:.5f} to {loss['high']:.5f})"

@@ -31,16 +31,23 @@ KEYS = {"depth": "model.depth", "batch_size": "budget.batch_size", "steps": "bud
 
 
 def transfer_imported(
-    folder: ResultsFolder, facts: ImportedFacts, overrides: Sequence[str], config_dir: Path | None
+    folder: ResultsFolder,
+    facts: ImportedFacts,
+    overrides: Sequence[str],
+    config_dir: Path | None,
+    *,
+    step: int | None,
 ) -> dict[str, Any]:
     """Write the values for a target and where they came from; return the transfer record."""
     words = [override.removeprefix("sweep.target.") for override in overrides]
     if any(word.startswith("model=") for word in words):
-        return _to_ours(folder, facts, words, config_dir)
-    return _to_theirs(folder, facts, words)
+        return _to_ours(folder, facts, words, config_dir, step=step)
+    return _to_theirs(folder, facts, words, step=step)
 
 
-def _to_theirs(folder: ResultsFolder, facts: ImportedFacts, words: Sequence[str]) -> dict[str, Any]:
+def _to_theirs(
+    folder: ResultsFolder, facts: ImportedFacts, words: Sequence[str], *, step: int | None
+) -> dict[str, Any]:
     """Transfer to another width of the rows' own family, which cannot be trained here."""
     label = next((w.partition("=")[2] for w in words if w.startswith("parametrization=")), None)
     asked = [f"sweep.target.{w}" for w in words if not w.startswith("parametrization=")]
@@ -56,7 +63,7 @@ def _to_theirs(folder: ResultsFolder, facts: ImportedFacts, words: Sequence[str]
     family = _family(table)
     label = label or _default_arm(table)
     _, target_at = asked_conditions(facts)
-    answer = _answer(facts, table, label, target_at)
+    answer = _answer(facts, table, label, target_at, step)
     record = _record(table, answer, _distances(answer, target_at or {}), target_flops=None)
     record["target"] = {
         "family": family,
@@ -71,7 +78,12 @@ def _to_theirs(folder: ResultsFolder, facts: ImportedFacts, words: Sequence[str]
 
 
 def _to_ours(
-    folder: ResultsFolder, facts: ImportedFacts, words: Sequence[str], config_dir: Path | None
+    folder: ResultsFolder,
+    facts: ImportedFacts,
+    words: Sequence[str],
+    config_dir: Path | None,
+    *,
+    step: int | None,
 ) -> dict[str, Any]:
     """Transfer to one of our models, composed from the overrides."""
     from hptransfer import emit
@@ -90,7 +102,7 @@ def _to_ours(
     table = _table(folder, facts, target.model.width)
     _require_family(table, target)
     label, notes = _arm_for(table, target)
-    answer = _answer(facts, table, label, conditions(canonical(target)))
+    answer = _answer(facts, table, label, conditions(canonical(target)), step)
     trial = with_hyperparameters(target, answer.point)
     apart = _distances(answer, conditions(canonical(target)))
     record = _record(table, answer, apart, target_flops=trial_flops(trial))
@@ -115,12 +127,16 @@ def _table(folder: ResultsFolder, facts: ImportedFacts, width: int) -> pd.DataFr
 
 
 def _answer(
-    facts: ImportedFacts, table: pd.DataFrame, label: str, target_at: Mapping[str, Any] | None
+    facts: ImportedFacts,
+    table: pd.DataFrame,
+    label: str,
+    target_at: Mapping[str, Any] | None,
+    step: int | None,
 ) -> Transferred:
     from hptransfer.analysis.estimates import estimate
     from hptransfer.analysis.transferred import transferred
 
-    at, _ = asked_conditions(facts)
+    at, _ = asked_conditions(facts, step)
     estimates = estimate(
         table,
         sweep_name=facts.name,

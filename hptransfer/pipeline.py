@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 
 
 def transfer(
-    folder: ResultsFolder, overrides: Sequence[str] = (), config_dir: Path | None = None
+    folder: ResultsFolder,
+    overrides: Sequence[str] = (),
+    config_dir: Path | None = None,
+    *,
+    step: int | None = None,
 ) -> dict[str, Any]:
     """Emit the target run's config, its parameter table and exports; return the transfer record.
 
@@ -50,13 +54,13 @@ def transfer(
 
     facts = results.read_facts(folder)
     if isinstance(facts, ImportedFacts):
-        return transfer_imported(folder, facts, overrides, config_dir)
+        return transfer_imported(folder, facts, overrides, config_dir, step=step)
     recorded = compose_file(folder.sweep_file, [], as_run=True)
     asked = sweep_config(recorded)
     target, composed = _target(folder, recorded, asked, list(overrides), config_dir)
     check_target(asked, target, composed.tree["transfer"]["allow"])
     table = table_of(wanted_rows(folder, facts), folder.path)
-    at, _ = asked_conditions(facts)
+    at, _ = asked_conditions(facts, step)
     estimates = estimate(
         table,
         sweep_name=asked.name,

@@ -178,13 +178,13 @@ def realised_line(realised: Mapping[str, Any]) -> str:
     if own is None:
         return f"realised regret not known: {realised['reason']}"
     verdict = "missed the prediction" if realised["missed"] else "within the prediction"
+    said = f"predicted {_number(predicted['mean'], '.5f')}: {verdict}"
     if predicted["mean"] is None:
-        verdict = "nothing was predicted"
+        said = "nothing was predicted"
     return (
         f"realised regret {_number(regret['estimate'], '.5f')} "
         f"{interval(regret['low'], regret['high'], '.5f')} at width {realised['width']} "
-        f"(own optimum {own['optimum']:.2f} {interval(own['low'], own['high'], '.2f')}), predicted "
-        f"{_number(predicted['mean'], '.5f')}: {verdict}"
+        f"(own optimum {own['optimum']:.2f} {interval(own['low'], own['high'], '.2f')}), {said}"
     )
 
 

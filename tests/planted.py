@@ -17,8 +17,10 @@ from hptransfer.analysis.curve import Floats
 from hptransfer.ledger_table import COLUMNS
 
 SHAPES = ("quadratic", "asymmetric", "cliff", "ties", "outliers", "heavy_tailed")
+# Held out until their coverage led to a finer list of shapes: no check any more.
+ONCE_HELD_OUT = ("skewed", "kinked_below", "kinked_above", "wall", "quartic")
 # No constant of the estimator was tuned on these.
-HELD_OUT = ("skewed", "kinked_below", "kinked_above", "wall", "quartic")
+HELD_OUT = ("cosh", "kinked_quartic", "softplus_wall")
 CURVATURE = 0.006  # of the loss per squared octave
 GENTLE = CURVATURE * 2.0 / 3.0
 KINKED = {  # curvature below and above the optimum
@@ -27,6 +29,9 @@ KINKED = {  # curvature below and above the optimum
     "kinked_above": (GENTLE, 4.2 * GENTLE),
 }
 SKEWED = ((-0.6, 0.002), (0.9, 0.004))  # exponentials: rate per octave, curvature
+COSH = (0.004, 1.2)  # curvature, rate per octave
+KINKED_QUARTIC = (GENTLE, 1.8 * GENTLE, 0.0005)  # curvature below and above; fourth power above
+SOFTPLUS = (0.005, 0.03, 1.0, 0.3)  # curvature; the wall's slope, onset and width in octaves
 QUARTIC = (0.004, 0.0008)  # of the loss per squared octave, and per octave to the fourth
 DECIMALS = 3  # `ties`: losses are rounded to them
 OUTLIERS = (0.03, 10.0)  # share of the trials, and their loss's excess in noise sds
@@ -97,6 +102,14 @@ def rise(shape: str, offset: Floats) -> Floats:
         return sum((_exponential(*part, offset) for part in SKEWED), np.zeros_like(offset))
     if shape == "quartic":
         return QUARTIC[0] * offset**2 + QUARTIC[1] * offset**4
+    if shape == "cosh":
+        curvature, rate = COSH
+        return curvature * 2.0 * (np.cosh(rate * offset) - 1.0) / rate**2
+    if shape == "kinked_quartic":
+        below, above, fourth = KINKED_QUARTIC
+        return np.where(offset < 0, below * offset**2, above * offset**2 + fourth * offset**4)
+    if shape == "softplus_wall":
+        return _softplus_wall(offset)
     parabola = CURVATURE * offset**2
     if shape not in WALLED:
         return parabola
@@ -108,6 +121,15 @@ def rise(shape: str, offset: Floats) -> Floats:
 def _exponential(rate: float, curvature: float, offset: Floats) -> Floats:
     slope = rate * np.log(2.0)
     return curvature * 2.0 * (np.exp(slope * offset) - 1.0 - slope * offset) / slope**2
+
+
+def _softplus_wall(offset: Floats) -> Floats:
+    """Return a parabola and a softplus less its tangent at 0, so that the minimum stays there."""
+    curvature, slope, onset, width = SOFTPLUS
+    at = 1.0 / (1.0 + np.exp(onset / width))  # the softplus's slope at 0
+    softplus = width * np.logaddexp(0.0, (offset - onset) / width)
+    level = width * np.logaddexp(0.0, -onset / width)
+    return curvature * offset**2 + slope * (softplus - level - at * offset)
 
 
 def draw(cell: Cell, optima: Mapping[int, float], rng: np.random.Generator) -> Drawn:

@@ -7,7 +7,9 @@ costs at the target lies evenly between 0 and 4 δ, on either side, but no optim
 octaves from the grid's middle (the grid reaches 4); under the constant law the cost is zero.
 
 True regret is what the arm's own constant value costs at the target by the planted shape. Its
-classes: `low` at most δ/2, `high` at least 2 δ, `between` the rest.
+classes: `low` at most δ/2, `high` at least 2 δ, `between` the rest. It counts as covered within the
+ends of its interval, both included; one of at most NOTHING·δ also where the lower end is at most
+NEARLY_NOTHING·δ, since the lower quantile of a regret, which is never negative, lies above zero.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from hptransfer.questions import VerdictConfig
 DRAWS = 400
 FARTHEST = 4.0  # the largest planted regret, in δ
 HALF_RANGE = 2.5  # octaves from the grid's middle within which optima lie
+NOTHING, NEARLY_NOTHING = 0.02, 0.05  # of δ
 SLOWEST, FASTEST = 0.3, 3.0  # exponents of the planted power laws
 RULE = VerdictConfig()
 CLASSES = ("low", "between", "high")
@@ -65,7 +68,7 @@ class Outcome:
     true_limit: float
     regret: float  # true, at the target
     theta: float  # true, at the target
-    regret_ends: Ends | None  # 90 % interval; None below three usable widths
+    regret_ends: Ends | None  # 90 % interval over δ; None below three usable widths
     theta_ends: Ends | None
 
     @property
@@ -99,14 +102,15 @@ def _outcome(cell: planted.Cell, law: LawName, rng: np.random.Generator) -> Outc
         x = float(np.mean(list(optima.values())))
     else:
         x = constant_value(answer.scaling)
+    limit = arm.limit if answer.limit is None else answer.limit
     return Outcome(
         law=law,
         verdict=decision_of(answer, RULE, hp="log2_lr").verdict,
-        limit=arm.limit if answer.limit is None else answer.limit,
+        limit=limit,
         true_limit=arm.limit,
         regret=arm.truth.regret(arm.target, x),
         theta=arm.truth.optimum(arm.target),
-        regret_ends=_ends(answer.at_target),
+        regret_ends=_ends(None if answer.at_target is None else answer.at_target / limit),
         theta_ends=_ends(answer.theta_target),
     )
 
@@ -183,8 +187,8 @@ def summary(found: Sequence[Outcome]) -> dict[str, Any]:
         },
         "inconclusive": _share([outcome.verdict is undecided for outcome in clear]),
         "inconclusive_by_true_limit": _share([o.verdict is undecided for o in truly]),
-        "regret": _coverage([(o.regret, o.regret_ends, o.limit) for o in found]),
-        "theta": _coverage([(o.theta, o.theta_ends, 1.0) for o in found]),
+        "regret": _coverage([(o.regret / o.limit, o.regret_ends) for o in found], floor=True),
+        "theta": _coverage([(o.theta, o.theta_ends) for o in found]),
     }
 
 
@@ -199,15 +203,25 @@ def _share(hits: Sequence[bool]) -> float | None:
     return round(float(np.mean(hits)), 4) if hits else None
 
 
-def _coverage(values: Sequence[tuple[float, Ends | None, float]]) -> dict[str, Any]:
-    """Return how many true values lie within their ends, and the median width over its unit."""
-    known = [(true, ends, unit) for true, ends, unit in values if ends is not None]
-    widths = [(ends[1] - ends[0]) / unit for _, ends, unit in known if np.isfinite(ends[1])]
+def _coverage(
+    values: Sequence[tuple[float, Ends | None]], *, floor: bool = False
+) -> dict[str, Any]:
+    """Return how many true values their ends hold, and the median width.
+
+    `strictly` counts nothing but values within their ends; `floor` allows for regrets near zero.
+    """
+    known = [(true, *ends) for true, ends in values if ends is not None]
+    widths = [high - low for _, low, high in known if np.isfinite(high)]
+    within = [low <= true <= high for true, low, high in known]
+    nearly = [floor and true <= NOTHING and low <= NEARLY_NOTHING for true, low, _ in known]
+    held = [a or b for a, b in zip(within, nearly, strict=True)]
+    below = [true < low for true, low, _ in known]
     return {
         "n": len(known),
-        "coverage": _share([ends[0] <= true <= ends[1] for true, ends, _ in known]),
-        "below": _share([true < ends[0] for true, ends, _ in known]),
-        "above": _share([true > ends[1] for true, ends, _ in known]),
+        "coverage": _share(held),
+        "strictly": _share(within),
+        "below": _share([low and not hit for low, hit in zip(below, held, strict=True)]),
+        "above": _share([true > high for true, _, high in known]),
         "median_width": round(float(np.median(widths)), 3) if widths else None,
-        "unbounded": _share([not np.isfinite(ends[1]) for _, ends, _ in known]),
+        "unbounded": _share([not np.isfinite(high) for *_, high in known]),
     }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hptransfer.analysis.basin import Basin, Censoring, build_grid, fit_basin, pool_noise
+from hptransfer.analysis.basin import Basin, Censoring, Noise, build_grid, fit_basin, pool_noise
 from hptransfer.analysis.curve import Curves, Floats, fit_curves
+from hptransfer.analysis.shapes import Points, locate
 
 THETA: Floats = np.arange(-10.0, -2.0)
 K = 0.01
@@ -65,7 +66,7 @@ def test_a_steep_high_side_does_not_pull_the_optimum() -> None:
         return np.tile(0.5 + 0.01 * slow + 0.02 * fast, (2, 1))
 
     errors = [fitted(THETA, exact(optimum)).optimum - optimum for optimum in (-6.3, -6.0, -5.6)]
-    assert np.max(np.abs(errors)) < 0.08
+    assert np.max(np.abs(errors)) < 0.1  # a parabola: 0.15
 
 
 @pytest.mark.parametrize("optimum", [-0.413, 0.007, 0.389])
@@ -247,3 +248,28 @@ def test_the_level_of_a_curve_is_its_loss_at_the_optimum() -> None:
     theta = np.arange(-2.0, 3.0)
     truth = Curves(0.389 * one, 0.5 * one, 0.01 * one, 0.02 * one)
     assert fit_curves(theta, truth.loss(theta)).level[0] == pytest.approx(0.5, abs=2e-4)
+
+
+def test_uneven_noise_is_no_table_of_outliers() -> None:
+    theta = np.arange(-10.0, -5.0)
+    losses = np.array(
+        [
+            [0.962, 0.890, 0.882, 0.866, 0.973],
+            [0.960, 0.868, 0.764, 0.724, 0.808],
+            [0.963, 0.853, 0.747, 0.676, 0.848],
+        ]
+    )
+    grid = build_grid(theta, losses, loss_at_init=1.75)
+    assert grid is not None
+    quiet = Noise(0.001, 20, np.full(400, 1e-6))  # learnt where seeds agree
+    basin = fit_basin(grid, quiet, rng=np.random.default_rng(0), draws=400)
+    assert 0.7 < basin.loss < 0.8
+    assert -7.6 < basin.optimum < -6.4
+
+
+def test_a_shape_that_the_points_do_not_show_is_not_fitted() -> None:
+    theta, means = np.array([-8.0, -7.0, -6.0]), np.array([0.5, 0.1, 0.9])
+    points = Points(theta, means, np.array([1.0, 1e-9, 1.0]), below_cliff=True)
+    found = locate(points, 1e-6, 20, rng=np.random.default_rng(0), draws=400)
+    assert 0.0 < found.curve.level[0] <= 0.5
+    assert found.draws.level.min() > -1.0

@@ -75,7 +75,7 @@ def test_a_pilot_is_trained_where_there_are_no_rows_and_leaves_none(
         (["sweep.design.method=sobol"], "2h", "grid of one HP"),
         ([], "2gpuh", "Write it in cpuh"),
         ([], "2", "--budget must be"),
-        ([], "1min", "A pilot may take 5%"),
+        ([], "1min", "A pilot may take 5% of the budget, which is 0.05min, but"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -107,3 +107,15 @@ def test_too_small_a_budget_is_told_the_least(
     record(tiny_sweep, widths=[16, 32])
     assert main(["plan", str(tiny_sweep), "--budget", "0.1min"]) == 0
     assert " 0 trials to run" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_budget_beyond_every_design_is_said(
+    tiny_sweep: Path, probed: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tiny_sweep)
+    assert main(["plan", str(tiny_sweep), "--budget", "99999h", "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["notes"]
+    said = "twice the budget gives the same design: none that is considered is better."
+    assert said in notes
+    assert main(["plan", str(tiny_sweep), "--budget", "0.1cpuh", "--json"]) == 0
+    assert said not in json.loads(capsys.readouterr().out)["notes"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -339,3 +340,24 @@ def test_one_searched_rate_is_fitted_whatever_the_design(
     assert "0 of" not in capsys.readouterr().out
     assert main(["fit", "results/tiny"]) == 0
     assert "are missing" not in capsys.readouterr().out
+
+
+def test_a_terminal_without_greek_letters_gets_question_marks(tmp_path: Path) -> None:
+    study = Path(__file__).parent.parent / "results" / "studies" / "quickstart"
+    shutil.copytree(study, tmp_path / "mine")
+    ended = subprocess.run(
+        [sys.executable, "-m", "hptransfer", "fit", "mine", "--results", str(tmp_path)],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1:strict"},
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert b"transfers" in ended.stdout
+
+
+def test_a_flag_that_cannot_be_read_is_refused_in_a_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plan", "quickstart", "--workers", "few"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--workers" in line and "'few'" in line and "--help" in line

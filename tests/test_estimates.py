@@ -294,4 +294,16 @@ def test_bracketed_optima_and_missing_seeds_are_told() -> None:
     table = table.drop(table.query("width == 48 and log2_lr == -9 and seed == 1").index)
     warnings = only_arm(table)["warnings"]
     assert any("Width 96" in w and "only bracketed" in w for w in warnings)
-    assert "Width 48: 1 points lack a seed; not fitted." in warnings
+    assert "Width 48: 1 of the points lack a seed; not fitted." in warnings
+
+
+def test_two_widths_carry_their_value_to_the_targets_condition() -> None:
+    at = {"depth": 2, "batch_size": 64, "steps": 150}
+    two = {width: MUP[width] for width in (24, 48)}
+    longer = {width: optimum - 0.6 for width, optimum in two.items()}
+    table = pd.concat([planted(two), planted(longer, rng=5).assign(steps=300)], ignore_index=True)
+    here = only_arm(table, at=at)
+    there = only_arm(table, at=at, target_at={**at, "steps": 300})
+    assert here["law"]["name"] == "none"
+    moved = there["target"]["emitted"] - here["target"]["emitted"]
+    assert moved == pytest.approx(-0.6, abs=0.2)

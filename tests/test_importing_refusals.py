@@ -119,6 +119,7 @@ def test_other_files_are_refused_with_what_to_do(content: bytes, sentence: str, 
     ("words", "sentence"),
     [
         (["wdith=d"], "Did you mean width?"),
+        (["wdith=d"], "seconds, lr, log2_<hp> or log10_<hp>), but got 'wdith'"),
         (["width"], "takes OURS=THEIRS"),
         (["width=d_model"], "has no column 'd_model'"),
         (["loss=run{sed}"], "'sed'. Did you mean seed?"),

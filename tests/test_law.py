@@ -62,6 +62,17 @@ def test_mixture_spreads_its_draws_by_weight() -> None:
     assert draws.mean() == pytest.approx(mixture.at(np.array([192.0]))[0], abs=0.02)
 
 
+def test_an_error_that_widths_share_widens_the_draws_alike_and_not_the_weights() -> None:
+    optima, at = planted([-5.7, -5.5, -5.6]), np.array([24.0, 192.0])
+    bare = mix_laws(optima, rng=np.random.default_rng(0))
+    wide = mix_laws(optima, rng=np.random.default_rng(0), common_sd=0.2)
+    assert bare is not None and wide is not None
+    assert wide.weights == pytest.approx(bare.weights)
+    moved = wide.draws_at(at) - bare.draws_at(at)
+    assert moved.std(axis=0) == pytest.approx(0.2, rel=0.05)
+    assert moved[:, 0] == pytest.approx(moved[:, 1])
+
+
 def test_band_widens_beyond_the_widest_width() -> None:
     mixture = mix_laws(planted([-5.7, -6.4, -7.2]), rng=np.random.default_rng(0))
     assert mixture is not None

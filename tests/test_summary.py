@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from figure_extras import over_training
-from figure_records import mup_arm
+from figure_records import mup_arm, target_sweep
 
-from hptransfer.summary import optima_table
+from hptransfer.summary import optima_table, realised_line
 
 
 def printed(*arms: dict[str, Any]) -> list[str]:
@@ -28,3 +28,10 @@ def test_verdicts_of_several_hps_name_theirs() -> None:
         "µP, log2 weight decay",
     ]
     assert [line[:3] for line in printed(mup_arm()) if line.startswith("µP")] == ["µP:"]
+
+
+def test_a_realised_regret_without_a_prediction_is_held_against_none() -> None:
+    known = target_sweep() | {"reason": None, "predicted": {"mean": 0.0005}}
+    assert realised_line(known).endswith(", predicted 0.00050: within the prediction")
+    unknown = known | {"predicted": {"mean": None}}
+    assert realised_line(unknown).endswith("), nothing was predicted")

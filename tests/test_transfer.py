@@ -12,6 +12,7 @@ from hptransfer.analysis.basin import Basin, build_grid, fit_basin, pool_noise
 from hptransfer.analysis.curve import Floats
 from hptransfer.analysis.law import fit_drift, mix_laws
 from hptransfer.analysis.transfer import (
+    COMMON,
     Scaling,
     build_scaling,
     constant_value,
@@ -88,6 +89,37 @@ def test_held_out_regret_uses_the_constant_without_the_widest() -> None:
     assert held is not None
     assert np.median(held) == pytest.approx(0.01 * 2.0**2, rel=0.2)
     assert held_out_regret(scaling_at({24: -6.0, 48: -8.0})) is None
+
+
+def test_held_out_regret_follows_the_widest_widths_own_curve_up_a_wall() -> None:
+    def steep(theta: Floats, optimum: float) -> Floats:
+        wall = 0.2 * np.maximum(theta - optimum - 1.0, 0.0) ** 2
+        return 0.5 + 0.01 * (theta - optimum) ** 2 + wall
+
+    theta, rng = np.arange(-10.0, -2.0, 0.5), np.random.default_rng(0)
+    noise = 0.0002 * rng.standard_normal((3, 3, len(theta)))
+    grids = {
+        width: build_grid(theta, steep(theta, optimum) + error, loss_at_init=10.0)
+        for (width, optimum), error in zip({24: -5, 48: -5, 96: -6.5}.items(), noise, strict=True)
+    }
+    pooled = pool_noise((g for g in grids.values() if g is not None), rng=rng)
+    scaling = build_scaling(
+        {w: fit_basin(g, pooled, rng=rng) for w, g in grids.items() if g is not None}
+    )
+    assert scaling is not None
+    held = held_out_regret(scaling)
+    assert held is not None
+    assert np.median(held) == pytest.approx(0.01 * 1.5**2 + 0.2 * 0.5**2, rel=0.2)
+    without = held_out_regret(dataclasses.replace(scaling, widest=None))
+    assert without is not None and np.median(without) < 0.045
+
+
+def test_the_error_that_widths_share_comes_from_what_shapes_leave_open() -> None:
+    basins = basins_at({24: -5.7, 48: -5.5, 96: -5.6})
+    scaling = build_scaling(basins)
+    assert scaling is not None
+    squares = np.mean([basin.model_sd**2 for basin in basins.values()])
+    assert scaling.common_sd == pytest.approx(np.sqrt(COMMON * squares)) and squares > 0
 
 
 def test_limit_is_the_larger_of_noise_and_a_quarter_of_the_gain() -> None:
@@ -182,7 +214,7 @@ def test_what_is_missing_is_named() -> None:
     silent = decision(basins_at({24: -5.7, 48: -5.5, 96: -5.6}), limit=0.008, noise=False)
     cut = decision(basins_at({24: -6.0, 48: -6.0, 96: -6.0}, cliff=0.5), limit=0.008)
     assert {two.verdict, silent.verdict, cut.verdict} == {Verdict.inconclusive}
-    assert "there are 2: add widths" in two.reasons[0]
+    assert "the sweep has 2: add widths" in two.reasons[0]
     assert "add seeds" in silent.reasons[0]
     assert "refine the grid" in cut.reasons[0]
 
@@ -224,6 +256,15 @@ def test_curvatures_follow_the_width_to_the_target() -> None:
     assert np.median(regret) == pytest.approx(0.0005, rel=0.15)
     steady = planted_curvatures({32: 0.004, 64: 0.004, 128: 0.004, 256: 0.004})
     assert np.median(target_curvatures(steady, 1024)[0]) == pytest.approx(0.004, rel=0.05)
+
+
+def test_either_side_follows_a_power_of_the_width_of_its_own() -> None:
+    scaling = planted_curvatures({32: 0.016, 64: 0.008, 128: 0.004, 256: 0.002})
+    noise = np.random.default_rng(1).standard_normal(scaling.k_high.shape)
+    sides = dataclasses.replace(scaling, k_high=0.01 * np.exp2(0.05 * noise))
+    k_low, k_high = target_curvatures(sides, 1024)
+    assert np.median(k_low) == pytest.approx(0.0005, rel=0.05)
+    assert np.median(k_high) == pytest.approx(0.01, rel=0.05)
 
 
 def test_two_widths_curvatures_are_averaged() -> None:

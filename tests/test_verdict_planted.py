@@ -11,6 +11,7 @@ import planted_arms
 import pytest
 
 from hptransfer.analysis.law import LawName
+from hptransfer.analysis.verdict import Verdict
 
 STEPS = (0.5, 1.0)
 SEEDS = (3, 5, 10)
@@ -38,8 +39,23 @@ def test_the_verdict_is_rarely_wrong_and_mostly_commits(pooled: dict[str, Any]) 
 
 
 def test_the_regret_at_the_target_lies_in_its_interval(pooled: dict[str, Any]) -> None:
-    assert 0.82 <= pooled["regret"]["coverage"] <= 0.98  # 0.90 ± three standard errors
-    assert pooled["regret"]["median_width"] < 1.5
+    assert 0.85 <= pooled["regret"]["coverage"] <= 0.995
+    assert 0.82 <= pooled["regret"]["strictly"] <= 0.98  # 0.90 ± three standard errors
+    assert pooled["regret"]["median_width"] < 1.0
+    assert pooled["theta"]["coverage"] >= 0.85
+
+
+def test_a_regret_near_zero_counts_as_covered_only_beside_a_low_end() -> None:
+    found = [outcome(0.015, (0.04, 0.2)), outcome(0.015, (0.06, 0.2)), outcome(0.03, (0.04, 0.2))]
+    regret = planted_arms.summary(found)["regret"]
+    assert (regret["coverage"], regret["strictly"]) == (0.3333, 0.0)
+    assert (regret["below"], regret["above"]) == (0.6667, 0.0)
+
+
+def outcome(regret: float, ends: tuple[float, float]) -> planted_arms.Outcome:
+    """An arm whose δ is one."""
+    verdict = Verdict.transfers
+    return planted_arms.Outcome(LawName.constant, verdict, 1.0, 1.0, regret, -6.0, ends, None)
 
 
 def test_planted_arms_cost_what_they_should() -> None:
@@ -63,7 +79,10 @@ def test_a_cell_holds_what_it_promises(seeds: int, step: float, shape: str) -> N
     cell = planted.Cell(seeds, step, shape)
     found = planted_arms.summary(planted_arms.outcomes(cell, SLOW_REPEATS, seed=1))
     assert max(wrong(found)) <= 0.02
-    least, most = (0.85, 0.95) if seeds in SEEDS and step in STEPS else (0.85, 1.0)
-    assert least - SLACK <= found["regret"]["coverage"] <= most + SLACK
+    assert found["regret"]["coverage"] >= 0.85 - SLACK
+    assert found["theta"]["coverage"] >= 0.85 - SLACK
+    if seeds in SEEDS and step in STEPS:
+        most = 0.99 if shape == "asymmetric" else 0.97  # wider than nominal: see docs/verdicts.md
+        assert found["regret"]["strictly"] <= most + SLACK
     if seeds == 3 and step in STEPS:
         assert found["inconclusive"] <= 0.2

@@ -47,6 +47,7 @@ class Answer:
     mixture: Mixture | None
     drift: Law | None  # the linear law, from two usable widths on
     gain: float | None
+    moved: float  # octaves from the condition of the basins to the target's, the median
     optimum_target: float | None  # the target's condition included, as in its draws
     theta_target: Floats | None  # (draw,)
     held_out: Floats | None
@@ -69,14 +70,15 @@ def answer_of(
             nothing is said of the target but the constant law's value.
     """
     scaling = build_scaling(basins)
-    mixture = None if scaling is None else mix_laws(scaling, rng=rng)
+    mixture = None if scaling is None else mix_laws(scaling, rng=rng, common_sd=scaling.common_sd)
     optimum, theta, at_target = None, None, None
+    moved = 0.0 if shift.draws is None else float(np.median(shift.draws))
     width = request.target_width if shift.reason is None else None
     if width is not None and mixture is not None and scaling is not None:
-        moved = np.zeros(request.draws) if shift.draws is None else shift.draws
         widths = np.array([width])
-        optimum = float(mixture.at(widths)[0] + np.median(moved))
-        theta = mixture.draws_at(widths)[:, 0] + moved
+        optimum = float(mixture.at(widths)[0]) + moved
+        theta = mixture.draws_at(widths)[:, 0]
+        theta = theta if shift.draws is None else theta + shift.draws
         at_target = target_regret(scaling, constant_value(scaling), theta, width=width)
     usable = [width for width, basin in basins.items() if basin.usable]
     gain = gain_of_doubling(usable, [basins[width].loss for width in usable])
@@ -88,6 +90,7 @@ def answer_of(
         mixture=mixture,
         drift=None if scaling is None else fit_drift(scaling),
         gain=gain,
+        moved=moved,
         optimum_target=optimum,
         theta_target=theta,
         held_out=None if scaling is None else held_out_regret(scaling),

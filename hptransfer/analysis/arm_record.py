@@ -60,7 +60,7 @@ def target_entry(answer: Answer, width: int | None) -> dict[str, Any] | None:
     optimum = answer.optimum_target
     if scaling is None or answer.theta_target is None or optimum is None:
         widest = list(answer.basins.values())[-1].optimum
-        value = widest if scaling is None else constant_value(scaling)
+        value = answer.moved + (widest if scaling is None else constant_value(scaling))
         return _at_target(width, value, emitted=value)
     emitted = emitted_value(scaling, answer.theta_target, width=width)
     if answer.noise is None:

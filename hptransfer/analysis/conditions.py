@@ -177,8 +177,8 @@ def _shift(
             moved = moved + errors * rng.standard_normal(len(slope))
             ends = f"{2 ** swept.min():g} to {2 ** swept.max():g}"
             warnings.append(
-                f"At {PLACE[name].format(2**place)} the target lies {beyond:.2g} octaves beyond the "
-                f"swept {ends}: the optimum there is extrapolated."
+                f"At {PLACE[name].format(2**place)} the target lies {beyond:.2g} octaves beyond "
+                f"the swept {ends}: the optimum there is extrapolated."
             )
     return Shift(moved, warnings=tuple(warnings))
 

@@ -45,7 +45,7 @@ class Curves:
     level: Floats
     slow: Floats
     fast: Floats
-    pieces: Floats | None = None  # (draw, piece): amplitudes of PIECES, beside the exponentials
+    pieces: Floats | None = None  # (draw, piece): amplitudes of `_pieces`, beside the exponentials
 
     def loss(self, theta: Floats) -> Floats:
         """Return the loss, shape (draw, theta)."""
@@ -57,17 +57,19 @@ class Curves:
         smooth = self.slow[:, None] * slow + self.fast[:, None] * fast
         if self.pieces is None:
             return smooth
-        parts = zip(self.pieces.T, _parabolas(offset), strict=True)
+        parts = zip(self.pieces.T, _pieces(offset), strict=True)
         return smooth + sum(amplitude[:, None] * rise for amplitude, rise in parts)
 
 
 def basis(offset: Floats) -> Floats:
     """Return both exponentials and the pieces at `offset`, shape (basis, *offset)."""
-    return np.concatenate([np.stack(_exponentials(offset)), _parabolas(offset)])
+    return np.concatenate([np.stack(_exponentials(offset)), _pieces(offset)])
 
 
-def _parabolas(offset: Floats) -> Floats:
-    return np.stack([np.maximum(side * offset - onset, 0.0) ** 2 for side, onset in PIECES])
+def _pieces(offset: Floats) -> Floats:
+    """Return the quartic and the parabolas of PIECES at `offset`, shape (piece, *offset)."""
+    parabolas = [np.maximum(side * offset - onset, 0.0) ** 2 for side, onset in PIECES]
+    return np.stack([offset**4, *parabolas])
 
 
 def fit_curves(theta: Floats, losses: Floats) -> Curves:

@@ -5,6 +5,9 @@ constant a (the µP prediction); linear a + b·log2 n; inverse a + b·n0/n with 
 fitted by least squares with weights 1/variance; a law with k coefficients gets a share in
 proportion to exp(-(χ² + 2k)/2). The quantity is an optimum in log2 of the HP, elsewhere a loss or
 log2 of a curvature. Arrays have the axes (draw, width).
+
+Widths' draws are independent: on planted arms the drift's 90 % interval then covers 90 to 100 % per
+cell; with draws paired by rank over widths, since shape errors are common, 65 to 92 %.
 """
 
 from __future__ import annotations
@@ -87,6 +90,7 @@ class Mixture:
     laws: tuple[Law, ...]
     weights: Floats  # (law,)
     choice: NDArray[np.intp]  # (draw,)
+    common: Floats  # (draw,): an error that all widths share
 
     @property
     def favourite(self) -> Law:
@@ -100,7 +104,7 @@ class Mixture:
     def draws_at(self, widths: Floats) -> Floats:
         """Return each draw's optimum under its own law, shape (draw, width)."""
         predicted = np.stack([law.draws_at(widths) for law in self.laws])
-        return predicted[self.choice, np.arange(len(self.choice))]
+        return predicted[self.choice, np.arange(len(self.choice))] + self.common[:, None]
 
 
 def regressors(name: LawName, widths: Floats, narrowest: float, *, exponent: float = 1.0) -> Floats:
@@ -163,22 +167,22 @@ def fit_drift(optima: Optima) -> Law | None:
     return fit_law(LawName.linear, optima) if len(optima.widths) > 1 else None
 
 
-def fit_laws(optima: Optima) -> tuple[tuple[Law, ...], Floats] | None:
-    """Fit the laws that the number of widths allows, with their weights; None below three."""
-    count = len(optima.widths)
+def mix_laws(optima: Optima, *, rng: np.random.Generator, common_sd: float = 0.0) -> Mixture | None:
+    """Fit the laws that the number of widths allows and let every draw follow one of them.
+
+    Args:
+        common_sd: of an error that is the same at every width, hence in no law's χ².
+
+    Returns:
+        None below three widths.
+    """
+    count, draws = len(optima.widths), len(optima.theta_draws)
     if count < MIN_WIDTHS:
         return None
     names = [name for name in LawName if name is not LawName.power or count >= POWER_WIDTHS]
     laws = tuple(fit_law(name, optima) for name in names)
     chi2 = np.array([law.chi2 for law in laws])
-    return laws, law_weights(chi2, np.array([law.coefficients.size for law in laws], dtype=float))
-
-
-def mix_laws(optima: Optima, *, rng: np.random.Generator) -> Mixture | None:
-    """Fit the laws and let every draw follow one of them; None below three widths."""
-    fitted = fit_laws(optima)
-    if fitted is None:
-        return None
-    laws, weights = fitted
-    choice = rng.choice(len(laws), size=len(optima.theta_draws), p=weights)
-    return Mixture(float(np.max(optima.widths)), laws, weights, choice)
+    weights = law_weights(chi2, np.array([law.coefficients.size for law in laws], dtype=float))
+    choice = rng.choice(len(laws), size=draws, p=weights)
+    common = common_sd * rng.standard_normal(draws)
+    return Mixture(float(np.max(optima.widths)), laws, weights, choice, common)

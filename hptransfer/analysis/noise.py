@@ -20,6 +20,7 @@ from hptransfer.analysis.shapes import Points
 
 OUTLIER = 4.0  # robust sds: one in 16,000 normal losses
 FEW = 8.0  # so many residuals double the limit: their sd is itself uncertain
+MOST_OUTLIERS = 0.2  # of a width's losses; where more lie far off, the noise itself is uneven
 SAME_SIZE = 0.75  # of the farthest: outliers of about one size leave together
 SWEEPS = 30  # of alternating seed and point means; a few losses of a table are missing
 NORMAL_MAD = 0.6745  # median of the absolute value of a standard normal
@@ -72,7 +73,7 @@ def mean_points(grid: Grid, index: NDArray[np.intp], noise: Noise | None) -> Poi
     near = grid.cliff is not None and grid.cliff - grid.theta[grid.minimum] <= NEAR_CLIFF
     if noise is None or len(losses) == 1 or len(index) == 1:
         return Points(theta, losses.mean(axis=0), _runs_of_mean(runs), near)
-    scaled = noise.sd / np.sqrt(runs.mean())
+    scaled = noise.sd / np.sqrt(runs.mean()) * _limit(noise.degrees) / OUTLIER
     keep = _inliers(losses, scaled)
     fitted = _two_way(losses, keep)
     means = (fitted - fitted.mean(axis=1, keepdims=True)).mean(axis=0) + fitted.mean()
@@ -199,6 +200,8 @@ def _inliers(losses: Floats, sd: float) -> NDArray[np.bool_]:
         if score.max() <= OUTLIER * sd:
             return keep
         keep &= score < max(SAME_SIZE * score.max(), OUTLIER * sd)
+        if (~keep).mean() > MOST_OUTLIERS or not keep.any(axis=0).all():
+            return np.ones_like(keep)
 
 
 def _agreement(losses: Floats, sd: float) -> Floats:

@@ -56,7 +56,9 @@ def _grid_warnings(width: int, basin: Basin) -> list[str]:
             "not counted as a cliff."
         )
     if grid.incomplete_points:
-        notes.append(f"Width {width}: {grid.incomplete_points} points lack a seed; not fitted.")
+        notes.append(
+            f"Width {width}: {grid.incomplete_points} of the points lack a seed; not fitted."
+        )
     if grid.seeds_left_out:
         notes.append(f"Width {width}: {grid.seeds_left_out} seeds have too few rows; not fitted.")
     if basin.censored in (Censoring.flat, Censoring.too_few):

@@ -35,7 +35,7 @@ def reference(rows: Rows, asked: Mapping[str, float | None] | None) -> Condition
             known = ", ".join(f"{v:g}" for v in _values(rows.conditions[name]))
             raise UserError(
                 f"The answer is read at {name}={value:g}, which must be that of some rows, but "
-                f"they have {known or 'none recorded'}. Name one of these, or wait for the rows."
+                + (f"they have {known}. Name one of these." if known else f"they say no {name}.")
             )
         found[name] = value
         rows = at(rows, {name: value})

@@ -5,10 +5,12 @@ read. So several shapes are tried, each at every candidate minimum θ*:
 
     loss(θ) = level + k·shape(θ - θ*),    k >= 0
 
-the parabola, smooth ones (curve.py's exponentials), two parabolas that meet at θ*, and parabolas
-with a wall that begins above θ*. Level, k and the noise's variance are integrated out (flat priors;
-the variance's χ²). Precise data rule shapes out; what they cannot tell apart is spread in the
-interval. A point counts by its runs, and the less the higher it lies, where no shape holds exactly.
+the parabola, smooth ones (curve.py's exponentials), two parabolas that meet at θ*, parabolas with a
+wall that begins above θ*, and parabolas with a fourth power, which steepen on both sides. Level, k
+and the noise's variance are integrated out (flat priors; the variance's χ²). Precise data rule
+shapes out; what they cannot tell apart is spread in the interval. So the steps between listed
+ratios must be finer than what data resolve. A point counts by its runs, and the less the higher it
+lies, where no shape holds exactly.
 """
 
 from __future__ import annotations
@@ -21,37 +23,43 @@ from numpy.typing import NDArray
 from hptransfer.analysis.curve import PIECES, WALL_ONSETS, Curves, Floats, basis
 
 CANDIDATES = 121  # minima that are tried across a window
+VISIBLE = 0.02  # least variance of a shape over the points, as a share of its mean square there
 DISCREPANCY = 0.01  # sd of a shape's error, as a share of a point's rise above the lowest
 NOMINAL_NOISE = 0.05  # of the window's range, where nothing tells the noise: no interval then
 KNOWN = 1000  # degrees of freedom of a variance that is not in doubt
 ROUNDING = 1e-9  # of the loss: the least noise
 SMOOTH = (0.0, 0.25, 0.5, 0.75, 1.0)  # share of the fast exponential
-KINKS = (1 / 3, 1 / 2, 2.0, 3.0, 5.0)  # right curvature over the left one
-PARABOLA = 0.3  # odds of the parabola, each other kind of shape having 1
+KINKS = np.geomspace(1 / 5, 5, 20)  # right curvature over the left one
+PARABOLA, KINKED, STEEPENING = 0.2, 2.0, 0.5  # odds of these kinds of shape, the others having 1
 WALL_ODDS = 15.0  # by which a failed point above makes walls likelier
+QUARTICS = np.geomspace(0.02, 0.6, 7)  # of the fourth power over the square, per squared octave
 WALLS = (1.0, 2.0, 4.0, 8.0, 16.0)  # curvature that a wall adds, over the parabola's
 
 
 def _shapes() -> tuple[Floats, Floats]:
     """Return weights of `basis` (shape, basis) and log priors, equal within a kind."""
-    below, above = 2 + PIECES.index((-1, 0.0)), 2 + PIECES.index((1, 0.0))
+    slow, fast, quartic, below, above, *walls = range(3 + len(PIECES))
 
     def shape(weights: dict[int, float]) -> Floats:
-        row = np.zeros(2 + len(PIECES))
+        row = np.zeros(3 + len(PIECES))
         row[list(weights)] = list(weights.values())
         return row
 
-    smooth = [shape({0: 1.0 - share, 1: share}) for share in SMOOTH]
+    smooth = [shape({slow: 1.0 - share, fast: share}) for share in SMOOTH]
     kinked = [shape({below: 2.0 / (1.0 + k), above: 2.0 * k / (1.0 + k)}) for k in KINKS]
     walled = [
-        shape({below: 1.0, above: 1.0, wall: steepness})
-        for wall in range(above + 1, 2 + len(PIECES))
-        for steepness in WALLS
+        shape({below: 1.0, above: 1.0, wall: steepness}) for wall in walls for steepness in WALLS
     ]
-    parabola = [shape({below: 1.0, above: 1.0})]
-    kinds = ((PARABOLA, parabola), (1.0, smooth), (1.0, kinked), (1.0, walled))
+    steepening = [shape({below: 1.0, above: 1.0, quartic: share}) for share in QUARTICS]
+    kinds = (
+        (PARABOLA, [shape({below: 1.0, above: 1.0})]),
+        (1.0, smooth),
+        (KINKED, kinked),
+        (1.0, walled),
+        (STEEPENING, steepening),
+    )
     priors = np.concatenate([np.full(len(kind), odds / len(kind)) for odds, kind in kinds])
-    return np.array([*parabola, *smooth, *kinked, *walled]), np.log(priors)
+    return np.concatenate([kind for _, kind in kinds]), np.log(priors)
 
 
 SHAPES, LOG_PRIORS = _shapes()
@@ -88,6 +96,7 @@ class _Fits:
     information: Floats  # of k
     amplitude: Floats  # k
     residual: Floats  # weighted sum of squares
+    visible: NDArray[np.bool_]  # False where the points cannot tell the shape from a constant
     freedom: int  # points less level and k
 
     def level(self, at: Places, amplitude: Floats) -> Floats:
@@ -100,7 +109,7 @@ class _Fits:
         likelihood = -0.5 * freedom * np.log(degrees * variance + self.residual)
         priors = LOG_PRIORS + np.log(WALL_ODDS) * (IS_WALLED & below_cliff)
         density = priors[:, None] + likelihood - 0.5 * np.log(self.information)
-        return np.where(self.amplitude > 0, density, -np.inf)
+        return np.where(self.visible & (self.amplitude > 0), density, -np.inf)
 
 
 def _fit(points: Points, weights: Floats, candidates: Floats) -> _Fits:
@@ -110,10 +119,19 @@ def _fit(points: Points, weights: Floats, candidates: Floats) -> _Fits:
     offset, mean = mixtures @ share, float(points.means @ share)
     centred, losses = mixtures - offset[..., None], points.means - mean
     information = (centred * centred) @ weights
+    visible = _is_visible(mixtures, points.runs / points.runs.sum())
+    information = np.where(visible, information, 1.0)
     amplitude = np.maximum(centred @ (weights * losses), 0.0) / information
     squares = float((weights * losses * losses).sum())
     residual = np.maximum(squares - amplitude * amplitude * information, 0.0)
-    return _Fits(mean, offset, information, amplitude, residual, len(points.theta) - 2)
+    freedom = len(points.theta) - 2
+    return _Fits(mean, offset, information, amplitude, residual, visible, freedom)
+
+
+def _is_visible(shapes: Floats, share: Floats) -> NDArray[np.bool_]:
+    """Say which shapes (shape, candidate, theta) vary over the points: others could be any k."""
+    square = (shapes * shapes) @ share
+    return square - (shapes @ share) ** 2 > VISIBLE * square
 
 
 def locate(

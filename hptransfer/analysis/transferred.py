@@ -63,7 +63,10 @@ class Transferred:
 
     @property
     def predicted_loss(self) -> dict[str, Any] | None:
-        """The loss at the target's optimum, if the loss has a law."""
+        """The loss at the target's optimum, if the loss has a law there."""
+        conditions = self.first.get("conditions")
+        if conditions is not None and conditions["shift_to_target"] is not None:
+            return None  # the law is that of another condition than the target's
         found = (self.first.get("loss_law") or {}).get("at_target")
         return None if found is None or found.get("estimate") is None else dict(found)
 
@@ -92,7 +95,7 @@ class Transferred:
         """The HPs' own warnings, each once, and why the verdict is no `transfers`."""
         warnings = [warning for arm in self.arms.values() for warning in arm["warnings"]]
         if self.verdict != "transfers":
-            reasons = "; ".join(reason for arm in self.arms.values() for reason in arm["reasons"])
+            reasons = " ".join(reason for arm in self.arms.values() for reason in arm["reasons"])
             warnings.append(f"The verdict is {self.verdict}: {reasons}")
         if self.verdict == "drifts":
             warnings.append(self._extrapolated())

@@ -113,7 +113,7 @@ def plan_budget(
         ],
         "runners_up": [proposal_entry(sweep, p, meter, knowledge) for p in runners_up(middle)],
         "overrides": overrides(sweep, middle[0].design, recorded=bool(rows)),
-        "notes": [*notes, *_notes(sweep, middle[0].design)],
+        "notes": [*notes, *_notes(sweep, middle[0].design, found[-1][0].design)],
     }
 
 
@@ -244,9 +244,9 @@ def _knowledge(
             return run(packs), entry
     enough = written(1.01 * least / PILOT_SHARE, budget.unit)
     raise UserError(
-        f"A pilot may take {PILOT_SHARE:.0%} of the budget, but the least one takes "
-        f"{written(least, budget.unit)} of {budget}. Give --budget={enough} or more, or sweep the "
-        "narrowest width first: its rows stand in for a pilot."
+        f"A pilot may take {PILOT_SHARE:.0%} of the budget, which is {written(most, budget.unit)}, "
+        f"but the least one takes {written(least, budget.unit)}. Give --budget={enough} or more, "
+        "or sweep the narrowest width first: its rows stand in for a pilot."
     )
 
 
@@ -260,7 +260,7 @@ def _too_small(budget: Budget, offered: Sequence[tuple[Design, Work, float]]) ->
     )
 
 
-def _notes(sweep: SweepConfig, design: Design) -> list[str]:
+def _notes(sweep: SweepConfig, design: Design, of_twice: Design) -> list[str]:
     """Say what a reader would ask."""
     notes = []
     assert sweep.target is not None, "a budget is planned for a target"
@@ -276,4 +276,6 @@ def _notes(sweep: SweepConfig, design: Design) -> list[str]:
             f"{sweep.target.budget.steps}, so `transfer` will warn that its interval is "
             "conditional on the shorter training."
         )
+    if of_twice == design:
+        notes.append("twice the budget gives the same design: none that is considered is better.")
     return notes

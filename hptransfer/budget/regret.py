@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hptransfer.analysis.basin import BASIN_RISE, FLAT_RANGE, MODEL_ERROR_STEPS
 from hptransfer.analysis.curve import Floats, fit_curves
 from hptransfer.analysis.streams import stream
+from hptransfer.analysis.transfer import COMMON
 from hptransfer.budget.design import Design
 from hptransfer.budget.knowledge import STEPS_SD, Knowledge
 from hptransfer.budget.units import Work
@@ -28,9 +29,6 @@ FIT_DRAWS = 80  # of the noise, for each phase
 REACH = 4  # grid steps that a fit is shown on each side of the optimum
 WINDOW = 2  # grid steps that the analysis fits on each side of the best point
 LEAST_OPTIMA = 3  # for a law
-# The share of the model error's variance that all widths have in common: basins of one family are
-# wrong in one way on one grid, so that more widths do not average all of it out.
-COMMON = 0.5
 CLIFF_QUANTILE = 2.33  # of a normal: at most 1 % of draws past the cliff
 
 

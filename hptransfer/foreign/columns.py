@@ -130,7 +130,7 @@ def _require_ours(name: str) -> None:
     near = difflib.get_close_matches(name, (*SPELLINGS, "lr", "log2_lr"), n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}?" if near else ""
     raise UserError(
-        f"`--columns` names what hptransfer reads ({', '.join(SPELLINGS)}, lr, log2_<hp> or "
+        f"`--columns` names what hptransfer reads ({', '.join(SPELLINGS)}, log2_<hp> or "
         f"log10_<hp>), but got {name!r}. {hint}".rstrip()
     )
 
