@@ -271,5 +271,18 @@ def test_a_shape_that_the_points_do_not_show_is_not_fitted() -> None:
     theta, means = np.array([-8.0, -7.0, -6.0]), np.array([0.5, 0.1, 0.9])
     points = Points(theta, means, np.array([1.0, 1e-9, 1.0]), below_cliff=True)
     found = locate(points, 1e-6, 20, rng=np.random.default_rng(0), draws=400)
-    assert 0.0 < found.curve.level[0] <= 0.5
+    assert found is not None and 0.0 < found.curve.level[0] <= 0.5
     assert found.draws.level.min() > -1.0
+
+
+def test_rounded_losses_have_the_noise_of_their_rounding() -> None:
+    theta = np.array([-8.0, -6.0, -4.0])
+    losses = np.array([[0.430, 0.423, 0.436], [0.431, 0.424, 0.436]])
+    grid = build_grid(theta, losses, loss_at_init=1.0)
+    assert grid is not None
+    same = build_grid(theta, losses[:1].repeat(2, axis=0), loss_at_init=1.0)
+    assert same is not None
+    noise = pool_noise([same], rng=np.random.default_rng(0), draws=400)
+    assert noise is not None and noise.sd >= 0.006 / np.sqrt(12)
+    basin = fit_basin(grid, noise, rng=np.random.default_rng(0), draws=400)
+    assert np.isfinite(basin.optimum) and np.isfinite(basin.loss)

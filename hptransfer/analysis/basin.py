@@ -89,6 +89,8 @@ def fit_basin(
     points = mean_points(grid, grid.window, noise)
     variance, degrees = (None, 0) if noise is None else (noise.sd**2, noise.degrees)
     found = locate(points, variance, degrees, rng=rng, draws=draws)
+    if found is None:
+        return _unresolved(grid, Censoring.flat)
     low, high = np.quantile(found.draws.optimum, INTERVAL)
     if noise is not None and high - low > FLAT_SPAN * (points.theta[-1] - points.theta[0]):
         return _unresolved(grid, Censoring.flat)

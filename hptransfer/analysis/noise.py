@@ -108,7 +108,13 @@ def _from_seeds(grids: list[Grid]) -> tuple[float, int]:
         residual = np.where(keep, block - _two_way(block, keep), 0.0)
         squares += float((residual**2).sum())
         degrees += int(keep.sum()) - points - len(block) + 1
-    return squares, max(degrees, 0)
+    return max(squares, degrees * _resolution(blocks) ** 2 / 12.0), max(degrees, 0)
+
+
+def _resolution(blocks: list[Floats]) -> float:
+    """Return the least distance of two losses: what rounding hides, and else next to nothing."""
+    gaps = np.diff(np.unique(np.concatenate([block.reshape(-1) for block in blocks])))
+    return float(gaps.min()) if len(gaps) else 0.0
 
 
 def _limit(degrees: int) -> float:

@@ -136,8 +136,11 @@ def _is_visible(shapes: Floats, share: Floats) -> NDArray[np.bool_]:
 
 def locate(
     points: Points, variance: float | None, degrees: int, *, rng: np.random.Generator, draws: int
-) -> Posterior:
-    """Locate a window's minimum; `variance` is one run's, known with `degrees` of freedom."""
+) -> Posterior | None:
+    """Locate a window's minimum; `variance` is one run's, known with `degrees` of freedom.
+
+    None where the points show no minimum of any shape.
+    """
     if variance is None:
         variance, degrees = float((NOMINAL_NOISE * np.ptp(points.means)) ** 2), KNOWN
     variance = max(variance, float((ROUNDING * np.abs(points.means).max()) ** 2))
@@ -145,7 +148,10 @@ def locate(
     weights = 1.0 / (1.0 / points.runs + above**2 / variance)
     candidates = np.linspace(points.theta[0], points.theta[-1], CANDIDATES)
     fits = _fit(points, weights, candidates)
-    density = _normalised(fits.log_density(degrees, variance, below_cliff=points.below_cliff))
+    log_density = fits.log_density(degrees, variance, below_cliff=points.below_cliff)
+    if not np.isfinite(log_density.max()):
+        return None
+    density = _normalised(log_density)
     centre = density.sum(axis=0)
     median = np.interp(0.5, np.cumsum(centre) - centre / 2.0, candidates)
     at = np.array([float(median)])
