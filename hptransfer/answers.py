@@ -6,7 +6,7 @@ where no GPU stack is installed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,23 +59,13 @@ def fit(
 
     `step` names the training step at which losses are read, where rows have several.
     """
-    from hptransfer.analysis.estimates import estimate
-
     facts = results.read_facts(folder)
     if overrides:
         facts = _overridden(folder, facts, overrides)
     rows = wanted_rows(folder, facts)
     table = table_of(rows, folder.path)
     at, target_at = asked_conditions(facts, step)
-    estimates = estimate(
-        table,
-        sweep_name=facts.name,
-        axes=facts.axes,
-        target_width=facts.target_width,
-        rule=facts.verdict,
-        at=at,
-        target_at=target_at,
-    )
+    estimates = estimated(facts, table, at=at, target_at=target_at)
     if estimates["surfaces"]:
         from hptransfer.adaptive.importance import add_ped_anova
 
@@ -84,6 +74,27 @@ def fit(
     estimates["step"] = step
     results.write_json(folder.estimates_file, estimates)
     return estimates
+
+
+def estimated(
+    facts: SweepFacts,
+    table: Any,
+    *,
+    at: Mapping[str, Any] | None,
+    target_at: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return the estimates of a table of rows as a sweep asks for them."""
+    from hptransfer.analysis.estimates import estimate
+
+    return estimate(
+        table,
+        sweep_name=facts.name,
+        axes=facts.axes,
+        target_width=facts.target_width,
+        rule=facts.verdict,
+        at=at,
+        target_at=target_at,
+    )
 
 
 def _overridden(folder: ResultsFolder, facts: SweepFacts, overrides: Sequence[str]) -> SweepFacts:

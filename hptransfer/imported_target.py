@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from hptransfer.answers import asked_conditions, table_of, wanted_rows
+from hptransfer.answers import asked_conditions, estimated, table_of, wanted_rows
 from hptransfer.disk import write_text
 from hptransfer.errors import UserError
 from hptransfer.foreign.question import overridden
@@ -133,20 +133,10 @@ def _answer(
     target_at: Mapping[str, Any] | None,
     step: int | None,
 ) -> Transferred:
-    from hptransfer.analysis.estimates import estimate
     from hptransfer.analysis.transferred import transferred
 
     at, _ = asked_conditions(facts, step)
-    estimates = estimate(
-        table,
-        sweep_name=facts.name,
-        axes=facts.axes,
-        target_width=facts.target_width,
-        rule=facts.verdict,
-        at=at,
-        target_at=target_at,
-    )
-    return transferred(estimates, label)
+    return transferred(estimated(facts, table, at=at, target_at=target_at), label)
 
 
 def _family(table: pd.DataFrame) -> str:

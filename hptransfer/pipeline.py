@@ -5,6 +5,7 @@ Every step can be run again: what is recorded is not done twice, what is derived
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hptransfer import results
-from hptransfer.answers import asked_conditions, table_of, wanted_rows
+from hptransfer.answers import asked_conditions, estimated, table_of, wanted_rows
 from hptransfer.compose import Composed, checked_name, compose_file, sweep_config
 from hptransfer.config import TrialConfig
 from hptransfer.disk import write_text
@@ -48,7 +49,6 @@ def transfer(
     What the target's own rows say is in the record, where there are any.
     """
     from hptransfer import emit
-    from hptransfer.analysis.estimates import estimate
     from hptransfer.analysis.transferred import transferred
     from hptransfer.exports import write_exports
 
@@ -61,15 +61,8 @@ def transfer(
     check_target(asked, target, composed.tree["transfer"]["allow"])
     table = table_of(wanted_rows(folder, facts), folder.path)
     at, _ = asked_conditions(facts, step)
-    estimates = estimate(
-        table,
-        sweep_name=asked.name,
-        axes=asked.axes,
-        target_width=target.model.width,
-        rule=asked.verdict,
-        at=at,
-        target_at=conditions(canonical(target)),
-    )
+    facts = dataclasses.replace(facts, target_width=target.model.width)
+    estimates = estimated(facts, table, at=at, target_at=conditions(canonical(target)))
     answer = transferred(estimates, target.parametrization.scaling.value)
     trial = with_hyperparameters(target, answer.point)
     record = emit.transfer_record(asked, table, answer, trial)

@@ -134,8 +134,9 @@ def _from_given(grids: list[Grid]) -> tuple[float, int]:
             continue
         sds = grid.run_sds[:, grid.core]
         runs = np.ones_like(sds) if grid.runs is None else grid.runs[:, grid.core]
-        freedom = np.where(np.isfinite(sds), np.maximum(runs - 1.0, 1.0), 0.0)
-        squares += float((freedom * np.nan_to_num(sds) ** 2).sum())
+        known = np.isfinite(sds)
+        freedom = np.where(known, np.maximum(runs - 1.0, 1.0), 0.0)
+        squares += float((freedom[known] * sds[known] ** 2).sum())
         degrees += int(freedom.sum())
     return (squares, degrees) if squares > 0 else (0.0, 0)
 

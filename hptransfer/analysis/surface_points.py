@@ -16,8 +16,7 @@ from hptransfer.analysis.curve import Floats
 from hptransfer.analysis.grid import BASIN_RISE
 from hptransfer.analysis.noise import Noise
 from hptransfer.analysis.quadratic import SPARE_POINTS, coefficients
-from hptransfer.analysis.table import Rows
-from hptransfer.errors import UserError
+from hptransfer.analysis.table import Rows, by_seed
 
 
 @dataclass(frozen=True)
@@ -115,19 +114,9 @@ def point_array(rows: Rows, hps: tuple[str, ...]) -> tuple[Floats, Floats]:
         UserError: two rows have the same position and seed.
     """
     stacked = np.stack([rows.hps[name] for name in hps], axis=1)
-    positions, column = np.unique(stacked, axis=0, return_inverse=True)
-    seeds, row = np.unique(rows.seed, return_inverse=True)
-    cells = row.reshape(-1) * len(positions) + column.reshape(-1)
-    places = len(np.unique(cells))
-    if places < len(cells):
-        raise UserError(
-            f"Each point of {', '.join(hps)}, width and seed must have one row, but width "
-            f"{int(rows.width[0])} has {len(cells)} rows for {places} places. Give repeated runs "
-            "different seeds, or sweep what differs between them."
-        )
-    losses = np.full(len(seeds) * len(positions), np.nan)
-    losses[cells] = rows.loss
-    return positions, losses.reshape(len(seeds), len(positions))
+    positions, place = np.unique(stacked, axis=0, return_inverse=True)
+    (losses,) = by_seed(rows, place.reshape(-1), rows.loss, what=f"point of {', '.join(hps)}")
+    return positions, losses
 
 
 def seed_noise(

@@ -114,22 +114,36 @@ def loss_array(rows: Rows, hp: str) -> tuple[Floats, Floats]:
 
 def _arranged(rows: Rows, hp: str, *columns: Floats) -> tuple[Floats, list[Floats]]:
     """Return theta ascending and each column as (seed, theta), NaN where there is no row."""
-    theta, column = np.unique(rows.hps[hp], return_inverse=True)
+    theta, place = np.unique(rows.hps[hp], return_inverse=True)
+    return theta, by_seed(rows, place.reshape(-1), *columns, what=hp)
+
+
+def by_seed(rows: Rows, place: NDArray[np.intp], *columns: Floats, what: str) -> list[Floats]:
+    """Return each column (row,) as (seed, place), NaN where there is no row.
+
+    Args:
+        place: where each row stands along the second axis, from zero on without gaps.
+        what: names such a place, for the refusal.
+
+    Raises:
+        UserError: two rows have the same place and seed.
+    """
     seeds, row = np.unique(rows.seed, return_inverse=True)
-    cells = row.reshape(-1) * len(theta) + column.reshape(-1)
-    places = len(np.unique(cells))
-    if places < len(cells):
+    width = int(place.max()) + 1
+    cells = row.reshape(-1) * width + place
+    filled = len(np.unique(cells))
+    if filled < len(cells):
         raise UserError(
-            f"Each {hp}, width and seed must have one row, but width {int(rows.width[0])} has "
-            f"{len(cells)} rows for {places} places. Give repeated runs different seeds, or "
+            f"Each {what}, width and seed must have one row, but width {int(rows.width[0])} has "
+            f"{len(cells)} rows for {filled} places. Give repeated runs different seeds, or "
             "sweep what differs between them."
         )
     arrays = []
     for values in columns:
-        array = np.full(len(seeds) * len(theta), np.nan)
+        array = np.full(len(seeds) * width, np.nan)
         array[cells] = values
-        arrays.append(array.reshape(len(seeds), len(theta)))
-    return theta, arrays
+        arrays.append(array.reshape(len(seeds), width))
+    return arrays
 
 
 def width_grids(rows: Rows, hp: str) -> dict[int, Grid | None]:
