@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import measure
-from hptransfer import pipeline
+from hptransfer import training_runs
 from hptransfer.figures.samples import draw_samples, samples_data
 from hptransfer.generate import generate
 from hptransfer.samplers import SamplerConfig
@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _page(target: Path, steps: int) -> np.ndarray:
     words = [f"budget.steps={steps}"]
-    trained = pipeline.train(target, words, config_dir=None, root=target.parent)
+    trained = training_runs.train(target, words, config_dir=None, root=target.parent)
+    assert trained is not None, "one process trains"
     print(f"{target}: loss {trained['loss']:.4f}, {trained['seconds']:.0f} s", flush=True)
-    composed, _, _ = pipeline.trained_at(target, words, config_dir=None, root=target.parent)
+    composed, _, _ = training_runs.trained_at(target, words, config_dir=None, root=target.parent)
     drawn = generate(
         composed.trial,
         Path(trained["weights"]),

@@ -15,7 +15,7 @@ from hptransfer.disk import opening
 from hptransfer.errors import UserError
 from hptransfer.ledger_index import tally
 from hptransfer.ledger_rows import rows_in
-from hptransfer.ledger_table import conditions, table
+from hptransfer.ledger_table import LOSS, Metric, conditions, table
 from hptransfer.realising import refreshed
 from hptransfer.results import ImportedFacts, ResultsFolder, SweepFacts
 from hptransfer.search import best_points
@@ -45,25 +45,33 @@ def wanted_rows(folder: ResultsFolder, facts: SweepFacts) -> list[dict[str, Any]
     return [r for r in rows_in(folder.path) if facts.wants(r)]
 
 
-def table_of(rows: Sequence[dict[str, Any]], folder: Path) -> Any:
+def table_of(rows: Sequence[dict[str, Any]], folder: Path, metric: Metric = LOSS) -> Any:
     """Return rows as the table that analysis reads; a folder without any is the user's to fill."""
     if not rows:
         raise UserError(f"{folder} holds no finished trial yet. Run `hptransfer sweep` first.")
-    return table(rows)
+    return table(rows, metric)
 
 
 def fit(
-    folder: ResultsFolder, overrides: Sequence[str] = (), *, step: int | None = None
+    folder: ResultsFolder,
+    overrides: Sequence[str] = (),
+    *,
+    step: int | None = None,
+    metric: Metric = LOSS,
 ) -> dict[str, Any]:
     """Estimate optima, laws and verdicts of a folder and write estimates.json.
 
-    `step` names the training step at which losses are read, where rows have several.
+    Args:
+        overrides: of the question.
+        step: of training, at which losses are read, where rows have several.
+        metric: what rows are judged by; wherever the estimates say loss, it is meant.
+            `agreement` then holds it against the loss.
     """
     facts = results.read_facts(folder)
     if overrides:
         facts = _overridden(folder, facts, overrides)
     rows = wanted_rows(folder, facts)
-    table = table_of(rows, folder.path)
+    table = table_of(rows, folder.path, metric)
     at, target_at = asked_conditions(facts, step)
     estimates = estimated(facts, table, at=at, target_at=target_at)
     if estimates["surfaces"]:
@@ -72,7 +80,15 @@ def fit(
         add_ped_anova(estimates, table, facts.axes)
     estimates["trials"] = {"fitted": len(rows), "missing": facts.wanted_count() - len(rows)}
     estimates["step"] = step
-    results.write_json(folder.estimates_file, estimates)
+    estimates["metric"] = metric.name
+    if metric is not LOSS:
+        from hptransfer.analysis.agreement import agreement
+
+        by_loss = table_of(rows, folder.path)
+        estimates["agreement"] = agreement(
+            by_loss, table, axes=facts.axes, rule=facts.verdict, at=at
+        )
+    results.write_json(folder.estimates_by(metric), estimates)
     return estimates
 
 
@@ -127,23 +143,27 @@ def asked_conditions(
     return {**conditions(facts.tree), **at_step}, conditions(laid_over)
 
 
-def fresh_estimates(folder: ResultsFolder, *, step: int | None = None) -> dict[str, Any]:
+def fresh_estimates(
+    folder: ResultsFolder, *, step: int | None = None, metric: Metric = LOSS
+) -> dict[str, Any]:
     """Return the estimates of the rows that are there now: the recorded ones, or a new fit."""
-    estimates = results.read_json(folder.estimates_file, "arms")
+    estimates = results.read_json(folder.estimates_by(metric), "arms")
     fitted = len(wanted_rows(folder, results.read_facts(folder)))
     if (
         estimates is None
         or estimates["trials"]["fitted"] != fitted
         or (step is not None and estimates.get("step") != step)
     ):
-        return fit(folder, step=step)
+        return fit(folder, step=step, metric=metric)
     return estimates
 
 
-def plot(folder: ResultsFolder, *, step: int | None = None) -> list[Path]:
+def plot(folder: ResultsFolder, *, step: int | None = None, metric: Metric = LOSS) -> list[Path]:
     """Draw every picture of a folder from its estimates."""
     from hptransfer.figures import write_figures
 
+    if metric is not LOSS:
+        return _plot_by(folder, metric, step=step)
     transfer, realised = refreshed(folder)
     with opening(folder.figures):
         return write_figures(
@@ -153,6 +173,21 @@ def plot(folder: ResultsFolder, *, step: int | None = None) -> list[Path]:
             realised=realised,
             transfer=transfer,
         )
+
+
+def _plot_by(folder: ResultsFolder, metric: Metric, *, step: int | None) -> list[Path]:
+    """Draw what a metric gave, and its optima beside those by the loss."""
+    from hptransfer.figures import pictures, write_pictures
+    from hptransfer.figures.agreement import agreement_pictures
+
+    by_loss = fresh_estimates(folder, step=step)
+    by_metric = fresh_estimates(folder, step=step, metric=metric)
+    listed = [
+        *agreement_pictures(by_loss, by_metric),
+        *pictures(estimates=by_metric, check=None, realised=None, transfer=None),
+    ]
+    with opening(folder.figures):
+        return write_pictures(folder.figures_by(metric), listed)
 
 
 def mup_check(folder: ResultsFolder) -> dict[str, Any] | None:

@@ -26,13 +26,14 @@ COMMANDS = {
     "transfer": "the target run's config, ready to train",
     "plot": "draw the pictures of a sweep",
     "report": "one self-contained HTML page",
-    "train": "train a config, such as an emitted target.yaml",
+    "train": "train a config, such as an emitted target.yaml; --trial a recorded row again",
     "sample": "draw samples of a trained config as a picture",
 }
 
 # The module that holds a command, where it is not `commands`.
 HOMES = {
-    **dict.fromkeys(("list", "check", "rules", "train", "sample"), "model_commands"),
+    **dict.fromkeys(("list", "check", "rules"), "model_commands"),
+    **dict.fromkeys(("train", "sample"), "train_commands"),
     **dict.fromkeys(("status", "import"), "ledger_commands"),
     "plan": "plan_commands",
 }
@@ -110,7 +111,7 @@ _SUBJECTS = {
     "transfer": ("folder", "a results folder"),
     "plot": ("folder", "a results folder"),
     "report": ("folder", "a results folder"),
-    "train": ("file", "a config file, such as results/NAME/target.yaml"),
+    "train": ("file", "a config file, such as results/NAME/target.yaml, or with --trial a folder"),
     "sample": ("file", "a config file that was trained"),
 }
 
@@ -166,8 +167,20 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--terminal", action="store_true", help="basins as text, no files")
     if name in ("fit", "transfer", "plot", "report"):
         parser.add_argument("--step", type=int, help="read losses at this step of training")
+    if name in ("fit", "plot"):
+        parser.add_argument(
+            "--metric",
+            default="loss",
+            help="judge rows by loss (default), train_loss, frechet_distance, precision or recall",
+        )
     if name == "rules":
         parser.add_argument("--all", action="store_true", help="every parameter, not only roles")
+    if name == "train":
+        parser.add_argument(
+            "--trial",
+            metavar="KEY",
+            help="train this row of a results folder again, and compare; its first digits will do",
+        )
     if name == "sample":
         parser.add_argument("--weights", type=Path, help="weights other than those `train` kept")
         parser.add_argument("--steps", type=int, default=20, help="model evaluations (20)")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer import results
+from hptransfer.ledger_table import LOSS, metric_named
 from hptransfer.results import ResultsFolder
 from hptransfer.terminal import (
     Clock,
@@ -168,12 +169,16 @@ def next_after(
 def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer fit`."""
     from hptransfer import answers, summary
+    from hptransfer.agreement_text import agreement_text
 
-    estimates = answers.fit(folder, arguments.overrides, step=arguments.step)
+    metric = metric_named(arguments.metric)
+    estimates = answers.fit(folder, arguments.overrides, step=arguments.step, metric=metric)
     if arguments.json:
         print_json(estimates)
     else:
         print(summary.optima_table(estimates))
+        if metric is not LOSS:
+            print(agreement_text(estimates))
         print(f"next: {_after_fit(arguments, folder, estimates)}")
     return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
 
@@ -185,6 +190,9 @@ def _after_fit(
     path, missing = str(folder.path), estimates["trials"]["missing"]
     if missing:
         return next_command(arguments, folder, missing=missing)
+    if estimates["metric"] != LOSS.name:
+        named = f"--metric={estimates['metric']}"
+        return typed("plot", arguments, path, *_steps(arguments), named)
     if not any(arm["optima"] for arm in estimates["arms"]):
         return typed("status", arguments, path)
     if all(arm["target"] is None for arm in estimates["arms"]):
@@ -220,10 +228,12 @@ def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer plot`."""
     from hptransfer import answers
 
+    metric = metric_named(arguments.metric)
     if arguments.terminal:
-        print(_basins_text(answers.fresh_estimates(folder, step=arguments.step)))
+        found = answers.fresh_estimates(folder, step=arguments.step, metric=metric)
+        print(_basins_text(found))
         return 0
-    paths = [str(path) for path in answers.plot(folder, step=arguments.step)]
+    paths = [str(path) for path in answers.plot(folder, step=arguments.step, metric=metric)]
     if arguments.json:
         print_json({"files": paths})
     else:

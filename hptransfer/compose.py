@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
+from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.checks import require_own_tag
 from hptransfer.design import DesignConfig
 from hptransfer.errors import UserError, shown
@@ -62,6 +62,7 @@ class Composed:
     trial: TrialConfig
     runtime: RuntimeConfig
     executor: ExecutorConfig
+    trainer: TrainerConfig  # the section `train`
 
 
 def shipped_folder(name: str) -> Path:
@@ -106,6 +107,7 @@ def compose_file(
         trial=_trial(with_hydra),
         runtime=_record(with_hydra.runtime),
         executor=_record(with_hydra.executor),
+        trainer=_record(with_hydra.train),
     )
 
 
@@ -286,7 +288,7 @@ def with_trial(composed: Composed, trial: TrialConfig) -> Composed:
     _fill(root, trial)
     parts = (*TRIAL_GROUPS, *TRIAL_FIELDS)
     plain = _plain(OmegaConf.masked_copy(root, list(parts)))
-    runs = {name: composed.tree[name] for name in ("runtime", "executor")}
+    runs = {name: composed.tree[name] for name in ("runtime", "executor", "train")}
     return dataclasses.replace(composed, tree={**plain, **runs}, trial=trial)
 
 

@@ -58,12 +58,12 @@ def require_inside(folder: Path, path: Path) -> None:
 
 
 def require_links_inside(folder: Path) -> None:
-    """Refuse a results folder in which a link leads out of it, two levels deep.
+    """Refuse a results folder in which a link leads out of it, down to what a training run left.
 
     Curves are not looked through: there are as many as trials.
     """
-    for name in ("", "target", "target/weights", "figures", "exports"):
-        inner = folder / name
+    names = ("", "target", "target/runs", "trials", "figures", "exports")
+    for inner in (*(folder / name for name in names), *folder.glob("target/runs/*")):
         for path in inner.iterdir() if inner.is_dir() else ():
             if path.is_symlink():
                 require_inside(folder, path)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import Split, load
-from hptransfer.samplers import SamplerConfig, sample
+from hptransfer.samplers import Model, SamplerConfig, sample
 from hptransfer.streams import torch_generator
 from hptransfer.training.batches import condition_of, dropped
 from hptransfer.trial import torch_device
@@ -37,6 +37,20 @@ def generate(
     torch.set_num_threads(runtime.threads)
     model = load_weights(config, weights).to(device).eval()
     split = load(config.data, runtime.data_folder).validation
+    return grid(config, model, split, sampler, device, columns=columns, seed=seed)
+
+
+def grid(
+    config: TrialConfig,
+    model: Model,
+    split: Split,
+    sampler: SamplerConfig,
+    device: torch.device,
+    *,
+    columns: int,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return what `generate` does, of a model that is there, for a split's classes."""
     chosen = _one_of_each_class(split)
     condition = condition_of(config, split, np.repeat(chosen, columns))
     null = dropped(config, condition, torch.ones(len(chosen) * columns, dtype=torch.bool))

@@ -1,5 +1,7 @@
 """Signals that ask for an end: raised at once, and once more where the exception was lost.
 
+A training run is not cut off in the middle of a step: it is only told, and ends in order.
+
 Python drops an exception that a signal handler raises inside a finaliser or a weak reference's
 callback ("Exception ignored in"), and libraries have both; so what was asked is also remembered.
 """
@@ -18,12 +20,16 @@ _asked: list[int] = []
 
 
 @contextmanager
-def raised_as_interrupted() -> Iterator[None]:
-    """Raise `Interrupted` at every such signal in a `with` block, at its end at the latest."""
+def raised_as_interrupted(*, at_once: bool = True) -> Iterator[None]:
+    """Raise `Interrupted` at every such signal in a `with` block, at its end at the latest.
+
+    Where it is not raised at once, what runs asks `asked` where it can end in order.
+    """
 
     def interrupt(number: int, _frame: Any) -> None:
         _asked.append(number)
-        raise Interrupted(number)
+        if at_once:
+            raise Interrupted(number)
 
     before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
@@ -33,6 +39,11 @@ def raised_as_interrupted() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _asked.clear()
+
+
+def asked() -> int | None:
+    """Return the signal that asked for an end, if one did."""
+    return _asked[-1] if _asked else None
 
 
 def end_if_asked() -> None:

@@ -40,9 +40,12 @@ __all__ = [
     "locate",
     "read",
     "read_curve",
+    "read_held_out",
     "row",
     "write_curve",
 ]
+
+Curve = tuple[tuple[int, float | None], ...]  # (step, loss), null where it was not finite
 
 
 def curve_file(folder: Path, key: str) -> Path:
@@ -52,23 +55,43 @@ def curve_file(folder: Path, key: str) -> Path:
     return path
 
 
-def write_curve(folder: str | Path, key: str, curve: Sequence[tuple[int, float]]) -> None:
-    """Write a trial's curve to `curves/<key>.json`, whole or not at all.
+def write_curve(
+    folder: str | Path,
+    key: str,
+    curve: Sequence[tuple[int, float]],
+    held_out: Sequence[tuple[int, float]] = (),
+) -> None:
+    """Write a trial's curves to `curves/<key>.json`, whole or not at all.
 
-    `curve` holds (step, mean training loss); a non-finite loss becomes null. Call it before the
-    trial's row is appended.
+    `curve` holds (step, mean training loss), `held_out` (step, deciding loss) where that was
+    measured; a non-finite loss becomes null. Call it before the trial's row is appended.
     """
-    points = [[step, loss if math.isfinite(loss) else None] for step, loss in curve]
-    text = json.dumps({"trial_key": key, "curve": points}, separators=(",", ":"), allow_nan=False)
+    sidecar = {"trial_key": key, "curve": _points(curve)}
+    if held_out:
+        sidecar["held_out"] = _points(held_out)
+    text = json.dumps(sidecar, separators=(",", ":"), allow_nan=False)
     write_text(curve_file(Path(folder), key), text + "\n")
 
 
-def read_curve(folder: str | Path, key: str) -> tuple[tuple[int, float | None], ...]:
+def _points(curve: Sequence[tuple[int, float]]) -> list[list[float | None]]:
+    return [[step, loss if math.isfinite(loss) else None] for step, loss in curve]
+
+
+def read_curve(folder: str | Path, key: str) -> Curve:
     """Read a trial's (step, mean training loss) points; none if it has no sidecar."""
+    return _read_points(folder, key, "curve")
+
+
+def read_held_out(folder: str | Path, key: str) -> Curve:
+    """Read a trial's (step, deciding loss) points; none where they were not measured."""
+    return _read_points(folder, key, "held_out")
+
+
+def _read_points(folder: str | Path, key: str, name: str) -> Curve:
     path = curve_file(Path(folder), key)
     if not path.exists():
         return ()
-    return tuple((step, loss) for step, loss in json.loads(path.read_text())["curve"])
+    return tuple((step, loss) for step, loss in json.loads(path.read_text()).get(name, ()))
 
 
 class LedgerWriter:

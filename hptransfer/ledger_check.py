@@ -75,7 +75,7 @@ def _require_curve(path: Path) -> None:
         problem = None
         if value["trial_key"] != path.stem:
             problem = f"it is the curve of {value['trial_key']}"
-        elif not all(_is_point(point) for point in value["curve"]):
+        elif not all(_is_point(p) for p in (*value["curve"], *value.get("held_out", ()))):
             problem = "its points are no pairs of step and loss"
     except (ValueError, KeyError, TypeError, OSError) as error:
         problem = str(error) or type(error).__name__

@@ -17,7 +17,7 @@ from hptransfer.disk import require_inside
 from hptransfer.errors import UserError
 from hptransfer.identity import arm_of, canonical, trial_key
 from hptransfer.ledger_schema import SCHEMA, newer, parse_lines
-from hptransfer.outcome import TrialResult
+from hptransfer.outcome import Quality, TrialResult
 
 FILE_NAME = "ledger.jsonl"
 CHUNK = 1 << 20  # bytes read at a time; the parsed rows of a ledger are several times its size
@@ -71,6 +71,7 @@ def row(
             "loss_at_init": _finite(result.loss_at_init),
             "train_loss": _finite(result.train_loss),
             "clipped_share": float(f"{result.clipped_share:.6g}"),
+            **_quality(result.quality),
         },
         "cost": {
             "flops": float(f"{result.flops:.12g}"),
@@ -79,6 +80,12 @@ def row(
         },
         "provenance": dict(provenance),
     }
+
+
+def _quality(quality: Quality | None) -> dict[str, float]:
+    """Return what was measured of samples; nothing where nothing was."""
+    measured = {} if quality is None else quality._asdict()
+    return {name: float(f"{value:.6g}") for name, value in measured.items()}
 
 
 def _finite(value: float | None) -> float | None:

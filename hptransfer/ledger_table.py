@@ -2,16 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hptransfer.config import BudgetConfig, TransformerConfig
+from hptransfer.errors import UserError
+from hptransfer.vocabulary import Status
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CONDITIONS = ("depth", "batch_size", "steps")  # what an optimum may follow besides width
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a sweep's rows may be judged by; of what is read, less is better."""
+
+    name: str  # as `--metric` and the rows' metrics have it
+    label: str  # of what is read
+    axis: str  # the same on a picture's axis
+    negated: bool = False  # more is better in the row, so its negative is read
+    of_samples: bool = False  # measured where `quality.samples` asks for it
+
+
+LOSS = Metric("loss", "loss", "validation loss")
+_OF_SAMPLES = "Fréchet distance in our classifier's features"
+METRICS = {
+    metric.name: metric
+    for metric in (
+        LOSS,
+        Metric("train_loss", "training loss", "training loss"),
+        Metric("frechet_distance", "Fréchet distance", _OF_SAMPLES, of_samples=True),
+        Metric("precision", "−precision", "negative precision of samples", True, True),
+        Metric("recall", "−recall", "negative recall of samples", True, True),
+    )
+}
+
+
+def metric_named(name: str) -> Metric:
+    """Return the metric of a name, or say which there are."""
+    if name not in METRICS:
+        raise UserError(f"A metric is one of {', '.join(METRICS)}, but got {name!r}.")
+    return METRICS[name]
+
+
+def metric_of(estimates: Mapping[str, Any]) -> Metric:
+    """Return what estimates call loss; those of older versions name no metric."""
+    return METRICS[estimates.get("metric", LOSS.name)]
 
 
 @dataclass(frozen=True)
@@ -27,7 +66,12 @@ class Column:
 COLUMNS = (
     Column("trial_key", "str", "", "the trial's identity: 12 hex digits of its config's sha256"),
     Column("status", "str", "", "completed, diverged or stopped"),
-    Column("loss", "float64", "the objective's", "held-out deciding loss; NaN unless completed"),
+    Column(
+        "loss",
+        "float64",
+        "the objective's",
+        "held-out deciding loss, or a metric; NaN unless completed",
+    ),
     Column("family", "str", "", "architecture with one scaling axis"),
     Column("width", "int64", "features", "d, the axis that is scaled"),
     Column("parametrization", "str", "", "mup, standard, standard_embed; shared at base width"),
@@ -48,13 +92,20 @@ COLUMNS = (
 )
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Build the table that the analysis reads: see `COLUMNS`, in that order."""
+def table(rows: Iterable[Mapping[str, Any]], metric: Metric = LOSS) -> pd.DataFrame:
+    """Build the table that the analysis reads: see `COLUMNS`, in that order.
+
+    Column `loss` holds the metric; `loss_at_init` and `loss_sd` are missing where they are not its.
+
+    Raises:
+        UserError: a row completed without the metric.
+    """
     import pandas as pd
 
     rows = list(rows)
+    _require_measured(rows, metric)
     hps = sorted({name for row in rows for name in row["hps"]})
-    records = [_record(row) for row in rows]
+    records = [_record(row, metric) for row in rows]
     dtypes: dict[str, str] = {}
     for column in COLUMNS:
         names = hps if column.name == "log2_<hp>" else [column.name]
@@ -62,12 +113,36 @@ def table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=list(dtypes)).astype(dtypes)
 
 
-def _record(row: Mapping[str, Any]) -> dict[str, Any]:
+def _require_measured(rows: Sequence[Mapping[str, Any]], metric: Metric) -> None:
+    completed = [row for row in rows if row["status"] == Status.completed.value]
+    lacking = sum(not _was_asked(row, metric) for row in completed)
+    if lacking:
+        there = [m.name for m in METRICS.values() if all(_was_asked(row, m) for row in completed)]
+        raise UserError(
+            f"Every completed row must hold the metric it is judged by, but {lacking} of "
+            f"{len(completed)} have no {metric.name}. Sweep with quality.samples above 0 for the "
+            f"quality of samples, or name one that all rows have: {', '.join(there)}."
+        )
+
+
+def _was_asked(row: Mapping[str, Any], metric: Metric) -> bool:
+    """Say whether a completed row tells a metric, or would if its samples had been finite."""
+    asked = row["config"].get("quality", {}).get("samples", 0) > 0
+    return metric is LOSS or metric.name in row["metrics"] or asked
+
+
+def _measured(row: Mapping[str, Any], metric: Metric) -> float | None:
+    """Return what a row is judged by; None where its trial failed, or gave no finite number."""
+    value = row["loss"] if metric is LOSS else row["metrics"].get(metric.name)
+    return -value if metric.negated and value is not None else value
+
+
+def _record(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
     foreign = row["config"].get("foreign", {})
     return {
         "trial_key": row["trial_key"],
         "status": row["status"],
-        "loss": row["loss"],
+        "loss": _measured(row, metric),
         "family": row["config"]["model"]["family"],
         "width": row["width"],
         "parametrization": row["parametrization"],
@@ -75,8 +150,8 @@ def _record(row: Mapping[str, Any]) -> dict[str, Any]:
         **row["hps"],
         **conditions(row["config"]),
         "n_seeds": foreign.get("n_seeds", 1),
-        "loss_sd": foreign.get("loss_sd"),
-        "loss_at_init": row["metrics"]["loss_at_init"],
+        "loss_sd": foreign.get("loss_sd") if metric is LOSS else None,
+        "loss_at_init": row["metrics"]["loss_at_init"] if not metric.of_samples else None,
         "train_loss": row["metrics"]["train_loss"],
         "clipped_share": row["metrics"].get("clipped_share"),
         "diverged_at_step": row["diverged_at_step"],

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.config import TrialConfig
-from hptransfer.terminal import interruptible, print_config, print_json, print_recorded, typed
+from hptransfer.terminal import interruptible, print_config, print_json, typed
 from hptransfer.vocabulary import Init
 
 
@@ -100,52 +100,3 @@ def _checkable(arguments: argparse.Namespace, family: str) -> list[str]:
     of_checks = ("init", "parametrization", "model.depth", "model.base_depth")
     kept = [word for word in arguments.overrides if word.startswith(of_checks)]
     return [f"model={family}", *kept]
-
-
-def train_command(arguments: argparse.Namespace) -> int:
-    """`hptransfer train`."""
-    from hptransfer import pipeline, summary
-
-    if arguments.print_config:
-        return print_recorded(arguments, arguments.file)
-    with interruptible(typed("train", arguments, str(arguments.file), *arguments.overrides)):
-        answer = pipeline.train(
-            arguments.file,
-            arguments.overrides,
-            config_dir=arguments.config_dir,
-            root=arguments.results,
-        )
-    if arguments.json:
-        print_json(answer)
-    else:
-        print(summary.trained_line(answer))
-        trained = ("sample", str(arguments.file), *arguments.overrides)
-        look_on = ("report", str(arguments.file.parent))
-        command, *words = trained if answer["weights"] else look_on
-        print(f"next: {typed(command, arguments, *words)}")
-    return 0
-
-
-def sample_command(arguments: argparse.Namespace) -> int:
-    """`hptransfer sample`."""
-    from hptransfer import pipeline
-    from hptransfer.samplers import SamplerConfig
-
-    if arguments.print_config:
-        return print_recorded(arguments, arguments.file)
-    with interruptible(typed("sample", arguments, str(arguments.file), *arguments.overrides)):
-        path = pipeline.draw(
-            arguments.file,
-            arguments.overrides,
-            config_dir=arguments.config_dir,
-            root=arguments.results,
-            weights=arguments.weights,
-            sampler=SamplerConfig(steps=arguments.steps, guidance=arguments.guidance),
-            columns=arguments.columns,
-            seed=arguments.seed,
-        )
-    if arguments.json:
-        print_json({"files": [str(path)]})
-    else:
-        print(f"samples  {path}")
-    return 0

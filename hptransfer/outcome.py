@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from hptransfer.config import TrialConfig
 from hptransfer.vocabulary import Status
+
+
+class Quality(NamedTuple):
+    """How good a trial's samples are, in the features of our classifier of the data."""
+
+    frechet_distance: float  # of the samples' features to the training split's
+    precision: float  # share of samples that are like training samples
+    recall: float  # share of training samples that are like samples
 
 
 @dataclass(frozen=True)
@@ -23,6 +32,8 @@ class TrialResult:
     seconds: float  # the pack's wall time over its members
     device: str
     curve: tuple[tuple[int, float], ...] = ()  # (step, mean training loss since the last point)
+    held_out: tuple[tuple[int, float], ...] = ()  # (step, deciding loss of the weights then)
     stopped_at_step: int | None = None  # where it was given up as hopeless
+    quality: Quality | None = None  # None: not asked for, not completed, or not finite
     pack_size: int = 1  # trials that really ran together, itself included; not recorded
     notes: tuple[str, ...] = ()  # of its pack: a checkpoint that was no use, say; not recorded

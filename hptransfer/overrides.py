@@ -11,12 +11,13 @@ from typing import Any
 from hptransfer.errors import UserError, shown
 from hptransfer.yaml_files import require_text
 
-TRIAL_GROUPS = ("model", "parametrization", "objective", "data", "optimizer", "budget")
+TRIAL_GROUPS = ("model", "parametrization", "objective", "data", "optimizer", "budget", "quality")
 TRIAL_FIELDS = ("init", "precision", "seed")  # beside the groups
 GROUPS = (*TRIAL_GROUPS, "runtime", "executor")
 EXAMPLES = {  # a choice of each group
     **{"model": "dit", "parametrization": "mup", "objective": "ddpm", "data": "digits"},
-    **{"optimizer": "adamw", "budget": "short", "runtime": "cpu", "executor": "local"},
+    **{"optimizer": "adamw", "budget": "short", "quality": "frechet"},
+    **{"runtime": "cpu", "executor": "local"},
 }
 LISTS = (
     *("sweep.widths", "sweep.seeds", "sweep.parametrizations", "transfer.allow"),
@@ -24,7 +25,7 @@ LISTS = (
 )
 OPEN = ("search.", "sweep.target.", "executor.resources.")  # mappings to which keys may be added
 SECTIONS = (  # mappings that cannot be replaced by a value
-    *("sweep", "search", "transfer", "verdict", "executor.resources"),
+    *("sweep", "search", "transfer", "verdict", "train", "executor.resources"),
     *("sweep.target", "sweep.realise", "sweep.design", "sweep.vary"),
 )
 

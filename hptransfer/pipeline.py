@@ -1,4 +1,4 @@
-"""The steps of the main job, each on a results folder: check, sweep, fit, transfer, realise, draw.
+"""The steps of the main job after the sweep, each on a results folder: transfer and realise.
 
 Every step can be run again: what is recorded is not done twice, what is derived is made anew.
 """
@@ -10,31 +10,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hptransfer import results
 from hptransfer.answers import asked_conditions, estimated, table_of, wanted_rows
-from hptransfer.compose import Composed, checked_name, compose_file, sweep_config
+from hptransfer.compose import Composed, compose_file, sweep_config
 from hptransfer.config import TrialConfig
 from hptransfer.disk import write_text
 from hptransfer.errors import UserError
-from hptransfer.identity import canonical, trial_key
+from hptransfer.identity import canonical
 from hptransfer.imported_target import transfer_imported
-from hptransfer.interruption import end_if_asked
 from hptransfer.jobs import Job
-from hptransfer.ledger import LedgerWriter, write_curve
-from hptransfer.ledger_rows import row, rows_in
 from hptransfer.ledger_table import conditions
-from hptransfer.questions import SweepConfig, hps, hyperparameter, with_hyperparameters
+from hptransfer.questions import SweepConfig, hyperparameter, with_hyperparameters
 from hptransfer.realising import realised_answer, with_realised
 from hptransfer.results import ImportedFacts, ResultsFolder
 from hptransfer.running import run_trials
 from hptransfer.sweep import check_target, realised
-from hptransfer.vocabulary import Status
 from hptransfer.yaml_files import read_mapping
 
 if TYPE_CHECKING:
-    from hptransfer.samplers import SamplerConfig
+    pass
 
 
 def transfer(
@@ -126,108 +120,3 @@ def realise(job: Job, record: dict[str, Any]) -> dict[str, Any] | None:
     run_trials(job, job.folder.target, realised(job.sweep, target, point))
     with_realised(job.folder, record)
     return realised_answer(job.folder, record)
-
-
-def train(
-    path: Path, overrides: Sequence[str], *, config_dir: Path | None, root: Path
-) -> dict[str, Any]:
-    """Train one config; keep its weights, and its row in the target's ledger of its results folder.
-
-    Where both are there nothing is trained; where only the row is, the trial runs again for its
-    weights and the row stays.
-    """
-    from hptransfer.trial import train_trial
-    from hptransfer.weights import save_weights
-
-    composed, folder, axes = trained_at(path, overrides, config_dir=config_dir, root=root)
-    key = trial_key(composed.trial)
-    weights_file = folder.weights_file(key)
-    with LedgerWriter(folder.target) as writer:
-        known = next((r for r in rows_in(folder.target) if r["trial_key"] == key), None)
-        if known and (weights_file.is_file() or known["status"] != Status.completed.value):
-            return _answer(known, weights_file, recorded_before=True)
-        result, weights = train_trial(
-            composed.trial, composed.runtime, lambda report: end_if_asked()
-        )
-        if result.status is Status.completed:
-            save_weights(weights_file, composed.trial, weights)
-        fresh = row(result, hps(composed.trial, axes), results.provenance())
-        if known is None:
-            write_curve(folder.target, key, result.curve)
-            writer.append([fresh])
-    return _answer(fresh, weights_file, recorded_before=known is not None)
-
-
-def trained_at(
-    path: Path, overrides: Sequence[str], *, config_dir: Path | None, root: Path
-) -> tuple[Composed, ResultsFolder, tuple[str, ...]]:
-    """Return a trainable config, its results folder and the searched axes its rows name.
-
-    The folder is the file's own, or `root`/<name> for a file that lies elsewhere.
-    """
-    if "imported" in read_mapping(path):
-        raise UserError(
-            f"{path} holds values for another program's model, which hptransfer cannot train. Use "
-            "them there, or transfer to one of our models with model=."
-        )
-    composed = compose_file(path, list(overrides), config_dir=config_dir, as_run=True)
-    if composed.tree.get("search"):
-        raise UserError(
-            f"{path} asks a question (it has `search` axes), so it is swept and not trained. Run "
-            f"`hptransfer sweep {path}`, or train the target.yaml that `transfer` writes."
-        )
-    own = ResultsFolder(path.parent)
-    if own.sweep_file.is_file():
-        return composed, own, results.read_facts(own).axes
-    return composed, ResultsFolder(root / checked_name(composed.name)), ("log2_lr",)
-
-
-def _answer(row: dict[str, Any], weights_file: Path, *, recorded_before: bool) -> dict[str, Any]:
-    return {
-        "trial_key": row["trial_key"],
-        "status": row["status"],
-        "loss": row["loss"],
-        "diverged_at_step": row["diverged_at_step"],
-        "seconds": round(row["cost"]["seconds"], 2),
-        "recorded_before": recorded_before,
-        "weights": str(weights_file) if weights_file.is_file() else None,
-    }
-
-
-def draw(
-    path: Path,
-    overrides: Sequence[str],
-    *,
-    config_dir: Path | None,
-    root: Path,
-    weights: Path | None,
-    sampler: SamplerConfig,
-    columns: int,
-    seed: int,
-) -> Path:
-    """Draw samples of a trained config; return the picture, or the array where data is latent.
-
-    The file is named after the weights and how they were sampled.
-    """
-    from hptransfer.figures.samples import draw_samples, samples_data
-    from hptransfer.generate import generate
-
-    if columns < 1:
-        raise UserError(f"--columns must be positive, but got {columns}.")
-    composed, folder, _ = trained_at(path, overrides, config_dir=config_dir, root=root)
-    key = trial_key(composed.trial)
-    kept = folder.weights_file(key) if weights is None else weights
-    if weights is None and not kept.is_file():
-        raise UserError(
-            f"Samples need trained weights, but there are none at {kept}. Run `hptransfer train "
-            f"{path}` first, with the same overrides, or name a file with --weights."
-        )
-    drawn = generate(composed.trial, kept, sampler, composed.runtime, columns=columns, seed=seed)
-    how = f"steps{sampler.steps}-guidance{sampler.guidance:g}-seed{seed}"
-    picture = folder.target / "samples" / f"{kept.stem}-{how}.png"
-    if composed.trial.data.layout.channels in (1, 3):
-        draw_samples(picture, samples_data(drawn))
-        return picture
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    np.save(picture.with_suffix(".npy"), drawn)  # latents: an autoencoder makes images of them
-    return picture.with_suffix(".npy")

@@ -15,12 +15,49 @@ import hptransfer
 from hptransfer.config import TrialConfig
 from hptransfer.disk import require_links_inside, write_text
 from hptransfer.errors import UserError
+from hptransfer.ledger_table import LOSS, Metric
 from hptransfer.packing import Chosen
 from hptransfer.questions import Axis, SweepConfig, VerdictConfig
 from hptransfer.search import Design, design_record
 from hptransfer.sweep_facts import ImportedFacts, SweepFacts
 from hptransfer.vocabulary import Method
 from hptransfer.yaml_files import read_mapping
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of `target/runs/<trial_key>/`: all that one training run leaves."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The run's complete config, which trains again as it is."""
+        return self.path / "config.yaml"
+
+    @property
+    def record_file(self) -> Path:
+        """What the run is and how far it came."""
+        return self.path / "run.json"
+
+    @property
+    def log_file(self) -> Path:
+        """Losses and speed by step, a JSON object a line."""
+        return self.path / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where an interrupted run goes on, a folder each."""
+        return self.path / "checkpoints"
+
+    @property
+    def weights_file(self) -> Path:
+        """The deciding weights at the end."""
+        return self.path / "weights.safetensors"
+
+    def samples_file(self, step: int) -> Path:
+        """The grid of samples after so many steps."""
+        return self.path / "samples" / f"{step}.png"
 
 
 @dataclass(frozen=True)
@@ -49,6 +86,12 @@ class ResultsFolder:
         """What `fit` found."""
         return self.path / "estimates.json"
 
+    def estimates_by(self, metric: Metric) -> Path:
+        """What `fit` found when it judged rows by a metric."""
+        return (
+            self.estimates_file if metric is LOSS else self.path / f"estimates-{metric.name}.json"
+        )
+
     @property
     def transfer_file(self) -> Path:
         """What `transfer` emitted, as JSON."""
@@ -74,9 +117,17 @@ class ResultsFolder:
         """The target's own rows; never fitted, since they would contaminate the prediction."""
         return self.path / "target"
 
+    def run(self, trial_key: str) -> RunFolder:
+        """What the training of one of the target's rows left."""
+        return RunFolder(self.target / "runs" / trial_key)
+
     def weights_file(self, trial_key: str) -> Path:
         """The trained weights of one of the target's rows."""
-        return self.target / "weights" / f"{trial_key}.safetensors"
+        return self.run(trial_key).weights_file
+
+    def replayed_weights(self, trial_key: str) -> Path:
+        """The weights of a recorded trial that was trained again; its config lies beside them."""
+        return self.path / "trials" / f"{trial_key}.safetensors"
 
     @property
     def realised_file(self) -> Path:
@@ -92,6 +143,10 @@ class ResultsFolder:
     def figures(self) -> Path:
         """The pictures."""
         return self.path / "figures"
+
+    def figures_by(self, metric: Metric) -> Path:
+        """The pictures of what a metric gave."""
+        return self.figures if metric is LOSS else self.figures / metric.name
 
     @property
     def report_file(self) -> Path:

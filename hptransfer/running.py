@@ -164,7 +164,7 @@ class _Work:
         fresh = [r for r in finished if trial_key(r.config) not in self._writer.keys]
         rows = [row(r, hps(r.config, self.job.sweep.axes), self._provenance) for r in fresh]
         for result in fresh:
-            write_curve(self.folder, trial_key(result.config), result.curve)
+            write_curve(self.folder, trial_key(result.config), result.curve, result.held_out)
         self._writer.append(rows)
         self._missing.difference_update(r["trial_key"] for r in rows)
         self.ran += len(rows)

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from hptransfer import config
-from hptransfer.config import ExecutorConfig, RuntimeConfig
+from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig
 from hptransfer.design import DesignConfig
 from hptransfer.questions import RealiseConfig, VerdictConfig
 from hptransfer.vary import VaryConfig
@@ -38,6 +38,7 @@ SCHEMAS = {
     },
     "optimizer": {"adamw": config.AdamWConfig},
     "budget": {"budget": config.BudgetConfig},
+    "quality": {"quality": config.QualityConfig},
     "runtime": {"runtime": RuntimeConfig},
     "executor": {"executor": ExecutorConfig},
 }
@@ -83,8 +84,10 @@ class Root:
     data: Any = MISSING
     optimizer: Any = MISSING
     budget: Any = MISSING
+    quality: Any = MISSING
     runtime: Any = MISSING
     executor: Any = MISSING
+    train: Any = field(default_factory=lambda: thawed(TrainerConfig))
     init: Init = Init.adaln_zero
     precision: Precision = Precision.fp32
     seed: int = 0
@@ -107,6 +110,7 @@ def _fields() -> dict[str, str]:
         ("sweep.vary.", VaryConfig),
         ("transfer.", TransferSection),
         ("verdict.", VerdictConfig),
+        ("train.", TrainerConfig),
         *((f"{group}.", cls) for group, schemas in SCHEMAS.items() for cls in schemas.values()),
     ]
     return {

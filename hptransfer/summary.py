@@ -6,6 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hptransfer.ledger_table import metric_of
+
 LEFT = ("arm", "HP", "module", "role", "parameter")  # columns of text
 ARM_NAMES = {"mup": "µP", "standard": "standard", "standard_embed": "standard + embed"}
 
@@ -21,7 +23,7 @@ def check_line(answer: Mapping[str, Any]) -> str:
     role = "" if answer["parametrization"] == "mup" else " (a control: reported only)"
     return (
         f"check    {arm_name(answer['parametrization'])}: {answer['verdict']}{role}; steepest "
-        f"{worst['module']} {worst['quantity']}, {_number(worst['slope'])} octaves per doubling "
+        f"{worst['module']} {worst['quantity']}, {decimal(worst['slope'])} octaves per doubling "
         f"(limit {answer['limit']})"
     )
 
@@ -33,7 +35,7 @@ def check_text(answer: Mapping[str, Any]) -> str:
     for row in sorted(rows, key=lambda s: -abs(s["slope"] if s["slope"] is not None else 99.0)):
         worst_per_module.setdefault(row["module"], row)
     cells = [
-        [m, r["quantity"], str(r["step"]), _number(r["slope"])] for m, r in worst_per_module.items()
+        [m, r["quantity"], str(r["step"]), decimal(r["slope"])] for m, r in worst_per_module.items()
     ]
     title = "modules that change with width" if not rows[0]["ok"] else "the steepest module"
     lines = [
@@ -72,7 +74,8 @@ def optima_table(estimates: Mapping[str, Any]) -> str:
                 ]
             )
         lines += _arm_lines(arm, hp_named=len({each["hp"] for each in estimates["arms"]}) > 1)
-    columns = ["arm", "HP", "width", "optimum", "90 % interval", "loss", "seeds", "censored"]
+    measured = metric_of(estimates).label
+    columns = ["arm", "HP", "width", "optimum", "90 % interval", measured, "seeds", "censored"]
     missing = estimates["trials"]["missing"]
     if missing:
         lines.append(f"{missing} trials of the sweep are missing: the answer may change.")
@@ -85,7 +88,7 @@ def _arm_lines(arm: Mapping[str, Any], *, hp_named: bool) -> list[str]:
     if hp_named:
         name += f", {arm['hp'].replace('_', ' ')}"
     lines = [
-        f"{name}: {arm['verdict']}; drift {_number(drift['estimate'])} octaves per doubling "
+        f"{name}: {arm['verdict']}; drift {decimal(drift['estimate'])} octaves per doubling "
         f"{interval(drift['low'], drift['high'], '+.2f')}"
     ]
     lines += [f"  {reason}" for reason in arm["reasons"]]
@@ -140,7 +143,7 @@ def _loss_lines(record: Mapping[str, Any]) -> list[str]:
     if gap is not None:
         width = gap["widths"][-1]["width"]
         lines.append(
-            f"gap      held-out minus training loss {_number(gap['mean'], '+.5f')} at width {width}"
+            f"gap      held-out minus training loss {decimal(gap['mean'], '+.5f')} at width {width}"
         )
     if realised is not None:
         lines.append(_realised_so_far(record, realised))
@@ -149,13 +152,13 @@ def _loss_lines(record: Mapping[str, Any]) -> list[str]:
 
 def _realised_so_far(record: Mapping[str, Any], realised: Mapping[str, Any]) -> str:
     within = {True: ", as predicted", False: ", outside the prediction", None: ""}
-    loss = _number(realised["loss_at_transferred"], ".5f")
+    loss = decimal(realised["loss_at_transferred"], ".5f")
     said = f"realised loss {loss} at the transferred value{within[realised['loss_as_predicted']]}"
     regret = record["realised_regret"]
     if regret is None:
         return f"{said}. {realised['reason']}"
     ends = interval(regret["low"], regret["high"], ".5f")
-    return f"{said}; regret {_number(regret['estimate'], '.5f')} {ends}"
+    return f"{said}; regret {decimal(regret['estimate'], '.5f')} {ends}"
 
 
 def _cost_line(cost: Mapping[str, Any]) -> str:
@@ -178,11 +181,11 @@ def realised_line(realised: Mapping[str, Any]) -> str:
     if own is None:
         return f"realised regret not known: {realised['reason']}"
     verdict = "missed the prediction" if realised["missed"] else "within the prediction"
-    said = f"predicted {_number(predicted['mean'], '.5f')}: {verdict}"
+    said = f"predicted {decimal(predicted['mean'], '.5f')}: {verdict}"
     if predicted["mean"] is None:
         said = "nothing was predicted"
     return (
-        f"realised regret {_number(regret['estimate'], '.5f')} "
+        f"realised regret {decimal(regret['estimate'], '.5f')} "
         f"{interval(regret['low'], regret['high'], '.5f')} at width {realised['width']} "
         f"(own optimum {own['optimum']:.2f} {interval(own['low'], own['high'], '.2f')}), {said}"
     )
@@ -231,7 +234,7 @@ def trained_line(answer: Mapping[str, Any]) -> str:
 
 def interval(low: float | None, high: float | None, form: str) -> str:
     """Return an interval as [low, high]; an end the data does not support is a dash."""
-    return f"[{_number(low, form)}, {_number(high, form)}]"
+    return f"[{decimal(low, form)}, {decimal(high, form)}]"
 
 
 def _loss(value: float | None) -> str:
@@ -240,7 +243,8 @@ def _loss(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
 
 
-def _number(value: float | None, form: str = "+.2f") -> str:
+def decimal(value: float | None, form: str = "+.2f") -> str:
+    """Write a number; a missing one is a dash, and none is -0."""
     if value is None:
         return "-"
     text = format(value, form)

@@ -16,16 +16,26 @@ from hptransfer.interruption import raised_as_interrupted
 
 
 @contextmanager
-def interruptible(resume: str, kept: str = "every finished trial is recorded") -> Iterator[None]:
-    """Turn SIGINT, SIGTERM and SIGUSR1 into one orderly end that says how to continue."""
+def interruptible(
+    resume: str,
+    kept: str = "every finished trial is recorded",
+    *,
+    at_once: bool = True,
+    quiet: bool = False,
+) -> Iterator[None]:
+    """Turn SIGINT, SIGTERM and SIGUSR1 into one orderly end that says how to continue.
+
+    Where that is not at once, what runs asks for it; `quiet` processes leave the saying to another.
+    """
     try:
-        with raised_as_interrupted():
+        with raised_as_interrupted(at_once=at_once):
             yield
     except KeyboardInterrupt:
-        print(
-            f"\nhptransfer: interrupted; {kept}. Continue with\n  {resume}",
-            file=sys.stderr,
-        )
+        if not quiet:
+            print(
+                f"\nhptransfer: interrupted; {kept}. Continue with\n  {resume}",
+                file=sys.stderr,
+            )
         raise
 
 

@@ -93,7 +93,8 @@ def basins_text(estimates: Mapping[str, Any], *, columns: int, unicode: bool, co
 
 
 def _panel(arm: Mapping[str, Any], panel: BasinPanel, canvas: Canvas, *, colour: bool) -> list[str]:
-    title = f"{panel.title}   loss over {panel.x_label}, {panel.seeds}"
+    label = panel.metric.label
+    title = f"{panel.title}   {label} over {panel.x_label}, {panel.seeds}"
     lines = [canvas.line(title)]
     for index, curve in enumerate(panel.curves):
         if curve.above or curve.failed:
@@ -104,7 +105,7 @@ def _panel(arm: Mapping[str, Any], panel: BasinPanel, canvas: Canvas, *, colour:
         cells = _bar(curve.optimum, curve.interval, index, canvas, censored=bool(curve.censored))
         lines.append(_label(f"{_letter(index)} {curve.width}") + _painted(cells, colour))
     lines += _target(arm, canvas, colour=colour)
-    lines += [canvas.line(f" {_letter(i)} {_told(o)}") for i, o in enumerate(arm["optima"])]
+    lines += [canvas.line(f" {_letter(i)} {_told(o, label)}") for i, o in enumerate(arm["optima"])]
     return lines
 
 
@@ -218,11 +219,11 @@ def _target(arm: Mapping[str, Any], canvas: Canvas, *, colour: bool) -> list[str
     return [_label(f"T {target['width']}") + _painted(cells, colour)]
 
 
-def _told(optimum: Mapping[str, Any]) -> str:
+def _told(optimum: Mapping[str, Any], label: str) -> str:
     ends = wording.interval(optimum["low"], optimum["high"], 2)
     why = optimum["censored"]
     said = f"; {wording.CENSORED[why]}" if why else ""
-    loss = "" if optimum["loss"] is None else f", loss {optimum['loss']:.4g}"
+    loss = "" if optimum["loss"] is None else f", {label} {optimum['loss']:.4g}"
     return f"width {optimum['width']}: {wording.number(optimum['optimum'], 2)}{ends}{loss}{said}"
 
 

@@ -13,6 +13,7 @@ from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.data import load
 from hptransfer.errors import MachineError, UserError
 from hptransfer.outcome import TrialResult
+from hptransfer.quality.measure import Judged, judged_pack, reference
 from hptransfer.training.checkpoint import Checkpoint, PackFolder
 from hptransfer.training.flops import trial_flops
 from hptransfer.training.loop import PackOutcome, train_pack
@@ -77,16 +78,20 @@ def _trained(
 ) -> tuple[list[TrialResult], PackOutcome]:
     device = torch_device(runtime)
     torch.set_num_threads(runtime.threads)
-    dataset = load(configs[0].data, runtime.data_folder)
+    data, folder = configs[0].data, runtime.data_folder
+    dataset = load(data, folder)
+    # Before training, so that what is amiss with it is said at once.
+    known = reference(data, folder) if configs[0].quality.samples else None
     try:
         outcome = train_pack(configs, dataset, device, runtime, report, checkpoint)
+        judged = Judged() if known is None else judged_pack(outcome, known)
     except RuntimeError as error:
         if len(configs) == 1 and is_out_of_memory(error):
             raise too_large(configs[0], device) from error
         raise
     notes = () if checkpoint is None else tuple(checkpoint.notes)
     results = [
-        _result(config, outcome, index, device=_device_name(device), notes=notes)
+        _result(config, outcome, index, judged, device=device_name(device), notes=notes)
         for index, config in enumerate(configs)
     ]
     return results, outcome
@@ -120,7 +125,7 @@ def too_large(config: TrialConfig, device: torch.device) -> MachineError:
         gib = torch.cuda.get_device_properties(device).total_memory / 2**30
         memory = f", which has {gib:.0f} GiB"
     return MachineError(
-        f"One trial alone does not fit into the memory of {_device_name(device)}{memory}: width "
+        f"One trial alone does not fit into the memory of {device_name(device)}{memory}: width "
         f"{config.model.width}, batch {budget.batch_size}, {(layout.image_size // patch) ** 2} "
         "tokens. Use a larger device, lower budget.batch_size (another question), or leave this "
         "width out; nothing recorded was lost."
@@ -142,12 +147,19 @@ def torch_device(runtime: RuntimeConfig) -> torch.device:
     return device
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return the kind of a device, as rows and runs tell it."""
     return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _result(
-    config: TrialConfig, outcome: PackOutcome, index: int, *, device: str, notes: tuple[str, ...]
+    config: TrialConfig,
+    outcome: PackOutcome,
+    index: int,
+    judged: Judged,
+    *,
+    device: str,
+    notes: tuple[str, ...],
 ) -> TrialResult:
     diverged_at, stopped_at = int(outcome.diverged_at[index]), int(outcome.stopped_at[index])
     status = Status.completed
@@ -157,6 +169,9 @@ def _result(
         status = Status.stopped
     completed = status is Status.completed
     curve = tuple((r.step, r.train_losses[index]) for r in outcome.reports)
+    held_out = tuple(
+        (r.step, r.held_out_losses[index]) for r in outcome.reports if r.held_out_losses is not None
+    )
     tail = [loss for step, loss in curve if step > 0.9 * config.budget.steps]
     return TrialResult(
         config=config,
@@ -168,9 +183,11 @@ def _result(
         stopped_at_step=stopped_at if stopped_at >= 0 else None,
         clipped_share=float(outcome.clipped_share[index]),
         flops=trial_flops(config),
-        seconds=outcome.seconds / len(outcome.losses),
+        seconds=(outcome.seconds + judged.seconds) / len(outcome.losses),
         device=device,
         curve=tuple(point for point in curve if point[1] == point[1]),
+        held_out=tuple(point for point in held_out if point[1] == point[1]),
+        quality=judged.qualities.get(index),
         pack_size=len(outcome.losses),
         notes=notes,
     )

@@ -92,6 +92,14 @@ class Precision(Enum):
     bf16 = "bf16"  # autocast to bfloat16
 
 
+class Parallel(Enum):
+    """How the processes of one training run share its work."""
+
+    none = "none"  # one process
+    ddp = "ddp"  # each has the whole model and a part of every batch
+    fsdp = "fsdp"  # each has a part of every parameter and a part of every batch (FSDP2)
+
+
 class Method(Enum):
     """How a sweep's points are chosen."""
 

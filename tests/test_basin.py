@@ -131,6 +131,26 @@ def test_noise_without_a_curve_is_flat() -> None:
     assert np.mean([kind is Censoring.flat for kind in inside]) > 0.85
 
 
+def test_a_steep_minimum_between_two_equal_points_is_no_flat_one() -> None:
+    # Recorded (digits, standard, width 64): three points differ by little, the next one does not.
+    theta = np.arange(-9.0, -4.0)
+    losses = np.array(
+        [
+            [0.5896, 0.5496, 0.5347, 0.5315, 0.5588],
+            [0.5998, 0.5548, 0.5359, 0.5354, 0.593],
+            [0.5932, 0.5546, 0.5367, 0.5425, 0.6771],
+        ]
+    )
+    grid = build_grid(theta, losses, loss_at_init=1.7)
+    noise = Noise(0.0081, 30, np.full(2000, 0.0081**2))
+    assert grid is not None
+    basin = fit_basin(grid, noise, rng=np.random.default_rng(0))
+    assert basin.censored is None
+    assert -7.0 < basin.optimum < -6.0
+    assert basin.low is not None and basin.high is not None and basin.high - basin.low < 1.0
+    assert len(basin.window) == 5
+
+
 def test_two_points_are_too_few() -> None:
     assert fitted(THETA[:2], planted(-9.8)[:, :2]).censored is Censoring.too_few
 

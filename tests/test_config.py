@@ -80,6 +80,7 @@ RELEASED_DEFAULTS = {
         "eval_draws": 6,
         "stop_after": None,
     },
+    "quality": {"samples": 0, "steps": 20, "guidance": 1.0},
     "init": "adaln_zero",
     "precision": "fp32",
     "seed": 0,
@@ -182,13 +183,13 @@ def _changed(value):
     if isinstance(value, float):
         return value / 2 if value else 0.5
     if isinstance(value, int):
-        return 4 if value == 8 else 2 * value or 1  # head_dim 4 still divides both widths
+        return 4 if value == 8 else 2 * value or 100  # head_dim 4 still divides both widths
     return next(other for other in list(type(value)) if other is not value)  # pyright: ignore
 
 
 FIELDS = [
     (group, f.name)
-    for group in ("model", "parametrization", "objective", "data", "optimizer", "budget")
+    for group in ("model", "parametrization", "objective", "data", "optimizer", "budget", "quality")
     for f in dataclasses.fields(getattr(TrialConfig(), group))
 ]
 

@@ -151,7 +151,7 @@ def test_each_command_hands_its_words_on(
     assert main(["train", "target.yaml", "seed=1"]) == 0
     assert capsys.readouterr().out.endswith("next: hptransfer sample target.yaml seed=1\n")
     asked: dict = {}
-    monkeypatch.setattr("hptransfer.pipeline.draw", lambda *_, **words: asked.update(words))
+    monkeypatch.setattr("hptransfer.training_runs.draw", lambda *_, **words: asked.update(words))
     answer(capsys, "sample", "target.yaml", "--steps=7", "--guidance=3", "--columns=5")
     assert (asked["sampler"], asked["columns"]) == (SamplerConfig(steps=7, guidance=3.0), 5)
     assert main(["rules", "init=paper", "model.width=96"]) == 0

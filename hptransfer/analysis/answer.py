@@ -80,9 +80,7 @@ def answer_of(
         theta = mixture.draws_at(widths)[:, 0]
         theta = theta if shift.draws is None else theta + shift.draws
         at_target = target_regret(scaling, constant_value(scaling), theta, width=width)
-    usable = [width for width, basin in basins.items() if basin.usable]
-    gain = gain_of_doubling(usable, [basins[width].loss for width in usable])
-    run_sd = basins[usable[-1]].run_sd if usable else None
+    gain, limit = tolerance_of(basins, request.rule)
     return Answer(
         basins=basins,
         noise=noise,
@@ -95,8 +93,18 @@ def answer_of(
         theta_target=theta,
         held_out=None if scaling is None else held_out_regret(scaling),
         at_target=at_target,
-        limit=regret_limit(gain, run_sd, request.rule),
+        limit=limit,
     )
+
+
+def tolerance_of(
+    basins: Mapping[int, Basin], rule: VerdictConfig
+) -> tuple[float | None, float | None]:
+    """Return G, the gain of the last width doubling, and δ, the regret that is still no drift."""
+    usable = [width for width, basin in basins.items() if basin.usable]
+    gain = gain_of_doubling(usable, [basins[width].loss for width in usable])
+    run_sd = basins[usable[-1]].run_sd if usable else None
+    return gain, regret_limit(gain, run_sd, rule)
 
 
 def decision_of(answer: Answer, rule: VerdictConfig, *, hp: str) -> Decision:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hptransfer.analysis.curve import Curves, Floats
 from hptransfer.analysis.grid import BASIN_RISE, Grid, build_grid
@@ -45,6 +46,7 @@ class Basin:
     """One width's answer. `theta_draws` are the optimum's, model error included, shape (draw,)."""
 
     grid: Grid
+    window: NDArray[np.intp]  # the points that were fitted
     optimum: float
     loss: float
     censored: Censoring | None
@@ -86,7 +88,8 @@ def fit_basin(
         return _bracketed(grid, rng=rng, draws=draws)
     if censored is not None:
         return _unresolved(grid, censored)
-    points = mean_points(grid, grid.window, noise)
+    window = fitted_window(grid, noise)
+    points = mean_points(grid, window, noise)
     variance, degrees = (None, 0) if noise is None else (noise.sd**2, noise.degrees)
     found = locate(points, variance, degrees, rng=rng, draws=draws)
     if found is None:
@@ -96,9 +99,10 @@ def fit_basin(
         return _unresolved(grid, Censoring.flat)
     other = OTHER_SHAPES * grid.step
     theta_draws = found.draws.optimum + other * rng.standard_normal(draws)
-    edges = _edge_shares(grid, noise, found.draws, rng=rng)
+    edges = _edge_shares(grid, window, noise, found.draws, rng=rng)
     basin = Basin(
         grid=grid,
+        window=window,
         optimum=float(found.curve.optimum[0]),
         loss=float(found.curve.level[0]),
         censored=None,
@@ -116,17 +120,22 @@ def fit_basin(
 
 
 def _edge_shares(
-    grid: Grid, noise: Noise | None, curves: Curves, *, rng: np.random.Generator
+    grid: Grid,
+    window: NDArray[np.intp],
+    noise: Noise | None,
+    curves: Curves,
+    *,
+    rng: np.random.Generator,
 ) -> tuple[float, float]:
     """Return the shares of draws whose best point, observed anew, is the lowest and the highest.
 
     Below a cliff the highest point is no edge: there is nothing to extend to.
     """
-    theta = grid.theta[grid.window]
+    theta = grid.theta[window]
     losses = curves.loss(theta)
     if noise is not None:
         losses += noise.sd / np.sqrt(len(grid.losses)) * rng.standard_normal(losses.shape)
-    best = grid.window[losses.argmin(axis=1)]
+    best = window[losses.argmin(axis=1)]
     high = 0.0 if grid.cliff is not None else float((best == grid.sound[-1]).mean())
     return float((best == grid.sound[0]).mean()), high
 
@@ -142,17 +151,38 @@ def censoring(grid: Grid, noise: Noise | None) -> Censoring | None:
         return Censoring.grid_low
     if minimum == sound[-1]:
         return Censoring.grid_high
-    if noise is None:
-        return None
-    points = mean_points(grid, grid.window, noise)
-    flat = np.ptp(points.means) <= FLAT_RANGE * noise.sd / np.sqrt(np.median(points.runs))
-    return Censoring.flat if flat else None
+    if noise is not None and is_flat(grid, fitted_window(grid, noise), noise):
+        return Censoring.flat
+    return None
+
+
+def is_flat(grid: Grid, index: NDArray[np.intp], noise: Noise) -> bool:
+    """Whether points differ by no more than noise."""
+    points = mean_points(grid, index, noise)
+    return bool(np.ptp(points.means) <= FLAT_RANGE * noise.sd / np.sqrt(np.median(points.runs)))
+
+
+def fitted_window(grid: Grid, noise: Noise | None) -> NDArray[np.intp]:
+    """Return the points that are fitted: the window, and where it is flat its neighbours above the
+    ceiling.
+
+    A minimum halfway between two points leaves them equal; where the basin rises steeply beyond
+    them, those neighbours still say between which points it lies.
+    """
+    window = grid.window
+    if noise is None or not is_flat(grid, window, noise):
+        return window
+    at = np.searchsorted(grid.sound, window)
+    wider = grid.sound[max(0, at[0] - 1) : at[-1] + 2]
+    rising = grid.losses[:, wider].mean(axis=0) > grid.ceiling
+    return np.union1d(window, wider[rising])
 
 
 def _unresolved(grid: Grid, censored: Censoring) -> Basin:
     """Return the grid's best point without an interval."""
     return Basin(
         grid=grid,
+        window=grid.window,
         optimum=float(grid.theta[grid.minimum]),
         loss=float(grid.losses[:, grid.minimum].mean()),
         censored=censored,

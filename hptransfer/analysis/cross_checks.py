@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hptransfer.analysis.curve import Floats
 from hptransfer.analysis.grid import Grid
@@ -11,12 +12,11 @@ FINE = 400  # places between the ends of a window at which a reading is evaluate
 CUBIC_POINTS = 4
 
 
-def cross_checks(grid: Grid) -> dict[str, float | None]:
-    """Return where a cubic through the window and an Akima spline have their minima, in octaves.
+def cross_checks(grid: Grid, window: NDArray[np.intp]) -> dict[str, float | None]:
+    """Return where a cubic through the fitted points and an Akima spline have minima, in octaves.
 
     None where there are too few points, or where the minimum lies at the window's end.
     """
-    window = grid.window
     theta, means = grid.theta[window], grid.losses[:, window].mean(axis=0)
     return {"cubic": local_cubic(theta, means), "akima": akima(theta, means)}
 

@@ -19,7 +19,7 @@ from hptransfer.analysis.quality import transfer_quality
 from hptransfer.analysis.record import SCHEMA, number, optimum_entry
 from hptransfer.analysis.reference import at, caveats, reference
 from hptransfer.analysis.streams import stream
-from hptransfer.analysis.surface import arm_surfaces
+from hptransfer.analysis.surface import ArmSurfaces, arm_surfaces
 from hptransfer.analysis.surface_points import varying
 from hptransfer.analysis.surface_record import surface_entry, surface_notes
 from hptransfer.analysis.table import Arm, Rows, read_rows, split_arms, width_grids
@@ -78,12 +78,23 @@ def estimate(
 
 def _answered(arm: Arm, request: Request) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return an arm's record per HP, and the surface over them where several vary."""
+    found, fitted = find(arm, request)
+    answers = {each.hp: _answer(each, request) for each in found}
+    records = [_record(each, answers[each.hp], request) for each in found]
+    if fitted is None:
+        return records, []
+    targets = {hp: a.theta_target for hp, a in answers.items() if a.theta_target is not None}
+    entry = surface_entry(arm.family, arm.parametrization, fitted, theta_target=targets)
+    return records, [entry]
+
+
+def find(arm: Arm, request: Request) -> tuple[list[Found], ArmSurfaces | None]:
+    """Fit an arm's basins for every HP that varies, and the surface where several do."""
     where = reference(arm.rows, request.at)
     rows = at(arm.rows, where)
     hps = varying(rows) or tuple(rows.hps)[:1]
     if len(hps) == 1:
-        found = _alone(arm, rows, where, request, hp=hps[0])
-        return [_record(found, _answer(found, request), request)], []
+        return [_alone(arm, rows, where, request, hp=hps[0])], None
     fitted = arm_surfaces(rows, arm.family, arm.parametrization, draws=request.draws)
     shift = unfitted_shift(arm.rows, where, request.target_at)
     notes = tuple(surface_notes(fitted))
@@ -91,10 +102,7 @@ def _answered(arm: Arm, request: Request) -> tuple[list[dict[str, Any]], list[di
         Found(arm, hp, where, fitted.basins(hp), fitted.noise, fitted.lost, shift, notes=notes)
         for hp in hps
     ]
-    answers = {found.hp: _answer(found, request) for found in together}
-    targets = {hp: a.theta_target for hp, a in answers.items() if a.theta_target is not None}
-    entry = surface_entry(arm.family, arm.parametrization, fitted, theta_target=targets)
-    return [_record(found, answers[found.hp], request) for found in together], [entry]
+    return together, fitted
 
 
 def _alone(

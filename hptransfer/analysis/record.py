@@ -49,6 +49,7 @@ def scaled(entry: dict[str, Any], factor: float) -> dict[str, Any]:
 
 def optimum_entry(width: int, basin: Basin, noise: Noise | None) -> dict[str, Any]:
     """Return one width's optimum, as estimates and realised results hold it."""
+    checks = cross_checks(basin.grid, basin.window)
     return {
         "width": width,
         "optimum": number(basin.optimum),
@@ -56,7 +57,7 @@ def optimum_entry(width: int, basin: Basin, noise: Noise | None) -> dict[str, An
         "high": number(basin.high),
         "loss": number(basin.loss),
         "n_seeds": int(basin.grid.losses.shape[0]),
-        "n_points": len(basin.grid.window),
+        "n_points": len(basin.window),
         "censored": None if basin.censored is None else basin.censored.value,
         "loss_at_optimum": _loss_at_optimum(basin, noisy=noise is not None),
         "curvature": _curvature(basin),
@@ -64,7 +65,7 @@ def optimum_entry(width: int, basin: Basin, noise: Noise | None) -> dict[str, An
         "cliff": number(basin.cliff_distance),
         "edge": {"low": number(basin.edge_low), "high": number(basin.edge_high)},
         "isolated_failures": basin.grid.isolated_failures,
-        "cross_checks": {name: number(value) for name, value in cross_checks(basin.grid).items()},
+        "cross_checks": {name: number(value) for name, value in checks.items()},
         "noise": {
             "fit_sd": number(basin.fit_sd),
             "model_sd": number(basin.model_sd),
@@ -107,7 +108,7 @@ def _loss_at_optimum(basin: Basin, *, noisy: bool) -> dict[str, Any] | None:
 
 def _basin_points(basin: Basin) -> dict[str, Any]:
     grid = basin.grid
-    edges = grid.theta[grid.window[[0, -1]]]
+    edges = grid.theta[basin.window[[0, -1]]]
     fit_theta = np.linspace(edges[0], edges[1], CURVE_POINTS)
     fitted = None if basin.curve is None else basin.curve.loss(fit_theta)[0]
     return {

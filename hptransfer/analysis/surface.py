@@ -165,6 +165,7 @@ def _basin(
     surface, half = fit.window.surface, fit.window.half[at]
     bare = Basin(
         grid=grid,
+        window=grid.window,
         optimum=float(fit.optimum[at]),
         loss=float(surface.loss_of_each(surface.minima())[0]),
         censored=why,

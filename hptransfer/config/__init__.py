@@ -32,7 +32,9 @@ from hptransfer.config.objectives import (
     RectifiedFlowConfig,
     VPConfig,
 )
+from hptransfer.config.quality import QualityConfig
 from hptransfer.config.runtime import CheckpointConfig, ExecutorConfig, RuntimeConfig
+from hptransfer.config.trainer import TrainerConfig
 from hptransfer.config.training import AdamWConfig, BudgetConfig, ParametrizationConfig
 from hptransfer.config.trial import TrialConfig
 
@@ -57,8 +59,10 @@ __all__ = [
     "ObjectiveConfig",
     "ParametrizationConfig",
     "PixArtConfig",
+    "QualityConfig",
     "RectifiedFlowConfig",
     "RuntimeConfig",
+    "TrainerConfig",
     "TransformerConfig",
     "TrialConfig",
     "UViTConfig",

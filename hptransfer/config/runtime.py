@@ -26,6 +26,7 @@ class RuntimeConfig:
     compile: bool | None = None  # compile a block once for all depths; null: on a GPU only
     graph: bool | None = None  # capture the step in a CUDA graph; null: on a GPU
     data_folder: str | None = None  # where file-based data sets lie
+    held_out_curve: bool = False  # measure the deciding loss at every report, not only at the end
 
     def __post_init__(self) -> None:
         require(

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hptransfer.config.checks import require, require_count
-from hptransfer.config.data import DataConfig, DigitsConfig
+from hptransfer.config.data import DataConfig, DigitsConfig, FashionMNISTConfig
 from hptransfer.config.models import DiTConfig, ModelConfig
 from hptransfer.config.objectives import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig
+from hptransfer.config.quality import QualityConfig
 from hptransfer.config.training import AdamWConfig, BudgetConfig, ParametrizationConfig
 from hptransfer.vocabulary import Conditioning, Init, Precision
+
+JUDGED = (DigitsConfig, FashionMNISTConfig)  # data with a classifier in `hptransfer.quality`
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class TrialConfig:
     data: DataConfig = DigitsConfig()
     optimizer: AdamWConfig = AdamWConfig()
     budget: BudgetConfig = BudgetConfig()
+    quality: QualityConfig = QualityConfig()
     init: Init = Init.adaln_zero
     precision: Precision = Precision.fp32
     seed: int = 0
@@ -47,8 +51,25 @@ class TrialConfig:
             f"objective=ddpm trains, but got objective={self.objective.name}. Set "
             "objective=ddpm or model.learn_sigma=false.",
         )
+        if self.quality.samples:
+            self._require_measurable()
 
     @property
     def width_mult(self) -> float:
         """m, the model's width over its base width."""
         return self.model.width / self.model.base_width
+
+    def _require_measurable(self) -> None:
+        require(
+            isinstance(self.data, JUDGED),
+            "`quality.samples` needs a classifier of the data, and there is one for "
+            f"{' and '.join(judged().name for judged in JUDGED)}, but got data={self.data.name}. "
+            "Set quality.samples=0.",
+        )
+        require(
+            not isinstance(self.objective, DDPMConfig)
+            or self.quality.steps <= self.objective.timesteps,
+            "`quality.steps` must not exceed the schedule's steps, but got "
+            f"{self.quality.steps} with objective.timesteps="
+            f"{getattr(self.objective, 'timesteps', None)}. Take fewer steps.",
+        )

@@ -13,6 +13,7 @@ from hptransfer.figures.style import (
     spread,
     width_colors,
 )
+from hptransfer.ledger_table import Metric, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +62,7 @@ class BasinPanel(NamedTuple):
     ceiling: float  # losses above are drawn as arrows
     top: float  # end of the strip that holds arrows and crosses
     seeds: str
+    metric: Metric
 
 
 class BasinsData(NamedTuple):
@@ -73,7 +75,8 @@ def basins_data(estimates: dict[str, Any]) -> BasinsData:
     """Select each arm's curves; arms that share an HP share their limits."""
     arms = estimates["arms"]
     colors = width_colors([o["width"] for arm in arms for o in arm["optima"]])
-    return BasinsData(tuple(_panel(arm, arms, colors) for arm in arms))
+    metric = metric_of(estimates)
+    return BasinsData(tuple(_panel(arm, arms, colors, metric) for arm in arms))
 
 
 def basin_curve(optimum: dict[str, Any], color: str, ceiling: float) -> Curve:
@@ -140,7 +143,9 @@ def _bottom(optimum: dict[str, Any]) -> float:
     return min(means, default=0.0) if optimum["loss"] is None else optimum["loss"]
 
 
-def _panel(arm: dict[str, Any], arms: list[dict[str, Any]], colors: dict[int, str]) -> BasinPanel:
+def _panel(
+    arm: dict[str, Any], arms: list[dict[str, Any]], colors: dict[int, str], metric: Metric
+) -> BasinPanel:
     peers = [o for a in arms if a["hp"] == arm["hp"] for o in a["optima"] if o.get("basin")]
     thetas = [t for o in peers for t in o["basin"]["theta"]] or [0.0]
     floor, ceiling = loss_window(peers) if peers else (0.0, 1.0)
@@ -156,6 +161,7 @@ def _panel(arm: dict[str, Any], arms: list[dict[str, Any]], colors: dict[int, st
         ceiling=ceiling,
         top=ceiling + (ceiling - floor) * LANE * lanes,
         seeds=_seeds(arm["optima"]),
+        metric=metric,
     )
 
 
@@ -164,6 +170,7 @@ def draw_basins(ax: Axes, data: BasinPanel) -> None:
     ax.set(xlim=data.x_limits, xlabel=data.x_label)
     ax.set_title(data.title)
     frame_losses(ax, data.floor, data.ceiling, data.top)
+    ax.set(ylabel=data.metric.axis)
     for lane, curve in enumerate(data.curves):
         draw_curve(ax, curve)
         draw_lane(ax, curve, data.top - (lane + 0.5) * LANE * (data.ceiling - data.floor))
@@ -177,7 +184,7 @@ def frame_losses(ax: Axes, floor: float, ceiling: float, top: float) -> None:
     """Set the loss axis, and part off the strip above `ceiling` that holds arrows and crosses."""
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
-    ax.set(ylim=(floor, top), ylabel="validation loss")
+    ax.set(ylim=(floor, top))
     ax.axhspan(ceiling, top, facecolor=PAPER, edgecolor="none", zorder=3)
     ax.axhline(ceiling, color=MUTED, lw=0.6, ls=(0, (1, 2)), zorder=3.1)
     ticks = MaxNLocator(6).tick_values(floor, ceiling)

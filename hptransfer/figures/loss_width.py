@@ -6,6 +6,7 @@ from typing import Any
 
 from hptransfer.figures.optimum_width import Band, Mark, OverWidth, Track, key_text
 from hptransfer.figures.style import arm_colors, arm_name
+from hptransfer.ledger_table import metric_of
 
 
 def loss_width_data(
@@ -19,7 +20,7 @@ def loss_width_data(
     targets = [t.target.width for t in tracks if t.target is not None]
     return OverWidth(
         key=key_text(targets and "expected of the target", own and "what it gave"),
-        y_label="loss at the optimum",
+        y_label=f"{metric_of(estimates).label} at the optimum",
         tracks=tracks,
         widths=tuple(sorted({m.width for t in tracks for m in t.marks})),
         target_width=own.width if own is not None else max(targets, default=None),

@@ -13,6 +13,7 @@ from hptransfer.figures.basins import (
     loss_window,
 )
 from hptransfer.figures.style import ARMS, FAIL, INK, MUTED, PAPER, hp_label
+from hptransfer.ledger_table import LOSS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +91,7 @@ def _draw_basin(ax: Axes, data: RealisedData) -> None:
         fontweight="bold",
     )  # fmt: skip
     ax.set_title(data.title)
-    ax.set(xlabel=data.x_label)
+    ax.set(xlabel=data.x_label, ylabel=LOSS.axis)
 
 
 def _draw_regrets(ax: Axes, data: RealisedData) -> None:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.figures.style import MUTED, PAPER, SHADE, arm_colors, arm_name, hp_label, key_line
+from hptransfer.ledger_table import metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +48,7 @@ class RegretData(NamedTuple):
     curves: tuple[RegretCurve, ...]
     rows: tuple[RegretRow, ...]
     ceiling: float
+    y_label: str
 
 
 def regret_data(estimates: dict[str, Any], *, hp: str) -> RegretData:
@@ -60,7 +62,8 @@ def regret_data(estimates: dict[str, Any], *, hp: str) -> RegretData:
     span = (min(centers, default=0.0) - REACH, max(centers, default=0.0) + REACH)
     curves = [curve for arm, color in coloured if (curve := _curve(arm, color, span))]
     rows = [row for arm, color in coloured for row in _rows(arm, color)]
-    return RegretData(hp_label(hp), tuple(curves), tuple(rows), _ceiling(curves))
+    y_label = f"regret at the target ({metric_of(estimates).label})"
+    return RegretData(hp_label(hp), tuple(curves), tuple(rows), _ceiling(curves), y_label)
 
 
 def _curve(arm: dict[str, Any], color: str, span: tuple[float, float]) -> RegretCurve | None:
@@ -144,7 +147,7 @@ def _draw_curves(ax: Axes, data: RegretData) -> None:
     ceiling = data.ceiling
     theta = data.curves[0].theta
     ax.set(xlim=(theta[0], theta[-1]), ylim=(-0.03 * ceiling, ceiling))
-    ax.set(xlabel=data.x_label, ylabel="regret at the target (loss)")
+    ax.set(xlabel=data.x_label, ylabel=data.y_label)
     for curve in data.curves:
         _draw_curve(ax, curve, ceiling)
     key_line(

@@ -102,10 +102,20 @@ class Conv2d(nn.Conv2d):
         if self.weight.ndim == 4:
             return super().forward(x)
         assert self.bias is not None, "a stacked convolution has a bias"
-        weight, bias, trials = self.weight.flatten(0, 1), self.bias.flatten(), len(self.weight)
-        channels = x.transpose(0, 1).flatten(1, 2)  # B, T·C, H, W: one group of channels a trial
-        convolved = F.conv2d(channels, weight, bias, self.stride, self.padding, groups=trials)
-        return convolved.unflatten(1, (trials, -1)).transpose(0, 1)
+        trials, stacked = len(self.weight), (x, self.weight, self.bias)
+        if trials == 1:  # a single group is another kernel, whose sums differ in their last bits
+            stacked = tuple(torch.cat([part, part]) for part in stacked)
+        x, weight, bias = stacked
+        channels = x.transpose(0, 1).flatten(1, 2)  # B, T·C, H, W: a group of channels a trial
+        convolved = F.conv2d(
+            channels,
+            weight.flatten(0, 1),
+            bias.flatten(),
+            self.stride,
+            self.padding,
+            groups=len(weight),
+        )
+        return convolved.unflatten(1, (len(weight), -1)).transpose(0, 1)[:trials]
 
 
 def split_heads(x: Tensor, parts: int, head_dim: int) -> tuple[Tensor, ...]:

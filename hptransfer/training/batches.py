@@ -30,18 +30,24 @@ class Batch(NamedTuple):
     condition: tuple[Tensor, ...]
 
 
-def train_batch(config: TrialConfig, train: Split, step: int) -> Batch:
-    """Return step `step`'s batch for one seed, conditions dropped to the null one as configured."""
+WHOLE = slice(None)
+
+
+def train_batch(config: TrialConfig, train: Split, step: int, part: slice = WHOLE) -> Batch:
+    """Return step `step`'s batch for one seed, or a `part` of it, conditions dropped to the null
+    one as configured.
+    """
     size, seed = config.budget.batch_size, config.seed
-    chosen = batch_indices(len(train), size, seed, step)
+    chosen = batch_indices(len(train), size, seed, step)[part]
     images = train.images_at(chosen)
     uniform = torch.rand(size, generator=torch_generator(seed, "label dropout", step))
+    whole = (size, *images.shape[1:])  # drawn whole, so that a part is the same however it is cut
     condition = condition_of(config, train, chosen)
     return Batch(
         images=images,
-        u=torch.rand(size, generator=torch_generator(seed, "timestep", step)),
-        noise=torch.randn(images.shape, generator=torch_generator(seed, "noise", step)),
-        condition=dropped(config, condition, uniform < config.model.label_dropout),
+        u=torch.rand(size, generator=torch_generator(seed, "timestep", step))[part],
+        noise=torch.randn(whole, generator=torch_generator(seed, "noise", step))[part],
+        condition=dropped(config, condition, (uniform < config.model.label_dropout)[part]),
     )
 
 

@@ -34,7 +34,7 @@ from hptransfer.training.progress import Progress, Report
 from hptransfer.training.state import Record, TrainingState
 
 FORMAT = 1  # of the file; no other is read
-PROGRESS = ("losses_at_init", "curves")  # tensors that are not the state's
+PROGRESS = ("losses_at_init", "curves", "held_out")  # tensors that are not the state's
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,7 @@ class Checkpoint:
         )
         return Progress(
             losses_at_init=tensors["losses_at_init"].clone(),
-            reports=[
-                Report(step, tuple(losses))
-                for step, losses in zip(steps, tensors["curves"].tolist(), strict=True)
-            ],
+            reports=_reports(steps, tensors),
             began=time.perf_counter() - counters["seconds"],
         )
 
@@ -111,7 +108,7 @@ class Checkpoint:
         tensors = {
             **{name: tensor.cpu() for name, tensor in state.tensors().items()},
             "losses_at_init": progress.losses_at_init,
-            "curves": torch.tensor([r.train_losses for r in progress.reports], dtype=torch.float64),
+            **_curves(progress.reports),
         }
         try:
             self.storage.write_bytes(self.name, _content(counters, tensors))
@@ -134,7 +131,25 @@ def origin(state: TrainingState) -> dict[str, Any]:
         "threads": pack.runtime.threads,
         "compile": [pack.runtime.compiled, pack.compiled],
         "graph": pack.runtime.captured,
+        "held_out_curve": pack.runtime.held_out_curve,
     }
+
+
+def _curves(reports: Sequence[Report]) -> dict[str, Tensor]:
+    """Return the reports' losses, a row a report: (reports, T) each."""
+    curves = {"curves": [report.train_losses for report in reports]}
+    held_out = [r.held_out_losses for r in reports if r.held_out_losses is not None]
+    if held_out:
+        curves["held_out"] = held_out
+    return {name: torch.tensor(rows, dtype=torch.float64) for name, rows in curves.items()}
+
+
+def _reports(steps: Sequence[int], tensors: Mapping[str, Tensor]) -> list[Report]:
+    """Return the reports again that `_curves` laid down."""
+    train = [tuple(losses) for losses in tensors["curves"].tolist()]
+    found = tensors.get("held_out")
+    held_out = [None] * len(train) if found is None else [tuple(row) for row in found.tolist()]
+    return [Report(*each) for each in zip(steps, train, held_out, strict=True)]
 
 
 def _processor() -> str:

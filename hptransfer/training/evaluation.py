@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hptransfer.config import DDPMConfig, TrialConfig
+from hptransfer.config import DDPMConfig, ObjectiveConfig, TrialConfig
 from hptransfer.data import Split
 from hptransfer.objectives import Noised, noised, objective_loss
 from hptransfer.streams import torch_generator
@@ -65,10 +65,27 @@ def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor
     at = noised(objective, images, noise, u)
     x, t, *told = (part.expand(len(pack), *part.shape) for part in (at.x, at.t, *condition))
     prediction = pack.predict(x, t, tuple(told), flat=flat).detach()
-    alone = Noised(at.x, at.t.unsqueeze(-1), *(part.unsqueeze(-4) for part in at[2:]))
-    weight = deciding_weight(pack)
-    losses = objective_loss(objective, prediction.unsqueeze(-4), alone, weight=weight)
+    losses = sample_losses(objective, prediction, at, deciding_weight(pack))
     return losses[:, : count - chosen.start].double().sum(1)
+
+
+def sample_losses(
+    objective: ObjectiveConfig, prediction: Tensor, at: Noised, weight: float | Tensor | None
+) -> Tensor:
+    """Return each sample's loss (..., B) of a prediction (..., B, C, H, W); `weight` is as for
+    `objective_loss`.
+    """
+    alone = Noised(at.x, at.t.unsqueeze(-1), *(part.unsqueeze(-4) for part in at[2:]))
+    return objective_loss(objective, prediction.unsqueeze(-4), alone, weight=weight)
+
+
+def fixed_weight(objective: ObjectiveConfig) -> float | None:
+    """Return the weight of a learned variance's bound that decides whatever trials trained under;
+    None where that is their own, or there is none.
+    """
+    if not isinstance(objective, DDPMConfig) or objective.deciding_vlb_weight is None:
+        return None
+    return objective.deciding_vlb_weight * objective.timesteps
 
 
 def deciding_weight(pack: Pack) -> float | Tensor | None:
@@ -76,9 +93,6 @@ def deciding_weight(pack: Pack) -> float | Tensor | None:
 
     Trials that were trained under different weights compare only under one.
     """
-    objective = pack.configs[0].objective
-    if not isinstance(objective, DDPMConfig):
-        return None
-    if objective.deciding_vlb_weight is not None:
-        return objective.deciding_vlb_weight * objective.timesteps
-    return None if pack.bound_weights is None else pack.bound_weights.unsqueeze(1)
+    fixed = fixed_weight(pack.configs[0].objective)
+    own = None if pack.bound_weights is None else pack.bound_weights.unsqueeze(1)
+    return own if fixed is None else fixed

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from hptransfer.training.batches import Batch
+
+Made = TypeVar("Made")
 
 AHEAD = 8  # steps whose inputs are made while a GPU works on an earlier one
 MAKERS = 4  # threads that make them
@@ -37,15 +39,15 @@ class StepInputs(NamedTuple):
         return StepInputs(Batch(images, u, noise, tuple(condition)), controls)
 
 
-class Ahead:
-    """Makes the inputs of the next steps in threads of its own; the result is the same."""
+class Ahead(Generic[Made]):
+    """Makes what the next steps are given in threads of its own; the result is the same."""
 
-    def __init__(self, make: Callable[[int], StepInputs], steps: int) -> None:
+    def __init__(self, make: Callable[[int], Made], steps: int) -> None:
         self.make, self.steps = make, steps
         self.pool = ThreadPoolExecutor(MAKERS, thread_name_prefix="inputs")
-        self.coming: dict[int, Future[StepInputs]] = {}
+        self.coming: dict[int, Future[Made]] = {}
 
-    def __call__(self, step: int) -> StepInputs:
+    def __call__(self, step: int) -> Made:
         """Return a step's inputs, and see to those of the steps after it."""
         wanted = {step, *range(step + 1, min(step + 1 + AHEAD, self.steps))}
         self.coming = {

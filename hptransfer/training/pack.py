@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +21,6 @@ from torch.func import functional_call, vmap
 from hptransfer.config import CustomConfig, DDPMConfig, RuntimeConfig, TrialConfig
 from hptransfer.identity import shape_signature
 from hptransfer.models.custom import packable_attention
-from hptransfer.objectives import BoundInputs, bound_terms, bound_terms_of_fixed_shape
 from hptransfer.parametrization import (
     ParameterRule,
     build_template,
@@ -30,8 +28,8 @@ from hptransfer.parametrization import (
     initial_parameters,
     parameter_rules,
 )
+from hptransfer.training.arithmetic import arithmetic, autocast, bound_terms_on
 from hptransfer.training.regions import compilable, compile_blocks, compiled
-from hptransfer.vocabulary import Precision
 
 Condition = tuple[Tensor, ...]  # labels, or a caption's tokens, mask and pooled features
 
@@ -69,7 +67,7 @@ class Pack:
         self.mapped = compiled(mapped) if self.compiled and custom else mapped
         if self.compiled and not custom:
             compile_blocks(self.template)
-        self.bound_terms = self._bound_terms()
+        self.bound_terms = bound_terms_on(device, self.runtime)
 
     def __len__(self) -> int:
         return len(self.configs)
@@ -81,50 +79,17 @@ class Pack:
         weights `flat` if given; in float32, whatever the precision.
         """
         stacked = self._stacked(self.flat if flat is None else flat)
-        model, bf16 = self.configs[0].model, self.configs[0].precision is Precision.bf16
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
+        model = self.configs[0].model
+        with autocast(self.configs[0].precision, self.device):
             if isinstance(model, CustomConfig):
                 refused = compilable(model.factory) if self.compiled else nullcontext()
                 with packable_attention(), refused:
                     return self.mapped(stacked, x, t, condition).float()
             return functional_call(self.template, stacked, (x, t, *condition)).float()
 
-    @contextmanager
-    def arithmetic(self) -> Iterator[None]:
-        """Allow TF32 as the trials' precision says, and let a GPU sum in the same order every time,
-        for forward and backward in a `with` block.
-        """
-        if self.device.type == "cpu":
-            yield
-            return
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
-        settings: list[tuple[Any, str, Any]] = [
-            (torch.backends.cuda.matmul, "allow_tf32", self._allows_tf32),
-            (torch.backends.cudnn, "allow_tf32", self._allows_tf32),
-            (torch.utils.deterministic, "fill_uninitialized_memory", False),
-        ]
-        before = [getattr(owner, name) for owner, name, _ in settings]
-        enabled = torch.are_deterministic_algorithms_enabled()
-        warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-        for owner, name, value in settings:
-            setattr(owner, name, value)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-            for (owner, name, _), value in zip(settings, before, strict=True):
-                setattr(owner, name, value)
-
-    @property
-    def _allows_tf32(self) -> bool:
-        return self.configs[0].precision is not Precision.fp32_ieee
-
-    def _bound_terms(self) -> Callable[[BoundInputs], Tensor]:
-        """Choose how a learned variance's bound is computed: of fixed shape but on an eager CPU."""
-        if self.runtime.compiled:
-            return compiled(bound_terms_of_fixed_shape)
-        return bound_terms if self.device.type == "cpu" else bound_terms_of_fixed_shape
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Set up a GPU for the trials' precision, for forward and backward in a `with` block."""
+        return arithmetic(self.configs[0].precision, self.device)
 
     def of_seeds(self, shared: Tensor) -> Tensor:
         """Give each member its seed's part of a tensor (S, ...): (T, ...), a view if S is 1."""

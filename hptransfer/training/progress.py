@@ -10,10 +10,13 @@ from torch import Tensor
 
 
 class Report(NamedTuple):
-    """Where a pack stands: the step, and each trial's mean training loss since the last report."""
+    """Where a pack stands: the step, each trial's mean training loss since the last report, and
+    the deciding loss of its weights now where that is asked for; NaN once it takes no part.
+    """
 
     step: int
     train_losses: tuple[float, ...]
+    held_out_losses: tuple[float, ...] | None = None
 
 
 @dataclass

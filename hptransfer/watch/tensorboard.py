@@ -13,12 +13,15 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto.event_pb2 import (
+    Event,  # pyright: ignore[reportAttributeAccessIssue]
+    SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
+)
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import hparams
 
@@ -75,6 +78,31 @@ class TensorBoard:
         if row["loss"] is not None:
             _write(run, [("loss", last_step(curve), row["loss"])])
         run.close()
+
+
+class RunBoard:
+    """The scalars of one training run, under the run's folder; a step's are written once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._root = folder / "tensorboard"
+        require_inside(folder, self._root)
+        self._events: EventsWriter | None = None  # opened at the first scalars
+
+    def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
+        """Write the scalars of a step; those of later steps of a lost past no longer show."""
+        if self._events is None:
+            self._events = _writer(self._root)
+            start = SessionLog(status=SessionLog.START)
+            self._events.write_event(Event(step=step, wall_time=time.time(), session_log=start))
+        _write(
+            self._events, [(n, step, value) for n, value in scalars.items() if value is not None]
+        )
+        self._events.flush()
+
+    def close(self) -> None:
+        """Close the file of events."""
+        if self._events is not None:
+            self._events.close()
 
 
 def _write(writer: EventsWriter, scalars: Iterable[tuple[str, int, float]]) -> None:

@@ -1,0 +1,138 @@
+"""What the quality measures say of data, of spoilt data and of models in training.
+
+    python -m benchmarks.quality [--folder FOLDER] [--small] [--out results/benchmarks/quality.json]
+
+Without models: training and held-out samples, parts of them, blurred ones, ones with a class
+missing, noise; for the digits, and with a folder for Fashion-MNIST. With models: DiTs of the digits
+after 75 to 600 steps, by 100 to 2,000 samples. One CPU thread, about two minutes of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from benchmarks import measure
+from hptransfer.config import (
+    DataConfig,
+    DigitsConfig,
+    DiTConfig,
+    FashionMNISTConfig,
+    QualityConfig,
+    RuntimeConfig,
+    TrialConfig,
+)
+from hptransfer.data import load
+from hptransfer.outcome import Quality
+from hptransfer.parametrization import build_model
+from hptransfer.quality.drawing import draw
+from hptransfer.quality.measure import judged, reference
+from hptransfer.questions import with_hyperparameters
+from hptransfer.streams import numpy_generator, torch_generator
+from hptransfer.trial import train_trial
+
+LOG2_LR = -6.5
+STEPS, SMALL_STEPS = (75, 150, 300, 600), (6, 12)
+SAMPLES, SMALL_SAMPLES = (100, 200, 500, 1000, 2000), (100, 200)
+COLUMNS = ("data", "samples of", "n", "Fréchet distance", "precision", "recall", "loss")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the table and write the record."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    parser.add_argument("--folder", help="with the IDX files of Fashion-MNIST")
+    parser.add_argument("--small", action="store_true", help="few steps and samples: a smoke test")
+    parser.add_argument("--out", type=Path, default=Path("results/benchmarks/quality.json"))
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    described = measure.machine()
+    rows = list(_of_data(DigitsConfig(), None))
+    if arguments.folder is not None:
+        rows += _of_data(FashionMNISTConfig(), arguments.folder)
+    steps, samples = (SMALL_STEPS, SMALL_SAMPLES) if arguments.small else (STEPS, SAMPLES)
+    rows += _of_models(steps, samples)
+    answer = measure.record("quality", {"steps": steps, "log2_lr": LOG2_LR}, described)
+    cells = [[_cell(row[name]) for name in row] for row in rows]
+    measure.publish({**answer, "rows": rows}, COLUMNS, cells, arguments.out)
+    return 0
+
+
+def _of_data(data: DataConfig, folder: str | None) -> Iterator[dict[str, Any]]:
+    """Judge what is no model's: data, parts of it, spoilt data, noise."""
+    known, dataset = reference(data, folder), load(data, folder)
+    held_out = min(len(dataset.validation), 5000)
+    real = dataset.validation.images_at(np.arange(held_out))
+    labels = dataset.validation.labels_at(np.arange(held_out))
+    order = numpy_generator(0, "parts").permutation(len(dataset.train))
+    noise = torch.randn(real.shape, generator=torch_generator(0, "noise"))
+    kinds: list[tuple[str, Tensor]] = [
+        *(
+            (f"the training split, {n} of it", dataset.train.images_at(order[:n]))
+            for n in (100, 200, 500, 1000, 5000)
+            if n <= len(order)
+        ),
+        ("the held-out split", real),
+        ("the same without one class of ten", real[labels != 3]),
+        ("the same, one class only", real[labels == 3]),
+        ("the same with noise of a tenth", real + 0.1 * noise),
+        ("the same with noise of a half", real + 0.5 * noise),
+        ("the same, blurred", _blurred(real)),
+        ("noise", noise),
+    ]
+    for kind, images in kinds:
+        config = TrialConfig(data=data, quality=QualityConfig(samples=max(100, len(images))))
+        yield _row(data, kind, len(images), judged(config, known, images))
+
+
+def _blurred(images: Tensor) -> Tensor:
+    return avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _of_models(steps: Sequence[int], samples: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Judge a model before, during and after training, the last one by ever more samples."""
+    base = with_hyperparameters(
+        TrialConfig(model=DiTConfig(width=32, base_width=16, patch_size=2)), {"log2_lr": LOG2_LR}
+    )
+    yield _of_model(base, build_model(base), 1000, "a DiT before training", None)
+    for count in steps:
+        config = dataclasses.replace(base, budget=dataclasses.replace(base.budget, steps=count))
+        result, weights = train_trial(config, RuntimeConfig())
+        model = build_model(config)
+        model.load_state_dict(weights, strict=False)
+        name = f"a DiT of width 32 after {count} steps"
+        for n in samples if count == steps[-1] else [1000]:
+            yield _of_model(config, model, n, name, result.loss)
+
+
+def _of_model(
+    config: TrialConfig, model: torch.nn.Module, n: int, name: str, loss: float | None
+) -> dict[str, Any]:
+    asked = dataclasses.replace(config, quality=QualityConfig(samples=n))
+    known = reference(config.data, None)
+    images = draw(asked, known.train, model, torch.device("cpu"))
+    return {**_row(config.data, name, n, judged(asked, known, images)), "loss": loss}
+
+
+def _row(data: DataConfig, kind: str, n: int, quality: Quality | None) -> dict[str, Any]:
+    assert quality is not None, "nothing here is infinite"
+    measured = {name: round(value, 4) for name, value in quality._asdict().items()}
+    return {"data": data.name, "samples_of": kind, "n": n, **measured, "loss": None}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

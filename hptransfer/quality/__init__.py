@@ -1,0 +1,1 @@
+"""How good samples are: Fréchet distance, precision and recall in our classifiers' features."""

@@ -1,0 +1,90 @@
+"""The small classifiers in whose features samples are judged: one a data set, trained by us.
+
+`python -m benchmarks.classifier` trains them anew with a fixed seed and writes the files beside
+this one, with their accuracy and the data they were trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hptransfer.config import DataConfig, Layout
+from hptransfer.errors import UserError
+
+FEATURES = 64
+# Channels of the convolutions by pixels a side: the first keeps the size, the others halve it to 4.
+CHANNELS = {8: (32, 64), 32: (16, 32, 64, 64)}
+CHUNK = 500  # images at a time
+
+
+class Classifier(nn.Module):
+    """Convolutions, one hidden layer whose activations are the features, and a class each."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        widths = (layout.channels, *CHANNELS[layout.image_size])
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=1 if first else 2, padding=1)
+            for first, before, after in zip(
+                [True] + [False] * len(widths), widths, widths[1:], strict=False
+            )
+        )
+        self.hidden = nn.Linear(widths[-1] * 4 * 4, FEATURES)
+        self.classes = nn.Linear(FEATURES, layout.classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the activations of the hidden layer (B, 64) for images (B, C, H, W) in [-1, 1]."""
+        for convolution in self.convolutions:
+            images = convolution(images).relu()
+        return self.hidden(images.flatten(1)).relu()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return a logit a class (B, classes)."""
+        return self.classes(self.features(images))
+
+
+def weights_file(data: DataConfig) -> Path:
+    """Return where a data set's classifier lies in the package."""
+    return Path(__file__).parent / f"{data.name}.safetensors"
+
+
+def about(data: DataConfig) -> dict[str, Any]:
+    """Return what a classifier's file says of it: its data's content, its accuracy, its command."""
+    with safe_open(str(weights_file(data)), framework="pt") as file:
+        return json.loads(file.metadata()["about"])
+
+
+@lru_cache(maxsize=2)
+def load_classifier(data: DataConfig) -> Classifier:
+    """Return the classifier of a data set, on the CPU.
+
+    Raises:
+        UserError: it was trained on other content of the same name.
+    """
+    trained_on = about(data)["data_sha256"]
+    if trained_on != data.sha256:
+        raise UserError(
+            f"Samples are judged by a classifier of the same data, but that of {data.name} was "
+            f"trained on content {trained_on} and data.sha256={data.sha256}. Set "
+            "quality.samples=0."
+        )
+    model = Classifier(data.layout)
+    model.load_state_dict(load_file(weights_file(data)), strict=True)
+    return model.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def features_of(data: DataConfig, images: Tensor) -> Tensor:
+    """Return the features (N, 64) of images (N, C, H, W) in [-1, 1]; all on the images' device."""
+    model = load_classifier(data).to(images.device)
+    # A GPU would multiply in TF32 by default, and choose its algorithm by the clock.
+    with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True, benchmark=False):
+        return torch.cat([model.features(part) for part in images.split(CHUNK)])

@@ -1,0 +1,118 @@
+"""The commands that train a config and draw samples of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hptransfer.terminal import interruptible, print_json, print_recorded, say, typed
+
+if TYPE_CHECKING:
+    from hptransfer.trainer.record import Entry
+
+SHOWN_EVERY_S = 5.0  # least seconds between two lines of a run in progress
+CUT_OFF = "the run goes on at its last checkpoint"
+
+
+def train_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer train`; of torchrun's processes the first one alone prints."""
+    if arguments.trial is not None:
+        return _replay(arguments)
+    from hptransfer import training_runs
+
+    if arguments.print_config:
+        return print_recorded(arguments, arguments.file)
+    again = typed("train", arguments, str(arguments.file), *arguments.overrides)
+    others = os.environ.get("RANK", "0") != "0"
+    with interruptible(again, CUT_OFF, at_once=False, quiet=others):
+        answer = training_runs.train(
+            arguments.file,
+            arguments.overrides,
+            config_dir=arguments.config_dir,
+            root=arguments.results,
+            tell=lambda sentence: say(arguments, sentence),
+            show=_shown(arguments),
+        )
+    if answer is not None:
+        _print_trained(arguments, answer)
+    return 0
+
+
+def _shown(arguments: argparse.Namespace) -> Callable[[Entry], None]:
+    """Return what prints a run's log as it grows, not too often."""
+    printed_at = time.monotonic()
+
+    def show(entry: Entry) -> None:
+        nonlocal printed_at
+        if arguments.quiet or time.monotonic() - printed_at < SHOWN_EVERY_S:
+            return
+        printed_at = time.monotonic()
+        loss = "not finite" if entry.loss is None else f"{entry.loss:.4f}"
+        say(
+            arguments,
+            f"step {entry.step}  loss {loss}  {entry.samples_per_second:.4g} samples/s  "
+            f"{entry.utilisation:.0%} of the matmul peak",
+        )
+
+    return show
+
+
+def _print_trained(arguments: argparse.Namespace, answer: dict[str, Any]) -> None:
+    from hptransfer import summary
+
+    if arguments.json:
+        print_json(answer)
+        return
+    print(summary.trained_line(answer))
+    trained = ("sample", str(arguments.file), *arguments.overrides)
+    look_on = ("report", str(arguments.file.parent))
+    command, *words = trained if answer["weights"] else look_on
+    print(f"next: {typed(command, arguments, *words)}")
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    """`hptransfer train FOLDER --trial KEY`: exit code 1 if the row is not what comes out now."""
+    from hptransfer import replaying
+
+    asked = ("train", str(arguments.file), "--trial", arguments.trial, *arguments.overrides)
+    with interruptible(shlex.join(["hptransfer", *asked]), kept="nothing recorded has changed"):
+        answer = replaying.replay(
+            arguments.file, arguments.trial, arguments.overrides, arguments.config_dir
+        )
+    if arguments.json:
+        print_json(answer)
+    else:
+        print(replaying.replay_text(answer))
+        if answer["weights"]:
+            words = (answer["config"], "--weights", answer["weights"])
+            print(f"next: {typed('sample', arguments, *words)}")
+    return int(not answer["agrees"])
+
+
+def sample_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer sample`."""
+    from hptransfer import training_runs
+    from hptransfer.samplers import SamplerConfig
+
+    if arguments.print_config:
+        return print_recorded(arguments, arguments.file)
+    with interruptible(typed("sample", arguments, str(arguments.file), *arguments.overrides)):
+        path = training_runs.draw(
+            arguments.file,
+            arguments.overrides,
+            config_dir=arguments.config_dir,
+            root=arguments.results,
+            weights=arguments.weights,
+            sampler=SamplerConfig(steps=arguments.steps, guidance=arguments.guidance),
+            columns=arguments.columns,
+            seed=arguments.seed,
+        )
+    if arguments.json:
+        print_json({"files": [str(path)]})
+    else:
+        print(f"samples  {path}")
+    return 0

@@ -1,0 +1,133 @@
+"""`hptransfer train` as processes: killed, asked to end, and started several at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hptransfer.ledger_rows import rows_in
+from hptransfer.results import RunFolder
+from hptransfer.trainer.record import read_log
+
+TARGET = """\
+name: target
+model: {width: 16, base_width: 8, depth: 1, head_dim: 4}
+optimizer: {beta2: 0.99}
+budget: {steps: 400, batch_size: 8, eval_samples: 16, eval_draws: 1}
+train: {log_every: 5, checkpoint_s: 0, sample_columns: 1, sample_steps: 1}
+"""
+TRAIN = ("-m", "hptransfer", "train", "target.yaml", "--quiet")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+PATIENCE = 240.0  # seconds for a process to come somewhere, on a busy machine
+
+
+@pytest.fixture
+def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a config that trains for seconds into an empty folder, and go there."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "target.yaml"
+    path.write_text(TARGET)
+    return path
+
+
+def started(words: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+
+
+def finished(words: Sequence[str]) -> tuple[int, str, str]:
+    process = started(words)
+    out, error = process.communicate(timeout=PATIENCE)
+    return process.returncode, out, error
+
+
+def run_folder(root: str = "results") -> RunFolder | None:
+    found = list(Path(root, "target/target/runs").glob("*"))
+    return RunFolder(found[0]) if found else None
+
+
+def logged(root: str = "results") -> int:
+    """Return the last step that the run has logged."""
+    folder = run_folder(root)
+    entries = read_log(folder.log_file) if folder else []
+    return entries[-1]["step"] if entries else 0
+
+
+def wait_for(process: subprocess.Popen[str], passed: Callable[[], bool]) -> None:
+    began = time.monotonic()
+    while not passed():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - began < PATIENCE
+        time.sleep(0.005)
+
+
+def weights(root: str) -> dict[str, torch.Tensor]:
+    folder = run_folder(root)
+    assert folder is not None
+    return load_file(folder.weights_file)
+
+
+def record() -> dict[str, Any]:
+    folder = run_folder()
+    assert folder is not None
+    return json.loads(folder.record_file.read_text())
+
+
+def test_killed_and_terminated_it_ends_with_the_same_bits(target: Path) -> None:
+    process = started(TRAIN)
+    wait_for(process, lambda: logged() >= 40)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and record()["status"] == "running"
+    process = started(TRAIN)
+    wait_for(process, lambda: logged() >= 120)
+    process.terminate()
+    _, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143 and record()["status"] == "interrupted"
+    assert "the run goes on at its last checkpoint. Continue with\n  hptransfer train" in error
+    assert not rows_in(Path("results/target/target"))
+    code, out, _ = finished(TRAIN)
+    assert code == 0 and "The run goes on at step" in out
+    assert finished([*TRAIN, "--results", "whole"])[0] == 0
+    ours, theirs = weights("results"), weights("whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    (row,), (other,) = (rows_in(Path(f"{root}/target/target")) for root in ("results", "whole"))
+    assert row["loss"] == other["loss"] and row["metrics"] == other["metrics"]
+
+
+def test_processes_end_together_go_on_together_and_one_of_them_writes(target: Path) -> None:
+    words = (*TORCHRUN, *TRAIN, "train.parallel=ddp", "budget.steps=60", "train.log_every=1")
+    process = started(words)
+    wait_for(process, lambda: logged() >= 10)
+    process.terminate()
+    _, error = process.communicate(timeout=PATIENCE)
+    assert error.count("the run goes on at its last checkpoint") == 1
+    stopped_at = record()["steps_done"]
+    assert record()["status"] == "interrupted" and 10 <= stopped_at < 60
+    code, out, error = finished([*words, "--json"])
+    assert code == 0, error
+    answer = json.loads(out)  # one answer, of one process
+    assert answer["status"] == "completed" and record()["processes"] == 2
+    assert [start["step"] for start in record()["starts"]] == [0, stopped_at]
+    assert len(rows_in(Path("results/target/target"))) == 1
+    alone = [*TRAIN, "budget.steps=60", "--results", "whole", "--json"]
+    assert answer["loss"] == pytest.approx(json.loads(finished(alone)[1])["loss"], rel=1e-6)
+    code, out, _ = finished([*words, "--json"])
+    assert code == 0 and json.loads(out)["recorded_before"]
