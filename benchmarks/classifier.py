@@ -3,7 +3,7 @@
     python -m benchmarks.classifier [digits] [fashion_mnist] [--folder FOLDER]
         [--out results/benchmarks/classifier.json]
 
-Seed, order of samples and rate are fixed. One CPU thread: 6 s of it for the digits, three minutes
+Seed, order of samples and rate are fixed. One CPU thread: 5 s of it for the digits, three minutes
 for Fashion-MNIST. On another kind of processor rounding gives other weights, as good as these.
 """
 

@@ -4,7 +4,8 @@
 
 Without models: training and held-out samples, parts of them, blurred ones, ones with a class
 missing, noise; for the digits, and with a folder for Fashion-MNIST. With models: DiTs of the digits
-after 75 to 600 steps, by 100 to 2,000 samples. One CPU thread, about two minutes of it.
+after 75 to 600 steps, by 100 to 2,000 samples, and of the clothes after 30 and 150 steps. One CPU
+thread: about two minutes of it for the digits, as much again for the clothes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,14 +36,26 @@ from hptransfer.data import load
 from hptransfer.outcome import Quality
 from hptransfer.parametrization import build_model
 from hptransfer.quality.drawing import draw
-from hptransfer.quality.measure import judged, reference
+from hptransfer.quality.measure import Reference, judged, reference
 from hptransfer.questions import with_hyperparameters
 from hptransfer.streams import numpy_generator, torch_generator
 from hptransfer.trial import train_trial
 
 LOG2_LR = -6.5
-STEPS, SMALL_STEPS = (75, 150, 300, 600), (6, 12)
-SAMPLES, SMALL_SAMPLES = (100, 200, 500, 1000, 2000), (100, 200)
+
+
+class Training(NamedTuple):
+    """A DiT in training: after how many steps, and by how many samples before and at the last."""
+
+    patch_size: int
+    steps: tuple[int, ...]
+    samples: int
+    last: tuple[int, ...]
+
+
+DIGITS = Training(2, (75, 150, 300, 600), 1000, (100, 200, 500, 1000, 2000))
+CLOTHES = Training(4, (30, 150), 500, (100, 500))
+SMALL = Training(4, (6, 12), 100, (100,))
 COLUMNS = ("data", "samples of", "n", "Fréchet distance", "precision", "recall", "loss")
 
 
@@ -55,11 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     described = measure.machine()
-    rows = list(_of_data(DigitsConfig(), None))
+    asked: list[tuple[DataConfig, str | None, Training]] = [(DigitsConfig(), None, DIGITS)]
     if arguments.folder is not None:
-        rows += _of_data(FashionMNISTConfig(), arguments.folder)
-    steps, samples = (SMALL_STEPS, SMALL_SAMPLES) if arguments.small else (STEPS, SAMPLES)
-    rows += _of_models(steps, samples)
+        asked.append((FashionMNISTConfig(), arguments.folder, CLOTHES))
+    if arguments.small:
+        asked = [(data, folder, SMALL) for data, folder, _ in asked]
+    rows = []
+    for data, folder, training in asked:
+        rows += [*_of_data(data, folder), *_of_models(data, folder, training)]
+    steps = {data.name: training.steps for data, _, training in asked}
     answer = measure.record("quality", {"steps": steps, "log2_lr": LOG2_LR}, described)
     cells = [[_cell(row[name]) for name in row] for row in rows]
     measure.publish({**answer, "rows": rows}, COLUMNS, cells, arguments.out)
@@ -87,6 +104,7 @@ def _of_data(data: DataConfig, folder: str | None) -> Iterator[dict[str, Any]]:
         ("the same with noise of a half", real + 0.5 * noise),
         ("the same, blurred", _blurred(real)),
         ("noise", noise),
+        ("faint noise, three tenths of it", 0.3 * noise),
     ]
     for kind, images in kinds:
         config = TrialConfig(data=data, quality=QualityConfig(samples=max(100, len(images))))
@@ -97,27 +115,34 @@ def _blurred(images: Tensor) -> Tensor:
     return avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
 
 
-def _of_models(steps: Sequence[int], samples: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Judge a model before, during and after training, the last one by ever more samples."""
-    base = with_hyperparameters(
-        TrialConfig(model=DiTConfig(width=32, base_width=16, patch_size=2)), {"log2_lr": LOG2_LR}
-    )
-    yield _of_model(base, build_model(base), 1000, "a DiT before training", None)
-    for count in steps:
+def _of_models(
+    data: DataConfig, folder: str | None, training: Training
+) -> Iterator[dict[str, Any]]:
+    """Judge a model before, during and after training, at the end by ever more samples."""
+    shape = DiTConfig(width=32, base_width=16, patch_size=training.patch_size)
+    base = with_hyperparameters(TrialConfig(data=data, model=shape), {"log2_lr": LOG2_LR})
+    known = reference(data, folder)
+    for n in sorted({training.samples, min(training.last)}):
+        yield _of_model(base, known, build_model(base), n, "a DiT before training", None)
+    for count in training.steps:
         config = dataclasses.replace(base, budget=dataclasses.replace(base.budget, steps=count))
-        result, weights = train_trial(config, RuntimeConfig())
+        result, weights = train_trial(config, RuntimeConfig(data_folder=folder))
         model = build_model(config)
         model.load_state_dict(weights, strict=False)
         name = f"a DiT of width 32 after {count} steps"
-        for n in samples if count == steps[-1] else [1000]:
-            yield _of_model(config, model, n, name, result.loss)
+        for n in training.last if count == training.steps[-1] else [training.samples]:
+            yield _of_model(config, known, model, n, name, result.loss)
 
 
 def _of_model(
-    config: TrialConfig, model: torch.nn.Module, n: int, name: str, loss: float | None
+    config: TrialConfig,
+    known: Reference,
+    model: torch.nn.Module,
+    n: int,
+    name: str,
+    loss: float | None,
 ) -> dict[str, Any]:
     asked = dataclasses.replace(config, quality=QualityConfig(samples=n))
-    known = reference(config.data, None)
     images = draw(asked, known.train, model, torch.device("cpu"))
     return {**_row(config.data, name, n, judged(asked, known, images)), "loss": loss}
 

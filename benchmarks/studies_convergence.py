@@ -37,7 +37,7 @@ BASELINES = {
     "default": "at the original's default rate",
     "proxy_tuned": "at the widest proxy's best rate",
     "law_tuned": "at the rate its drift predicts",
-    "target_tuned": "at the best rate of the target's own grid",
+    "target_tuned": "at the optimum fitted to the target's own grid",
 }
 
 

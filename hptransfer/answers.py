@@ -15,7 +15,7 @@ from hptransfer.disk import opening
 from hptransfer.errors import UserError
 from hptransfer.ledger_index import tally
 from hptransfer.ledger_rows import rows_in
-from hptransfer.ledger_table import LOSS, Metric, conditions, table
+from hptransfer.ledger_table import LOSS, Metric, conditions, said_of, table
 from hptransfer.realising import refreshed
 from hptransfer.results import ImportedFacts, ResultsFolder, SweepFacts
 from hptransfer.search import best_points
@@ -64,7 +64,7 @@ def fit(
     Args:
         overrides: of the question.
         step: of training, at which losses are read, where rows have several.
-        metric: what rows are judged by; wherever the estimates say loss, it is meant.
+        metric: what rows are judged by; a field of the estimates that is called loss holds it.
             `agreement` then holds it against the loss.
     """
     facts = results.read_facts(folder)
@@ -85,6 +85,7 @@ def fit(
         from hptransfer.analysis.agreement import agreement
 
         by_loss = table_of(rows, folder.path)
+        estimates = said_of(metric, estimates)
         estimates["agreement"] = agreement(
             by_loss, table, axes=facts.axes, rule=facts.verdict, at=at
         )

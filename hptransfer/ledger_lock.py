@@ -128,7 +128,7 @@ class FolderLock:
 
     def _refusal(self, holder: Owner | None, more: str) -> UserError:
         return UserError(
-            f"One sweep at a time writes {self.folder}, but {holder or 'another process'} is "
+            f"One command at a time writes {self.folder}, but {holder or 'another process'} is "
             f"writing it. Wait until it is done or stop it.{more}"
         )
 

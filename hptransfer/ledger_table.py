@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,17 @@ def metric_named(name: str) -> Metric:
 def metric_of(estimates: Mapping[str, Any]) -> Metric:
     """Return what estimates call loss; those of older versions name no metric."""
     return METRICS[estimates.get("metric", LOSS.name)]
+
+
+def said_of(metric: Metric, record: Any) -> Any:
+    """Return a record of estimates whose sentences name the metric, where they called it loss."""
+    if isinstance(record, dict):
+        return {name: said_of(metric, value) for name, value in record.items()}
+    if isinstance(record, list):
+        return [said_of(metric, value) for value in record]
+    if isinstance(record, str) and " " in record:  # a sentence, not a name
+        return re.sub(r"\bloss\b", metric.label, record)
+    return record
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def train_command(arguments: argparse.Namespace) -> int:
 
     if arguments.print_config:
         return print_recorded(arguments, arguments.file)
-    again = typed("train", arguments, str(arguments.file), *arguments.overrides)
+    again = _launcher() + typed("train", arguments, str(arguments.file), *arguments.overrides)
     others = os.environ.get("RANK", "0") != "0"
     with interruptible(again, CUT_OFF, at_once=False, quiet=others):
         answer = training_runs.train(
@@ -34,12 +34,22 @@ def train_command(arguments: argparse.Namespace) -> int:
             arguments.overrides,
             config_dir=arguments.config_dir,
             root=arguments.results,
+            announce=lambda text: None if arguments.quiet else say(arguments, text),
             tell=lambda sentence: say(arguments, sentence),
             show=_shown(arguments),
         )
     if answer is not None:
         _print_trained(arguments, answer)
     return 0
+
+
+def _launcher() -> str:
+    """Return what torchrun was typed as before `hptransfer`; nothing without it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return ""
+    machines = int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+    nodes = f" --nnodes {machines} ..." if machines > 1 else ""
+    return f"torchrun{nodes} --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} -m "
 
 
 def _shown(arguments: argparse.Namespace) -> Callable[[Entry], None]:
@@ -55,7 +65,7 @@ def _shown(arguments: argparse.Namespace) -> Callable[[Entry], None]:
         say(
             arguments,
             f"step {entry.step}  loss {loss}  {entry.samples_per_second:.4g} samples/s  "
-            f"{entry.utilisation:.0%} of the matmul peak",
+            f"{100 * entry.utilisation:.2g}% of the matmul peak",
         )
 
     return show
@@ -68,7 +78,8 @@ def _print_trained(arguments: argparse.Namespace, answer: dict[str, Any]) -> Non
         print_json(answer)
         return
     print(summary.trained_line(answer))
-    trained = ("sample", str(arguments.file), *arguments.overrides)
+    of_trial = [word for word in arguments.overrides if not word.startswith("train.")]
+    trained = ("sample", str(arguments.file), *of_trial)
     look_on = ("report", str(arguments.file.parent))
     command, *words = trained if answer["weights"] else look_on
     print(f"next: {typed(command, arguments, *words)}")

@@ -12,6 +12,7 @@ import numpy as np
 
 from hptransfer import results
 from hptransfer.compose import Composed, as_run_yaml, checked_name, compose_file, with_trial
+from hptransfer.config import CustomConfig
 from hptransfer.disk import opening, require_links_inside, write_text
 from hptransfer.errors import MachineError, UserError
 from hptransfer.identity import trial_key
@@ -25,6 +26,7 @@ from hptransfer.vocabulary import Status
 from hptransfer.yaml_files import read_mapping
 
 if TYPE_CHECKING:
+    from hptransfer.data import Dataset
     from hptransfer.samplers import SamplerConfig
     from hptransfer.trainer.parallel import Group
     from hptransfer.trainer.record import Entry
@@ -41,6 +43,7 @@ def train(
     *,
     config_dir: Path | None,
     root: Path,
+    announce: Callable[[str], None] = unheard,
     tell: Callable[[str], None] = unheard,
     show: Callable[[Entry], None] = unheard,
 ) -> dict[str, Any] | None:
@@ -51,9 +54,11 @@ def train(
     Of several processes the first one alone returns an answer.
 
     Args:
+        announce: is given, before a run begins, where it is found.
         tell: is given sentences for people.
         show: is given the lines of the run's log.
     """
+    from hptransfer.data import load
     from hptransfer.trainer.parallel import Group
 
     composed, folder, axes = trained_at(path, overrides, config_dir=config_dir, root=root)
@@ -63,8 +68,11 @@ def train(
         known = _known(folder, key) if group.is_first else None
         if group.any(known is not None and _needs_nothing(known, folder.run(key))):
             return None if known is None else _answer(known, folder.run(key), recorded_before=True)
+        dataset = load(composed.trial.data, composed.runtime.data_folder)
         with _writing(folder.run(key), group):
-            result = _run(composed, folder.run(key), group, tell, show)
+            if group.is_first:
+                announce(_begins(composed, folder.run(key)))
+            result = _run(composed, dataset, folder.run(key), group, tell, show)
         if not group.is_first:
             return None
         fresh = row(result, hps(composed.trial, axes), results.provenance())
@@ -99,20 +107,17 @@ def _writing(run: RunFolder, group: Group) -> Iterator[None]:
 
 def _run(
     composed: Composed,
+    dataset: Dataset,
     run: RunFolder,
     group: Group,
     tell: Callable[[str], None],
     show: Callable[[Entry], None],
 ) -> TrialResult:
     """Train from where the run directory stands to the run's end."""
-    from hptransfer.data import load
+    from hptransfer.trainer.parallel import lost_another
     from hptransfer.trainer.run import TrainingRun
     from hptransfer.trial import is_out_of_memory, too_large
 
-    if group.is_first:
-        alone = with_trial(composed, composed.trial)
-        write_text(run.config_file, as_run_yaml(alone, name=checked_name(composed.name)))
-    dataset = load(composed.trial.data, composed.runtime.data_folder)
     with _watchers(composed, run, tell, show) as watchers:
         try:
             training = TrainingRun(
@@ -124,6 +129,9 @@ def _run(
                 run,
                 watchers,
             )
+            if group.is_first:
+                alone = with_trial(composed, composed.trial)
+                write_text(run.config_file, as_run_yaml(alone, name=checked_name(composed.name)))
             training.train()
             return training.finish()
         except MachineError:  # is a RuntimeError too, and says more
@@ -131,7 +139,20 @@ def _run(
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise too_large(composed.trial, group.device) from error
+            if lost_another(error):
+                raise MachineError(
+                    f"Process {group.rank} of the run lost another, which was killed or says "
+                    "itself what failed. Type the same command again: the run goes on at its last "
+                    "checkpoint."
+                ) from error
             raise
+
+
+def _begins(composed: Composed, run: RunFolder) -> str:
+    """Say where a run is found, and why nothing may be heard of it for a while."""
+    compiles = composed.runtime.compiles(custom=isinstance(composed.trial.model, CustomConfig))
+    first = "; its blocks are compiled first, which can take minutes" if compiles else ""
+    return f"run      {run.path}{first}"
 
 
 @contextmanager

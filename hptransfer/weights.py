@@ -6,7 +6,9 @@ the base width in the file's metadata a µP checkpoint cannot be told from a sta
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -44,8 +46,20 @@ def save_weights(path: Path, config: TrialConfig, weights: Mapping[str, Tensor])
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     partial = path.with_name(f".{path.name}.partial")
     with writing(path):
-        save_file(contiguous, str(partial), metadata)
+        write_tensors(partial, contiguous, metadata)
         partial.replace(path)
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write contiguous tensors to a safetensors file, on the disk when it returns, or OSError."""
+    try:
+        save_file(tensors, str(path), metadata)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(errno.EIO, str(error)) from error
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def load_weights(config: TrialConfig, path: Path) -> nn.Module:

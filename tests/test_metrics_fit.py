@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,18 @@ def test_fit_judges_rows_by_the_metric_and_leaves_the_losses_estimates(
             assert optimum["optimum"] == pytest.approx(best, abs=0.25)
     assert np.sign(found["arms"][0]["optima"][0]["loss"]) == sign
     assert inside(found["agreement"][0]["mean_difference"], BEST[name] - BEST["loss"])
+    told, label = " ".join(sentences(found)), METRICS[name].label
+    assert f"the best {label} fell" in told and "loss" not in told.split()
+    assert "the best loss fell" in " ".join(sentences(by_loss))
+
+
+def sentences(record: Any) -> Iterator[str]:
+    """Yield what a record says in words."""
+    if isinstance(record, dict | list):
+        for each in record.values() if isinstance(record, dict) else record:
+            yield from sentences(each)
+    elif isinstance(record, str) and " " in record:
+        yield record
 
 
 def test_fit_says_in_text_what_agrees_and_what_to_type_next(

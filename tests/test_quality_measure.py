@@ -238,6 +238,23 @@ def test_held_out_digits_are_far_better_samples_than_noise() -> None:
     assert min(real.precision, real.recall) > 0.7 > 0.1 > max(noise.precision, noise.recall)
 
 
+@pytest.mark.skipif(
+    "HPTRANSFER_FASHION_MNIST" not in os.environ,
+    reason="HPTRANSFER_FASHION_MNIST names no folder with the four IDX files",
+)
+@pytest.mark.parametrize("strength", [1.0, 0.3])
+def test_noise_is_no_precise_sample_of_clothes(strength: float) -> None:
+    """In the features of the hidden layer it was, by 100 samples nearly all of it."""
+    data, folder = FashionMNISTConfig(), os.environ["HPTRANSFER_FASHION_MNIST"]
+    known, validation = reference(data, folder), load(data, folder).validation
+    config = dataclasses.replace(asking(100), data=data)
+    real = judged(config, known, validation.images_at(np.arange(100)))
+    noise = judged(config, known, strength * noise_of(config))
+    assert real is not None and noise is not None
+    assert real.frechet_distance < 0.1 * noise.frechet_distance
+    assert min(real.precision, real.recall) > 0.7 > 0.15 > max(noise.precision, noise.recall)
+
+
 def test_samples_are_judged_as_a_picture_shows_them_and_not_at_all_if_not_finite() -> None:
     known, config = reference(DigitsConfig(), None), asking(100)
     images = 5 * noise_of(config)

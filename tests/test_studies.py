@@ -84,7 +84,7 @@ def test_the_families_table_holds_the_records_figures(results: Path) -> None:
     assert cells(table, "µP's tuning")[1] == (
         "41.7 % by the narrowest proxies, 809 % by the whole arm, 33.7 % of a direct search"
     )
-    assert set(cells(table, "speed-up in steps to equal loss over standard at the o")[1:]) == {
+    assert set(cells(table, "speed-up in steps to equal loss over standard at the or")[1:]) == {
         "not run"
     }
     trained = cells(table, "trained")[1]
@@ -164,13 +164,13 @@ def convergence() -> dict[str, Any]:
 def test_a_speed_up_names_its_baseline_and_counts_the_tuning(results: Path) -> None:
     folder = results / "studies" / "convergence"
     (results / "studies" / "lr_transfer").rename(folder)
-    start = "speed-up in steps to equal loss over standard at the o"
+    start = "speed-up in steps to equal loss over standard at the or"
     command = "`python -m benchmarks.convergence results/studies/convergence`"
     assert cells(families_table(results / "studies"), start)[1] == f"not answered: {command}"
     (folder / "convergence.json").write_text(json.dumps(convergence()))
     cell = cells(families_table(results / "studies"), start)[1]
     assert cell == "rate 0.00098: ×2 (1.5 to 2.7), with tuning counted ×0.3 (1.5 to 2.7)"
-    own_grid = "speed-up in steps to equal loss over standard at the best rate of"
+    own_grid = "speed-up in steps to equal loss over standard at the optimum"
     assert cells(families_table(results / "studies"), own_grid)[1].startswith("rate 0.00012: ")
     said = studies_convergence.answered(study(folder))
     assert "standard, default: ×2 (1.5 to 2.7)" in said and "3 seeds" in said

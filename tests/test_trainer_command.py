@@ -119,6 +119,7 @@ def test_processes_end_together_go_on_together_and_one_of_them_writes(target: Pa
     process.terminate()
     _, error = process.communicate(timeout=PATIENCE)
     assert error.count("the run goes on at its last checkpoint") == 1
+    assert "torchrun --nproc-per-node 2 -m hptransfer train target.yaml" in error
     stopped_at = record()["steps_done"]
     assert record()["status"] == "interrupted" and 10 <= stopped_at < 60
     code, out, error = finished([*words, "--json"])
@@ -131,3 +132,21 @@ def test_processes_end_together_go_on_together_and_one_of_them_writes(target: Pa
     assert answer["loss"] == pytest.approx(json.loads(finished(alone)[1])["loss"], rel=1e-6)
     code, out, _ = finished([*words, "--json"])
     assert code == 0 and json.loads(out)["recorded_before"]
+
+
+@pytest.mark.slow
+def test_a_process_that_lost_another_says_so_and_how_to_go_on(target: Path) -> None:
+    words = (*TORCHRUN, *TRAIN, "train.parallel=ddp", "budget.steps=1000")
+    process = started(words)
+    wait_for(process, lambda: logged() >= 10)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    second = [
+        pid
+        for pid in children
+        if b"RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    ]
+    os.kill(int(second[0]), signal.SIGKILL)
+    _, error = process.communicate(timeout=PATIENCE)
+    assert "hptransfer: Process 0 of the run lost another" in error and "[rank0]" not in error
+    code, out, _ = finished(words)
+    assert code == 0 and "The run goes on at step" in out

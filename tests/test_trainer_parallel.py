@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer_processes import CASES, CUT, TRIALS, engine, seen, steps_of
+from trainer_processes import CASES, COMPILED, CUT, TRIALS, engine, seen, steps_of
 
 from hptransfer.config import RuntimeConfig, TrainerConfig
 from hptransfer.errors import UserError
@@ -23,18 +23,22 @@ ALONE = TrainerConfig()
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run every case under torchrun, two processes on this machine, once for all tests."""
-    made = tmp_path_factory.mktemp("processes")
+def on_two_processes(made: Path, *more: str) -> Path:
+    """Run cases under torchrun, two processes on this machine; return the folder given."""
     script = Path(__file__).with_name("trainer_processes.py")
-    words = [sys.executable, *TORCHRUN, str(script), str(made)]
+    words = [sys.executable, *TORCHRUN, str(script), str(made), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         words, capture_output=True, text=True, cwd=script.parent, env=environment, check=False
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run every case once for all tests."""
+    return on_two_processes(tmp_path_factory.mktemp("processes"))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,18 @@ def alone() -> dict[str, dict[str, Any]]:
 def test_two_processes_see_the_losses_of_one(
     said: dict[str, Any], alone: dict[str, dict[str, Any]], name: str, how: str
 ) -> None:
-    ours, theirs = said["runs"][f"{name}: {how}"], alone[name]
+    require_alike(said["runs"][f"{name}: {how}"], alone[name])
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_them_too(tmp_path: Path, alone: dict[str, dict[str, Any]]) -> None:
+    on_two_processes(tmp_path, "compiled")
+    runs = json.loads((tmp_path / "said.json").read_text())["runs"]
+    for name, how in COMPILED:
+        require_alike(runs[f"{name}: {how}"], alone[name])
+
+
+def require_alike(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     for step, (here, there) in enumerate(zip(ours["steps"], theirs["steps"], strict=True)):
         assert here[0] == pytest.approx(there[0], rel=1e-6), f"loss of step {step}"
         assert here[1] == pytest.approx(there[1], rel=1e-5), f"gradient norm of step {step}"
@@ -100,6 +115,16 @@ def test_more_processes_than_the_config_says_are_refused(monkeypatch: pytest.Mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="trains in one process, but torchrun started 2"):
         Group.of(ALONE, RuntimeConfig())
+
+
+def test_the_trials_threads_are_set_before_anything_is_measured() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        Group.of(ALONE, RuntimeConfig(threads=2))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_parallel_run_needs_processes_and_gpus_of_their_own(

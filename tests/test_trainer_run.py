@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from matplotlib import image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hptransfer import training_runs
@@ -72,6 +73,12 @@ def same_bits(one: Path, other: Path) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
 
 
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
 def raising_at(step: int, number: int = signal.SIGTERM) -> Callable[[Entry], None]:
     def show(entry: Entry) -> None:
         if entry.step == step:
@@ -112,7 +119,9 @@ def test_a_run_gives_what_the_pack_of_its_row_gives(train) -> None:
 
 
 def test_a_run_directory_says_what_it_is(train) -> None:
-    folder = folder_of(train("train.sample_every=5", "train.log_every=4"))
+    where: list[str] = []
+    folder = folder_of(train("train.sample_every=5", "train.log_every=4", announce=where.append))
+    assert where == [f"run      {folder.path}"]
     record = json.loads(folder.record_file.read_text())
     assert (record["status"], record["steps_done"], record["steps"]) == ("completed", 12, 12)
     assert (record["device"], record["processes"], record["parallel"]) == ("cpu", 1, "none")
@@ -201,6 +210,26 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(train) -> None:
     assert [line["step"] for line in read_log(folder_of(ended).log_file)] == [*range(1, 13)]
 
 
+def test_where_no_checkpoint_is_sound_the_run_begins_anew_and_says_so(train) -> None:
+    with pytest.raises(Interrupted):
+        train(show=raising_at(2))
+    for manifest in only_run().checkpoints.glob("*/manifest.json"):
+        manifest.write_text("{}")
+    said: list[str] = []
+    ended = train(tell=said.append)
+    assert len(said) == 3 and said[-1].endswith("so the run begins anew.")
+    assert ended["loss"] == train(root="whole")["loss"]
+
+
+def test_a_run_that_cannot_begin_leaves_no_config(train) -> None:
+    with pytest.raises(UserError, match=r"batch_size=8 with 1 x 3"):
+        train("train.accumulate=3")
+    assert not only_run().config_file.exists() and not only_run().record_file.exists()
+    with pytest.raises(UserError, match=r"runtime\.data_folder"):
+        train("data=imagenet_latents", root="without")
+    assert not Path("without").exists()
+
+
 def test_another_way_of_computing_goes_on_and_is_told(train) -> None:
     with pytest.raises(Interrupted):
         train(show=raising_at(6))
@@ -226,6 +255,15 @@ def test_a_run_goes_on_where_no_checkpoint_can_be_written(train, monkeypatch) ->
     said: list[str] = []
     assert train(tell=said.append)["status"] == "completed"
     assert said[0] == "No checkpoint of step 1: The disk is full." and len(said) == 12
+
+
+def test_a_disk_that_is_full_at_the_end_is_told_in_a_sentence(train, monkeypatch) -> None:
+    def full(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: No space left on device")
+
+    monkeypatch.setattr("hptransfer.weights.save_file", full)
+    with pytest.raises(MachineError, match=r"weights\.safetensors could not be .*No space"):
+        train()
 
 
 def test_a_diverged_run_says_when_and_leaves_no_weights(train) -> None:
@@ -289,65 +327,6 @@ def test_weights_lie_in_the_runs_directory() -> None:
     folder = ResultsFolder(Path("results/x"))
     expected = Path("results/x/target/runs/0123456789ab/weights.safetensors")
     assert folder.weights_file("0123456789ab") == expected
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 1
-    path.write_bytes(content)
-
-
-TENSORS = {f"weights/{name}": torch.arange(float(n)) for name, n in (("a", 7), ("b", 3), ("c", 9))}
-
-
-def saved(folder: Path, *steps: int, keep: int = 2) -> Checkpoints:
-    checkpoints = Checkpoints(folder, keep, chunk_bytes=40)
-    for step in steps:
-        checkpoints.save(step, TENSORS.items(), {"at": step})
-    return checkpoints
-
-
-def test_tensors_come_back_from_files_of_bounded_size(tmp_path: Path) -> None:
-    found, notes = saved(tmp_path, 5).newest()
-    assert found is not None and not notes and (found.step, found.facts) == (5, {"at": 5})
-    for name, tensor in TENSORS.items():
-        assert torch.equal(found.tensor(name), tensor)
-    assert len(set(found.files.values())) == 2  # 28 + 12 bytes, then 36
-    with pytest.raises(UserError, match="has no weights/d"):
-        found.tensor("weights/d")
-
-
-def test_the_newest_stay_and_a_past_that_was_left_goes(tmp_path: Path) -> None:
-    checkpoints = saved(tmp_path, 5, 10, 15)
-    assert checkpoints.steps() == [10, 15]
-    (tmp_path / ".20.partial").mkdir()  # of a process that was killed
-    checkpoints.save(12, TENSORS.items(), {})
-    assert checkpoints.steps() == [10, 12] and len(list(tmp_path.iterdir())) == 2
-
-
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (lambda folder: flip(folder / "00001.safetensors"), "00001.safetensors is missing"),
-        (lambda folder: (folder / "00000.safetensors").unlink(), "00000.safetensors is missing"),
-        (lambda folder: (folder / "manifest.json").unlink(), "manifest is missing"),
-        (lambda folder: (folder / "manifest.json").write_text("[1]"), "manifest is missing"),
-        (lambda folder: renamed(folder, "at", "as"), "manifest was changed"),
-        (lambda folder: folder.rename(folder.with_name("11")), "manifest was changed"),
-    ],
-)
-def test_what_is_damaged_is_told_and_passed_over(
-    tmp_path: Path, damage: Callable[[Path], Any], sentence: str
-) -> None:
-    checkpoints = saved(tmp_path, 5, 10)
-    damage(tmp_path / "10")
-    found, (note,) = checkpoints.newest()
-    assert found is not None and found.step == 5 and sentence in note
-
-
-def renamed(folder: Path, word: str, other: str) -> None:
-    path = folder / "manifest.json"
-    path.write_text(path.read_text().replace(f'"{word}"', f'"{other}"'))
 
 
 def test_a_log_goes_on_where_its_run_does(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Runs of the trainer that its tests compare, and what each process of several does.
 
-`torchrun --nproc-per-node 2 trainer_processes.py FOLDER` runs every parallel case; its first
-process writes what it saw into the folder.
+`torchrun --nproc-per-node 2 trainer_processes.py FOLDER` runs every parallel case, with `compiled`
+after the folder the compiled ones; its first process writes what it saw into the folder.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from hptransfer.vocabulary import Init, Parallel, WeightDecayMode, Weights
 
 STEPS, CUT = 6, 3
 RUNTIME = RuntimeConfig()
+COMPILING = RuntimeConfig(compile=True)
 BUDGET = BudgetConfig(steps=STEPS, batch_size=8, eval_samples=18, eval_draws=2)
 AVERAGED = dataclasses.replace(BUDGET, weights=Weights.ema, ema_fraction=0.3)
 # Clipped in some steps and not in others, with a decay that differs between groups.
@@ -106,13 +107,23 @@ CASES = [
     ("skipping", "ddp"),
     ("skipping", "fsdp"),
 ]
+COMPILED = [
+    ("dit", "ddp"),
+    ("dit", "fsdp, accumulated, checkpointed"),
+    ("custom", "ddp"),
+    ("custom", "fsdp"),
+    ("skipping", "ddp"),
+    ("skipping", "fsdp"),
+]
 
 
-def engine(name: str, trainer: TrainerConfig, group: Group | None = None) -> Engine:
+def engine(
+    name: str, trainer: TrainerConfig, group: Group | None = None, runtime: RuntimeConfig = RUNTIME
+) -> Engine:
     """Return a trial's engine, in this process alone where no group is given."""
     config = TRIALS[name]
     dataset = load(config.data, None)
-    return Engine(config, RUNTIME, trainer, dataset, group or Group.of(trainer, RUNTIME))
+    return Engine(config, runtime, trainer, dataset, group or Group.of(trainer, runtime))
 
 
 def steps_of(engine: Engine, first: int = 0, last: int = STEPS) -> list[list[float]]:
@@ -162,5 +173,14 @@ def main(folder: Path) -> None:
     group.close()
 
 
+def main_compiled(folder: Path) -> None:
+    """Run the compiled cases in this process and the ones beside it."""
+    group = Group.of(DDP, RUNTIME)
+    runs = {f"{n}: {how}": seen(engine(n, PARALLEL[how], None, COMPILING)) for n, how in COMPILED}
+    if group.is_first:
+        (folder / "said.json").write_text(json.dumps({"runs": runs}))
+    group.close()
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (main_compiled if sys.argv[2:] == ["compiled"] else main)(Path(sys.argv[1]))

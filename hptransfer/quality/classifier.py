@@ -22,15 +22,19 @@ from hptransfer.errors import UserError
 FEATURES = 64
 # Channels of the convolutions by pixels a side: the first keeps the size, the others halve it to 4.
 CHANNELS = {8: (32, 64), 32: (16, 32, 64, 64)}
+# Whether the features are the last convolution's channels, averaged over the image as FID's are, or
+# the hidden layer. Of clothes that keeps so little that noise lies among them (docs/quality.md).
+POOLED = {8: False, 32: True}
 CHUNK = 500  # images at a time
 
 
 class Classifier(nn.Module):
-    """Convolutions, one hidden layer whose activations are the features, and a class each."""
+    """Convolutions, one hidden layer and a class each; one of the layers gives the features."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
         widths = (layout.channels, *CHANNELS[layout.image_size])
+        self.pooled = POOLED[layout.image_size]
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 3, stride=1 if first else 2, padding=1)
             for first, before, after in zip(
@@ -41,14 +45,21 @@ class Classifier(nn.Module):
         self.classes = nn.Linear(FEATURES, layout.classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the activations of the hidden layer (B, 64) for images (B, C, H, W) in [-1, 1]."""
-        for convolution in self.convolutions:
-            images = convolution(images).relu()
-        return self.hidden(images.flatten(1)).relu()
+        """Return the features (B, 64) of images (B, C, H, W) in [-1, 1]."""
+        convolved = self._convolved(images)
+        return convolved.mean((-2, -1)) if self.pooled else self._hidden(convolved)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return a logit a class (B, classes)."""
-        return self.classes(self.features(images))
+        return self.classes(self._hidden(self._convolved(images)))
+
+    def _convolved(self, images: Tensor) -> Tensor:
+        for convolution in self.convolutions:
+            images = convolution(images).relu()
+        return images
+
+    def _hidden(self, convolved: Tensor) -> Tensor:
+        return self.hidden(convolved.flatten(1)).relu()
 
 
 def weights_file(data: DataConfig) -> Path:

@@ -6,7 +6,6 @@ so it is there whole or not at all. What was damaged later is found by its check
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -17,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
 from hptransfer.disk import require_inside, writing
 from hptransfer.errors import UserError
+from hptransfer.weights import write_tensors
 
 FORMAT = 1  # of the manifest; no other is read
 CHUNK_BYTES = 2 << 30  # of tensors in one file, unless one alone is larger
@@ -139,12 +138,7 @@ def _chunks(tensors: Iterable[tuple[str, Tensor]], most: int) -> Iterator[dict[s
 
 def _written(path: Path, chunk: dict[str, Tensor]) -> dict[str, Any]:
     """Write a file of tensors and return its entry in the manifest."""
-    try:
-        save_file(chunk, str(path))
-    except SafetensorError as error:  # what it makes of a full disk
-        raise OSError(errno.EIO, str(error)) from error
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    write_tensors(path, chunk)
     return {"name": path.name, "sha256": _digest(path), "tensors": list(chunk)}
 
 

@@ -58,7 +58,6 @@ class Engine:
         self.config, self.dataset, self.group = config, dataset, group
         self.trainer = trainer
         self.micro = _micro_batch(config, trainer, group)
-        torch.set_num_threads(runtime.threads)
         custom = isinstance(config.model, CustomConfig)
         self.compiled = runtime.compiles(custom=custom)
         self.model = build_model(config)

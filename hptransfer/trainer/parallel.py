@@ -37,11 +37,12 @@ class Group:
 
     @staticmethod
     def of(trainer: TrainerConfig, runtime: RuntimeConfig) -> Group:
-        """Join the run's other processes, as torchrun's environment names them.
+        """Set this process's threads, and join the run's others as torchrun's environment has them.
 
         A process group that is there already, as Ray Train makes one, is used. Raises `UserError`
         where the number of processes does not fit `train.parallel`.
         """
+        torch.set_num_threads(runtime.threads)
         started = int(os.environ.get("WORLD_SIZE", "1"))
         if trainer.parallel is Parallel.none:
             require(
@@ -104,6 +105,11 @@ class Group:
         """Leave the other processes."""
         if self.owned:
             dist.destroy_process_group()
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether an error says that another process of the run is gone."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def _own_device(runtime: RuntimeConfig) -> torch.device:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from hptransfer.trainer.checkpoints import Checkpoints, Saved
 from hptransfer.trainer.engine import Engine
-from hptransfer.trainer.parallel import Group
 from hptransfer.trainer.progress import Progress
 from hptransfer.trainer.record import Start
 
@@ -43,7 +40,7 @@ def resumed(
     saved = (
         _newest(checkpoints, origin, engine.config.budget.steps, tell) if group.is_first else None
     )
-    known = _from_first(group, None if saved is None else saved.facts)
+    known = group.facts_from_first(None if saved is None else saved.facts)
     if known is None:
         return Past(Progress(engine.at_init_loss()), [])
     progress = Progress.of(known["progress"])
@@ -59,6 +56,8 @@ def _newest(
     for note in notes:
         tell(note)
     if saved is None:
+        if notes:
+            tell("No checkpoint is left to go on from, so the run begins anew.")
         return None
     was = saved.facts["origin"]
     others = [
@@ -67,14 +66,6 @@ def _newest(
     bits = f", not to the bit, since {', '.join(others)}" if others else ""
     tell(f"The run goes on at step {saved.step} of {steps}{bits}.")
     return saved
-
-
-def _from_first(group: Group, known: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the first process's facts in all of them."""
-    text = torch.frombuffer(bytearray(json.dumps(known).encode()), dtype=torch.uint8)
-    length = int(group.from_first(torch.tensor(len(text))))
-    own = text if group.is_first else torch.empty(length, dtype=torch.uint8)
-    return json.loads(bytes(group.from_first(own).tolist()))
 
 
 def _reading(saved: Saved | None) -> Callable[[str], Tensor]:

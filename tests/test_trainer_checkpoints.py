@@ -1,0 +1,66 @@
+"""Checkpoints of training runs: files of bounded size, and what was damaged is passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_trainer_run import flip
+
+from hptransfer.errors import UserError
+from hptransfer.trainer.checkpoints import Checkpoints
+
+TENSORS = {f"weights/{name}": torch.arange(float(n)) for name, n in (("a", 7), ("b", 3), ("c", 9))}
+
+
+def saved(folder: Path, *steps: int, keep: int = 2) -> Checkpoints:
+    checkpoints = Checkpoints(folder, keep, chunk_bytes=40)
+    for step in steps:
+        checkpoints.save(step, TENSORS.items(), {"at": step})
+    return checkpoints
+
+
+def test_tensors_come_back_from_files_of_bounded_size(tmp_path: Path) -> None:
+    found, notes = saved(tmp_path, 5).newest()
+    assert found is not None and not notes and (found.step, found.facts) == (5, {"at": 5})
+    for name, tensor in TENSORS.items():
+        assert torch.equal(found.tensor(name), tensor)
+    assert len(set(found.files.values())) == 2  # 28 + 12 bytes, then 36
+    with pytest.raises(UserError, match="has no weights/d"):
+        found.tensor("weights/d")
+
+
+def test_the_newest_stay_and_a_past_that_was_left_goes(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 5, 10, 15)
+    assert checkpoints.steps() == [10, 15]
+    (tmp_path / ".20.partial").mkdir()  # of a process that was killed
+    checkpoints.save(12, TENSORS.items(), {})
+    assert checkpoints.steps() == [10, 12] and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda folder: flip(folder / "00001.safetensors"), "00001.safetensors is missing"),
+        (lambda folder: (folder / "00000.safetensors").unlink(), "00000.safetensors is missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest is missing"),
+        (lambda folder: (folder / "manifest.json").write_text("[1]"), "manifest is missing"),
+        (lambda folder: renamed(folder, "at", "as"), "manifest was changed"),
+        (lambda folder: folder.rename(folder.with_name("11")), "manifest was changed"),
+    ],
+)
+def test_what_is_damaged_is_told_and_passed_over(
+    tmp_path: Path, damage: Callable[[Path], Any], sentence: str
+) -> None:
+    checkpoints = saved(tmp_path, 5, 10)
+    damage(tmp_path / "10")
+    found, (note,) = checkpoints.newest()
+    assert found is not None and found.step == 5 and sentence in note
+
+
+def renamed(folder: Path, word: str, other: str) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace(f'"{word}"', f'"{other}"'))
