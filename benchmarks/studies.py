@@ -56,7 +56,7 @@ def _families(studies: Path, base: Path) -> str:
     shown = []
     if pictured(studies):
         link = (studies / PICTURE).relative_to(base)
-        shown = [f"![The best rate of five widths, four families, µP and standard]({link})"]
+        shown = [f"![The best rate over width, four families, µP and standard]({link})"]
     return "\n\n".join([*shown, families_table(studies), families_commands()])
 
 

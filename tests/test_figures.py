@@ -19,6 +19,7 @@ from figure_records import (
     standard_arm,
     target_sweep,
 )
+from matplotlib.figure import Figure
 
 from hptransfer.figures import pictures, write_figures
 from hptransfer.figures.basins import basins_data
@@ -26,6 +27,7 @@ from hptransfer.figures.coordinate_check import coordinate_check_data, coordinat
 from hptransfer.figures.optimum_width import optimum_width_data
 from hptransfer.figures.realised import realised_data
 from hptransfer.figures.style import DARK, arm_colors, spread, width_colors
+from hptransfer.figures.summary import draw_summary, summary_data
 
 
 def test_basins_show_the_rows_of_their_arm_and_share_their_limits():
@@ -127,6 +129,17 @@ def test_any_number_of_arms_and_widths_is_drawn(tmp_path: Path, arms: list[dict[
     assert len(of_arms) == 3 * len(arms)
     assert bool(written) == bool(arms)
     assert all(p.parent == tmp_path and p.stat().st_size > 4000 for p in written)
+
+
+def test_the_summary_marks_the_value_that_is_emitted_and_not_the_laws_middle():
+    estimates = quickstart()
+    estimates["arms"][1]["target"]["emitted"] = -8.3  # below a cliff the value leans far down
+    figure = Figure()
+    draw_summary(figure, summary_data(estimates))
+    strip = figure.axes[3]
+    (square,) = [line for line in strip.lines if line.get_marker() == "s"]
+    assert list(square.get_xdata()) == [-8.3]
+    assert "−8.30" in [text.get_text() for text in strip.texts]
 
 
 def test_two_hps_of_one_arm_have_their_own_pictures():

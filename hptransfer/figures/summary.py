@@ -87,7 +87,8 @@ def draw_strip(ax: Axes, column: Column) -> None:
     for mark in track.marks:
         _draw_mark(ax, mark, column.colors[mark.width])
     if track.target is not None and track.emitted is not None:
-        _draw_mark(ax, track.target, INK)
+        _draw_bar(ax, track.target, INK)
+        ax.plot([track.emitted], [track.target.width], "s", mfc=PAPER, mec=INK, **OPTIMUM)
         emitted = f"{track.emitted:.2f}".replace("-", "−")
         edge = max([track.emitted, *(track.target.interval or [])])
         ax.annotate(
@@ -97,9 +98,12 @@ def draw_strip(ax: Axes, column: Column) -> None:
 
 
 def _draw_mark(ax: Axes, mark: Mark, color: str) -> None:
+    _draw_bar(ax, mark, color)
+    shape, face = ("o", color) if mark.censored is None else ("D", PAPER)
+    ax.plot([mark.value], [mark.width], shape, mfc=face, mec=color, **OPTIMUM)
+
+
+def _draw_bar(ax: Axes, mark: Mark, color: str) -> None:
     if mark.interval is not None:
         ends = [[mark.value - mark.interval[0]], [mark.interval[1] - mark.value]]
         ax.errorbar([mark.value], [mark.width], xerr=ends, fmt="none", color=color, **BARS)
-    shape = "s" if color == INK else "o" if mark.censored is None else "D"
-    face = color if shape == "o" else PAPER
-    ax.plot([mark.value], [mark.width], shape, mfc=face, mec=color, **OPTIMUM)
