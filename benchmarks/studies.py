@@ -27,7 +27,7 @@ from benchmarks.studies_questions import FAMILIES
 from benchmarks.studies_read import Study
 from benchmarks.studies_tables import (
     answers_table,
-    families_commands,
+    families_notes,
     families_table,
     family_study,
     filled,
@@ -57,11 +57,11 @@ def _families(studies: Path, base: Path) -> str:
     if pictured(studies):
         link = (studies / PICTURE).relative_to(base)
         shown = [f"![The best rate over width, four families, µP and standard]({link})"]
-    return "\n\n".join([*shown, families_table(studies), families_commands()])
+    return "\n\n".join([*shown, families_table(studies), families_notes(studies, ROOT / "sweeps")])
 
 
 def pictured(studies: Path) -> dict[str, Study]:
-    """Return the families whose rate was swept over four doublings and fitted."""
+    """Return the families whose rate was swept for `lr_transfer` and fitted."""
     found = {family: family_study(studies, "lr_transfer", family) for family in FAMILIES}
     return {family: study for family, study in found.items() if isinstance(study, Study)}
 

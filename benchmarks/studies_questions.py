@@ -46,13 +46,16 @@ class Edition:
         """Whether it is meant for a GPU."""
         return self.sweep.endswith(GPU)
 
-    @property
-    def commands(self) -> tuple[str, ...]:
-        """What to type, from the repository's root."""
-        model = "" if self.is_own else f" model={self.family}"
+    def commands(self, *overrides: str) -> tuple[str, ...]:
+        """Return what to type, from the repository's root."""
+        model = () if self.is_own else (f"model={self.family}",)
+        data = ("runtime.data_folder=FOLDER",) if self.needs_gpu else ()
+        ran = ("hptransfer", self.question.verb, self.sweep, *model, *data, *overrides)
         folder = f"results/studies/{self.name}"
-        ran = f"hptransfer {self.question.verb} {self.sweep}{model} --results results/studies"
-        return (ran, *(words.format(folder) for words in self.question.then))
+        return (
+            " ".join((*ran, "--results results/studies")),
+            *(words.format(folder) for words in self.question.then),
+        )
 
 
 _RATES = (
@@ -63,7 +66,7 @@ _ALL = tuple(FAMILIES)
 
 QUESTIONS = (
     Question("the main job: the learning rate over two doublings", "quickstart", _RATES, _ALL),
-    Question("a. the learning rate over four doublings", "lr_transfer", _RATES, _ALL),
+    Question("a. the learning rate, three parametrizations", "lr_transfer", _RATES, _ALL),
     Question(
         "b. the scale of the initialisation",
         "init_scale",

@@ -16,7 +16,7 @@ from hptransfer.sweep_facts import SweepFacts
 
 Record = Mapping[str, Any]
 
-NOT_RUN, NO_GPU = "not run", "not run: no GPU was lent"
+NOT_RUN, NO_GPU = "not run", "not run: it needs a GPU"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Study:
     realised: Record | None
     by_metric: Record | None  # the same fit of the Fréchet distance
     convergence: Record | None
+
+    @property
+    def widths(self) -> Sequence[int]:
+        """The widths that the sweep wants."""
+        return self.facts.tree["sweep"]["widths"]
 
     @property
     def wanted(self) -> int:
@@ -58,16 +63,20 @@ class Study:
     def count(self) -> str:
         """Say what was trained: widths, points, conditions, seeds, trials."""
         section = self.facts.tree["sweep"]
-        widths = section["widths"]
         parts = [
-            f"{len(widths)} widths ({min(widths)} to {max(widths)})",
+            f"{len(self.widths)} widths ({min(self.widths)} to {max(self.widths)})",
             *self._points(),
             *_conditions(section.get("vary") or {}),
             f"{len(section['seeds'])} seeds",
         ]
+        return f"{', '.join(parts)}: {self.trials}"
+
+    @property
+    def trials(self) -> str:
+        """Count the rows: of the sweep, and beside them at the target's width."""
         missing = f" of {self.wanted}" if self.finished < self.wanted else ""
         others = f" + {self.others}" if self.others else ""
-        return f"{', '.join(parts)}: {self.finished}{missing}{others} trials"
+        return f"{self.finished}{missing}{others} trials"
 
     def _points(self) -> list[str]:
         if self.facts.design is None:

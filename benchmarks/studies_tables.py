@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+import yaml
+
 from benchmarks import studies_words as words
-from benchmarks.studies_convergence import answered, sped_up
 from benchmarks.studies_questions import FAMILIES, QUESTIONS, Edition, Question, editions
 from benchmarks.studies_read import NO_GPU, NOT_RUN, Study, read_study
 
 Cells = tuple[str, ...]
 
-UNTRIED = "–"
 COLUMNS = ("question", "command", "trained", "answer (90 % intervals)", "the paper")
 ANSWERS: dict[str, Callable[[Study], str]] = {
     "quickstart": words.transferred,
@@ -23,8 +23,15 @@ ANSWERS: dict[str, Callable[[Study], str]] = {
     "output_scale": words.transferred,
     "mmdit_search": words.searched_together,
     "conditions": words.under_conditions,
-    "convergence": answered,
+    "convergence": words.sped_up,
     "frechet": words.by_both_measures,
+}
+# The baselines that convergence.json names, as the families' table says them.
+BASELINES = {
+    "default": "at the original's default rate",
+    "proxy_tuned": "at the widest proxy's best rate",
+    "law_tuned": "at the rate its drift predicts",
+    "target_tuned": "at the best rate of the target's own grid",
 }
 
 
@@ -57,12 +64,22 @@ def _rows(question: Question, studies: Path, sweeps: Path) -> Iterator[Cells]:
         first, study = together[0]
         yield (
             _asked([edition for edition, _ in together], linked=study is not None),
-            words.LINE.join(f"`{command}`" for command in first.commands),
-            UNTRIED if study is None else f"{study.count}; {study.hours}",
+            words.LINE.join(f"`{command}`" for command in _commands(first, study, sweeps)),
+            words.UNKNOWN if study is None else f"{study.count}; {study.hours}",
             _answer(first, study),
             paper,
         )
         paper = "as above"
+
+
+def _commands(edition: Edition, study: Study | None, sweeps: Path) -> tuple[str, ...]:
+    """Return what to type; widths are named where others were swept than the sweep's file says."""
+    if study is None:
+        return edition.commands()
+    text = (sweeps / f"{edition.sweep}.yaml").read_text(encoding="utf-8")
+    if study.widths == yaml.safe_load(text)["sweep"]["widths"]:
+        return edition.commands()
+    return edition.commands(f"'sweep.widths=[{','.join(map(str, study.widths))}]'")
 
 
 def _asked(group: Sequence[Edition], *, linked: bool) -> str:
@@ -84,48 +101,70 @@ def _lack(edition: Edition, study: Study) -> str | None:
         return None
     if study.finished < study.wanted:
         return f"not finished: {study.finished} of {study.wanted} trials"
-    return f"not answered: `{edition.commands[-1]}`"
+    return f"not answered: `{edition.commands()[-1]}`"
 
 
 def families_table(studies: Path) -> str:
-    """Return a column for each family, from its `lr_transfer` and its `convergence`."""
-    found = {f: family_study(studies, "lr_transfer", f) for f in FAMILIES}
-    target = {f: family_study(studies, "convergence", f) for f in FAMILIES}
-    lines: list[Cells] = []
+    """Return a column for each family, from its `lr_transfer` and its `convergence`.
 
-    def add(label: str, studies: dict[str, Study | str], say: Callable[[Study], str]) -> None:
-        cells = (s if isinstance(s, str) else say(s) for s in studies.values())
-        lines.append((label, *cells))
-
-    for arm in ("mup", "standard", "standard_embed"):
-        name = {"mup": "µP", "standard_embed": "standard, µP's embedding rate"}.get(arm, arm)
-        add(
-            f"{name}: drift of the best rate, octaves per doubling",
-            found,
-            lambda s, arm=arm: f"{words.drift(s.arm(arm))}, {words.verdict(s.arm(arm))}",
-        )
-    add("regret at the target, predicted", found, words.predicted)
-    add("… realised, by sweeping the target", found, words.realised)
-    add("µP's tuning over the target run", found, _cost)
-    for label, say in sped_up():
-        add(label, target, say)
-    add("trained", found, lambda s: s.count)
-    add("… for the speed-up", target, lambda s: s.count)
-    add("device and time", found, lambda s: s.hours)
-    add("… for the speed-up", target, lambda s: s.hours)
-    return _table(("", *FAMILIES.values()), lines)
-
-
-def _cost(study: Study) -> str:
-    return UNTRIED if study.transfer is None else words.cost(study.transfer["cost"])
+    What no family has run has no row.
+    """
+    swept = {family: family_study(studies, "lr_transfer", family) for family in FAMILIES}
+    compared = {family: family_study(studies, "convergence", family) for family in FAMILIES}
+    rows = [
+        _row("µP: drift of the best rate", swept, lambda s: _drift(s, "mup")),
+        _row("standard: drift of the best rate", swept, lambda s: _drift(s, "standard")),
+        _row("regret of µP's rate at the target, predicted", swept, words.predicted),
+        _row("… and realised, by sweeping the target", swept, words.realised),
+        _row(
+            "µP's tuning: narrowest width and all, over one target run; all, over a direct search",
+            swept,
+            words.bare_cost,
+        ),
+        *(
+            _row(
+                f"fewer steps to equal loss than standard {where}",
+                compared,
+                lambda s, name=name: words.over_named(s, name),
+            )
+            for name, where in BASELINES.items()
+        ),
+        _row("swept", swept, _swept),
+    ]
+    return _table(("", *FAMILIES.values()), [row for row in rows if set(row[1:]) != {NOT_RUN}])
 
 
-def families_commands() -> str:
-    """Say what to type for the families' table."""
+def _row(label: str, studies: Mapping[str, Study | str], say: Callable[[Study], str]) -> Cells:
+    return (label, *(s if isinstance(s, str) else say(s) for s in studies.values()))
+
+
+def _drift(study: Study, parametrization: str) -> str:
+    arm = study.arm(parametrization)
+    return f"{words.drift(arm)}, {words.verdict(arm)}"
+
+
+def _swept(study: Study) -> str:
+    widths = f"widths {min(study.widths)} to {max(study.widths)}, target {study.facts.target_width}"
+    return f"{widths}; {study.trials}; {study.hours}"
+
+
+def families_notes(studies: Path, sweeps: Path) -> str:
+    """Say what the families' table is of, and what to type for it."""
     asked = [Edition(_question(sweep), sweep, "dit") for sweep in ("lr_transfer", "convergence")]
-    commands = ", ".join(f"`{command}`" for edition in asked for command in edition.commands)
+    found = [(edition, read_study(studies / edition.name)) for edition in asked]
+    commands = [
+        f"`{command}`"
+        for edition, study in found
+        if study is not None
+        for command in _commands(edition, study, sweeps)
+    ]
     others = ", ".join(f"`model={family}`" for family in list(FAMILIES)[1:])
-    return f"In brackets: 90 % intervals. Commands: {commands}; the other families with {others}."
+    return (
+        "CPU editions: small models on the embedded digits (8x8). Drift is in octaves per doubling "
+        "of the width; brackets hold 90 % intervals. What else was asked, and what is not answered "
+        f"yet: [results](results/README.md). Commands: {', '.join(commands)}; the other families "
+        f"with {others}."
+    )
 
 
 def _question(sweep: str) -> Question:
@@ -142,7 +181,7 @@ def quickstart_table(studies: Path) -> str:
     for family, name in FAMILIES.items():
         study = family_study(studies, "quickstart", family)
         if isinstance(study, str):
-            rows.append((name, study, *[UNTRIED] * 6))
+            rows.append((name, study, *[words.UNKNOWN] * 6))
             continue
         arms = [study.arm("mup"), study.arm("standard")]
         said = [cell for arm in arms for cell in (words.drift(arm), words.verdict(arm))]

@@ -6,13 +6,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.studies_read import Record, Study
+from benchmarks.convergence_plot import ratio_text
+from benchmarks.studies_read import NOT_RUN, Record, Study
 from hptransfer.figures import wording
 from hptransfer.figures.style import arm_name, hp_name
 
 UNKNOWN = "–"
 LINE = "<br>"  # between the sentences of an answer
 DIGITS = 4  # of losses and regrets: the losses lie near 0.5
+COSTS = {
+    "narrowest_over_target_percent": "by the narrowest proxies",
+    "arm_over_target_percent": "by the whole arm",
+    "over_direct_search_percent": "of a direct search",
+}
 
 
 def signed(record: Mapping[str, Any] | None, digits: int = 2) -> str:
@@ -60,19 +66,22 @@ def _regret(study: Study) -> Record | None:
 def realised(study: Study) -> str:
     """Write what it did cost there, by the target's own rows."""
     if study.realised is None:
-        return "not run"
+        return NOT_RUN
     return plain(study.realised["regret"])
 
 
 def cost(ratios: Record) -> str:
     """Write what tuning cost: narrowest proxies, whole arm, against a direct search; in percent."""
-    parts = {
-        "narrowest_over_target_percent": "{} by the narrowest proxies",
-        "arm_over_target_percent": "{} by the whole arm",
-        "over_direct_search_percent": "{} of a direct search",
-    }
-    known = {name: ratios[name] for name in parts if ratios[name] is not None}
-    return ", ".join(parts[name].format(_percent(value)) for name, value in known.items())
+    known = {name: ratios[name] for name in COSTS if ratios[name] is not None}
+    return ", ".join(f"{_percent(value)} {COSTS[name]}" for name, value in known.items())
+
+
+def bare_cost(study: Study) -> str:
+    """Write the same three in figures alone."""
+    if study.transfer is None:
+        return UNKNOWN
+    ratios = (study.transfer["cost"][name] for name in COSTS)
+    return ", ".join(UNKNOWN if ratio is None else _percent(ratio) for ratio in ratios)
 
 
 def _percent(value: float) -> str:
@@ -160,3 +169,32 @@ def by_both_measures(study: Study) -> str:
 
 def _tolerance(value: float | None) -> str:
     return UNKNOWN if value is None else f"{value:.2g}"
+
+
+def over_baseline(record: Record) -> str:
+    """Write the speed-up over one baseline, and the same with the cost of tuning counted."""
+    tuned = ratio_text(record["speed_up_with_tuning"])
+    return f"{ratio_text(record['speed_up'])}, with tuning counted {tuned}"
+
+
+def over_named(study: Study, name: str) -> str:
+    """Write the rate of the baseline of that name, and the speed-up over it."""
+    assert study.convergence is not None, "asked of a study that holds it"
+    (found,) = (each for each in study.convergence["baselines"] if each["name"] == name)
+    return f"rate {2 ** found['log2_lr']:.2g}: {over_baseline(found)}"
+
+
+def sped_up(study: Study) -> str:
+    """Say how many times fewer steps µP needed, over each baseline by its name."""
+    assert study.convergence is not None, "asked of a study that holds it"
+    found = study.convergence
+    said = [
+        f"Steps to equal loss at width {found['width']}, {len(found['seeds'])} seeds: µP's speed-up"
+    ]
+    said += [f"over {each['label']}: {over_baseline(each)}" for each in found["baselines"]]
+    said += [
+        f"Regret of µP's transferred rate at the target: {plain(found['transferred']['regret'])}",
+        f"µP's tuning over the target run: {cost(found['cost'])}",
+    ]
+    said += [f"Warning: {warning}" for warning in found["warnings"]]
+    return LINE.join(said)

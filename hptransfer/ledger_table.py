@@ -36,8 +36,14 @@ METRICS = {
         LOSS,
         Metric("train_loss", "training loss", "training loss"),
         Metric("frechet_distance", "Fréchet distance", _OF_SAMPLES, of_samples=True),
-        Metric("precision", "−precision", "negative precision of samples", True, True),
-        Metric("recall", "−recall", "negative recall of samples", True, True),
+        Metric(
+            "precision",
+            "−precision",
+            "negative precision of samples",
+            negated=True,
+            of_samples=True,
+        ),
+        Metric("recall", "−recall", "negative recall of samples", negated=True, of_samples=True),
     )
 }
 
@@ -139,8 +145,9 @@ def _require_measured(rows: Sequence[Mapping[str, Any]], metric: Metric) -> None
 
 def _was_asked(row: Mapping[str, Any], metric: Metric) -> bool:
     """Say whether a completed row tells a metric, or would if its samples had been finite."""
-    asked = row["config"].get("quality", {}).get("samples", 0) > 0
-    return metric is LOSS or metric.name in row["metrics"] or asked
+    if metric.of_samples and row["config"].get("quality", {}).get("samples", 0) > 0:
+        return True
+    return metric is LOSS or row["metrics"].get(metric.name) is not None
 
 
 def _measured(row: Mapping[str, Any], metric: Metric) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,3 +38,9 @@ class TrialResult:
     quality: Quality | None = None  # None: not asked for, not completed, or not finite
     pack_size: int = 1  # trials that really ran together, itself included; not recorded
     notes: tuple[str, ...] = ()  # of its pack: a checkpoint that was no use, say; not recorded
+
+
+def closing_loss(curve: Iterable[tuple[int, float]], steps: int) -> float:
+    """Return the mean training loss over a completed trial's last tenth of steps."""
+    tail = [loss for step, loss in curve if step > 0.9 * steps]
+    return sum(tail) / len(tail)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hptransfer import results
 from hptransfer.answers import asked_conditions, estimated, table_of, wanted_rows
@@ -26,9 +26,6 @@ from hptransfer.results import ImportedFacts, ResultsFolder
 from hptransfer.running import run_trials
 from hptransfer.sweep import check_target, realised
 from hptransfer.yaml_files import read_mapping
-
-if TYPE_CHECKING:
-    pass
 
 
 def transfer(

@@ -40,19 +40,28 @@ def replay(
     from hptransfer.trial import train_trial
     from hptransfer.weights import save_weights
 
+    recorded, again = run_again(path, prefix, overrides, config_dir)
+    key = recorded["trial_key"]
+    result, weights = train_trial(again.trial, again.runtime, lambda report: end_if_asked())
+    weights_file = None
+    if result.status is Status.completed:
+        weights_file = ResultsFolder(path).replayed_weights(key)
+        save_weights(weights_file, again.trial, weights)
+        said = as_run_yaml(again, name=again.name, comment=f"Trial {key}, run again.")
+        write_text(weights_file.with_suffix(".yaml"), said)
+    return comparison(recorded, row(result, recorded["hps"], results.provenance()), weights_file)
+
+
+def run_again(
+    path: Path, prefix: str, overrides: Sequence[str] = (), config_dir: Path | None = None
+) -> tuple[dict[str, Any], Composed]:
+    """Return the row that `replay` trains again, and its trial as a config."""
     folder = results.existing(path)
     _require_of_runtime(overrides)
     recorded = find(folder, prefix)
     config = trial_of(recorded)
-    key = recorded["trial_key"]
     composed = compose_file(folder.sweep_file, list(overrides), config_dir=config_dir, as_run=True)
-    result, weights = train_trial(config, composed.runtime, lambda report: end_if_asked())
-    weights_file = None
-    if result.status is Status.completed:
-        weights_file = folder.replayed_weights(key)
-        save_weights(weights_file, config, weights)
-        write_text(weights_file.with_suffix(".yaml"), _as_run(composed, config, key))
-    return comparison(recorded, row(result, recorded["hps"], results.provenance()), weights_file)
+    return recorded, _as_run(composed, config)
 
 
 def _require_of_runtime(overrides: Sequence[str]) -> None:
@@ -159,17 +168,14 @@ def _record(cls: Any, short: Mapping[str, Any]) -> Any:
     )
 
 
-def _as_run(composed: Composed, config: TrialConfig, key: str) -> str:
-    """Return the trial as a config file, under the group choices of its own classes."""
+def _as_run(composed: Composed, config: TrialConfig) -> Composed:
+    """Return the trial as a config, under the group choices of its own classes."""
     tagged = {
         f.name: getattr(getattr(config, f.name), tag)
         for f in dataclasses.fields(config)
         if dataclasses.is_dataclass(f.default) and (tag := _tag(f.default))
     }
-    alone = dataclasses.replace(
-        with_trial(composed, config), choices={**composed.choices, **tagged}
-    )
-    return as_run_yaml(alone, name=composed.name, comment=f"Trial {key}, run again.")
+    return dataclasses.replace(with_trial(composed, config), choices={**composed.choices, **tagged})
 
 
 def comparison(

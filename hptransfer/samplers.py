@@ -64,14 +64,15 @@ def sample(
     config: SamplerConfig,
 ) -> Tensor:
     """Turn noise (..., B, C, H, W) into samples of the condition; `null` is the dropped one."""
-    _require_fit(objective, config)
+    require_fit(objective, config)
     predict = guided(model, condition, null, config.guidance)
     points = [point(objective, 1 - i / config.steps) for i in range(config.steps + 1)]
     solve = second_order if config.name is Sampler.dpm_solver else first_order
     return solve(objective, predict, noise, points)
 
 
-def _require_fit(objective: ObjectiveConfig, config: SamplerConfig) -> None:
+def require_fit(objective: ObjectiveConfig, config: SamplerConfig) -> None:
+    """Refuse a sampler that cannot draw samples of an objective."""
     own = Sampler.euler if isinstance(objective, RectifiedFlowConfig) else Sampler.ddim
     require(
         config.name in (own, Sampler.dpm_solver),

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from hptransfer.terminal import interruptible, print_json, print_recorded, say, typed
+from hptransfer.terminal import interruptible, print_config, print_json, print_recorded, say, typed
 
 if TYPE_CHECKING:
     from hptransfer.trainer.record import Entry
@@ -89,6 +89,11 @@ def _replay(arguments: argparse.Namespace) -> int:
     """`hptransfer train FOLDER --trial KEY`: exit code 1 if the row is not what comes out now."""
     from hptransfer import replaying
 
+    if arguments.print_config:
+        _, again = replaying.run_again(
+            arguments.file, arguments.trial, arguments.overrides, arguments.config_dir
+        )
+        return print_config(arguments, again, again.name)
     asked = ("train", str(arguments.file), "--trial", arguments.trial, *arguments.overrides)
     with interruptible(shlex.join(["hptransfer", *asked]), kept="nothing recorded has changed"):
         answer = replaying.replay(

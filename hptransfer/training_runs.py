@@ -114,11 +114,13 @@ def _run(
     show: Callable[[Entry], None],
 ) -> TrialResult:
     """Train from where the run directory stands to the run's end."""
+    from hptransfer.trainer.engine import micro_batch
+    from hptransfer.trainer.memory import fitting
     from hptransfer.trainer.parallel import lost_another
     from hptransfer.trainer.run import TrainingRun
-    from hptransfer.trial import is_out_of_memory, too_large
 
-    with _watchers(composed, run, tell, show) as watchers:
+    micro = micro_batch(composed.trial, composed.trainer, group)
+    with _watchers(composed, run, tell, show) as watchers, fitting(composed.trainer, micro):
         try:
             training = TrainingRun(
                 composed.trial,
@@ -137,8 +139,6 @@ def _run(
         except MachineError:  # is a RuntimeError too, and says more
             raise
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise too_large(composed.trial, group.device) from error
             if lost_another(error):
                 raise MachineError(
                     f"Process {group.rank} of the run lost another, which was killed or says "

@@ -12,7 +12,7 @@ from torch import Tensor
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.data import load
 from hptransfer.errors import MachineError, UserError
-from hptransfer.outcome import TrialResult
+from hptransfer.outcome import TrialResult, closing_loss
 from hptransfer.quality.measure import Judged, judged_pack, reference
 from hptransfer.training.checkpoint import Checkpoint, PackFolder
 from hptransfer.training.flops import trial_flops
@@ -172,13 +172,12 @@ def _result(
     held_out = tuple(
         (r.step, r.held_out_losses[index]) for r in outcome.reports if r.held_out_losses is not None
     )
-    tail = [loss for step, loss in curve if step > 0.9 * config.budget.steps]
     return TrialResult(
         config=config,
         status=status,
         loss=float(outcome.losses[index]) if completed else None,
         loss_at_init=float(outcome.losses_at_init[index]),
-        train_loss=sum(tail) / len(tail) if completed else None,
+        train_loss=closing_loss(curve, config.budget.steps) if completed else None,
         diverged_at_step=diverged_at if diverged_at >= 0 else None,
         stopped_at_step=stopped_at if stopped_at >= 0 else None,
         clipped_share=float(outcome.clipped_share[index]),

@@ -245,6 +245,10 @@ def test_a_row_without_the_metric_is_refused_with_those_that_all_have() -> None:
     with pytest.raises(UserError, match=r"1 of 3 have no frechet_distance.*quality\.samples") as no:
         table(rows, FRECHET)
     assert str(no.value).endswith("all rows have: loss, train_loss, precision, recall.")
+    rows = spoilt(lambda row: row["metrics"].update(train_loss=None))  # as other programs' rows
+    rows[1]["config"]["quality"] = {"samples": 1000}
+    with pytest.raises(UserError, match="have no train_loss"):
+        table(rows, METRICS["train_loss"])
 
 
 def test_samples_that_were_not_finite_are_a_failed_trial() -> None:

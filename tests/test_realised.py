@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY, completed
+from planted import table as planted_table
 from test_estimates import planted
 from test_main_job import run
 
 from hptransfer import results
+from hptransfer.analysis.agreement import agreement
 from hptransfer.analysis.realised import realised
 from hptransfer.config import TrialConfig
 from hptransfer.errors import UserError
@@ -49,6 +51,13 @@ def outcome(transferred: float, *, high: float, seeds: int = 3) -> dict[str, Any
     return found
 
 
+def widened() -> pd.DataFrame:
+    """Return rows of three equal points between two walls, whose window is widened to those."""
+    floor = np.array([0.62, 0.5, 0.5, 0.5, 0.62])
+    noise = 0.01 * np.random.default_rng(0).standard_normal((4, 5))
+    return planted_table({64: (np.arange(-9.0, -4.0), floor + noise)})
+
+
 def test_good_transfer_realises_a_small_regret() -> None:
     found = outcome(-5.7, high=0.003)
     assert found["optimum"]["width"] == 192
@@ -63,6 +72,18 @@ def test_bad_transfer_is_missed_inside_and_outside_the_window() -> None:
     assert outside["regret"]["estimate"] == pytest.approx(0.012 * 3.7**2, rel=0.15)
     assert inside["missed"] and outside["missed"]
     assert not outcome(-7.4, high=0.2)["missed"]
+
+
+def test_a_value_on_the_wall_of_a_widened_window_is_read_off_the_curve() -> None:
+    rows = widened()
+    value = {"transferred": -5.4, "predicted": {}, "hp": "log2_lr", "width": 64}
+    found = realised(rows, **value)
+    assert found["optimum"]["n_points"] == 5  # the floor's three, and a neighbour on either side
+    assert 0.03 < found["regret"]["low"] < found["regret"]["high"] < 0.12
+    moved = rows.assign(log2_lr=rows["log2_lr"] + 1.6)
+    ((at,),) = (arm["widths"] for arm in agreement(rows, moved, axes=["log2_lr"]))
+    assert at["by_metric"]["optimum"] == pytest.approx(-5.4, abs=0.1)
+    assert 0.03 < at["loss_regret"]["low"] < at["loss_regret"]["high"] < 0.12
 
 
 def test_a_target_of_a_single_seed_borrows_its_noise() -> None:

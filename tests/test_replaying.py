@@ -146,6 +146,20 @@ def test_only_weights_and_their_config_are_added_and_samples_can_be_drawn_of_the
     assert picture.is_file()
 
 
+def test_its_config_may_be_printed_and_nothing_is_trained(
+    small: Callable[..., list[dict]], capsys: Printed
+) -> None:
+    recorded = small()[0]
+    asked = ["train", str(FOLDER), "--trial", recorded["trial_key"]]
+    capsys.readouterr()
+    assert main([*asked, "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert not (FOLDER / "trials").exists()
+    assert main(asked) == 0
+    kept = (FOLDER / "trials" / f"{recorded['trial_key']}.yaml").read_text()
+    assert printed in kept and "run again" not in printed
+
+
 def test_a_key_may_be_cut_short_as_long_as_it_names_one_row(
     small: Callable[..., list[dict]], capsys: Printed
 ) -> None:

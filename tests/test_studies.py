@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import studies, studies_convergence, studies_tables, studies_tidy
+from benchmarks import studies, studies_tables, studies_tidy
 from benchmarks import studies_words as words
 from benchmarks.studies_picture import ARMS, draw, panels
 from benchmarks.studies_questions import FAMILIES, QUESTIONS, Edition
@@ -30,7 +30,7 @@ RATIO = {"estimate": 2.0, "low": 1.5, "high": 2.7, "relation": "=", "n_seeds": 3
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """Return a results folder of its own: the quickstart's rows as if over four doublings."""
+    """Return a results folder of its own: the quickstart's rows, as `lr_transfer`'s too."""
     for family in FAMILIES:
         names = [Edition(q, q.sweep, family).name for q in QUESTIONS[:2]]
         assert names[0].startswith("quickstart") and names[1].startswith("lr_transfer")
@@ -81,16 +81,34 @@ def test_the_families_table_holds_the_records_figures(results: Path) -> None:
         found = arm["drift_octaves_per_doubling"]
         text = f"{found['estimate']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
         assert cell == f"{text.replace('-', '−')}, {arm['verdict']}"
-    assert cells(table, "µP's tuning")[1] == (
-        "41.7 % by the narrowest proxies, 809 % by the whole arm, 33.7 % of a direct search"
+    assert cells(table, "µP's tuning")[1] == "41.7 %, 809 %, 33.7 %"
+    assert cells(table, "swept")[1].startswith(
+        "widths 24 to 96, target 192; 120 + 18 trials; CPU, 0.0"
     )
-    assert set(cells(table, "speed-up in steps to equal loss over standard at the or")[1:]) == {
-        "not run"
-    }
-    trained = cells(table, "trained")[1]
-    assert trained == (
-        "3 widths (24 to 96), 8 values of the base learning rate, 3 seeds: 120 + 18 trials"
-    )
+
+
+def test_what_no_family_has_run_has_no_row(results: Path) -> None:
+    table = families_table(results / "studies")
+    assert cells(table, "… and realised")[1] == "0.0002 (0.0000 to 0.0008)"
+    assert "fewer steps" not in table
+    for family in FAMILIES:
+        suffix = "" if family == "dit" else f"-{family}"
+        shutil.rmtree(results / "studies" / f"lr_transfer{suffix}" / "target")
+    table = families_table(results / "studies")
+    assert "realised" not in table and "not run" not in table
+    assert len(table.splitlines()) == 2 + 5
+
+
+def test_a_command_names_the_widths_that_were_swept_if_the_file_has_others(
+    results: Path, tmp_path: Path
+) -> None:
+    row, sweeps = "[a. the learning rate, three parametrizations, DiT", tmp_path / "sweeps"
+    typed = cells(answers_table(results / "studies", SWEEPS), row)[1]
+    assert typed.startswith("`hptransfer run lr_transfer 'sweep.widths=[24,48,96]' --results ")
+    shutil.copytree(SWEEPS, sweeps)
+    shutil.copy(SWEEPS / "quickstart.yaml", sweeps / "lr_transfer.yaml")
+    typed = cells(answers_table(results / "studies", sweeps), row)[1]
+    assert typed == "`hptransfer run lr_transfer --results results/studies`"
 
 
 def test_a_study_without_rows_or_answers_says_so(results: Path) -> None:
@@ -111,7 +129,7 @@ def test_an_answer_of_the_trials_so_far_says_how_many_there_are(results: Path) -
     (folder / "ledger.jsonl").write_bytes(b"".join(rows[:100]))
     answers.fit(ResultsFolder(folder))
     table = families_table(results / "studies")
-    assert cells(table, "trained")[1].endswith("3 seeds: 100 of 120 + 18 trials")
+    assert "target 192; 100 of 120 + 18 trials; " in cells(table, "swept")[1]
     assert "(" in cells(table, "µP: drift")[1]
 
 
@@ -123,13 +141,12 @@ def test_estimates_of_fewer_rows_are_no_answer(results: Path) -> None:
 
 def test_a_gpu_edition_is_a_row_of_its_own_until_it_ran(results: Path, tmp_path: Path) -> None:
     sweeps = tmp_path / "sweeps"
-    sweeps.mkdir()
-    (sweeps / "lr_transfer_fashion.yaml").touch()
+    shutil.copytree(SWEEPS, sweeps, ignore=shutil.ignore_patterns("[!l]*_fashion.yaml"))
     row = cells(
         answers_table(results / "studies", sweeps),
-        "a. the learning rate over four doublings, DiT, U-ViT, PixArt-α, MMDiT (GPU",
+        "a. the learning rate, three parametrizations, DiT, U-ViT, PixArt-α, MMDiT (GPU",
     )
-    assert row[3] == "not run: no GPU was lent"
+    assert row[3] == "not run: it needs a GPU"
     shutil.copytree(
         results / "studies" / "lr_transfer", results / "studies" / "lr_transfer_fashion"
     )
@@ -144,7 +161,7 @@ def convergence() -> dict[str, Any]:
     regret = {"estimate": 0.001, "low": 0.0, "high": 0.002}
     runs = [
         {"name": name, "label": f"standard, {name}", "log2_lr": -10 - i, "regret": regret, **over}
-        for i, name in enumerate(studies_convergence.BASELINES)
+        for i, name in enumerate(studies_tables.BASELINES)
     ]
     ratios = {
         "narrowest_over_target_percent": 5.5,
@@ -164,15 +181,15 @@ def convergence() -> dict[str, Any]:
 def test_a_speed_up_names_its_baseline_and_counts_the_tuning(results: Path) -> None:
     folder = results / "studies" / "convergence"
     (results / "studies" / "lr_transfer").rename(folder)
-    start = "speed-up in steps to equal loss over standard at the or"
+    start = "fewer steps to equal loss than standard at the or"
     command = "`python -m benchmarks.convergence results/studies/convergence`"
     assert cells(families_table(results / "studies"), start)[1] == f"not answered: {command}"
     (folder / "convergence.json").write_text(json.dumps(convergence()))
     cell = cells(families_table(results / "studies"), start)[1]
     assert cell == "rate 0.00098: ×2 (1.5 to 2.7), with tuning counted ×0.3 (1.5 to 2.7)"
-    own_grid = "speed-up in steps to equal loss over standard at the optimum"
+    own_grid = "fewer steps to equal loss than standard at the best rate of"
     assert cells(families_table(results / "studies"), own_grid)[1].startswith("rate 0.00012: ")
-    said = studies_convergence.answered(study(folder))
+    said = words.sped_up(study(folder))
     assert "standard, default: ×2 (1.5 to 2.7)" in said and "3 seeds" in said
 
 

@@ -55,7 +55,7 @@ def test_every_sweep_can_be_planned_and_its_target_realised(name: str) -> None:
 def test_every_header_says_on_what_and_for_how_long(name: str) -> None:
     if name in FASHION:
         assert re.search(r"H100: about \d+ minutes", header(name))
-        assert f"timeout -s TERM 480 hptransfer run {name} " in header(name)
+        assert re.search(rf"timeout -s TERM 480 hptransfer (run|sweep) {name} ", header(name))
     else:
         assert re.search(r"CPU.* (minutes|hours?)\b", header(name))
 

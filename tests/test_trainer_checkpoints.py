@@ -29,8 +29,20 @@ def test_tensors_come_back_from_files_of_bounded_size(tmp_path: Path) -> None:
     for name, tensor in TENSORS.items():
         assert torch.equal(found.tensor(name), tensor)
     assert len(set(found.files.values())) == 2  # 28 + 12 bytes, then 36
-    with pytest.raises(UserError, match="has no weights/d"):
-        found.tensor("weights/d")
+
+
+def test_a_model_of_other_tensors_than_the_checkpoints_is_refused(tmp_path: Path) -> None:
+    found = saved(tmp_path, 5).read(5)
+    shapes = {name: tensor.shape for name, tensor in TENSORS.items()}
+    found.require(shapes)
+    for change, said in (
+        ({"weights/d": (2,)}, r"weights/d is missing, and in the model of shape \(2,\)"),
+        ({"weights/b": (1,)}, r"weights/b is of shape \(3,\), and in the model of shape \(1,\)"),
+    ):
+        with pytest.raises(UserError, match=f"step 5 {said}"):
+            found.require({**shapes, **change})
+    with pytest.raises(UserError, match=r"weights/c is of shape .* and in the model missing"):
+        found.require({name: shapes[name] for name in ("weights/a", "weights/b")})
 
 
 def test_the_newest_stay_and_a_past_that_was_left_goes(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from hptransfer.config import RuntimeConfig, TrainerConfig
 from hptransfer.data import load
 from hptransfer.trainer.engine import Engine
 from hptransfer.trainer.parallel import Group
-from hptransfer.trainer.throughput import matmul_peak
 from hptransfer.vocabulary import Parallel, Precision
 
 pytestmark = pytest.mark.gpu
@@ -92,9 +91,3 @@ def test_one_process_under_nccl_sees_the_same(way: Parallel) -> None:
     assert torch.distributed.get_backend() == "nccl"
     parallel = seen(engine_of("dit", FAST, trainer, group=group))
     assert_alike(parallel, seen(engine_of("dit", CPU)), rel=1e-4)
-
-
-def test_a_matrix_product_reaches_what_such_devices_do() -> None:
-    device = torch.device("cuda")
-    peaks = [matmul_peak(device, precision) for precision in (Precision.fp32, Precision.bf16)]
-    assert 1e12 < peaks[0] < peaks[1] < 1e16

@@ -224,10 +224,23 @@ def test_where_no_checkpoint_is_sound_the_run_begins_anew_and_says_so(train) -> 
 def test_a_run_that_cannot_begin_leaves_no_config(train) -> None:
     with pytest.raises(UserError, match=r"batch_size=8 with 1 x 3"):
         train("train.accumulate=3")
-    assert not only_run().config_file.exists() and not only_run().record_file.exists()
+    with pytest.raises(UserError, match=r"sampler's steps must not exceed .* got 20 with"):
+        train("objective=ddpm", "objective.timesteps=10", "train.sample_steps=20", root="coarse")
+    for root in ("results", "coarse"):
+        assert not only_run(root).config_file.exists() and not only_run(root).record_file.exists()
     with pytest.raises(UserError, match=r"runtime\.data_folder"):
         train("data=imagenet_latents", root="without")
     assert not Path("without").exists()
+
+
+@pytest.mark.parametrize("where", ["engine.Engine._loss", "optimizer.Optimizer.__init__"])
+def test_too_little_memory_is_said_with_what_helps(train, monkeypatch, where: str) -> None:
+    def exhausted(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(f"hptransfer.trainer.{where}", exhausted)
+    with pytest.raises(MachineError, match=r"4 samples .* raise train\.accumulate above 2, or set"):
+        train("train.accumulate=2")
 
 
 def test_another_way_of_computing_goes_on_and_is_told(train) -> None:

@@ -123,7 +123,7 @@ def _regret(x: float, basin: Basin, *, noisy: bool) -> dict[str, Any]:
     draws, theta = basin.curve_draws, basin.theta_draws
     if draws is None or theta is None:
         return interval(None)
-    low, high = basin.grid.theta[basin.grid.window[[0, -1]]]
+    low, high = basin.grid.theta[basin.window[[0, -1]]]
     rise = draws.rise(np.clip(x, low, high) - theta[:, None])[:, 0]
     if low <= x <= high:
         return interval(rise, noisy=noisy)

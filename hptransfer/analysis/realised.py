@@ -67,7 +67,7 @@ def _regret_at(x: float, basin: Basin, noise: Noise | None, *, hp: str) -> tuple
     found = np.flatnonzero(np.abs(grid.theta - x) < SAME_POINT)
     if len(found) and grid.failed[found[0]]:
         return np.inf, np.array([np.inf])
-    low, high = grid.theta[grid.window[[0, -1]]]
+    low, high = grid.theta[basin.window[[0, -1]]]
     curve, draws, theta = basin.curve, basin.curve_draws, basin.theta_draws
     if curve is not None and draws is not None and theta is not None and low <= x <= high:
         fitted = float(curve.loss(np.array([x]))[0, 0])

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,24 @@ class Saved:
     facts: dict[str, Any]
     files: Mapping[str, Path]  # by the tensor's name
 
+    def require(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Refuse a model whose tensors are others now, or of other shapes."""
+        found: dict[str, tuple[int, ...]] = {}
+        for path in set(self.files.values()):
+            with safe_open(str(path), framework="pt") as file:
+                found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        wanted = {name: tuple(shape) for name, shape in shapes.items()}
+        for name in sorted(found.keys() | wanted.keys()):
+            if found.get(name) != wanted.get(name):
+                raise UserError(
+                    "A run goes on with the model it began with, but in its checkpoint of step "
+                    f"{self.step} {name} is {_said(found.get(name))}, and in the model "
+                    f"{_said(wanted.get(name))}. Bring the model's code back, or remove the run's "
+                    "folder to train anew."
+                )
+
     def tensor(self, name: str) -> Tensor:
-        """Read one tensor; a model that has others now is refused."""
-        if name not in self.files:
-            raise UserError(
-                f"A run goes on with the model it began with, but its checkpoint of step "
-                f"{self.step} has no {name}. Bring the model's code back, or remove the run's "
-                "folder to train anew."
-            )
+        """Read one tensor."""
         with safe_open(str(self.files[name]), framework="pt") as file:
             return file.get_tensor(name)
 
@@ -83,7 +93,7 @@ class Checkpoints:
         files: dict[str, Path] = {}
         for entry in content["files"]:
             path = _inside(folder, entry["name"])
-            if not path.is_file() or _digest(path) != entry["sha256"]:
+            if not _is_whole(path, entry["sha256"]):
                 raise ValueError(f"its file {path.name} is missing or damaged")
             files |= dict.fromkeys(entry["tensors"], path)
         return Saved(step, content["facts"], files)
@@ -156,6 +166,18 @@ def _inside(folder: Path, name: str) -> Path:
         raise ValueError("its manifest names files that no checkpoint has")
     require_inside(folder, folder / name)
     return folder / name
+
+
+def _said(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"of shape {shape}"
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    """Whether a file is there, can be read, and holds what was written."""
+    try:
+        return _digest(path) == sha256
+    except OSError:
+        return False
 
 
 def _digest(path: Path) -> str:

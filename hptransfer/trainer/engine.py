@@ -20,7 +20,6 @@ from hptransfer.data import Dataset
 from hptransfer.objectives import noised, objective_loss
 from hptransfer.parametrization import build_model, parameter_rules
 from hptransfer.trainer.blocks import checkpoint_activations, compile_regions
-from hptransfer.trainer.memory import fitting
 from hptransfer.trainer.optimizer import Optimizer
 from hptransfer.trainer.parallel import Group, gradients_kept, local, put, spread, whole
 from hptransfer.training.arithmetic import arithmetic, autocast, bound_terms_on
@@ -57,7 +56,7 @@ class Engine:
     ) -> None:
         self.config, self.dataset, self.group = config, dataset, group
         self.trainer = trainer
-        self.micro = _micro_batch(config, trainer, group)
+        self.micro = micro_batch(config, trainer, group)
         custom = isinstance(config.model, CustomConfig)
         self.compiled = runtime.compiles(custom=custom)
         self.model = build_model(config)
@@ -84,7 +83,7 @@ class Engine:
     def train_step(self, step: int) -> StepReport:
         """Take step `step` (from 0); where loss or gradient are not finite nothing is changed."""
         self.optimizer.forget_gradients()
-        with self._arithmetic(), fitting(self.trainer, self.micro):
+        with self._arithmetic():
             loss = self._backward(self.batches(step))
         grads = self._gradients()
         norm = whole(torch.nn.utils.get_total_norm(grads))
@@ -185,7 +184,7 @@ class Engine:
         def predict(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
             return self._predict(self.model, x, t, *condition)
 
-        with torch.no_grad(), self._arithmetic(), fitting(self.trainer, self.micro):
+        with torch.no_grad(), self._arithmetic():
             self._exchange()
             try:
                 yield predict
@@ -210,6 +209,10 @@ class Engine:
             gathered = whole(tensor.detach())
             if self.group.is_first:
                 yield name, gathered.cpu()
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Return the shapes of the tensors of `state`, by name."""
+        return {name: tensor.shape for name, tensor in self._tensors().items()}
 
     @torch.no_grad()
     def restore(self, read: Callable[[str], Tensor], steps_taken: int) -> None:
@@ -251,7 +254,7 @@ class Engine:
         return arithmetic(self.config.precision, self.group.device)
 
 
-def _micro_batch(config: TrialConfig, trainer: TrainerConfig, group: Group) -> int:
+def micro_batch(config: TrialConfig, trainer: TrainerConfig, group: Group) -> int:
     """Return how many samples a process takes at a time."""
     size, parts = config.budget.batch_size, group.size * trainer.accumulate
     require(

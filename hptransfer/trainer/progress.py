@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hptransfer.config import BudgetConfig
-from hptransfer.training.loop import REPORTS
+from hptransfer.training.loop import has_point
 from hptransfer.training.stopping import first_step, is_hopeless
 from hptransfer.vocabulary import Status
 
@@ -59,8 +59,7 @@ class Progress:
 
     def report(self, budget: BudgetConfig) -> None:
         """Add a point to the curve where one is due, and give the run up where it is hopeless."""
-        interval = math.ceil(budget.steps / REPORTS)
-        if self.diverged_at is not None or (self.step % interval and self.step < budget.steps):
+        if self.diverged_at is not None or not has_point(self.step, budget.steps):
             return
         before = self.curve[-1][0] if self.curve else 0
         self.curve.append((self.step, self.since_report / (self.step - before)))

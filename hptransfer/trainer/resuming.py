@@ -44,6 +44,8 @@ def resumed(
     if known is None:
         return Past(Progress(engine.at_init_loss()), [])
     progress = Progress.of(known["progress"])
+    if saved is not None:
+        saved.require(engine.shapes())
     engine.restore(_reading(saved), progress.step)
     return Past(progress, [Start(**start) for start in known["starts"]])
 

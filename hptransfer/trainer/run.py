@@ -7,6 +7,7 @@ the first one alone writes.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ from hptransfer.data import Dataset
 from hptransfer.errors import Interrupted, MachineError
 from hptransfer.generate import grid
 from hptransfer.interruption import asked
-from hptransfer.outcome import Quality, TrialResult
+from hptransfer.outcome import Quality, TrialResult, closing_loss
 from hptransfer.quality.drawing import draw
 from hptransfer.quality.measure import judged, reference
 from hptransfer.results import RunFolder
-from hptransfer.samplers import SamplerConfig
+from hptransfer.samplers import SamplerConfig, require_fit
 from hptransfer.trainer.checkpoints import Checkpoints
 from hptransfer.trainer.engine import Engine, StepReport
 from hptransfer.trainer.parallel import Group
@@ -37,7 +38,7 @@ from hptransfer.trial import device_name
 from hptransfer.vocabulary import Status
 from hptransfer.weights import save_weights
 
-TERMINATE = 15  # what ends a process whose neighbour was asked to end
+TERMINATE = int(signal.SIGTERM)  # what ends a process whose neighbour was asked to end
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ class TrainingRun:
         self.began = time.perf_counter()
         self.device = device_name(group.device)
         self.speed = self._speed()
-        if config.quality.samples:  # what is amiss with it is said before training
+        # What is amiss with samples is said before training.
+        self.sampler = SamplerConfig(steps=trainer.sample_steps, guidance=trainer.guidance)
+        if self._draws_images:
+            require_fit(config.objective, self.sampler)
+        if config.quality.samples:
             reference(config.data, runtime.data_folder)
         self.engine = Engine(config, runtime, trainer, dataset, group)
         self.checkpoints = Checkpoints(folder.checkpoints, trainer.keep)
@@ -81,6 +86,10 @@ class TrainingRun:
         if group.is_first:
             self.log = Log(folder.log_file, self.progress.step)
             self._describe("running")
+
+    @property
+    def _draws_images(self) -> bool:
+        return self.config.data.layout.channels in (1, 3)
 
     def _speed(self) -> Speed:
         peak = matmul_peak(self.group.device, self.config.precision)
@@ -132,12 +141,13 @@ class TrainingRun:
 
     def _sample(self) -> None:
         """Draw a grid of images with the deciding weights; latents are not drawn."""
-        if self.config.data.layout.channels not in (1, 3):
+        if not self._draws_images:
             return
-        sampler = SamplerConfig(steps=self.trainer.sample_steps, guidance=self.trainer.guidance)
         split, columns = self.dataset.validation, self.trainer.sample_columns
         with self.engine.sampling_model() as model:
-            drawn = grid(self.config, model, split, sampler, self.group.device, columns=columns)
+            drawn = grid(
+                self.config, model, split, self.sampler, self.group.device, columns=columns
+            )
         if self.group.is_first:
             self.watchers.samples(self.progress.step, drawn)
 
@@ -210,13 +220,12 @@ class TrainingRun:
         progress, budget, status = self.progress, self.config.budget, self.status
         assert status is not None, "the run has not ended"
         completed = status is Status.completed
-        tail = [loss for step, loss in progress.curve if step > 0.9 * budget.steps]
         return TrialResult(
             config=self.config,
             status=status,
             loss=progress.deciding_loss(budget),
             loss_at_init=progress.loss_at_init,
-            train_loss=sum(tail) / len(tail) if completed else None,
+            train_loss=closing_loss(progress.curve, budget.steps) if completed else None,
             diverged_at_step=progress.diverged_at,
             stopped_at_step=progress.stopped_at,
             clipped_share=progress.clipped / budget.steps,

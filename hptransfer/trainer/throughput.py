@@ -62,24 +62,3 @@ class Speed:
             "tflops": float(f"{flops / 1e12:.6g}"),
             "utilisation": float(f"{flops / self.peak:.4g}"),
         }
-
-
-class Stopwatch:
-    """Seconds spent in steps alone: evaluation, samples and checkpoints stand outside."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._began = 0.0
-        self.steps, self.seconds = 0, 0.0
-
-    def start(self) -> None:
-        """Begin, with the device idle."""
-        _wait(self._device)
-        self._began = time.perf_counter()
-
-    def lap(self, steps: int) -> tuple[int, float]:
-        """Add up what ran since the start; return the steps and seconds of this lap."""
-        _wait(self._device)
-        seconds = time.perf_counter() - self._began
-        self.steps, self.seconds = self.steps + steps, self.seconds + seconds
-        return steps, seconds

@@ -1,4 +1,4 @@
-"""The only training loop: a pack from its first step to its deciding loss."""
+"""The loop of all rows of sweeps: a pack from its first step to its deciding loss."""
 
 from __future__ import annotations
 
@@ -76,6 +76,11 @@ def _loss_at_init(state: TrainingState, dataset: Dataset) -> Tensor:
     return validation_loss(pack, dataset.validation, flat=pack.flat, draws=1).cpu()
 
 
+def has_point(taken: int, steps: int) -> bool:
+    """Whether a training curve has a point after so many of all steps."""
+    return taken % math.ceil(steps / REPORTS) == 0 or taken >= steps
+
+
 def _train(
     state: TrainingState,
     progress: Progress,
@@ -83,10 +88,9 @@ def _train(
     checkpoint: Checkpoint | None,
 ) -> None:
     count, steps = len(state.started_with), state.budget.steps
-    interval = math.ceil(steps / REPORTS)
     for step in range(progress.step, steps):
         state.train_step(step)
-        if (step + 1) % interval and step + 1 < steps:
+        if not has_point(step + 1, steps):
             continue
         progress.reports.append(_report(state, step + 1, count))
         report(progress.reports[-1])
