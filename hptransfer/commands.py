@@ -8,7 +8,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from hptransfer import results
@@ -130,10 +129,7 @@ def sweep_command(arguments: argparse.Namespace) -> int:
 
 def existing(arguments: argparse.Namespace) -> ResultsFolder:
     """Return the folder named: a path, or a sweep's name in the results folder."""
-    folder: Path = arguments.folder
-    if not folder.exists() and (arguments.results / folder).exists():
-        folder = arguments.results / folder
-    return results.existing(folder)
+    return results.existing(arguments.folder, arguments.results)
 
 
 def of_folder(

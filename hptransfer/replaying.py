@@ -26,7 +26,10 @@ TOLERANCE = 1e-3  # of the recorded loss: what devices and versions of torch may
 
 
 def replay(
-    path: Path, prefix: str, overrides: Sequence[str] = (), config_dir: Path | None = None
+    folder: ResultsFolder,
+    prefix: str,
+    overrides: Sequence[str] = (),
+    config_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Train one of a folder's trials again; keep its weights and say how the results compare.
 
@@ -40,12 +43,12 @@ def replay(
     from hptransfer.trial import train_trial
     from hptransfer.weights import save_weights
 
-    recorded, again = run_again(path, prefix, overrides, config_dir)
+    recorded, again = run_again(folder, prefix, overrides, config_dir)
     key = recorded["trial_key"]
     result, weights = train_trial(again.trial, again.runtime, lambda report: end_if_asked())
     weights_file = None
     if result.status is Status.completed:
-        weights_file = ResultsFolder(path).replayed_weights(key)
+        weights_file = folder.replayed_weights(key)
         save_weights(weights_file, again.trial, weights)
         said = as_run_yaml(again, name=again.name, comment=f"Trial {key}, run again.")
         write_text(weights_file.with_suffix(".yaml"), said)
@@ -53,10 +56,12 @@ def replay(
 
 
 def run_again(
-    path: Path, prefix: str, overrides: Sequence[str] = (), config_dir: Path | None = None
+    folder: ResultsFolder,
+    prefix: str,
+    overrides: Sequence[str] = (),
+    config_dir: Path | None = None,
 ) -> tuple[dict[str, Any], Composed]:
     """Return the row that `replay` trains again, and its trial as a config."""
-    folder = results.existing(path)
     _require_of_runtime(overrides)
     recorded = find(folder, prefix)
     config = trial_of(recorded)

@@ -154,8 +154,13 @@ class ResultsFolder:
         return self.path / "report.html"
 
 
-def existing(path: Path) -> ResultsFolder:
-    """Return a results folder that holds a sweep, or say that it does not."""
+def existing(path: Path, root: Path | None = None) -> ResultsFolder:
+    """Return a results folder that holds a sweep, or say that it does not.
+
+    It is named by its path, or by its sweep's name in `root`.
+    """
+    if root is not None and not path.exists() and (root / path).exists():
+        path = root / path
     folder = ResultsFolder(path)
     if not folder.sweep_file.is_file():
         raise UserError(

@@ -87,18 +87,16 @@ def _print_trained(arguments: argparse.Namespace, answer: dict[str, Any]) -> Non
 
 def _replay(arguments: argparse.Namespace) -> int:
     """`hptransfer train FOLDER --trial KEY`: exit code 1 if the row is not what comes out now."""
-    from hptransfer import replaying
+    from hptransfer import replaying, results
 
+    folder = results.existing(arguments.file, arguments.results)
+    words = (folder, arguments.trial, arguments.overrides, arguments.config_dir)
     if arguments.print_config:
-        _, again = replaying.run_again(
-            arguments.file, arguments.trial, arguments.overrides, arguments.config_dir
-        )
+        _, again = replaying.run_again(*words)
         return print_config(arguments, again, again.name)
     asked = ("train", str(arguments.file), "--trial", arguments.trial, *arguments.overrides)
     with interruptible(shlex.join(["hptransfer", *asked]), kept="nothing recorded has changed"):
-        answer = replaying.replay(
-            arguments.file, arguments.trial, arguments.overrides, arguments.config_dir
-        )
+        answer = replaying.replay(*words)
     if arguments.json:
         print_json(answer)
     else:

@@ -131,7 +131,7 @@ def test_only_weights_and_their_config_are_added_and_samples_can_be_drawn_of_the
 ) -> None:
     recorded = small()[0]
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
-    assert main(["train", str(FOLDER), "--trial", recorded["trial_key"]]) == 0
+    assert main(["train", FOLDER.name, "--trial", recorded["trial_key"]]) == 0
     said = capsys.readouterr().out
     assert "equal to the bit" in said
     assert repr(recorded["loss"]) in said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from test_trainer_run import flip
 
 from hptransfer.errors import UserError
 from hptransfer.trainer.checkpoints import Checkpoints
+from hptransfer.trainer.progress import Progress
 
 TENSORS = {f"weights/{name}": torch.arange(float(n)) for name, n in (("a", 7), ("b", 3), ("c", 9))}
 
@@ -76,3 +79,11 @@ def test_what_is_damaged_is_told_and_passed_over(
 def renamed(folder: Path, word: str, other: str) -> None:
     path = folder / "manifest.json"
     path.write_text(path.read_text().replace(f'"{word}"', f'"{other}"'))
+
+
+def test_a_loss_at_init_that_is_not_finite_is_kept_in_strict_json() -> None:
+    progress = Progress(float("inf"), step=3, curve=[(3, 0.5)])
+    text = json.dumps(progress.facts(1.0), allow_nan=False)
+    again = Progress.of(json.loads(text))
+    assert not math.isfinite(again.loss_at_init)
+    assert (again.step, again.curve) == (3, [(3, 0.5)])

@@ -35,11 +35,13 @@ class Progress:
     def of(facts: Mapping[str, Any]) -> Progress:
         """Return what `facts` was made from."""
         curves = {name: [(step, loss) for step, loss in facts[name]] for name in CURVES}
-        return Progress(**{**facts, **curves})
+        at_init = math.nan if facts["loss_at_init"] is None else facts["loss_at_init"]
+        return Progress(**{**facts, **curves, "loss_at_init": at_init})
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """Return all of it as plain JSON, after so many seconds."""
-        return {**asdict(self), "seconds": seconds}
+        at_init = self.loss_at_init if math.isfinite(self.loss_at_init) else None
+        return {**asdict(self), "seconds": seconds, "loss_at_init": at_init}
 
     def took(self, loss: float, *, clipped: bool, sound: bool) -> None:
         """Count one step."""
