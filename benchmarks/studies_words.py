@@ -161,7 +161,7 @@ def by_both_measures(study: Study) -> str:
             f"{widest['width']} {signed(widest['difference'])}, where the rate best by Fréchet "
             f"distance costs {plain(widest['loss_regret'])} of loss (δ "
             f"{_tolerance(arm['loss_tolerance'])}) and the one best by loss "
-            f"{plain(widest['metric_regret'], 2)} of Fréchet distance (δ "
+            f"{plain(widest['metric_regret'], 2)} octaves of Fréchet distance (δ "
             f"{_tolerance(arm['metric_tolerance'])})"
         )
     return LINE.join(said)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from hptransfer.config import BudgetConfig, TransformerConfig
@@ -17,6 +19,14 @@ if TYPE_CHECKING:
 CONDITIONS = ("depth", "batch_size", "steps")  # what an optimum may follow besides width
 
 
+class Reading(Enum):
+    """What of a row's number is judged, so that less is better and a basin has the loss's shape."""
+
+    plain = "plain"
+    negated = "negated"  # more is better in the row
+    log2 = "log2"  # a positive number that spans orders of magnitude over a sweep
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a sweep's rows may be judged by; of what is read, less is better."""
@@ -24,26 +34,32 @@ class Metric:
     name: str  # as `--metric` and the rows' metrics have it
     label: str  # of what is read
     axis: str  # the same on a picture's axis
-    negated: bool = False  # more is better in the row, so its negative is read
+    reading: Reading = Reading.plain
     of_samples: bool = False  # measured where `quality.samples` asks for it
 
 
 LOSS = Metric("loss", "loss", "validation loss")
-_OF_SAMPLES = "Fréchet distance in our classifier's features"
+_OF_SAMPLES = "log2 Fréchet distance in our classifier's features"
 METRICS = {
     metric.name: metric
     for metric in (
         LOSS,
         Metric("train_loss", "training loss", "training loss"),
-        Metric("frechet_distance", "Fréchet distance", _OF_SAMPLES, of_samples=True),
+        Metric(
+            "frechet_distance",
+            "log2 Fréchet distance",
+            _OF_SAMPLES,
+            Reading.log2,
+            of_samples=True,
+        ),
         Metric(
             "precision",
             "−precision",
             "negative precision of samples",
-            negated=True,
+            Reading.negated,
             of_samples=True,
         ),
-        Metric("recall", "−recall", "negative recall of samples", negated=True, of_samples=True),
+        Metric("recall", "−recall", "negative recall of samples", Reading.negated, of_samples=True),
     )
 }
 
@@ -114,6 +130,8 @@ def table(rows: Iterable[Mapping[str, Any]], metric: Metric = LOSS) -> pd.DataFr
     """Build the table that the analysis reads: see `COLUMNS`, in that order.
 
     Column `loss` holds the metric; `loss_at_init` and `loss_sd` are missing where they are not its.
+    Nobody judged samples before training: where distances are read the largest of all rows stands
+    for them, as a diverging trial's samples are noise too.
 
     Raises:
         UserError: a row completed without the metric.
@@ -124,6 +142,9 @@ def table(rows: Iterable[Mapping[str, Any]], metric: Metric = LOSS) -> pd.DataFr
     _require_measured(rows, metric)
     hps = sorted({name for row in rows for name in row["hps"]})
     records = [_record(row, metric) for row in rows]
+    if metric.reading is Reading.log2:
+        worst = max((r["loss"] for r in records if r["loss"] is not None), default=None)
+        records = [{**record, "loss_at_init": worst} for record in records]
     dtypes: dict[str, str] = {}
     for column in COLUMNS:
         names = hps if column.name == "log2_<hp>" else [column.name]
@@ -153,7 +174,9 @@ def _was_asked(row: Mapping[str, Any], metric: Metric) -> bool:
 def _measured(row: Mapping[str, Any], metric: Metric) -> float | None:
     """Return what a row is judged by; None where its trial failed, or gave no finite number."""
     value = row["loss"] if metric is LOSS else row["metrics"].get(metric.name)
-    return -value if metric.negated and value is not None else value
+    if value is None or metric.reading is Reading.plain:
+        return value
+    return -value if metric.reading is Reading.negated else math.log2(value)
 
 
 def _record(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:

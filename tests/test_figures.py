@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from figure_extras import COST
 from figure_records import (
@@ -138,7 +139,7 @@ def test_the_summary_marks_the_value_that_is_emitted_and_not_the_laws_middle():
     draw_summary(figure, summary_data(estimates))
     strip = figure.axes[3]
     (square,) = [line for line in strip.lines if line.get_marker() == "s"]
-    assert list(square.get_xdata()) == [-8.3]
+    assert np.asarray(square.get_xdata()).tolist() == [-8.3]
     assert "−8.30" in [text.get_text() for text in strip.texts]
 
 
