@@ -31,7 +31,7 @@ from hptransfer.data import load
 from hptransfer.identity import with_scaling, with_width
 from hptransfer.models import build_architecture
 from hptransfer.models.layers import Readout
-from hptransfer.parametrization import build_model, param_groups, parameter_rules
+from hptransfer.parametrization import build_model, param_groups, parameter_count
 from hptransfer.training.batches import train_batch
 from hptransfer.vocabulary import Init, Scaling
 
@@ -79,7 +79,7 @@ def _family(family: str, widths: Sequence[int]) -> dict[str, Any]:
         "family": family,
         "model": preset,
         "original_parameters": original,
-        "parameters": sum(torch.Size(rule.shape).numel() for rule in parameter_rules(released)),
+        "parameters": parameter_count(released),
         "checks": {scaling.value: answer for scaling, answer in checks.items()},
         "distance_from_mup": max(_distance_from_mup(with_width(base, w)) for w in widths[:3]),
         "check_seconds": round(seconds, 1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from hptransfer.analysis.transferred import EMPTY_REGRET, Transferred, costs, po
 from hptransfer.compose import Composed, as_run_yaml, with_trial
 from hptransfer.config import TrialConfig
 from hptransfer.identity import arm_of, canonical, flat, with_width
-from hptransfer.parametrization import parameter_rules
+from hptransfer.parametrization import parameter_count
 from hptransfer.questions import SweepConfig, with_hyperparameters
 from hptransfer.rule_table import parameter_table
 from hptransfer.search import points
@@ -121,7 +120,7 @@ def target_entry(target: TrialConfig) -> dict[str, Any]:
     return {
         "family": target.model.family,
         "width": target.model.width,
-        "params": sum(math.prod(rule.shape) for rule in parameter_rules(target)),
+        "params": parameter_count(target),
         "parametrization": target.parametrization.scaling.value,
         "config": canonical(target),
     }

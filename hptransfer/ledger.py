@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from hptransfer.disk import opening, require_inside, write_text, writing
+from hptransfer.disk import opening, require_inside, sync_folder, write_text, writing
 from hptransfer.errors import UserError
 from hptransfer.ledger_lock import LOCK_NAME, FolderLock
 from hptransfer.ledger_rows import (
@@ -145,7 +145,7 @@ class LedgerWriter:
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
             os.write(self._descriptor, b"\n")
         os.fsync(self._descriptor)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         self._length = os.fstat(self._descriptor).st_size
 
     def __exit__(self, *_: object) -> None:
@@ -207,13 +207,5 @@ def _unpack(zipped: Path, target: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
     zipped.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -68,8 +68,8 @@ def row(
         "diverged_at_step": result.diverged_at_step,
         "stopped_at_step": result.stopped_at_step,
         "metrics": {
-            "loss_at_init": _finite(result.loss_at_init),
-            "train_loss": _finite(result.train_loss),
+            "loss_at_init": finite(result.loss_at_init),
+            "train_loss": finite(result.train_loss),
             "clipped_share": float(f"{result.clipped_share:.6g}"),
             **_quality(result.quality),
         },
@@ -88,7 +88,8 @@ def _quality(quality: Quality | None) -> dict[str, float]:
     return {name: float(f"{value:.6g}") for name, value in measured.items()}
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
+    """Return what strict JSON can hold of a number."""
     return value if value is not None and math.isfinite(value) else None
 
 

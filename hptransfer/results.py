@@ -269,8 +269,13 @@ def provenance() -> dict[str, str]:
         "commit": _commit(),
         "hptransfer": hptransfer.__version__,
         "torch": version("torch"),
-        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time": utc_now(),
     }
+
+
+def utc_now() -> str:
+    """Return the time as rows and runs tell it: UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _commit() -> str:

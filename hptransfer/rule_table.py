@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hptransfer.config import TrialConfig
 from hptransfer.identity import with_width
-from hptransfer.parametrization import ParameterRule, Role, parameter_rules
+from hptransfer.parametrization import ParameterRule, Role, parameter_count, parameter_rules
 
 QUANTITIES = ("init_std", "lr_factor", "weight_decay_factor", "eps_factor", "forward_factor")
 TOLERANCE = 0.1  # of an exponent: the stds of a custom model are measured
@@ -68,7 +68,7 @@ def role_table(config: TrialConfig) -> dict[str, Any]:
         "base_width": config.model.base_width,
         "width_mult": config.width_mult,
         "depth_mult": config.model.depth_mult,
-        "parameters": sum(math.prod(rule.shape) for rule in parameter_rules(config)),
+        "parameters": parameter_count(config),
         "roles": roles,
         "coincide": not any(entry["differs"] for entry in roles.values()),
     }

@@ -83,12 +83,12 @@ def fit_basin(
     grid: Grid, noise: Noise | None, *, rng: np.random.Generator, draws: int = 2000
 ) -> Basin:
     """Locate the optimum; without noise there is an optimum and no interval."""
-    censored = censoring(grid, noise)
+    window = fitted_window(grid, noise)
+    censored = censoring(grid, window, noise)
     if censored is Censoring.divergence:
         return _bracketed(grid, rng=rng, draws=draws)
     if censored is not None:
         return _unresolved(grid, censored)
-    window = fitted_window(grid, noise)
     points = mean_points(grid, window, noise)
     variance, degrees = (None, 0) if noise is None else (noise.sd**2, noise.degrees)
     found = locate(points, variance, degrees, rng=rng, draws=draws)
@@ -140,7 +140,7 @@ def _edge_shares(
     return float((best == grid.sound[0]).mean()), high
 
 
-def censoring(grid: Grid, noise: Noise | None) -> Censoring | None:
+def censoring(grid: Grid, window: NDArray[np.intp], noise: Noise | None) -> Censoring | None:
     """Say what keeps the optimum from being resolved, or None."""
     sound, minimum = grid.sound, grid.minimum
     if minimum == sound[-1] and grid.cliff is not None and len(sound) > 1:
@@ -151,7 +151,7 @@ def censoring(grid: Grid, noise: Noise | None) -> Censoring | None:
         return Censoring.grid_low
     if minimum == sound[-1]:
         return Censoring.grid_high
-    if noise is not None and is_flat(grid, fitted_window(grid, noise), noise):
+    if noise is not None and is_flat(grid, window, noise):
         return Censoring.flat
     return None
 

@@ -9,6 +9,7 @@ from hptransfer.parametrization.rules import (
     ParameterRule,
     forward_multipliers,
     initial_parameters,
+    parameter_count,
     parameter_rules,
 )
 
@@ -23,6 +24,7 @@ __all__ = [
     "forward_multipliers",
     "initial_parameters",
     "param_groups",
+    "parameter_count",
     "parameter_rules",
     "rules_in_form",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -49,6 +50,11 @@ def parameter_rules(config: TrialConfig) -> tuple[ParameterRule, ...]:
         )
         for shaped in shaped_parameters(config.model, config.data.layout)
     )
+
+
+def parameter_count(config: TrialConfig) -> int:
+    """Return how many numbers a trial's model learns."""
+    return sum(math.prod(rule.shape) for rule in parameter_rules(config))
 
 
 def _initial_std(config: TrialConfig, shaped: Shaped) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from hptransfer.disk import require_inside, writing
+from hptransfer.disk import require_inside, sync_folder, writing
 from hptransfer.errors import UserError
 from hptransfer.weights import write_tensors
 
@@ -122,7 +122,7 @@ class Checkpoints:
             if final.exists():  # damaged, or training would have gone on from there
                 shutil.rmtree(final)
             partial.rename(final)
-            _sync(self.folder)
+            sync_folder(self.folder)
         self._prune(step)
 
     def _prune(self, step: int) -> None:
@@ -150,15 +150,6 @@ def _written(path: Path, chunk: dict[str, Tensor]) -> dict[str, Any]:
     """Write a file of tensors and return its entry in the manifest."""
     write_tensors(path, chunk)
     return {"name": path.name, "sha256": _digest(path), "tensors": list(chunk)}
-
-
-def _sync(folder: Path) -> None:
-    """Have a folder's new names on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -35,11 +35,15 @@ class Optimizer:
 
     def step(self, step: int) -> None:
         """Update the parameters from their gradients, as step `step` (from 0)."""
-        warmup = torch.tensor([self.budget.warmup_fraction])
-        multiplier = float(lr_multiplier(self.budget, step, warmup))
+        multiplier = self.multiplier(step)
         for group, rate in zip(self.adamw.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * multiplier  # a factor: an absolute value would undo µP's own
         self.adamw.step()
+
+    def multiplier(self, step: int) -> float:
+        """Return the schedule's multiplier of step `step`."""
+        warmup = torch.tensor([self.budget.warmup_fraction])
+        return float(lr_multiplier(self.budget, step, warmup))
 
     def forget_gradients(self) -> None:
         """Drop all gradients."""

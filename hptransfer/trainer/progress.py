@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hptransfer.config import BudgetConfig
+from hptransfer.ledger_rows import finite
 from hptransfer.training.loop import has_point
 from hptransfer.training.stopping import first_step, is_hopeless
 from hptransfer.vocabulary import Status
@@ -40,8 +41,7 @@ class Progress:
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """Return all of it as plain JSON, after so many seconds."""
-        at_init = self.loss_at_init if math.isfinite(self.loss_at_init) else None
-        return {**asdict(self), "seconds": seconds, "loss_at_init": at_init}
+        return {**asdict(self), "seconds": seconds, "loss_at_init": finite(self.loss_at_init)}
 
     def took(self, loss: float, *, clipped: bool, sound: bool) -> None:
         """Count one step."""

@@ -6,10 +6,8 @@ Both are for people and their scripts. A run goes on from its checkpoints alone.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +17,9 @@ import hptransfer
 from hptransfer.config import RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.disk import opening, write_text
 from hptransfer.identity import trial_key
-from hptransfer.parametrization import parameter_rules
-from hptransfer.results import RunFolder, provenance, write_json
+from hptransfer.ledger_rows import finite
+from hptransfer.parametrization import parameter_count
+from hptransfer.results import RunFolder, provenance, utc_now, write_json
 from hptransfer.trainer.progress import Progress
 from hptransfer.trainer.throughput import Speed
 
@@ -42,8 +41,7 @@ class Start(NamedTuple):
     @staticmethod
     def now(step: int, device: str, processes: int) -> Start:
         """Return the start of this process."""
-        time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return Start(step, time, device, processes)
+        return Start(step, utc_now(), device, processes)
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,6 @@ def write_record(
     seconds: float,
 ) -> None:
     """Write `run.json`; what was killed outright stays `running` in it."""
-    rules = parameter_rules(config)
     record = {
         "trial_key": trial_key(config),
         "status": status,
@@ -101,7 +98,7 @@ def write_record(
         "loss_at_init": finite(progress.loss_at_init),
         "diverged_at_step": progress.diverged_at,
         "stopped_at_step": progress.stopped_at,
-        "parameters": sum(math.prod(rule.shape) for rule in rules),
+        "parameters": parameter_count(config),
         "precision": config.precision.value,
         **origin,
         "flops_per_step": speed.step_flops,
@@ -138,11 +135,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError):
             break
     return entries
-
-
-def finite(value: float) -> float | None:
-    """Return what strict JSON can hold of a number."""
-    return value if math.isfinite(value) else None
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from hptransfer.data import Dataset
 from hptransfer.errors import Interrupted, MachineError
 from hptransfer.generate import grid
 from hptransfer.interruption import asked
+from hptransfer.ledger_rows import finite
 from hptransfer.outcome import Quality, TrialResult, closing_loss
 from hptransfer.quality.drawing import draw
 from hptransfer.quality.measure import judged, reference
@@ -29,11 +30,10 @@ from hptransfer.samplers import SamplerConfig, require_fit
 from hptransfer.trainer.checkpoints import Checkpoints
 from hptransfer.trainer.engine import Engine, StepReport
 from hptransfer.trainer.parallel import Group
-from hptransfer.trainer.record import Entry, Log, Start, finite, origin, write_record
+from hptransfer.trainer.record import Entry, Log, Start, origin, write_record
 from hptransfer.trainer.resuming import facts, resumed
 from hptransfer.trainer.throughput import Speed, matmul_peak
 from hptransfer.training.flops import step_flops, trial_flops
-from hptransfer.training.schedule import lr_multiplier
 from hptransfer.trial import device_name
 from hptransfer.vocabulary import Status
 from hptransfer.weights import save_weights
@@ -152,12 +152,11 @@ class TrainingRun:
             self.watchers.samples(self.progress.step, drawn)
 
     def _log(self, report: StepReport, held_out: float | None) -> None:
-        budget, step = self.config.budget, self.progress.step
-        warmup = torch.tensor([budget.warmup_fraction])
+        step = self.progress.step
         entry = Entry(
             step=step,
             loss=finite(self.progress.logged()),
-            lr_multiplier=float(lr_multiplier(budget, step - 1, warmup)),
+            lr_multiplier=self.engine.optimizer.multiplier(step - 1),
             grad_norm=finite(report.grad_norm),
             held_out_loss=None if held_out is None else finite(held_out),
             **self.speed.of(*self.since_log),
