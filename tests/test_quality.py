@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hptransfer.analysis.basin import Basin, Grid, build_grid, fit_basin, pool_noise
-from hptransfer.analysis.level import curvature_law, loss_law
+from hptransfer.analysis.law import fit_laws, mix_laws
+from hptransfer.analysis.level import curvature_law, loss_law, loss_levels, mended
 from hptransfer.analysis.quality import transfer_quality
 from hptransfer.analysis.transfer import build_scaling
 
@@ -140,6 +141,50 @@ def test_the_loss_at_the_target_follows_its_law() -> None:
     assert two["wider_is_better"] is True
     one = loss_law(planted(widths=WIDTHS[:1]), 1024, rng=np.random.default_rng(0))
     assert one["wider_is_better"] is None and "there are 1" in one["reason"]
+
+
+def test_where_no_law_is_exact_the_loss_at_the_target_is_less_certain() -> None:
+    """A loss of two terms: every law of one misses it by many times its noise."""
+
+    def two_terms(width: float) -> float:
+        return 0.4 + 0.1 * (WIDTHS[0] / width) ** 0.7 + 0.2 * (WIDTHS[0] / width) ** 4
+
+    basins = planted(loss=two_terms, noise=4e-3)
+    levels = loss_levels(basins, rng=np.random.default_rng(0))
+    assert levels is not None
+    mixture = mix_laws(levels, rng=np.random.default_rng(0))
+    assert mixture is not None
+    low, high = np.quantile(mixture.draws_at(np.array([1024])), [0.05, 0.95])
+    assert not low <= two_terms(1024) <= high
+    kept = mended(levels)
+    assert np.array_equal(kept.widths, WIDTHS[-len(kept.widths) :])
+    assert 3 <= len(kept.widths) < len(WIDTHS)
+    answer = loss_law(basins, 1024, rng=np.random.default_rng(0))
+    assert answer["at_target"]["low"] <= two_terms(1024) <= answer["at_target"]["high"]
+    assert answer["band"]["width"][0] == kept.widths[0]
+
+
+def test_at_three_widths_a_misfit_widens_the_errors() -> None:
+    levels = loss_levels(planted(), rng=np.random.default_rng(0))
+    assert levels is not None
+    three = levels.at(levels.widths <= WIDTHS[2])
+    bent = dataclasses.replace(three, optima=three.optima + np.array([0.0, 0.02, 0.0]))
+    chi2 = min(law.chi2 for law in fit_laws(bent) if law.coefficients.size == 2)
+    widened = mended(bent)
+    assert np.allclose(widened.variances, chi2 * bent.variances)
+    assert np.array_equal(widened.optima, bent.optima)
+    assert np.allclose(
+        widened.theta_draws.std(axis=0), np.sqrt(chi2) * bent.theta_draws.std(axis=0)
+    )
+
+
+def test_errors_and_widths_stay_where_a_law_fits() -> None:
+    levels = loss_levels(planted(noise=1e-3), rng=np.random.default_rng(0))
+    assert levels is not None
+    kept = mended(levels)
+    assert np.array_equal(kept.widths, levels.widths)
+    assert np.allclose(kept.theta_draws, levels.theta_draws, rtol=0, atol=1e-12)
+    assert np.array_equal(kept.variances, levels.variances)
 
 
 def test_seeds_widen_the_interval_of_the_gain() -> None:

@@ -134,6 +134,28 @@ def test_processes_end_together_go_on_together_and_one_of_them_writes(target: Pa
     assert code == 0 and json.loads(out)["recorded_before"]
 
 
+@pytest.mark.parametrize(("launched", "said"), [({"RANK": "0"}, ""), ({}, "shut down\n")])
+def test_a_launched_process_ends_without_shutting_python_down(
+    launched: dict[str, str], said: str
+) -> None:
+    """Threads of gloo that still let go of tensors would abort it."""
+    code = (
+        "import atexit, runpy, sys; atexit.register(print, 'shut down'); "
+        "sys.argv = ['hptransfer', 'list', 'nothing']; "
+        "runpy.run_module('hptransfer', run_name='__main__')"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=ENVIRONMENT | launched,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert ended.returncode == 2 and "nothing" in ended.stderr
+    assert ended.stdout == said
+
+
 @pytest.mark.slow
 def test_a_process_that_lost_another_says_so_and_how_to_go_on(target: Path) -> None:
     words = (*TORCHRUN, *TRAIN, "train.parallel=ddp", "budget.steps=1000")

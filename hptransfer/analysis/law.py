@@ -162,6 +162,12 @@ def law_weights(chi2: Floats, counts: Floats) -> Floats:
     return share / share.sum()
 
 
+def fit_laws(optima: Optima) -> tuple[Law, ...]:
+    """Fit all laws that the number of widths allows."""
+    free = len(optima.widths) >= POWER_WIDTHS
+    return tuple(fit_law(name, optima) for name in LawName if free or name is not LawName.power)
+
+
 def fit_drift(optima: Optima) -> Law | None:
     """Fit the linear law, whose b is the drift in octaves per doubling; None below two widths."""
     return fit_law(LawName.linear, optima) if len(optima.widths) > 1 else None
@@ -176,11 +182,10 @@ def mix_laws(optima: Optima, *, rng: np.random.Generator, common_sd: float = 0.0
     Returns:
         None below three widths.
     """
-    count, draws = len(optima.widths), len(optima.theta_draws)
-    if count < MIN_WIDTHS:
+    draws = len(optima.theta_draws)
+    if len(optima.widths) < MIN_WIDTHS:
         return None
-    names = [name for name in LawName if name is not LawName.power or count >= POWER_WIDTHS]
-    laws = tuple(fit_law(name, optima) for name in names)
+    laws = fit_laws(optima)
     chi2 = np.array([law.chi2 for law in laws])
     weights = law_weights(chi2, np.array([law.coefficients.size for law in laws], dtype=float))
     choice = rng.choice(len(laws), size=draws, p=weights)
