@@ -160,10 +160,11 @@ def families_notes(studies: Path, sweeps: Path) -> str:
     ]
     others = ", ".join(f"`model={family}`" for family in list(FAMILIES)[1:])
     return (
-        "CPU editions: small models on the embedded digits (8x8). Drift is in octaves per doubling "
-        "of the width; brackets hold 90 % intervals. What else was asked, and what is not answered "
-        f"yet: [results](results/README.md). Commands: {', '.join(commands)}; the other families "
-        f"with {others}."
+        "CPU editions: small models on the embedded digits (8x8), where a target trains within two "
+        "minutes; tuning pays as the target grows away from its proxies. Drift is in octaves per "
+        "doubling of the width; brackets hold 90 % intervals. What else was asked, the speed-ups "
+        "with tuning counted, and what is not answered yet: [results](results/README.md). "
+        f"Commands: {', '.join(commands)}; the other families with {others}."
     )
 
 

@@ -178,10 +178,10 @@ def over_baseline(record: Record) -> str:
 
 
 def over_named(study: Study, name: str) -> str:
-    """Write the rate of the baseline of that name, and the speed-up over it."""
+    """Write the speed-up over the baseline of that name, and the baseline's rate."""
     assert study.convergence is not None, "asked of a study that holds it"
     (found,) = (each for each in study.convergence["baselines"] if each["name"] == name)
-    return f"rate {2 ** found['log2_lr']:.2g}: {over_baseline(found)}"
+    return f"{ratio_text(found['speed_up'])}, rate {2 ** found['log2_lr']:.2g}"
 
 
 def sped_up(study: Study) -> str:

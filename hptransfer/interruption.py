@@ -23,7 +23,8 @@ _asked: list[int] = []
 def raised_as_interrupted(*, at_once: bool = True) -> Iterator[None]:
     """Raise `Interrupted` at every such signal in a `with` block, at its end at the latest.
 
-    Where it is not raised at once, what runs asks `asked` where it can end in order.
+    Where it is not raised at once, what runs asks `asked` where it can end in order; what came to
+    its own end meanwhile was not interrupted.
     """
 
     def interrupt(number: int, _frame: Any) -> None:
@@ -34,7 +35,8 @@ def raised_as_interrupted(*, at_once: bool = True) -> Iterator[None]:
     before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
         yield
-        end_if_asked()
+        if at_once:
+            end_if_asked()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

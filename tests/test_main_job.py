@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hptransfer import answers, results
 from hptransfer.cli import main
 from hptransfer.compose import compose_file
 from hptransfer.errors import Interrupted
-from hptransfer.interruption import end_if_asked, raised_as_interrupted
+from hptransfer.interruption import asked, end_if_asked, raised_as_interrupted
 from hptransfer.ledger_rows import read
 from hptransfer.results import ResultsFolder
 from hptransfer.training.state import TrainingState
@@ -233,6 +234,13 @@ def test_a_dropped_interruption_is_raised_at_the_end_at_the_latest() -> None:
     with pytest.raises(Interrupted), raised_as_interrupted():
         Ended()
     end_if_asked()  # it is asked no more
+
+
+def test_what_ends_by_itself_after_a_signal_was_not_interrupted() -> None:
+    with raised_as_interrupted(at_once=False):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked() == signal.SIGTERM
+    assert asked() is None
 
 
 def test_an_edited_line_is_refused_with_its_number(
