@@ -333,3 +333,19 @@ def test_a_twentieth_of_the_draws_on_an_edge_extends(
     basins[48] = dataclasses.replace(basins[48], **{edge: share})
     verdict = decision(basins, limit=0.008).verdict
     assert (verdict is Verdict.extend) == extends
+
+
+def test_a_value_beyond_the_cliff_costs_no_number() -> None:
+    basins = basins_at({24: -5.7, 48: -6.4, 96: -7.2})
+    evidence = Evidence(
+        basins=basins,
+        scaling=build_scaling(basins),
+        has_noise=True,
+        limit=0.01,
+        held_out=np.full(1000, np.inf),
+        at_target=np.full(1000, 0.02),
+        drift=np.full(1000, -0.7),
+    )
+    said = " ".join(decide(evidence, RULE, hp="log2_lr").reasons)
+    assert "lies beyond the cliff: an infinite regret, more than the limit 0.01." in said
+    assert "inf " not in said

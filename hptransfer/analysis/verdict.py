@@ -152,5 +152,7 @@ def _ends(draws: Floats, rule: VerdictConfig) -> tuple[float, float]:
 def _cost(measured: tuple[str, Floats], rule: VerdictConfig) -> str:
     name, regret = measured
     low, high = _ends(regret, rule)
+    if np.isinf(low):
+        return f"At {name} a constant value lies beyond the cliff: an infinite regret"
     highest = "beyond the cliff" if np.isinf(high) else format(high, ".3g")
     return f"At {name} a constant value costs {low:.3g} to {highest}"
