@@ -22,6 +22,7 @@ def loss_law(top: float, gain: float) -> dict[str, Any]:
     end = loss[-1]
     return {
         "name": "linear",
+        "from_width": 24,
         "candidates": [
             {"name": "linear", "weight": 0.8, "coefficients": {"a": top, "b": -gain}, "chi2": 1.1}
         ],

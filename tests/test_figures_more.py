@@ -17,7 +17,7 @@ from hptransfer.figures.cost import cost_data
 from hptransfer.figures.importance import importance_data
 from hptransfer.figures.loss_width import loss_width_data
 from hptransfer.figures.optimum_width import optimum_width_data
-from hptransfer.figures.regret import regret_data
+from hptransfer.figures.regret import name_lines, regret_data
 from hptransfer.figures.surface import drawable, surface_data
 
 HP = "log2_lr"
@@ -49,6 +49,13 @@ def test_regrets_band_is_zero_inside_the_optimums_interval_and_holds_the_line():
         assert low <= line <= high
     bare = regret_data({"arms": [noiseless_arm()]}, hp=HP).curves[0]
     assert (bare.low, bare.high, bare.expected) == ((), (), None)
+
+
+def test_names_of_neighbouring_curves_have_lines_of_their_own() -> None:
+    (curve,) = regret_data({"arms": [mup_arm()]}, hp=HP).curves
+    width = curve.theta[-1] - curve.theta[0]
+    at = [curve._replace(emitted=curve.emitted + shift * width) for shift in (0.0, 0.1, 0.2, 0.8)]
+    assert name_lines(tuple(at)) == [0, 1, 2, 0]
 
 
 def test_regret_rows_are_multiples_of_the_arms_own_tolerance():

@@ -161,7 +161,7 @@ def test_where_no_law_is_exact_the_loss_at_the_target_is_less_certain() -> None:
     assert 3 <= len(kept.widths) < len(WIDTHS)
     answer = loss_law(basins, 1024, rng=np.random.default_rng(0))
     assert answer["at_target"]["low"] <= two_terms(1024) <= answer["at_target"]["high"]
-    assert answer["band"]["width"][0] == kept.widths[0]
+    assert answer["band"]["width"][0] == answer["from_width"] == kept.widths[0]
 
 
 def test_at_three_widths_a_misfit_widens_the_errors() -> None:

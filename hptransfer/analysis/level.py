@@ -55,6 +55,7 @@ def loss_law(
 ) -> dict[str, Any]:
     """Return the law of the loss at the optimum, and whether wider is better.
 
+    `from_width` is the narrowest width that the laws were fitted to (`mended`).
     `wider_is_better` is true or false where the 90 % interval of the last doubling's gain lies on
     one side of zero, and null, with the reason, where it does not or where there is none.
     """
@@ -67,6 +68,7 @@ def loss_law(
     better, reason = _wider_is_better(gain if noisy else None, levels)
     return {
         **mixture_entry(mixture),
+        "from_width": None if mixture is None else int(mixture.favourite.narrowest),
         "band": band_entry(mixture, target_width, quantity="loss"),
         "at_target": _at_target(mixture, target_width),
         "last_doubling_gain": interval(gain, noisy=noisy),

@@ -58,7 +58,8 @@ def loss_table(arm: Record) -> str:
     said = f"{name}: {answer[law['wider_is_better']]}. {law.get('reason') or ''}".rstrip()
     parts = [element("p", said)]
     if law["candidates"]:
-        parts.append(_candidates(f"{name}: laws of the loss at the optimum", law, "loss"))
+        since = f", widths from {law['from_width']}" if law.get("from_width") else ""
+        parts.append(_candidates(f"{name}: laws of the loss at the optimum{since}", law, "loss"))
     if law.get("at_target"):
         expected = wording.span(law["at_target"], 4)
         parts.append(element("p", f"Loss expected at the target's optimum: {expected}."))

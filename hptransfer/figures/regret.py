@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.figures.style import MUTED, PAPER, SHADE, arm_colors, arm_name, hp_label, key_line
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 POINTS = 121
 REACH = 1.75  # octaves shown on either side of the targets' optima
+NEAR = 0.35  # of the picture's width: names of curves closer than this have lines of their own
 FLOOR, CEILING = 1e-3, 1e3  # multiples of δ that the lower picture shows
 
 
@@ -150,6 +152,11 @@ def _draw_curves(ax: Axes, data: RegretData) -> None:
     ax.set(xlabel=data.x_label, ylabel=data.y_label)
     for curve in data.curves:
         _draw_curve(ax, curve, ceiling)
+    for curve, line in zip(data.curves, name_lines(data.curves), strict=True):
+        ax.annotate(
+            curve.name, (curve.emitted, ceiling), (0, -4 - 12 * line), textcoords="offset points",
+            ha="center", va="top", color=curve.color, fontweight="bold",
+        )  # fmt: skip
     key_line(
         ax,
         "line: the optimum is where the law puts it\n"
@@ -178,10 +185,17 @@ def _draw_curve(ax: Axes, curve: RegretCurve, ceiling: float) -> None:
             color=color, elinewidth=1.6, capsize=3.5, zorder=5,
         )  # fmt: skip
     ax.plot([curve.emitted], [mean], "s", ms=6.5, mfc=PAPER, mec=color, mew=1.8, zorder=6)
-    ax.annotate(
-        curve.name, (curve.emitted, ceiling), (0, -4), textcoords="offset points", ha="center",
-        va="top", color=color, fontweight="bold",
-    )  # fmt: skip
+
+
+def name_lines(curves: tuple[RegretCurve, ...]) -> list[int]:
+    """Return the line from the top, from 0, where each name stands clear of its neighbours."""
+    lines: list[int] = []
+    for curve in curves:
+        clear = NEAR * (curve.theta[-1] - curve.theta[0])
+        near = zip(curves, lines, strict=False)  # those that have a line
+        taken = {line for other, line in near if abs(other.emitted - curve.emitted) < clear}
+        lines.append(next(line for line in count() if line not in taken))
+    return lines
 
 
 def _draw_rows(ax: Axes, data: RegretData) -> None:
