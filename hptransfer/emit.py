@@ -110,7 +110,7 @@ def transfer_record(
                 for difference in apart
             ),
             *gap_warnings(gap),
-            *clipping_warnings(near),
+            *clipping_warnings(near, searched="log2_clip_norm" in answer.hps),
         ],
     }
 

@@ -2,8 +2,8 @@
 
 The same laws as for the optimum, with the same weights: constant, linear in log2 n, inverse, power.
 A loss is known to a thousandth, and no law of two or three coefficients is that exact: where all
-miss by more than noise, narrow widths are left out and the errors widened (`mended`). On 24 losses
-of recorded studies, each predicted from narrower widths, 90 % intervals hold 23; without it, 7.
+miss by more than noise, narrow widths are left out and the errors widened (`mended`). Intervals of
+90 % then hold 31 of 34 losses of recorded studies, instead of 12 (`benchmarks.loss_ahead`).
 """
 
 from __future__ import annotations

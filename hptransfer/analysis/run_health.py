@@ -101,8 +101,10 @@ def gap_warnings(gap: Mapping[str, Any] | None) -> list[str]:
     return warnings
 
 
-def clipping_warnings(near: Near) -> list[str]:
-    """Say where the share of clipped steps differs between widths."""
+def clipping_warnings(near: Near, *, searched: bool) -> list[str]:
+    """Say where the share of clipped steps differs between widths, unless the norm is searched."""
+    if searched:
+        return []
     known = np.isfinite(near.clipped_share)
     shares = {
         int(width): float(near.clipped_share[known & (near.width == width)].mean())
