@@ -145,7 +145,8 @@ def _drift(study: Study, parametrization: str) -> str:
 
 def _swept(study: Study) -> str:
     widths = f"widths {min(study.widths)} to {max(study.widths)}, target {study.facts.target_width}"
-    return f"{widths}; {study.trials}; {study.hours}"
+    seeds = len(study.facts.tree["sweep"]["seeds"])
+    return f"{widths}; {seeds} seeds, {study.trials}; {study.hours}"
 
 
 def families_notes(studies: Path, sweeps: Path) -> str:
@@ -162,10 +163,19 @@ def families_notes(studies: Path, sweeps: Path) -> str:
     return (
         "CPU editions: small models on the embedded digits (8x8), where a target trains within two "
         "minutes; tuning pays as the target grows away from its proxies. Drift is in octaves per "
-        "doubling of the width; brackets hold 90 % intervals. What else was asked, the speed-ups "
-        "with tuning counted, and what is not answered yet: [results](results/README.md). "
+        f"doubling of the width; brackets hold 90 % intervals.{_compared_at(found[1][1])} What "
+        "else was asked, the speed-ups with tuning counted, and what is not answered yet: "
+        "[results](results/README.md). "
         f"Commands: {', '.join(commands)}; the other families with {others}."
     )
+
+
+def _compared_at(study: Study | None) -> str:
+    """Say of which target the speed-ups are; nothing where none was trained."""
+    if study is None or study.convergence is None:
+        return ""
+    told = study.convergence
+    return f" Speed-ups are of targets of width {told['width']}, {len(told['seeds'])} seeds."
 
 
 def _question(sweep: str) -> Question:

@@ -57,11 +57,8 @@ def _some(names: Sequence[str], shown: int = 4) -> str:
 
 
 def optima_table(estimates: Mapping[str, Any]) -> str:
-    """Return optimum per width with interval, then drift and verdict, for every arm.
-
-    What is said of several HPs of an arm is said under the first.
-    """
-    cells, lines, warned = [], [], set()
+    """Return optimum per width with interval, then drift and verdict, for every arm."""
+    cells, lines = [], []
     for arm in estimates["arms"]:
         for optimum in arm["optima"]:
             cells.append(
@@ -77,9 +74,6 @@ def optima_table(estimates: Mapping[str, Any]) -> str:
                 ]
             )
         lines += _arm_lines(arm, hp_named=len({each["hp"] for each in estimates["arms"]}) > 1)
-        fresh = [w for w in arm["warnings"] if (arm["parametrization"], w) not in warned]
-        warned |= {(arm["parametrization"], warning) for warning in fresh}
-        lines += [f"  warning: {warning}" for warning in fresh]
     measured = metric_of(estimates).label
     columns = ["arm", "HP", "width", "optimum", "90 % interval", measured, "seeds", "censored"]
     missing = estimates["trials"]["missing"]
@@ -99,6 +93,7 @@ def _arm_lines(arm: Mapping[str, Any], *, hp_named: bool) -> list[str]:
     ]
     lines += [f"  {reason}" for reason in arm["reasons"]]
     lines += [f"  {over['sentence']}" for over in (arm.get("conditions") or {}).get("over", ())]
+    lines += [f"  warning: {warning}" for warning in arm["warnings"]]
     return lines
 
 

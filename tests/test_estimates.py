@@ -242,6 +242,22 @@ def test_two_hps_give_two_arms_and_their_surface() -> None:
     json.dumps(found, allow_nan=False)
 
 
+def test_what_is_said_of_a_surface_is_said_with_its_first_hp() -> None:
+    noise = np.random.default_rng(5)
+    both = pd.concat(
+        [
+            table.assign(log2_wd=wd, loss=table["loss"] + noise.normal(0.0, 1e-3, len(table)))
+            for table in [planted(MUP)]
+            for wd in np.arange(-6.0, 0.0)
+        ],
+        ignore_index=True,
+    )
+    found = estimate(both, sweep_name="two", axes=["log2_lr", "log2_wd"], target_width=192)
+    first, second = (" ".join(arm["warnings"]) for arm in found["arms"])
+    assert "log2_wd hardly matters" in first
+    assert "hardly matters" not in second
+
+
 def test_repeated_rows_and_unknown_hps_are_the_users_to_fix() -> None:
     table = planted(MUP)
     with pytest.raises(UserError, match="width 24 has 48 rows for 24 places"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from figure_extras import over_training
-from figure_records import mup_arm, standard_arm, target_sweep
+from figure_records import mup_arm, target_sweep
 
 from hptransfer.summary import optima_table, realised_line
 
@@ -28,18 +28,6 @@ def test_verdicts_of_several_hps_name_theirs() -> None:
         "µP, log2 weight decay",
     ]
     assert [line[:3] for line in printed(mup_arm()) if line.startswith("µP")] == ["µP:"]
-
-
-def test_a_warning_of_all_hps_is_said_once() -> None:
-    of_both = mup_arm() | {"warnings": ["Both hardly matter.", "This one alone."]}
-    other = mup_arm() | {"hp": "log2_weight_decay", "warnings": ["Both hardly matter."]}
-    control = standard_arm() | {"warnings": ["Both hardly matter."]}
-    said = [line for line in printed(of_both, other, control) if "warning" in line]
-    assert said == [
-        "  warning: Both hardly matter.",
-        "  warning: This one alone.",
-        "  warning: Both hardly matter.",
-    ]
 
 
 def test_a_realised_regret_without_a_prediction_is_held_against_none() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,10 @@ def _answered(arm: Arm, request: Request) -> tuple[list[dict[str, Any]], list[di
 
 
 def find(arm: Arm, request: Request) -> tuple[list[Found], ArmSurfaces | None]:
-    """Fit an arm's basins for every HP that varies, and the surface where several do."""
+    """Fit an arm's basins for every HP that varies, and the surface where several do.
+
+    What is to be said of the surface is said with its first HP.
+    """
     where = reference(arm.rows, request.at)
     rows = at(arm.rows, where)
     hps = varying(rows) or tuple(rows.hps)[:1]
@@ -97,11 +100,10 @@ def find(arm: Arm, request: Request) -> tuple[list[Found], ArmSurfaces | None]:
         return [_alone(arm, rows, where, request, hp=hps[0])], None
     fitted = arm_surfaces(rows, arm.family, arm.parametrization, draws=request.draws)
     shift = unfitted_shift(arm.rows, where, request.target_at)
-    notes = tuple(surface_notes(fitted))
     together = [
-        Found(arm, hp, where, fitted.basins(hp), fitted.noise, fitted.lost, shift, notes=notes)
-        for hp in hps
+        Found(arm, hp, where, fitted.basins(hp), fitted.noise, fitted.lost, shift) for hp in hps
     ]
+    together[0] = replace(together[0], notes=tuple(surface_notes(fitted)))
     return together, fitted
 
 
