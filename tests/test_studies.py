@@ -83,7 +83,7 @@ def test_the_families_table_holds_the_records_figures(results: Path) -> None:
         assert cell == f"{text.replace('-', '−')}, {arm['verdict']}"
     assert cells(table, "µP's tuning")[1] == "41.7 %, 809 %, 33.7 %"
     assert cells(table, "swept")[1].startswith(
-        "widths 24 to 96, target 192; 120 + 18 trials; CPU, 0.0"
+        "widths 24 to 96, target 192; 3 seeds, 120 + 18 trials; CPU, 0.0"
     )
 
 
@@ -129,7 +129,7 @@ def test_an_answer_of_the_trials_so_far_says_how_many_there_are(results: Path) -
     (folder / "ledger.jsonl").write_bytes(b"".join(rows[:100]))
     answers.fit(ResultsFolder(folder))
     table = families_table(results / "studies")
-    assert "target 192; 100 of 120 + 18 trials; " in cells(table, "swept")[1]
+    assert "target 192; 3 seeds, 100 of 120 + 18 trials; " in cells(table, "swept")[1]
     assert "(" in cells(table, "µP: drift")[1]
 
 
