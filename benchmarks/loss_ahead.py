@@ -12,7 +12,6 @@ taken as normal; studies of another metric or of several HPs are left out.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,12 +22,12 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.refine import RESULTS
 from hptransfer.analysis.law import MIN_WIDTHS, Optima, mix_laws
-from hptransfer.analysis.level import mended
-from hptransfer.results import ResultsFolder
+from hptransfer.analysis.level import mended, predicted_at
+from hptransfer.analysis.record import NINETY
+from hptransfer.results import ResultsFolder, read_json
 
 COLUMNS = ("study", "arm", "from widths", "of width", "found", "mended", "as it is")
 DRAWS = 4000
-NINETY = 1.645  # half the width of a normal's 90 % interval, in sd
 
 
 class Case(NamedTuple):
@@ -43,12 +42,10 @@ class Case(NamedTuple):
 
 def cases(studies: Path) -> Iterator[Case]:
     """Yield the losses that three or more narrower widths predict, study by study."""
-    for path in sorted(studies.iterdir()):
+    for path in sorted(filter(Path.is_dir, studies.iterdir())):
         folder = ResultsFolder(path)
-        if not folder.estimates_file.is_file():
-            continue
-        estimates = json.loads(folder.estimates_file.read_text(encoding="utf-8"))
-        if estimates.get("surfaces"):
+        estimates = read_json(folder.estimates_file, "arms")
+        if estimates is None or estimates.get("surfaces"):
             continue
         for arm in estimates["arms"]:
             levels = _levels(arm)
@@ -61,11 +58,8 @@ def cases(studies: Path) -> Iterator[Case]:
 
 def _target(folder: ResultsFolder, arms: Sequence[Any]) -> Iterator[Case]:
     """Yield the target's loss, where it was swept and differs from the proxies in width alone."""
-    if not folder.realised_file.is_file():
-        return
-    told = json.loads(folder.realised_file.read_text(encoding="utf-8"))
-    levels = _levels(arms[0])
-    if told["predicted_loss"] is None or len(levels.widths) < MIN_WIDTHS:
+    told, levels = read_json(folder.realised_file, "hp"), _levels(arms[0])
+    if told is None or told["predicted_loss"] is None or len(levels.widths) < MIN_WIDTHS:
         return
     found = told["loss_at_transferred"]
     yield Case(folder.path.name, arms[0]["parametrization"], told["width"], found, levels)
@@ -87,11 +81,9 @@ def _levels(arm: Any) -> Optima:
 
 def predicted(levels: Optima, width: int) -> dict[str, float]:
     """Return the loss at a width by the mixture of laws, with its 90 % interval."""
-    mixture = mix_laws(levels, rng=np.random.default_rng(0))
-    assert mixture is not None, "three widths have a law"
-    at = np.array([float(width)])
-    low, high = np.quantile(mixture.draws_at(at)[:, 0], [0.05, 0.95])
-    return {"estimate": float(mixture.at(at)[0]), "low": float(low), "high": float(high)}
+    found = predicted_at(mix_laws(levels, rng=np.random.default_rng(0)), width)
+    assert found is not None, "three widths have a law"
+    return found
 
 
 def entry(case: Case) -> dict[str, Any]:
@@ -125,13 +117,14 @@ def _holds(interval: dict[str, float], found: float) -> bool:
 
 
 def _cells(e: dict[str, Any]) -> list[str]:
-    said = [
-        f"{i['estimate']:.3f} ({i['low']:.3f} to {i['high']:.3f}){'' if held else ' missed'}"
-        for i in (e["mended"], e["as_it_is"])
-        for held in [_holds(i, e["found"])]
-    ]
+    said = [_said(e[name], e["found"]) for name in ("mended", "as_it_is")]
     widths = ", ".join(map(str, e["from"]))
     return [e["study"], e["arm"], widths, str(e["width"]), f"{e['found']:.4f}", *said]
+
+
+def _said(interval: dict[str, float], found: float) -> str:
+    missed = "" if _holds(interval, found) else " missed"
+    return f"{interval['estimate']:.3f} ({interval['low']:.3f} to {interval['high']:.3f}){missed}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from hptransfer.data.features import write_features
 N, L, K, A = 20, 6, 5, 7
 needs_datasets = pytest.mark.skipif(
     find_spec("datasets") is None, reason="the extra `huggingface` (datasets) is not installed"
+)
+FASHION_MNIST = os.environ.get("HPTRANSFER_FASHION_MNIST", "")
+needs_fashion_mnist = pytest.mark.skipif(
+    not FASHION_MNIST, reason="HPTRANSFER_FASHION_MNIST names no folder with the four IDX files"
 )
 CAPTIONED = tuple(
     f"data.{name}={value}"

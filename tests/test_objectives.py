@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import math
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data_folders import FASHION_MNIST, needs_fashion_mnist
 from gaussian_data import MEAN, STD, exact_prediction, remaining_variance
 from scipy.integrate import quad
 from scipy.special import logit
@@ -221,14 +221,11 @@ def test_evaluation_is_the_same_for_every_seed_and_stratified(
     assert torch.equal(strata.sort(0).values, torch.arange(len(first))[:, None].expand_as(strata))
 
 
-FOLDER = os.environ.get("HPTRANSFER_FASHION_MNIST")
-
-
-@pytest.mark.skipif(
-    FOLDER is None, reason="HPTRANSFER_FASHION_MNIST names no folder with the four IDX files"
-)
+@needs_fashion_mnist
 def test_fashion_mnist_is_the_standard_content() -> None:
-    (images, _), (_, labels) = (everything(split) for split in load(FashionMNISTConfig(), FOLDER))
+    (images, _), (_, labels) = (
+        everything(split) for split in load(FashionMNISTConfig(), FASHION_MNIST)
+    )
     assert images.shape == (60_000, 1, 32, 32)
     assert np.bincount(labels.numpy()).tolist() == [1000] * 10
     assert (images[:, :, :2] == -1).all()  # the padding is black

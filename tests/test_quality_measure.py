@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from data_folders import FASHION_MNIST, needs_fashion_mnist
 from torch import Tensor
 
 from benchmarks.classifier import RECIPES, accuracy, trained
@@ -98,12 +98,9 @@ def test_the_digits_classifier_is_as_right_as_its_file_says() -> None:
     )
 
 
-@pytest.mark.skipif(
-    "HPTRANSFER_FASHION_MNIST" not in os.environ,
-    reason="HPTRANSFER_FASHION_MNIST names no folder with the four IDX files",
-)
+@needs_fashion_mnist
 def test_the_clothes_classifier_is_as_right_as_its_file_says() -> None:
-    data, folder = FashionMNISTConfig(), os.environ["HPTRANSFER_FASHION_MNIST"]
+    data, folder = FashionMNISTConfig(), FASHION_MNIST
     assert about(data)["held_out_accuracy"] > 0.9
     assert held_out_accuracy(data, folder) == pytest.approx(
         about(data)["held_out_accuracy"], abs=1e-3

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from data_folders import FASHION_MNIST, needs_fashion_mnist
 from torch import Tensor
 
 from hptransfer.config import (
@@ -116,14 +116,11 @@ def test_held_out_digits_are_far_better_samples_than_noise() -> None:
     assert min(real.precision, real.recall) > 0.7 > 0.1 > max(noise.precision, noise.recall)
 
 
-@pytest.mark.skipif(
-    "HPTRANSFER_FASHION_MNIST" not in os.environ,
-    reason="HPTRANSFER_FASHION_MNIST names no folder with the four IDX files",
-)
+@needs_fashion_mnist
 @pytest.mark.parametrize("strength", [1.0, 0.3])
 def test_noise_is_no_precise_sample_of_clothes(strength: float) -> None:
     """In the features of the hidden layer it was, by 100 samples nearly all of it."""
-    data, folder = FashionMNISTConfig(), os.environ["HPTRANSFER_FASHION_MNIST"]
+    data, folder = FashionMNISTConfig(), FASHION_MNIST
     known, validation = reference(data, folder), load(data, folder).validation
     config = dataclasses.replace(asking(100), data=data)
     real = judged(config, known, validation.images_at(np.arange(100)))

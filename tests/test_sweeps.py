@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from pathlib import Path
 
 import pytest
+from data_folders import FASHION_MNIST, needs_fashion_mnist
 from recorded_rows import PROVENANCE, append_rows, result
 
 from hptransfer import ledger
@@ -25,7 +25,6 @@ from hptransfer.vocabulary import Scaling, Status
 SWEEPS = {path.stem: path for path in sorted(shipped_folder("sweeps").glob("*.yaml"))}
 FASHION = [name for name in SWEEPS if name.endswith("_fashion")]
 FAMILIES = ("dit", "uvit", "pixart", "mmdit")
-FOLDER = os.environ.get("HPTRANSFER_FASHION_MNIST")
 
 
 def shipped(name: str, *overrides: str) -> SweepConfig:
@@ -114,9 +113,7 @@ def test_the_conditions_targets_rate_is_shifted_and_its_length_warned_of(
     assert any("1200" in warning for warning in answer["warnings"]), answer["warnings"]
 
 
-@pytest.mark.skipif(
-    FOLDER is None, reason="HPTRANSFER_FASHION_MNIST names no folder with the four IDX files"
-)
+@needs_fashion_mnist
 @pytest.mark.parametrize(
     "model", [*(f"model={family}" for family in FAMILIES), "model.condition=caption"]
 )
@@ -124,7 +121,7 @@ def test_every_family_trains_on_fashion_mnist_by_class_or_caption(model: str) ->
     caption = ["model=uvit", model] if "condition" in model else [model]
     tiny = ["model.depth=2", "budget.steps=4", "budget.batch_size=4", "budget.eval_samples=8"]
     composed = compose_file(SWEEPS["lr_transfer_fashion"], [*caption, *tiny, "precision=fp32"])
-    runtime = RuntimeConfig(data_folder=FOLDER)
+    runtime = RuntimeConfig(data_folder=FASHION_MNIST)
     (trained,) = run_pack([composed.trial], runtime)
     assert trained.status is Status.completed
     assert trained.loss is not None and trained.loss < trained.loss_at_init

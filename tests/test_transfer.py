@@ -71,6 +71,21 @@ def decision(basins: dict[int, Basin], *, limit: float | None, noise: bool = Tru
     return decide(evidence, RULE, hp="log2_lr")
 
 
+def evidence_of(
+    basins: dict[int, Basin], *, held_out: Floats, at_target: Floats, drift: Floats
+) -> Evidence:
+    """Return evidence of these regrets and drifts (draw,), against a limit of 0.01."""
+    return Evidence(
+        basins=basins,
+        scaling=build_scaling(basins),
+        has_noise=True,
+        limit=0.01,
+        held_out=held_out,
+        at_target=at_target,
+        drift=drift,
+    )
+
+
 def test_regret_is_two_sided_and_infinite_past_the_cliff() -> None:
     theta, k_low, k_high = np.full(1, -6.0), np.full(1, 0.01), np.full(1, 0.03)
 
@@ -291,11 +306,8 @@ def test_errors_of_a_scaling_are_the_worst_widths() -> None:
 @pytest.mark.parametrize(("share", "verdict"), [(0.5, Verdict.inconclusive), (0.8, Verdict.drifts)])
 def test_a_certain_drift_needs_a_likely_cost(share: float, verdict: Verdict) -> None:
     basins = basins_at({24: -5.7, 48: -6.4, 96: -7.2})
-    evidence = Evidence(
-        basins=basins,
-        scaling=build_scaling(basins),
-        has_noise=True,
-        limit=0.01,
+    evidence = evidence_of(
+        basins,
         held_out=np.zeros(1000),
         at_target=np.where(np.arange(1000) < 1000 * share, 0.02, 0.0),
         drift=np.full(1000, -0.7),
@@ -310,11 +322,8 @@ def test_a_certain_drift_needs_a_likely_cost(share: float, verdict: Verdict) -> 
 )
 def test_how_sure_the_rule_must_be_is_a_setting(share: float, verdict: Verdict) -> None:
     basins = basins_at({24: -5.7, 48: -5.5, 96: -5.6})
-    evidence = Evidence(
-        basins=basins,
-        scaling=build_scaling(basins),
-        has_noise=True,
-        limit=0.01,
+    evidence = evidence_of(
+        basins,
         held_out=np.zeros(1000),
         at_target=np.where(np.arange(1000) < 50, 0.02, 0.0),
         drift=np.zeros(1000),
@@ -337,11 +346,8 @@ def test_a_twentieth_of_the_draws_on_an_edge_extends(
 
 def test_a_value_beyond_the_cliff_costs_no_number() -> None:
     basins = basins_at({24: -5.7, 48: -6.4, 96: -7.2})
-    evidence = Evidence(
-        basins=basins,
-        scaling=build_scaling(basins),
-        has_noise=True,
-        limit=0.01,
+    evidence = evidence_of(
+        basins,
         held_out=np.full(1000, np.inf),
         at_target=np.full(1000, 0.02),
         drift=np.full(1000, -0.7),

@@ -70,7 +70,7 @@ def loss_law(
         **mixture_entry(mixture),
         "from_width": None if mixture is None else int(mixture.favourite.narrowest),
         "band": band_entry(mixture, target_width, quantity="loss"),
-        "at_target": _at_target(mixture, target_width),
+        "at_target": predicted_at(mixture, target_width),
         "last_doubling_gain": interval(gain, noisy=noisy),
         "wider_is_better": better,
         "reason": reason,
@@ -114,7 +114,8 @@ def _wider_is_better(gain: Floats | None, levels: Optima | None) -> tuple[bool |
     return None, f"{said} changed by {-high:.3g} to {-low:.3g} per doubling: within noise."
 
 
-def _at_target(mixture: Mixture | None, width: int | None) -> dict[str, Any] | None:
+def predicted_at(mixture: Mixture | None, width: int | None) -> dict[str, Any] | None:
+    """Return a mixture's value at a width with its 90 % interval; None without either."""
     if mixture is None or width is None:
         return None
     at = np.array([width])
