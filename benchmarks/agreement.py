@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 
-from hptransfer.analysis.agreement import agreement
+from hptransfer.analysis.answer.agreement import agreement
 from hptransfer.analysis.streams import stream
 from tests import planted
 

@@ -27,20 +27,20 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure
-from hptransfer.analysis.estimates import estimate
+from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.analysis.streams import stream
-from hptransfer.budget.costs import Costs
-from hptransfer.budget.design import Design, designs
-from hptransfer.budget.knowledge import known_from
-from hptransfer.budget.planning import best, priced
-from hptransfer.budget.regret import Predictor, Proposal
-from hptransfer.budget.units import Meter
 from hptransfer.config import BudgetConfig, DiTConfig, TrialConfig
-from hptransfer.identity import with_width
-from hptransfer.pack_cost import PackCost, Point
-from hptransfer.plan_costs import Place
-from hptransfer.questions import Axis, SweepConfig
-from hptransfer.vocabulary import Scaling
+from hptransfer.config.choices import Scaling
+from hptransfer.config.identity import with_width
+from hptransfer.config.sweep import Axis, SweepConfig
+from hptransfer.execution.pack_cost import PackCost, Point
+from hptransfer.sweeping.plan.budget.costs import Costs
+from hptransfer.sweeping.plan.budget.design import Design, designs
+from hptransfer.sweeping.plan.budget.knowledge import known_from
+from hptransfer.sweeping.plan.budget.propose import best, priced
+from hptransfer.sweeping.plan.budget.regret import Predictor, Proposal
+from hptransfer.sweeping.plan.budget.units import Meter
+from hptransfer.sweeping.plan.costs import Place
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -26,8 +26,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks import measure
 from hptransfer.config import DataConfig, DigitsConfig, FashionMNISTConfig
 from hptransfer.data import Split, batch_indices, load
-from hptransfer.quality.classifier import Classifier, weights_file
-from hptransfer.streams import torch_generator
+from hptransfer.system.random_streams import torch_generator
+from hptransfer.training.sampling.classifier import Classifier, weights_file
 
 SEED = 0
 WARMUP = 0.1  # of the steps; then the rate falls linearly to zero

@@ -25,11 +25,12 @@ from benchmarks import convergence_answer, measure
 from benchmarks.convergence_answer import Run, risen
 from benchmarks.convergence_plot import draw, ratio_text
 from benchmarks.convergence_study import AXIS, Candidate, Row, Study, opened, own_fit, train
-from hptransfer import emit, results
+from hptransfer.cli.terminal import interruptible
+from hptransfer.config.identity import trial_key
 from hptransfer.errors import Interrupted, MachineError, UserError
-from hptransfer.identity import trial_key
-from hptransfer.ledger import read_held_out
-from hptransfer.terminal import interruptible
+from hptransfer.results import folder as results
+from hptransfer.results.ledger_writer import read_held_out
+from hptransfer.transfer import emit
 
 COLUMNS = ("at the target", "log2 lr", "loss", "regret", "µP needs fewer steps", "tuning counted")
 

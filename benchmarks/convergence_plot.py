@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hptransfer.figures.style import ARMS, INK, MUTED, RC, spread
+from hptransfer.reporting.figures.style import ARMS, INK, MUTED, RC, spread
 
 COLORS = {
     "mup": ARMS[0],

@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer import results
-from hptransfer.analysis.realised import realised
-from hptransfer.analysis.transferred import arm_rows, transferred
-from hptransfer.answers import asked_conditions, estimated, table_of, wanted_rows
-from hptransfer.compose import Composed, compose_file, sweep_config
+from hptransfer.analysis.answer.realised import realised
+from hptransfer.analysis.answer.transferred import arm_rows, transferred
+from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of, wanted_rows
 from hptransfer.config import TrialConfig
+from hptransfer.config.choices import Scaling, Schedule, Weights
+from hptransfer.config.compose.compose import Composed, compose_file, sweep_config
+from hptransfer.config.identity import canonical, trial_key, with_scaling
+from hptransfer.config.sweep import SweepConfig, with_hyperparameters
 from hptransfer.errors import UserError
-from hptransfer.identity import canonical, trial_key, with_scaling
-from hptransfer.jobs import Job
-from hptransfer.ledger_rows import rows_in
-from hptransfer.ledger_table import conditions, table
-from hptransfer.questions import SweepConfig, with_hyperparameters
-from hptransfer.results import ResultsFolder
-from hptransfer.running import run_trials
-from hptransfer.search import points
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.table import conditions, table
+from hptransfer.sweeping.design.points import points
+from hptransfer.sweeping.run.driver import run_trials
+from hptransfer.sweeping.run.job import Job
 from hptransfer.training.flops import trial_flops
-from hptransfer.vocabulary import Scaling, Schedule, Weights
 
 AXIS = "log2_lr"
 # What the originals' code trains with (AdamW): DiT's train.py, U-ViT's and PixArt-α's configs for

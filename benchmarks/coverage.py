@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import planted  # pyright: ignore[reportMissingImports]
 
-from hptransfer.analysis.basin import Basin, build_grid, fit_basin, pool_noise
+from hptransfer.analysis.basins.basin import Basin, build_grid, fit_basin, pool_noise
 from hptransfer.analysis.streams import stream
-from hptransfer.results import write_json
+from hptransfer.results.folder import write_json
 
 SEEDS = (1, 2, 3, 5, 10)
 STEPS = (0.5, 1.0, 2.0)

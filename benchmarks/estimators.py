@@ -24,15 +24,15 @@ import planted  # pyright: ignore[reportMissingImports]
 
 from benchmarks import coverage
 from benchmarks.refine import AXIS, RESULTS, STUDIES
-from hptransfer.analysis.basin import Basin, fit_basin, pool_noise
-from hptransfer.analysis.cross_checks import FINE, akima, local_cubic
-from hptransfer.analysis.curve import Floats
-from hptransfer.analysis.grid import Grid
+from hptransfer.analysis.basins.basin import Basin, fit_basin, pool_noise
+from hptransfer.analysis.basins.cross_checks import FINE, akima, local_cubic
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.grid import Grid
+from hptransfer.analysis.basins.rows import Rows, read_rows, width_grids
 from hptransfer.analysis.streams import stream
-from hptransfer.analysis.table import Rows, read_rows, width_grids
-from hptransfer.ledger import read
-from hptransfer.ledger_table import table
-from hptransfer.results import write_json
+from hptransfer.results.folder import write_json
+from hptransfer.results.ledger_writer import read
+from hptransfer.results.table import table
 
 LOW, LOWER = 1.05, 1.03  # of the lowest loss: the points that local estimators read
 RECORD = Path("results/benchmarks/estimators.json")

@@ -24,16 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure
-from hptransfer.compose import compose_file
 from hptransfer.config import RuntimeConfig, TrialConfig
-from hptransfer.coordinate_check import coordinate_check
+from hptransfer.config.choices import Init, Scaling
+from hptransfer.config.compose.compose import compose_file
+from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.data import load
-from hptransfer.identity import with_scaling, with_width
-from hptransfer.models import build_architecture
-from hptransfer.models.layers import Readout
-from hptransfer.parametrization import build_model, param_groups, parameter_count
+from hptransfer.models.families import build_architecture
+from hptransfer.models.families.layers import Readout
+from hptransfer.models.parametrization import build_model, param_groups, parameter_count
 from hptransfer.training.batches import train_batch
-from hptransfer.vocabulary import Init, Scaling
+from hptransfer.training.packs.coordinate_check import coordinate_check
 
 # Trainable parameters of the authors' own code, instantiated.
 ORIGINALS = {

@@ -21,10 +21,10 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.refine import RESULTS
-from hptransfer.analysis.law import MIN_WIDTHS, Optima, mix_laws
-from hptransfer.analysis.level import mended, predicted_at
-from hptransfer.analysis.record import NINETY
-from hptransfer.results import ResultsFolder, read_json
+from hptransfer.analysis.answer.optimum_record import NINETY
+from hptransfer.analysis.laws.law import MIN_WIDTHS, Optima, mix_laws
+from hptransfer.analysis.laws.loss_law import mended, predicted_at
+from hptransfer.results.folder import ResultsFolder, read_json
 
 COLUMNS = ("study", "arm", "from widths", "of width", "found", "mended", "as it is")
 DRAWS = 4000

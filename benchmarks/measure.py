@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hptransfer import results
+from hptransfer.results import folder
 
 PACKAGES = ("torch", "ray", "hydra-core", "numpy", "scipy", "pandas", "matplotlib")
 
@@ -125,7 +125,7 @@ def record(benchmark: str, settings: dict[str, Any], described: dict[str, Any]) 
         "benchmark": benchmark,
         "settings": settings,
         "machine": described,
-        "provenance": results.provenance(),
+        "provenance": folder.provenance(),
     }
 
 
@@ -133,7 +133,7 @@ def publish(
     answer: dict[str, Any], columns: Sequence[str], rows: Sequence[Sequence[str]], out: Path
 ) -> None:
     """Print a benchmark's table and machine, and write its JSON."""
-    results.write_json(out, answer)
+    folder.write_json(out, answer)
     print(table_text(columns, rows))
     print(machine_line(answer["machine"]))
     print(f"record  {out}")

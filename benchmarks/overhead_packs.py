@@ -18,9 +18,9 @@ from pathlib import Path
 
 from benchmarks import measure
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
-from hptransfer.executors import run_packs
-from hptransfer.outcome import TrialResult
-from hptransfer.vocabulary import Status
+from hptransfer.config.choices import Status
+from hptransfer.execution import run_packs
+from hptransfer.results.trial_result import TrialResult
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,18 +26,18 @@ from typing import Any
 import torch
 
 from benchmarks import measure
-from hptransfer.compose import compose_file, shipped_folder, sweep_config
 from hptransfer.config import TrialConfig
+from hptransfer.config.choices import Scaling
+from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
+from hptransfer.config.sweep import SweepConfig
 from hptransfer.data import Dataset, load
-from hptransfer.objectives import noised, objective_loss
-from hptransfer.parametrization import build_model, param_groups
-from hptransfer.questions import SweepConfig
-from hptransfer.sweep import wanted
+from hptransfer.models.parametrization import build_model, param_groups
+from hptransfer.sweeping.design.trials import wanted
 from hptransfer.training.batches import train_batch
-from hptransfer.training.pack import Pack
-from hptransfer.training.state import TrainingState
-from hptransfer.trial import torch_device
-from hptransfer.vocabulary import Scaling
+from hptransfer.training.objectives import noised, objective_loss
+from hptransfer.training.packs.pack import Pack
+from hptransfer.training.packs.run import torch_device
+from hptransfer.training.packs.state import TrainingState
 
 PLAIN = 0  # stands for the trial without a trial axis among the pack sizes
 COLUMNS = ("width", "pack", "trial-steps/s", "min", "max", "over one at a time", "over plain")

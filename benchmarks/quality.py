@@ -32,14 +32,14 @@ from hptransfer.config import (
     RuntimeConfig,
     TrialConfig,
 )
+from hptransfer.config.sweep import with_hyperparameters
 from hptransfer.data import load
-from hptransfer.outcome import Quality
-from hptransfer.parametrization import build_model
-from hptransfer.quality.drawing import draw
-from hptransfer.quality.measure import Reference, judged, reference
-from hptransfer.questions import with_hyperparameters
-from hptransfer.streams import numpy_generator, torch_generator
-from hptransfer.trial import train_trial
+from hptransfer.models.parametrization import build_model
+from hptransfer.results.trial_result import Quality
+from hptransfer.system.random_streams import numpy_generator, torch_generator
+from hptransfer.training.packs.run import train_trial
+from hptransfer.training.sampling.draw import draw
+from hptransfer.training.sampling.quality import Reference, judged, reference
 
 LOG2_LR = -6.5
 

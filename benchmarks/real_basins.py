@@ -29,10 +29,10 @@ import pandas as pd
 
 from benchmarks import measure
 from benchmarks.refine import AXIS, RESULTS, STUDIES
-from hptransfer.analysis.estimates import estimate
-from hptransfer.analysis.realised import realised
-from hptransfer.ledger_rows import read
-from hptransfer.ledger_table import table
+from hptransfer.analysis.answer.estimates import estimate
+from hptransfer.analysis.answer.realised import realised
+from hptransfer.results.ledger_rows import read
+from hptransfer.results.table import table
 
 COLUMNS = ("left out", "family", "arm", "width", "predicted", "its own", "regret", "upper end")
 SEEDS, LEFT_OUT = (0, 1, 2), (48, 96, 192)

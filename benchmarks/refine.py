@@ -25,15 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from hptransfer.adaptive import asked
-from hptransfer.analysis.estimates import estimate
+from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.config import TrialConfig
-from hptransfer.design import DesignConfig
-from hptransfer.identity import arm_of, trial_key, with_width
-from hptransfer.ledger_rows import read
-from hptransfer.ledger_table import table
-from hptransfer.questions import Axis, SweepConfig, hps
-from hptransfer.vocabulary import Method, Scaling
+from hptransfer.config.choices import Method, Scaling
+from hptransfer.config.design import DesignConfig
+from hptransfer.config.identity import arm_of, trial_key, with_width
+from hptransfer.config.sweep import Axis, SweepConfig, hps
+from hptransfer.results.ledger_rows import read
+from hptransfer.results.table import table
+from hptransfer.sweeping.design.rounds import asked
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 STUDIES = {

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import measure
-from hptransfer import training_runs
-from hptransfer.figures.samples import draw_samples, samples_data
-from hptransfer.generate import generate
-from hptransfer.samplers import SamplerConfig
+from hptransfer.training.sampling.contact_sheet import draw_samples, samples_data
+from hptransfer.training.sampling.generate import generate
+from hptransfer.training.sampling.samplers import SamplerConfig
+from hptransfer.transfer import target_run
 
 COLUMNS = 5  # samples a class
 BETWEEN = 24  # white pixels between groups
@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _page(target: Path, steps: int) -> np.ndarray:
     words = [f"budget.steps={steps}"]
-    trained = training_runs.train(target, words, config_dir=None, root=target.parent)
+    trained = target_run.train(target, words, config_dir=None, root=target.parent)
     assert trained is not None, "one process trains"
     print(f"{target}: loss {trained['loss']:.4f}, {trained['seconds']:.0f} s", flush=True)
-    composed, _, _ = training_runs.trained_at(target, words, config_dir=None, root=target.parent)
+    composed, _, _ = target_run.trained_at(target, words, config_dir=None, root=target.parent)
     drawn = generate(
         composed.trial,
         Path(trained["weights"]),

@@ -24,14 +24,20 @@ from typing import Any, TypeVar
 
 from benchmarks import measure, scale_schedule
 from benchmarks.synthetic import rows_of
-from hptransfer import results
-from hptransfer.compose import Composed, as_run_yaml, compose_file, shipped_folder, sweep_config
-from hptransfer.ledger import LedgerWriter, write_curve
-from hptransfer.ledger_index import INDEX_NAME
-from hptransfer.pack_cost import PackCost, Point
-from hptransfer.packing import Pack, by_shape, chosen_sizes, longest_first, timed_packs
-from hptransfer.results import ResultsFolder
-from hptransfer.sweep import pending, wanted
+from hptransfer.config.compose.compose import (
+    Composed,
+    as_run_yaml,
+    compose_file,
+    shipped_folder,
+    sweep_config,
+)
+from hptransfer.execution.pack_cost import PackCost, Point
+from hptransfer.execution.pack_sizes import Pack, by_shape, chosen_sizes, longest_first, timed_packs
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_index import INDEX_NAME
+from hptransfer.results.ledger_writer import LedgerWriter, write_curve
+from hptransfer.sweeping.design.trials import pending, wanted
 
 T = TypeVar("T")
 TRIALS_PER_SEED = 4 * 2 * 50

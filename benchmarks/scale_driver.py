@@ -12,12 +12,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import hptransfer.executors.ray_tune
-import hptransfer.trial  # noqa: F401  a sweep's driver may have both in its memory
 from benchmarks import scale
-from hptransfer.ledger import LedgerWriter
-from hptransfer.ledger_rows import FILE_NAME, scan
-from hptransfer.sweep import pending
+from hptransfer.results.ledger_rows import FILE_NAME, scan
+from hptransfer.results.ledger_writer import LedgerWriter
+from hptransfer.sweeping.design.trials import pending
 
 
 def main(trials: int, half: Path, whole: Path) -> None:

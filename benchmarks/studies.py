@@ -34,8 +34,8 @@ from benchmarks.studies_tables import (
     quickstart_table,
 )
 from benchmarks.studies_tidy import FILE_LIMIT, require_small, tidy
-from hptransfer.disk import write_text
 from hptransfer.errors import UserError
+from hptransfer.system.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = "families.png"

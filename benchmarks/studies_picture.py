@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from benchmarks.studies_questions import FAMILIES
 from benchmarks.studies_read import Record, Study
 from benchmarks.studies_words import drift
-from hptransfer.figures import FORMATS
-from hptransfer.figures.basins import (
+from hptransfer.reporting.figures import FORMATS
+from hptransfer.reporting.figures.basins import (
     LANE,
     Curve,
     basin_curve,
@@ -19,7 +19,7 @@ from hptransfer.figures.basins import (
     draw_lane,
     frame_losses,
 )
-from hptransfer.figures.style import INK, MUTED, RC, width_colors
+from hptransfer.reporting.figures.style import INK, MUTED, RC, width_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

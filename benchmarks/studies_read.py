@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hptransfer import results
-from hptransfer.figures.style import hp_name
-from hptransfer.ledger_rows import FILE_NAME, read, rows_in
-from hptransfer.ledger_table import METRICS
-from hptransfer.results import ResultsFolder
-from hptransfer.sweep_facts import SweepFacts
+from hptransfer.reporting.figures.style import hp_name
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_rows import FILE_NAME, read, rows_in
+from hptransfer.results.sweep_file import SweepFacts
+from hptransfer.results.table import METRICS
 
 Record = Mapping[str, Any]
 

@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from hptransfer.disk import write_whole
-from hptransfer.ledger_lock import LOCK_NAME, FolderLock
-from hptransfer.ledger_rows import FILE_NAME, read
-from hptransfer.results import existing
+from hptransfer.results.folder import existing
+from hptransfer.results.ledger_rows import FILE_NAME, read
+from hptransfer.system.files import write_whole
+from hptransfer.system.folder_lock import LOCK_NAME, FolderLock
 
 MIB = 1 << 20
 LARGE = 1_000_000  # bytes of a ledger: above, it is kept compressed

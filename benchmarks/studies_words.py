@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks.convergence_plot import ratio_text
 from benchmarks.studies_read import NOT_RUN, Record, Study
-from hptransfer.figures import wording
-from hptransfer.figures.style import arm_name, hp_name
+from hptransfer.reporting.figures import wording
+from hptransfer.reporting.figures.style import arm_name, hp_name
 
 UNKNOWN = "–"
 LINE = "<br>"  # between the sentences of an answer

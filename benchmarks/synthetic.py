@@ -11,22 +11,27 @@ from pathlib import Path
 
 import numpy as np
 
-from hptransfer import results
-from hptransfer.analysis.realised import realised
-from hptransfer.compose import as_run_yaml, compose_file, shipped_folder, sweep_config
+from hptransfer.analysis.answer.realised import realised
 from hptransfer.config import RuntimeConfig, TrialConfig
-from hptransfer.coordinate_check import coordinate_check
-from hptransfer.identity import arm_of, with_scaling
-from hptransfer.jobs import central_log2_lr
-from hptransfer.ledger_rows import FILE_NAME, encode, row
-from hptransfer.ledger_table import table
-from hptransfer.outcome import TrialResult
-from hptransfer.questions import HYPERPARAMETERS, SweepConfig, hps
-from hptransfer.results import ResultsFolder
-from hptransfer.sweep import realised as target_trials
-from hptransfer.sweep import wanted
+from hptransfer.config.choices import Scaling, Status
+from hptransfer.config.compose.compose import (
+    as_run_yaml,
+    compose_file,
+    shipped_folder,
+    sweep_config,
+)
+from hptransfer.config.identity import arm_of, with_scaling
+from hptransfer.config.sweep import HYPERPARAMETERS, SweepConfig, hps
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_rows import FILE_NAME, encode, row
+from hptransfer.results.table import table
+from hptransfer.results.trial_result import TrialResult
+from hptransfer.sweeping.design.trials import realised as target_trials
+from hptransfer.sweeping.design.trials import wanted
+from hptransfer.sweeping.run.job import central_log2_lr
 from hptransfer.training.flops import trial_flops
-from hptransfer.vocabulary import Scaling, Status
+from hptransfer.training.packs.coordinate_check import coordinate_check
 
 # Four widths, three arms that share the base width, twenty rates: 200 rows for each seed.
 ROWS_PER_SEED = 200

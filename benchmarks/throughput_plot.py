@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.throughput_rows import AIMS, Row, Size, over, size_of
-from hptransfer.figures.style import ARMS, INK, MUTED, PAPER, RC
+from hptransfer.reporting.figures.style import ARMS, INK, MUTED, PAPER, RC
 
 MARKS = {
     ("official", "fp32"): ("official", MUTED, "o"),

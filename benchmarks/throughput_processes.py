@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.disk import write_text
+from hptransfer.system.files import write_text
 
 POLL_SECONDS = 0.05
 FEWEST_STEPS = 3  # of the slowest process in a block

@@ -17,7 +17,7 @@ from hptransfer.config import (
     FeaturesConfig,
     TrialConfig,
 )
-from hptransfer.vocabulary import Precision, Schedule, Weights
+from hptransfer.config.choices import Precision, Schedule, Weights
 
 CHANNELS, PATCH_SIZE, MLP_RATIO = 4, 2, 4
 LOG2_LRS = tuple(-14 + step / 4 for step in range(8))  # of a pack's members; all of them stable

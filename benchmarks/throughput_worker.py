@@ -30,8 +30,8 @@ from benchmarks.throughput_roofline import measured_peaks
 from benchmarks.throughput_shapes import CHANNELS, Shape, members
 from hptransfer.config import RuntimeConfig
 from hptransfer.data import Dataset, MemorySplit
-from hptransfer.disk import write_text
-from hptransfer.training.state import TrainingState, start_training
+from hptransfer.system.files import write_text
+from hptransfer.training.packs.state import TrainingState, start_training
 
 SAMPLES = 4096  # of the synthetic data
 WARMUP_STEPS = {"cuda": 10, "cpu": 3}  # compiling and capturing are over after five

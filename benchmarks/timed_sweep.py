@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from hptransfer import cli, executors, results, running
+from hptransfer import execution
+from hptransfer.cli import main as cli
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
-from hptransfer.executors.pack import OnResults, Pack
-from hptransfer.outcome import TrialResult
+from hptransfer.execution.work import OnResults, Pack
+from hptransfer.results import folder
+from hptransfer.sweeping.run import driver
+from hptransfer.results.trial_result import TrialResult
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     log, *words = argv
     events: list[dict[str, Any]] = []
-    with patch.object(running, "run_packs", _noting(events)):
+    with patch.object(driver, "run_packs", _noting(events)):
         code = cli.main(words)
-    results.write_json(Path(log), events)
+    folder.write_json(Path(log), events)
     return code
 
 
@@ -62,7 +65,7 @@ def _noting(events: list[dict[str, Any]]) -> Callable[..., None]:
             )
             return on_results(index, outcome)
 
-        executors.run_packs(
+        execution.run_packs(
             packs,
             runtime,
             executor,

@@ -12,10 +12,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "build_model": "hptransfer.parametrization",
-    "param_groups": "hptransfer.parametrization",
-    "load_trial": "hptransfer.compose",
-    "load_weights": "hptransfer.weights",
+    "build_model": "hptransfer.models.parametrization",
+    "param_groups": "hptransfer.models.parametrization",
+    "load_trial": "hptransfer.config.compose.compose",
+    "load_weights": "hptransfer.models.weights",
 }
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from hptransfer.cli import main
+from hptransfer.cli.main import main
 
 if __name__ == "__main__":
     code = main()

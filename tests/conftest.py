@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from hptransfer.config import AdamWConfig, BudgetConfig, DiTConfig, RuntimeConfig, TrialConfig
-from hptransfer.identity import with_scaling
-from hptransfer.outcome import TrialResult
-from hptransfer.questions import with_hyperparameters
-from hptransfer.vocabulary import Scaling, Status
+from hptransfer.config.choices import Scaling, Status
+from hptransfer.config.identity import with_scaling
+from hptransfer.config.sweep import with_hyperparameters
+from hptransfer.results.trial_result import TrialResult
 
 TINY = TrialConfig(
     model=DiTConfig(width=16, base_width=8, depth=1, head_dim=4),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hptransfer.ledger import read
+from hptransfer.results.ledger_writer import read
 
 WIDTHS = (64, 128, 256, 512)
 POINTS = tuple(float(point) for point in range(-11, -3))

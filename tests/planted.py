@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.curve import Floats
-from hptransfer.ledger_table import COLUMNS
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.results.table import COLUMNS
 
 SHAPES = ("quadratic", "asymmetric", "cliff", "ties", "outliers", "heavy_tailed")
 # Held out until their coverage led to a finer list of shapes: no check any more.

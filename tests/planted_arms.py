@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import planted
 
-from hptransfer.analysis.answer import Answer, Request, answer_of, decision_of
-from hptransfer.analysis.basin import build_grid, fit_basin, pool_noise
-from hptransfer.analysis.conditions import Shift
-from hptransfer.analysis.curve import Floats
-from hptransfer.analysis.law import LawName
-from hptransfer.analysis.transfer import constant_value, quantile
-from hptransfer.analysis.verdict import Verdict
-from hptransfer.questions import VerdictConfig
+from hptransfer.analysis.answer.arm_answer import Answer, Request, answer_of, decision_of
+from hptransfer.analysis.answer.verdict import Verdict
+from hptransfer.analysis.basins.basin import build_grid, fit_basin, pool_noise
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.conditions.conditions import Shift
+from hptransfer.analysis.laws.law import LawName
+from hptransfer.analysis.laws.regret import constant_value, quantile
+from hptransfer.config.sweep import VerdictConfig
 
 DRAWS = 400
 FARTHEST = 4.0  # the largest planted regret, in δ

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from conftest import TINY_SWEEP, completed
 
-from hptransfer import ledger
-from hptransfer.compose import as_run_yaml, compose_file, sweep_config
 from hptransfer.config import TrialConfig
-from hptransfer.outcome import TrialResult
-from hptransfer.questions import hps, with_hyperparameters
-from hptransfer.results import ResultsFolder
-from hptransfer.sweep import wanted
-from hptransfer.vocabulary import Status
+from hptransfer.config.choices import Status
+from hptransfer.config.compose.compose import as_run_yaml, compose_file, sweep_config
+from hptransfer.config.sweep import hps, with_hyperparameters
+from hptransfer.results import ledger_writer
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.trial_result import TrialResult
+from hptransfer.sweeping.design.trials import wanted
 
 PROVENANCE = {
     "commit": "0123456789abcdef0123456789abcdef01234567",
@@ -44,11 +44,11 @@ def diverged(seed: int) -> TrialResult:
 
 
 def make_row(seed: int = 0, **changes: object) -> dict:
-    return ledger.row(result(seed, **changes), HPS, PROVENANCE)
+    return ledger_writer.row(result(seed, **changes), HPS, PROVENANCE)
 
 
 def write_rows(folder: Path, count: int) -> Path:
-    with ledger.LedgerWriter(folder) as writer:
+    with ledger_writer.LedgerWriter(folder) as writer:
         writer.append([make_row(seed) for seed in range(count)])
     return folder / "ledger.jsonl"
 
@@ -62,7 +62,7 @@ def write_sweep(folder: Path, *overrides: str) -> tuple[ResultsFolder, list[dict
     sweep = sweep_config(composed)
     source.write_text(as_run_yaml(composed, name=sweep.name))
     rows = [
-        ledger.row(result(config=config), hps(config, sweep.axes), PROVENANCE)
+        ledger_writer.row(result(config=config), hps(config, sweep.axes), PROVENANCE)
         for config in wanted(sweep).values()
     ]
     return ResultsFolder(folder), rows
@@ -70,7 +70,7 @@ def write_sweep(folder: Path, *overrides: str) -> tuple[ResultsFolder, list[dict
 
 def append_rows(folder: Path, rows: list[dict]) -> None:
     """Append rows, each with a curve."""
-    with ledger.LedgerWriter(folder) as writer:
+    with ledger_writer.LedgerWriter(folder) as writer:
         for row in rows:
-            ledger.write_curve(folder, row["trial_key"], [(1, 0.5)])
+            ledger_writer.write_curve(folder, row["trial_key"], [(1, 0.5)])
         writer.append(rows)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import qmc
 
-from hptransfer.analysis.curve import Curves, Floats
-from hptransfer.analysis.table import Rows
+from hptransfer.analysis.basins.curve import Curves, Floats
+from hptransfer.analysis.basins.rows import Rows
 
 LEVEL = 0.5
 REACH = 3.0  # octaves from the box's middle to its faces

@@ -12,15 +12,15 @@ from typing import Any
 import optuna
 import pytest
 
-from hptransfer.adaptive import asked, write_study
-from hptransfer.adaptive.history import Place, Tried, places
-from hptransfer.adaptive.optuna_rounds import next_points, propose, told_values
 from hptransfer.config import TrialConfig
-from hptransfer.design import DesignConfig
-from hptransfer.identity import arm_of, trial_key
-from hptransfer.questions import Axis, SweepConfig, hps
-from hptransfer.results import ResultsFolder
-from hptransfer.vocabulary import Method, Scaling
+from hptransfer.config.choices import Method, Scaling
+from hptransfer.config.design import DesignConfig
+from hptransfer.config.identity import arm_of, trial_key
+from hptransfer.config.sweep import Axis, SweepConfig, hps
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.sweeping.design.history import Place, Tried, places
+from hptransfer.sweeping.design.optuna_samplers import next_points, propose, told_values
+from hptransfer.sweeping.design.rounds import asked, write_study
 
 Row = dict[str, Any]
 Loss = Callable[[TrialConfig], float]

@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hptransfer.analysis.basin import Basin, Censoring, Noise, build_grid, fit_basin, pool_noise
-from hptransfer.analysis.curve import Curves, Floats, fit_curves
-from hptransfer.analysis.shapes import Points, locate
+from hptransfer.analysis.basins.basin import (
+    Basin,
+    Censoring,
+    Noise,
+    build_grid,
+    fit_basin,
+    pool_noise,
+)
+from hptransfer.analysis.basins.curve import Curves, Floats, fit_curves
+from hptransfer.analysis.basins.shapes import Points, locate
 
 THETA: Floats = np.arange(-10.0, -2.0)
 K = 0.01

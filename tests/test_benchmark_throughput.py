@@ -31,10 +31,10 @@ from benchmarks.throughput_shapes import (
     members,
     trial,
 )
-from hptransfer.identity import shape_signature
-from hptransfer.objectives import noised, objective_loss
-from hptransfer.parametrization import build_model
+from hptransfer.config.identity import shape_signature
+from hptransfer.models.parametrization import build_model
 from hptransfer.training import flops
+from hptransfer.training.objectives import noised, objective_loss
 
 CONTRACT = (
     "device", "date", "commit", "width", "depth", "batch", "tokens", "method", "T",

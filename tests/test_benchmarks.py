@@ -11,9 +11,9 @@ from figure_records import coordinate_check
 
 from benchmarks import families, latency, measure, overhead, packing, synthetic
 from benchmarks.overhead import PackTimes, Run
-from hptransfer import answers
-from hptransfer.ledger_rows import read
-from hptransfer.results import read_facts
+from hptransfer.analysis import of_folder
+from hptransfer.results.folder import read_facts
+from hptransfer.results.ledger_rows import read
 
 
 def strict(path: Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_a_synthetic_folder_is_what_a_sweep_would_have_written(tmp_path: Path) -
     assert all(facts.wants(row) for row in rows)
     assert len(rows) == facts.wanted_count() == 2 * synthetic.ROWS_PER_SEED
     assert {row["status"] for row in rows} == {"completed", "diverged"}
-    verdicts = {a["parametrization"]: a["verdict"] for a in answers.fit(folder)["arms"]}
+    verdicts = {a["parametrization"]: a["verdict"] for a in of_folder.fit(folder)["arms"]}
     assert verdicts == {"mup": "transfers", "standard": "drifts", "standard_embed": "drifts"}
     assert folder.check_file.is_file() and folder.realised_file.is_file()
     again = synthetic.write_folder(tmp_path / "again", 2 * synthetic.ROWS_PER_SEED)

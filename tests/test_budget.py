@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 from conftest import TINY, completed
 
-from hptransfer.budget.costs import Costs, between
-from hptransfer.budget.design import Design, designs, seed_lists, width_sets
-from hptransfer.budget.knowledge import Knowledge, known_from, shape_of
-from hptransfer.budget.planning import best, overrides, priced
-from hptransfer.budget.regret import Predictor, simulated_fit, transferred
-from hptransfer.budget.units import Budget, Meter, Work, parse_budget, require_unit
+from hptransfer.config.choices import Scaling
+from hptransfer.config.identity import with_width
+from hptransfer.config.sweep import Axis, SweepConfig, hps
 from hptransfer.errors import UserError
-from hptransfer.identity import with_width
-from hptransfer.ledger_rows import row
-from hptransfer.ledger_table import table
-from hptransfer.pack_cost import PackCost, Point
-from hptransfer.plan_costs import Place
-from hptransfer.questions import Axis, SweepConfig, hps
-from hptransfer.sweep import wanted
+from hptransfer.execution.pack_cost import PackCost, Point
+from hptransfer.results.ledger_rows import row
+from hptransfer.results.table import table
+from hptransfer.sweeping.design.trials import wanted
+from hptransfer.sweeping.plan.budget.costs import Costs, between
+from hptransfer.sweeping.plan.budget.design import Design, designs, seed_lists, width_sets
+from hptransfer.sweeping.plan.budget.knowledge import Knowledge, known_from, shape_of
+from hptransfer.sweeping.plan.budget.propose import best, overrides, priced
+from hptransfer.sweeping.plan.budget.regret import Predictor, simulated_fit, transferred
+from hptransfer.sweeping.plan.budget.units import Budget, Meter, Work, parse_budget, require_unit
+from hptransfer.sweeping.plan.costs import Place
 from hptransfer.training.flops import trial_flops
-from hptransfer.vocabulary import Scaling
 
 CORE = Place("core", 1.0, None)
 KNOWN = Knowledge(
@@ -258,7 +258,7 @@ def test_a_cliff_nearby_costs_regret() -> None:
 
 
 def test_laws_are_mixed_as_in_the_analysis() -> None:
-    from hptransfer.analysis.law import LawName, Optima, fit_law, law_weights
+    from hptransfer.analysis.laws.law import LawName, Optima, fit_law, law_weights
 
     rng = np.random.default_rng(0)
     widths, sd = np.array([8.0, 16.0, 32.0, 64.0]), 0.1

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from test_budget import cost_of, recorded_rows
 
-from hptransfer.cli import main
-from hptransfer.compose import compose_file, sweep_config
-from hptransfer.ledger import LedgerWriter
-from hptransfer.packing import Survey
+from hptransfer.cli.main import main
+from hptransfer.config.compose.compose import compose_file, sweep_config
+from hptransfer.execution.pack_sizes import Survey
+from hptransfer.results.ledger_writer import LedgerWriter
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> None:
     def survey(groups: Sequence[Any], runtime: Any, executor: Any) -> Survey:
         return Survey([cost_of(group[0].model.width) for group in groups], 1)
 
-    monkeypatch.setattr("hptransfer.budget.costs.survey", survey)
-    monkeypatch.setattr("hptransfer.plan.survey", survey)
+    monkeypatch.setattr("hptransfer.sweeping.plan.budget.costs.survey", survey)
+    monkeypatch.setattr("hptransfer.sweeping.plan.plan.survey", survey)
 
 
 def record(path: Path, widths: Sequence[int] = (8, 16, 32)) -> None:

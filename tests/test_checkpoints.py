@@ -15,18 +15,17 @@ from safetensors.torch import load_file, save_file
 from test_trial_axis import ABSURD, FAMILIES, varied
 
 import hptransfer
-from hptransfer import trial
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
+from hptransfer.config.choices import Precision, Status, Weights
 from hptransfer.errors import MachineError, UserError
-from hptransfer.outcome import TrialResult
-from hptransfer.storage import LocalStorage, discard_pack, pack_id
-from hptransfer.training import checkpoint as checkpoint_module
-from hptransfer.training import loop
-from hptransfer.training.capture import WARM_UP
-from hptransfer.training.progress import Report
-from hptransfer.training.state import TrainingState
-from hptransfer.trial import run_pack
-from hptransfer.vocabulary import Precision, Status, Weights
+from hptransfer.results.trial_result import TrialResult
+from hptransfer.system.storage import LocalStorage, discard_pack, pack_id
+from hptransfer.training.packs import checkpoint as checkpoint_module
+from hptransfer.training.packs import loop, run
+from hptransfer.training.packs.capture import WARM_UP
+from hptransfer.training.packs.reports import Report
+from hptransfer.training.packs.run import run_pack
+from hptransfer.training.packs.state import TrainingState
 
 RUNTIME = RuntimeConfig()
 STEPS = 8
@@ -319,14 +318,14 @@ def test_an_unknown_storage_is_the_users_error() -> None:
 def test_halves_have_checkpoints_of_their_own_and_all_are_discarded(
     checkpoints: CheckpointConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trials, train = varied("dit", steps=4), trial.train_pack
+    trials, train = varied("dit", steps=4), run.train_pack
 
     def train_pack(configs: Sequence[TrialConfig], *rest: Any) -> loop.PackOutcome:
         if len(configs) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return train(configs, *rest)
 
-    monkeypatch.setattr(trial, "train_pack", train_pack)
+    monkeypatch.setattr(run, "train_pack", train_pack)
     expected = told(run_pack(trials, RUNTIME))
     cut_off(trials, checkpoints, 6)  # the first half has four reports
     other = varied("dit", steps=3)

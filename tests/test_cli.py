@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from test_jobs import recorded_checks
 
-from hptransfer import running
-from hptransfer.cli import COMMANDS, main
-from hptransfer.commands import _strict
+from hptransfer.cli.main import COMMANDS, main
+from hptransfer.cli.sweep_commands import _strict
 from hptransfer.errors import MachineError
-from hptransfer.ledger_rows import rows_in
+from hptransfer.results.ledger_rows import rows_in
+from hptransfer.sweeping.run import driver
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -195,7 +195,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 
 LIGHT = """
 import sys
-from hptransfer.cli import main
+from hptransfer.cli.main import main
 code = main(sys.argv[1:])
 heavy = {"torch", "ray", "hydra", "mup"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else code)
@@ -283,13 +283,13 @@ def test_a_failed_machine_is_exit_code_three(tiny_sweep, monkeypatch, capsys) ->
     def fail(*_: object) -> None:
         raise MachineError("The disk is full.")
 
-    monkeypatch.setattr(running, "sweep", fail)
+    monkeypatch.setattr(driver, "sweep", fail)
     assert main(["sweep", "tiny.yaml"]) == 3
     assert capsys.readouterr().err == "hptransfer: The disk is full.\n"
 
 
 def test_the_printed_value_stands_beside_its_log2() -> None:
-    from hptransfer import summary
+    from hptransfer.reporting.text import answers
 
     record = {
         "target": {"family": "dit", "width": 64, "params": 1000, "parametrization": "mup"},
@@ -304,7 +304,7 @@ def test_the_printed_value_stands_beside_its_log2() -> None:
         "verdict": "transfers",
         "warnings": ["mind this"],
     }
-    text = summary.transfer_lines(record)
+    text = answers.transfer_lines(record)
     assert "transfer log2 lr = -6.00 [-6.50, -], 0.01562" in text
     assert "regret   not predicted: why" in text and "warning: mind this" in text
 

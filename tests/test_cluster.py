@@ -16,8 +16,8 @@ from test_executors import Recorder, cheap
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.errors import UserError
-from hptransfer.executors import run_packs
-from hptransfer.outcome import TrialResult
+from hptransfer.execution import run_packs
+from hptransfer.results.trial_result import TrialResult
 
 pytestmark = pytest.mark.cluster
 STORE = 80_000_000
@@ -144,7 +144,7 @@ def test_a_pack_whose_node_vanished_runs_elsewhere(cluster, tiny_trial, tmp_path
 
 
 def test_storage_that_a_node_does_not_see_is_refused(cluster, tiny_trial, tmp_path, monkeypatch):
-    from hptransfer.executors import shared_storage
+    from hptransfer.execution.ray import shared_storage
 
     _add(cluster)
     recorder = Recorder()
@@ -173,7 +173,7 @@ def test_a_head_that_is_gone_ends_the_sweep_with_a_sentence(cluster, tiny_trial,
 import sys, time
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import MachineError
-from hptransfer.executors import run_packs
+from hptransfer.execution import run_packs
 from test_cluster import _packs, slow_once
 from conftest import TINY
 try:

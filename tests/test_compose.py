@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hptransfer.compose import (
+from hptransfer.config.choices import Init, Scaling, Schedule
+from hptransfer.config.compose.compose import (
     as_run_yaml,
     compose_file,
     load_trial,
@@ -18,11 +19,10 @@ from hptransfer.compose import (
     sweep_config,
     with_trial,
 )
+from hptransfer.config.compose.overrides import GROUPS
+from hptransfer.config.identity import with_width
+from hptransfer.config.sweep import Axis
 from hptransfer.errors import UserError
-from hptransfer.identity import with_width
-from hptransfer.overrides import GROUPS
-from hptransfer.questions import Axis
-from hptransfer.vocabulary import Init, Scaling, Schedule
 
 QUICKSTART = shipped_folder("sweeps") / "quickstart.yaml"
 CHOICES = [

@@ -10,9 +10,9 @@ import torch
 
 from hptransfer.config import BudgetConfig, MMDiTConfig, TrialConfig
 from hptransfer.data import load
-from hptransfer.streams import torch_generator
+from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.batches import PackBatches, condition_of, dropped, train_batch
-from hptransfer.training.pack import Pack
+from hptransfer.training.packs.pack import Pack
 
 
 def test_a_dropped_caption_is_zero_in_every_part_and_others_stay() -> None:

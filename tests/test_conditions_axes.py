@@ -13,10 +13,10 @@ import pandas as pd
 import planted
 import pytest
 
-from hptransfer.analysis.conditions import Shift, conditions_block
-from hptransfer.analysis.joint import Estimates, fit_joint
-from hptransfer.analysis.reference import at, caveats, reference
-from hptransfer.analysis.table import Rows, read_rows
+from hptransfer.analysis.basins.rows import Rows, read_rows
+from hptransfer.analysis.conditions.conditions import Shift, conditions_block
+from hptransfer.analysis.conditions.joint_law import Estimates, fit_joint
+from hptransfer.analysis.conditions.reference import at, caveats, reference
 from hptransfer.errors import UserError
 
 CELL = planted.Cell(seeds=3, step=1.0, shape="quadratic", widths=(32, 64, 128))

@@ -18,8 +18,8 @@ from hptransfer.config import (
     ParametrizationConfig,
     TrialConfig,
 )
-from hptransfer.errors import UserError
-from hptransfer.identity import (
+from hptransfer.config.choices import Broken, EpsScaling, Init, Precision, Scaling, WeightDecayMode
+from hptransfer.config.identity import (
     arm_of,
     canonical_json,
     shape_signature,
@@ -27,8 +27,8 @@ from hptransfer.identity import (
     with_scaling,
     with_width,
 )
-from hptransfer.questions import HYPERPARAMETERS, Axis, with_hyperparameters
-from hptransfer.vocabulary import Broken, EpsScaling, Init, Precision, Scaling, WeightDecayMode
+from hptransfer.config.sweep import HYPERPARAMETERS, Axis, with_hyperparameters
+from hptransfer.errors import UserError
 
 # A released default never changes: a changed one would give old rows another meaning.
 RELEASED_DEFAULTS = {

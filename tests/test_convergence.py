@@ -29,13 +29,13 @@ from benchmarks.convergence_answer import (
     speed_up,
 )
 from benchmarks.convergence_plot import convergence_data, ratio_text
-from hptransfer import ledger
-from hptransfer.cli import main
+from hptransfer.cli.main import main
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
-from hptransfer.ledger_rows import rows_in
-from hptransfer.outcome import TrialResult
-from hptransfer.trial import run_pack
-from hptransfer.vocabulary import Schedule, Status, Weights
+from hptransfer.config.choices import Schedule, Status, Weights
+from hptransfer.results import ledger_writer
+from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.trial_result import TrialResult
+from hptransfer.training.packs.run import run_pack
 
 PLAIN, MEASURED = RuntimeConfig(), RuntimeConfig(held_out_curve=True)
 
@@ -104,15 +104,19 @@ def test_a_checkpoint_without_the_curve_is_no_beginning_of_one(tmp_path: Path) -
 
 
 def test_the_sidecar_holds_both_curves_and_old_ones_stay_readable(tmp_path: Path) -> None:
-    ledger.write_curve(tmp_path, "key", [(1, 0.5)], [(1, 0.6), (2, math.inf)])
-    assert ledger.read_curve(tmp_path, "key") == ((1, 0.5),)
-    assert ledger.read_held_out(tmp_path, "key") == ((1, 0.6), (2, None))
-    ledger.write_curve(tmp_path, "old", [(1, 0.5)])
+    ledger_writer.write_curve(tmp_path, "key", [(1, 0.5)], [(1, 0.6), (2, math.inf)])
+    assert ledger_writer.read_curve(tmp_path, "key") == ((1, 0.5),)
+    assert ledger_writer.read_held_out(tmp_path, "key") == ((1, 0.6), (2, None))
+    ledger_writer.write_curve(tmp_path, "old", [(1, 0.5)])
     assert json.loads((tmp_path / "curves" / "old.json").read_text()) == {
         "trial_key": "old",
         "curve": [[1, 0.5]],
     }
-    assert ledger.read_held_out(tmp_path, "old") == ledger.read_held_out(tmp_path, "none") == ()
+    assert (
+        ledger_writer.read_held_out(tmp_path, "old")
+        == ledger_writer.read_held_out(tmp_path, "none")
+        == ()
+    )
 
 
 def planted(
@@ -273,7 +277,9 @@ def test_the_target_is_trained_compared_and_drawn(swept: Path) -> None:
             and abs(row["hps"]["log2_lr"] - entry["log2_lr"]) < 1e-9
         ]
         ordered = sorted(at, key=lambda row: row["seed"])
-        held_out = [ledger.read_held_out(swept / "convergence", r["trial_key"]) for r in ordered]
+        held_out = [
+            ledger_writer.read_held_out(swept / "convergence", r["trial_key"]) for r in ordered
+        ]
         return [{step: loss for step, loss in curve if loss is not None} for curve in held_out]
 
     ours = curves(answer["transferred"])

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from hptransfer import coordinate_check as module
 from hptransfer.config import (
     AdamWConfig,
     DiTConfig,
@@ -20,9 +19,10 @@ from hptransfer.config import (
     TrialConfig,
     UViTConfig,
 )
-from hptransfer.coordinate_check import coordinate_check
+from hptransfer.config.choices import Broken, Init, Scaling, Schedule
 from hptransfer.errors import UserError
-from hptransfer.vocabulary import Broken, Init, Scaling, Schedule
+from hptransfer.training.packs import coordinate_check as module
+from hptransfer.training.packs.coordinate_check import coordinate_check
 
 BASE = TrialConfig(optimizer=AdamWConfig(beta2=0.99))
 WIDTHS = (24, 48, 96)

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from hptransfer.compose import compose_file
 from hptransfer.config import (
     AdamWConfig,
     CustomConfig,
@@ -25,12 +24,13 @@ from hptransfer.config import (
     RuntimeConfig,
     TrialConfig,
 )
-from hptransfer.coordinate_check import coordinate_check
+from hptransfer.config.choices import Broken, Conditioning, Init, Scaling
+from hptransfer.config.compose.compose import compose_file
+from hptransfer.config.identity import canonical, trial_key, with_scaling, with_width
 from hptransfer.data import load
 from hptransfer.errors import UserError
-from hptransfer.identity import canonical, trial_key, with_scaling, with_width
-from hptransfer.models.custom import build
-from hptransfer.parametrization import (
+from hptransfer.models.families.custom import build
+from hptransfer.models.parametrization import (
     ReadoutForm,
     Role,
     build_model,
@@ -39,14 +39,14 @@ from hptransfer.parametrization import (
     parameter_rules,
     rules_in_form,
 )
-from hptransfer.parametrization.measured import starts
-from hptransfer.streams import torch_generator
+from hptransfer.models.parametrization.measured import starts
+from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.batches import PackBatches
 from hptransfer.training.flops import step_flops
-from hptransfer.training.pack import Pack
-from hptransfer.training.state import pack_losses
-from hptransfer.trial import run_pack
-from hptransfer.vocabulary import Broken, Conditioning, Init, Scaling
+from hptransfer.training.packs.coordinate_check import coordinate_check
+from hptransfer.training.packs.pack import Pack
+from hptransfer.training.packs.run import run_pack
+from hptransfer.training.packs.state import pack_losses
 
 # Config and identity.
 

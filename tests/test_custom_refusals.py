@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hptransfer.errors import UserError
-from hptransfer.parametrization import build_model, parameter_rules
+from hptransfer.models.parametrization import build_model, parameter_rules
 
 
 def changed(change: Callable[[Net, int], object]) -> Callable[[int], nn.Module]:

@@ -27,16 +27,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from hptransfer.compose import Composed, compose_file
 from hptransfer.config import DataConfig, DigitsConfig, FeaturesConfig, ImageFolderConfig
+from hptransfer.config.choices import Status
+from hptransfer.config.compose.compose import Composed, compose_file
 from hptransfer.data import MemorySplit, batch_indices, digits, load, open_folder, source, verify
 from hptransfer.data.captions import encode
 from hptransfer.data.features import write_features
 from hptransfer.data.images import DecodedImages
 from hptransfer.data.split import split_rows
 from hptransfer.errors import UserError
-from hptransfer.trial import run_pack
-from hptransfer.vocabulary import Status
+from hptransfer.training.packs.run import run_pack
 
 ALL = np.arange(N)
 

@@ -25,8 +25,8 @@ from data_folders import (
 )
 from safetensors.torch import load_file, save_file
 
-from hptransfer.compose import compose_file
 from hptransfer.config import DataConfig, FeaturesConfig, FolderConfig, ImageFolderConfig
+from hptransfer.config.compose.compose import compose_file
 from hptransfer.data import load
 from hptransfer.data.features import write_features
 from hptransfer.errors import UserError

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hptransfer.cli import main
+from hptransfer.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

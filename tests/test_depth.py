@@ -7,10 +7,10 @@ import math
 
 import torch
 
-from hptransfer import coordinate_check as check
 from hptransfer.config import DiTConfig, ParametrizationConfig, RuntimeConfig, TrialConfig
+from hptransfer.config.choices import Init
 from hptransfer.data import load
-from hptransfer.vocabulary import Init
+from hptransfer.training.packs import coordinate_check as check
 
 SHALLOW, DEEP = 2, 6
 

@@ -14,21 +14,21 @@ from test_estimates import MUP, STANDARD, planted
 from test_main_job import run
 from test_sweep import quickstart
 
-from hptransfer import emit
-from hptransfer.analysis.estimates import estimate
-from hptransfer.analysis.run_health import (
+from hptransfer.analysis.answer.estimates import estimate
+from hptransfer.analysis.answer.run_health import (
     clipping_warnings,
     gap_warnings,
     near_values,
     train_validation_gap,
 )
-from hptransfer.analysis.transferred import Transferred, transferred, worst_verdict
-from hptransfer.compose import compose_file
+from hptransfer.analysis.answer.transferred import Transferred, transferred, worst_verdict
+from hptransfer.config.compose.compose import compose_file
+from hptransfer.config.sweep import with_hyperparameters
 from hptransfer.errors import UserError
-from hptransfer.parametrization import build_model
-from hptransfer.questions import with_hyperparameters
-from hptransfer.summary import transfer_lines
+from hptransfer.models.parametrization import build_model
+from hptransfer.reporting.text.answers import transfer_lines
 from hptransfer.training.flops import trial_flops
+from hptransfer.transfer import emit
 
 
 def target_of(sweep, **changes: Any):

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hptransfer.analysis.estimates import estimate
+from hptransfer.analysis.answer.estimates import estimate
+from hptransfer.config.sweep import VerdictConfig
 from hptransfer.errors import UserError
-from hptransfer.questions import VerdictConfig
 
 MUP = {24: -5.7, 48: -5.5, 96: -5.6}
 STANDARD = {24: -5.7, 48: -6.4, 96: -7.2}

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from hptransfer.config import BudgetConfig, RuntimeConfig, TrialConfig
+from hptransfer.config.choices import Weights
 from hptransfer.data import load
 from hptransfer.training import evaluation
 from hptransfer.training.evaluation import evaluation_batches, validation_loss
-from hptransfer.training.loop import Report
-from hptransfer.training.pack import Pack
-from hptransfer.trial import train_trial
-from hptransfer.vocabulary import Weights
+from hptransfer.training.packs.loop import Report
+from hptransfer.training.packs.pack import Pack
+from hptransfer.training.packs.run import train_trial
 
 DIGITS = load(TrialConfig().data, None)
 DRAWS = 6

@@ -22,20 +22,20 @@ from pathlib import Path
 import pytest
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig, TrialConfig
+from hptransfer.config.choices import Status
+from hptransfer.config.identity import trial_key
 from hptransfer.errors import Interrupted, MachineError, UserError
-from hptransfer.executors import PackError, run_packs
-from hptransfer.executors.connection import auth_mode, own_sigterm, require_answer
-from hptransfer.executors.pack import Work
-from hptransfer.executors.resources import (
+from hptransfer.execution import PackError, run_packs
+from hptransfer.execution.ray.connection import auth_mode, own_sigterm, require_answer
+from hptransfer.execution.resources import (
     Resources,
     concurrent_packs,
     no_place,
     resources_of,
     usable_cpus,
 )
-from hptransfer.identity import trial_key
-from hptransfer.outcome import TrialResult
-from hptransfer.vocabulary import Status
+from hptransfer.execution.work import Work
+from hptransfer.results.trial_result import TrialResult
 
 GIB = 2**30
 RUNTIME = RuntimeConfig()
@@ -305,15 +305,17 @@ def test_the_own_sigterm_handler_survives_one_that_exits():
 
 def test_the_local_executor_does_not_import_ray():
     program = (
-        "import sys, hptransfer.executors, hptransfer.executors.local, hptransfer.progress, "
-        "hptransfer.ledger; sys.exit(bool({'ray', 'torch', 'hydra', 'pandas'} & set(sys.modules)))"
+        "import sys, hptransfer.execution, hptransfer.execution.local, "
+        "hptransfer.sweeping.run.progress, "
+        "hptransfer.results.ledger_writer; "
+        "sys.exit(bool({'ray', 'torch', 'hydra', 'pandas'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 def test_of_what_ray_prints_the_first_line_is_passed_on():
-    from hptransfer.executors.ray_session import Brief
+    from hptransfer.execution.ray.session import Brief
 
     stream = io.StringIO()
     print(
@@ -369,7 +371,7 @@ def shuffled(configs, runtime):
 
 @pytest.mark.parametrize("size", [2])
 def test_results_out_of_order_are_a_bug(tiny_trial, size: int) -> None:
-    from hptransfer.executors import PackError, run_packs
+    from hptransfer.execution import PackError, run_packs
 
     pack = tuple(tiny_trial(lr) for lr in (-7.0, -5.0))
     with pytest.raises(PackError, match="in the order of its trials"):

@@ -14,12 +14,12 @@ import torch
 import yaml
 from torch import nn
 
-from hptransfer.compose import compose_file
 from hptransfer.config import RectifiedFlowConfig, TrialConfig
-from hptransfer.exports import exports, write_exports
-from hptransfer.objectives import flow_times
-from hptransfer.parametrization import build_model, param_groups
+from hptransfer.config.compose.compose import compose_file
+from hptransfer.models.parametrization import build_model, param_groups
+from hptransfer.training.objectives import flow_times
 from hptransfer.training.schedule import lr_multiplier
+from hptransfer.transfer.exports import exports, write_exports
 
 CAPTIONS = "data=small_captioned_latents"
 CLIPPED = ("optimizer.clip_norm=0.5", "optimizer.weight_decay=0.1")

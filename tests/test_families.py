@@ -13,7 +13,6 @@ from family_references import mmdit_reference, pixart_reference, uvit_reference
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from hptransfer.compose import as_run_yaml, compose_file, load_trial
 from hptransfer.config import (
     DigitsConfig,
     DiTConfig,
@@ -22,9 +21,10 @@ from hptransfer.config import (
     PixArtConfig,
     UViTConfig,
 )
-from hptransfer.models import build_architecture
-from hptransfer.models.layers import sincos_grid
-from hptransfer.vocabulary import Conditioning
+from hptransfer.config.choices import Conditioning
+from hptransfer.config.compose.compose import as_run_yaml, compose_file, load_trial
+from hptransfer.models.families import build_architecture
+from hptransfer.models.families.layers import sincos_grid
 
 
 def built(*overrides: str) -> nn.Module:

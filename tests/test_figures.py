@@ -22,13 +22,13 @@ from figure_records import (
 )
 from matplotlib.figure import Figure
 
-from hptransfer.figures import pictures, write_figures
-from hptransfer.figures.basins import basins_data
-from hptransfer.figures.coordinate_check import coordinate_check_data, coordinate_rms_data
-from hptransfer.figures.optimum_width import optimum_width_data
-from hptransfer.figures.realised import realised_data
-from hptransfer.figures.style import DARK, arm_colors, spread, width_colors
-from hptransfer.figures.summary import draw_summary, summary_data
+from hptransfer.reporting.figures import pictures, write_figures
+from hptransfer.reporting.figures.basins import basins_data
+from hptransfer.reporting.figures.coordinate_check import coordinate_check_data, coordinate_rms_data
+from hptransfer.reporting.figures.optimum_width import optimum_width_data
+from hptransfer.reporting.figures.realised import realised_data
+from hptransfer.reporting.figures.style import DARK, arm_colors, spread, width_colors
+from hptransfer.reporting.figures.summary import draw_summary, summary_data
 
 
 def test_basins_show_the_rows_of_their_arm_and_share_their_limits():

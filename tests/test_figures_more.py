@@ -10,15 +10,15 @@ import pytest
 from figure_extras import COST, conditions, full_estimates, loss_law, over_training, surface
 from figure_records import bare_arm, mup_arm, noiseless_arm, quickstart, target_sweep
 
-from hptransfer.figures import pictures, write_figures
-from hptransfer.figures.basins import basins_data
-from hptransfer.figures.conditions import condition_data
-from hptransfer.figures.cost import cost_data
-from hptransfer.figures.importance import importance_data
-from hptransfer.figures.loss_width import loss_width_data
-from hptransfer.figures.optimum_width import optimum_width_data
-from hptransfer.figures.regret import name_lines, regret_data
-from hptransfer.figures.surface import drawable, surface_data
+from hptransfer.reporting.figures import pictures, write_figures
+from hptransfer.reporting.figures.basins import basins_data
+from hptransfer.reporting.figures.conditions import condition_data
+from hptransfer.reporting.figures.cost import cost_data
+from hptransfer.reporting.figures.importance import importance_data
+from hptransfer.reporting.figures.loss_width import loss_width_data
+from hptransfer.reporting.figures.optimum_width import optimum_width_data
+from hptransfer.reporting.figures.regret import name_lines, regret_data
+from hptransfer.reporting.figures.surface import drawable, surface_data
 
 HP = "log2_lr"
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from hptransfer import generate as module
 from hptransfer.config import DiTConfig, MMDiTConfig, ModelConfig, RuntimeConfig, TrialConfig
 from hptransfer.data import load
-from hptransfer.figures.samples import samples_data
-from hptransfer.parametrization import build_model
-from hptransfer.samplers import SamplerConfig
-from hptransfer.streams import torch_generator
-from hptransfer.weights import save_weights
+from hptransfer.models.parametrization import build_model
+from hptransfer.models.weights import save_weights
+from hptransfer.system.random_streams import torch_generator
+from hptransfer.training.sampling import generate as module
+from hptransfer.training.sampling.contact_sheet import samples_data
+from hptransfer.training.sampling.samplers import SamplerConfig
 
 
 @pytest.fixture

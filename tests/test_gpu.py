@@ -13,9 +13,9 @@ from test_trial_axis import ABSURD, FAMILIES, assert_isolated, dataset_of, stepp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hptransfer.config import DDPMConfig, DiTConfig, RuntimeConfig, TrialConfig
-from hptransfer.training.capture import WARM_UP, CapturedStep
-from hptransfer.training.state import TrainingState, start_training
-from hptransfer.vocabulary import Precision, Weights
+from hptransfer.config.choices import Precision, Weights
+from hptransfer.training.packs.capture import WARM_UP, CapturedStep
+from hptransfer.training.packs.state import TrainingState, start_training
 
 pytestmark = pytest.mark.gpu
 
@@ -130,7 +130,7 @@ def test_a_learned_variance_is_captured_too() -> None:
 
 
 def test_a_captured_pack_is_compacted_and_captured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hptransfer.training import loop
+    from hptransfer.training.packs import loop
 
     monkeypatch.setattr(loop, "RECAPTURE_FLOPS", 0.0)
     calm = [dataclasses.replace(t, precision=Precision.fp32_ieee) for t in varied("dit")]

@@ -21,9 +21,9 @@ from hptransfer.config import (
     TrialConfig,
     UViTConfig,
 )
-from hptransfer.identity import canonical, canonical_json, shape_signature, trial_key
-from hptransfer.packing import by_shape, shape_key
-from hptransfer.vocabulary import Broken, Init, Precision, Scaling, WeightDecayMode
+from hptransfer.config.choices import Broken, Init, Precision, Scaling, WeightDecayMode
+from hptransfer.config.identity import canonical, canonical_json, shape_signature, trial_key
+from hptransfer.execution.pack_sizes import by_shape, shape_key
 
 positive = st.floats(1e-9, 1e3)
 models = st.sampled_from(

@@ -10,9 +10,9 @@ import pytest
 from foreign_tables import POINTS, SEEDS, WIDTHS, loss_of, records, write_csv, write_messy
 
 import hptransfer
-from hptransfer.cli import main
-from hptransfer.foreign.names import SPELLINGS
-from hptransfer.ledger import read
+from hptransfer.cli.main import main
+from hptransfer.results.importers.names import SPELLINGS
+from hptransfer.results.ledger_writer import read
 
 PAGE = Path(hptransfer.__file__).parents[1] / "docs" / "import.md"
 

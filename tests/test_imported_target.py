@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from hptransfer.cli import main
-from hptransfer.compose import compose_file
-from hptransfer.results import ResultsFolder
+from hptransfer.cli.main import main
+from hptransfer.config.compose.compose import compose_file
+from hptransfer.results.folder import ResultsFolder
 
 MINE = Path("results/mine")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from recorded_rows import append_rows, make_row, write_sweep
 
-from hptransfer import ledger
-from hptransfer.cli import main
-from hptransfer.ledger import read
-from hptransfer.results import ResultsFolder
+from hptransfer.cli.main import main
+from hptransfer.results import ledger_writer
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_writer import read
 
 MINE = Path("results/mine")
 
@@ -52,7 +52,7 @@ def test_missing_rows_are_appended_once(
         assert list(row)[-3:] == ["provenance", "source", "check"] and row["source"] == "slice"
         assert {name: row[name] for name in original} == original
     assert [row["source"] for row in read(MINE / "target").rows] == ["slice/target"] * 2
-    assert ledger.read_curve(MINE, rows[0]["trial_key"]) == ((1, 0.5),)
+    assert ledger_writer.read_curve(MINE, rows[0]["trial_key"]) == ((1, 0.5),)
     assert contents(source) == {**theirs, "slice/.lock": b""}
     after = contents(MINE)
     assert main(["import", "slice", "mine", "--json"]) == 0
@@ -67,7 +67,7 @@ def test_another_outcome_of_a_trial_is_told_and_ours_kept(
     source, rows = slices
     changed = [{**row, "loss": row["loss"] + 0.25 * i} for i, row in enumerate(rows[28:34])]
     changed[-1] |= {"status": "diverged", "loss": None, "diverged_at_step": 3}
-    (source / "ledger.jsonl").write_bytes(b"".join(map(ledger.encode, changed)))
+    (source / "ledger.jsonl").write_bytes(b"".join(map(ledger_writer.encode, changed)))
     assert main(["import", "slice/ledger.jsonl", "results/mine"]) == 0
     out = capsys.readouterr().out
     assert "imported 2 rows" in out and "0 were there already" in out
@@ -115,10 +115,10 @@ def test_rows_of_schema_1_are_imported_as_they_would_be_written_now(
 ):
     source, rows = slices
     old = {key: value for key, value in rows[0].items() if key != "stopped_at_step"}
-    (source / "ledger.jsonl").write_bytes(ledger.encode({**old, "schema": 1}))
+    (source / "ledger.jsonl").write_bytes(ledger_writer.encode({**old, "schema": 1}))
     assert main(["import", "slice/ledger.jsonl", "results/mine"]) == 0
     row = read(MINE).rows[-1]
-    assert (row["schema"], row["stopped_at_step"]) == (ledger.SCHEMA, None)
+    assert (row["schema"], row["stopped_at_step"]) == (ledger_writer.SCHEMA, None)
     assert main(["status", "mine", "--verify"]) == 0
 
 
@@ -130,7 +130,7 @@ def test_what_is_no_sound_ledger_is_refused_before_anything_is_written(
     Path("empty").mkdir()
     Path("forged").mkdir()
     key = {**rows[0], "trial_key": "../../../escaped"}
-    (Path("forged") / "ledger.jsonl").write_bytes(ledger.encode(key))
+    (Path("forged") / "ledger.jsonl").write_bytes(ledger_writer.encode(key))
     lines = (source / "ledger.jsonl").read_bytes().splitlines(keepends=True)
     lines[3] = lines[3].replace(b'"seed":', b'"seed": ')
     (source / "ledger.jsonl").write_bytes(b"".join(lines))

@@ -10,12 +10,12 @@ import pytest
 from foreign_tables import EXPECTED, WIDTHS, outcomes, records, write_csv
 from recorded_rows import append_rows, write_sweep
 
-from hptransfer.answers import status
-from hptransfer.cli import main
-from hptransfer.foreign.question import overridden
-from hptransfer.ledger import read
-from hptransfer.results import ImportedFacts, ResultsFolder, read_facts
-from hptransfer.yaml_files import read_mapping
+from hptransfer.analysis.of_folder import status
+from hptransfer.cli.main import main
+from hptransfer.results.folder import ImportedFacts, ResultsFolder, read_facts
+from hptransfer.results.importers.sweep_file import overridden
+from hptransfer.results.ledger_writer import read
+from hptransfer.system.safe_yaml import read_mapping
 
 MINE = Path("results/mine")
 Printed = pytest.CaptureFixture[str]

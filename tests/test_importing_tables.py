@@ -19,8 +19,8 @@ from foreign_tables import (
     write_messy,
 )
 
-from hptransfer.cli import main
-from hptransfer.ledger import encode, read
+from hptransfer.cli.main import main
+from hptransfer.results.ledger_writer import encode, read
 
 MINE = Path("results/mine")
 Printed = pytest.CaptureFixture[str]

@@ -18,10 +18,10 @@ from hptransfer.config import (
     TrialConfig,
     UViTConfig,
 )
-from hptransfer.models import initializer
-from hptransfer.models.initializers import Distribution, Initializer
-from hptransfer.parametrization import build_model
-from hptransfer.vocabulary import Init
+from hptransfer.config.choices import Init
+from hptransfer.models.families import initializer
+from hptransfer.models.families.initializers import Distribution, Initializer
+from hptransfer.models.parametrization import build_model
 
 UNIFORM = (Distribution.uniform, Distribution.fan_in_uniform, Distribution.xavier_uniform)
 NORMAL = (Distribution.normal, Distribution.fan_in_normal)

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from test_main_job import LEDGER, rows
 
-from hptransfer import answers, jobs, results, running
-from hptransfer.compose import compose_file
+from hptransfer.analysis import of_folder
 from hptransfer.config import AdamWConfig, TrialConfig
-from hptransfer.ledger import LedgerWriter, read_curve
-from hptransfer.questions import Axis
-from hptransfer.sweep import wanted
+from hptransfer.config.compose.compose import compose_file
+from hptransfer.config.sweep import Axis
+from hptransfer.results import folder
+from hptransfer.results.ledger_writer import LedgerWriter, read_curve
+from hptransfer.sweeping.design.trials import wanted
+from hptransfer.sweeping.run import driver
+from hptransfer.sweeping.run import job as jobs
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def recorded_checks(monkeypatch: pytest.MonkeyPatch, **verdicts: str) -> list[tu
             "limit": 0.2,
         }
 
-    monkeypatch.setattr("hptransfer.coordinate_check.coordinate_check", check)
+    monkeypatch.setattr("hptransfer.training.packs.coordinate_check.coordinate_check", check)
     return asked
 
 
@@ -70,16 +73,16 @@ def test_checks_are_kept_until_widths_or_rates_change(opened, monkeypatch) -> No
 
 def test_a_pack_with_a_missing_row_runs_as_it_was_cut(opened, monkeypatch) -> None:
     job = opened("sweep.widths=[8]")
-    running.sweep(job)
+    driver.sweep(job)
     LEDGER.write_bytes(b"".join(LEDGER.read_bytes().splitlines(keepends=True)[:-1]))
     seen: list = []
-    whole = running.run_packs
+    whole = driver.run_packs
     monkeypatch.setattr(
-        running, "run_packs", lambda packs, *a, **k: (seen.extend(packs), whole(packs, *a, **k))[1]
+        driver, "run_packs", lambda packs, *a, **k: (seen.extend(packs), whole(packs, *a, **k))[1]
     )
-    assert running.sweep(job) == 1
+    assert driver.sweep(job) == 1
     assert [len(pack) for pack in seen] == [4]
-    assert running.sweep(job) == 0
+    assert driver.sweep(job) == 0
 
 
 def test_every_row_has_its_curve_before_it_is_recorded(opened, monkeypatch) -> None:
@@ -92,19 +95,19 @@ def test_every_row_has_its_curve_before_it_is_recorded(opened, monkeypatch) -> N
 
     monkeypatch.setattr(LedgerWriter, "append", checked)
     job = opened("sweep.widths=[8]")
-    running.sweep(job)
+    driver.sweep(job)
     assert len(rows()) == len(list(Path("results/tiny/curves").iterdir())) == 12
 
 
 def test_what_lies_outside_is_neither_counted_nor_fitted(opened) -> None:
-    running.sweep(opened("sweep.widths=8,16"))
+    driver.sweep(opened("sweep.widths=8,16"))
     small = opened("sweep.widths=8,16")
-    before = answers.fit(small.folder)
-    running.sweep(opened("sweep.seeds=0,1,2"))
+    before = of_folder.fit(small.folder)
+    driver.sweep(opened("sweep.seeds=0,1,2"))
     small = opened("sweep.widths=8,16")
     assert jobs.intention(small) == "tiny: all 36 trials are recorded"
-    assert answers.status(small.folder)["recorded"] == 36
-    assert answers.fit(small.folder) == before
+    assert of_folder.status(small.folder)["recorded"] == 36
+    assert of_folder.fit(small.folder) == before
 
 
 @pytest.mark.parametrize(
@@ -113,11 +116,11 @@ def test_what_lies_outside_is_neither_counted_nor_fitted(opened) -> None:
 )
 def test_a_row_is_wanted_only_where_every_axis_wants_it(opened, override: str) -> None:
     jobs_wanted = wanted(opened().sweep)
-    facts = results.read_facts(opened(override).folder)
+    facts = folder.read_facts(opened(override).folder)
     smaller = wanted(opened(override).sweep)
     for key, config in jobs_wanted.items():
-        from hptransfer.identity import arm_of, canonical
-        from hptransfer.questions import hps
+        from hptransfer.config.identity import arm_of, canonical
+        from hptransfer.config.sweep import hps
 
         row = {
             "width": config.model.width,
@@ -132,7 +135,7 @@ def test_a_row_is_wanted_only_where_every_axis_wants_it(opened, override: str) -
 
 def test_checks_of_other_arms_stay_and_outdated_ones_go(opened, monkeypatch) -> None:
     def kept() -> list[tuple]:
-        checks = results.read_json(job.folder.check_file, "checks")["checks"]  # pyright: ignore
+        checks = folder.read_json(job.folder.check_file, "checks")["checks"]  # pyright: ignore
         return [(check["parametrization"], check["asked_log2_lr"]) for check in checks]
 
     asked = recorded_checks(monkeypatch, mup="pass", standard="fail")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hptransfer.analysis.curve import Floats
-from hptransfer.analysis.law import LawName, Optima, fit_drift, fit_law, law_weights, mix_laws
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.laws.law import LawName, Optima, fit_drift, fit_law, law_weights, mix_laws
 
 WIDTHS = np.array([24.0, 48.0, 96.0])
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hptransfer.models import layers
+from hptransfer.models.families import layers
 
 TRIALS = 3
 

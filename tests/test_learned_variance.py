@@ -14,7 +14,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from hptransfer.config import DDPMConfig, RuntimeConfig
-from hptransfer.objectives import (
+from hptransfer.training.objectives import (
     Noised,
     discretised_nll,
     noised,
@@ -22,7 +22,7 @@ from hptransfer.objectives import (
     squared_error,
     variational_bound,
 )
-from hptransfer.trial import run_pack
+from hptransfer.training.packs.run import run_pack
 
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 NOISE = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -10,9 +10,9 @@ import pytest
 from pyarrow import parquet
 from recorded_rows import append_rows, diverged, make_row, result, write_sweep
 
-from hptransfer import ledger
-from hptransfer.cli import main
-from hptransfer.results import ResultsFolder
+from hptransfer.cli.main import main
+from hptransfer.results import ledger_writer
+from hptransfer.results.folder import ResultsFolder
 
 
 @pytest.fixture
@@ -52,7 +52,10 @@ def test_verify_refuses_with_file_and_line(
         lines = whole.splitlines(keepends=True)
         for damaged, sentence in (
             (lines[1].replace(b'"seed":', b'"seed": '), "is not as it was written"),
-            (ledger.encode({**json.loads(lines[1]), "trial_key": "0" * 12}), "its config's is"),
+            (
+                ledger_writer.encode({**json.loads(lines[1]), "trial_key": "0" * 12}),
+                "its config's is",
+            ),
         ):
             path.write_bytes(b"".join([lines[0], damaged, *lines[2:]]))
             error = refused(capsys, "--verify")
@@ -89,9 +92,9 @@ def test_verify_follows_no_link_out_of_the_folder(
 def test_rows_are_exported_as_csv_and_parquet_with_a_dictionary(
     folder: ResultsFolder, capsys: pytest.CaptureFixture[str]
 ):
-    outside = ledger.row(diverged(9), {"log2_lr": -7.5}, {})
+    outside = ledger_writer.row(diverged(9), {"log2_lr": -7.5}, {})
     append_rows(folder.path, [outside])
-    rows = ledger.read(folder.path).rows
+    rows = ledger_writer.read(folder.path).rows
     assert main(["status", "tiny", "--export", "rows.csv"]) == 0
     assert "exported 61 rows to rows.csv" in capsys.readouterr().out
     assert main(["status", "tiny", "--export", "rows.parquet", "--json"]) == 0
@@ -156,7 +159,9 @@ def test_an_export_replaces_a_file_whole_or_not_at_all(
 def test_a_stopped_trial_is_counted(folder: ResultsFolder, capsys: pytest.CaptureFixture[str]):
     lines = (folder.path / "ledger.jsonl").read_bytes().splitlines(keepends=True)
     changed = {**json.loads(lines[0]), "status": "stopped", "loss": None, "stopped_at_step": 5}
-    (folder.path / "ledger.jsonl").write_bytes(b"".join([ledger.encode(changed), *lines[1:]]))
+    (folder.path / "ledger.jsonl").write_bytes(
+        b"".join([ledger_writer.encode(changed), *lines[1:]])
+    )
     assert main(["status", "tiny"]) == 0
     assert "59 completed, 0 diverged, 1 stopped" in capsys.readouterr().out
     assert result().stopped_at_step is None

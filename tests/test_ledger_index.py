@@ -8,9 +8,10 @@ import pytest
 import yaml
 from recorded_rows import append_rows, write_sweep
 
-from hptransfer import answers, ledger, ledger_index
+from hptransfer.analysis import of_folder
 from hptransfer.errors import UserError
-from hptransfer.results import ResultsFolder
+from hptransfer.results import ledger_index, ledger_writer
+from hptransfer.results.folder import ResultsFolder
 
 
 @pytest.fixture
@@ -38,51 +39,51 @@ def scanned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_only_the_rows_after_the_index_are_read(sweep, monkeypatch: pytest.MonkeyPatch):
     folder, rest = sweep
     starts = scanned(monkeypatch)
-    first = answers.status(folder)
+    first = of_folder.status(folder)
     assert (first["recorded"], first["wanted"], first["completed"]) == (40, 60, 40)
     size = (folder.path / "ledger.jsonl").stat().st_size
-    assert answers.status(folder) == first
+    assert of_folder.status(folder) == first
     append_rows(folder.path, rest)
-    assert answers.status(folder)["recorded"] == 60
+    assert of_folder.status(folder)["recorded"] == 60
     assert starts == [0, size, size]
     lines = (folder.path / "ledger.jsonl").read_bytes().splitlines(keepends=True)
     lines[50] = lines[50].replace(b"seed", b"sead")
     (folder.path / ledger_index.INDEX_NAME).unlink()
     (folder.path / "ledger.jsonl").write_bytes(b"".join(lines[:40]))
-    answers.status(folder)
+    of_folder.status(folder)
     (folder.path / "ledger.jsonl").write_bytes(b"".join(lines))
     with pytest.raises(UserError, match="Line 51 "):  # numbered from the file's start
-        answers.status(folder)
+        of_folder.status(folder)
 
 
 def test_an_index_is_forgotten_when_the_sweep_or_the_ledger_changes(sweep):
     folder, _ = sweep
-    answers.status(folder)
+    of_folder.status(folder)
     text = folder.sweep_file.read_text()
     tree = yaml.safe_load(text)
     tree["sweep"]["seeds"] = [0]
     folder.sweep_file.write_text(yaml.safe_dump(tree))
-    state = answers.status(folder)
+    state = of_folder.status(folder)
     assert state["recorded"] + state["outside_count"] == 40 and state["outside_count"] > 0
     folder.sweep_file.write_text(text)
-    assert answers.status(folder)["outside_count"] == 0
+    assert of_folder.status(folder)["outside_count"] == 0
     path = folder.path / "ledger.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[5:]))
-    assert answers.status(folder)["recorded"] == 35
+    assert of_folder.status(folder)["recorded"] == 35
     path.write_bytes(b"".join(reversed(lines)))
-    assert answers.status(folder)["recorded"] == 40
+    assert of_folder.status(folder)["recorded"] == 40
 
 
 @pytest.mark.parametrize("damage", ["", "{}", "[1]", "\x00", "edited"])
 def test_a_damaged_index_is_made_anew(sweep, damage: str):
     folder, _ = sweep
-    whole = answers.status(folder)
+    whole = of_folder.status(folder)
     index = folder.path / ledger_index.INDEX_NAME
     sound = index.read_text()
     assert '"completed": 40' in sound
     index.write_text(damage if damage != "edited" else sound.replace("40", "41", 1))
-    assert answers.status(folder) == whole
+    assert of_folder.status(folder) == whole
     assert index.read_text() == sound
 
 
@@ -93,7 +94,7 @@ def test_a_folder_that_may_not_be_written_still_answers(sweep, monkeypatch: pyte
         raise UserError(f"A sweep's folder must be writable, but {path} is not.")
 
     monkeypatch.setattr(ledger_index, "write_text", refuse)
-    assert answers.status(folder)["recorded"] == 40
+    assert of_folder.status(folder)["recorded"] == 40
 
 
 def test_an_index_is_not_read_through_a_link_out_of_the_folder(sweep, tmp_path: Path):
@@ -101,7 +102,7 @@ def test_an_index_is_not_read_through_a_link_out_of_the_folder(sweep, tmp_path: 
     (tmp_path / "elsewhere").write_text("kept")
     (folder.path / ledger_index.INDEX_NAME).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="must stay in it"):
-        answers.status(folder)
+        of_folder.status(folder)
     assert (tmp_path / "elsewhere").read_text() == "kept"
 
 
@@ -109,18 +110,18 @@ def test_a_line_without_its_newline_is_counted_once(sweep):
     folder, rest = sweep
     path = folder.path / "ledger.jsonl"
     path.write_bytes(path.read_bytes()[:-1])
-    assert answers.status(folder)["recorded"] == 40
-    assert answers.status(folder)["recorded"] == 40
+    assert of_folder.status(folder)["recorded"] == 40
+    assert of_folder.status(folder)["recorded"] == 40
     append_rows(folder.path, rest[:1])
-    assert answers.status(folder)["recorded"] == 41
+    assert of_folder.status(folder)["recorded"] == 41
 
 
 def test_a_cut_off_line_is_told_beside_the_index(sweep):
     folder, rest = sweep
-    answers.status(folder)
+    of_folder.status(folder)
     with (folder.path / "ledger.jsonl").open("ab") as file:
-        file.write(ledger.encode(rest[0])[:50])
-    state = answers.status(folder)
+        file.write(ledger_writer.encode(rest[0])[:50])
+    state = of_folder.status(folder)
     assert state["recorded"] == 40 and "50 bytes" in state["notice"]
 
 
@@ -128,15 +129,15 @@ def test_rows_outside_are_counted_and_the_first_are_named(sweep, monkeypatch: py
     folder, rest = sweep
     monkeypatch.setattr(ledger_index, "LISTED", 3)
     append_rows(folder.path, [{**row, "seed": 9} for row in rest[:5]])
-    state = answers.status(folder)
+    state = of_folder.status(folder)
     assert (state["recorded"], state["outside_count"]) == (40, 5)
     assert state["outside"] == [row["trial_key"] for row in rest[:3]]
-    assert answers.status(folder) == state
+    assert of_folder.status(folder) == state
 
 
 def test_short_ledgers_have_no_index(tmp_path: Path):
     folder, rows = write_sweep(tmp_path / "tiny")
-    assert answers.status(folder)["recorded"] == 0
+    assert of_folder.status(folder)["recorded"] == 0
     append_rows(folder.path, rows)
-    assert answers.status(folder)["recorded"] == 60
+    assert of_folder.status(folder)["recorded"] == 60
     assert not (folder.path / ledger_index.INDEX_NAME).exists()

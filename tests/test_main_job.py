@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from hptransfer import answers, results
-from hptransfer.cli import main
-from hptransfer.compose import compose_file
+from hptransfer.analysis import of_folder
+from hptransfer.cli.main import main
+from hptransfer.config.compose.compose import compose_file
 from hptransfer.errors import Interrupted
-from hptransfer.interruption import asked, end_if_asked, raised_as_interrupted
-from hptransfer.ledger_rows import read
-from hptransfer.results import ResultsFolder
-from hptransfer.training.state import TrainingState
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_rows import read
+from hptransfer.system.signals import asked, end_if_asked, raised_as_interrupted
+from hptransfer.training.packs.state import TrainingState
 
 LEDGER = Path("results/tiny/ledger.jsonl")
 
@@ -295,10 +296,10 @@ def test_every_row_of_the_target_counts_and_completes_the_transfer(tiny_sweep: P
 
 def test_an_idle_run_keeps_the_timing_of_the_one_that_worked(tmp_path: Path) -> None:
     folder = ResultsFolder(tmp_path)
-    answers.record_timing(folder, {"sweep": 60.0}, worked=True)
-    answers.record_timing(folder, {"sweep": 0.1}, worked=False)
+    of_folder.record_timing(folder, {"sweep": 60.0}, worked=True)
+    of_folder.record_timing(folder, {"sweep": 0.1}, worked=False)
     assert results.read_json(folder.timing_file, "seconds") == {"seconds": {"sweep": 60.0}}
-    answers.record_timing(folder, {"sweep": 2.0}, worked=True)
+    of_folder.record_timing(folder, {"sweep": 2.0}, worked=True)
     assert results.read_json(folder.timing_file, "seconds") == {"seconds": {"sweep": 2.0}}
 
 
@@ -317,7 +318,7 @@ def test_the_set_limit_reaches_fit_and_transfer(tiny_sweep: Path, monkeypatch) -
     ]
     assert deltas == [0.25, 0.25]
     seen = {}
-    import hptransfer.analysis.estimates as module
+    import hptransfer.analysis.answer.estimates as module
 
     whole = module.estimate
     monkeypatch.setattr(module, "estimate", lambda *a, **k: (seen.update(k), whole(*a, **k))[1])
@@ -330,4 +331,4 @@ def test_the_report_shows_the_mup_arms_check(tmp_path: Path) -> None:
     results.write_json(
         folder.check_file, {"checks": [{"parametrization": "standard"}, {"parametrization": "mup"}]}
     )
-    assert answers.mup_check(folder) == {"parametrization": "mup"}
+    assert of_folder.mup_check(folder) == {"parametrization": "mup"}

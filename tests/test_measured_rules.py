@@ -22,15 +22,15 @@ from test_mup_oracle import BASE, families, random_batch, trial
 from torch import Tensor, nn
 
 from hptransfer.config import TrialConfig
-from hptransfer.parametrization import (
+from hptransfer.config.choices import Broken, Init, Scaling
+from hptransfer.models.parametrization import (
     Role,
     build_model,
     initial_parameters,
     param_groups,
     parameter_rules,
 )
-from hptransfer.rule_table import QUANTITIES, VANILLA
-from hptransfer.vocabulary import Broken, Init, Scaling
+from hptransfer.models.parametrization.rule_table import QUANTITIES, VANILLA
 
 WIDTHS = (BASE, 2 * BASE, 4 * BASE, 8 * BASE)
 SEEDS = range(8)  # initial tensors drawn: 64 entries, the fewest, are then known to 3 %

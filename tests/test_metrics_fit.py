@@ -16,14 +16,14 @@ from planted import table as planted_table
 from recorded_rows import append_rows, make_row, write_sweep
 from test_estimates import MUP, STANDARD, both_arms, planted
 
-from hptransfer.analysis.agreement import agreement
-from hptransfer.analysis.estimates import estimate
-from hptransfer.cli import main
+from hptransfer.analysis.answer.agreement import agreement
+from hptransfer.analysis.answer.estimates import estimate
+from hptransfer.cli.main import main
 from hptransfer.errors import UserError
-from hptransfer.figures.agreement import agreement_data, agreement_pictures
-from hptransfer.ledger_table import LOSS, METRICS, metric_named, table
-from hptransfer.results import ResultsFolder
-from hptransfer.text_plot import basins_text
+from hptransfer.reporting.figures.agreement import agreement_data, agreement_pictures
+from hptransfer.reporting.text.basins import basins_text
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.table import LOSS, METRICS, metric_named, table
 
 STUDY = Path(__file__).parents[1] / "results" / "studies" / "quickstart"
 FRECHET = METRICS["frechet_distance"]

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from hptransfer import jobs, model_commands
-from hptransfer.cli import main
-from hptransfer.compose import compose_file
+from hptransfer.cli import model_commands
+from hptransfer.cli.main import main
 from hptransfer.config import CustomConfig, TrialConfig
-from hptransfer.ledger import read_curve
-from hptransfer.ledger_rows import read
-from hptransfer.samplers import SamplerConfig
-from hptransfer.vocabulary import Init
+from hptransfer.config.choices import Init
+from hptransfer.config.compose.compose import compose_file
+from hptransfer.results.ledger_rows import read
+from hptransfer.results.ledger_writer import read_curve
+from hptransfer.sweeping.run import job
+from hptransfer.training.sampling.samplers import SamplerConfig
 
 TARGET = """\
 name: target
@@ -67,8 +68,8 @@ MINE = CustomConfig(factory="my.net:build")
 def test_checks_of_different_models_lie_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: TrialConfig, broken: str, name: str
 ) -> None:
-    monkeypatch.setattr("hptransfer.figures.check_pictures", lambda _: {})
-    monkeypatch.setattr("hptransfer.figures.write_pictures", lambda folder, _: [folder])
+    monkeypatch.setattr("hptransfer.reporting.figures.check_pictures", lambda _: {})
+    monkeypatch.setattr("hptransfer.reporting.figures.write_pictures", lambda folder, _: [folder])
     found = {"family": base.model.family, "parametrization": "mup", "broken": broken}
     assert model_commands._drawn(tmp_path, found, base) == [str(tmp_path / name)]
 
@@ -151,7 +152,9 @@ def test_each_command_hands_its_words_on(
     assert main(["train", "target.yaml", "seed=1"]) == 0
     assert capsys.readouterr().out.endswith("next: hptransfer sample target.yaml seed=1\n")
     asked: dict = {}
-    monkeypatch.setattr("hptransfer.training_runs.draw", lambda *_, **words: asked.update(words))
+    monkeypatch.setattr(
+        "hptransfer.transfer.target_run.draw", lambda *_, **words: asked.update(words)
+    )
     answer(capsys, "sample", "target.yaml", "--steps=7", "--guidance=3", "--columns=5")
     assert (asked["sampler"], asked["columns"]) == (SamplerConfig(steps=7, guidance=3.0), 5)
     assert main(["rules", "init=paper", "model.width=96"]) == 0
@@ -163,7 +166,7 @@ def test_what_diverged_is_not_trained_again(
 ) -> None:
     words = ("train", "target.yaml", "optimizer.lr=1e30")
     assert not answer(capsys, *words)["recorded_before"]
-    monkeypatch.delattr("hptransfer.trial.train_pack")
+    monkeypatch.delattr("hptransfer.training.packs.run.train_pack")
     assert answer(capsys, *words)["recorded_before"]
 
 
@@ -175,7 +178,7 @@ def test_a_question_is_not_trained(tiny_sweep: Path, capsys: pytest.CaptureFixtu
 def test_a_row_stands_in_its_sweeps_folder_on_the_axes_of_the_sweep(
     tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny = jobs.open_job(
+    tiny = job.open_job(
         compose_file(tiny_sweep, ["search.init_scale={low: -1, high: 1}"]),
         Path("results"),
         quiet=True,
@@ -196,7 +199,7 @@ def test_samples_are_a_picture_where_they_are_images(
     suffix: str,
 ) -> None:
     drawn = np.zeros((2, 3, channels, 8, 8))
-    monkeypatch.setattr("hptransfer.generate.generate", lambda *_, **__: drawn)
+    monkeypatch.setattr("hptransfer.training.sampling.generate.generate", lambda *_, **__: drawn)
     data = ("data=features", f"data.channels={channels}", "data.image_size=8")
     (name,) = answer(capsys, "sample", "target.yaml", *data, "--weights=target.yaml")["files"]
     assert name.endswith(f".{suffix}") and Path(name).is_file()

@@ -11,10 +11,10 @@ import torch
 from torch.nn import functional as F
 
 from hptransfer.config import DigitsConfig, DiTConfig, Layout, TrialConfig
-from hptransfer.models import build_architecture
-from hptransfer.models.layers import PatchEmbed, TimestepEmbedder, Unpatchify, sincos_grid
-from hptransfer.parametrization import build_model
-from hptransfer.vocabulary import Init
+from hptransfer.config.choices import Init
+from hptransfer.models.families import build_architecture
+from hptransfer.models.families.layers import PatchEmbed, TimestepEmbedder, Unpatchify, sincos_grid
+from hptransfer.models.parametrization import build_model
 
 LATENTS = Layout(channels=4, image_size=32, classes=1000)  # what the released models take
 

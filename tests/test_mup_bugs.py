@@ -15,12 +15,12 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
 from hptransfer.config import BudgetConfig, TrialConfig
+from hptransfer.config.choices import Init, Schedule, WeightDecayMode
 from hptransfer.errors import UserError
-from hptransfer.parametrization import Role, build_model, param_groups, parameter_rules
-from hptransfer.training.optimizer import PackedAdamW
-from hptransfer.training.pack import Pack
+from hptransfer.models.parametrization import Role, build_model, param_groups, parameter_rules
+from hptransfer.training.packs.optimizer import PackedAdamW
+from hptransfer.training.packs.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
-from hptransfer.vocabulary import Init, Schedule, WeightDecayMode
 
 M = 4
 

@@ -25,17 +25,17 @@ from hptransfer.config import (
     TrialConfig,
     UViTConfig,
 )
-from hptransfer.identity import with_width
-from hptransfer.models import build_architecture
-from hptransfer.models.layers import Readout
-from hptransfer.parametrization import (
+from hptransfer.config.choices import Conditioning, Init
+from hptransfer.config.identity import with_width
+from hptransfer.models.families import build_architecture
+from hptransfer.models.families.layers import Readout
+from hptransfer.models.parametrization import (
     build_model,
     forward_multipliers,
     initial_parameters,
     param_groups,
     parameter_rules,
 )
-from hptransfer.vocabulary import Conditioning, Init
 
 BASE = 32
 SMALL: dict[str, Any] = {"width": BASE, "base_width": BASE, "depth": 2, "head_dim": 8}

@@ -31,9 +31,11 @@ from hptransfer.config import (
     TrialConfig,
     VPConfig,
 )
+from hptransfer.config.choices import BetaSchedule, TimestepSampling
 from hptransfer.data import Split, batch_indices, digits, fashion_mnist, load
 from hptransfer.errors import UserError
-from hptransfer.objectives import (
+from hptransfer.training.evaluation import evaluation_batches
+from hptransfer.training.objectives import (
     Noised,
     alphas_cumprod,
     flow_times,
@@ -41,9 +43,7 @@ from hptransfer.objectives import (
     objective_loss,
     squared_error,
 )
-from hptransfer.training.evaluation import evaluation_batches
-from hptransfer.trial import run_pack
-from hptransfer.vocabulary import BetaSchedule, TimestepSampling
+from hptransfer.training.packs.run import run_pack
 
 X = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 NOISE = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from hptransfer import trial
 from hptransfer.config import TrialConfig
 from hptransfer.errors import MachineError
-from hptransfer.trial import run_pack, train_trial
+from hptransfer.training.packs import run as trial
+from hptransfer.training.packs.run import run_pack, train_trial
 
 
 @pytest.fixture

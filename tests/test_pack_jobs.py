@@ -12,13 +12,15 @@ import torch
 from test_jobs import opened
 from test_main_job import LEDGER, outcomes, rows
 
-from hptransfer import jobs, running, trial
 from hptransfer.config import TrialConfig
+from hptransfer.config.identity import trial_key
 from hptransfer.errors import UserError
-from hptransfer.identity import trial_key
-from hptransfer.pack_cache import cache_file
-from hptransfer.pack_cost import PackCost, Point
-from hptransfer.packing import Pack, Survey
+from hptransfer.execution.pack_cache import cache_file
+from hptransfer.execution.pack_cost import PackCost, Point
+from hptransfer.execution.pack_sizes import Pack, Survey
+from hptransfer.sweeping.run import driver
+from hptransfer.sweeping.run import job as jobs
+from hptransfer.training.packs import run as trial
 
 __all__ = ["opened"]
 MEASURED = "runtime.pack_size=null"
@@ -37,7 +39,7 @@ def surveyed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
             asked.extend(group[0].model.width for group in groups)
             return Survey([cost] * len(groups), workers, ("a note",))
 
-        monkeypatch.setattr(running, "survey", survey)
+        monkeypatch.setattr(driver, "survey", survey)
         return asked
 
     return make
@@ -47,13 +49,13 @@ def surveyed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Return a list that is filled with the width and size of each pack that is handed out."""
     handed: list[tuple[int, int]] = []
-    run = running.run_packs
+    run = driver.run_packs
 
     def run_packs(packs: Sequence[Pack], *rest, **more) -> None:
         handed.extend((pack[0].model.width, len(pack)) for pack in packs)
         run(packs, *rest, **more)
 
-    monkeypatch.setattr(running, "run_packs", run_packs)
+    monkeypatch.setattr(driver, "run_packs", run_packs)
     return handed
 
 
@@ -64,7 +66,7 @@ def lose_last_row() -> None:
 def test_a_continued_sweep_has_the_recorded_packs(opened, surveyed, seen) -> None:
     asked = surveyed({1: 1.0, 2: 1.2, 4: 1.8})
     job = opened("sweep.widths=[8]", MEASURED)
-    running.sweep(job)
+    driver.sweep(job)
     assert asked == [8] and seen == [(8, 4)] * 3
     (entry,) = json.loads(PACKS.read_text())["packs"].values()
     assert entry == {"width": 8, "size": 4, "seconds": 1.8, "warmup": 0.0}
@@ -72,42 +74,42 @@ def test_a_continued_sweep_has_the_recorded_packs(opened, surveyed, seen) -> Non
     lose_last_row()
     seen.clear()
     again = surveyed({1: 1.0, 2: 2.5}, workers=64)
-    assert running.sweep(job) == 1
+    assert driver.sweep(job) == 1
     assert again == [] and seen == [(8, 4)]
     assert outcomes() == whole and PACKS.read_bytes() == written
 
 
 def test_only_shapes_that_are_pending_and_unknown_are_measured(opened, surveyed, seen) -> None:
     surveyed({1: 1.0, 2: 1.2, 4: 1.8})
-    running.sweep(opened("sweep.widths=[8]", MEASURED))
+    driver.sweep(opened("sweep.widths=[8]", MEASURED))
     asked = surveyed({1: 1.0, 2: 1.2})
     seen.clear()
-    running.sweep(opened("sweep.widths=8,16", "sweep.parametrizations=[mup]", MEASURED))
+    driver.sweep(opened("sweep.widths=8,16", "sweep.parametrizations=[mup]", MEASURED))
     assert asked == [16] and seen == [(16, 2)] * 6
     assert [entry["size"] for entry in json.loads(PACKS.read_text())["packs"].values()] == [4, 2]
-    assert running.sweep(opened("sweep.widths=8,16", "sweep.parametrizations=[mup]", MEASURED)) == 0
+    assert driver.sweep(opened("sweep.widths=8,16", "sweep.parametrizations=[mup]", MEASURED)) == 0
     assert asked == [16]
 
 
 def test_a_given_size_wins_and_measures_and_records_nothing(opened, surveyed, seen) -> None:
     asked = surveyed({1: 1.0, 2: 1.2, 4: 1.8})
-    running.sweep(opened("sweep.widths=[8]", "runtime.pack_size=3"))
+    driver.sweep(opened("sweep.widths=[8]", "runtime.pack_size=3"))
     assert asked == [] and seen == [(8, 3)] * 4 and not PACKS.exists()
-    running.sweep(opened("sweep.widths=8,16", MEASURED))
+    driver.sweep(opened("sweep.widths=8,16", MEASURED))
     assert asked == [16, 16]  # two arms; nothing is left to run at width 8
     written = PACKS.read_bytes()
     seen.clear()
-    running.sweep(opened("sweep.widths=8,16", "sweep.seeds=0,1,2", "runtime.pack_size=6"))
+    driver.sweep(opened("sweep.widths=8,16", "sweep.seeds=0,1,2", "runtime.pack_size=6"))
     assert {size for _, size in seen} == {6} and PACKS.read_bytes() == written
 
 
 def test_the_longest_packs_run_first(opened, surveyed, seen) -> None:
     surveyed({1: 1.0, 2: 1.2, 4: 1.8})
-    running.sweep(opened("sweep.widths=[8]", MEASURED))
+    driver.sweep(opened("sweep.widths=[8]", MEASURED))
     lose_last_row()
     seen.clear()
     surveyed({1: 0.1})
-    running.sweep(opened("sweep.widths=8,16", "sweep.parametrizations=[mup]", MEASURED))
+    driver.sweep(opened("sweep.widths=8,16", "sweep.parametrizations=[mup]", MEASURED))
     assert seen[0] == (8, 4) and {width for width, _ in seen[1:]} == {16}
 
 
@@ -117,12 +119,12 @@ def test_what_is_measured_is_said_unless_quiet(
     surveyed({1: 1.0, 2: 1.2, 4: 1.8})
     job = opened("sweep.widths=[8]", MEASURED)
     loud = jobs.Job(job.composed, job.sweep, job.folder, quiet=False)
-    running.sweep(loud)
+    driver.sweep(loud)
     lines = capsys.readouterr().err.splitlines()
     assert lines[:3] == ["measuring pack sizes ...", "a note", "packs of 4 at width 8"]
     LEDGER.unlink()
     PACKS.unlink()
-    running.sweep(job)
+    driver.sweep(job)
     assert capsys.readouterr().err == ""
 
 
@@ -139,19 +141,19 @@ def test_a_damaged_record_is_refused(opened, surveyed, content: str) -> None:
     job = opened("sweep.widths=[8]", MEASURED)
     PACKS.write_text(content)
     with pytest.raises(UserError, match=r"packs.json is not as hptransfer wrote it"):
-        running.sweep(job)
+        driver.sweep(job)
     assert not LEDGER.exists() or rows() == {}
 
 
 def test_a_really_measured_sweep_continues_as_if_undisturbed(opened) -> None:
     job = opened("sweep.widths=8,16", "sweep.seeds=[0]", MEASURED)
-    running.sweep(job)
+    driver.sweep(job)
     assert len(json.loads(cache_file().read_text())["packs"]) >= 2
     whole, written = outcomes(), PACKS.read_bytes()
     lines = LEDGER.read_bytes().splitlines(keepends=True)
     LEDGER.write_bytes(b"".join(lines[::3]))
     cache_file().unlink()
-    assert running.sweep(job) == len(lines) - len(lines[::3])
+    assert driver.sweep(job) == len(lines) - len(lines[::3])
     assert outcomes() == whole and PACKS.read_bytes() == written
     assert not cache_file().exists()
 
@@ -159,7 +161,7 @@ def test_a_really_measured_sweep_continues_as_if_undisturbed(opened) -> None:
 def test_a_pack_that_does_not_fit_loses_nothing_and_is_said_once(
     opened, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    running.sweep(opened("sweep.widths=[8]", "name=roomy"))
+    driver.sweep(opened("sweep.widths=[8]", "name=roomy"))
     train = trial.train_pack
 
     def train_pack(configs: Sequence[TrialConfig], *rest):
@@ -169,7 +171,7 @@ def test_a_pack_that_does_not_fit_loses_nothing_and_is_said_once(
 
     monkeypatch.setattr(trial, "train_pack", train_pack)
     capsys.readouterr()
-    running.sweep(opened("sweep.widths=[8]"))
+    driver.sweep(opened("sweep.widths=[8]"))
     said = [line for line in capsys.readouterr().err.splitlines() if "did not fit" in line]
     assert said == ["the pack of 4 at width 8 did not fit: ran as 2 + 2"] * len(said)
     assert len(said) == 2  # seed 0 begins two packs of four
@@ -182,8 +184,8 @@ def test_a_pack_that_does_not_fit_loses_nothing_and_is_said_once(
 
 def test_keys_of_shapes_are_those_of_trials(tiny_trial) -> None:
     """What packs.json names is stable: the key of the shape's own trial."""
-    from hptransfer.identity import shape_signature
-    from hptransfer.packing import by_shape
+    from hptransfer.config.identity import shape_signature
+    from hptransfer.execution.pack_sizes import by_shape
 
     config = tiny_trial(-3.0, seed=5)
     assert list(by_shape([config])) == [trial_key(shape_signature(config))]

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hptransfer.config import BudgetConfig, DiTConfig, TrialConfig
-from hptransfer.outcome import TrialResult
-from hptransfer.pack_cost import Line, PackCost, Point, as_json, even_parts, from_json
-from hptransfer.packing import (
+from hptransfer.execution.pack_cost import Line, PackCost, Point, as_json, even_parts, from_json
+from hptransfer.execution.pack_sizes import (
     Chosen,
     by_shape,
     chosen_sizes,
@@ -26,6 +25,7 @@ from hptransfer.packing import (
     sizes_text,
     timed_packs,
 )
+from hptransfer.results.trial_result import TrialResult
 
 TIMINGS = json.loads((Path(__file__).parent / "pack_timings.json").read_text())
 GIB = 2.0**30

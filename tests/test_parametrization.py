@@ -18,9 +18,10 @@ from hptransfer.config import (
     TrialConfig,
     UViTConfig,
 )
+from hptransfer.config.choices import Broken, EpsScaling, Init, Scaling, WeightDecayMode
+from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.errors import UserError
-from hptransfer.identity import with_scaling, with_width
-from hptransfer.parametrization import (
+from hptransfer.models.parametrization import (
     Factors,
     Role,
     build_model,
@@ -29,8 +30,7 @@ from hptransfer.parametrization import (
     initial_parameters,
     parameter_rules,
 )
-from hptransfer.parametrization.readouts import ReadoutForm, rules_in_form
-from hptransfer.vocabulary import Broken, EpsScaling, Init, Scaling, WeightDecayMode
+from hptransfer.models.parametrization.readouts import ReadoutForm, rules_in_form
 
 M = 4.0
 MUP = {

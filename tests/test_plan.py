@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from conftest import completed
 
-from hptransfer import plan_costs
-from hptransfer.cli import main
-from hptransfer.compose import compose_file, sweep_config
-from hptransfer.identity import trial_key
-from hptransfer.ledger import LedgerWriter, row
-from hptransfer.pack_cost import PackCost, Point
-from hptransfer.packing import Survey, by_shape
-from hptransfer.questions import hps
-from hptransfer.sweep import wanted
+from hptransfer.cli.main import main
+from hptransfer.config.compose.compose import compose_file, sweep_config
+from hptransfer.config.identity import trial_key
+from hptransfer.config.sweep import hps
+from hptransfer.execution.pack_cost import PackCost, Point
+from hptransfer.execution.pack_sizes import Survey, by_shape
+from hptransfer.results.ledger_writer import LedgerWriter, row
+from hptransfer.sweeping.design.trials import wanted
+from hptransfer.sweeping.plan import costs
 from hptransfer.training.flops import step_flops, trial_flops
 
 GIB = 2.0**30
@@ -41,7 +41,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.extend(len(group) for group in groups)
         return Survey([COST] * len(groups), 2)
 
-    monkeypatch.setattr("hptransfer.plan.survey", survey)
+    monkeypatch.setattr("hptransfer.sweeping.plan.plan.survey", survey)
     return sizes
 
 
@@ -239,7 +239,7 @@ def test_bad_input_is_one_sentence(tiny_sweep: Path, asked, capsys, words, sente
 def test_another_question_under_the_same_name_is_refused(tiny_sweep: Path, asked, capsys) -> None:
     folder = Path("results/tiny")
     folder.mkdir(parents=True)
-    from hptransfer.compose import as_run_yaml
+    from hptransfer.config.compose.compose import as_run_yaml
 
     (folder / "sweep.yaml").write_text(as_run_yaml(compose_file(tiny_sweep, []), name="tiny"))
     assert main(["plan", str(tiny_sweep), "budget.steps=13"]) == 2
@@ -247,6 +247,6 @@ def test_another_question_under_the_same_name_is_refused(tiny_sweep: Path, asked
 
 
 def test_intervals_add_up_as_if_all_were_late(planned) -> None:
-    one = plan_costs.Interval(1.0, 0.5, 2.0)
-    assert plan_costs.added([one, one.times(2.0)]) == plan_costs.Interval(3.0, 1.5, 6.0)
-    assert plan_costs.added([]) == plan_costs.NOTHING
+    one = costs.Interval(1.0, 0.5, 2.0)
+    assert costs.added([one, one.times(2.0)]) == costs.Interval(3.0, 1.5, 6.0)
+    assert costs.added([]) == costs.NOTHING

@@ -12,12 +12,12 @@ import planted
 import pytest
 
 from benchmarks.coverage import cells, measure, passes
-from hptransfer.analysis.basin import build_grid, fit_basin, pool_noise
-from hptransfer.analysis.cross_checks import akima, local_cubic
-from hptransfer.analysis.curve import Floats
-from hptransfer.analysis.estimates import estimate
-from hptransfer.analysis.noise import NoiseSource
-from hptransfer.analysis.record import optimum_entry
+from hptransfer.analysis.answer.estimates import estimate
+from hptransfer.analysis.answer.optimum_record import optimum_entry
+from hptransfer.analysis.basins.basin import build_grid, fit_basin, pool_noise
+from hptransfer.analysis.basins.cross_checks import akima, local_cubic
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.noise import NoiseSource
 
 REPEATS = 30  # of five widths; a cell that covers 95 % stays above the bound in 999 of 1000 cases
 FEW_LOW, FEW_HIGH = 0.80, 0.995

@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from hptransfer import probe, trial
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
+from hptransfer.config.sweep import with_hyperparameters
 from hptransfer.errors import MachineError
-from hptransfer.executors import survey
-from hptransfer.pack_cache import PackCache, cache_file
-from hptransfer.pack_cost import PackCost, Point
-from hptransfer.questions import with_hyperparameters
-from hptransfer.trial import run_pack
+from hptransfer.execution import measure as probe
+from hptransfer.execution import survey
+from hptransfer.execution.pack_cache import PackCache, cache_file
+from hptransfer.execution.pack_cost import PackCost, Point
+from hptransfer.training.packs import run
+from hptransfer.training.packs.run import run_pack
 
 CPU = torch.device("cpu")
 COST = PackCost((Point(1, 1.0, 10.0), Point(2, 1.5, 20.0)), warmup=0.5)
@@ -126,7 +127,7 @@ class TestMeasuring:
 def test_a_gpu_is_measured_and_given_back(group) -> None:
     """Compiled and captured as a sweep runs it; what torch reserved is free afterwards."""
     runtime, device = RuntimeConfig(device="cuda"), torch.device("cuda")
-    trial.release_memory(device)
+    run.release_memory(device)
     before = torch.cuda.memory_reserved(device)
     cost = probe.measure(group, runtime, device, probe.free_bytes(device))
     assert len(cost.points) >= 2 and cost.extrapolates
@@ -136,7 +137,7 @@ def test_a_gpu_is_measured_and_given_back(group) -> None:
 
 
 def with_width(config: TrialConfig, width: int) -> TrialConfig:
-    from hptransfer.identity import with_width
+    from hptransfer.config.identity import with_width
 
     return with_width(config, width)
 
@@ -157,14 +158,14 @@ class TestFacts:
         assert self.facts(with_hyperparameters(config, hps)) == self.facts(config)
 
     def test_arms_seeds_and_lengths_share_a_cost(self, tiny_trial) -> None:
-        from hptransfer.vocabulary import Scaling
+        from hptransfer.config.choices import Scaling
 
         assert self.facts(tiny_trial(scaling=Scaling.standard, seed=3)) == self.facts(tiny_trial())
 
     def test_what_shapes_a_cost_is_told_apart(self, tiny_trial) -> None:
         from dataclasses import replace
 
-        from hptransfer.vocabulary import Weights
+        from hptransfer.config.choices import Weights
 
         config = tiny_trial()
         others = [
@@ -266,14 +267,14 @@ class TestSurvey:
             return [COST], ()
 
         monkeypatch.setattr(probe, "measured_costs", measured)
-        monkeypatch.setattr("hptransfer.executors.usable_cpus", lambda: 4)
+        monkeypatch.setattr("hptransfer.execution.usable_cpus", lambda: 4)
         found = survey([group], runtime, ExecutorConfig(name="ray", workers=workers, cpus=2.0))
         assert found == ([COST], places, ())
         assert shares == [1 / places]
 
     @pytest.mark.cluster
     def test_workers_measure_what_they_run(self, group, tiny_trial, runtime) -> None:
-        from hptransfer.executors.ray_survey import survey as survey_on_workers
+        from hptransfer.execution.ray.measure import survey as survey_on_workers
 
         other = tuple(tiny_trial(lr, width=32) for lr in (-9.0, -7.0))
         found = survey_on_workers([group[:2], other, group[:1]], runtime, ExecutorConfig(workers=2))
@@ -284,7 +285,7 @@ class TestSurvey:
     @pytest.mark.cluster
     def test_a_workers_refusal_reaches_the_user(self, group) -> None:
         from hptransfer.errors import UserError
-        from hptransfer.executors.ray_survey import survey as survey_on_workers
+        from hptransfer.execution.ray.measure import survey as survey_on_workers
 
         executor = ExecutorConfig(gpus=0.0)
         with pytest.raises(UserError, match="must be cpu, cuda or cuda:N"):

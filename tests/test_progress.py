@@ -12,9 +12,16 @@ from pathlib import Path
 import pytest
 
 from hptransfer.config import TrialConfig
-from hptransfer.outcome import TrialResult
-from hptransfer.progress import Display, Progress, SecondsLeft, Tally, seconds_left, time_text
-from hptransfer.vocabulary import Scaling, Status
+from hptransfer.config.choices import Scaling, Status
+from hptransfer.results.trial_result import TrialResult
+from hptransfer.sweeping.run.progress import (
+    Display,
+    Progress,
+    SecondsLeft,
+    Tally,
+    seconds_left,
+    time_text,
+)
 
 
 def _result(
@@ -156,7 +163,7 @@ def test_quiet_prints_notes_only(tiny_trial, capsys):
 
 LIVE = """
 from hptransfer.config import TrialConfig
-from hptransfer.progress import Progress
+from hptransfer.sweeping.run.progress import Progress
 import sys
 sys.path.insert(0, {tests!r})
 from test_progress import _result

@@ -16,11 +16,16 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hptransfer import cli
-from hptransfer.compose import as_run_yaml, compose_file, shipped_folder, sweep_config
-from hptransfer.overrides import GROUPS, SECTIONS
-from hptransfer.questions import HYPERPARAMETERS
-from hptransfer.schema import all_keys
+from hptransfer.cli import main
+from hptransfer.config.compose.compose import (
+    as_run_yaml,
+    compose_file,
+    shipped_folder,
+    sweep_config,
+)
+from hptransfer.config.compose.overrides import GROUPS, SECTIONS
+from hptransfer.config.compose.schema import all_keys
+from hptransfer.config.sweep import HYPERPARAMETERS
 
 FEW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 MANY = settings(max_examples=2_000, deadline=None, derandomize=True, database=None)
@@ -107,7 +112,7 @@ def answer(words: list[str]) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = cli.main(words)
+            code = main.main(words)
         except SystemExit as ended:  # argparse: an override that reads as an option
             code = int(ended.code or 0)
     return code, out.getvalue(), err.getvalue()

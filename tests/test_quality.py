@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from hptransfer.analysis.basin import Basin, Grid, build_grid, fit_basin, pool_noise
-from hptransfer.analysis.law import fit_laws, mix_laws
-from hptransfer.analysis.level import curvature_law, loss_law, loss_levels, mended
-from hptransfer.analysis.quality import transfer_quality
-from hptransfer.analysis.transfer import build_scaling
+from hptransfer.analysis.basins.basin import Basin, Grid, build_grid, fit_basin, pool_noise
+from hptransfer.analysis.laws.law import fit_laws, mix_laws
+from hptransfer.analysis.laws.loss_law import curvature_law, loss_law, loss_levels, mended
+from hptransfer.analysis.laws.regret import build_scaling
+from hptransfer.analysis.laws.usefulness import transfer_quality
 
 WIDTHS = (32, 64, 128, 256, 512)
 THETA = np.arange(-11.0, -1.0)

@@ -12,7 +12,6 @@ from data_folders import FASHION_MNIST, needs_fashion_mnist
 from torch import Tensor
 
 from benchmarks.classifier import RECIPES, accuracy, trained
-from hptransfer import trial as trial_module
 from hptransfer.config import (
     DataConfig,
     DigitsConfig,
@@ -23,11 +22,12 @@ from hptransfer.config import (
 )
 from hptransfer.data import load
 from hptransfer.errors import UserError
-from hptransfer.quality.classifier import about, load_classifier, weights_file
-from hptransfer.quality.frechet import Moments, frechet_distance, moments
-from hptransfer.quality.neighbours import precision_and_recall
-from hptransfer.streams import torch_generator
-from hptransfer.trial import run_pack
+from hptransfer.system.random_streams import torch_generator
+from hptransfer.training.packs import run as trial_module
+from hptransfer.training.packs.run import run_pack
+from hptransfer.training.sampling.classifier import about, load_classifier, weights_file
+from hptransfer.training.sampling.frechet import Moments, frechet_distance, moments
+from hptransfer.training.sampling.neighbours import precision_and_recall
 
 TRAIN = load(DigitsConfig(), None).train
 
@@ -126,6 +126,8 @@ def test_other_content_than_the_classifiers_is_refused_before_training(monkeypat
     monkeypatch.setattr(trial_module, "train_pack", lambda *_: pytest.fail("it trained"))
     monkeypatch.setattr(trial_module, "load", lambda *_: load(DigitsConfig(), None))
     config = TrialConfig(data=DigitsConfig(sha256="00"), quality=QualityConfig(samples=100))
-    monkeypatch.setattr("hptransfer.quality.measure.load", lambda *_: load(DigitsConfig(), None))
+    monkeypatch.setattr(
+        "hptransfer.training.sampling.quality.load", lambda *_: load(DigitsConfig(), None)
+    )
     with pytest.raises(UserError, match="was trained on content 8b3b6ae90863430b"):
         run_pack([config], RuntimeConfig())

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from hptransfer import trial as trial_module
-from hptransfer.compose import compose_file
 from hptransfer.config import (
     CheckpointConfig,
     DDPMConfig,
@@ -20,14 +18,16 @@ from hptransfer.config import (
     QualityConfig,
     TrialConfig,
 )
+from hptransfer.config.choices import Status
+from hptransfer.config.compose.compose import compose_file
 from hptransfer.data import load
 from hptransfer.errors import UserError
-from hptransfer.ledger_rows import encode, row
-from hptransfer.outcome import TrialResult
-from hptransfer.quality.measure import judged_pack, reference
-from hptransfer.training.loop import train_pack
-from hptransfer.trial import run_pack
-from hptransfer.vocabulary import Status
+from hptransfer.results.ledger_rows import encode, row
+from hptransfer.results.trial_result import TrialResult
+from hptransfer.training.packs import run as trial_module
+from hptransfer.training.packs.loop import train_pack
+from hptransfer.training.packs.run import run_pack
+from hptransfer.training.sampling.quality import judged_pack, reference
 
 
 @pytest.fixture

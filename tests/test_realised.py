@@ -18,18 +18,18 @@ from planted import table as planted_table
 from test_estimates import planted
 from test_main_job import run
 
-from hptransfer import results
-from hptransfer.analysis.agreement import agreement
-from hptransfer.analysis.realised import realised
+from hptransfer.analysis.answer.agreement import agreement
+from hptransfer.analysis.answer.realised import realised
+from hptransfer.analysis.target_rows import realised_answer, refreshed, with_realised
 from hptransfer.config import TrialConfig
+from hptransfer.config.choices import Status
+from hptransfer.config.identity import canonical, with_width
+from hptransfer.config.sweep import hps, with_hyperparameters
 from hptransfer.errors import UserError
-from hptransfer.identity import canonical, with_width
-from hptransfer.ledger import LedgerWriter
-from hptransfer.ledger_rows import row
-from hptransfer.questions import hps, with_hyperparameters
-from hptransfer.realising import realised_answer, refreshed, with_realised
-from hptransfer.results import ResultsFolder
-from hptransfer.vocabulary import Status
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_rows import row
+from hptransfer.results.ledger_writer import LedgerWriter
 
 
 def target_rows(transferred: float, *, seeds: int = 3) -> pd.DataFrame:
@@ -292,7 +292,7 @@ def test_the_targets_own_rows_are_never_fitted(tiny_sweep: Path) -> None:
 
 def test_the_targets_rows_are_read_without_torch_ray_or_hydra() -> None:
     program = (
-        "import sys, hptransfer.realising; "
+        "import sys, hptransfer.analysis.target_rows; "
         "print([m for m in ('torch', 'ray', 'hydra', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -14,7 +14,7 @@ import pytest
 from conftest import TINY, completed
 from foreign_tables import records, write_csv
 
-from hptransfer.cli import main
+from hptransfer.cli.main import main
 from hptransfer.config import (
     BudgetConfig,
     CustomConfig,
@@ -28,12 +28,7 @@ from hptransfer.config import (
     UViTConfig,
     VPConfig,
 )
-from hptransfer.errors import UserError
-from hptransfer.ledger import encode, row
-from hptransfer.ledger_rows import rows_in
-from hptransfer.questions import hps, with_hyperparameters
-from hptransfer.replaying import comparison, trial_of
-from hptransfer.vocabulary import (
+from hptransfer.config.choices import (
     Conditioning,
     Init,
     Precision,
@@ -42,6 +37,11 @@ from hptransfer.vocabulary import (
     TimestepSampling,
     Weights,
 )
+from hptransfer.config.sweep import hps, with_hyperparameters
+from hptransfer.errors import UserError
+from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_writer import encode, row
+from hptransfer.sweeping.run.replay import comparison, trial_of
 
 Printed = pytest.CaptureFixture[str]
 FOLDER = Path("results/small")

@@ -13,8 +13,8 @@ from figure_records import bare_arm, coordinate_check, mup_arm, quickstart, targ
 
 from hptransfer import __version__
 from hptransfer.errors import UserError
-from hptransfer.figures import wording, write_figures
-from hptransfer.figures.report import write_report
+from hptransfer.reporting.figures import wording, write_figures
+from hptransfer.reporting.page.report import write_report
 
 
 def handed_over() -> dict[str, Any]:

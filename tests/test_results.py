@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer import results
 from hptransfer.errors import MachineError
+from hptransfer.results import folder as results
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch) -> None:

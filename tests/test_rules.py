@@ -10,10 +10,10 @@ import pytest
 from test_measured_rules import arm
 from test_mup_oracle import BASE, families, trial
 
-from hptransfer.cli import main
-from hptransfer.parametrization import Role, build_model
-from hptransfer.rule_table import QUANTITIES, parameter_table, role_table
-from hptransfer.vocabulary import Broken, EpsScaling, Init, Scaling
+from hptransfer.cli.main import main
+from hptransfer.config.choices import Broken, EpsScaling, Init, Scaling
+from hptransfer.models.parametrization import Role, build_model
+from hptransfer.models.parametrization.rule_table import QUANTITIES, parameter_table, role_table
 
 GROWING = ("input", "hidden", "output", "vector")
 

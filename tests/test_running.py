@@ -11,10 +11,10 @@ from test_jobs import opened
 from test_main_job import LEDGER, outcomes, rows
 from test_pack_jobs import PACKS, surveyed
 
-from hptransfer import running
 from hptransfer.config import CheckpointConfig
 from hptransfer.errors import Interrupted, MachineError
-from hptransfer.training.state import TrainingState
+from hptransfer.sweeping.run import driver
+from hptransfer.training.packs.state import TrainingState
 
 __all__ = ["opened", "surveyed"]
 REFINE = ("sweep.design.method=refine", "sweep.design.points=5", "runtime.pack_size=null")
@@ -31,14 +31,14 @@ def test_an_adaptive_design_measures_all_shapes_before_it_asks(
 ) -> None:
     asked = surveyed({1: 1.0, 2: 1.2, 4: 1.8})
     measured_before: list[int] = []
-    run = running.run_packs
+    run = driver.run_packs
 
     def run_packs(*given, **more) -> None:
         measured_before.extend(asked)
         run(*given, **more)
 
-    monkeypatch.setattr(running, "run_packs", run_packs)
-    assert running.sweep(opened(*REFINE)) == len(rows())
+    monkeypatch.setattr(driver, "run_packs", run_packs)
+    assert driver.sweep(opened(*REFINE)) == len(rows())
     assert sorted(asked) == sorted(measured_before) == [8, 16, 16, 32, 32]
     assert len(json.loads(PACKS.read_text())["packs"]) == 5
     assert {row["width"] for row in rows().values()} == {8, 16, 32}
@@ -49,7 +49,7 @@ def test_an_adaptive_sweep_that_is_cut_ends_with_the_rows_of_an_undisturbed_one(
     opened, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     design = (f"sweep.design.method={method}", "sweep.design.points=6", "sweep.design.round=2")
-    running.sweep(opened(*design, "sweep.widths=8,16", "name=undisturbed"))
+    driver.sweep(opened(*design, "sweep.widths=8,16", "name=undisturbed"))
     whole = outcomes(Path("results/undisturbed/ledger.jsonl"))
     train, packs = TrainingState.train_step, 0
 
@@ -66,11 +66,11 @@ def test_an_adaptive_sweep_that_is_cut_ends_with_the_rows_of_an_undisturbed_one(
         patch.setattr(TrainingState, "train_step", cut)
         while cuts < 4:
             try:
-                running.sweep(opened(*design, "sweep.widths=8,16"))
+                driver.sweep(opened(*design, "sweep.widths=8,16"))
                 break
             except Interrupted:
                 cuts += 1
-    running.sweep(opened(*design, "sweep.widths=8,16"))
+    driver.sweep(opened(*design, "sweep.widths=8,16"))
     assert cuts >= 2
     assert outcomes() == whole
     design_files = [Path(f"results/{name}/design.json") for name in ("tiny", "undisturbed")]
@@ -78,7 +78,7 @@ def test_an_adaptive_sweep_that_is_cut_ends_with_the_rows_of_an_undisturbed_one(
 
 
 def test_the_log_tells_packs_rows_and_the_end(opened) -> None:
-    running.sweep(opened("sweep.widths=[8]"))
+    driver.sweep(opened("sweep.widths=[8]"))
     (started,) = events("started")
     assert (started["trials"], started["recorded"], started["packs"]) == (12, 0, 3)
     assert len(events("pack_started")) == len(events("pack_finished")) == 3
@@ -90,15 +90,15 @@ def test_the_log_tells_packs_rows_and_the_end(opened) -> None:
 def test_nothing_to_run_starts_no_watcher_and_no_executor(
     opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running.sweep(opened("sweep.widths=[8]"))
+    driver.sweep(opened("sweep.widths=[8]"))
     before = Path("results/tiny/log.jsonl").read_bytes()
 
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("nothing is left to run")
 
-    monkeypatch.setattr(running, "watchers", forbidden)
-    monkeypatch.setattr(running, "run_packs", forbidden)
-    assert running.sweep(opened("sweep.widths=[8]")) == 0
+    monkeypatch.setattr(driver, "watchers", forbidden)
+    monkeypatch.setattr(driver, "run_packs", forbidden)
+    assert driver.sweep(opened("sweep.widths=[8]")) == 0
     assert Path("results/tiny/log.jsonl").read_bytes() == before
 
 
@@ -106,15 +106,15 @@ def test_checkpoints_go_once_their_rows_are_on_disk(
     opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, bool]] = []
-    discard = running.discard_pack
+    discard = driver.discard_pack
 
     def recorded(checkpoints: CheckpointConfig, pack: Sequence) -> None:
         lines = LEDGER.read_bytes().count(b"\n")
         seen.append((lines, any(Path(checkpoints.folder).rglob("*.safetensors"))))
         discard(checkpoints, pack)
 
-    monkeypatch.setattr(running, "discard_pack", recorded)
-    running.sweep(opened("sweep.widths=[8]", "executor.checkpoint_s=0"))
+    monkeypatch.setattr(driver, "discard_pack", recorded)
+    driver.sweep(opened("sweep.widths=[8]", "executor.checkpoint_s=0"))
     assert seen == [(4, True), (8, True), (12, True)]
     assert not any(Path("results/tiny/checkpoints").rglob("*.safetensors"))
 
@@ -125,8 +125,8 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_and_ends_nothing(
     def fail(*_: object) -> None:
         raise MachineError("The storage is gone.")
 
-    monkeypatch.setattr(running, "discard_pack", fail)
-    assert running.sweep(opened("sweep.widths=[8]")) == 12
+    monkeypatch.setattr(driver, "discard_pack", fail)
+    assert driver.sweep(opened("sweep.widths=[8]")) == 12
     assert capsys.readouterr().err.count("left behind: The storage is gone.") == 3
     assert len(events("note")) == 3
 
@@ -146,12 +146,12 @@ def test_checkpoints_lie_where_all_who_need_them_see_them(
     opened: Callable, overrides: tuple[str, ...], expected: str | None
 ) -> None:
     job = opened(*overrides, "executor.checkpoint_s=7")
-    found = running.checkpoints(job, job.folder.path)
+    found = driver.checkpoints(job, job.folder.path)
     if expected is None:
         assert found is None
     else:
         assert found == CheckpointConfig(expected.format(cwd=Path.cwd()), 7.0)
-        inner = running.checkpoints(job, job.folder.target)
+        inner = driver.checkpoints(job, job.folder.target)
         assert found is not None and inner is not None and inner.folder != found.folder
 
 
@@ -161,6 +161,6 @@ def test_the_end_of_a_sweep_is_told_once_and_not_that_of_its_target(opened, tmp_
     script.write_text(f'#!/bin/sh\necho "$HPTRANSFER_OUTCOME $HPTRANSFER_ROWS" >> {told}\n')
     script.chmod(0o755)
     job = opened("sweep.widths=[8]", f"executor.on_finish={script}")
-    running.sweep(job)
-    running.run_trials(job, job.folder.target, [job.sweep.base])
+    driver.sweep(job)
+    driver.run_trials(job, job.folder.target, [job.sweep.base])
     assert told.read_text() == "done 12\n"

@@ -18,9 +18,9 @@ from hptransfer.config import (
     VPConfig,
 )
 from hptransfer.errors import UserError
-from hptransfer.models import build_architecture
-from hptransfer.objectives import noised
-from hptransfer.samplers import (
+from hptransfer.models.families import build_architecture
+from hptransfer.training.objectives import noised
+from hptransfer.training.sampling.samplers import (
     Model,
     Point,
     Sampler,

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import overhead_packs, scale, scale_schedule
-from hptransfer.identity import trial_key
-from hptransfer.ledger_rows import read
-from hptransfer.packing import lower_bound, makespan
+from hptransfer.config.identity import trial_key
+from hptransfer.execution.pack_sizes import lower_bound, makespan
+from hptransfer.results.ledger_rows import read
 
 
 def test_the_small_form_gives_a_whole_record(tmp_path: Path) -> None:

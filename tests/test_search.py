@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from hptransfer import results
 from hptransfer.config import DDPMConfig, DiTConfig, TrialConfig
-from hptransfer.design import DesignConfig
+from hptransfer.config.choices import Method, Scaling
+from hptransfer.config.design import DesignConfig
+from hptransfer.config.identity import arm_of, canonical, trial_key
+from hptransfer.config.sweep import Axis, SweepConfig, hps, searchable
 from hptransfer.errors import UserError
-from hptransfer.identity import arm_of, canonical, trial_key
-from hptransfer.packing import by_shape
-from hptransfer.questions import Axis, SweepConfig, hps, searchable
-from hptransfer.results import ResultsFolder, facts_of, read_design, write_design
-from hptransfer.search import best_points, grid, points
-from hptransfer.sweep import check_same_question, wanted
-from hptransfer.vocabulary import Method, Scaling
+from hptransfer.execution.pack_sizes import by_shape
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder, facts_of, read_design, write_design
+from hptransfer.sweeping.design.points import best_points, grid, points
+from hptransfer.sweeping.design.trials import check_same_question, wanted
 
 LR = ("lr", Axis(-10, -3))
 CLIP = ("clip_norm", Axis(-4, 1))

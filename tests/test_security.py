@@ -15,14 +15,14 @@ import torch
 import yaml
 
 import hptransfer
-from hptransfer import results
-from hptransfer.cli import main
-from hptransfer.compose import compose_file
+from hptransfer.cli.main import main
 from hptransfer.config import ExecutorConfig, TrialConfig
-from hptransfer.disk import checked_key, require_inside
+from hptransfer.config.compose.compose import compose_file
 from hptransfer.errors import UserError
-from hptransfer.weights import load_weights
-from hptransfer.yaml_files import LARGEST_FILE, MOST_VALUES, read_mapping
+from hptransfer.models.weights import load_weights
+from hptransfer.results import folder as results
+from hptransfer.system.files import checked_key, require_inside
+from hptransfer.system.safe_yaml import LARGEST_FILE, MOST_VALUES, read_mapping
 
 PACKAGE = Path(hptransfer.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import TINY_SWEEP
 
-from hptransfer.cli import main
-from hptransfer.ledger import read_curve
-from hptransfer.ledger_rows import rows_in
+from hptransfer.cli.main import main
+from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_writer import read_curve
 
 # A machine that lacks Ray: whoever imports it, or looks whether it is there, finds nothing.
 WITHOUT_RAY = """

@@ -13,13 +13,13 @@ import pytest
 from test_checkpoints import cut_off, told
 from test_trial_axis import varied
 
-from hptransfer.analysis.table import loss_array, read_rows
+from hptransfer.analysis.basins.rows import loss_array, read_rows
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
-from hptransfer.identity import trial_key
-from hptransfer.training import loop
+from hptransfer.config.choices import Status, Weights
+from hptransfer.config.identity import trial_key
+from hptransfer.training.packs import loop
+from hptransfer.training.packs.run import run_pack
 from hptransfer.training.stopping import first_step, is_hopeless
-from hptransfer.trial import run_pack
-from hptransfer.vocabulary import Status, Weights
 
 RUNTIME = RuntimeConfig()
 STEPS, STOP_AFTER = 20, 0.5

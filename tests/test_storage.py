@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hptransfer.errors import MachineError, UserError
-from hptransfer.storage import (
+from hptransfer.system.storage import (
     LocalStorage,
     Storage,
     open_storage,

@@ -15,12 +15,12 @@ from benchmarks.studies_picture import ARMS, draw, panels
 from benchmarks.studies_questions import FAMILIES, QUESTIONS, Edition
 from benchmarks.studies_read import Study, read_study
 from benchmarks.studies_tables import ANSWERS, answers_table, families_table, filled
-from hptransfer import answers
+from hptransfer.analysis import of_folder
 from hptransfer.errors import UserError
-from hptransfer.ledger_lock import FolderLock
-from hptransfer.ledger_rows import read
-from hptransfer.ledger_table import METRICS
-from hptransfer.results import ResultsFolder
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_rows import read
+from hptransfer.results.table import METRICS
+from hptransfer.system.folder_lock import FolderLock
 
 ROOT = Path(__file__).parent.parent
 STUDIES = ROOT / "results" / "studies"
@@ -127,7 +127,7 @@ def test_an_answer_of_the_trials_so_far_says_how_many_there_are(results: Path) -
     folder = results / "studies" / "lr_transfer"
     rows = (folder / "ledger.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "ledger.jsonl").write_bytes(b"".join(rows[:100]))
-    answers.fit(ResultsFolder(folder))
+    of_folder.fit(ResultsFolder(folder))
     table = families_table(results / "studies")
     assert "target 192; 3 seeds, 100 of 120 + 18 trials; " in cells(table, "swept")[1]
     assert "(" in cells(table, "µP: drift")[1]
@@ -197,7 +197,7 @@ def test_a_speed_up_names_its_baseline_and_counts_the_tuning(results: Path) -> N
 def test_agreement_is_said_of_each_arm_with_its_interval(results: Path) -> None:
     # By the training loss, which the quickstart's rows have, in place of the Fréchet distance.
     folder = ResultsFolder(results / "studies" / "lr_transfer")
-    found = answers.fit(folder, metric=METRICS["train_loss"])["agreement"]
+    found = of_folder.fit(folder, metric=METRICS["train_loss"])["agreement"]
     folder.estimates_by(METRICS["train_loss"]).rename(
         folder.estimates_by(METRICS["frechet_distance"])
     )

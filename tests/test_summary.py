@@ -7,7 +7,7 @@ from typing import Any
 from figure_extras import over_training
 from figure_records import mup_arm, target_sweep
 
-from hptransfer.summary import optima_table, realised_line
+from hptransfer.reporting.text.answers import optima_table, realised_line
 
 
 def printed(*arms: dict[str, Any]) -> list[str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hptransfer.analysis.basin import Censoring
-from hptransfer.analysis.curve import Floats
-from hptransfer.analysis.quadratic import Quadratics, build_basis
-from hptransfer.analysis.surface import Surface, arm_surfaces, fit_surface
-from hptransfer.analysis.surface_points import build_points, seed_noise
-from hptransfer.analysis.surface_record import correlation, flat_directions
+from hptransfer.analysis.basins.basin import Censoring
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.surfaces.points import build_points, seed_noise
+from hptransfer.analysis.surfaces.quadratic import Quadratics, build_basis
+from hptransfer.analysis.surfaces.record import correlation, flat_directions
+from hptransfer.analysis.surfaces.surface import Surface, arm_surfaces, fit_surface
 from hptransfer.errors import UserError
 from tests.surface_truth import LEVEL, NAMES, Cell, Planted, losses_at, plant, rows_of
 

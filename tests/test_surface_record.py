@@ -7,14 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from hptransfer.adaptive.importance import ped_anova
-from hptransfer.analysis.curve import Floats
-from hptransfer.analysis.importance import importance
-from hptransfer.analysis.joint_regret import joint_regret, joint_value
-from hptransfer.analysis.quadratic import Quadratics
-from hptransfer.analysis.surface import ArmSurfaces, arm_surfaces
-from hptransfer.analysis.surface_record import surface_entry, surface_notes
-from hptransfer.analysis.table import Rows
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.rows import Rows
+from hptransfer.analysis.surfaces.importance import importance
+from hptransfer.analysis.surfaces.joint_regret import joint_regret, joint_value
+from hptransfer.analysis.surfaces.ped_anova import ped_anova
+from hptransfer.analysis.surfaces.quadratic import Quadratics
+from hptransfer.analysis.surfaces.record import surface_entry, surface_notes
+from hptransfer.analysis.surfaces.surface import ArmSurfaces, arm_surfaces
 from tests.surface_truth import LEVEL, NAMES, Cell, Planted, losses_at, plant, rows_of
 
 WIDTHS = (32, 64, 128)

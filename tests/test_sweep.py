@@ -7,15 +7,15 @@ from collections.abc import Iterable
 
 import pytest
 
-from hptransfer.compose import compose_file, shipped_folder, sweep_config
 from hptransfer.config import TrialConfig
+from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
+from hptransfer.config.identity import arm_of, shape_signature, trial_key
+from hptransfer.config.sweep import SweepConfig, hps
 from hptransfer.errors import UserError
-from hptransfer.identity import arm_of, shape_signature, trial_key
-from hptransfer.pack_cost import even_parts
-from hptransfer.packing import Pack, by_shape
-from hptransfer.questions import SweepConfig, hps
-from hptransfer.search import grid
-from hptransfer.sweep import (
+from hptransfer.execution.pack_cost import even_parts
+from hptransfer.execution.pack_sizes import Pack, by_shape
+from hptransfer.sweeping.design.points import grid
+from hptransfer.sweeping.design.trials import (
     check_same_question,
     check_target,
     pending,

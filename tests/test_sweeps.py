@@ -11,16 +11,21 @@ import pytest
 from data_folders import FASHION_MNIST, needs_fashion_mnist
 from recorded_rows import PROVENANCE, append_rows, result
 
-from hptransfer import ledger
-from hptransfer.cli import main
-from hptransfer.compose import as_run_yaml, compose_file, shipped_folder, sweep_config
+from hptransfer.cli.main import main
 from hptransfer.config import RuntimeConfig
-from hptransfer.identity import trial_key
-from hptransfer.plan import planned_trials
-from hptransfer.questions import SweepConfig, hps
-from hptransfer.sweep import check_target, realised, wanted
-from hptransfer.trial import run_pack
-from hptransfer.vocabulary import Scaling, Status
+from hptransfer.config.choices import Scaling, Status
+from hptransfer.config.compose.compose import (
+    as_run_yaml,
+    compose_file,
+    shipped_folder,
+    sweep_config,
+)
+from hptransfer.config.identity import trial_key
+from hptransfer.config.sweep import SweepConfig, hps
+from hptransfer.results import ledger_writer
+from hptransfer.sweeping.design.trials import check_target, realised, wanted
+from hptransfer.sweeping.plan.plan import planned_trials
+from hptransfer.training.packs.run import run_pack
 
 SWEEPS = {path.stem: path for path in sorted(shipped_folder("sweeps").glob("*.yaml"))}
 FASHION = [name for name in SWEEPS if name.endswith("_fashion")]
@@ -105,7 +110,7 @@ def test_the_conditions_targets_rate_is_shifted_and_its_length_warned_of(
     for index, config in enumerate(wanted(sweep).values()):
         point = hps(config, sweep.axes)
         loss = planted_loss(point["log2_lr"], config.budget.steps) + 2e-4 * (index * 7 % 5 - 2)
-        rows.append(ledger.row(result(config=config, loss=loss), point, PROVENANCE))
+        rows.append(ledger_writer.row(result(config=config, loss=loss), point, PROVENANCE))
     append_rows(folder, rows)
     assert main(["transfer", str(folder), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

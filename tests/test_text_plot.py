@@ -9,7 +9,7 @@ import pytest
 from figure_extras import full_estimates
 from figure_records import bare_arm, many_widths, mup_arm, noiseless_arm, quickstart
 
-from hptransfer.text_plot import MARGIN, basins_text
+from hptransfer.reporting.text.basins import MARGIN, basins_text
 
 ESCAPE = re.compile(r"\x1b\[\d*m")
 

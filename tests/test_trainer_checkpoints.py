@@ -13,8 +13,8 @@ import torch
 from test_trainer_run import flip
 
 from hptransfer.errors import UserError
-from hptransfer.trainer.checkpoints import Checkpoints
-from hptransfer.trainer.progress import Progress
+from hptransfer.training.target.checkpoints import Checkpoints
+from hptransfer.training.target.progress import Progress
 
 TENSORS = {f"weights/{name}": torch.arange(float(n)) for name, n in (("a", 7), ("b", 3), ("c", 9))}
 

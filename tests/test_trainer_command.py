@@ -16,9 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hptransfer.ledger_rows import rows_in
-from hptransfer.results import RunFolder
-from hptransfer.trainer.record import read_log
+from hptransfer.results.folder import RunFolder
+from hptransfer.results.ledger_rows import rows_in
+from hptransfer.training.target.record import read_log
 
 TARGET = """\
 name: target

@@ -10,7 +10,6 @@ import torch
 from custom_models import trial
 from trainer_processes import BASE, CUT, STEPS, TRIALS, engine, seen, steps_of
 
-from hptransfer.compose import compose_file
 from hptransfer.config import (
     AdamWConfig,
     ParametrizationConfig,
@@ -18,16 +17,7 @@ from hptransfer.config import (
     TrainerConfig,
     TrialConfig,
 )
-from hptransfer.data import load
-from hptransfer.errors import UserError
-from hptransfer.identity import trial_key, with_scaling
-from hptransfer.trainer.blocks import blocks_of
-from hptransfer.trainer.engine import Engine
-from hptransfer.trainer.parallel import Group
-from hptransfer.training.batches import train_batch
-from hptransfer.training.evaluation import validation_loss
-from hptransfer.training.state import TrainingState, start_training
-from hptransfer.vocabulary import (
+from hptransfer.config.choices import (
     EpsScaling,
     Parallel,
     Precision,
@@ -35,6 +25,16 @@ from hptransfer.vocabulary import (
     Schedule,
     WeightDecayMode,
 )
+from hptransfer.config.compose.compose import compose_file
+from hptransfer.config.identity import trial_key, with_scaling
+from hptransfer.data import load
+from hptransfer.errors import UserError
+from hptransfer.training.batches import train_batch
+from hptransfer.training.evaluation import validation_loss
+from hptransfer.training.packs.state import TrainingState, start_training
+from hptransfer.training.target.blocks import blocks_of
+from hptransfer.training.target.engine import Engine
+from hptransfer.training.target.parallel import Group
 
 ALONE, RUNTIME = TrainerConfig(), RuntimeConfig()
 

@@ -12,10 +12,10 @@ import torch
 from trainer_processes import CUT, TRIALS, seen, steps_of
 
 from hptransfer.config import RuntimeConfig, TrainerConfig
+from hptransfer.config.choices import Parallel, Precision
 from hptransfer.data import load
-from hptransfer.trainer.engine import Engine
-from hptransfer.trainer.parallel import Group
-from hptransfer.vocabulary import Parallel, Precision
+from hptransfer.training.target.engine import Engine
+from hptransfer.training.target.parallel import Group
 
 pytestmark = pytest.mark.gpu
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from trainer_processes import CASES, COMPILED, CUT, TRIALS, engine, seen, steps_of
 
 from hptransfer.config import RuntimeConfig, TrainerConfig
+from hptransfer.config.choices import Parallel
 from hptransfer.errors import UserError
-from hptransfer.trainer.parallel import Group
-from hptransfer.vocabulary import Parallel
+from hptransfer.training.target.parallel import Group
 
 ALONE = TrainerConfig()
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -15,20 +15,20 @@ from matplotlib import image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from hptransfer import training_runs
-from hptransfer.compose import compose_file
+from hptransfer.config.compose.compose import compose_file
 from hptransfer.errors import Interrupted, MachineError, UserError
-from hptransfer.interruption import raised_as_interrupted
-from hptransfer.ledger import read_curve, read_held_out
-from hptransfer.ledger_lock import FolderLock
-from hptransfer.ledger_rows import rows_in
-from hptransfer.results import ResultsFolder, RunFolder
-from hptransfer.trainer.checkpoints import Checkpoints
-from hptransfer.trainer.engine import Engine, StepReport
-from hptransfer.trainer.progress import Progress
-from hptransfer.trainer.record import Entry, Log, read_log
-from hptransfer.trial import run_pack, train_trial
-from hptransfer.weights import load_weights
+from hptransfer.models.weights import load_weights
+from hptransfer.results.folder import ResultsFolder, RunFolder
+from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_writer import read_curve, read_held_out
+from hptransfer.system.folder_lock import FolderLock
+from hptransfer.system.signals import raised_as_interrupted
+from hptransfer.training.packs.run import run_pack, train_trial
+from hptransfer.training.target.checkpoints import Checkpoints
+from hptransfer.training.target.engine import Engine, StepReport
+from hptransfer.training.target.progress import Progress
+from hptransfer.training.target.record import Entry, Log, read_log
+from hptransfer.transfer import target_run
 
 TARGET = """\
 name: target
@@ -49,7 +49,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict
     def run(*overrides: str, root: str = "results", **told: Any) -> dict[str, Any]:
         path = Path("target.yaml")
         with raised_as_interrupted(at_once=False):
-            answer = training_runs.train(
+            answer = target_run.train(
                 path, list(overrides), config_dir=None, root=Path(root), **told
             )
         assert answer is not None
@@ -142,7 +142,7 @@ def test_a_run_directory_says_what_it_is(train) -> None:
 def test_the_runs_own_config_trains_the_same_trial(train) -> None:
     first = train()
     config = folder_of(first).config_file
-    again = training_runs.train(config, [], config_dir=None, root=Path("results"))
+    again = target_run.train(config, [], config_dir=None, root=Path("results"))
     assert again is not None and again["recorded_before"]
     assert {**again, "recorded_before": False} == first
 
@@ -238,7 +238,7 @@ def test_too_little_memory_is_said_with_what_helps(train, monkeypatch, where: st
     def exhausted(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("no more")
 
-    monkeypatch.setattr(f"hptransfer.trainer.{where}", exhausted)
+    monkeypatch.setattr(f"hptransfer.training.target.{where}", exhausted)
     with pytest.raises(MachineError, match=r"4 samples .* raise train\.accumulate above 2, or set"):
         train("train.accumulate=2")
 
@@ -255,7 +255,7 @@ def test_another_way_of_computing_goes_on_and_is_told(train) -> None:
 def test_weights_that_were_removed_come_back_without_training(train, monkeypatch) -> None:
     first = train()
     kept = folder_of(first).weights_file.rename("kept.safetensors")
-    monkeypatch.delattr("hptransfer.trainer.engine.Engine.train_step")
+    monkeypatch.delattr("hptransfer.training.target.engine.Engine.train_step")
     again = train()
     assert again["recorded_before"] and same_bits(folder_of(again).weights_file, kept)
 
@@ -274,7 +274,7 @@ def test_a_disk_that_is_full_at_the_end_is_told_in_a_sentence(train, monkeypatch
     def full(*_: Any) -> None:
         raise SafetensorError("Error while serializing: No space left on device")
 
-    monkeypatch.setattr("hptransfer.weights.save_file", full)
+    monkeypatch.setattr("hptransfer.models.weights.save_file", full)
     with pytest.raises(MachineError, match=r"weights\.safetensors could not be .*No space"):
         train()
 

@@ -16,16 +16,16 @@ from hptransfer.config import (
     RuntimeConfig,
     TrialConfig,
 )
+from hptransfer.config.choices import EpsScaling, Init, Schedule, Status, WeightDecayMode, Weights
 from hptransfer.data import load
-from hptransfer.outcome import TrialResult
-from hptransfer.parametrization import build_model, param_groups
+from hptransfer.models.parametrization import build_model, param_groups
+from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.batches import Batch, PackBatches, train_batch
 from hptransfer.training.flops import step_flops, trial_flops
-from hptransfer.training.pack import Pack
+from hptransfer.training.packs.pack import Pack
+from hptransfer.training.packs.run import run_pack
+from hptransfer.training.packs.state import TrainingState, pack_losses
 from hptransfer.training.schedule import lr_multiplier
-from hptransfer.training.state import TrainingState, pack_losses
-from hptransfer.trial import run_pack
-from hptransfer.vocabulary import EpsScaling, Init, Schedule, Status, WeightDecayMode, Weights
 
 MakeTrial = Callable[..., TrialConfig]
 CPU = torch.device("cpu")
@@ -372,7 +372,7 @@ def test_seconds_of_a_pack_are_split_over_its_members(
     tiny_trial: MakeTrial, runtime: RuntimeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([10.0, 16.0])
-    monkeypatch.setattr("hptransfer.training.loop.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hptransfer.training.packs.loop.time.perf_counter", lambda: next(clock))
     results = run_pack([tiny_trial(lr) for lr in (-8.0, -7.0, -6.0)], runtime)
     assert [result.seconds for result in results] == [2.0, 2.0, 2.0]
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import test_basin
 
-from hptransfer.analysis.basin import Basin, build_grid, fit_basin, pool_noise
-from hptransfer.analysis.curve import Floats
-from hptransfer.analysis.law import fit_drift, mix_laws
-from hptransfer.analysis.transfer import (
+from hptransfer.analysis.answer.verdict import Decision, Evidence, Verdict, decide
+from hptransfer.analysis.basins.basin import Basin, build_grid, fit_basin, pool_noise
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.laws.law import fit_drift, mix_laws
+from hptransfer.analysis.laws.regret import (
     COMMON,
     Scaling,
     build_scaling,
@@ -25,9 +26,8 @@ from hptransfer.analysis.transfer import (
     target_curvatures,
     target_regret,
 )
-from hptransfer.analysis.verdict import Decision, Evidence, Verdict, decide
+from hptransfer.config.sweep import VerdictConfig
 from hptransfer.errors import UserError
-from hptransfer.questions import VerdictConfig
 
 RULE = VerdictConfig()
 THETA = np.arange(-10.0, -2.0)

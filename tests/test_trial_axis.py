@@ -10,17 +10,22 @@ from typing import Any
 import pytest
 import torch
 
-from hptransfer.compose import compose_file
 from hptransfer.config import (
     DDPMConfig,
     ParametrizationConfig,
     RuntimeConfig,
     TrialConfig,
 )
+from hptransfer.config.choices import EpsScaling, Init, Precision, Weights
+from hptransfer.config.compose.compose import compose_file
+from hptransfer.config.sweep import with_hyperparameters
 from hptransfer.data import Dataset, load
 from hptransfer.errors import UserError
-from hptransfer.models.layers import Attention
-from hptransfer.objectives import (
+from hptransfer.models.families.layers import Attention
+from hptransfer.models.parametrization import build_model
+from hptransfer.training.compile import COMPILERS, _kind, compiled
+from hptransfer.training.inputs import AHEAD, Ahead
+from hptransfer.training.objectives import (
     BoundInputs,
     Noised,
     bound_terms,
@@ -28,20 +33,15 @@ from hptransfer.objectives import (
     noised,
     objective_loss,
 )
-from hptransfer.parametrization import build_model
-from hptransfer.questions import with_hyperparameters
-from hptransfer.training import pack as pack_module
-from hptransfer.training.inputs import AHEAD, Ahead
-from hptransfer.training.loop import (
+from hptransfer.training.packs import pack as pack_module
+from hptransfer.training.packs.loop import (
     RECAPTURE_FLOPS,
     PackOutcome,
     _pays_to_compact,
     train_pack,
 )
-from hptransfer.training.pack import Pack, columns
-from hptransfer.training.regions import COMPILERS, _kind, compiled
-from hptransfer.training.state import TrainingState, pack_losses, start_training
-from hptransfer.vocabulary import EpsScaling, Init, Precision, Weights
+from hptransfer.training.packs.pack import Pack, columns
+from hptransfer.training.packs.state import TrainingState, pack_losses, start_training
 
 CPU = torch.device("cpu")
 FAMILIES = ("dit", "uvit", "pixart", "mmdit", "custom")

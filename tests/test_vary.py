@@ -9,18 +9,18 @@ import pytest
 from conftest import TINY_SWEEP
 from recorded_rows import write_sweep
 
-from hptransfer.answers import status
-from hptransfer.cli import main
-from hptransfer.compose import compose_file, shipped_folder, sweep_config
+from hptransfer.analysis.of_folder import status
+from hptransfer.cli.main import main
+from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
+from hptransfer.config.conditions import condition_of, with_condition
+from hptransfer.config.identity import arm_of
+from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
-from hptransfer.identity import arm_of
-from hptransfer.ledger_rows import rows_in
-from hptransfer.packing import by_shape
-from hptransfer.plan import planned_trials
-from hptransfer.questions import SweepConfig
-from hptransfer.results import existing, read_facts
-from hptransfer.sweep import check_same_question, check_target, wanted
-from hptransfer.vary import condition_of, with_condition
+from hptransfer.execution.pack_sizes import by_shape
+from hptransfer.results.folder import existing, read_facts
+from hptransfer.results.ledger_rows import rows_in
+from hptransfer.sweeping.design.trials import check_same_question, check_target, wanted
+from hptransfer.sweeping.plan.plan import planned_trials
 
 QUICKSTART = shipped_folder("sweeps") / "quickstart.yaml"
 VARIED = ("sweep.vary.steps=75,150,300", "sweep.vary.batch_size=32,64", "sweep.vary.depth=2,4")

@@ -10,8 +10,8 @@ import planted
 import planted_arms
 import pytest
 
-from hptransfer.analysis.law import LawName
-from hptransfer.analysis.verdict import Verdict
+from hptransfer.analysis.answer.verdict import Verdict
+from hptransfer.analysis.laws.law import LawName
 
 STEPS = (0.5, 1.0)
 SEEDS = (3, 5, 10)

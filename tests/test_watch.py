@@ -17,14 +17,14 @@ from tensorboardX.proto.plugin_hparams_pb2 import (
 )
 
 from hptransfer.config import ExecutorConfig, TrialConfig
+from hptransfer.config.choices import Status
 from hptransfer.errors import Interrupted, MachineError, UserError
-from hptransfer.ledger_rows import row as ledger_row
-from hptransfer.outcome import TrialResult
-from hptransfer.vocabulary import Status
-from hptransfer.watch import Watch, watchers
-from hptransfer.watch import tensorboard as tensorboard_module
-from hptransfer.watch import watch as watch_module
-from hptransfer.watch.finish import Finish
+from hptransfer.results.ledger_rows import row as ledger_row
+from hptransfer.results.trial_result import TrialResult
+from hptransfer.sweeping.trackers import Watch, watchers
+from hptransfer.sweeping.trackers import tensorboard as tensorboard_module
+from hptransfer.sweeping.trackers import watch as watch_module
+from hptransfer.sweeping.trackers.finish import Finish
 
 CURVE = ((2, 0.9), (4, 0.7), (6, 0.6))
 LOCAL = ExecutorConfig(trackers=[])

@@ -17,9 +17,9 @@ import pytest
 
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import UserError
-from hptransfer.watch import finish as finish_module
-from hptransfer.watch import watchers
-from hptransfer.watch.finish import finish
+from hptransfer.sweeping.trackers import finish as finish_module
+from hptransfer.sweeping.trackers import watchers
+from hptransfer.sweeping.trackers.finish import finish
 
 
 class Receiver(BaseHTTPRequestHandler):

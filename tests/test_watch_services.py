@@ -14,8 +14,8 @@ from test_watch import CURVE, recorded
 
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import UserError
-from hptransfer.watch import watch as watch_module
-from hptransfer.watch import watchers
+from hptransfer.sweeping.trackers import watch as watch_module
+from hptransfer.sweeping.trackers import watchers
 
 Calls = list[tuple[Any, ...]]
 
@@ -159,7 +159,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Calls]:
         monkeypatch.setitem(sys.modules, "mlflow.entities", ModuleType("mlflow.entities"))
         monkeypatch.setitem(sys.modules, name, FAKES[name](calls))
         # Monkeypatch takes it away again, so that each test imports its own fake.
-        own = f"hptransfer.watch.{name}_runs"
+        own = f"hptransfer.sweeping.trackers.{name}_runs"
         monkeypatch.delitem(sys.modules, own, raising=False)
         monkeypatch.setitem(sys.modules, own, importlib.import_module(own))
         return calls

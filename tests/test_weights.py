@@ -22,15 +22,15 @@ from hptransfer.config import (
     RuntimeConfig,
     TrialConfig,
 )
+from hptransfer.config.choices import Init, Scaling
+from hptransfer.config.identity import canonical_json, with_scaling, with_width
 from hptransfer.errors import UserError
-from hptransfer.figures.samples import samples_data
-from hptransfer.generate import generate
-from hptransfer.identity import canonical_json, with_scaling, with_width
-from hptransfer.parametrization import build_model
-from hptransfer.samplers import Sampler, SamplerConfig
-from hptransfer.trial import run_pack, train_trial
-from hptransfer.vocabulary import Init, Scaling
-from hptransfer.weights import load_weights, save_weights
+from hptransfer.models.parametrization import build_model
+from hptransfer.models.weights import load_weights, save_weights
+from hptransfer.training.packs.run import run_pack, train_trial
+from hptransfer.training.sampling.contact_sheet import samples_data
+from hptransfer.training.sampling.generate import generate
+from hptransfer.training.sampling.samplers import Sampler, SamplerConfig
 
 BASE = dataclasses.replace(TrialConfig(), init=Init.paper)
 WIDE = with_width(BASE, 48)
@@ -126,7 +126,7 @@ def test_an_interrupted_write_leaves_the_file_before_it(
         Path(name).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hptransfer.weights.save_file", interrupted)
+    monkeypatch.setattr("hptransfer.models.weights.save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_weights(path, BASE, state_of(BASE, 1))
     assert same(load_weights(BASE, path), state_of(BASE))

@@ -30,10 +30,10 @@ from hptransfer.config import (
     TrialConfig,
     UViTConfig,
 )
+from hptransfer.config.choices import Init, Parallel, WeightDecayMode, Weights
 from hptransfer.data import load
-from hptransfer.trainer.engine import Engine
-from hptransfer.trainer.parallel import Group
-from hptransfer.vocabulary import Init, Parallel, WeightDecayMode, Weights
+from hptransfer.training.target.engine import Engine
+from hptransfer.training.target.parallel import Group
 
 STEPS, CUT = 6, 3
 RUNTIME = RuntimeConfig()

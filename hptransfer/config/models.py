@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hptransfer.config.checks import TAG, require, require_count, require_share
-from hptransfer.vocabulary import Conditioning
+from hptransfer.config.choices import Conditioning
 
 MOST_WIDTH, MOST_DEPTH = 2**20, 2**14  # sixty times what was ever trained
 
@@ -138,8 +138,8 @@ class MMDiTConfig(TransformerConfig):
 class CustomConfig(ModelConfig):
     """A model of the user's own: a function `width -> nn.Module` named package.module:function.
 
-    Its forward(x, t, *condition) is described in `hptransfer.models`; its own initialisation takes
-    the place of the trial's `init`.
+    Its forward(x, t, *condition) is described in `hptransfer.models.families`; its own
+    initialisation takes the place of the trial's `init`.
     """
 
     family: str = field(default="custom", metadata=TAG)

@@ -11,7 +11,7 @@ from hptransfer.config.checks import (
     require_finite,
     require_positive,
 )
-from hptransfer.vocabulary import BetaSchedule, TimestepSampling
+from hptransfer.config.choices import BetaSchedule, TimestepSampling
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hptransfer.config.checks import require_count, require_finite
-from hptransfer.vocabulary import Parallel
+from hptransfer.config.choices import Parallel
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from hptransfer.config.checks import require, require_count, require_positive, require_share
-from hptransfer.vocabulary import (
+from hptransfer.config.choices import (
     Broken,
     EpsScaling,
     Scaling,

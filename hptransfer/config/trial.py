@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hptransfer.config.checks import require, require_count
+from hptransfer.config.choices import Conditioning, Init, Precision
 from hptransfer.config.data import DataConfig, DigitsConfig, FashionMNISTConfig
 from hptransfer.config.models import DiTConfig, ModelConfig
 from hptransfer.config.objectives import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig
 from hptransfer.config.quality import QualityConfig
 from hptransfer.config.training import AdamWConfig, BudgetConfig, ParametrizationConfig
-from hptransfer.vocabulary import Conditioning, Init, Precision
 
-JUDGED = (DigitsConfig, FashionMNISTConfig)  # data with a classifier in `hptransfer.quality`
+JUDGED = (
+    DigitsConfig,
+    FashionMNISTConfig,
+)  # data with a classifier in `hptransfer.training.sampling`
 
 
 @dataclass(frozen=True)

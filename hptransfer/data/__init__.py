@@ -32,7 +32,7 @@ from hptransfer.data.image_folder import ImageFolder
 from hptransfer.data.source import Source, check, named_folder, split
 from hptransfer.data.split import Dataset, MemorySplit, Rows, Split, split_rows
 from hptransfer.errors import UserError
-from hptransfer.streams import numpy_generator
+from hptransfer.system.random_streams import numpy_generator
 
 __all__ = [
     "Dataset",

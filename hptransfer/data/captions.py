@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hptransfer.config.data import CAPTION_CHANNELS, CAPTION_TOKENS, FolderConfig
 from hptransfer.errors import UserError
-from hptransfer.streams import torch_generator
+from hptransfer.system.random_streams import torch_generator
 
 # A token's standard deviation due to its word and to its position: half as much, 1 together.
 _WORD_SCALE, _POSITION_SCALE = 0.8**0.5, 0.2**0.5

@@ -48,8 +48,8 @@ from hptransfer.data.pixart_features import PixArtFeatures, data_info
 from hptransfer.data.shards import StoredArray, npy_array, require_array, safetensors_array
 from hptransfer.data.source import Source
 from hptransfer.data.split import Captions
-from hptransfer.disk import write_text
 from hptransfer.errors import UserError
+from hptransfer.system.files import write_text
 
 
 def open_features(config: FeaturesConfig, folder: Path) -> Source:

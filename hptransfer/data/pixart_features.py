@@ -30,7 +30,7 @@ from hptransfer.data.seal import pool
 from hptransfer.data.shards import FLOATS, INTEGERS, npy_sample, require_array
 from hptransfer.data.split import Captions
 from hptransfer.errors import UserError
-from hptransfer.streams import torch_generator
+from hptransfer.system.random_streams import torch_generator
 
 LISTS = ("data_info.json", "partition/data_info.json")
 LATENTS = ("img_vae_features*/*resolution/noflip", "img_vae_features*/noflip")

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from hptransfer.config import FolderConfig
 from hptransfer.data.reading import reading
-from hptransfer.disk import write_text
 from hptransfer.errors import MachineError, UserError
+from hptransfer.system.files import write_text
 
 THREADS = 4  # readers of a process; decoding and hashing leave Python's lock
 _CHECKS = "1"  # counts up where a scan learns to refuse more

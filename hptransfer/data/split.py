@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hptransfer.streams import numpy_generator
+from hptransfer.system.random_streams import numpy_generator
 
 Captions = tuple[Tensor, Tensor, Tensor]  # tokens (B, L, K), mask (B, L), pooled (B, A)
 

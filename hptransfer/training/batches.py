@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import TrialConfig
+from hptransfer.config.choices import Conditioning
 from hptransfer.data import Dataset, Split, batch_indices
-from hptransfer.streams import torch_generator
-from hptransfer.training.pack import seeds_of
-from hptransfer.vocabulary import Conditioning
+from hptransfer.system.random_streams import torch_generator
+from hptransfer.training.packs.pack import seeds_of
 
 
 class Batch(NamedTuple):

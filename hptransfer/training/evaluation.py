@@ -15,10 +15,10 @@ from torch import Tensor
 
 from hptransfer.config import DDPMConfig, ObjectiveConfig, TrialConfig
 from hptransfer.data import Split
-from hptransfer.objectives import Noised, noised, objective_loss
-from hptransfer.streams import torch_generator
+from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.batches import Batch, condition_of
-from hptransfer.training.pack import Pack
+from hptransfer.training.objectives import Noised, noised, objective_loss
+from hptransfer.training.packs.pack import Pack
 
 
 def evaluation_batches(config: TrialConfig, validation: Split) -> Iterator[Batch]:

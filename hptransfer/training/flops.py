@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hptransfer.config import Layout, ModelConfig, TrialConfig
-from hptransfer.models import build_architecture, empty_batch
+from hptransfer.models.families import build_architecture, empty_batch
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import BudgetConfig
-from hptransfer.vocabulary import Schedule
+from hptransfer.config.choices import Schedule
 
 
 def lr_multiplier(budget: BudgetConfig, step: int, warmup_fraction: Tensor) -> Tensor:

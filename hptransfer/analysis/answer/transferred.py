@@ -1,0 +1,207 @@
+"""What of a sweep's estimates goes to the target: values, regret, verdict and warnings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.errors import UserError
+
+EMPTY_REGRET = dict.fromkeys(("mean", "low", "high", "percent", "share_of_gain"))
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """The answer of one arm: its estimates by HP, and the joint ones where there are several."""
+
+    arms: Mapping[str, Mapping[str, Any]]  # by HP, as `estimate` returned them
+    joint: Mapping[str, Any] | None  # `target` of the arm's response surface
+
+    @cached_property
+    def first(self) -> Mapping[str, Any]:
+        """The first HP's estimates."""
+        return next(iter(self.arms.values()))
+
+    @property
+    def hps(self) -> dict[str, dict[str, float | None]]:
+        """Value and 90 % interval by HP, in log2."""
+        if self.joint is not None:
+            return {hp: dict(self.joint["hps"][hp]) for hp in self.arms}
+        return {
+            hp: {
+                "value": arm["target"]["emitted"],
+                "low": arm["target"]["low"],
+                "high": arm["target"]["high"],
+            }
+            for hp, arm in self.arms.items()
+        }
+
+    @property
+    def point(self) -> dict[str, float]:
+        """The value of each HP."""
+        return {hp: float(value["value"] or 0.0) for hp, value in self.hps.items()}
+
+    @property
+    def at(self) -> dict[str, Any]:
+        """The conditions that the answer is read at, where the rows say: depth, batch, steps."""
+        known = self.first.get("at") or {}
+        return {name: int(value) for name, value in known.items() if value is not None}
+
+    def of_condition(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the arm's rows under the conditions that the answer is read at."""
+        rows = arm_rows(table, self.first["parametrization"])
+        for name, value in self.at.items():
+            rows = rows.loc[rows[name].to_numpy(dtype=np.float64) == value]
+        return rows
+
+    @property
+    def predicted_loss(self) -> dict[str, Any] | None:
+        """The loss at the target's optimum, if the loss has a law there."""
+        conditions = self.first.get("conditions")
+        if conditions is not None and conditions["shift_to_target"] is not None:
+            return None  # the law is that of another condition than the target's
+        found = (self.first.get("loss_law") or {}).get("at_target")
+        return None if found is None or found.get("estimate") is None else dict(found)
+
+    @property
+    def expected_regret(self) -> dict[str, Any]:
+        """The regret of the transferred values in units of the loss, in % and as a share of G."""
+        own = (self.joint or self.first["target"])["expected_regret"]
+        if own is None or own["mean"] is None:
+            return {**EMPTY_REGRET, "reason": _no_prediction(self.first)}
+        gain, loss = self.first["gain"]["estimate"], self.first["optima"][-1]["loss"]
+        mean = own["mean"]
+        percentages = self.first["regret"]["percent"] is not None
+        return {
+            **own,
+            "percent": round(100 * mean / loss, 3) if percentages else None,
+            "share_of_gain": round(mean / gain, 4) if gain and gain > 0 else None,
+        }
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict of the HPs."""
+        return worst_verdict([arm["verdict"] for arm in self.arms.values()])
+
+    @property
+    def warnings(self) -> list[str]:
+        """The HPs' own warnings, each once, and why the verdict is no `transfers`."""
+        warnings = [warning for arm in self.arms.values() for warning in arm["warnings"]]
+        if self.verdict != "transfers":
+            reasons = " ".join(reason for arm in self.arms.values() for reason in arm["reasons"])
+            warnings.append(f"The verdict is {self.verdict}: {reasons}")
+        if self.verdict == "drifts":
+            warnings.append(self._extrapolated())
+        if len(self.arms) > 1 and self.joint is None:
+            warnings.append("The expected regret is the first HP's; the others are not added.")
+        return list(dict.fromkeys(warnings))
+
+    def _extrapolated(self) -> str:
+        arm = self.first
+        widest, width = arm["optima"][-1]["width"], arm["target"]["width"]
+        return (
+            f"The value follows the {arm['law']['name']} law over {math.log2(width / widest):.2g} "
+            f"width doublings beyond the widest proxy ({widest}), and the expected regret is of "
+            "that value: it holds if the drift goes on as it was."
+        )
+
+
+def transferred(estimates: Mapping[str, Any], label: str, family: str | None = None) -> Transferred:
+    """Return the answer of the arm `label`; `family` where rows of several are there.
+
+    Raises:
+        UserError: the sweep has no such arm, or no optimum in it.
+    """
+    arms = {
+        arm["hp"]: arm
+        for arm in estimates["arms"]
+        if arm["parametrization"] in (label, "shared") and family in (None, arm["family"])
+    }
+    if not arms:
+        swept = sorted({arm["parametrization"] for arm in estimates["arms"]})
+        raise UserError(
+            f"The target's parametrization must be an arm of the sweep, but it is {label} and the "
+            f"sweep has {', '.join(swept) or 'no finished trial'}. Set parametrization=."
+        )
+    for hp, arm in arms.items():
+        if arm["target"] is None:
+            raise UserError(
+                f"A value can be transferred only from a fitted optimum, but the {label} arm has "
+                f"none for {hp}: {'; '.join(arm['reasons'])}"
+            )
+    return Transferred(arms, _joint(estimates, arms))
+
+
+def _joint(
+    estimates: Mapping[str, Any], arms: Mapping[str, Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """Return the joint answer of several HPs at the target, if a surface was fitted."""
+    first = next(iter(arms.values()))
+    for surface in estimates.get("surfaces", ()):
+        same = all(surface[name] == first[name] for name in ("family", "parametrization"))
+        if same and set(surface["hps"]) == set(arms):
+            return surface["target"]
+    return None
+
+
+def costs(
+    table: pd.DataFrame, label: str, *, target_flops: float | None, direct_runs: int
+) -> dict[str, float | None]:
+    """Return FLOPs of all rows and of the target, and the arm's ratios to it in percent.
+
+    The third ratio's denominator is a direct search, `direct_runs` target runs. What is not known
+    is null.
+    """
+    arm = arm_rows(table, label)
+    flops, width = table["flops"].to_numpy(dtype=np.float64), arm["width"].to_numpy()
+    of_arm = arm["flops"].to_numpy(dtype=np.float64)
+    known = bool(np.isfinite(flops).all())
+
+    def percent(spent: Floats, runs: int) -> float | None:
+        if target_flops is None or not known:
+            return None
+        return round(100 * float(spent.sum()) / (target_flops * runs), 3)
+
+    return {
+        "sweep_flops": float(flops.sum()) if known else None,
+        "target_flops": target_flops,
+        "arm_over_target_percent": percent(of_arm, 1),
+        "narrowest_over_target_percent": percent(of_arm[width == width.min()], 1),
+        "over_direct_search_percent": percent(of_arm, direct_runs),
+    }
+
+
+def points_of_width(table: pd.DataFrame, label: str, axes: Sequence[str]) -> int:
+    """Return the largest number of distinct points that an arm has at a width."""
+    arm = arm_rows(table, label)
+    width = arm["width"].to_numpy()
+    hps = np.stack([arm[axis].to_numpy(dtype=np.float64) for axis in axes], axis=1)
+    return max(len(np.unique(hps[width == each], axis=0)) for each in np.unique(width))
+
+
+def arm_rows(table: pd.DataFrame, label: str) -> pd.DataFrame:
+    """Return an arm's rows, those that all arms share among them."""
+    return table.loc[np.isin(table["parametrization"].to_numpy(dtype=np.str_), [label, "shared"])]
+
+
+def worst_verdict(verdicts: Sequence[str]) -> str:
+    """Return the verdict that counts where several HPs have one each."""
+    for worst in ("extend", "drifts", "inconclusive"):
+        if worst in verdicts:
+            return worst
+    return "transfers"
+
+
+def _no_prediction(arm: Mapping[str, Any]) -> str:
+    if arm["law"]["name"] == "none":
+        return "the sweep has fewer than three usable widths, so no law reaches the target"
+    if arm["optima"][-1]["noise"]["loss_sd"] is None:
+        return "the sweep gives no noise estimate"
+    return "the target's optimum may lie beyond the cliff, where the regret is infinite"

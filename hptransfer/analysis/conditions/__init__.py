@@ -1,0 +1,1 @@
+"""How the optimum moves with depth, batch size and training steps."""

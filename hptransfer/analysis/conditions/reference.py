@@ -1,0 +1,84 @@
+"""The condition (depth, batch size, steps) at which the answer over width is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.rows import Rows
+from hptransfer.errors import UserError
+from hptransfer.results.table import CONDITIONS
+
+Condition = dict[str, float | None]  # None: not known, or not held
+
+WORDS = {"depth": "depth", "batch_size": "batch size", "steps": "training time"}
+_ORDER = ("steps", "batch_size", "depth")  # steps first: they differ the most often
+
+
+def reference(rows: Rows, asked: Mapping[str, float | None] | None) -> Condition:
+    """Return the condition at which width is judged.
+
+    What is not asked follows from the rows: the most steps that every width has, and the most
+    frequent of the other values that every width has; None where every width has its own.
+
+    Raises:
+        UserError: no row has what is asked.
+    """
+    found: Condition = {}
+    for name in _ORDER:
+        value = (asked or {}).get(name)
+        if value is None:
+            value = _usual(rows, name)
+        elif not (rows.conditions[name] == value).any():
+            known = ", ".join(f"{v:g}" for v in _values(rows.conditions[name]))
+            raise UserError(
+                f"The answer is read at {name}={value:g}, which must be that of some rows, but "
+                + (f"they have {known}. Name one of these." if known else f"they say no {name}.")
+            )
+        found[name] = value
+        rows = at(rows, {name: value})
+    return {name: found[name] for name in CONDITIONS}
+
+
+def at(rows: Rows, condition: Mapping[str, float | None]) -> Rows:
+    """Return the rows under a condition; what is None is not held."""
+    held = [
+        rows.conditions[name] == value for name, value in condition.items() if value is not None
+    ]
+    return rows.where(np.logical_and.reduce(held)) if held else rows
+
+
+def caveats(rows: Rows, condition: Mapping[str, float | None]) -> list[str]:
+    """Say what grows with the width, and which rows are left out since they do not say theirs."""
+    told = []
+    for name in CONDITIONS:
+        values = rows.conditions[name]
+        if condition[name] is None and len(_values(values)) > 1:
+            told.append(
+                f"The {WORDS[name]} differs from width to width, so that its effect on the optimum "
+                "cannot be told from the width's."
+            )
+        unknown = int(np.isnan(values).sum())
+        if condition[name] is not None and unknown:
+            told.append(f"{unknown} rows do not say their {name}; they are left out.")
+    return told
+
+
+def _values(values: Floats) -> list[float]:
+    return np.unique(values[~np.isnan(values)]).tolist()
+
+
+def _usual(rows: Rows, name: str) -> float | None:
+    """Return the value that rows are compared at, if there is one."""
+    values = rows.conditions[name]
+    by_width = [set(_values(values[rows.width == width])) for width in np.unique(rows.width)]
+    every = set[float]().union(*by_width)
+    shared = every.intersection(*by_width)
+    if not shared and all(len(own) < 2 for own in by_width):
+        return None
+    candidates = shared or every
+    if name == "steps":
+        return max(candidates)
+    return max(candidates, key=lambda value: (int((values == value).sum()), value))

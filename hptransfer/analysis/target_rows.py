@@ -1,0 +1,188 @@
+"""What the target's own rows say of the transferred value: computed anew from its ledger.
+
+The rows are ours, or another trainer's that were imported; they are never fitted with the sweep's.
+Nothing here imports torch, Ray or Hydra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hptransfer.analysis.answer.optimum_record import SCHEMA, number
+from hptransfer.analysis.answer.realised import realised
+from hptransfer.config import DDPMConfig
+from hptransfer.config.sweep import hyperparameter
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.table import conditions, table
+
+ENOUGH = 3  # trained values of the first HP from which its regret is read
+NEAR = 0.1  # octaves: a value within this of the transferred one was rounded, not moved
+SAME_POINT = 1e-6  # octaves
+
+
+def realised_answer(folder: ResultsFolder, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the target's rows say of the transferred values in `record`; None without rows.
+
+    With fewer than three values of the first HP there is a loss, no regret, and a `reason`.
+    """
+    rows = target_rows(folder, record)
+    if not rows:
+        return None
+    (hp, value), *_ = record["hps"].items()
+    trained = table(rows)
+    theta, sound = trained[hp].to_numpy(dtype=np.float64), trained["loss"].notna().to_numpy()
+    values = np.unique(theta[sound].round(9))
+    at_value = np.abs(theta - value["value"]) <= NEAR
+    common = {
+        **_at_value(trained.loc[at_value], record),
+        "foreign": "foreign" in rows[0]["config"],
+    }
+    ends = (values.min() - NEAR, values.max() + NEAR) if len(values) else (np.inf, -np.inf)
+    if len(values) < ENOUGH or not ends[0] <= value["value"] <= ends[1]:
+        reason = _reason(len(values), value["value"], hp, trained=bool(at_value.any()))
+        return {**_unanswered(record, hp), **common, "reason": reason}
+    answer = realised(
+        trained.loc[_of_whole_seeds(trained, hp)],
+        transferred=value["value"],
+        predicted=record["expected_regret"],
+        hp=hp,
+        width=record["target"]["width"],
+    )
+    return {**answer, **common, "reason": None}
+
+
+def _of_whole_seeds(trained: pd.DataFrame, hp: str) -> NDArray[np.bool_]:
+    """Say which rows are of the seeds with most values: a point that lacks a seed is not fitted."""
+    seed, theta = trained["seed"].to_numpy(), trained[hp].to_numpy(dtype=np.float64)
+    counts = {int(each): len(np.unique(theta[seed == each])) for each in np.unique(seed)}
+    whole = [each for each, count in counts.items() if count == max(counts.values())]
+    return np.isin(seed, whole)
+
+
+def with_realised(folder: ResultsFolder, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a transfer record with what is known by now of its target; keep both in the folder.
+
+    `realised.json` is there while there is a regret to draw.
+    """
+    answer = realised_answer(folder, record)
+    told = ("loss_at_transferred", "n_seeds", "predicted_loss", "loss_as_predicted", "reason")
+    complete = {
+        **record,
+        "realised_regret": answer["regret"] if answer and answer["reason"] is None else None,
+        "realised": answer and {name: answer[name] for name in told},
+    }
+    results.write_json(folder.transfer_file, complete)
+    if answer and answer["reason"] is None:
+        results.write_json(folder.realised_file, answer)
+    else:
+        folder.realised_file.unlink(missing_ok=True)
+    return complete
+
+
+def refreshed(folder: ResultsFolder) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return a folder's transfer record and the realised answer, made anew from the target's rows.
+
+    Either is None where there is none.
+    """
+    record = results.read_json(folder.transfer_file, "target")
+    if record is not None and "config" in record["target"]:  # older records cannot tell its rows
+        record = with_realised(folder, record)
+    return record, results.read_json(folder.realised_file, "hp")
+
+
+def target_rows(folder: ResultsFolder, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the target's ledger that differ from its config in the first HP alone.
+
+    Rows of another trainer count where there are none of ours, and must agree in all they say.
+    """
+    rows = [row for row in rows_in(folder.target) if _at_other_hps(row, record)]
+    config = record["target"].get("config")
+    first, *_ = record["hps"]
+    if config is not None:
+        asked = _without(config, first)
+        ours = [row for row in rows if _without(row["config"], first) == asked]
+        if ours:
+            return ours
+    return [row for row in rows if "foreign" in row["config"] and _agrees(row, record)]
+
+
+def _at_other_hps(row: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    first, *others = record["hps"]
+    return first in row["hps"] and all(
+        abs(row["hps"].get(hp, float("inf")) - record["hps"][hp]["value"]) < SAME_POINT
+        for hp in others
+    )
+
+
+def _without(config: Mapping[str, Any], first: str) -> dict[str, Any]:
+    """Return a trial's short form without its seed and the first HP."""
+    hp = hyperparameter(first, DDPMConfig())  # the objective that knows every HP
+    kept = {name: group for name, group in config.items() if name != "seed"}
+    group = {k: v for k, v in kept.pop(hp.group, {}).items() if k != hp.field}
+    return {**kept, **({hp.group: group} if group else {})}
+
+
+def _agrees(row: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Say whether a foreign row is of the target, as far as it says."""
+    target = record["target"]
+    wanted = conditions(target["config"]) if target.get("config") else {}
+    said = {name: value for name, value in conditions(row["config"]).items() if value is not None}
+    return (
+        row["width"] == target["width"]
+        and row["parametrization"] in (target["parametrization"], "shared")
+        and all(wanted.get(name, value) == value for name, value in said.items())
+    )
+
+
+def _at_value(rows: pd.DataFrame, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the loss that the transferred value gave, beside the one that was predicted."""
+    losses = rows["loss"].to_numpy(dtype=np.float64)
+    loss = number(float(losses.mean())) if len(losses) else None  # null where a seed failed
+    predicted = record.get("predicted_loss") or {}
+    low, high = predicted.get("low"), predicted.get("high")
+    as_predicted = None
+    if loss is not None and low is not None and high is not None:
+        as_predicted = bool(low <= loss <= high)
+    return {
+        "loss_at_transferred": loss,
+        "n_seeds": int(rows["n_seeds"].to_numpy().sum()),
+        "predicted_loss": predicted or None,
+        "loss_as_predicted": as_predicted,
+    }
+
+
+def _unanswered(record: Mapping[str, Any], hp: str) -> dict[str, Any]:
+    predicted = record["expected_regret"]
+    return {
+        "schema": SCHEMA,
+        "width": record["target"]["width"],
+        "hp": hp,
+        "transferred": record["hps"][hp]["value"],
+        "optimum": None,
+        "regret": dict.fromkeys(("estimate", "low", "high")),
+        "predicted": {name: predicted.get(name) for name in ("mean", "low", "high")},
+        "missed": False,
+    }
+
+
+def _reason(values: int, value: float, hp: str, *, trained: bool) -> str:
+    """Say what a regret still needs."""
+    near = f"{hp}={value:.4g}"
+    if not trained:
+        return (
+            f"A regret needs the target trained at the transferred value, but no row is at {near}. "
+            "Train it there."
+        )
+    more = max(ENOUGH - values, 1)
+    return (
+        f"A regret needs the target's loss around {near} too, but its rows have {values} "
+        f"{'value' if values == 1 else 'values'}. Train the target at {more} more, on both sides "
+        "of it."
+    )

@@ -1,0 +1,302 @@
+"""The commands about a sweep: each reads its arguments, calls the pipeline, prints the answer."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hptransfer.cli.terminal import (
+    Clock,
+    interruptible,
+    print_config,
+    print_json,
+    print_recorded,
+    say,
+    typed,
+)
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.table import LOSS, metric_named
+
+
+def _job(arguments: argparse.Namespace) -> Any:
+    """Compose a sweep; None where it was only to be printed."""
+    from hptransfer.cli.catalogue import find_sweep
+    from hptransfer.config.compose.compose import compose_file, sweep_config
+    from hptransfer.sweeping.run import job as jobs
+
+    path = find_sweep(arguments.sweep)
+    composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
+    if arguments.print_config:
+        print_config(arguments, composed, sweep_config(composed).name)
+        return None
+    quiet = arguments.quiet or arguments.json
+    return jobs.open_job(composed, arguments.results, quiet=quiet)
+
+
+def _gate(arguments: argparse.Namespace, job: Any) -> int:
+    """Check a job's arms and say how; return the exit code if it may not go on, else 0."""
+    from hptransfer.reporting.text import answers as text
+    from hptransfer.sweeping.run import job as jobs
+
+    try:
+        checks = jobs.gate(job)
+    except jobs.CheckFailed as failed:
+        say(arguments, str(failed))
+        return failed.exit_code
+    for answer in checks:
+        say(arguments, text.check_line(answer))
+    return 0
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer run`."""
+    from hptransfer.analysis import of_folder
+    from hptransfer.sweeping.run import driver
+    from hptransfer.transfer import transfer as pipeline
+
+    resume = typed("run", arguments, arguments.sweep, *arguments.overrides)
+    with interruptible(resume):
+        clock = Clock()
+        job = _job(arguments)
+        if job is None:
+            return 0
+        refused = _gate(arguments, job)
+        if refused:
+            return refused
+        clock.lap("check")
+        ran = driver.sweep(job)
+        clock.lap("sweep")
+        of_folder.fit(job.folder)
+        transferred = pipeline.transfer(job.folder)
+        clock.lap("fit and transfer")
+        realised = pipeline.realise(job, transferred)
+        clock.lap("target")
+        of_folder.record_timing(job.folder, clock.laps, worked=ran > 0)
+        of_folder.report(job.folder, [resume])
+        clock.lap("plot and report")
+    return _finish_run(arguments, job.folder, realised, clock)
+
+
+def _finish_run(
+    arguments: argparse.Namespace, folder: ResultsFolder, realised: Any, clock: Clock
+) -> int:
+    from hptransfer.reporting.text import answers as text
+
+    estimates = results.read_json(folder.estimates_file, "arms")
+    transferred = results.read_json(folder.transfer_file, "target")
+    assert estimates is not None and transferred is not None, "run has just written both"
+    if arguments.json:
+        print_json({**estimates, "transfer": transferred, "realised": realised})
+    else:
+        print(text.optima_table(estimates))
+        print(text.transfer_lines(transferred))
+        print(text.realised_line(realised))
+        print(text.timing_line(clock.laps))
+        print(f"picture  {folder.figures / 'summary.png'}\nreport   {folder.report_file}")
+        print(f"next: {typed('train', arguments, str(folder.target_file))}")
+    return _strict(arguments, [transferred["verdict"]])
+
+
+def _strict(arguments: argparse.Namespace, verdicts: list[str]) -> int:
+    return int(arguments.strict and any(verdict != "transfers" for verdict in verdicts))
+
+
+def sweep_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer sweep`."""
+    from hptransfer.analysis import of_folder
+    from hptransfer.reporting.text import answers as text
+    from hptransfer.sweeping.run import driver
+    from hptransfer.sweeping.run import job as jobs
+
+    with interruptible(typed("sweep", arguments, arguments.sweep, *arguments.overrides)):
+        job = _job(arguments)
+        if job is None:
+            return 0
+        refused = _gate(arguments, job)
+        if refused:
+            return refused
+        if not arguments.quiet:
+            say(arguments, jobs.intention(job))
+        ran = driver.sweep(job)
+    state = of_folder.status(job.folder)
+    if arguments.json:
+        print_json({**state, "ran": ran})
+    else:
+        print(text.status_text(state))
+        print(f"next: {next_after(arguments, job.folder, state)}")
+    return 0
+
+
+def existing(arguments: argparse.Namespace) -> ResultsFolder:
+    """Return the folder named: a path, or a sweep's name in the results folder."""
+    return results.existing(arguments.folder, arguments.results)
+
+
+def on_results_folder(
+    command: Callable[[argparse.Namespace, ResultsFolder], int],
+) -> Callable[[argparse.Namespace], int]:
+    """Find the folder that a command names; with --print-config only print its config."""
+
+    @functools.wraps(command)
+    def found(arguments: argparse.Namespace) -> int:
+        folder = existing(arguments)
+        if arguments.print_config:
+            return print_recorded(arguments, folder.sweep_file)
+        return command(arguments, folder)
+
+    return found
+
+
+def next_command(arguments: argparse.Namespace, folder: ResultsFolder, *, missing: int) -> str:
+    """Return what to type next for a sweep with so many trials missing."""
+    if missing:
+        return typed("sweep", arguments, str(folder.sweep_file))
+    return typed("fit", arguments, str(folder.path))
+
+
+def next_after(
+    arguments: argparse.Namespace, folder: ResultsFolder, state: Mapping[str, Any]
+) -> str:
+    """Return what to type next where a sweep stands so."""
+    return next_command(arguments, folder, missing=state["wanted"] - state["recorded"])
+
+
+@on_results_folder
+def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
+    """`hptransfer fit`."""
+    from hptransfer.analysis import of_folder
+    from hptransfer.reporting.text import answers as text
+    from hptransfer.reporting.text.agreement import agreement_text
+
+    metric = metric_named(arguments.metric)
+    estimates = of_folder.fit(folder, arguments.overrides, step=arguments.step, metric=metric)
+    if arguments.json:
+        print_json(estimates)
+    else:
+        print(text.optima_table(estimates))
+        if metric is not LOSS:
+            print(agreement_text(estimates))
+        print(f"next: {_after_fit(arguments, folder, estimates)}")
+    return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
+
+
+def _after_fit(
+    arguments: argparse.Namespace, folder: ResultsFolder, estimates: Mapping[str, Any]
+) -> str:
+    """Return what to type after a fit; a target that was only named there is named again."""
+    path, missing = str(folder.path), estimates["trials"]["missing"]
+    if missing:
+        return next_command(arguments, folder, missing=missing)
+    if estimates["metric"] != LOSS.name:
+        named = f"--metric={estimates['metric']}"
+        return typed("plot", arguments, path, *_steps(arguments), named)
+    if not any(arm["optima"] for arm in estimates["arms"]):
+        return typed("status", arguments, path)
+    if all(arm["target"] is None for arm in estimates["arms"]):
+        return typed("transfer", arguments, path, "model.width=WIDTH")
+    target = [word for word in arguments.overrides if word.startswith("sweep.target.")]
+    return typed("transfer", arguments, path, *target, *_steps(arguments))
+
+
+def _steps(arguments: argparse.Namespace) -> list[str]:
+    return [] if arguments.step is None else [f"--step={arguments.step}"]
+
+
+@on_results_folder
+def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
+    """`hptransfer transfer`."""
+    from hptransfer.reporting.text import answers as text
+    from hptransfer.transfer import transfer as pipeline
+
+    record = pipeline.transfer(
+        folder, arguments.overrides, arguments.config_dir, step=arguments.step
+    )
+    if arguments.json:
+        print_json(record)
+    else:
+        print(text.transfer_lines(record))
+        trainable = record["target"]["params"] is not None
+        after = folder.target_file if trainable else folder.path
+        print(f"next: {typed('train' if trainable else 'report', arguments, str(after))}")
+    return _strict(arguments, [record["verdict"]])
+
+
+@on_results_folder
+def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
+    """`hptransfer plot`."""
+    from hptransfer.analysis import of_folder
+
+    metric = metric_named(arguments.metric)
+    if arguments.terminal:
+        found = of_folder.fresh_estimates(folder, step=arguments.step, metric=metric)
+        print(_basins_text(found))
+        return 0
+    paths = [str(path) for path in of_folder.plot(folder, step=arguments.step, metric=metric)]
+    if arguments.json:
+        print_json({"files": paths})
+    else:
+        print("\n".join(paths))
+        print(f"next: {typed('report', arguments, str(folder.path))}")
+    return 0
+
+
+def _basins_text(estimates: Mapping[str, Any]) -> str:
+    from hptransfer.reporting.text.basins import basins_text
+
+    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+    return basins_text(
+        estimates,
+        columns=min(shutil.get_terminal_size((80, 24)).columns, 120),
+        unicode=encoding == "utf8",
+        colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ,
+    )
+
+
+@on_results_folder
+def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
+    """`hptransfer report`."""
+    from hptransfer.analysis import of_folder
+
+    path = of_folder.report(folder, _made_by(arguments, folder), step=arguments.step)
+    if arguments.json:
+        print_json({"files": [str(path)]})
+    else:
+        print(f"report   {path}")
+        print(f"next: {_after_report(arguments, folder)}")
+    return 0
+
+
+def _after_report(arguments: argparse.Namespace, folder: ResultsFolder) -> str:
+    transferred = results.read_json(folder.transfer_file, "target")
+    if transferred is None:
+        return typed("fit", arguments, str(folder.path))
+    if transferred["target"]["params"] is None:  # trained elsewhere: its rows can come back
+        return typed("import", arguments, "TARGET_ROWS.csv", str(folder.target))
+    return typed("train", arguments, str(folder.target_file))
+
+
+def _made_by(arguments: argparse.Namespace, folder: ResultsFolder) -> list[str]:
+    """Return the commands that make a folder's report again, from its rows' source on."""
+    tree, path = results.read_facts(folder).tree, str(folder.path)
+    steps = _steps(arguments)
+    files = (tree.get("imported") or {}).get("files") or {}
+    rows = [
+        typed("import", arguments, name, path, "--columns", *(f"{o}={t}" for o, t in taken.items()))
+        for name, taken in files.items()
+    ] or [typed("sweep", arguments, str(folder.sweep_file))]
+    transfer, done = [], results.read_json(folder.transfer_file, "target")
+    if done is not None:
+        width = [f"model.width={done['target']['width']}"] if files else []
+        transfer = [typed("transfer", arguments, path, *width, *steps)]
+    return [
+        *rows,
+        typed("fit", arguments, path, *steps),
+        *transfer,
+        typed("report", arguments, path, *steps),
+    ]

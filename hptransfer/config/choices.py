@@ -1,0 +1,119 @@
+"""The closed choices a config may make, as enums; standard library only."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Scaling(Enum):
+    """How a model scales away from its base width (arXiv 2203.03466, Table 8)."""
+
+    mup = "mup"
+    standard = "standard"
+    standard_embed = "standard_embed"
+
+
+class Broken(Enum):
+    """Deliberate faults in µP, which the coordinate check must find."""
+
+    none = "none"
+    readout = "readout"  # the readout's 1/m is forgotten
+    readout_twice = "readout_twice"  # the readout's 1/m is applied twice
+    hidden_lr = "hidden_lr"  # hidden matrices keep the base learning rate
+    hidden_lr_squared = "hidden_lr_squared"  # hidden matrices get lr/m² instead of lr/m
+    input_lr = "input_lr"  # input weights get lr/m instead of lr
+
+
+class Init(Enum):
+    """What a model is at its base width: see `hptransfer.models.parametrization.initial_std`."""
+
+    paper = "paper"
+    adaln_zero = "adaln_zero"
+    original = "original"
+
+
+class Conditioning(Enum):
+    """What a model is told of a sample besides its timestep."""
+
+    none = "none"
+    label = "label"
+    caption = "caption"
+
+
+class TimestepSampling(Enum):
+    """How training timesteps are drawn from a uniform quantile."""
+
+    uniform = "uniform"
+    logit_normal = "logit_normal"  # the logistic function of a normal (arXiv 2403.03206, Eq. 19)
+
+
+class BetaSchedule(Enum):
+    """How DDPM's variances go from the first step to the last."""
+
+    linear = "linear"  # arXiv 2006.11239
+    scaled_linear = "scaled_linear"  # linear in the square root (arXiv 2112.10752's code)
+
+
+class WeightDecayMode(Enum):
+    """What a tensor loses per step, as a share of itself, times the schedule."""
+
+    mup = "mup"  # lr·λ for every tensor: hidden matrices have rate lr/m and decay λ·m
+    independent = "independent"  # λ for every tensor, whatever the learning rate
+    unscaled = "unscaled"  # hidden matrices lose lr·λ/m, all others lr·λ (a control)
+
+
+class EpsScaling(Enum):
+    """Whether Adam's epsilon follows the width."""
+
+    none = "none"  # the same everywhere, as the mup package does
+    width = "width"  # eps/m for every tensor with a width dimension (arXiv 2407.05872)
+
+
+class Schedule(Enum):
+    """The learning rate's shape after warm-up."""
+
+    constant = "constant"
+    cosine = "cosine"  # to zero over the rest of the run
+    linear_decay = "linear_decay"  # constant, then linear to zero over `decay_fraction`
+
+
+class Weights(Enum):
+    """Which weights decide the loss of a trial."""
+
+    raw = "raw"
+    ema = "ema"
+
+
+class Precision(Enum):
+    """In which arithmetic a trial is trained; weights and moments are float32 in all of them."""
+
+    fp32 = "fp32"  # matrix products in TF32 where the device has it
+    fp32_ieee = "fp32_ieee"  # no TF32
+    bf16 = "bf16"  # autocast to bfloat16
+
+
+class Parallel(Enum):
+    """How the processes of one training run share its work."""
+
+    none = "none"  # one process
+    ddp = "ddp"  # each has the whole model and a part of every batch
+    fsdp = "fsdp"  # each has a part of every parameter and a part of every batch (FSDP2)
+
+
+class Method(Enum):
+    """How a sweep's points are chosen."""
+
+    grid = "grid"  # every combination of the axes' points
+    sobol = "sobol"  # scrambled Sobol points over the axes' ranges
+    tpe = "tpe"  # Optuna's samplers, asked and told in rounds
+    gp = "gp"
+    cmaes = "cmaes"
+    refine = "refine"  # coarse first, then where the target's optimum gains most
+
+
+class Status(Enum):
+    """How a trial ended. Only `completed` carries a loss."""
+
+    completed = "completed"
+    diverged = "diverged"
+    stopped = "stopped"

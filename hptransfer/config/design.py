@@ -1,0 +1,67 @@
+"""How a sweep's points are chosen: by a grid, a sequence, or in rounds from what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hptransfer.config import require, require_count
+from hptransfer.config.choices import Method
+
+MOST_POINTS = 100_000  # of an arm at a width
+
+ADAPTIVE = frozenset({Method.tpe, Method.gp, Method.cmaes, Method.refine})
+# Points of an arm at a width, and how many of them are asked at a time. 80 are what the paper's
+# MMDiT search has; refinement seldom spends more than six (benchmarks/refine.py).
+POINTS = {Method.sobol: 16, Method.tpe: 80, Method.gp: 80, Method.cmaes: 80, Method.refine: 6}
+ROUND = {Method.tpe: 8, Method.gp: 8, Method.cmaes: 8, Method.refine: 2}
+
+
+@dataclass(frozen=True)
+class DesignConfig:
+    """How a sweep's points are chosen from its axes."""
+
+    method: Method = Method.grid
+    points: int | None = None  # of an arm at a width, all rounds together; null: the method's own
+    round: int | None = None  # points asked at a time of an arm at a width; null: the method's own
+    seed: int = 0  # of the choice, not of the trials
+
+    @property
+    def total(self) -> int:
+        """Points of an arm at a width: as given, or the method's own."""
+        return self.points or POINTS[self.method]
+
+    @property
+    def batch(self) -> int:
+        """Points asked at a time: as given, or the adaptive method's own."""
+        return self.round or ROUND[self.method]
+
+    def __post_init__(self) -> None:
+        for name in ("points", "round"):
+            require_count(f"sweep.design.{name}", getattr(self, name), most=MOST_POINTS)
+        require_count("sweep.design.seed", self.seed, least=0)
+
+
+def require_axes(design: DesignConfig, axes: Sequence[str]) -> None:
+    """Refuse a method that cannot search so many axes, and fields that it would ignore."""
+    method, names = design.method, ", ".join(axes)
+    require(
+        method is not Method.refine or len(axes) == 1,
+        f"`sweep.design.method=refine` fits one basin, so `search` must hold one axis, but it "
+        f"holds {names}. Leave one, or choose tpe, gp, cmaes, sobol or grid.",
+    )
+    require(
+        method is not Method.cmaes or len(axes) > 1,
+        "`sweep.design.method=cmaes` adapts a covariance, so `search` must hold two axes or more, "
+        f"but it holds {names}. Choose refine, tpe or gp.",
+    )
+    require(
+        method is not Method.grid or design.points is None,
+        f"`sweep.design.points` is not for a grid, whose points are its axes', but got "
+        f"{design.points}. Set it to null, or choose another sweep.design.method.",
+    )
+    require(
+        method in ADAPTIVE or design.round is None,
+        f"`sweep.design.round` is for methods that ask in rounds, but the method is "
+        f"{method.value}. Set it to null.",
+    )

@@ -1,0 +1,166 @@
+"""The identity of a trial: its canonical JSON, its key, its arm, and what a pack must share."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from enum import Enum
+from functools import wraps
+from typing import Any, TypeVar
+
+from hptransfer.config import (
+    AdamWConfig,
+    DDPMConfig,
+    ObjectiveConfig,
+    ParametrizationConfig,
+    TrialConfig,
+)
+from hptransfer.config.choices import Broken, Scaling
+
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+def _remembered(function: Callable[[T], V]) -> Callable[[T], V]:
+    """Keep a function's answer in the frozen object it is about, as `cached_property` does.
+
+    A cache by value would hash all of a nested config at every look: ten times the work.
+    """
+    name = f"_{function.__name__.strip('_')}"
+
+    @wraps(function)
+    def remembered(about: T) -> V:
+        kept = about.__dict__
+        if name not in kept:
+            kept[name] = function(about)
+        return kept[name]
+
+    return remembered
+
+
+def shape_signature(config: TrialConfig) -> TrialConfig:
+    """What trials of one pack must share: the trial without its per-member fields.
+
+    Members may differ in every optimizer field, warm-up, init and output scale, the weight of a
+    learned variance's bound, and seed.
+    """
+    return dataclasses.replace(
+        config,
+        optimizer=AdamWConfig(),
+        parametrization=dataclasses.replace(
+            config.parametrization, init_scale=1.0, output_scale=1.0
+        ),
+        objective=_of_no_member(config.objective),
+        budget=dataclasses.replace(config.budget, warmup_fraction=0.0),
+        seed=0,
+    )
+
+
+def _of_no_member(objective: ObjectiveConfig) -> ObjectiveConfig:
+    if isinstance(objective, DDPMConfig):
+        return dataclasses.replace(objective, vlb_weight=DDPMConfig().vlb_weight)
+    return objective
+
+
+def with_width(config: TrialConfig, width: int) -> TrialConfig:
+    """The same trial at another width of its family."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, width=width))
+
+
+def with_scaling(config: TrialConfig, scaling: Scaling) -> TrialConfig:
+    """The same trial under another parametrization."""
+    parametrization = dataclasses.replace(config.parametrization, scaling=scaling)
+    return dataclasses.replace(config, parametrization=parametrization)
+
+
+def arm_of(config: TrialConfig) -> str:
+    """The trial's arm: its parametrization, or `shared` at base width, where all are one model.
+
+    Where depth is scaled too the arms differ at base width as well.
+    """
+    model = config.model
+    if model.width == model.base_width and model.depth_mult == 1.0:
+        return "shared"
+    return config.parametrization.scaling.value
+
+
+def canonical(config: TrialConfig) -> dict[str, Any]:
+    """A trial as the smallest JSON object that still says it all.
+
+    Fields equal to their default are left out, tags of groups stay, floats have 12 significant
+    digits, and a trial at base width is `mup` whatever its arm: there all arms are one trial.
+    """
+    if arm_of(config) == "shared":
+        config = dataclasses.replace(config, parametrization=_neutral(config.parametrization))
+    return _short_form(config)
+
+
+@_remembered
+def _neutral(parametrization: ParametrizationConfig) -> ParametrizationConfig:
+    """Return what a parametrization is at base width."""
+    return dataclasses.replace(parametrization, scaling=Scaling.mup, broken=Broken.none)
+
+
+def _short_form(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float):
+        return float(f"{value:.12g}")
+    if not dataclasses.is_dataclass(value):
+        return value
+    short = {}
+    for f in dataclasses.fields(value):
+        item = getattr(value, f.name)
+        form = _short_form(item)
+        group = dataclasses.is_dataclass(item)
+        if f.metadata.get("tag") or (group and form) or (not group and item != f.default):
+            short[f.name] = form
+    return short
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return every field of a trial by its dotted key, as a config file would write it."""
+    fields: dict[str, Any] = {}
+    for f in dataclasses.fields(value):
+        item, key = getattr(value, f.name), f"{prefix}{f.name}"
+        if dataclasses.is_dataclass(item):
+            fields |= flat(item, f"{key}.")
+        else:
+            fields[key] = item.value if isinstance(item, Enum) else item
+    return fields
+
+
+def canonical_json(config: TrialConfig) -> str:
+    """`canonical` as text with sorted keys: what the trial's key is the hash of.
+
+    Put together from the texts of its groups, which the trials of a sweep share.
+    """
+    groups = {name: getattr(config, name) for name in _GROUPS}
+    if arm_of(config) == "shared":
+        groups["parametrization"] = _neutral(config.parametrization)
+    texts = {name: text for name, group in groups.items() if (text := _group_text(group)) != "{}"}
+    for name, default in _PLAIN.items():
+        value = getattr(config, name)
+        if value != default:
+            texts[name] = json.dumps(_short_form(value))
+    return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+
+
+@_remembered
+def _group_text(group: Any) -> str:
+    return json.dumps(_short_form(group), sort_keys=True, separators=(",", ":"))
+
+
+# A trial's groups, and its fields that are none with their defaults.
+_GROUPS = tuple(
+    f.name for f in dataclasses.fields(TrialConfig) if dataclasses.is_dataclass(f.default)
+)
+_PLAIN = {f.name: f.default for f in dataclasses.fields(TrialConfig) if f.name not in _GROUPS}
+
+
+@_remembered
+def trial_key(config: TrialConfig) -> str:
+    """The trial's identity: 12 hex digits of the sha256 of its canonical JSON."""
+    return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:12]

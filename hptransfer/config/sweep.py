@@ -1,0 +1,298 @@
+"""What a sweep asks: its searchable hyperparameters, axes, and the sweep itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from hptransfer.config import (
+    DDPMConfig,
+    ObjectiveConfig,
+    TrialConfig,
+    require,
+    require_count,
+    require_finite,
+    require_share,
+)
+from hptransfer.config.choices import Method, Scaling
+from hptransfer.config.conditions import (
+    GROUPS,
+    Condition,
+    VaryConfig,
+    condition_of,
+    require_varied,
+    star,
+)
+from hptransfer.config.design import ADAPTIVE, DesignConfig, require_axes
+
+
+# The hyperparameters a sweep may search: where each lives, and how θ = log2 HP maps to the field.
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A searchable HP. On the axis stands log2 of the value (or of 1 - value for the betas)."""
+
+    group: str
+    field: str
+    complement: bool = False  # the axis is log2(1 - value)
+    meaning: str = ""
+
+    def value(self, log2: float) -> float:
+        """The field's value at a point of the axis."""
+        return 1.0 - 2.0**log2 if self.complement else 2.0**log2
+
+    def log2(self, config: TrialConfig) -> float:
+        """The point of the axis at which a trial stands."""
+        value = getattr(getattr(config, self.group), self.field)
+        return round(math.log2(1.0 - value if self.complement else value), 9)
+
+
+HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
+    "lr": Hyperparameter("optimizer", "lr", meaning="base learning rate"),
+    "weight_decay": Hyperparameter("optimizer", "weight_decay", meaning="weight decay"),
+    "eps": Hyperparameter("optimizer", "eps", meaning="Adam epsilon"),
+    "clip_norm": Hyperparameter("optimizer", "clip_norm", meaning="gradient clip norm"),
+    "one_minus_beta1": Hyperparameter("optimizer", "beta1", True, "1 - Adam beta1"),
+    "one_minus_beta2": Hyperparameter("optimizer", "beta2", True, "1 - Adam beta2"),
+    "init_scale": Hyperparameter("parametrization", "init_scale", meaning="init scale"),
+    "output_scale": Hyperparameter("parametrization", "output_scale", meaning="output scale"),
+    "warmup_fraction": Hyperparameter("budget", "warmup_fraction", meaning="warm-up share"),
+}
+
+
+VLB_WEIGHT = Hyperparameter("objective", "vlb_weight", meaning="weight of the variance's bound")
+
+
+def searchable(objective: ObjectiveConfig) -> dict[str, Hyperparameter]:
+    """Return the HPs of a trial by name: those above, and what its objective has.
+
+    Other scalars of an objective change the loss that decides, so no search can compare them.
+    """
+    own = {"vlb_weight": VLB_WEIGHT} if isinstance(objective, DDPMConfig) else {}
+    return {**HYPERPARAMETERS, **own}
+
+
+def hyperparameter(axis: str, objective: ObjectiveConfig) -> Hyperparameter:
+    """Return the HP on the axis `log2_<hp>` of trials with this objective."""
+    name = axis.removeprefix("log2_")
+    return HYPERPARAMETERS.get(name) or searchable(objective)[name]
+
+
+def hps(config: TrialConfig, axes: Sequence[str]) -> dict[str, float]:
+    """Return where a trial stands on the axes `log2_<hp>`."""
+    return {axis: hyperparameter(axis, config.objective).log2(config) for axis in axes}
+
+
+def with_hyperparameters(config: TrialConfig, log2_values: Mapping[str, float]) -> TrialConfig:
+    """A trial with HPs set; `log2_values` maps `log2_<hp>` to a point of its axis."""
+    for name, log2 in log2_values.items():
+        hp = hyperparameter(name, config.objective)
+        group = dataclasses.replace(getattr(config, hp.group), **{hp.field: hp.value(log2)})
+        config = dataclasses.replace(config, **{hp.group: group})
+    return config
+
+
+LARGEST_LOG2 = 120.0  # of an HP: 2**±120 is still a normal float32
+MOST_POINTS = 10_000  # of an axis
+MOST_TRIALS = 1_000_000  # of a sweep
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A search axis: `low`, `high` and `step` of log2 of the HP, both ends included."""
+
+    low: float
+    high: float
+    step: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            self.step > 0 and self.high > self.low,
+            "A search axis needs low < high and step > 0, so that it has two points or more, but "
+            f"got low={self.low}, high={self.high}, step={self.step}.",
+        )
+        require(
+            self.low >= -LARGEST_LOG2 and self.high <= LARGEST_LOG2,
+            f"A search axis is in log2 of the HP, so it must lie within ±{LARGEST_LOG2:g}, but got "
+            f"low={self.low}, high={self.high}. Write -10 for 2^-10.",
+        )
+        count = (self.high - self.low) / self.step
+        require(
+            count < MOST_POINTS,
+            f"A search axis may have {MOST_POINTS} points at most; step={self.step} gives more.",
+        )
+        require(
+            abs(count - round(count)) < 1e-6,
+            f"A search axis must end on its grid, but high - low = {self.high - self.low} is not "
+            f"a multiple of step={self.step}.",
+        )
+
+    @property
+    def points(self) -> tuple[float, ...]:
+        """The grid, ascending, in log2 of the HP."""
+        count = round((self.high - self.low) / self.step) + 1
+        return tuple(round(self.low + i * self.step, 9) for i in range(count))
+
+
+@dataclass(frozen=True)
+class RealiseConfig:
+    """The target's own sweep, which says afterwards what the transferred value cost."""
+
+    points: int = 5  # grid points around the transferred value
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        require(
+            self.points >= 3 and self.seeds >= 1,
+            "`sweep.realise` needs at least 3 points and 1 seed, but got "
+            f"points={self.points}, seeds={self.seeds}.",
+        )
+        for name in ("points", "seeds"):
+            require_count(f"sweep.realise.{name}", getattr(self, name), most=MOST_POINTS)
+
+
+@dataclass(frozen=True)
+class VerdictConfig:
+    """The rule of the verdict; its defaults were validated on planted truth."""
+
+    max_regret: float | None = None  # δ, units of the loss; null: max(run-to-run sd, share of gain)
+    gain_share: float = 0.25  # of the gain of the last width doubling that a transfer may cost
+    sure: float = 0.95  # quantile of regret that must keep δ; 1 - sure must exceed it to drift
+    likely: float = 0.25  # quantile of regret that must exceed δ where the drift itself is certain
+    edge_share: float = 0.05  # more draws than this share on the edge of a grid: extend it
+
+    def __post_init__(self) -> None:
+        require_finite("verdict.max_regret", self.max_regret, least=0)
+        require_finite("verdict.gain_share", self.gain_share, least=0)
+        for name in ("sure", "likely", "edge_share"):
+            require_share(f"verdict.{name}", getattr(self, name))
+        require(
+            self.sure > 0.5,
+            f"`verdict.sure` must lie above 0.5, but got {self.sure}. The default is 0.95.",
+        )
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A question: a set of trials, and the statistic that will answer it."""
+
+    name: str
+    question: str
+    statistic: str
+    base: TrialConfig
+    widths: tuple[int, ...]
+    parametrizations: tuple[Scaling, ...]
+    seeds: tuple[int, ...]
+    search: tuple[tuple[str, Axis], ...]  # (hp name, axis), in the order of the file
+    target: TrialConfig | None = None  # the target run, but for the transferred HPs
+    realise: RealiseConfig = RealiseConfig()
+    verdict: VerdictConfig = VerdictConfig()
+    design: DesignConfig = DesignConfig()
+    allow: tuple[str, ...] = ()  # what may differ between proxies and target besides width
+    vary: VaryConfig = VaryConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "parametrizations", "seeds", "search"):
+            require(
+                len(getattr(self, name)) > 0,
+                f"A sweep needs at least one entry in `{_SWEEP_PATHS[name]}`, but it is empty. "
+                "Add one.",
+            )
+        for name in ("widths", "seeds"):
+            values = getattr(self, name)
+            require(
+                all(a < b for a, b in itertools.pairwise(values)),
+                f"`sweep.{name}` must be increasing, but got {list(values)}. Sort the list and "
+                "name each value once.",
+            )
+        require(
+            len(set(self.parametrizations)) == len(self.parametrizations),
+            "`sweep.parametrizations` must name each arm once, but got "
+            f"{[scaling.value for scaling in self.parametrizations]}. Remove the repeated one.",
+        )
+        require(
+            self.seeds[0] >= 0, f"`sweep.seeds` must not be negative, but got {list(self.seeds)}."
+        )
+        for name, _ in self.search:
+            require_known_hp(name, self.base.objective)
+        require_axes(self.design, self.axes)
+        require_varied(self.base, self.vary, self.design, self.axes)
+        _require_one_measure(self)
+        _require_modest(self)
+        require_allowable(self.allow)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The searched HPs as the ledger names them: `log2_<hp>`."""
+        return tuple(f"log2_{name}" for name, _ in self.search)
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether rounds of points are asked, each from the losses of those before."""
+        return self.design.method in ADAPTIVE
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The conditions under which every width is swept, the base trial's first."""
+        return star(condition_of(self.base), self.vary)
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """The dotted keys of the conditions of which there are several values."""
+        return tuple(
+            f"{group}.{name}" for name, group in GROUPS.items() if getattr(self.vary, name)
+        )
+
+
+def _require_one_measure(sweep: SweepConfig) -> None:
+    """Refuse to search a weight of nothing, or to compare losses that weigh it differently."""
+    if "log2_vlb_weight" not in sweep.axes:
+        return
+    require(
+        getattr(sweep.base.model, "learn_sigma", False),
+        "`search.vlb_weight` weighs a learned variance, but the model has none. Set "
+        "model.learn_sigma=true.",
+    )
+    require(
+        getattr(sweep.base.objective, "deciding_vlb_weight", None) is not None,
+        "Trials trained under different `objective.vlb_weight` compare only under one deciding "
+        "loss, but objective.deciding_vlb_weight is null. Set it, e.g. to 0.001.",
+    )
+
+
+def _require_modest(sweep: SweepConfig) -> None:
+    """Refuse a sweep of more trials than a ledger is made for, before its grid is laid out."""
+    of_grid = math.prod(len(axis.points) for _, axis in sweep.search)
+    points = of_grid if sweep.design.method is Method.grid else sweep.design.total
+    models = len(sweep.widths) * len(sweep.parametrizations) * len(sweep.conditions)
+    count = points * models * len(sweep.seeds)
+    require(
+        count <= MOST_TRIALS,
+        f"A sweep may have {MOST_TRIALS:,} trials, but this one has {count:,}. Take larger steps, "
+        "fewer axes or fewer seeds.",
+    )
+
+
+_SWEEP_PATHS = {
+    "widths": "sweep.widths",
+    "parametrizations": "sweep.parametrizations",
+    "seeds": "sweep.seeds",
+    "search": "search",
+}
+
+
+def require_allowable(allow: Collection[str]) -> None:
+    """Refuse what no target may differ in."""
+    require(set(allow) <= {"depth"}, f"`transfer.allow` may hold depth, but got {list(allow)}.")
+
+
+def require_known_hp(name: str, objective: ObjectiveConfig) -> None:
+    """Refuse a name that is no HP of trials with this objective."""
+    known = searchable(objective)
+    require(
+        name in known,
+        f"`search.{name}` is not a hyperparameter that can be swept. Those that can "
+        f"with objective={objective.name}: {', '.join(known)}.",
+    )

@@ -1,0 +1,81 @@
+"""Who runs the packs of a sweep: one after another in this process, or Ray Tune."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
+from hptransfer.execution.pack_sizes import Survey
+from hptransfer.execution.resources import usable_cpus
+from hptransfer.execution.work import OnResults, Pack, PackError, RunPack, ignore_start
+
+__all__ = ["Pack", "PackError", "RunPack", "run_packs", "survey"]
+
+
+def run_packs(
+    packs: Sequence[Pack],
+    runtime: RuntimeConfig,
+    executor: ExecutorConfig,
+    *,
+    on_results: OnResults,
+    on_start: Callable[[int], None] = ignore_start,
+    run_pack: RunPack | None = None,
+    checkpoints: CheckpointConfig | None = None,
+) -> None:
+    """Run every pack once; both callbacks run in this thread, with the pack's index.
+
+    Args:
+        on_results: called as packs finish, in any order; packs that it returns are run too, with
+            the indices that follow the last.
+        on_start: called when a pack is handed to a worker (again if it is retried).
+        run_pack: what runs a pack; None: `hptransfer.training.packs.run.run_pack`.
+        checkpoints: where packs in training leave their state; None: nowhere.
+
+    Raises:
+        PackError: a pack raised, which is a bug; what was finished before stays reported.
+        UserError: resources that no node has, no cluster, or storage that nodes do not share.
+        MachineError: packs lost beyond their retries, or the cluster itself.
+    """
+    if not packs:
+        return
+    if executor.name == "local":
+        from hptransfer.execution import local as chosen
+    else:
+        from hptransfer.execution.ray import executor as chosen
+    chosen.run_packs(
+        packs,
+        runtime,
+        executor,
+        on_results=on_results,
+        on_start=on_start,
+        run_pack=run_pack,
+        checkpoints=checkpoints,
+    )
+
+
+def survey(groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorConfig) -> Survey:
+    """Measure what packs of each group of equal shapes cost where packs run, and count places.
+
+    In this process where packs run on this machine's CPU, or one after another; else in workers
+    with a pack's resources, since only they see the device.
+
+    Raises:
+        UserError: resources that no node has.
+        MachineError: a single trial does not fit, or the workers were lost.
+    """
+    in_process = executor.name == "local" or (executor.address == "local" and not runtime.on_gpu)
+    if not in_process:
+        from hptransfer.execution.ray.measure import survey as survey_on_workers
+
+        return survey_on_workers(groups, runtime, executor)
+    from hptransfer.execution.measure import measured_costs
+
+    workers = 1 if executor.name == "local" else _local_places(executor)
+    costs, notes = measured_costs(groups, runtime, share=1.0 / workers)
+    return Survey(costs, workers, notes)
+
+
+def _local_places(executor: ExecutorConfig) -> int:
+    """Count the packs that a Ray of this machine alone runs at a time, without starting it."""
+    places = max(int(usable_cpus() / executor.cpus), 1)
+    return min(executor.workers or places, places)

@@ -1,0 +1,190 @@
+"""What a pack of one shape costs on one device, from measurements at a few sizes.
+
+Nothing is measured here: `hptransfer.execution.measure` measures, this file reckons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+# A size is good enough within this share of the best rate, and a doubling pays from this gain on.
+TOLERANCE = 0.05
+
+
+class Point(NamedTuple):
+    """A measured pack: its trials, the seconds of one step of them all, and its memory."""
+
+    size: int
+    seconds: float
+    bytes: float
+
+
+class Line(NamedTuple):
+    """A cost that is linear in a pack's trials: `fixed` + `each` per trial."""
+
+    fixed: float
+    each: float
+
+
+@dataclass(frozen=True)
+class PackCost:
+    """What packs of one shape cost on one device, from measurements at a few sizes.
+
+    Between measured sizes costs are interpolated. Beyond the largest they follow the fitted line,
+    and only where `extrapolates`: a CPU's large packs lose to cache misses, so its rate may fall.
+    """
+
+    points: tuple[Point, ...]  # in order of size
+    warmup: float = 0.0  # seconds before a pack's first steady step: capture, first reads
+    capacity: float = math.inf  # bytes that a pack may take
+    extrapolates: bool = False  # whether sizes beyond the measured ones may be chosen
+    too_large: int | None = None  # the least size that ran out of memory
+    spread: float | None = None  # half the range of its measurements over their median; None: one
+    cached: bool = field(default=False, compare=False)  # read back, not measured now
+
+    def __post_init__(self) -> None:
+        sizes = [point.size for point in self.points]
+        if not sizes or sizes != sorted({*sizes}) or sizes[0] < 1:
+            raise ValueError(f"measured pack sizes must be positive and rise, but got {sizes}")
+        if any(not 0 < p.seconds < math.inf or not 0 <= p.bytes < math.inf for p in self.points):
+            raise ValueError(f"measured costs must be finite and positive, but got {self.points}")
+
+    @property
+    def step_line(self) -> Line:
+        """The fit seconds(T) = a + b*T."""
+        return _fitted([(point.size, point.seconds) for point in self.points])
+
+    @property
+    def memory_line(self) -> Line:
+        """The fit bytes(T) = c + d*T."""
+        return _fitted([(point.size, point.bytes) for point in self.points])
+
+    def seconds(self, size: int) -> float:
+        """Return the seconds of one step of a pack of `size` trials."""
+        known = [(point.size, point.seconds) for point in self.points]
+        return _between(known, size, self.step_line)
+
+    def bytes(self, size: int) -> float:
+        """Return the memory that a pack of `size` trials takes."""
+        known = [(point.size, point.bytes) for point in self.points]
+        return _between(known, size, self.memory_line)
+
+    def rate(self, size: int) -> float:
+        """Return the trial-steps per second of a pack of `size` trials."""
+        return size / self.seconds(size)
+
+    def run_seconds(self, count: int, size: int, steps: int) -> list[float]:
+        """Return the seconds of each pack of `count` trials cut by `size`, evaluation left out."""
+        parts = [len(part) for part in even_parts(range(count), size)]
+        taken = {part: self.warmup + steps * self.seconds(part) for part in {*parts}}
+        return [taken[part] for part in parts]
+
+    def sizes(self, count: int) -> list[int]:
+        """Return the sizes in which `count` trials may be packed."""
+        largest = min(self._largest(), count)
+        parts = {len(even_parts(range(count), size)[0]) for size in range(1, largest + 1)}
+        return sorted(size for size in parts if size == 1 or self.fits(size))
+
+    def best_size(self, count: int, steps: int) -> int:
+        """Return the least size with which `count` trials, one pack after another, take within 5 %
+        of the least time. Never one that was measured slower than one at a time.
+        """
+        work = {size: sum(self.run_seconds(count, size, steps)) for size in self.sizes(count)}
+        enough = min(work.values()) / (1 - TOLERANCE)
+        return next(size for size, seconds in work.items() if seconds <= enough)
+
+    def fits(self, size: int) -> bool:
+        """Whether a pack of that size fits, as far as is known."""
+        small = self.too_large is None or size < self.too_large
+        return small and self.bytes(size) <= self.capacity
+
+    def next_size(self, count: int) -> int | None:
+        """Return the size to measure next where `count` trials are there, or None: all is known.
+
+        It is measured in turns with the last one, so both must fit together.
+        """
+        last = self.points[-1]
+        size = min(2 * last.size, count)
+        fits = self.fits(size) and self.bytes(size) + last.bytes <= self.capacity
+        return size if size > last.size and self._pays() and fits else None
+
+    def _pays(self) -> bool:
+        """Whether the last size measured was worth it."""
+        if len(self.points) < 2:
+            return True
+        before, last = (self.rate(point.size) for point in self.points[-2:])
+        return last >= (1 + TOLERANCE) * before
+
+    def _largest(self) -> int:
+        measured = self.points[-1].size
+        beyond = self.extrapolates and len(self.points) > 1 and self._pays()
+        return 2 * measured if beyond else measured
+
+
+def _fitted(known: Sequence[tuple[int, float]]) -> Line:
+    """Fit a line of least squared relative errors; proportional through a single point."""
+    if len(known) == 1:
+        ((size, value),) = known
+        return Line(0.0, value / size)
+    weights = [1.0 / max(value, 1e-30) ** 2 for _, value in known]
+    total = sum(weights)
+    x = sum(w * size for w, (size, _) in zip(weights, known, strict=True)) / total
+    y = sum(w * value for w, (_, value) in zip(weights, known, strict=True)) / total
+    spread = sum(w * (size - x) ** 2 for w, (size, _) in zip(weights, known, strict=True))
+    both = sum(w * (s - x) * (v - y) for w, (s, v) in zip(weights, known, strict=True))
+    return Line(y - both / spread * x, both / spread)
+
+
+def _between(known: Sequence[tuple[int, float]], size: int, line: Line) -> float:
+    """Interpolate; below the least size take a share of it, beyond the largest the line's slope."""
+    (least, first), (largest, last) = known[0], known[-1]
+    if size <= least:
+        return first * size / least
+    if size >= largest:
+        return last + max(line.each, 0.0) * (size - largest)
+    right = next(i for i, (measured, _) in enumerate(known) if measured >= size)
+    (low, before), (high, after) = known[right - 1], known[right]
+    return before + (after - before) * (size - low) / (high - low)
+
+
+def even_parts(group: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Cut trials of one shape into parts of near-equal size, at most `size`.
+
+    Cutting again by the largest part's size gives the same parts.
+    """
+    part = math.ceil(len(group) / math.ceil(len(group) / size))
+    return [group[start : start + part] for start in range(0, len(group), part)]
+
+
+def as_json(cost: PackCost) -> dict[str, Any]:
+    """Return what was measured, as JSON values; what depends on the moment is left out."""
+    points = [list(point) for point in cost.points]
+    return {
+        "points": points,
+        "warmup": cost.warmup,
+        "too_large": cost.too_large,
+        "spread": cost.spread,
+    }
+
+
+def from_json(found: Mapping[str, Any], *, capacity: float, extrapolates: bool) -> PackCost:
+    """Return what `as_json` wrote, on a device of today's capacity.
+
+    Raises:
+        ValueError, TypeError, KeyError: it was not written by `as_json`.
+    """
+    too_large, spread = found["too_large"], found.get("spread")  # older entries have no spread
+    return PackCost(
+        tuple(Point(int(size), float(s), float(b)) for size, s, b in found["points"]),
+        float(found["warmup"]),
+        capacity,
+        extrapolates,
+        None if too_large is None else int(too_large),
+        None if spread is None else float(spread),
+        cached=True,
+    )

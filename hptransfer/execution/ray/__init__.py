@@ -1,0 +1,1 @@
+"""Packs on Ray Tune: sessions, clusters, and workers that are lost."""

@@ -1,0 +1,118 @@
+"""Looking at a cluster: how many packs it holds, and whether it is there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+from ray.autoscaler.sdk import request_resources
+
+from hptransfer.config import ExecutorConfig
+from hptransfer.errors import MachineError
+from hptransfer.execution.ray.connection import answers
+from hptransfer.execution.resources import Resources, concurrent_packs, no_place, places
+
+# Seconds for which a count of places holds.
+COUNT_SECONDS = 2.0
+# Seconds between two looks at a cluster that has no place yet.
+WAIT_SECONDS = 1.0
+# Seconds that the head may be silent; Ray ends the whole process after 60.
+HEAD_SECONDS = 20.0
+# Seconds without any node that fits, where `executor.wait_for_nodes_s` is no longer.
+NODE_SECONDS = 20.0
+# Seconds between two questions whether the head and a node are there.
+LOOK_SECONDS = 3.0
+# Packs that an autoscaler is asked to make room for at most.
+MOST_ASKED = 1000
+
+
+class Cluster:
+    """The nodes of the Ray that this process has joined, as places for packs."""
+
+    def __init__(self, executor: ExecutorConfig, request: Resources) -> None:
+        self._executor = executor
+        self._request = request
+        self._head = ray.get_runtime_context().gcs_address
+        self._count = 0
+        self._counted = -COUNT_SECONDS
+        self._looked = self._heard = self._fitted = time.monotonic()
+
+    def places(self) -> int:
+        """Count the packs that may run at a time, on the nodes there are now."""
+        if time.monotonic() - self._counted >= COUNT_SECONDS:
+            self._count = concurrent_packs(ray.nodes(), self._request, self._executor.workers)
+            self._counted = time.monotonic()
+        return self._count
+
+    def wait_for_a_place(self) -> None:
+        """Return as soon as a pack fits on a node.
+
+        Raises:
+            UserError: none fits after `executor.wait_for_nodes_s`.
+        """
+        seconds = self._executor.wait_for_nodes_s
+        end = time.monotonic() + seconds
+        told = False
+        while not places(nodes := ray.nodes(), self._request):
+            if time.monotonic() >= end:
+                raise no_place(nodes, self._request)
+            if not told:
+                told = True
+                print(
+                    f"No node has the {self._request} a pack asks for; waiting up to {seconds:g} s "
+                    "for one.",
+                    file=sys.stderr,
+                )
+            time.sleep(WAIT_SECONDS)
+
+    def ask_for(self, packs: int) -> None:
+        """Tell an autoscaling cluster how many packs are left; others take no notice."""
+        if self._executor.wait_for_nodes_s > 0 and answers(self._head):
+            wanted = min(packs, self._executor.workers or packs, MOST_ASKED)
+            request_resources(bundles=[self._request.bundle] * wanted)
+
+    def look(self, packs: int) -> None:
+        """See from time to time that the cluster is there, and tell it how many packs are left.
+
+        Raises:
+            MachineError: its head is silent, or no node is left that a pack fits on; without this
+                Ray would end the process, and Tune wait for ever.
+        """
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return
+        if answers(self._head):
+            self._heard = now
+            if places(ray.nodes(), self._request):
+                self._fitted = now
+            self.ask_for(packs)
+        self._looked = time.monotonic()
+        if self._looked - self._heard > HEAD_SECONDS:
+            raise MachineError(
+                f"The Ray cluster's head at {self._head} has not answered for {HEAD_SECONDS:g} s. "
+                "Start the cluster and run the same command again; nothing recorded was lost."
+            )
+        if self._heard - self._fitted > max(NODE_SECONDS, self._executor.wait_for_nodes_s):
+            raise MachineError(
+                f"No node is left that has the {self._request} a pack asks for. Start nodes and "
+                "run the same command again; nothing recorded was lost."
+            )
+
+
+@contextmanager
+def joined_cluster(executor: ExecutorConfig, request: Resources, packs: int) -> Iterator[Cluster]:
+    """Look at the cluster that `ray_session` has joined; it may shrink again afterwards.
+
+    Raises:
+        UserError: no node has what a pack asks for, after `executor.wait_for_nodes_s`.
+    """
+    cluster = Cluster(executor, request)
+    cluster.ask_for(packs)
+    try:
+        cluster.wait_for_a_place()
+        yield cluster
+    finally:
+        cluster.ask_for(0)

@@ -1,0 +1,79 @@
+"""Measuring pack costs on Ray's workers, before the packs are cut."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from hptransfer.config import ExecutorConfig, RuntimeConfig
+from hptransfer.errors import MachineError, UserError
+from hptransfer.execution.pack_cost import PackCost
+from hptransfer.execution.pack_sizes import Survey
+from hptransfer.execution.ray.cluster import joined_cluster
+from hptransfer.execution.ray.session import ray_session
+from hptransfer.execution.resources import Resources, places, resources_of
+from hptransfer.execution.work import Pack
+
+Measured = tuple[list[PackCost], tuple[str, ...]]
+
+
+def survey(groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorConfig) -> Survey:
+    """Measure on as many workers as there are groups or places; see `hptransfer.execution.survey`.
+
+    A worker ends with its measurement, so that its GPU is free for the packs.
+    """
+    request = resources_of(runtime, executor)
+    with ray_session(executor), joined_cluster(executor, request, len(groups)) as cluster:
+        workers = cluster.places()
+        shares = min(workers, len(groups))
+        task = ray.remote(
+            num_cpus=request.cpus,
+            num_gpus=request.gpus,
+            memory=request.bundle.get("memory", 0.0),
+            resources=dict(request.others),
+            max_calls=1,
+            max_retries=executor.retries,
+        )(measured)
+        share = _share(request, runtime, workers)
+        parts = [groups[start::shares] for start in range(shares)]
+        try:
+            answers = ray.get([task.remote(part, runtime, share) for part in parts])
+        except RayTaskError:
+            raise  # a bug, with its traceback
+        except RayError as error:
+            raise MachineError(
+                "The workers that measured pack sizes were lost (killed, out of memory, or their "
+                "node is gone). Run the same command again, or set runtime.pack_size to measure "
+                "nothing; nothing recorded was lost."
+            ) from error
+    costs: dict[int, PackCost] = {}
+    notes: tuple[str, ...] = ()
+    for start, answer in enumerate(answers):
+        if isinstance(answer, Exception):
+            raise answer
+        costs |= dict(zip(range(start, len(groups), shares), answer[0], strict=True))
+        notes += answer[1]
+    return Survey([costs[i] for i in range(len(groups))], workers, tuple(dict.fromkeys(notes)))
+
+
+def _share(request: Resources, runtime: RuntimeConfig, workers: int) -> float:
+    """Return the part of a GPU's memory, or of a node's, that a pack has to itself."""
+    if runtime.on_gpu:
+        return min(request.gpus, 1.0)
+    fullest = max(places([node], request) for node in ray.nodes())
+    return 1.0 / min(fullest, workers)
+
+
+def measured(groups: Sequence[Pack], runtime: RuntimeConfig, share: float) -> Measured | Exception:
+    """Measure in a worker; what it raises comes back as data."""
+    from hptransfer.execution.measure import measured_costs
+
+    try:
+        return measured_costs(groups, runtime, share)
+    except (UserError, MachineError) as error:
+        return type(error)(str(error))
+    except Exception:
+        return RuntimeError(f"Measuring pack sizes raised:\n{traceback.format_exc().rstrip()}")

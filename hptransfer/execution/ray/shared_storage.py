@@ -1,0 +1,75 @@
+"""Whether the storage of checkpoints is the same on all nodes, tried before it is trusted."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from hptransfer.errors import MachineError, UserError
+from hptransfer.execution.resources import Resources, places
+from hptransfer.system.storage import open_storage, probe_token, shown, write_token
+
+# Seconds in which every node must have answered; a worker takes some to start.
+ANSWER_SECONDS = 60.0
+# Times a node looks for the token, a second apart: shared file systems lag.
+LOOKS = 3
+
+
+def require_shared(folder: str, request: Resources) -> None:
+    """Have every node that takes packs read what this process writes to the storage.
+
+    Raises:
+        UserError: a node reads nothing there, or something else.
+        MachineError: a node does not answer.
+    """
+    name, token = f".probe-{secrets.token_hex(8)}", secrets.token_hex(16)
+    nodes = [node for node in ray.nodes() if places([node], request)]
+    write_token(folder, name, token)
+    try:
+        answers = [_asked(node["NodeID"], folder, name) for node in nodes]
+        ray.wait(answers, num_returns=len(answers), timeout=ANSWER_SECONDS)
+        for node, answer in zip(nodes, answers, strict=True):
+            if _read(node, answer) != token:
+                raise UserError(
+                    f"`executor.storage` must be a folder that every node sees, or a URL, but what "
+                    f"this command writes to {shown(folder)} is not there on node "
+                    f"{node['NodeManagerAddress']}. Name a shared folder, or set "
+                    "executor.storage=null to start lost packs again from their first step."
+                )
+    finally:
+        open_storage(folder).remove(name)
+
+
+def _asked(node_id: str, folder: str, name: str) -> ray.ObjectRef:
+    pinned = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    task = ray.remote(num_cpus=0, max_retries=0)(seen)
+    return task.options(scheduling_strategy=pinned).remote(folder, name)
+
+
+def seen(folder: str, name: str) -> str | None:
+    """Look for a token on this node; a storage that cannot be reached from here holds none."""
+    for look in range(LOOKS):
+        time.sleep(min(look, 1))
+        try:
+            token = probe_token(folder, name)
+        except MachineError:
+            continue
+        if token is not None:
+            return token
+    return None
+
+
+def _read(node: dict[str, Any], answer: ray.ObjectRef) -> str | None:
+    try:
+        return ray.get(answer, timeout=0)
+    except RayError as error:
+        raise MachineError(
+            f"Node {node['NodeManagerAddress']} did not say within {ANSWER_SECONDS:g} s whether it "
+            f"sees the storage: {type(error).__name__}. Mend or remove it, and run the same "
+            "command again; nothing recorded was lost."
+        ) from error

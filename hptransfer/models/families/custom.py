@@ -1,0 +1,290 @@
+"""A model of the user's own: a function `width -> nn.Module`, named as package.module:function.
+
+The function draws its weights from torch's global generator, which is set for it and put back. What
+the model must be, to be scaled by µP and trained along a trial axis, is checked once, on the model
+of the base width.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hptransfer.config import CustomConfig, Layout, require
+from hptransfer.config.choices import Conditioning
+from hptransfer.errors import UserError
+from hptransfer.system.random_streams import torch_generator
+
+_MOST_DIMENSIONS = 4
+
+
+def build(config: CustomConfig, stream: torch.Generator | None = None) -> nn.Module:
+    """Build the model at the config's width in eval mode, on the current default device.
+
+    The factory draws as `stream`'s seed says; without one, as the seed of trial 0 does.
+    """
+    stream = torch_generator(0, "init") if stream is None else stream
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stream.initial_seed())
+        model = _made(config)
+    if config.condition is Conditioning.none:
+        model.register_forward_pre_hook(_drop_condition)
+    return model.eval().to(torch.get_default_device())
+
+
+def _made(config: CustomConfig) -> nn.Module:
+    try:
+        model = _factory(config.factory)(config.width)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        if torch.get_default_device().type == "meta":
+            # A factory that reads a value as it builds needs storage; its shapes are the same.
+            with torch.device("cpu"):
+                return _made(config)
+        raise UserError(
+            f"`model.factory` must build a model at every width, but {config.factory} at width "
+            f"{config.width} raises {_named(error)}."
+        ) from error
+    require(
+        isinstance(model, nn.Module),
+        f"`model.factory` must return an nn.Module, but {config.factory} returns a "
+        f"{type(model).__name__}.",
+    )
+    return model
+
+
+@cache
+def _factory(name: str) -> Callable[[int], Any]:
+    """Import a factory; modules in the current folder are found as `python -m` finds them."""
+    require(
+        re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None,
+        "`model.factory` must name the function that builds your model from a width, as "
+        f"package.module:function, but got {name!r}.",
+    )
+    module_name, _, function = name.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        # What a module draws or keeps as it is imported is no trial's, and has storage.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"`model.factory` must name a module that can be imported, but importing {module_name} "
+            f"raises {_named(error)}. Modules are looked for in {folder} and on PYTHONPATH."
+        ) from error
+    require(
+        callable(getattr(module, function, None)),
+        f"`model.factory` must name a function of its module, but {module.__name__} has no "
+        f"function {function!r}. Write package.module:function.",
+    )
+    return getattr(module, function)
+
+
+def _drop_condition(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return arguments[:2]
+
+
+def _named(error: BaseException) -> str:
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:300].rstrip('.')}"
+
+
+@contextmanager
+def packable_attention() -> Iterator[None]:
+    """Run torch's attention as plain matrix products in a `with` block.
+
+    `vmap` has no rule for the fused kernels and loops over the trials, and torch's fused encoder
+    layer, which eval mode chooses, has no backward.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@cache
+def require_usable(config: CustomConfig, layout: Layout) -> None:
+    """Refuse a model that cannot be scaled or packed: its parameters, then its forward."""
+    with torch.device("cpu"):
+        model, again = (build(config) for _ in range(2))
+        _require_parameters(model, config)
+        for name, value in model.named_parameters():
+            require(
+                bool(value.isfinite().all()),
+                f"A parameter must start finite, but {name} of {config.factory} starts with NaN or "
+                "infinity.",
+            )
+            require(
+                torch.equal(value, again.get_parameter(name)),
+                f"`model.factory` must draw from torch's global generator only, but {name} of "
+                f"{config.factory} differs between two calls from the same seed. Use torch.nn.init "
+                "or torch.randn, not numpy, random or a generator of its own.",
+            )
+        _require_forward(model, config, _example(config, layout))
+    with torch.device("meta"):
+        empty = build(config)
+    _require_own_device(empty, config, _example(config, layout))
+
+
+def _require_parameters(model: nn.Module, config: CustomConfig) -> None:
+    parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    require(
+        bool(parameters),
+        f"A model must have trainable parameters, but that of {config.factory} has none.",
+    )
+    for name, module in model.named_modules():
+        require(
+            not (
+                isinstance(module, _BatchNorm) or getattr(module, "running_mean", None) is not None
+            ),
+            "A model must not depend on the other samples of its batch, but "
+            f"{name} is a {type(module).__name__}. Use nn.GroupNorm or nn.LayerNorm.",
+        )
+    for name, value in parameters:
+        require(
+            value.ndim <= _MOST_DIMENSIONS and value.dtype is torch.float32,
+            f"A parameter must be float32 of at most {_MOST_DIMENSIONS} dimensions, but {name} is "
+            f"{value.dtype} of shape {tuple(value.shape)}.",
+        )
+    _require_untied(model)
+
+
+def _require_untied(model: nn.Module) -> None:
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, value in model.named_parameters(remove_duplicate=False):
+        names[value.untyped_storage().data_ptr()].append(name)
+    for tied in names.values():
+        require(
+            len(tied) == 1,
+            f"Every parameter must have its own storage, but {' and '.join(tied)} share one, and "
+            "µP may scale their places differently. Give each place its own parameter.",
+        )
+
+
+def _example(config: CustomConfig, layout: Layout) -> tuple[Tensor, ...]:
+    """Return arguments of a forward for two samples; the second's condition is the null one."""
+    stream = torch_generator(0, "example")
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(2, *shape, generator=stream)
+
+    x, t = normal(layout.channels, layout.image_size, layout.image_size), torch.tensor([0.0, 1e3])
+    if config.condition is not Conditioning.caption:
+        return x, t, torch.tensor([0, layout.classes])
+    present = torch.tensor([True, False])
+    tokens = normal(layout.caption_tokens, layout.caption_channels) * present[:, None, None]
+    mask = present[:, None].expand(2, layout.caption_tokens)
+    return x, t, tokens, mask, normal(layout.pooled_channels) * present[:, None]
+
+
+def _require_forward(model: nn.Module, config: CustomConfig, example: Sequence[Tensor]) -> None:
+    try:
+        output = model(*example)
+    except Exception as error:
+        raise UserError(
+            f"A model must run as forward(x, t, *condition), but that of {config.factory} raises "
+            f"{_named(error)}. The condition is {_SAID[config.condition]}."
+        ) from error
+    require(
+        isinstance(output, Tensor) and output.shape == example[0].shape,
+        f"A model's output must be one tensor of its input's shape {tuple(example[0].shape)}, but "
+        f"{config.factory} gives {getattr(output, 'shape', type(output).__name__)}.",
+    )
+    require(
+        bool(output.isfinite().all()),
+        f"A model's output must be finite, but {config.factory} gives NaN or infinity on two "
+        "samples, the second with the null condition (the last label, or an all-masked caption).",
+    )
+    _require_packable(model, config, example, output)
+
+
+_SAID = {
+    Conditioning.none: "empty (model.condition=none)",
+    Conditioning.label: "labels (B,), where the null label is the number of classes",
+    Conditioning.caption: "tokens (B, L, K), mask (B, L) and pooled features (B, A)",
+}
+
+
+def _require_packable(
+    model: nn.Module, config: CustomConfig, example: Sequence[Tensor], output: Tensor
+) -> None:
+    """Refuse a model that cannot be mapped over trials, or whose output then differs."""
+    tensors = {
+        name: torch.stack([value.detach()] * 2).requires_grad_()
+        for name, value in model.requires_grad_(False).named_parameters()
+    }
+    arguments = [part.expand(2, *part.shape) for part in example]
+
+    def member(own: dict[str, Tensor], *args: Tensor) -> Tensor:
+        return functional_call(model, own, args)
+
+    try:
+        with packable_attention():
+            mapped = vmap(member)(tensors, *arguments)
+            mapped.square().sum().backward()
+    except Exception as error:
+        raise UserError(
+            f"A model must run under torch.func.vmap, which trains trials together, but that of "
+            f"{config.factory} raises {_named(error)}. Usual causes are .item(), an `if` on a "
+            "tensor's values, writing into a tensor in place, random draws, and custom kernels."
+        ) from error
+    require(
+        torch.allclose(mapped[1], output, rtol=1e-3, atol=1e-4),
+        f"A model must give the same under torch.func.vmap, but that of {config.factory} does not.",
+    )
+
+
+def _require_own_device(empty: nn.Module, config: CustomConfig, example: Sequence[Tensor]) -> None:
+    """Refuse a model whose tensors are not where its inputs are: FLOPs are counted on meta."""
+    try:
+        empty(*(part.to("meta") for part in example))
+    except Exception as error:
+        raise UserError(
+            "A model must run on whatever device its inputs are, but that of "
+            f"{config.factory} on torch's meta device raises {_named(error)}. Create tensors in "
+            "forward with device=x.device, and keep constants as buffers."
+        ) from error
+
+
+@cache
+def require_called(config: CustomConfig, layout: Layout, modules: tuple[str, ...]) -> None:
+    """Refuse readouts whose input a hook cannot scale, since the model never calls them."""
+    with torch.device("cpu"):
+        model = build(config)
+        called: set[str] = set()
+        for name in modules:
+            model.get_submodule(name).register_forward_pre_hook(_noting(name, called))
+        model(*_example(config, layout))
+    for name in modules:
+        require(
+            name in called,
+            f"A readout must be called as a module, so that its input can be scaled, but {name} of "
+            f"{config.factory} is not. Call it, or set model.roles.",
+        )
+
+
+def _noting(name: str, called: set[str]) -> Callable[[nn.Module, Any], None]:
+    def note(_module: nn.Module, _arguments: Any) -> None:
+        called.add(name)
+
+    return note

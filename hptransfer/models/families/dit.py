@@ -1,0 +1,85 @@
+"""DiT: diffusion transformer with adaptive layer norm (arXiv 2212.09748, Section 3.2).
+
+Parameter names, shapes and counts are those of the released models.
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor, nn
+
+from hptransfer.config import DiTConfig, Layout
+from hptransfer.config.choices import Init
+from hptransfer.models.families.initializers import FAN_IN, ZERO, Distribution, Initializer
+from hptransfer.models.families.layers import (
+    AdaptiveReadout,
+    Attention,
+    LabelEmbedder,
+    Linear,
+    Mlp,
+    PatchEmbed,
+    Residual,
+    TimestepEmbedder,
+    Unpatchify,
+    modulate,
+    norm,
+    sincos_grid,
+)
+
+
+class DiTBlock(nn.Module):
+    """Attention and MLP, each modulated and gated by the conditioning (adaLN-Zero)."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__()
+        d = config.width
+        self.attn = Attention(d, config.head_dim)
+        self.mlp = Mlp(d, config.mlp_ratio * d)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(d, 6 * d))
+        self.residual = Residual()
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(c).chunk(6, dim=-1)
+        x = self.residual(x, self.attn(modulate(norm(x), shift1, scale1)), gate1)
+        return self.residual(x, self.mlp(modulate(norm(x), shift2, scale2)), gate2)
+
+
+class DiT(nn.Module):
+    """Predict the target for images x (..., C, H, W), timesteps t (...,) and labels y (...,)."""
+
+    pos_embed: Tensor
+
+    def __init__(self, config: DiTConfig, layout: Layout) -> None:
+        super().__init__()
+        d, p = config.width, config.patch_size
+        channels = layout.channels * (2 if config.learn_sigma else 1)
+        self.x_embedder = PatchEmbed(p, layout.channels, d)
+        self.t_embedder = TimestepEmbedder(d)
+        self.y_embedder = LabelEmbedder(layout.classes, d)
+        self.register_buffer("pos_embed", sincos_grid(layout.image_size // p, d))
+        self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
+        self.final_layer = AdaptiveReadout(d, p * p * channels)
+        self.unpatchify = Unpatchify(p, channels)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        x = self.x_embedder(x) + self.pos_embed
+        c = self.t_embedder(t) + self.y_embedder(y)
+        for block in self.blocks:
+            x = block(x, c)
+        return self.unpatchify(self.final_layer(x, c))
+
+
+def initializer(config: DiTConfig, layout: Layout, name: str, init: Init) -> Initializer:
+    """Say how a parameter starts: that of arXiv 2505.15270 (`paper`), the same with adaLN zero
+    (`adaln_zero`), or the released models' (`original`).
+    """
+    if name.endswith(".bias") or name == "final_layer.linear.weight":
+        return ZERO
+    if "adaLN_modulation" in name and init is not Init.paper:
+        return ZERO
+    if init is not Init.original:
+        return Initializer(Distribution.normal, 1.0) if "embedding_table" in name else FAN_IN
+    if re.match(r"(t_embedder|y_embedder)\.", name):
+        return Initializer(Distribution.normal, 0.02)
+    return Initializer(Distribution.xavier_uniform)

@@ -1,0 +1,30 @@
+"""µP and the standard parametrization, from a config to factors per parameter and models."""
+
+from __future__ import annotations
+
+from hptransfer.models.parametrization.build import build_model, param_groups
+from hptransfer.models.parametrization.factors import Factors, Role, factors
+from hptransfer.models.parametrization.readouts import ReadoutForm, build_template, rules_in_form
+from hptransfer.models.parametrization.rules import (
+    ParameterRule,
+    forward_multipliers,
+    initial_parameters,
+    parameter_count,
+    parameter_rules,
+)
+
+__all__ = [
+    "Factors",
+    "ParameterRule",
+    "ReadoutForm",
+    "Role",
+    "build_model",
+    "build_template",
+    "factors",
+    "forward_multipliers",
+    "initial_parameters",
+    "param_groups",
+    "parameter_count",
+    "parameter_rules",
+    "rules_in_form",
+]

@@ -1,0 +1,83 @@
+"""A trial's parametrization for any torch training loop: the model and its optimizer groups."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from hptransfer.config import TrialConfig
+from hptransfer.config.choices import WeightDecayMode
+from hptransfer.errors import UserError
+from hptransfer.models.families import build_architecture
+from hptransfer.models.parametrization.factors import Factors
+from hptransfer.models.parametrization.readouts import ReadoutForm, build_template, rules_in_form
+from hptransfer.models.parametrization.rules import (
+    ParameterRule,
+    branch_multipliers,
+    forward_multipliers,
+    initial_parameters,
+    parameter_rules,
+    readout_factor,
+)
+
+
+def build_model(config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.hook) -> nn.Module:
+    """Build a trial's model, parametrized and initialised, ready to train in any loop.
+
+    With `readout="folded"` its forward has no width factor: `param_groups` must be told the same.
+    """
+    hooked = ReadoutForm(readout) is ReadoutForm.hook
+    if hooked:
+        model = build_template(config)
+    else:
+        model = build_architecture(config.model, config.data.layout)
+    initial = initial_parameters(config)
+    with torch.no_grad():
+        for rule in parameter_rules(config):
+            folded = 1.0 if hooked else readout_factor(config, rule)
+            model.get_parameter(rule.name).copy_(initial[rule.name] * folded)
+        multipliers = forward_multipliers(config) if hooked else branch_multipliers(config)
+        for name, value in multipliers.items():
+            model.get_buffer(name).fill_(value)
+    return model
+
+
+def param_groups(
+    model: nn.Module, config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.hook
+) -> list[dict[str, object]]:
+    """Return groups for any torch optimizer with per-group lr, weight_decay and eps.
+
+    Multiply a schedule into each group's `lr`; an absolute value would undo the factors. Under
+    `WeightDecayMode.independent` the decay is λ per step at the base schedule.
+    """
+    try:
+        model.get_parameter(parameter_rules(config)[0].name)
+    except AttributeError:
+        raise UserError(
+            "`param_groups` needs the model that `build_model` returned, but got a "
+            f"{type(model).__name__} without its parameters' names. Pass the model inside it, "
+            "usually model.module."
+        ) from None
+    by_factors: dict[Factors, list[ParameterRule]] = {}
+    for rule in rules_in_form(config, ReadoutForm(readout)):
+        by_factors.setdefault(dataclasses.replace(rule.factors, forward=1.0), []).append(rule)
+    return [_group(model, config, key, rules) for key, rules in by_factors.items()]
+
+
+def _group(
+    model: nn.Module, config: TrialConfig, key: Factors, rules: Sequence[ParameterRule]
+) -> dict[str, object]:
+    optimizer = config.optimizer
+    independent = config.parametrization.weight_decay_mode is WeightDecayMode.independent
+    decay = optimizer.weight_decay / (optimizer.lr if independent else 1.0)
+    return {
+        "params": [model.get_parameter(rule.name) for rule in rules],
+        "names": [rule.name for rule in rules],
+        "lr": optimizer.lr * key.lr,
+        "weight_decay": decay * key.weight_decay,
+        "eps": optimizer.eps * key.eps,
+        "betas": (optimizer.beta1, optimizer.beta2),
+    }

@@ -1,0 +1,94 @@
+"""The rule: from a parameter's role and the width and depth ratios to every factor.
+
+Table 8 of arXiv 2203.03466 for Adam, as arXiv 2505.15270 applies it to diffusion transformers;
+depth by Table 1 of arXiv 2505.01618 (CompleteP). Invariants: at m = r = 1 every factor is 1 in
+every parametrization; `standard` has every factor 1 at every width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from hptransfer.config import ParametrizationConfig
+from hptransfer.config.choices import Broken, EpsScaling, Scaling, WeightDecayMode
+
+
+class Role(Enum):
+    """What width does to a parameter: which of its dimensions grow."""
+
+    input = "input"  # fan-out grows: embeddings, first layers
+    hidden = "hidden"  # both grow
+    output = "output"  # fan-in grows: the readout
+    vector = "vector"  # biases and gains whose length grows
+    finite = "finite"  # nothing grows
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What width multiplies, for one parameter."""
+
+    lr: float
+    weight_decay: float  # of a coupled AdamW's λ, so that lr·λ follows `WeightDecayMode`
+    eps: float
+    forward: float  # of the layer's input
+
+
+def factors(
+    role: Role, m: float, parametrization: ParametrizationConfig, r: float = 1.0
+) -> Factors:
+    """Return the factors of a role at width ratio m (arXiv 2203.03466, Table 8, Adam).
+
+    `r` is the depth ratio for a parameter inside a residual block, and 1 for all others.
+    """
+    mup = parametrization.scaling is Scaling.mup
+    alpha = parametrization.depth_alpha
+    width_lr = _width_lr_factor(role, m, parametrization)
+    lr = width_lr * (r ** (alpha - 1) if mup else 1.0)
+    mode = parametrization.weight_decay_mode
+    scaled_eps = mup and role is not Role.finite and parametrization.eps_scaling is EpsScaling.width
+    return Factors(
+        lr=lr,
+        weight_decay=1.0 if mode is WeightDecayMode.unscaled else 1.0 / width_lr,
+        eps=r**-alpha / m if scaled_eps else 1.0,
+        forward=_forward_factor(role, m, parametrization),
+    )
+
+
+def branch_factor(r: float, parametrization: ParametrizationConfig) -> float:
+    """Return what multiplies every residual branch at depth ratio r (arXiv 2505.01618, Table 1)."""
+    return r**-parametrization.depth_alpha if parametrization.scaling is Scaling.mup else 1.0
+
+
+def init_factor(role: Role, m: float, parametrization: ParametrizationConfig) -> float:
+    """Return how an initial std goes on from base width (arXiv 2203.03466, Table 8)."""
+    hidden = parametrization.scaling is Scaling.mup and role is Role.hidden
+    return m**-0.5 if hidden else 1.0
+
+
+def _width_lr_factor(role: Role, m: float, parametrization: ParametrizationConfig) -> float:
+    if parametrization.scaling is Scaling.standard_embed:
+        return m if role is Role.input else 1.0
+    if parametrization.scaling is Scaling.standard:
+        return 1.0
+    match role, parametrization.broken:
+        case Role.hidden, Broken.hidden_lr:
+            return 1.0
+        case Role.hidden, Broken.hidden_lr_squared:
+            return m**-2
+        case Role.input, Broken.input_lr:
+            return 1.0 / m
+        case Role.hidden, _:
+            return 1.0 / m
+    return 1.0
+
+
+def _forward_factor(role: Role, m: float, parametrization: ParametrizationConfig) -> float:
+    if parametrization.scaling is not Scaling.mup or role is not Role.output:
+        return 1.0
+    match parametrization.broken:
+        case Broken.readout:
+            return 1.0
+        case Broken.readout_twice:
+            return m**-2
+    return 1.0 / m

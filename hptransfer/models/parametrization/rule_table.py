@@ -1,0 +1,136 @@
+"""What `rules` says of a model: factors per role and parameter, beside the vanilla Transformer's.
+
+The vanilla Transformer's rules are Table 8 of arXiv 2203.03466 for Adam, written down as exponents
+of the width. Ours are read off the model's own rules at two widths, so the two are independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from hptransfer.config import TrialConfig
+from hptransfer.config.identity import with_width
+from hptransfer.models.parametrization import ParameterRule, Role, parameter_count, parameter_rules
+
+QUANTITIES = ("init_std", "lr_factor", "weight_decay_factor", "eps_factor", "forward_factor")
+TOLERANCE = 0.1  # of an exponent: the stds of a custom model are measured
+
+Exponents = tuple[float, float, float, float, float]  # of the width, in the order of QUANTITIES
+
+# Table 8 of arXiv 2203.03466, Adam: initial std, learning rate and multiplier; epsilon does not
+# scale there. The decay keeps rate times decay constant, as the mup package does.
+VANILLA: dict[Role, Exponents] = {
+    Role.input: (0.0, 0.0, 0.0, 0.0, 0.0),
+    Role.hidden: (-0.5, -1.0, 1.0, 0.0, 0.0),
+    Role.output: (0.0, 0.0, 0.0, 0.0, -1.0),
+    Role.vector: (0.0, 0.0, 0.0, 0.0, 0.0),
+    Role.finite: (0.0, 0.0, 0.0, 0.0, 0.0),
+}
+
+
+def parameter_table(config: TrialConfig) -> list[dict[str, Any]]:
+    """Return the rule of every parameter, for people who train in their own code base."""
+    return [
+        {
+            "parameter": rule.name,
+            "shape": list(rule.shape),
+            "role": rule.role.value,
+            **dict(zip(QUANTITIES, _values(rule), strict=True)),
+        }
+        for rule in parameter_rules(config)
+    ]
+
+
+def role_table(config: TrialConfig) -> dict[str, Any]:
+    """Return the object of `hptransfer rules --json`: every role that the model has, its factors at
+    this width and their exponents, and where they differ from the vanilla Transformer's.
+    """
+    narrow, wide = _two_widths(config)
+    ratio = wide.width_mult
+    pairs = list(zip(parameter_rules(narrow), parameter_rules(wide), strict=True))
+    roles = {
+        role.value: _role_entry(
+            role,
+            [rule for rule in parameter_rules(config) if rule.role is role],
+            [_exponents(*pair, ratio) for pair in pairs if pair[0].role is role],
+            config.width_mult,
+        )
+        for role in Role
+        if any(rule.role is role for rule, _ in pairs)
+    }
+    return {
+        "family": config.model.family,
+        "parametrization": config.parametrization.scaling.value,
+        "broken": config.parametrization.broken.value,
+        "width": config.model.width,
+        "base_width": config.model.base_width,
+        "width_mult": config.width_mult,
+        "depth_mult": config.model.depth_mult,
+        "parameters": parameter_count(config),
+        "roles": roles,
+        "coincide": not any(entry["differs"] for entry in roles.values()),
+    }
+
+
+class _Spread(NamedTuple):
+    low: float
+    high: float
+
+
+def _two_widths(config: TrialConfig) -> tuple[TrialConfig, TrialConfig]:
+    """Return the trial at base width and at its own; at twice the base where its own is the base,
+    since there every parametrization has all factors 1.
+    """
+    base, own = config.model.base_width, config.model.width
+    return with_width(config, base), with_width(config, own if own != base else 2 * base)
+
+
+def _values(rule: ParameterRule) -> tuple[float, ...]:
+    factors = rule.factors
+    return rule.init_std, factors.lr, factors.weight_decay, factors.eps, factors.forward
+
+
+def _exponents(narrow: ParameterRule, wide: ParameterRule, ratio: float) -> tuple[Any, ...]:
+    """Return the width exponents of a parameter's rule; None for what is zero at both widths."""
+    return tuple(
+        math.log(after / before, ratio) if before else None
+        for before, after in zip(_values(narrow), _values(wide), strict=True)
+    )
+
+
+def _role_entry(
+    role: Role, rules: Sequence[ParameterRule], exponents: Sequence[tuple[Any, ...]], m: float
+) -> dict[str, Any]:
+    values = [_spread(column) for column in zip(*map(_values, rules), strict=True)]
+    spreads = [_spread(column) for column in zip(*exponents, strict=True)]
+    vanilla = VANILLA[role]
+    return {
+        "tensors": len(rules),
+        "parameters": sum(math.prod(rule.shape) for rule in rules),
+        **{name: _as_json(spread) for name, spread in zip(QUANTITIES, values, strict=True)},
+        "exponents": {n: _as_json(s, 4) for n, s in zip(QUANTITIES, spreads, strict=True)},
+        "vanilla_exponents": dict(zip(QUANTITIES, vanilla, strict=True)),
+        "vanilla_factors": {
+            name: m**exponent for name, exponent in zip(QUANTITIES, vanilla, strict=True)
+        },
+        "differs": [
+            name
+            for name, spread, exponent in zip(QUANTITIES, spreads, vanilla, strict=True)
+            if spread and max(abs(end - exponent) for end in spread) > TOLERANCE
+        ],
+    }
+
+
+def _spread(values: Sequence[float | None]) -> _Spread | None:
+    """Return the lowest and highest of the values that there are."""
+    there = [value for value in values if value is not None]
+    return _Spread(min(there), max(there)) if there else None
+
+
+def _as_json(spread: _Spread | None, digits: int | None = None) -> dict[str, float] | None:
+    if spread is None:
+        return None
+    low, high = (end if digits is None else round(end, digits) + 0.0 for end in spread)
+    return {"low": low, "high": high}

@@ -1,0 +1,196 @@
+"""Weights on disk: ours as safetensors with what they were trained under, and published ones.
+
+A µP model's readout is scaled by its width over its base width, which no state dict holds: without
+the base width in the file's metadata a µP checkpoint cannot be told from a standard one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hptransfer.config import TrialConfig
+from hptransfer.config.identity import canonical_json
+from hptransfer.errors import UserError
+from hptransfer.models.parametrization import build_model, forward_multipliers
+from hptransfer.system.files import opening, writing
+
+WRAPPERS = ("module.", "_orig_mod.", "ema_model.", "model.")  # what trainers put before names
+BESIDE_OTHERS = "model.diffusion_model."  # in one file with an autoencoder, as SD3 is published
+NESTED = ("ema", "model_ema", "state_dict_ema", "state_dict", "model")  # moving averages first
+SHOWN = 3  # names of each kind in a complaint
+
+Stored = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata by name
+
+
+def save_weights(path: Path, config: TrialConfig, weights: Mapping[str, Tensor]) -> None:
+    """Write a trial's trained parameters, whole or not at all."""
+    with opening(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "base_width": str(config.model.base_width),
+        "parametrization": config.parametrization.scaling.value,
+        "multipliers": _multipliers(config),
+        "trial": canonical_json(config),
+    }
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        write_tensors(partial, contiguous, metadata)
+        partial.replace(path)
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write contiguous tensors to a safetensors file, on the disk when it returns, or OSError."""
+    try:
+        save_file(tensors, str(path), metadata)
+    except SafetensorError as error:  # what it makes of a full disk
+        raise OSError(errno.EIO, str(error)) from error
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def load_weights(config: TrialConfig, path: Path) -> nn.Module:
+    """Build a trial's model with weights from a file: ours, or a published checkpoint.
+
+    Reads .safetensors, and anything else by `torch.load(weights_only=True)`. Prefixes that trainers
+    add are taken off; of a moving average and raw weights in one file the average is taken.
+    """
+    tensors, metadata = _stored(path)
+    model = build_model(config)
+    _require_scaled_alike(config, metadata, path)
+    tensors = _unwrapped(tensors, set(model.state_dict()))
+    broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise UserError(
+            f"Weights must be finite, but in {path} {broken[0]} is not. The run that wrote them "
+            "had diverged: take an earlier checkpoint."
+        )
+    tables = _tables(model)
+    _require_match(model.state_dict(), {**tables, **tensors}, path)
+    model.load_state_dict({**tables, **tensors}, strict=True)
+    return model
+
+
+def _tables(model: nn.Module) -> dict[str, Tensor]:
+    """Return the fixed tables, which a checkpoint may leave out: the model makes them anew."""
+    names = {name for name, _ in model.named_parameters()}
+    return {name: value for name, value in model.state_dict().items() if name not in names}
+
+
+def _stored(path: Path) -> Stored:
+    if not path.is_file():
+        raise UserError(f"There are no weights at {path}. Check the path.")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(str(path), framework="pt") as file:
+                names, metadata = list(file.keys()), file.metadata() or {}
+                return {name: file.get_tensor(name) for name in names}, metadata
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".") or "it ends too early"
+        raise UserError(f"{path} cannot be read as weights: {reason}. Copy it again.") from None
+    except UnpicklingError:
+        raise UserError(
+            f"{path} must hold tensors only, but it holds objects that would run code when read. "
+            "Save its state dict as .safetensors."
+        ) from None
+    return _innermost(content)
+
+
+def _innermost(content: Any) -> Stored:
+    """Return the tensors of a checkpoint, with what stands beside them as metadata."""
+    metadata: dict[str, str] = {}
+    while isinstance(content, dict) and not all(isinstance(v, Tensor) for v in content.values()):
+        metadata |= {k: str(v) for k, v in content.items() if isinstance(v, str | int | float)}
+        inner = [content[key] for key in NESTED if isinstance(content.get(key), dict)]
+        if not inner:
+            found = ", ".join(map(str, list(content)[:5]))
+            raise UserError(
+                f"A checkpoint must be a state dict, or hold one under {', '.join(NESTED)}, but it "
+                f"has {found}. Save the model's state dict."
+            )
+        content = inner[0]
+    if not isinstance(content, dict):
+        raise UserError(f"A checkpoint must be a state dict, but it is a {type(content).__name__}.")
+    return content, metadata
+
+
+def _unwrapped(tensors: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """Take wrappers' prefixes off, as long as all names share one and none is already right."""
+    ours = [name for name in tensors if name.startswith(BESIDE_OTHERS)]
+    if ours:
+        return {name.removeprefix(BESIDE_OTHERS): tensors[name] for name in ours}
+    for _ in WRAPPERS:
+        prefix = next((p for p in WRAPPERS if all(name.startswith(p) for name in tensors)), None)
+        if prefix is None or wanted & tensors.keys():
+            break
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def _require_scaled_alike(config: TrialConfig, metadata: Mapping[str, str], path: Path) -> None:
+    """Refuse weights whose forward multipliers are not the config's, or cannot be known."""
+    stated = metadata.get("base_width", "").removesuffix(".0") or None
+    own = str(config.model.base_width)
+    if stated is not None and stated != own:
+        raise UserError(
+            f"Weights must be used at the base width they were trained with, but {path} says "
+            f"{stated} and the config says {own}. Set model.base_width={stated}."
+        )
+    multipliers = _multipliers(config)
+    recorded = metadata.get("multipliers", multipliers)
+    if recorded != multipliers:
+        raise UserError(
+            f"Weights must be scaled as they were trained, but {path} was trained with "
+            f"{recorded} (parametrization={metadata.get('parametrization')}) and the config gives "
+            f"{multipliers}. Set parametrization, its output_scale and model.base_depth as there."
+        )
+    if stated is None and any(factor != 1 for factor in forward_multipliers(config).values()):
+        raise UserError(
+            f"A µP model's forward is scaled by factors of its base width, but {path} has no "
+            f"base_width in its metadata and the config says {own} at width {config.model.width}, "
+            f"which gives {multipliers}. Set parametrization=standard with output_scale 1 if it "
+            "was trained without µP, or store base_width beside the tensors (metadata of "
+            ".safetensors, a key of the checkpoint)."
+        )
+
+
+def _multipliers(config: TrialConfig) -> str:
+    """Return the forward multipliers other than 1, as text that compares."""
+    scaled = {name: f for name, f in forward_multipliers(config).items() if f != 1}
+    return json.dumps(scaled, sort_keys=True)
+
+
+def _require_match(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights of another model, in one sentence."""
+    missing = [name for name in wanted if name not in found]
+    foreign = [name for name in found if name not in wanted]
+    other = [
+        f"{name} {list(found[name].shape)} for {list(wanted[name].shape)}"
+        for name in wanted
+        if name in found and found[name].shape != wanted[name].shape
+    ]
+    kinds = {"missing": missing, "not the model's": foreign, "of another shape": other}
+    complaints = [f"{len(n)} {kind} ({_first(n)})" for kind, n in kinds.items() if n]
+    if complaints:
+        raise UserError(
+            f"The weights in {path} must be this model's, but of its {len(wanted)} tensors there "
+            f"are {'; '.join(complaints)}. Choose the model= that they were trained as."
+        )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

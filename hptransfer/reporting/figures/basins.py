@@ -1,0 +1,244 @@
+"""The picture of an arm's basins: loss over log2 HP, one curve per width, optimum with interval."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hptransfer.reporting.figures.style import (
+    MUTED,
+    PAPER,
+    arm_title,
+    hp_label,
+    spread,
+    width_colors,
+)
+from hptransfer.results.table import Metric, metric_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+EDGE_SHARE = 0.05  # of the draws on an end of the grid: above it is said
+LANE = 0.046  # height of one width's lane in the strip, as a share of the loss window
+BARS: dict[str, Any] = {"elinewidth": 1.8, "capsize": 4.5, "capthick": 1.5, "zorder": 5}
+OPTIMUM: dict[str, Any] = {"ms": 5.5, "mew": 1.6, "zorder": 6}
+
+
+class Point(NamedTuple):
+    """A grid point's mean loss with the range over seeds."""
+
+    theta: float
+    loss: float
+    low: float
+    high: float
+
+
+class Curve(NamedTuple):
+    """One width's basin; `above`, `failed` and the cliff are drawn in the strip at the top."""
+
+    width: int
+    color: str
+    points: tuple[Point, ...]
+    above: tuple[float, ...]
+    failed: tuple[float, ...]
+    fit: tuple[tuple[float, float], ...]
+    optimum: float
+    interval: tuple[float, float] | None
+    loss: float
+    censored: str | None
+    cliff: float | None  # from here on up every point failed
+    note: str  # what the width's name alone does not say
+
+
+class BasinPanel(NamedTuple):
+    """One arm's curves in a window that all arms of the HP share."""
+
+    title: str
+    x_label: str
+    curves: tuple[Curve, ...]
+    x_limits: tuple[float, float]
+    floor: float
+    ceiling: float  # losses above are drawn as arrows
+    top: float  # end of the strip that holds arrows and crosses
+    seeds: str
+    metric: Metric
+
+
+class BasinsData(NamedTuple):
+    """The panels of a sweep, in the order of its arms."""
+
+    panels: tuple[BasinPanel, ...]
+
+
+def basins_data(estimates: dict[str, Any]) -> BasinsData:
+    """Select each arm's curves; arms that share an HP share their limits."""
+    arms = estimates["arms"]
+    colors = width_colors([o["width"] for arm in arms for o in arm["optima"]])
+    metric = metric_of(estimates)
+    return BasinsData(tuple(_panel(arm, arms, colors, metric) for arm in arms))
+
+
+def basin_curve(optimum: dict[str, Any], color: str, ceiling: float) -> Curve:
+    """Sort one width's grid points into those inside the picture, above it, and failed."""
+    basin = optimum["basin"]
+    grid = list(
+        zip(
+            basin["theta"], basin["mean"], basin["low"], basin["high"], basin["failed"], strict=True
+        )
+    )
+    sound = [
+        Point(t, m, m if lo is None else lo, m if hi is None else hi)
+        for t, m, lo, hi, failed in grid
+        if not failed and m is not None
+    ]
+    fit = zip(basin["fit_theta"] or [], basin["fit_loss"] or [], strict=True)
+    ends = (optimum["low"], optimum["high"])
+    return Curve(
+        width=optimum["width"],
+        color=color,
+        points=tuple(sound),
+        above=tuple(p.theta for p in sound if p.loss > ceiling),
+        failed=tuple(t for t, m, _, _, failed in grid if failed or m is None),
+        fit=tuple((t, y) for t, y in fit if y is not None),
+        optimum=optimum["optimum"],
+        interval=None if None in ends else ends,
+        loss=_bottom(optimum),
+        censored=optimum["censored"],
+        cliff=None if optimum.get("cliff") is None else optimum["optimum"] + optimum["cliff"],
+        note=_edge_note(optimum.get("edge")),
+    )
+
+
+def _edge_note(edge: dict[str, Any] | None) -> str:
+    shares = {side: (edge or {}).get(side) or 0.0 for side in ("low", "high")}
+    side = max(shares, key=lambda name: shares[name])
+    return f"edge {100 * shares[side]:.0f} %" if shares[side] > EDGE_SHARE else ""
+
+
+def _seeds(optima: list[dict[str, Any]]) -> str:
+    counts = sorted({o["n_seeds"] for o in optima if o["n_seeds"] is not None})
+    if not counts:
+        return ""
+    few, many = counts[0], counts[-1]
+    return f"{few} to {many} seeds" if few < many else f"{few} seed{'s' if few > 1 else ''}"
+
+
+def loss_window(optima: list[dict[str, Any]]) -> tuple[float, float]:
+    """Choose the loss range that shows every minimum and a shoulder of every fit."""
+    bottoms = [_bottom(o) for o in optima]
+    fits = [o["basin"]["fit_loss"] for o in optima if o["basin"]["fit_loss"]]
+    # The lower shoulder: the higher one often climbs a cliff, which would flatten all the rest.
+    shoulders = [min(fit[0], fit[-1]) for fit in fits if None not in (fit[0], fit[-1])]
+    means = [m for o in optima for m in o["basin"]["mean"] if m is not None]
+    low, high = min([*bottoms, *means]), max(bottoms)
+    reach = max(1.3 * (max([high, *shoulders]) - low), 2.5 * (high - low))
+    ceiling = min(low + reach, max([high, *means])) if reach > 0 else max([high, *means])
+    span = (ceiling - low) or abs(low) or 1.0
+    return low - 0.1 * span, max(ceiling, low + span) + 0.03 * span
+
+
+def _bottom(optimum: dict[str, Any]) -> float:
+    means = [m for m in optimum["basin"]["mean"] if m is not None]
+    return min(means, default=0.0) if optimum["loss"] is None else optimum["loss"]
+
+
+def _panel(
+    arm: dict[str, Any], arms: list[dict[str, Any]], colors: dict[int, str], metric: Metric
+) -> BasinPanel:
+    peers = [o for a in arms if a["hp"] == arm["hp"] for o in a["optima"] if o.get("basin")]
+    thetas = [t for o in peers for t in o["basin"]["theta"]] or [0.0]
+    floor, ceiling = loss_window(peers) if peers else (0.0, 1.0)
+    lanes = max((len(a["optima"]) for a in arms if a["hp"] == arm["hp"]), default=1)
+    return BasinPanel(
+        title=arm_title(arm),
+        x_label=hp_label(arm["hp"]),
+        curves=tuple(
+            basin_curve(o, colors[o["width"]], ceiling) for o in arm["optima"] if o.get("basin")
+        ),
+        x_limits=(min(thetas) - 0.35, max(thetas) + 0.35),
+        floor=floor,
+        ceiling=ceiling,
+        top=ceiling + (ceiling - floor) * LANE * lanes,
+        seeds=_seeds(arm["optima"]),
+        metric=metric,
+    )
+
+
+def draw_basins(ax: Axes, data: BasinPanel) -> None:
+    """Draw one arm: curves, optima with intervals, widths named at the right edge."""
+    ax.set(xlim=data.x_limits, xlabel=data.x_label)
+    ax.set_title(data.title)
+    frame_losses(ax, data.floor, data.ceiling, data.top)
+    ax.set(ylabel=data.metric.axis)
+    for lane, curve in enumerate(data.curves):
+        draw_curve(ax, curve)
+        draw_lane(ax, curve, data.top - (lane + 0.5) * LANE * (data.ceiling - data.floor))
+    ax.text(
+        0.012, 0.012, data.seeds, transform=ax.transAxes, color=MUTED, fontsize=8.5, zorder=1,
+    )  # fmt: skip
+    _name_widths(ax, data)
+
+
+def frame_losses(ax: Axes, floor: float, ceiling: float, top: float) -> None:
+    """Set the loss axis, and part off the strip above `ceiling` that holds arrows and crosses."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
+    ax.set(ylim=(floor, top))
+    ax.axhspan(ceiling, top, facecolor=PAPER, edgecolor="none", zorder=3)
+    ax.axhline(ceiling, color=MUTED, lw=0.6, ls=(0, (1, 2)), zorder=3.1)
+    ticks = MaxNLocator(6).tick_values(floor, ceiling)
+    ax.yaxis.set_major_locator(FixedLocator([t for t in ticks if floor <= t <= ceiling]))
+
+
+def draw_curve(ax: Axes, curve: Curve) -> None:
+    """Draw one width's points, seed ranges, local fit with the window's ends, and optimum."""
+    color = curve.color
+    ends = (curve.fit[0][0], curve.fit[-1][0]) if curve.fit else (0.0, 0.0)
+    for a, b in pairwise(curve.points):
+        # Inside the fitted window the fit is the line; across a failed point there is none.
+        fitted = ends[0] <= a.theta and b.theta <= ends[1]
+        broken = any(a.theta < t < b.theta for t in curve.failed)
+        if not fitted and not broken:
+            ax.plot([a.theta, b.theta], [a.loss, b.loss], color=color, lw=0.9, alpha=0.6)
+    theta = [p.theta for p in curve.points]
+    ax.plot(theta, [p.loss for p in curve.points], ".", color=color, ms=6)
+    ax.vlines(theta, [p.low for p in curve.points], [p.high for p in curve.points], color, lw=1)
+    ax.plot([t for t, _ in curve.fit], [y for _, y in curve.fit], color=color, lw=2)
+    ends = [*curve.fit[:1], *curve.fit[-1:]]
+    ax.plot([t for t, _ in ends], [y for _, y in ends], "|", color=color, ms=9, mew=1.6)
+    if curve.interval is not None:
+        reach = [[curve.optimum - curve.interval[0]], [curve.interval[1] - curve.optimum]]
+        ax.errorbar([curve.optimum], [curve.loss], xerr=reach, fmt="none", color=color, **BARS)
+    shape, face = ("o", color) if curve.censored is None else ("D", PAPER)
+    ax.plot([curve.optimum], [curve.loss], shape, mfc=face, mec=color, **OPTIMUM)
+
+
+def draw_lane(ax: Axes, curve: Curve, level: float) -> None:
+    """Draw what lies outside the picture at one height: arrows above it, crosses failed."""
+    lane = {"ls": "none", "zorder": 4, "color": curve.color}
+    if curve.cliff is not None:
+        ax.plot(
+            [curve.cliff, ax.get_xlim()[1]], [level, level], color=curve.color, lw=5, alpha=0.22,
+            solid_capstyle="butt", zorder=3.5,
+        )  # fmt: skip
+    ax.plot(curve.above, [level] * len(curve.above), marker="^", ms=3.5, alpha=0.55, mew=0, **lane)
+    ax.plot(curve.failed, [level] * len(curve.failed), marker="x", ms=5, mew=1.5, **lane)
+
+
+def _name_widths(ax: Axes, data: BasinPanel) -> None:
+    # Wide enough for a second line where any width has a note.
+    gap = (0.09 if any(c.note for c in data.curves) else 0.058) * (data.top - data.floor)
+    places = spread([c.loss for c in data.curves], gap, (data.floor + gap / 2, data.top))
+    for curve, place in zip(data.curves, places, strict=True):
+        right = data.x_limits[1]
+        ax.plot([curve.optimum, right], [curve.loss] * 2, ":", color=curve.color, lw=1, alpha=0.7)
+        ax.annotate(
+            f"d = {curve.width}", (right, place), (5, 0), textcoords="offset points",
+            color=curve.color, va="center", fontsize=9, fontweight="bold", annotation_clip=False,
+        )  # fmt: skip
+        if curve.note:
+            ax.annotate(
+                curve.note, (right, place), (5, -6), textcoords="offset points", va="top",
+                color=curve.color, fontsize=7.5, annotation_clip=False,
+            )  # fmt: skip

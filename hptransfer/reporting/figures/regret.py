@@ -1,0 +1,241 @@
+"""The picture of regrets: what a value costs at the target, and both regrets against δ."""
+
+from __future__ import annotations
+
+import math
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hptransfer.reporting.figures.style import (
+    MUTED,
+    PAPER,
+    SHADE,
+    arm_colors,
+    arm_name,
+    hp_label,
+    key_line,
+)
+from hptransfer.results.table import metric_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+POINTS = 121
+REACH = 1.75  # octaves shown on either side of the targets' optima
+NEAR = 0.35  # of the picture's width: names of curves closer than this have lines of their own
+FLOOR, CEILING = 1e-3, 1e3  # multiples of δ that the lower picture shows
+
+
+class RegretCurve(NamedTuple):
+    """Regret over θ at the target, `low` and `high` its ends while θ_T is in its interval."""
+
+    name: str
+    color: str
+    theta: tuple[float, ...]
+    regret: tuple[float, ...]  # ends at the cliff
+    low: tuple[float, ...]
+    high: tuple[float, ...]  # +inf where the cliff may be passed
+    emitted: float
+    expected: tuple[float, float, float] | None  # mean, low, high
+    delta: float | None
+
+
+class RegretRow(NamedTuple):
+    """One regret of an arm as multiples of its δ; an end that is not known is null."""
+
+    name: str
+    color: str
+    estimate: float | None
+    low: float | None
+    high: float | None  # +inf past the cliff
+
+
+class RegretData(NamedTuple):
+    """The curves over θ, and the rows below them."""
+
+    x_label: str
+    curves: tuple[RegretCurve, ...]
+    rows: tuple[RegretRow, ...]
+    ceiling: float
+    y_label: str
+
+
+def regret_data(estimates: dict[str, Any], *, hp: str) -> RegretData:
+    """Select what the arms that swept one HP say of regret at the target."""
+    arms = [arm for arm in estimates["arms"] if arm["hp"] == hp]
+    colors = arm_colors([arm["parametrization"] for arm in arms])
+    coloured = list(zip(arms, colors, strict=True))
+    centers = [
+        t["optimum"] for arm in arms if (t := arm.get("target")) and t["optimum"] is not None
+    ]
+    span = (min(centers, default=0.0) - REACH, max(centers, default=0.0) + REACH)
+    curves = [curve for arm, color in coloured if (curve := _curve(arm, color, span))]
+    rows = [row for arm, color in coloured for row in _rows(arm, color)]
+    y_label = f"regret at the target ({metric_of(estimates).label})"
+    return RegretData(hp_label(hp), tuple(curves), tuple(rows), _ceiling(curves), y_label)
+
+
+def _curve(arm: dict[str, Any], color: str, span: tuple[float, float]) -> RegretCurve | None:
+    target = arm.get("target")
+    bent = [c for o in arm["optima"] if (c := o.get("curvature")) and c["low"] is not None]
+    if target is None or None in (target["optimum"], target["emitted"]) or not bent:
+        return None
+    below = sum(c["low"] for c in bent) / len(bent)
+    seen = [c["high"] for c in bent if c["high"] is not None]
+    above = sum(seen) / len(seen) if seen else below
+    cliff = min([o["cliff"] for o in arm["optima"] if o.get("cliff") is not None], default=math.inf)
+
+    def regret(x: float, optimum: float) -> float:
+        if x - optimum >= cliff:
+            return math.inf
+        return (below if x < optimum else above) * (x - optimum) ** 2
+
+    grid = [span[0] + (span[1] - span[0]) * i / (POINTS - 1) for i in range(POINTS)]
+    best, ends = target["optimum"], (target["low"], target["high"])
+    sound = [x for x in grid if x - best < cliff]
+    known = None not in ends
+    expected = target.get("expected_regret") or {}
+    mean, least, most = (expected.get(name) for name in ("mean", "low", "high"))
+    return RegretCurve(
+        name=arm_name(arm["parametrization"]),
+        color=color,
+        theta=tuple(grid),
+        regret=tuple(regret(x, best) for x in sound),
+        low=tuple(regret(x, min(max(x, ends[0]), ends[1])) for x in grid) if known else (),
+        high=tuple(max(regret(x, end) for end in ends) for x in grid) if known else (),
+        emitted=target["emitted"],
+        expected=None if mean is None or least is None or most is None else (mean, least, most),
+        delta=(arm.get("regret") or {}).get("delta"),
+    )
+
+
+def _rows(arm: dict[str, Any], color: str) -> list[RegretRow]:
+    regret = arm.get("regret") or {}
+    delta, name = regret.get("delta"), arm_name(arm["parametrization"])
+    rows = []
+    for key, what in (("held_out", "held out"), ("at_target", "at target")):
+        entry = regret.get(key)
+        if not delta or not entry or (entry["estimate"] is None and entry["low"] is None):
+            continue
+        low, high = entry["low"], entry["high"]
+        # A lower end without an upper one: the rest of the draws are past the cliff.
+        past = low is not None and high is None
+        rows.append(
+            RegretRow(
+                name=f"{name}, {what}",
+                color=color,
+                estimate=None if entry["estimate"] is None else entry["estimate"] / delta,
+                low=None if low is None else low / delta,
+                high=math.inf if past else None if high is None else high / delta,
+            )
+        )
+    return rows
+
+
+def _ceiling(curves: list[RegretCurve]) -> float:
+    """Show a few δ, and the expected regrets' upper ends where they are higher."""
+    wanted = [3.2 * c.delta for c in curves if c.delta]
+    wanted += [1.25 * c.expected[2] for c in curves if c.expected]
+    lowest = [max(c.regret, default=0.0) for c in curves]
+    return max(wanted or lowest or [0.0]) or 1.0
+
+
+def draw_regret(figure: Figure, data: RegretData) -> None:
+    """Draw regret over θ at the target above, and regrets over δ below."""
+    if data.curves and data.rows:
+        upper, lower = figure.subplots(2, height_ratios=(8, 1.4 + 0.8 * len(data.rows)))
+        _draw_curves(upper, data)
+        _draw_rows(lower, data)
+    elif data.curves:
+        _draw_curves(figure.subplots(), data)
+    else:
+        _draw_rows(figure.subplots(), data)
+
+
+def _draw_curves(ax: Axes, data: RegretData) -> None:
+    ceiling = data.ceiling
+    theta = data.curves[0].theta
+    ax.set(xlim=(theta[0], theta[-1]), ylim=(-0.03 * ceiling, ceiling))
+    ax.set(xlabel=data.x_label, ylabel=data.y_label)
+    for curve in data.curves:
+        _draw_curve(ax, curve, ceiling)
+    for curve, line in zip(data.curves, name_lines(data.curves), strict=True):
+        ax.annotate(
+            curve.name, (curve.emitted, ceiling), (0, -4 - 12 * line), textcoords="offset points",
+            ha="center", va="top", color=curve.color, fontweight="bold",
+        )  # fmt: skip
+    key_line(
+        ax,
+        "line: the optimum is where the law puts it\n"
+        "shaded: it is anywhere in its 90 % interval\n"
+        "□ value for the target   dashed: tolerance δ",
+    )
+
+
+def _draw_curve(ax: Axes, curve: RegretCurve, ceiling: float) -> None:
+    color = curve.color
+    if curve.low:
+        high = [min(h, 2 * ceiling) for h in curve.high]
+        low = [min(v, 2 * ceiling) for v in curve.low]
+        ax.fill_between(curve.theta, low, high, color=color, alpha=0.15, lw=0)
+    ax.plot(curve.theta[: len(curve.regret)], curve.regret, color=color, lw=1.8)
+    if len(curve.regret) < len(curve.theta):
+        x, y = curve.theta[len(curve.regret) - 1], curve.regret[-1]
+        ax.plot([x, x], [y, 2 * ceiling], color=color, lw=1.2, ls=(0, (1, 1.5)))
+    if curve.delta:
+        ax.axhline(curve.delta, color=color, lw=1.1, ls=(0, (4, 3)))
+    mean = 0.0
+    if curve.expected is not None:
+        mean, low, high = curve.expected
+        ax.errorbar(
+            [curve.emitted], [mean], [[max(mean - low, 0)], [max(high - mean, 0)]], fmt="none",
+            color=color, elinewidth=1.6, capsize=3.5, zorder=5,
+        )  # fmt: skip
+    ax.plot([curve.emitted], [mean], "s", ms=6.5, mfc=PAPER, mec=color, mew=1.8, zorder=6)
+
+
+def name_lines(curves: tuple[RegretCurve, ...]) -> list[int]:
+    """Return the line from the top, from 0, where each name stands clear of its neighbours."""
+    lines: list[int] = []
+    for curve in curves:
+        clear = NEAR * (curve.theta[-1] - curve.theta[0])
+        near = zip(curves, lines, strict=False)  # those that have a line
+        taken = {line for other, line in near if abs(other.emitted - curve.emitted) < clear}
+        lines.append(next(line for line in count() if line not in taken))
+    return lines
+
+
+def _draw_rows(ax: Axes, data: RegretData) -> None:
+    shown = [v for r in data.rows for v in (r.estimate, r.low, r.high) if v and math.isfinite(v)]
+    left = 10 ** math.floor(math.log10(max(min([0.1, *shown]), FLOOR)))
+    right = 10 ** math.ceil(math.log10(min(max([10.0, *shown]), CEILING)))
+    ax.set_xscale("log")
+    ax.set(xlim=(left, right), ylim=(len(data.rows) - 0.4, -0.6))
+    ax.axvspan(left, 1, facecolor=SHADE, edgecolor="none", zorder=0)
+    ax.axvline(1, color=MUTED, lw=1)
+    for row, entry in enumerate(data.rows):
+        _draw_row(ax, row, entry, (left, right))
+    ax.set_yticks(range(len(data.rows)), [r.name for r in data.rows], fontsize=8.5)
+    ax.set_xlabel("regret as a multiple of δ")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_ticks([], minor=True)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
+
+
+def _draw_row(ax: Axes, row: int, entry: RegretRow, limits: tuple[float, float]) -> None:
+    def inside(value: float) -> float:
+        return min(max(value, limits[0]), limits[1])
+
+    if entry.low is not None and entry.high is not None:
+        ends = [inside(entry.low), inside(entry.high)]
+        ax.plot(ends, [row, row], color=entry.color, lw=3, alpha=0.45, solid_capstyle="butt")
+        if entry.high > limits[1]:
+            ax.plot([limits[1]], [row], ">", color=entry.color, ms=6, mew=0, clip_on=False)
+    if entry.estimate is not None:
+        out = "<" if entry.estimate < limits[0] else ">" if entry.estimate > limits[1] else "o"
+        ax.plot(
+            [inside(entry.estimate)], [row], out, color=entry.color, ms=6.5, mew=0, clip_on=False,
+            zorder=5,
+        )  # fmt: skip

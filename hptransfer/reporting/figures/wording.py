@@ -1,0 +1,146 @@
+"""The report's numbers and sentences: what a verdict means, in words a tired reader grasps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hptransfer.reporting.figures.style import arm_name, hp_label
+
+UNKNOWN = "not known"
+
+CENSORED = {
+    "grid_low": "on the grid's lower edge",
+    "grid_high": "on the grid's upper edge",
+    "divergence": "next to a failed point",
+    "flat": "flat: no clear minimum",
+    "too_few": "too few points",
+}
+
+
+def number(value: float | None, digits: int) -> str:
+    """Write a number with a true minus sign; null is `not known`, a tiny share is not -0.00."""
+    if value is None:
+        return UNKNOWN
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def hp_value(theta: float | None) -> str:
+    """Write log2 of an HP with the HP's own value behind it."""
+    return UNKNOWN if theta is None else f"{number(theta, 2)} ({2.0**theta:.3g})"
+
+
+def digits_for(*values: float | None) -> int:
+    """Choose four decimals, or up to seven where the largest regret has no two digits in four."""
+    largest = max((abs(v) for v in values if v is not None), default=0.0)
+    return next((digits for digits in range(4, 8) if largest >= 10.0 ** (1 - digits)), 4)
+
+
+def span(record: Mapping[str, Any] | None, digits: int, center: str = "estimate") -> str:
+    """Write an estimate with its 90 % interval."""
+    if record is None or (record[center] is None and record["low"] is None):
+        return UNKNOWN
+    if record[center] is None:
+        return f"at least {number(record['low'], digits)}"  # most draws are past the cliff
+    return number(record[center], digits) + interval(record["low"], record["high"], digits)
+
+
+def interval(low: float | None, high: float | None, digits: int) -> str:
+    """Write an interval in brackets; without an upper end it reaches past the cliff."""
+    if low is None:
+        return " (no interval)"
+    if high is None:
+        return f" ({number(low, digits)} or more)"
+    return f" ({number(low, digits)} to {number(high, digits)})"
+
+
+def regret(record: Mapping[str, Any] | None, center: str = "estimate") -> str:
+    """Write a regret with as many decimals as its interval needs."""
+    if record is None:
+        return UNKNOWN
+    return span(record, digits_for(record[center], record["low"], record["high"]), center)
+
+
+def subject(arm: Mapping[str, Any]) -> str:
+    """Name an arm and the HP whose optimum is spoken of."""
+    return f"{arm_name(arm['parametrization'])}, {hp_label(arm['hp'])}"
+
+
+def headline(arm: Mapping[str, Any]) -> str:
+    """Say in one sentence what an arm's verdict is and what to do."""
+    name = arm_name(arm["parametrization"])
+    match arm.get("verdict"):
+        case "transfers":
+            return f"{name} transfers: {_advice(arm)}"
+        case "drifts":
+            return f"{name} drifts: {_drift(arm)}. {_fallback(arm)}"
+        case "extend":
+            return f"{name}: extend the sweep before you use it. {_first_reason(arm)}".rstrip()
+        case "inconclusive":
+            return f"{name}: inconclusive. {_first_reason(arm)}".rstrip()
+    return f"{name}: no verdict."
+
+
+def _advice(arm: Mapping[str, Any]) -> str:
+    target = arm.get("target")
+    hp = hp_label(arm["hp"])
+    if target is None or target.get("emitted") is None:
+        return f"one value of {hp} serves every width of the sweep, which names no target."
+    sentence = f"train width {target['width']} at {hp} {hp_value(target['emitted'])}; "
+    return sentence + f"expected regret {regret(target.get('expected_regret'), 'mean')}."
+
+
+def _drift(arm: Mapping[str, Any]) -> str:
+    moved = span(arm.get("drift_octaves_per_doubling"), 2)
+    if moved == UNKNOWN:
+        return "its optimum moves with width"
+    return f"its optimum moves by {moved} octaves per doubling of the width"
+
+
+def _fallback(arm: Mapping[str, Any]) -> str:
+    target = arm.get("target")
+    if target is None or target.get("emitted") is None:
+        return "Sweep again at every width."
+    value = hp_value(target["emitted"])
+    expected = regret(target.get("expected_regret"), "mean")
+    return (
+        f"Its law would give width {target['width']} {hp_label(arm['hp'])} {value}, "
+        f"expected regret {expected}."
+    )
+
+
+def _first_reason(arm: Mapping[str, Any]) -> str:
+    return arm["reasons"][0] if arm.get("reasons") else ""
+
+
+def flops(value: float | None) -> str:
+    """Write FLOPs with an SI prefix."""
+    if value is None:
+        return UNKNOWN
+    for size, prefix in (
+        (1e21, "Z"),
+        (1e18, "E"),
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+    ):
+        if value >= size:
+            return f"{value / size:.3g} {prefix}FLOP"
+    return f"{value:.3g} FLOP"
+
+
+def percent(value: float | None) -> str:
+    """Write a percentage with three significant digits."""
+    return UNKNOWN if value is None else f"{value:.3g} %".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as the two units a reader thinks in."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,173 @@
+"""The report: one self-contained page that says what a sweep found, how surely, at what cost.
+
+The page holds no time stamps and no outside references: the same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hptransfer.errors import UserError
+from hptransfer.reporting.figures import Picture, pictures, wording
+from hptransfer.reporting.page import accounting, findings, laws, several
+from hptransfer.reporting.page.page import bullets, document, element, picture, section
+from hptransfer.system.files import write_text
+
+Record = Mapping[str, Any]
+
+HALF_PAGE = 5.0  # inches that are readable in one of two columns
+
+_CARD = {"transfers": "good", "drifts": "bad"}
+_NOTE = (
+    "Intervals are 90 % intervals. Regret is the loss at the transferred value minus the loss at "
+    "the width's own optimum."
+)
+
+_KEY = (
+    "Points are means over seeds, with the range over seeds; the thick line is the local fit.",
+    "The window's ends are marked by | on that line.",
+    "The large dot is the optimum with its 90 % interval; a hollow diamond is a censored optimum.",
+    "Under a width's name: the share of draws whose best point is an end of the grid, above 5 %.",
+    "× failed: diverged, or hardly better than at the start; the tint begins at the cliff, past "
+    "which every point failed. ▲ lies above the picture.",
+    "Over width: the line is the law, the shade its 90 % band, □ the value for the target"
+    " and ★ the optimum that the target's own sweep found.",
+)
+
+
+def write_report(
+    path: Path,
+    *,
+    estimates: dict[str, Any],
+    check: dict[str, Any] | None,
+    realised: dict[str, Any] | None,
+    transfer: dict[str, Any] | None,
+    sweep: dict[str, Any],
+    figures: Path,
+    timing: dict[str, float] | None,
+    commands: list[str],
+) -> None:
+    """Write the page; `figures` is the folder that holds the SVGs, `timing` section to seconds.
+
+    Raises:
+        UserError: a picture that these records give is not in the folder.
+    """
+    shown = pictures(estimates=estimates, check=check, realised=realised, transfer=transfer)
+    drawn = {p.name: _figure(p, figures) for p in shown if p.name != "summary"}
+    handed = transfer or {"cost": None, "files": None}
+    parts = [
+        _header(estimates, sweep),
+        *_answers(estimates, drawn),
+        section("Values for the target", findings.target_values(transfer) if transfer else ""),
+        section("Predicted against realised", _realised(realised, drawn)),
+        section(
+            "Coordinate check",
+            findings.check_sentence(check) if check else "",
+            _grid(drawn, ("coordinate",)),
+        ),
+        section("Cost", _beside(accounting.cost_table(handed["cost"]), drawn.get("cost"))),
+        section("Where the time went", accounting.timing_table(timing)),
+        section("Files for the target", accounting.files_list(handed["files"])),
+        section("Commands", accounting.command_list(commands)),
+        section("Imported rows", accounting.imported_table(sweep.get("imported"))),
+        section("Provenance", accounting.provenance(sweep)),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, document(f"{estimates['sweep']}: hptransfer report", parts))
+
+
+def _answers(estimates: Record, drawn: Mapping[str, str]) -> list[str]:
+    """What was found of each arm, from its curves to its laws."""
+    arms, surfaces = estimates["arms"], estimates.get("surfaces") or []
+    return [
+        section("The curves", _grid(drawn, ("basins", "optimum_width"), _key())),
+        section("Optimum at each width", *map(findings.optima_table, arms)),
+        section(
+            "Does it transfer?",
+            findings.transfer_table(arms),
+            _grid(drawn, ("regret", "loss_width")),
+            *map(laws.laws_table, arms),
+            *map(laws.quality_list, arms),
+        ),
+        section(
+            "Loss and curvature over width",
+            *map(laws.loss_table, arms),
+            *map(laws.curvature_table, arms),
+        ),
+        section(
+            "Several HPs together",
+            _grid(drawn, ("surface", "importance")),
+            *map(several.joint_table, surfaces),
+            *map(several.importance_table, surfaces),
+        ),
+        section("Other conditions", _grid(drawn, ("over",)), *map(several.conditions_table, arms)),
+    ]
+
+
+def _header(estimates: Record, sweep: Record) -> str:
+    cards = "\n".join(_card(arm) for arm in estimates["arms"])
+    question, statistic = sweep.get("question"), sweep.get("statistic")
+    return "\n".join(
+        [
+            "<header>",
+            element("p", "hptransfer report", "eyebrow"),
+            element("h1", str(estimates["sweep"])),
+            element("p", str(question), "question") if question else "",
+            element("p", f"Deciding statistic: {statistic}", "muted") if statistic else "",
+            f'<div class="cards">\n{cards}\n</div>',
+            element("p", _NOTE, "muted note"),
+            "</header>",
+        ]
+    )
+
+
+def _card(arm: Record) -> str:
+    reasons = list(arm.get("reasons") or [])
+    if arm.get("verdict") in ("extend", "inconclusive"):
+        reasons = reasons[1:]  # the headline quotes the first
+    over = (arm.get("conditions") or {}).get("over") or []
+    moving = [each["sentence"] for each in over if each["still_moves"]]
+    warnings = [f"Warning: {warning}" for warning in [*moving, *(arm.get("warnings") or [])]]
+    items = bullets(reasons) + bullets(warnings, "warning")
+    css = _CARD.get(arm.get("verdict") or "", "")
+    notes = f"<ul>{items}</ul>" if items else ""
+    sentence = element("p", wording.headline(arm))
+    return f'<div class="card {css}">{sentence}{notes}</div>'
+
+
+def _grid(drawn: Mapping[str, str], kinds: tuple[str, ...], last: str = "") -> str:
+    figures = [figure for name, figure in drawn.items() if name.startswith(kinds)]
+    if not figures:
+        return ""
+    return '<div class="pictures">\n' + "\n".join([*figures, last]) + "\n</div>"
+
+
+def _key() -> str:
+    return (
+        f'<div class="key">{element("h3", "How to read the curves")}<ul>{bullets(_KEY)}</ul></div>'
+    )
+
+
+def _realised(realised: Record | None, drawn: Mapping[str, str]) -> str:
+    if realised is None:
+        return ""
+    return _beside(findings.realised_table(realised), drawn["realised"])
+
+
+def _beside(text: str, figure: str | None) -> str:
+    if not text or figure is None:
+        return text
+    return f'<div class="beside">\n<div>{text}</div>\n{figure}\n</div>'
+
+
+def _figure(shown: Picture, folder: Path) -> str:
+    path = folder / f"{shown.name}.svg"
+    if not path.is_file():
+        raise UserError(
+            f"The report needs every picture of the sweep, but {path} does not exist. "
+            "Draw the pictures first: hptransfer plot."
+        )
+    css = "wide" if shown.size[0] > HALF_PAGE else ""
+    return picture(path.read_text(encoding="utf-8"), shown.name, shown.label, css)

@@ -1,0 +1,1 @@
+"""Answers, plans and rules as text for a terminal."""

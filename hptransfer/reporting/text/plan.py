@@ -1,0 +1,141 @@
+"""What a sweep will cost, as text for a terminal, 100 columns wide."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hptransfer.reporting.figures.wording import duration
+from hptransfer.reporting.text.answers import arm_name, text_table
+from hptransfer.results.table import CONDITIONS
+
+COLUMNS = ("arm", "width", "trials", "to run", "packs", "FLOPs", "GiB", "s/pack", "hours", "from")
+LETTERS = 100
+
+
+def plan_text(answer: Mapping[str, Any]) -> str:
+    """Say what a sweep will cost: a line per arm and width, then the whole."""
+    shapes, unit = answer["shapes"], answer["place"]["unit"]
+    lines = [
+        _shapes(f"plan of {answer['sweep']}", shapes),
+        *_totals(answer),
+        _evaluation(shapes),
+        *_intervals(shapes),
+        *_target(answer["target"], unit),
+        *_ratios(answer["search_over_target"]),
+        *(f"note     {note}" for note in answer["notes"]),
+    ]
+    return "\n".join(folded(line) for line in lines if line)
+
+
+def _shapes(title: str, shapes: Sequence[Mapping[str, Any]]) -> str:
+    """Tabulate the shapes; what varies besides the width has columns of its own after it."""
+    varied = [name for name in CONDITIONS if len({shape[name] for shape in shapes}) > 1]
+    columns = (*COLUMNS[:2], *varied, *COLUMNS[2:])
+    cells = [_cells(shape) for shape in shapes]
+    places = [[str(shape[name]) for name in varied] for shape in shapes]
+    rows = [[*own[:2], *place, *own[2:]] for own, place in zip(cells, places, strict=True)]
+    return text_table(title, columns, rows)
+
+
+def _cells(shape: Mapping[str, Any]) -> list[str]:
+    trials, packs = shape["trials"], shape["packs"]
+    begin = [arm_name(shape["parametrization"]), str(shape["width"]), str(trials["wanted"])]
+    flops = f"{shape['flops']['to_run']:.2g}"
+    if packs is None:
+        return [*begin, "0", "-", flops, "-", "-", "-", "-"]
+    memory = "-" if packs["bytes"] is None else f"{packs['bytes'] / 2**30:.2g}"
+    return [
+        *begin,
+        str(trials["to_run"]),
+        f"{packs['to_run']} of {packs['size']}",
+        flops,
+        memory,
+        f"{packs['seconds']['estimate']:.3g}",
+        f"{shape['hours']['estimate']:.3g}",
+        packs["source"],
+    ]
+
+
+def _totals(answer: Mapping[str, Any]) -> list[str]:
+    total, place, wall = answer["total"], answer["place"], answer["wall_seconds"]
+    trials = total["trials"]
+    occupied = f"{place['count']:g} {place['unit']}{'s' if place['count'] != 1 else ''}"
+    ends = [wall["low"], wall["high"]]
+    between = "" if None in ends else f", between {duration(ends[0])} and {duration(ends[1])}"
+    lines = [
+        f"trials   {trials['to_run']} to run in {total['packs_to_run']} packs; "
+        f"{trials['recorded']} of {trials['wanted']} are recorded",
+        f"work     {total['flops']['to_run']:.3g} FLOPs, {_interval(total['hours'])} "
+        f"{place['unit']}-hours",
+        f"wall     {duration(wall['estimate'])}{between}, with {wall['workers']} packs at a time "
+        f"of {occupied} each; start, gate and fit are left out",
+    ]
+    if total["money"] is not None:
+        price = f"{place['price_per_hour']:g} an hour of what one pack occupies"
+        lines.append(f"money    {_interval(total['money'])} at {price}")
+    return lines
+
+
+def _evaluation(shapes: list[Mapping[str, Any]]) -> str:
+    """Say how large the evaluations are, which no probe measures."""
+    shares = [shape["evaluation_share"] for shape in shapes]
+    low, high = f"{min(shares):.1%}", f"{max(shares):.1%}"
+    much = low if low == high else f"{low} to {high}"
+    return f"         evaluations are included as {much} of the training, by their FLOPs"
+
+
+def _intervals(shapes: list[Mapping[str, Any]]) -> list[str]:
+    """Say what the intervals are made of."""
+    found = [shape["packs"]["interval_from"] for shape in shapes if shape["packs"] is not None]
+    counts = {entry["basis"]: 0 for entry in found}
+    for entry in found:
+        own = entry["basis"] == "rows"
+        counts[entry["basis"]] = entry["packs"] + (counts["rows"] if own else 0)
+    meaning = {
+        "rows": "5 to 95 % of recorded over reckoned seconds, {} packs of these shapes",
+        "rows of other shapes": "the same of other shapes where none is recorded, {} packs",
+        "probe": "the range of the probe's turns; what packs take from each other is left out",
+        "none": "none where sizes are recorded but no row yet",
+    }
+    parts = [meaning[basis].format(count) for basis, count in counts.items()]
+    return [f"interval {'; '.join(parts)}; packs are taken to be slow or fast together"] * bool(
+        parts
+    )
+
+
+def _target(target: Mapping[str, Any] | None, unit: str) -> list[str]:
+    if target is None:
+        return ["target   none is named, so there is nothing to compare with: set sweep.target"]
+    hours = "unknown" if target["hours"] is None else f"{target['hours']:.3g}"
+    money = "" if target["money"] is None else f", {target['money']:.3g} of money"
+    return [
+        f"target   width {target['width']}, one run: {target['flops']:.3g} FLOPs, {hours} "
+        f"{unit}-hours{money} ({target['hours_from']})"
+    ]
+
+
+def _ratios(cost: Mapping[str, float] | None) -> list[str]:
+    if cost is None:
+        return []
+    return [
+        f"ratio    the target's arm costs {cost['arm_over_target_percent']:g} % of one target run, "
+        f"its narrowest proxy alone {cost['narrowest_over_target_percent']:g} %, and the arm "
+        f"{cost['over_direct_search_percent']:g} % of a search of the grid at the target with "
+        "the same seeds (FLOPs)"
+    ]
+
+
+def _interval(value: Mapping[str, float | None]) -> str:
+    estimate = f"{value['estimate']:.3g}"
+    if value["low"] is None:
+        return estimate
+    return f"{estimate} [{value['low']:.2g}, {value['high']:.2g}]"
+
+
+def folded(line: str) -> str:
+    """Fold a line of words; a table's lines are short enough."""
+    if "\n" in line:
+        return line
+    return textwrap.fill(line, LETTERS, subsequent_indent=" " * 9)

@@ -1,0 +1,90 @@
+"""A model's rules as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hptransfer.reporting.text.answers import arm_name, text_table
+
+# Columns of `rules`, and the names of the factors that they show.
+FACTORS = {"lr": "lr", "decay": "weight_decay", "eps": "eps", "forward": "forward"}
+
+
+def rules_text(table: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]) -> str:
+    """Say how a model goes with width: a line per role, and one per parameter where listed."""
+    depth = f", depth ratio {table['depth_mult']:g}" if table["depth_mult"] != 1 else ""
+    fault = f" broken by {table['broken']}" if table["broken"] != "none" else ""
+    title = (
+        f"{table['family']} width {table['width']}, base {table['base_width']}: "
+        f"m = {table['width_mult']:g}{depth}; {arm_name(table['parametrization'])}{fault}; "
+        f"{table['parameters']:,} parameters"
+    )
+    columns = ["role", "tensors", "params", "init std", "init", *FACTORS, "vanilla"]
+    cells = [_role_cells(role, entry) for role, entry in table["roles"].items()]
+    lines = [text_table(title, columns, cells), *_differences(table)]
+    if parameters:
+        columns = ["parameter", "shape", "role", "init std", *FACTORS]
+        lines.append(
+            text_table("every parameter", columns, [_parameter_cells(p) for p in parameters])
+        )
+    return "\n".join(lines)
+
+
+def _role_cells(role: str, entry: Mapping[str, Any]) -> list[str]:
+    exponent = entry["exponents"]["init_std"]
+    return [
+        role,
+        str(entry["tensors"]),
+        _count(entry["parameters"]),
+        _range(entry["init_std"], "{:.2g}".format),
+        "-" if exponent is None else _range(exponent, _power),
+        *(_range(entry[f"{name}_factor"]) for name in FACTORS.values()),
+        " ".join(_power(exponent) for exponent in entry["vanilla_exponents"].values()),
+    ]
+
+
+def _parameter_cells(row: Mapping[str, Any]) -> list[str]:
+    shape = "x".join(map(str, row["shape"]))
+    factors = [f"{row[f'{name}_factor']:.4g}" for name in FACTORS.values()]
+    return [row["parameter"], shape, row["role"], f"{row['init_std']:.4g}", *factors]
+
+
+def _differences(table: Mapping[str, Any]) -> list[str]:
+    """Say whether a model's rules are the vanilla Transformer's, else what differs."""
+    lines = [
+        f"vanilla: {', '.join(['init', *FACTORS])} of a Transformer (arXiv 2203.03466, Table 8)"
+    ]
+    if table["depth_mult"] != 1:
+        lines.append("Width is compared; the values hold the factors of depth too.")
+    if table["coincide"]:
+        return [*lines, "The rules coincide with the vanilla Transformer's in every role."]
+    return lines + [
+        f"{role} differs in its {name.replace('_', ' ')}: "
+        f"{_range(entry['exponents'][name], _power)} against "
+        f"{_power(entry['vanilla_exponents'][name])}"
+        for role, entry in table["roles"].items()
+        for name in entry["differs"]
+    ]
+
+
+def _power(exponent: float) -> str:
+    """Return a power of m; what was measured within 0.03 of a half is that half."""
+    half = round(2 * exponent) / 2
+    short = {0.0: "1", 1.0: "m", -1.0: "1/m", -0.5: "m^-½"}
+    near = half in short and abs(exponent - half) < 0.03
+    return short[half] if near else f"m^{exponent:.2f}"
+
+
+def _count(number: int) -> str:
+    """Return a number of parameters in thousands, millions or billions."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return str(number)
+
+
+def _range(spread: Mapping[str, float], form: Callable[[float], str] = "{:.3g}".format) -> str:
+    """Return the one value of a role, or the lowest and highest."""
+    ends = [form(spread[end]) for end in ("low", "high")]
+    return ends[0] if ends[0] == ends[1] else "–".join(ends)

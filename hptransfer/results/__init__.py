@@ -1,0 +1,1 @@
+"""Everything in `results/NAME/`: paths, ledger of finished trials, sweep file, imports, exports."""

@@ -1,0 +1,112 @@
+"""A sweep's rows as a CSV or Parquet file, with a data dictionary beside it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hptransfer.errors import UserError
+from hptransfer.results.folder import ResultsFolder, SweepFacts
+from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.table import COLUMNS, Column, table
+from hptransfer.system.files import require_inside, write_whole, writing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WANTED = Column("wanted", "bool", "", "the sweep asks for the trial; other rows are not fitted")
+SUFFIXES = (".csv", ".parquet")
+
+
+def export(folder: ResultsFolder, facts: SweepFacts, path: Path) -> dict[str, Any]:
+    """Write a folder's rows to a .csv or .parquet file, and what its columns mean beside it.
+
+    Raises:
+        UserError: another suffix, no row yet, or a file that cannot be written there.
+    """
+    _require_writable(folder, path)
+    rows = rows_in(folder.path)
+    if not rows:
+        raise UserError(f"{folder.path} holds no finished trial yet. Run `hptransfer sweep` first.")
+    frame = table(rows)
+    arms = facts.tree["sweep"]["parametrizations"]
+    for arm in arms:
+        frame[f"arm_{arm}"] = frame["parametrization"].isin([arm, "shared"])
+    frame[WANTED.name] = [facts.wants(row) for row in rows]
+    columns = dictionary(frame, arms)
+    meanings = dictionary_file(path)
+    _replace(path, _parquet(frame, columns) if path.suffix == ".parquet" else _csv(frame))
+    _replace(meanings, _csv(_as_frame(columns)))
+    return {"file": str(path), "dictionary": str(meanings), "rows": len(rows)}
+
+
+def dictionary_file(path: Path) -> Path:
+    """The data dictionary of an exported file."""
+    return path.with_name(f"{path.stem}.dictionary.csv")
+
+
+def dictionary(frame: pd.DataFrame, arms: Sequence[str]) -> list[Column]:
+    """Return what each column of an exported table means, in its order."""
+    known = {column.name: column for column in (*COLUMNS, WANTED)}
+    for arm in arms:
+        meaning = f"the trial belongs to the {arm} arm; at base width trials belong to all arms"
+        known[f"arm_{arm}"] = Column(f"arm_{arm}", "bool", "", meaning)
+    found = []
+    for name in frame.columns:
+        if name in known:
+            found.append(known[name])
+        else:
+            hp = known["log2_<hp>"]
+            meaning = f"log2 of the swept {name.removeprefix('log2_')}"
+            found.append(Column(name, hp.dtype, hp.unit, meaning))
+    return found
+
+
+def _require_writable(folder: ResultsFolder, path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise UserError(
+            f"Rows are exported as .csv or .parquet, but got {path}. Name a file that ends so."
+        )
+    for written in (path, dictionary_file(path)):
+        if written.is_dir():
+            raise UserError(f"Rows are exported to a file, but {written} is a folder.")
+        if written.absolute().is_relative_to(folder.path.absolute()):
+            require_inside(folder.path, written)
+    if not path.parent.is_dir():
+        raise UserError(f"Rows are exported into a folder that exists, but {path.parent} does not.")
+
+
+def _csv(frame: pd.DataFrame) -> bytes:
+    return frame.to_csv(index=False, lineterminator="\n").encode()
+
+
+def _as_frame(columns: Sequence[Column]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame([vars(column) for column in columns])
+
+
+def _parquet(frame: pd.DataFrame, columns: Sequence[Column]) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = pa.Table.from_pandas(frame, preserve_index=False)
+    fields = [
+        field.with_metadata({"unit": column.unit, "meaning": column.meaning})
+        for field, column in zip(rows.schema, columns, strict=True)
+    ]
+    described = rows.cast(pa.schema(fields, rows.schema.metadata))
+    file = io.BytesIO()
+    parquet.write_table(described, file)
+    return file.getvalue()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with writing(path):
+        try:
+            write_whole(path, content)
+        except PermissionError as error:
+            raise UserError(f"{path} may not be written: {error.strerror}.") from error

@@ -1,0 +1,153 @@
+"""Rows of another ledger appended to a sweep's: a study that was run in slices.
+
+Tables that another program wrote are `foreign`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hptransfer.errors import UserError
+from hptransfer.results.folder import ImportedFacts, ResultsFolder, read_facts
+from hptransfer.results.importers.sweep_file import derive_question
+from hptransfer.results.ledger_rows import FILE_NAME, Ledger, locate, read, rows_in
+from hptransfer.results.ledger_verify import require_key
+from hptransfer.results.ledger_writer import LedgerWriter, curve_file
+from hptransfer.system.files import require_inside, write_text
+
+LEDGER_NAMES = (FILE_NAME, f"{FILE_NAME}.gz")
+OUTCOME = ("status", "loss", "diverged_at_step", "stopped_at_step")
+BATCH = 1000  # rows appended with one fsync
+_LEDGER_LINE = b'{"trial_key":"'
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A ledger to be imported, and the folder of the one that gets its rows."""
+
+    ledger: Path
+    name: str  # what its rows remember as their `source`
+    into: Path
+
+
+def is_ledger(source: Path) -> bool:
+    """Say whether a path is a results folder's or a ledger's, and not another program's table."""
+    if source.is_dir() or source.name in LEDGER_NAMES or source.name.endswith(".jsonl.gz"):
+        return True
+    if not source.is_file():  # a bare name can only mean a folder; what has a suffix is a file
+        return not source.suffix and ":" not in str(source)
+    with source.open("rb") as file:
+        return file.read(len(_LEDGER_LINE)) == _LEDGER_LINE
+
+
+def import_ledger(source: Path, folder: ResultsFolder) -> dict[str, Any]:
+    """Append the rows of a results folder or ledger that a folder lacks; nothing is altered.
+
+    Raises:
+        UserError: no ledger there, a damaged one, or no sweep that the rows could belong to.
+    """
+    slices = _slices(source, folder)
+    for each in slices:
+        require_inside(folder.path, each.into)
+    read_all = [(each, _read(each.ledger)) for each in slices]
+    if not folder.sweep_file.is_file():
+        _copy_question(source, folder)
+    facts = read_facts(folder)
+    answers = []
+    for each, ledger in read_all:
+        appended, answer = _append(each, ledger.rows)
+        wanted = sum(map(facts.wants, appended)) if each.into == folder.path else None
+        answers.append({**answer, "wanted": wanted, "notice": ledger.notice})
+    if isinstance(facts, ImportedFacts):
+        derive_question(folder)
+    return {"folder": str(folder.path), "ledgers": answers}
+
+
+def _read(path: Path) -> Ledger:
+    """Read a ledger from elsewhere: its keys name files here, so they must be what they say."""
+    ledger = read(path)
+    for number, row in enumerate(ledger.rows, start=1):
+        require_key(row, path, number)
+    return ledger
+
+
+def _slices(source: Path, folder: ResultsFolder) -> list[Slice]:
+    """Return the ledgers that a source names: rows of a target stay rows of a target."""
+    if not source.exists():
+        raise UserError(f"There is no ledger at {source}. Name a results folder or its ledger.")
+    if source.is_file():
+        home = source.resolve().parent
+        name = home.name if source.name in LEDGER_NAMES else source.name
+        return [Slice(source, name, _destination(home, folder))]
+    home, target = source.resolve(), ResultsFolder(source).target
+    require_inside(source, target)
+    named = [
+        (locate(source), home.name, _destination(home, folder)),
+        (locate(target), f"{home.name}/{target.name}", folder.target),
+    ]
+    found = [Slice(path, name, into) for path, name, into in named if path is not None]
+    if not found:
+        raise UserError(f"There is no ledger at {source}. Name a results folder or its ledger.")
+    return found
+
+
+def _destination(home: Path, folder: ResultsFolder) -> Path:
+    is_target = home.name == folder.target.name and ResultsFolder(home.parent).sweep_file.is_file()
+    return folder.target if is_target else folder.path
+
+
+def _copy_question(source: Path, folder: ResultsFolder) -> None:
+    asked = ResultsFolder(source)
+    if not asked.sweep_file.is_file():
+        raise UserError(
+            f"Rows are imported into a sweep's folder, but {folder.path} holds no sweep.yaml, and "
+            f"neither does {source}. Import a whole results folder first."
+        )
+    for path in (asked.sweep_file, asked.design_file):
+        if path.is_file():
+            require_inside(source, path)
+            write_text(folder.path / path.name, path.read_text(encoding="utf-8"))
+
+
+def _append(
+    each: Slice, rows: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Append the rows whose trials have none; return them, and what became of all."""
+    with LedgerWriter(each.into) as writer:
+        ours = {row["trial_key"]: row for row in rows_in(each.into)}
+        fresh = [
+            {**row, "source": row.get("source", each.name)}
+            for row in rows
+            if row["trial_key"] not in ours
+        ]
+        curves = 0
+        for start in range(0, len(fresh), BATCH):
+            batch = fresh[start : start + BATCH]
+            curves += sum(_copy_curve(each, row["trial_key"]) for row in batch)
+            writer.append(batch)
+        notice = writer.notice
+    pairs = [(ours[row["trial_key"]], row) for row in rows if row["trial_key"] in ours]
+    differing = [(a, b) for a, b in pairs if any(a[name] != b[name] for name in OUTCOME)]
+    gaps = [abs(a["loss"] - b["loss"]) for a, b in differing if None not in (a["loss"], b["loss"])]
+    return fresh, {
+        "source": str(each.ledger),
+        "into": str(each.into),
+        "appended": len(fresh),
+        "curves": curves,
+        "identical": len(pairs) - len(differing),
+        "differing": len(differing),
+        "largest_difference": max(gaps, default=None),
+        "repaired": notice,
+    }
+
+
+def _copy_curve(each: Slice, key: str) -> bool:
+    """Copy a trial's curve where the source has one; say whether it had."""
+    kept = curve_file(each.ledger.parent, key)
+    if not kept.is_file():
+        return False
+    write_text(curve_file(each.into, key), kept.read_text(encoding="utf-8"))
+    return True

@@ -1,0 +1,268 @@
+"""A results folder of rows that another program made: filled, extended, and what it asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hptransfer.errors import UserError
+from hptransfer.results.folder import ImportedFacts, ResultsFolder, read_facts
+from hptransfer.results.importers.cells import Numbers
+from hptransfer.results.importers.columns import Chosen, choose
+from hptransfer.results.importers.read_file import Sheet, open_sheet
+from hptransfer.results.importers.rows import (
+    UNKNOWN,
+    Account,
+    Defaults,
+    identity,
+    outcome,
+    require_units,
+    rows_of,
+    told,
+    treated,
+)
+from hptransfer.results.importers.sweep_file import Survey, write_question
+from hptransfer.results.ledger_rows import locate, scan
+from hptransfer.results.ledger_writer import LedgerWriter
+from hptransfer.system.files import require_inside, require_links_inside
+
+BATCH = 2000  # rows appended with one fsync
+_OTHER_STORAGES = ("mysql", "postgresql", "redis", "journal")
+
+
+@dataclass
+class _Seen:
+    """Where each trial was seen first, and what came of it."""
+
+    first: dict[int, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)
+
+    def is_new(self, row: Mapping[str, Any], where: str) -> bool:
+        """Say whether the trial is new; a repetition must agree.
+
+        Raises:
+            UserError: the trial was seen with another outcome.
+        """
+        came = outcome(row)
+        before, then = self.first.setdefault(hash(identity(row)), (where, came))
+        if then != came:
+            hps = ", ".join(f"{name} {value:g}" for name, value in row["hps"].items())
+            raise UserError(
+                f"A trial has one loss, but {where} gives {_loss(came)} where {before} gave "
+                f"{_loss(then)}, both for {row['parametrization']}, width {row['width']}, {hps}, "
+                f"seed {row['seed']}{_at_steps(row)}. Tell repeated runs apart by a column of "
+                "seeds (--columns seed=COLUMN), or give their mean with n_seeds and loss_std; what "
+                "else differs may be an arm (parametrization=COLUMN), a checkpoint (step=COLUMN) "
+                "or another hyperparameter (weight_decay=COLUMN)."
+            )
+        return before == where
+
+
+def import_file(
+    source: Path, folder: ResultsFolder, words: Sequence[str], *, drop_missing: bool
+) -> dict[str, Any]:
+    """Append the trials of somebody's table to an imported folder, or to a sweep's `target/`.
+
+    Nothing is written before every row is known to be sound. Trials that are there already add
+    nothing; the folder's sweep.yaml is derived again from all its rows.
+
+    Raises:
+        UserError: a file, column or cell that cannot be what it should, or a folder of our own
+            sweep's rows.
+    """
+    is_target = _is_target(folder)
+    if is_target:
+        require_inside(folder.path.parent, folder.path)
+    else:
+        _require_imported(folder)
+    require_links_inside(folder.path)
+    sheet = open_sheet(local_file(source))
+    chosen = choose(words, sheet.columns, sheet.name)
+    numbers = Numbers(sheet.name, sheet.decimal_comma)
+    defaults = _target_defaults(folder) if is_target else Defaults()
+    require_units(sheet, chosen, numbers)
+    numbers.commas = 0
+
+    def read(account: Account, numbers: Numbers) -> Iterable[tuple[str, dict[str, Any]]]:
+        return rows_of(
+            sheet,
+            chosen,
+            drop_missing=drop_missing,
+            defaults=defaults,
+            numbers=numbers,
+            account=account,
+        )
+
+    seen, survey, account = _Seen(), Survey(), Account()
+    known = _survey_recorded(folder.path, seen, survey)
+    _require_same_axes(chosen, survey, sheet.name, folder)
+    steps: set[Any] = set()
+    fresh = identical = count = 0
+    for place, row in read(account, numbers):
+        count += 1
+        steps.add(row["config"].get("budget", {}).get("steps"))
+        if seen.is_new(row, f"{place} of {sheet.name}"):
+            fresh += 1
+            survey.add(row)
+        else:
+            identical += 1
+            if row["trial_key"] not in known:
+                account.add("given twice, kept once", place)
+    if count == 0:
+        raise UserError(_nothing(sheet, account))
+    if not is_target:
+        survey.add_file(sheet.name, chosen.record())
+    appended, notice = _append(
+        folder.path, read(Account(), Numbers(sheet.name, sheet.decimal_comma))
+    )
+    if not is_target:
+        write_question(folder, survey)
+    twice = account.counts["given twice, kept once"]
+    return {
+        "source": str(source),
+        "into": str(folder.path),
+        "columns": chosen.record(),
+        "appended": appended,
+        "identical": identical - twice,
+        "notes": _notes(chosen, sheet, account, numbers, defaults, steps),
+        "repaired": notice,
+    }
+
+
+def local_file(source: Path) -> Path:
+    """Return the file that a path or an Optuna `sqlite:///` address means."""
+    scheme, colon, rest = str(source).partition(":/")
+    if colon and scheme.split("+")[0] in _OTHER_STORAGES:
+        raise UserError(
+            f"Optuna studies are read from a SQLite file, but got {source}. Export the trials: "
+            "study.trials_dataframe().to_csv('trials.csv')"
+        )
+    if not colon or scheme != "sqlite":
+        return source
+    relative = Path(rest.lstrip("/"))
+    return relative if relative.exists() else Path(f"/{relative}")
+
+
+def _is_target(folder: ResultsFolder) -> bool:
+    parent = ResultsFolder(folder.path.absolute().parent)
+    return folder.path.name == parent.target.name and parent.sweep_file.is_file()
+
+
+def _require_imported(folder: ResultsFolder) -> None:
+    if not folder.sweep_file.is_file():
+        if locate(folder.path) is not None and not _only_foreign(folder.path):
+            raise UserError(
+                f"{folder.path} holds a ledger without its sweep.yaml. Restore that file, or "
+                "import into another folder."
+            )
+        return
+    if not isinstance(read_facts(folder), ImportedFacts):
+        raise UserError(
+            f"{folder.path} holds a sweep of our own, so rows of another program would be fitted "
+            f"with it. Import them into a folder of their own, or into {folder.target} if they "
+            "are of the target."
+        )
+
+
+def _only_foreign(folder: Path) -> bool:
+    """Say whether a ledger holds imported rows alone: an import that was cut short."""
+    found = locate(folder)
+    stretches = scan(found) if found else ()
+    return all("foreign" in row["config"] for each in stretches for row in each.rows)
+
+
+def _target_defaults(folder: ResultsFolder) -> Defaults:
+    """Return the family of the sweep that a target is of; its rows belong to every arm."""
+    facts = read_facts(ResultsFolder(folder.path.absolute().parent))
+    model = facts.tree.get("model") or {}
+    return Defaults(family=str(model.get("family", UNKNOWN)), arm="shared")
+
+
+def _require_same_axes(chosen: Chosen, survey: Survey, file: str, folder: ResultsFolder) -> None:
+    axes = sorted({axis for _, axis in chosen.axes})
+    if survey.points and sorted(survey.points) != axes:
+        raise UserError(
+            f"Rows of one folder must have the same hyperparameters, but those of {folder.path} "
+            f"have {', '.join(sorted(survey.points))} and those of {file} {', '.join(axes)}. Name "
+            "the columns alike with --columns, or import into another folder."
+        )
+
+
+def _survey_recorded(folder: Path, seen: _Seen, survey: Survey) -> set[str]:
+    """Note the rows that a folder has; return their keys."""
+    keys = set[str]()
+    found = locate(folder)
+    for stretch in scan(found) if found else ():
+        for row in stretch.rows:
+            seen.is_new(row, f"{row.get('source', 'a row')} (in {folder})")
+            survey.add(row)
+            keys.add(row["trial_key"])
+    if found is not None:
+        survey.add_recorded_files(ResultsFolder(folder))
+    return keys
+
+
+def _append(folder: Path, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[int, str | None]:
+    """Append the rows whose trials have none; return how many, and what had to be repaired."""
+    appended, batch, waiting = 0, [], set[str]()
+    with LedgerWriter(folder) as writer:
+        for _, row in rows:
+            key = row["trial_key"]
+            if key in writer.keys or key in waiting:
+                continue
+            batch.append(row)
+            waiting.add(key)
+            if len(batch) == BATCH:
+                writer.append(batch)
+                appended, batch, waiting = appended + BATCH, [], set()
+        if batch:
+            writer.append(batch)
+        return appended + len(batch), writer.notice
+
+
+def _notes(
+    chosen: Chosen,
+    sheet: Sheet,
+    account: Account,
+    numbers: Numbers,
+    defaults: Defaults,
+    steps: set[Any],
+) -> list[str]:
+    notes = [*told(chosen, sheet), *treated(account)]
+    if numbers.commas:
+        notes.append(f"{numbers.commas:,} numbers have a decimal comma: 0,5 was read as 0.5")
+    if "seed" not in chosen.names:
+        notes.append("no column of seeds: every row is seed 0 (seed=COLUMN says otherwise)")
+    if "parametrization" not in chosen.names and defaults.arm == UNKNOWN:
+        notes.append(
+            f"no column of arms: all rows are one arm, {UNKNOWN!r} (parametrization=COLUMN, or "
+            "parametrization:=mup for all)"
+        )
+    if "step" in chosen.names and len(steps) > 1:
+        notes.append(
+            f"warning: losses at {len(steps)} steps of training are all kept, each as a run of so "
+            "many steps; that holds only under a constant learning rate, and not under a decay "
+            "(read another step with `hptransfer fit --step N`)"
+        )
+    return notes
+
+
+def _nothing(sheet: Sheet, account: Account) -> str:
+    left_out = "; ".join(treated(account))
+    if left_out:
+        return f"{sheet.name} holds no trial to import: {left_out}."
+    return f"{sheet.name} must hold rows, but it holds a header alone. Add the trials below it."
+
+
+def _loss(came: tuple[Any, ...]) -> str:
+    status, loss, *of_runs = came
+    said = status if loss is None or not math.isfinite(loss) else f"loss {loss:.6g}"
+    n, sd = of_runs
+    return said + (f" (n_seeds {n})" if n else "") + (f" (loss_std {sd:g})" if sd else "")
+
+
+def _at_steps(row: Mapping[str, Any]) -> str:
+    steps = row["config"].get("budget", {}).get("steps")
+    return "" if steps is None else f", step {steps}"

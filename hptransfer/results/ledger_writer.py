@@ -1,0 +1,203 @@
+"""The ledger: append-only results of a sweep, one checksummed JSON line per finished trial.
+
+Rows and reading are in `ledger_rows`, their table in `ledger_table`; here is the one writer, and
+the curve sidecars.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from hptransfer.errors import UserError
+from hptransfer.results.ledger_rows import FILE_NAME, Ledger, encode, locate, read, row, scan
+from hptransfer.results.ledger_schema import SCHEMA
+from hptransfer.system.files import opening, require_inside, sync_folder, write_text, writing
+from hptransfer.system.folder_lock import LOCK_NAME, FolderLock
+
+__all__ = [
+    "FILE_NAME",
+    "LOCK_NAME",
+    "SCHEMA",
+    "Ledger",
+    "LedgerWriter",
+    "encode",
+    "locate",
+    "read",
+    "read_curve",
+    "read_held_out",
+    "row",
+    "write_curve",
+]
+
+Curve = tuple[tuple[int, float | None], ...]  # (step, loss), null where it was not finite
+
+
+def curve_file(folder: Path, key: str) -> Path:
+    """The sidecar of a trial's curve; refused where a link leads to it out of the folder."""
+    path = folder / "curves" / f"{key}.json"
+    require_inside(folder, path)
+    return path
+
+
+def write_curve(
+    folder: str | Path,
+    key: str,
+    curve: Sequence[tuple[int, float]],
+    held_out: Sequence[tuple[int, float]] = (),
+) -> None:
+    """Write a trial's curves to `curves/<key>.json`, whole or not at all.
+
+    `curve` holds (step, mean training loss), `held_out` (step, deciding loss) where that was
+    measured; a non-finite loss becomes null. Call it before the trial's row is appended.
+    """
+    sidecar = {"trial_key": key, "curve": _points(curve)}
+    if held_out:
+        sidecar["held_out"] = _points(held_out)
+    text = json.dumps(sidecar, separators=(",", ":"), allow_nan=False)
+    write_text(curve_file(Path(folder), key), text + "\n")
+
+
+def _points(curve: Sequence[tuple[int, float]]) -> list[list[float | None]]:
+    return [[step, loss if math.isfinite(loss) else None] for step, loss in curve]
+
+
+def read_curve(folder: str | Path, key: str) -> Curve:
+    """Read a trial's (step, mean training loss) points; none if it has no sidecar."""
+    return _read_points(folder, key, "curve")
+
+
+def read_held_out(folder: str | Path, key: str) -> Curve:
+    """Read a trial's (step, deciding loss) points; none where they were not measured."""
+    return _read_points(folder, key, "held_out")
+
+
+def _read_points(folder: str | Path, key: str, name: str) -> Curve:
+    path = curve_file(Path(folder), key)
+    if not path.exists():
+        return ()
+    return tuple((step, loss) for step, loss in json.loads(path.read_text()).get(name, ()))
+
+
+class LedgerWriter:
+    """The one writer of a sweep's ledger, for use in a `with` block.
+
+    Opening takes the folder's lock, if need be from an owner who ended without releasing it,
+    unpacks a gzipped ledger and removes a cut-off last line (`notice` tells). `keys` are those of
+    the trials that have a row; the rows themselves are not held.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / FILE_NAME
+        self.keys: set[str] = set()
+        self._torn = Ledger(self.path)  # for its notice
+        self._descriptor = -1
+        self._lock = FolderLock(self.folder)
+        self._length = 0
+
+    @property
+    def notice(self) -> str | None:
+        """What opening had to repair or take over, in a sentence each, or None."""
+        notes = [note for note in (self._lock.note, self._torn.notice) if note]
+        return " ".join(notes) or None
+
+    def __enter__(self) -> Self:
+        with opening(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.take()
+        try:
+            with opening(self.folder):
+                self._open()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _open(self) -> None:
+        require_inside(self.folder, self.path)
+        found = locate(self.folder)
+        if found is not None and found != self.path:
+            _unpack(found, self.path)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        torn_bytes = 0
+        for stretch in scan(self.path):
+            self.keys.update(row["trial_key"] for row in stretch.rows)
+            torn_bytes = stretch.torn_bytes
+        self._torn = Ledger(self.path, torn_bytes=torn_bytes)
+        os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - torn_bytes)
+        size = os.fstat(self._descriptor).st_size
+        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+            os.write(self._descriptor, b"\n")
+        os.fsync(self._descriptor)
+        sync_folder(self.folder)
+        self._length = os.fstat(self._descriptor).st_size
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._lock.release()
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows with one fsync: afterwards all are on disk, or after an error none is.
+
+        Raises:
+            ValueError: a trial has a row already.
+            MachineError: the disk is full or failed.
+            UserError: another program changed the file meanwhile, or took the lock over.
+        """
+        keys = [row["trial_key"] for row in rows]
+        repeated = len(set(keys)) < len(keys) or not self.keys.isdisjoint(keys)
+        if repeated:
+            raise ValueError(f"Some of these trials have a row in {self.path} already: {keys}.")
+        data = b"".join(encode(row) for row in rows)
+        with writing(self.path):
+            self._lock.require_ours()
+            self._require_unchanged()
+            self._write(data)
+        self.keys.update(keys)
+        self._length += len(data)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+            os.fsync(self._descriptor)
+        except OSError:
+            # If this fails too, the next opening removes the cut-off line. An interruption leaves
+            # what is written: whole lines count, and a cut-off one is removed likewise.
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, self._length)
+            raise
+
+    def _require_unchanged(self) -> None:
+        held, named = os.fstat(self._descriptor), self.path.stat()
+        if (held.st_ino, held.st_dev) != (named.st_ino, named.st_dev) or (
+            held.st_size != self._length
+        ):
+            raise UserError(
+                f"{self.path} was changed by another program while the sweep was running. Restore "
+                "the file and run the same command again; the rows not yet recorded run again."
+            )
+
+
+def _unpack(zipped: Path, target: Path) -> None:
+    for _ in scan(zipped):  # a damaged file is refused before anything is written
+        pass
+    partial = target.with_suffix(".tmp")
+    with gzip.open(zipped) as source, partial.open("wb") as file:
+        shutil.copyfileobj(source, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(target)
+    sync_folder(target.parent)
+    zipped.unlink()

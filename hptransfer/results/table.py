@@ -1,0 +1,220 @@
+"""The table of a ledger's rows that the analysis reads, and what its columns mean."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from hptransfer.config import BudgetConfig, TransformerConfig
+from hptransfer.config.choices import Status
+from hptransfer.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONDITIONS = ("depth", "batch_size", "steps")  # what an optimum may follow besides width
+
+
+class Reading(Enum):
+    """What of a row's number is judged, so that less is better and a basin has the loss's shape."""
+
+    plain = "plain"
+    negated = "negated"  # more is better in the row
+    log2 = "log2"  # a positive number that spans orders of magnitude over a sweep
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a sweep's rows may be judged by; of what is read, less is better."""
+
+    name: str  # as `--metric` and the rows' metrics have it
+    label: str  # of what is read
+    axis: str  # the same on a picture's axis
+    reading: Reading = Reading.plain
+    of_samples: bool = False  # measured where `quality.samples` asks for it
+
+
+LOSS = Metric("loss", "loss", "validation loss")
+_OF_SAMPLES = "log2 Fréchet distance in our classifier's features"
+METRICS = {
+    metric.name: metric
+    for metric in (
+        LOSS,
+        Metric("train_loss", "training loss", "training loss"),
+        Metric(
+            "frechet_distance",
+            "log2 Fréchet distance",
+            _OF_SAMPLES,
+            Reading.log2,
+            of_samples=True,
+        ),
+        Metric(
+            "precision",
+            "−precision",
+            "negative precision of samples",
+            Reading.negated,
+            of_samples=True,
+        ),
+        Metric("recall", "−recall", "negative recall of samples", Reading.negated, of_samples=True),
+    )
+}
+
+
+def metric_named(name: str) -> Metric:
+    """Return the metric of a name, or say which there are."""
+    if name not in METRICS:
+        raise UserError(f"A metric is one of {', '.join(METRICS)}, but got {name!r}.")
+    return METRICS[name]
+
+
+def metric_of(estimates: Mapping[str, Any]) -> Metric:
+    """Return what estimates call loss; those of older versions name no metric."""
+    return METRICS[estimates.get("metric", LOSS.name)]
+
+
+def said_of(metric: Metric, record: Any) -> Any:
+    """Return a record of estimates whose sentences name the metric, where they called it loss."""
+    if isinstance(record, dict):
+        return {name: said_of(metric, value) for name, value in record.items()}
+    if isinstance(record, list):
+        return [said_of(metric, value) for value in record]
+    if isinstance(record, str) and " " in record:  # a sentence, not a name
+        return re.sub(r"\bloss\b", metric.label, record)
+    return record
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of `table`, for the data dictionary."""
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+
+
+COLUMNS = (
+    Column("trial_key", "str", "", "the trial's identity: 12 hex digits of its config's sha256"),
+    Column("status", "str", "", "completed, diverged or stopped"),
+    Column(
+        "loss",
+        "float64",
+        "the objective's",
+        "held-out deciding loss, or a metric; NaN unless completed",
+    ),
+    Column("family", "str", "", "architecture with one scaling axis"),
+    Column("width", "int64", "features", "d, the axis that is scaled"),
+    Column("parametrization", "str", "", "mup, standard, standard_embed; shared at base width"),
+    Column("seed", "int64", "", "seed of initialisation, data order, noise and timesteps"),
+    Column("log2_<hp>", "float64", "octaves", "log2 of a swept HP, one column for each"),
+    Column("depth", "float64", "blocks", "of the model; NaN where it has none or nobody said"),
+    Column("batch_size", "float64", "samples", "of a training step; NaN where nobody said"),
+    Column("steps", "float64", "steps", "trained before the loss was taken; NaN as above"),
+    Column("n_seeds", "int64", "", "runs whose mean the loss is: 1 but for imported rows"),
+    Column("loss_sd", "float64", "the objective's", "sd between those runs, where a row gives it"),
+    Column("loss_at_init", "float64", "the objective's", "the same loss before the first step"),
+    Column("train_loss", "float64", "the objective's", "mean over the last training steps"),
+    Column("clipped_share", "float64", "", "of the steps; NaN where a foreign row does not say"),
+    Column("diverged_at_step", "Int64", "steps", "step that turned non-finite; missing if none"),
+    Column("stopped_at_step", "Int64", "steps", "step at which it was given up as hopeless"),
+    Column("flops", "float64", "FLOPs", "of the whole trial, forward and backward"),
+    Column("seconds", "float64", "seconds", "the pack's wall time over its members"),
+)
+
+
+def table(rows: Iterable[Mapping[str, Any]], metric: Metric = LOSS) -> pd.DataFrame:
+    """Build the table that the analysis reads: see `COLUMNS`, in that order.
+
+    Column `loss` holds the metric; `loss_at_init` and `loss_sd` are missing where they are not its.
+    Nobody judged samples before training: where distances are read the largest of all rows stands
+    for them, as a diverging trial's samples are noise too.
+
+    Raises:
+        UserError: a row completed without the metric.
+    """
+    import pandas as pd
+
+    rows = list(rows)
+    _require_measured(rows, metric)
+    hps = sorted({name for row in rows for name in row["hps"]})
+    records = [_record(row, metric) for row in rows]
+    if metric.reading is Reading.log2:
+        worst = max((r["loss"] for r in records if r["loss"] is not None), default=None)
+        records = [{**record, "loss_at_init": worst} for record in records]
+    dtypes: dict[str, str] = {}
+    for column in COLUMNS:
+        names = hps if column.name == "log2_<hp>" else [column.name]
+        dtypes.update(dict.fromkeys(names, column.dtype))
+    return pd.DataFrame(records, columns=list(dtypes)).astype(dtypes)
+
+
+def _require_measured(rows: Sequence[Mapping[str, Any]], metric: Metric) -> None:
+    completed = [row for row in rows if row["status"] == Status.completed.value]
+    lacking = sum(not _was_asked(row, metric) for row in completed)
+    if lacking:
+        there = [m.name for m in METRICS.values() if all(_was_asked(row, m) for row in completed)]
+        raise UserError(
+            f"Every completed row must hold the metric it is judged by, but {lacking} of "
+            f"{len(completed)} have no {metric.name}. Sweep with quality.samples above 0 for the "
+            f"quality of samples, or name one that all rows have: {', '.join(there)}."
+        )
+
+
+def _was_asked(row: Mapping[str, Any], metric: Metric) -> bool:
+    """Say whether a completed row tells a metric, or would if its samples had been finite."""
+    if metric.of_samples and row["config"].get("quality", {}).get("samples", 0) > 0:
+        return True
+    return metric is LOSS or row["metrics"].get(metric.name) is not None
+
+
+def _measured(row: Mapping[str, Any], metric: Metric) -> float | None:
+    """Return what a row is judged by; None where its trial failed, or gave no finite number."""
+    value = row["loss"] if metric is LOSS else row["metrics"].get(metric.name)
+    if value is None or metric.reading is Reading.plain:
+        return value
+    return -value if metric.reading is Reading.negated else math.log2(value)
+
+
+def _record(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
+    foreign = row["config"].get("foreign", {})
+    return {
+        "trial_key": row["trial_key"],
+        "status": row["status"],
+        "loss": _measured(row, metric),
+        "family": row["config"]["model"]["family"],
+        "width": row["width"],
+        "parametrization": row["parametrization"],
+        "seed": row["seed"],
+        **row["hps"],
+        **conditions(row["config"]),
+        "n_seeds": foreign.get("n_seeds", 1),
+        "loss_sd": foreign.get("loss_sd") if metric is LOSS else None,
+        "loss_at_init": row["metrics"]["loss_at_init"] if not metric.of_samples else None,
+        "train_loss": row["metrics"]["train_loss"],
+        "clipped_share": row["metrics"].get("clipped_share"),
+        "diverged_at_step": row["diverged_at_step"],
+        "stopped_at_step": row["stopped_at_step"],
+        "flops": row["cost"]["flops"],
+        "seconds": row["cost"]["seconds"],
+    }
+
+
+def conditions(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return depth, batch size and steps of a row's config; None for what is not known.
+
+    A config leaves fields at their default out; that of a foreign row says all it knows.
+    """
+    model = config["model"]
+    defaults = {}
+    if "foreign" not in config:
+        defaults = _BUDGET if model.get("family") == "custom" else {**_BUDGET, **_BLOCKS}
+    found = {**defaults, **config.get("budget", {}), **model}
+    return {name: found.get(name) for name in CONDITIONS}
+
+
+_BUDGET = {"batch_size": BudgetConfig.batch_size, "steps": BudgetConfig.steps}
+_BLOCKS = {"depth": TransformerConfig.depth}  # of every family but the user's own

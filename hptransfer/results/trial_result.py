@@ -1,0 +1,46 @@
+"""What a trial gave."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hptransfer.config import TrialConfig
+from hptransfer.config.choices import Status
+
+
+class Quality(NamedTuple):
+    """How good a trial's samples are, in the features of our classifier of the data."""
+
+    frechet_distance: float  # of the samples' features to the training split's
+    precision: float  # share of samples that are like training samples
+    recall: float  # share of training samples that are like samples
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a trial gave. `loss` is None unless `status` is completed."""
+
+    config: TrialConfig
+    status: Status
+    loss: float | None  # held-out loss of the deciding weights
+    loss_at_init: float  # the same loss before the first step
+    train_loss: float | None  # mean training loss over the last tenth of the steps
+    diverged_at_step: int | None
+    clipped_share: float  # share of steps whose gradient was clipped
+    flops: float  # of the whole trial, forward and backward
+    seconds: float  # the pack's wall time over its members
+    device: str
+    curve: tuple[tuple[int, float], ...] = ()  # (step, mean training loss since the last point)
+    held_out: tuple[tuple[int, float], ...] = ()  # (step, deciding loss of the weights then)
+    stopped_at_step: int | None = None  # where it was given up as hopeless
+    quality: Quality | None = None  # None: not asked for, not completed, or not finite
+    pack_size: int = 1  # trials that really ran together, itself included; not recorded
+    notes: tuple[str, ...] = ()  # of its pack: a checkpoint that was no use, say; not recorded
+
+
+def closing_loss(curve: Iterable[tuple[int, float]], steps: int) -> float:
+    """Return the mean training loss over a completed trial's last tenth of steps."""
+    tail = [loss for step, loss in curve if step > 0.9 * steps]
+    return sum(tail) / len(tail)

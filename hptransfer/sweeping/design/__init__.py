@@ -1,0 +1,1 @@
+"""Which trials a sweep wants: grids, sequences, and points chosen in rounds."""

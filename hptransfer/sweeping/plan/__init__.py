@@ -1,0 +1,1 @@
+"""What a sweep will cost in FLOPs, hours and money, before anything runs."""

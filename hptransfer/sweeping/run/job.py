@@ -1,0 +1,142 @@
+"""A sweep's job: its folder, the gate before it, and what it is about to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hptransfer.config.choices import Scaling
+from hptransfer.config.compose.compose import Composed, as_run_yaml, compose_file, sweep_config
+from hptransfer.config.identity import with_scaling, with_width
+from hptransfer.config.sweep import HYPERPARAMETERS, SweepConfig, with_hyperparameters
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_rows import keys_in
+from hptransfer.sweeping.design.trials import check_same_question, check_target, wanted
+from hptransfer.system.files import require_links_inside, write_text
+
+
+class CheckFailed(Exception):
+    """The coordinate check failed, so no compute is spent on the arm; exit code 1."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """A sweep with its folder, and how much to say."""
+
+    composed: Composed
+    sweep: SweepConfig
+    folder: ResultsFolder
+    quiet: bool = False
+
+
+def open_job(composed: Composed, root: Path, *, quiet: bool) -> Job:
+    """Prepare a sweep's folder: refuse a changed question, write the sweep as run."""
+    sweep = sweep_config(composed)
+    folder = ResultsFolder(root / sweep.name)
+    require_links_inside(folder.path)
+    check_question(sweep, folder)
+    _require_data(sweep, composed)
+    write_text(folder.sweep_file, as_run_yaml(composed, name=sweep.name))
+    return Job(composed, sweep, folder, quiet)
+
+
+def check_question(sweep: SweepConfig, folder: ResultsFolder) -> None:
+    """Refuse a sweep that no trial can answer, or whose folder holds another question."""
+    _require_trials(sweep)
+    if sweep.target is not None:
+        check_target(sweep, sweep.target)
+    if folder.sweep_file.is_file():
+        check_same_question(recorded_sweep(folder), sweep)
+
+
+def _require_trials(sweep: SweepConfig) -> None:
+    """Build the trials at the ends of every axis, which raise where there can be none."""
+    for width in sweep.widths:
+        proxy = with_width(sweep.base, width)
+        for name, axis in sweep.search:
+            for end in (axis.low, axis.high):
+                with_hyperparameters(proxy, {f"log2_{name}": end})
+
+
+def recorded_sweep(folder: ResultsFolder) -> SweepConfig:
+    """Return the sweep as it was run."""
+    return sweep_config(compose_file(folder.sweep_file, [], as_run=True))
+
+
+def _require_data(sweep: SweepConfig, composed: Composed) -> None:
+    from hptransfer.data import load
+    from hptransfer.training.packs.run import torch_device
+
+    if composed.executor.name == "local" or composed.executor.address == "local":
+        torch_device(composed.runtime)
+    load(sweep.base.data, composed.runtime.data_folder)
+
+
+def check(job: Job) -> list[dict[str, Any]]:
+    """Check every arm once at the sweep's widths and central learning rate; kept in check.json."""
+    asked = {"widths": list(job.sweep.widths), "asked_log2_lr": central_log2_lr(job.sweep)}
+    arms = [scaling.value for scaling in job.sweep.parametrizations]
+    recorded = results.read_json(job.folder.check_file, "checks")
+    kept = recorded["checks"] if recorded else []
+    known = {c["parametrization"]: c for c in kept if asked.items() <= c.items()}
+    missing = [arm for arm in arms if arm not in known]
+    if missing:
+        from hptransfer.training.packs.coordinate_check import coordinate_check
+
+        for arm in missing:
+            base = with_scaling(job.sweep.base, Scaling(arm))
+            known[arm] = coordinate_check(
+                base, asked["widths"], asked["asked_log2_lr"], job.composed.runtime
+            )
+        results.write_json(job.folder.check_file, {"checks": list(known.values())})
+    return [known[arm] for arm in arms]
+
+
+def central_log2_lr(sweep: SweepConfig) -> float:
+    """Return the middle of the learning-rate axis, or the base trial's rate where it is fixed."""
+    axes = dict(sweep.search)
+    if "lr" in axes:
+        return (axes["lr"].low + axes["lr"].high) / 2
+    return HYPERPARAMETERS["lr"].log2(sweep.base)
+
+
+def gate(job: Job) -> list[dict[str, Any]]:
+    """Check all arms; refuse to go on where a µP arm fails."""
+    if len(job.sweep.widths) < 2 or not job.composed.tree["sweep"]["gate"]:
+        return []
+    checks = check(job)
+    for answer in checks:
+        if answer["parametrization"] == Scaling.mup.value and answer["verdict"] == "fail":
+            raise CheckFailed(failure_sentence(answer))
+    return checks
+
+
+def failure_sentence(answer: dict[str, Any]) -> str:
+    """Say why a coordinate check failed, and what to do."""
+    worst = answer["worst"]
+    reason = " ".join(answer["warnings"]) or (
+        f"{worst['module']} ({worst['quantity']}, step {worst['step']}) changes by "
+        f"{worst['slope']} octaves per width doubling; at most {answer['limit']} is µP."
+    )
+    return (
+        f"The coordinate check of the {answer['parametrization']} arm failed: {reason} Mend the "
+        "parametrization, or set sweep.gate=false to sweep all the same."
+    )
+
+
+def intention(job: Job) -> str:
+    """Say what a sweep is about to do."""
+    done = keys_in(job.folder.path)
+    if job.sweep.is_adaptive:
+        return f"{job.sweep.name}: {len(done)} trials are recorded; asks for more in rounds"
+    keys = set(wanted(job.sweep))
+    missing, present = len(keys - done), len(keys & done)
+    if not present:
+        return f"{job.sweep.name}: {missing} trials to run"
+    if not missing:
+        return f"{job.sweep.name}: all {present} trials are recorded"
+    return f"{job.sweep.name}: {present} of {len(keys)} trials are recorded; adds {missing} trials"

@@ -1,0 +1,253 @@
+"""A ledger's row run again: its own config, as a pack of one. Nothing recorded changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hptransfer.config import TrialConfig
+from hptransfer.config.choices import Status
+from hptransfer.config.compose.compose import Composed, as_run_yaml, compose_file, with_trial
+from hptransfer.config.compose.schema import SCHEMAS
+from hptransfer.config.identity import trial_key
+from hptransfer.config.sweep import with_hyperparameters
+from hptransfer.errors import UserError, shown
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.importers.ledger import OUTCOME
+from hptransfer.results.ledger_rows import locate, row, scan
+from hptransfer.system.files import write_text
+from hptransfer.system.signals import end_if_asked
+
+TOLERANCE = 1e-3  # of the recorded loss: what devices and versions of torch may differ by
+
+
+def replay(
+    folder: ResultsFolder,
+    prefix: str,
+    overrides: Sequence[str] = (),
+    config_dir: Path | None = None,
+) -> dict[str, Any]:
+    """Train one of a folder's trials again; keep its weights and say how the results compare.
+
+    Args:
+        prefix: the first digits of the trial's key, enough of them to tell it from the others.
+        overrides: of `runtime` only, which cannot change a result beyond float tolerance.
+
+    Raises:
+        UserError: no such row, several, another program's, or an override of the trial.
+    """
+    from hptransfer.models.weights import save_weights
+    from hptransfer.training.packs.run import train_trial
+
+    recorded, again = run_again(folder, prefix, overrides, config_dir)
+    key = recorded["trial_key"]
+    result, weights = train_trial(again.trial, again.runtime, lambda report: end_if_asked())
+    weights_file = None
+    if result.status is Status.completed:
+        weights_file = folder.replayed_weights(key)
+        save_weights(weights_file, again.trial, weights)
+        said = as_run_yaml(again, name=again.name, comment=f"Trial {key}, run again.")
+        write_text(weights_file.with_suffix(".yaml"), said)
+    return comparison(recorded, row(result, recorded["hps"], results.provenance()), weights_file)
+
+
+def run_again(
+    folder: ResultsFolder,
+    prefix: str,
+    overrides: Sequence[str] = (),
+    config_dir: Path | None = None,
+) -> tuple[dict[str, Any], Composed]:
+    """Return the row that `replay` trains again, and its trial as a config."""
+    _require_of_runtime(overrides)
+    recorded = find(folder, prefix)
+    config = trial_of(recorded)
+    composed = compose_file(folder.sweep_file, list(overrides), config_dir=config_dir, as_run=True)
+    return recorded, _as_run(composed, config)
+
+
+def _require_of_runtime(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if override.split("=")[0].split(".")[0] != "runtime":
+            raise UserError(
+                "A recorded trial is trained again as it was, so with --trial only runtime.* may "
+                f"be overridden, but got {shown(override)}. Train a config file to change the rest."
+            )
+
+
+def find(folder: ResultsFolder, prefix: str) -> dict[str, Any]:
+    """Return the row whose key begins with `prefix`, of the sweep's ledger or of its target's.
+
+    Raises:
+        UserError: none or several, or a row that another program made.
+    """
+    found = {row["trial_key"]: row for row in _rows_from(folder, prefix)}
+    if not found:
+        raise UserError(
+            f"--trial must begin the key of one of the rows of {folder.path}, but none begins with "
+            f"{shown(prefix)}. `hptransfer status {folder.path} --export rows.csv` lists the keys."
+        )
+    if len(found) > 1:
+        first = sorted(found)[:3]
+        others = ", ..." if len(found) > len(first) else ""
+        raise UserError(
+            f"--trial must tell one row from all others, but {len(found)} keys begin with "
+            f"{shown(prefix)}: {', '.join(first)}{others}. Give more digits."
+        )
+    (only,) = found.values()
+    if "foreign" in only["config"]:
+        raise UserError(
+            f"Trial {only['trial_key']} was trained by another program, whose model hptransfer "
+            "does not have. Train it again there."
+        )
+    return only
+
+
+def _rows_from(folder: ResultsFolder, prefix: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows whose keys begin so, those of the sweep's own ledger last."""
+    for home in (folder.target, folder.path):
+        ledger = locate(home)
+        for stretch in scan(ledger) if ledger else ():
+            yield from (row for row in stretch.rows if row["trial_key"].startswith(prefix))
+
+
+def trial_of(recorded: Mapping[str, Any]) -> TrialConfig:
+    """Return the trial that a row of ours records: the inverse of `identity.canonical`.
+
+    A config holds 12 digits of its numbers. Swept HPs follow in full from the row's points of their
+    axes, where those have no more than the 9 decimals that a row keeps.
+
+    Raises:
+        UserError: a config that this version does not read as the trial with the row's key.
+    """
+    try:
+        rounded = _trial(recorded["config"])
+        exact = with_hyperparameters(rounded, recorded["hps"])
+    except (KeyError, TypeError) as error:
+        raise _unread(recorded, repr(error)) from None
+    for config in (exact, rounded):
+        if trial_key(config) == recorded["trial_key"]:
+            return config
+    raise _unread(recorded, f"its key would be {trial_key(rounded)}")
+
+
+def _unread(recorded: Mapping[str, Any], reason: str) -> UserError:
+    version = recorded["provenance"].get("hptransfer")
+    return UserError(
+        f"Trial {recorded['trial_key']} cannot be run again by this hptransfer, which reads its "
+        f"config otherwise ({reason}). Use the version that wrote the row: {version}."
+    )
+
+
+def _trial(short: Mapping[str, Any]) -> TrialConfig:
+    """Build a trial from its short form: what is left out has its default."""
+    groups = {
+        f.name: _record(_member(f.name, f.default, short), short.get(f.name, {}))
+        for f in dataclasses.fields(TrialConfig)
+        if dataclasses.is_dataclass(f.default)
+    }
+    return _record(TrialConfig, {**short, **groups})
+
+
+def _member(group: str, default: Any, short: Mapping[str, Any]) -> Any:
+    """Return the class of a trial's group: the one that its tag names, where it has a tag."""
+    tag = _tag(default)
+    return SCHEMAS[group][short[group][tag]] if tag else type(default)
+
+
+def _tag(record: Any) -> str | None:
+    """Return the field that names a group's member; None for a group of one."""
+    return next((f.name for f in dataclasses.fields(record) if f.metadata.get("tag")), None)
+
+
+def _record(cls: Any, short: Mapping[str, Any]) -> Any:
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+    return cls(
+        **{
+            name: type(defaults[name])(value) if isinstance(defaults[name], Enum) else value
+            for name, value in short.items()
+        }
+    )
+
+
+def _as_run(composed: Composed, config: TrialConfig) -> Composed:
+    """Return the trial as a config, under the group choices of its own classes."""
+    tagged = {
+        f.name: getattr(getattr(config, f.name), tag)
+        for f in dataclasses.fields(config)
+        if dataclasses.is_dataclass(f.default) and (tag := _tag(f.default))
+    }
+    return dataclasses.replace(with_trial(composed, config), choices={**composed.choices, **tagged})
+
+
+def comparison(
+    recorded: Mapping[str, Any], now: Mapping[str, Any], weights_file: Path | None
+) -> dict[str, Any]:
+    """Compare a row with that of the same trial run again.
+
+    `equal` holds where status, loss and the step of an early end are the same to the bit, `agrees`
+    where the status is, and the loss to `TOLERANCE`.
+    """
+    was, is_now = recorded["loss"], now["loss"]
+    difference = None if None in (was, is_now) else is_now - was
+    relative = abs(difference) / abs(was) if difference else difference
+    return {
+        "trial_key": recorded["trial_key"],
+        "family": recorded["config"]["model"]["family"],
+        **{name: recorded[name] for name in ("width", "parametrization", "seed", "hps")},
+        "recorded": _end(recorded),
+        "now": _end(now),
+        "difference": difference,
+        "relative_difference": relative,
+        "tolerance": TOLERANCE,
+        "equal": all(recorded[name] == now[name] for name in OUTCOME),
+        "agrees": recorded["status"] == now["status"] and (relative or 0.0) <= TOLERANCE,
+        "weights": None if weights_file is None else str(weights_file),
+        "config": None if weights_file is None else str(weights_file.with_suffix(".yaml")),
+    }
+
+
+def _end(of: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a trial ended, where and by which code."""
+    made = {name: of["provenance"].get(name) for name in ("commit", "torch")}
+    return {**{name: of[name] for name in OUTCOME}, "device": of["cost"]["device"], **made}
+
+
+def replay_text(answer: Mapping[str, Any]) -> str:
+    """Say what a row recorded, what its trial gave now, and whether they agree."""
+    hps = ", ".join(f"{name} {value:g}" for name, value in answer["hps"].items())
+    lines = [
+        f"trial    {answer['trial_key']}: {answer['family']} at width {answer['width']}, "
+        f"{answer['parametrization']}, seed {answer['seed']}, {hps}",
+        f"recorded {_end_text(answer['recorded'])}",
+        f"now      {_end_text(answer['now'])}",
+        f"result   {_judged(answer)}",
+    ]
+    if answer["weights"]:
+        lines.append(f"weights  {answer['weights']}")
+    return "\n".join(lines)
+
+
+def _end_text(end: Mapping[str, Any]) -> str:
+    ends = {
+        Status.completed.value: f"loss {end['loss']!r}",
+        Status.diverged.value: f"diverged at step {end['diverged_at_step']}",
+        Status.stopped.value: f"stopped at step {end['stopped_at_step']}",
+    }
+    commit = f", commit {end['commit']}" if end["commit"] else ""
+    return f"{ends[end['status']]}  ({end['device']}, torch {end['torch']}{commit})"
+
+
+def _judged(answer: Mapping[str, Any]) -> str:
+    if answer["equal"]:
+        return "equal to the bit"
+    if answer["difference"] is None:
+        return "ended likewise, at another step" if answer["agrees"] else "ended otherwise"
+    within = "within" if answer["agrees"] else "beyond"
+    return (
+        f"differs by {answer['difference']:+.3g}, {answer['relative_difference']:.2g} of the loss: "
+        f"{within} the tolerance of {answer['tolerance']:g}"
+    )

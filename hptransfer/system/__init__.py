@@ -1,0 +1,1 @@
+"""What the package asks of the machine: whole-file writes, locks, signals, storage, safe YAML."""

@@ -1,0 +1,221 @@
+"""One writer for each folder: flock where it reaches, and an owner with a heartbeat where not.
+
+The lock file says who writes (host, pid, since when) and is empty once the writer released it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from hptransfer.errors import UserError
+from hptransfer.system.files import require_inside
+
+LOCK_NAME = ".lock"
+HEARTBEAT_S = 10.0  # between two signs of life
+SILENCE_S = 60.0  # after which the owner on another host counts as ended
+_WITHOUT_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock."""
+
+    host: str
+    pid: int
+    process_start: int | None  # clock ticks since boot, where /proc tells: pids are used again
+    since: str
+
+    def __str__(self) -> str:
+        return f"host {self.host} pid {self.pid}"
+
+    @property
+    def head(self) -> bytes:
+        """How the lock file begins while this owner holds it."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode()[:-1] + b',"heartbeat":"'
+
+
+class FolderLock:
+    """The lock of a results folder, taken by `take`; `note` says what was unusual about it.
+
+    A heartbeat is the lock file's own time, compared with the file system's clock: hosts' clocks
+    may differ by more than `SILENCE_S`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / LOCK_NAME
+        self.note: str | None = None
+        self._owner = Owner(
+            socket.gethostname(), os.getpid(), _started(os.getpid()), datetime.now(UTC).isoformat()
+        )
+        self._descriptor = -1
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat_on, name="ledger-lock", daemon=True)
+
+    def take(self) -> Self:
+        """Take the lock, and keep it alive until `release`.
+
+        Raises:
+            UserError: somebody else holds it.
+        """
+        require_inside(self.folder, self.path)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._take()
+        except BaseException:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            raise
+        self._heart.start()
+        return self
+
+    def _take(self) -> None:
+        notes = []
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flocked = True
+        except BlockingIOError:
+            raise self._refusal(_owner(self._content()), "") from None
+        except OSError as error:
+            if error.errno not in _WITHOUT_FLOCK:
+                raise
+            flocked = False
+            notes.append(
+                f"The file system of {self.folder} has no flock ({error.strerror}); the heartbeat "
+                f"in {self.path.name} guards it alone, so start no two sweeps at the same moment."
+            )
+        if (holder := _owner(self._content())) is not None:
+            self._require_ended(holder, flocked=flocked)
+            notes.append(
+                f"The sweep of {holder} ended without releasing {self.folder}; its lock was taken "
+                "over."
+            )
+        self._beat()
+        self.note = " ".join(notes) or None
+
+    def _require_ended(self, holder: Owner, *, flocked: bool) -> None:
+        """Refuse to take over from an owner who may still write."""
+        if holder.host == self._owner.host:
+            # Here the kernel releases a flock with its process, however that ends.
+            if not flocked and _lives(holder):
+                raise self._refusal(holder, "")
+            return
+        silence = self._silence()
+        if silence < SILENCE_S:
+            raise self._refusal(
+                holder,
+                f" Its last sign of life is {max(silence, 0.0):.0f} s old; after {SILENCE_S:g} s "
+                "of silence it is taken over.",
+            )
+
+    def _silence(self) -> float:
+        """Return how many seconds ago the lock was written, by the file system's clock."""
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=f"{LOCK_NAME}.") as now:
+            now.write(b"\n")
+            now.flush()
+            return os.fstat(now.fileno()).st_mtime - os.fstat(self._descriptor).st_mtime
+
+    def _refusal(self, holder: Owner | None, more: str) -> UserError:
+        return UserError(
+            f"One command at a time writes {self.folder}, but {holder or 'another process'} is "
+            f"writing it. Wait until it is done or stop it.{more}"
+        )
+
+    def _content(self) -> bytes:
+        """Read the lock file by its name, so that one in place of ours is seen."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except FileNotFoundError:
+            return b""
+        try:
+            return os.read(descriptor, 1000)
+        finally:
+            os.close(descriptor)
+
+    def _beat(self) -> None:
+        """Write the owner and the time in one piece, over what was there."""
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        content = self._owner.head + time.encode() + b'"}\n'
+        os.pwrite(self._descriptor, content, 0)
+        os.ftruncate(self._descriptor, len(content))
+
+    def _beat_on(self) -> None:
+        while not self._released.wait(HEARTBEAT_S):
+            # A beat that cannot be written is missed; `require_ours` tells if that cost the lock.
+            with suppress(OSError):
+                if not self._is_ours():
+                    return
+                self._beat()
+
+    def _is_ours(self) -> bool:
+        return self._content().startswith(self._owner.head)
+
+    def require_ours(self) -> None:
+        """Refuse to go on once somebody else has taken the lock over.
+
+        Raises:
+            UserError: the lock file names somebody else, or is gone.
+        """
+        if not self._is_ours():
+            holder = _owner(self._content()) or "another program"
+            raise UserError(
+                f"The lock of {self.folder} was taken from this sweep by {holder}, as happens when "
+                f"it is silent for {SILENCE_S:g} s. Nothing more is recorded; run the same command "
+                "again once the other is done."
+            )
+
+    def release(self) -> None:
+        """Release the lock and leave its file empty: nobody has to be taken over from."""
+        if self._descriptor < 0:
+            return
+        self._released.set()
+        try:
+            self._heart.join()
+            with suppress(OSError):  # whoever comes next then reads that we ended without this
+                if self._is_ours():
+                    os.ftruncate(self._descriptor, 0)
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _owner(content: bytes) -> Owner | None:
+    """Return whom a lock file names; nobody where it is empty or was not written by `_beat`."""
+    try:
+        value = json.loads(content)
+        return Owner(
+            str(value["host"]), int(value["pid"]), value["process_start"], str(value["since"])
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _lives(owner: Owner) -> bool:
+    """Say whether the very process that took a lock on this host still runs."""
+    try:
+        os.kill(owner.pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it runs as somebody else
+    return _started(owner.pid) == owner.process_start
+
+
+def _started(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None where /proc does not tell."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    return int(stat.rpartition(b")")[2].split()[19])  # field 22 of proc(5), the name is field 2

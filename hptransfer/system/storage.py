@@ -1,0 +1,197 @@
+"""Where packs leave their checkpoints: a folder, or a URL that fsspec knows.
+
+A file is there whole or not at all: locally by renaming, in an object store by a single put. Each
+whole pack has a sub-folder of its own, named after its trials, so that it can be removed at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from hptransfer.config import CheckpointConfig, TrialConfig
+from hptransfer.config.identity import trial_key
+from hptransfer.errors import MachineError, UserError
+from hptransfer.system.files import write_whole
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+
+class Storage(Protocol):
+    """Files by their names below one folder; whatever fails is a MachineError."""
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """Return a file's content, or None where there is no such file."""
+        ...
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file, and the folders it lies in, in place of one that is there."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all that it holds; nothing if there is none."""
+        ...
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names of all files below a folder, sorted."""
+        ...
+
+
+def open_storage(folder: str) -> Storage:
+    """Return the storage of a path or URL.
+
+    Raises:
+        UserError: fsspec does not know the protocol, or lacks the package for it.
+    """
+    protocol, is_url, rest = folder.partition("://")
+    if not is_url:
+        return LocalStorage(Path(folder))
+    if protocol == "file":
+        return LocalStorage(Path(rest))
+    try:
+        from fsspec.core import url_to_fs
+
+        filesystem, root = url_to_fs(folder)
+    except ImportError as error:
+        raise UserError(
+            f"Storage {shown(folder)} needs a package that is not installed here: {error}. Install "
+            "it on every node, or use a folder that all nodes share."
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"Storage must be a folder, or a URL that fsspec knows such as s3://bucket/folder, but "
+            f"got {shown(folder)}: {error}."
+        ) from error
+    return UrlStorage(filesystem, root, shown(folder))
+
+
+def shown(folder: str) -> str:
+    """Return a path or URL as it may be printed, without a user's name and password."""
+    return re.sub(r"//[^/@]*@", "//", folder)
+
+
+@dataclass(frozen=True)
+class LocalStorage:
+    """Files below a folder of this machine, or one that is mounted on it."""
+
+    folder: Path
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """Return a file's content, or None where there is no such file."""
+        path = self.folder / name
+        with _reaching(str(path), "read", OSError):
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file whole or not at all."""
+        path = self.folder / name
+        with _reaching(str(path), "written", OSError):
+            write_whole(path, content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all that it holds."""
+        path = self.folder / name
+        with _reaching(str(path), "removed", OSError):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names of all whole files below a folder."""
+        files = (path for path in (self.folder / folder).rglob("[!.]*") if path.is_file())
+        with _reaching(str(self.folder / folder), "listed", OSError):
+            return sorted(path.relative_to(self.folder).as_posix() for path in files)
+
+
+@dataclass(frozen=True)
+class UrlStorage:
+    """Files below a URL; what backends raise is of many kinds, and all of it the machine's."""
+
+    filesystem: AbstractFileSystem
+    root: str  # as the file system names it
+    url: str  # as it is printed
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """Return an object's content, or None where there is none."""
+        with _reaching(f"{self.url}/{name}", "read", Exception):
+            try:
+                content = self.filesystem.cat_file(self._path(name))
+            except FileNotFoundError:
+                return None
+        assert isinstance(content, bytes), "fsspec returns bytes for all of a file"
+        return content
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Put an object; a file system with folders is given those that are missing."""
+        path = self._path(name)
+        with _reaching(f"{self.url}/{name}", "written", Exception):
+            try:
+                self.filesystem.pipe_file(path, content)
+            except FileNotFoundError:
+                self.filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self.filesystem.pipe_file(path, content)
+
+    def remove(self, name: str) -> None:
+        """Remove an object, or all whose names begin with this folder."""
+        with _reaching(f"{self.url}/{name}", "removed", Exception):
+            self.filesystem.invalidate_cache()
+            try:
+                self.filesystem.rm(self._path(name), recursive=True)
+            except FileNotFoundError:
+                return
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names of all objects below a folder."""
+        with _reaching(f"{self.url}/{folder}", "listed", Exception):
+            self.filesystem.invalidate_cache()
+            found = self.filesystem.find(self._path(folder))
+            return sorted(path[len(self.root) :].lstrip("/") for path in found)
+
+    def _path(self, name: str) -> str:
+        return f"{self.root.rstrip('/')}/{name}".rstrip("/")
+
+
+@contextmanager
+def _reaching(where: str, done: str, faults: type[Exception]) -> Iterator[None]:
+    """Turn what goes wrong with a storage into a MachineError."""
+    try:
+        yield
+    except faults as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise MachineError(
+            f"{where} could not be {done}: {reason}. Free or repair it, or name another folder in "
+            "executor.storage."
+        ) from error
+
+
+def pack_id(configs: Sequence[TrialConfig]) -> str:
+    """Return the identity of trials in this order: 12 hex digits of a sha256 of their keys."""
+    keys = ",".join(trial_key(config) for config in configs)
+    return hashlib.sha256(keys.encode()).hexdigest()[:12]
+
+
+def discard_pack(checkpoints: CheckpointConfig, configs: Sequence[TrialConfig]) -> None:
+    """Remove all checkpoints of a whole pack, those of its parts included."""
+    open_storage(checkpoints.folder).remove(pack_id(configs))
+
+
+def write_token(folder: str, name: str, token: str) -> None:
+    """Leave a token in a storage for other nodes to find."""
+    open_storage(folder).write_bytes(name, token.encode())
+
+
+def probe_token(folder: str, name: str) -> str | None:
+    """Return the token that this node sees in a storage, or None."""
+    content = open_storage(folder).read_bytes(name)
+    return None if content is None else content.decode(errors="replace")

@@ -1,0 +1,280 @@
+"""The coordinate check: is a parametrization really µP? (arXiv 2203.03466, Appendix D.1)
+
+Every module's output is measured on a fixed probe batch at several widths. Under µP its typical
+size at initialisation, and the size of its change after a few steps, do not depend on width: the
+slope of log2 RMS over log2 width is near zero. Changes h_t - h_0 have far more power than raw
+values: mean |activation| after training misses a hidden rate that is wrong by m.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.config.choices import Precision, Schedule
+from hptransfer.config.identity import with_width
+from hptransfer.config.sweep import with_hyperparameters
+from hptransfer.data import Dataset, load
+from hptransfer.errors import UserError
+from hptransfer.models.parametrization import Role, parameter_rules
+from hptransfer.training.evaluation import evaluation_batches
+from hptransfer.training.objectives import noised
+from hptransfer.training.packs.pack import Pack
+from hptransfer.training.packs.run import torch_device
+from hptransfer.training.packs.state import pack_losses, start_training
+
+LIMIT = 0.2  # largest |slope| that passes, in octaves per doubling; true µP stays near 0.1
+STEPS = (2, 3, 4, 5, 6)  # steps at which updates are measured
+SEEDS = tuple(range(8))
+PROBE_SAMPLES = 64
+LEAST_LOSS_DROP = 0.05  # share by which the base width's loss must fall: else nothing was learned
+OCTAVES_LOWER = 2  # the rate is lowered so far, octave by octave, while a check fails
+DECISIVE = 0.5  # |slope| beyond which no lower rate is tried
+
+Sizes = dict[tuple[str, str, int], list[float]]  # (module, quantity, step) -> RMS per seed
+
+
+class _Run(NamedTuple):
+    sizes: Sizes
+    loss_drop: float
+
+
+def coordinate_check(
+    base: TrialConfig, widths: Sequence[int], log2_lr: float, runtime: RuntimeConfig
+) -> dict[str, Any]:
+    """Check a trial's parametrization over `widths` at base learning rate 2**log2_lr or a little
+    below.
+
+    Returns the object of `hptransfer check --json`: slopes in octaves per width doubling, verdict
+    `pass` or `fail`, and the sizes behind them. What is exactly zero at all widths (a module
+    initialised to zero, or one that has not moved yet) has no slope and is listed under `zero`.
+    """
+    if len(set(widths)) < 2 or set(widths) == {base.model.base_width}:
+        raise UserError(
+            "A coordinate check needs two widths or more that differ, since at the base width "
+            f"every parametrization is the same model, but got widths={list(widths)}. Set "
+            "sweep.widths."
+        )
+    torch.set_num_threads(runtime.threads)
+    dataset = load(base.data, runtime.data_folder)
+    plainly = dataclasses.replace(runtime, compile=False, graph=False)
+    answers = []
+    for lowered in range(OCTAVES_LOWER + 1):
+        answers.append(_checked_at(base, widths, log2_lr - lowered, dataset, plainly))
+        if not _may_pass_lower(answers[-1]):
+            break
+    return {**_telling(answers), "asked_log2_lr": log2_lr}
+
+
+def _may_pass_lower(answer: Mapping[str, Any]) -> bool:
+    """Whether a failure may be the rate's. Near the edge of stability a few steps are no longer
+    small changes and slopes of true µP stray beyond the limit; those of a wrong factor only get
+    cleaner at lower rates.
+    """
+    slope = answer["worst"]["slope"]
+    failed = answer["verdict"] == "fail" and answer["loss_drop"] >= LEAST_LOSS_DROP
+    return failed and (slope is None or abs(slope) <= DECISIVE)
+
+
+def _telling(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the last answer at which the model learned enough, or the first."""
+    return next((a for a in reversed(answers) if a["loss_drop"] >= LEAST_LOSS_DROP), answers[0])
+
+
+def _checked_at(
+    base: TrialConfig,
+    widths: Sequence[int],
+    log2_lr: float,
+    dataset: Dataset,
+    runtime: RuntimeConfig,
+) -> dict[str, Any]:
+    probing = _probing(base, log2_lr)
+    runs = {w: _probe_width(with_width(probing, w), dataset, runtime) for w in widths}
+    narrowest = min(runs, key=lambda width: abs(width - base.model.base_width))
+    return _answer(base, runs, log2_lr=log2_lr, loss_drop=runs[narrowest].loss_drop)
+
+
+def _probing(base: TrialConfig, log2_lr: float) -> TrialConfig:
+    """Return the trial at a constant rate for as many steps as are measured, in float32."""
+    budget = dataclasses.replace(
+        base.budget, steps=max(STEPS), schedule=Schedule.constant, warmup_fraction=0.0
+    )
+    config = dataclasses.replace(base, budget=budget, precision=Precision.fp32)
+    return with_hyperparameters(config, {"log2_lr": log2_lr})
+
+
+def _probe_width(config: TrialConfig, dataset: Dataset, runtime: RuntimeConfig) -> _Run:
+    seeded = [dataclasses.replace(config, seed=seed) for seed in SEEDS]
+    state = start_training(seeded, dataset, torch_device(runtime), runtime)
+    pack, first_batch = state.pack, state.batch(0)
+    with torch.no_grad():
+        loss_before = pack_losses(pack, first_batch).mean()
+    at_init = [_outputs(pack, seed, dataset) for seed in range(len(SEEDS))]
+    sizes: Sizes = {}
+    for outputs in at_init:
+        for module, value in outputs.items():
+            sizes.setdefault((module, "init", 0), []).append(_rms(value))
+    for step in range(max(STEPS)):
+        state.train_step(step)
+        if step + 1 not in STEPS:
+            continue
+        for seed, before in enumerate(at_init):
+            for module, value in _outputs(pack, seed, dataset).items():
+                change = _rms(value - before[module])
+                sizes.setdefault((module, "update", step + 1), []).append(change)
+    with torch.no_grad():
+        loss_after = pack_losses(pack, first_batch).mean()
+    state.close()
+    return _Run(sizes, float(1 - loss_after / loss_before))
+
+
+def _rms(value: Tensor) -> float:
+    return float(value.double().square().mean().sqrt())
+
+
+@torch.no_grad()
+def _outputs(pack: Pack, member: int, dataset: Dataset) -> dict[str, Tensor]:
+    """Return every module's output on the probe batch for one member."""
+    config = pack.configs[member]
+    batch = next(iter(evaluation_batches(config, dataset.validation)))
+    device = pack.flat.device
+    images, u, noise = (part[:PROBE_SAMPLES].to(device) for part in batch[:3])
+    condition = tuple(part[:PROBE_SAMPLES].to(device) for part in batch.condition)
+    at = noised(config.objective, images, noise, u)
+    outputs: dict[str, Tensor] = {}
+    hooks = [
+        module.register_forward_hook(_recorder(name, outputs))
+        for name, module in pack.template.named_modules()
+        if name and any(True for _ in module.parameters())
+    ]
+    functional_call(pack.template, pack.member_tensors(member), (at.x, at.t, *condition))
+    for hook in hooks:
+        hook.remove()
+    return outputs
+
+
+def _recorder(name: str, outputs: dict[str, Tensor]) -> Any:
+    def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            outputs[name] = output.detach()
+            return
+        for index, part in enumerate(output):
+            # A mask, or nothing, among a module's outputs has no size.
+            if isinstance(part, Tensor) and part.is_floating_point():
+                outputs[f"{name}[{index}]"] = part.detach()
+
+    return record
+
+
+def _answer(
+    base: TrialConfig, runs: Mapping[int, _Run], *, log2_lr: float, loss_drop: float
+) -> dict[str, Any]:
+    widths = sorted(runs)
+    keys = list(runs[widths[0]].sizes)
+    sizes = {key: [runs[w].sizes[key] for w in widths] for key in keys}
+    zero = {key for key, rows in sizes.items() if not np.any(rows)}
+    shrinking = _may_shrink(base)
+    slopes = [
+        _slope(key, widths, sizes[key], lowest=-LIMIT - (0.5 if _is_in(key, shrinking) else 0.0))
+        for key in keys
+        if key not in zero
+    ]
+    failed = [slope for slope in slopes if not slope["ok"]]
+    return {
+        "family": base.model.family,
+        "parametrization": base.parametrization.scaling.value,
+        "broken": base.parametrization.broken.value,
+        "widths": widths,
+        "log2_lr": log2_lr,
+        "seeds": list(SEEDS),
+        "steps": list(STEPS),
+        "limit": LIMIT,
+        "loss_drop": round(loss_drop, 4),
+        "slopes": slopes,
+        "zero": [_occasion(key) for key in keys if key in zero],
+        "worst": max(slopes, key=_badness),
+        "verdict": "fail" if failed or loss_drop < LEAST_LOSS_DROP else "pass",
+        "warnings": _warnings(loss_drop, log2_lr),
+        "rms": [
+            {"module": m, "quantity": q, "step": s, "width": w, "rms": _typical(rows)}
+            for (m, q, s) in keys
+            if (m, q, s) not in zero
+            for w, rows in zip(widths, sizes[m, q, s], strict=True)
+        ],
+    }
+
+
+def _badness(slope: Mapping[str, Any]) -> float:
+    """Return by how much a slope lies outside of what is allowed; negative inside."""
+    value = slope["slope"]
+    return math.inf if value is None else max(value - LIMIT, slope["lowest"] - value)
+
+
+def _occasion(key: tuple[str, str, int]) -> str:
+    module, quantity, step = key
+    return f"{module} (init)" if quantity == "init" else f"{module} (update, step {step})"
+
+
+def _typical(rms_per_seed: Sequence[float]) -> float | None:
+    """Return the geometric mean over seeds, or None where it is zero or not finite."""
+    values = np.asarray(rms_per_seed)
+    if not np.all(np.isfinite(values)) or np.any(values <= 0):
+        return None
+    return float(np.exp(np.log(values).mean()))
+
+
+def _is_in(key: tuple[str, str, int], modules: set[tuple[str, str]]) -> bool:
+    module, quantity, _ = key
+    return (module.partition("[")[0], quantity) in modules
+
+
+def _may_shrink(base: TrialConfig) -> set[tuple[str, str]]:
+    """Return what µP lets fall with m^-1/2: a readout's output at initialisation where its weights
+    are not zero (arXiv 2203.03466, Appendix D.1), in every module that holds the readout.
+    """
+    readouts = [
+        rule.name.rpartition(".")[0] for rule in parameter_rules(base) if rule.role is Role.output
+    ]
+    parts = [name.split(".") for name in readouts]
+    return {(".".join(p[:n]), "init") for p in parts for n in range(1, len(p) + 1)}
+
+
+def _slope(
+    key: tuple[str, str, int],
+    widths: Sequence[int],
+    sizes: Sequence[Sequence[float]],
+    *,
+    lowest: float,
+) -> dict[str, Any]:
+    module, quantity, step = key
+    typical = [_typical(rows) for rows in sizes]
+    slope = None
+    if all(value is not None for value in typical):
+        logs = [math.log2(value) for value in typical if value is not None]
+        slope = float(np.polyfit(np.log2(widths), logs, 1)[0])
+    return {
+        "module": module,
+        "quantity": quantity,
+        "step": step,
+        "slope": None if slope is None else round(slope, 4),
+        "lowest": lowest,
+        "ok": slope is not None and lowest <= slope <= LIMIT,
+    }
+
+
+def _warnings(loss_drop: float, log2_lr: float) -> list[str]:
+    if loss_drop >= LEAST_LOSS_DROP:
+        return []
+    return [
+        f"The base width's loss fell by {loss_drop:.1%} in {max(STEPS)} steps at log2 lr "
+        f"{log2_lr:g}, less than the {LEAST_LOSS_DROP:.0%} that a telling check "
+        "needs: check at a higher rate."
+    ]

@@ -1,0 +1,122 @@
+"""AdamW on flat parameters (T, P) with every hyperparameter per trial (arXiv 1711.05101).
+
+All parameters of a trial lie in one row, so a step is a dozen elementwise operations whatever the
+model, and the µP factors are one vector over the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hptransfer.config import TrialConfig
+from hptransfer.config.choices import WeightDecayMode
+from hptransfer.training.packs.pack import Pack
+
+CONTROLLED = ("lr", "beta1", "beta2", "eps")  # what the bias corrections are made of
+
+
+def _per_trial(configs: Sequence[TrialConfig], name: str, device: torch.device) -> Tensor:
+    values = [getattr(config.optimizer, name) for config in configs]
+    return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)
+
+
+class PackedAdamW:
+    """AdamW for T trials at once; equals `torch.optim.AdamW` on `param_groups` for each.
+
+    What a step's number decides is worked out on the host (`controls`), so that the step itself is
+    the same operations on the same tensors every time and can be captured.
+    """
+
+    def __init__(self, pack: Pack) -> None:
+        configs, device = pack.configs, pack.device
+        self.pack = pack
+        self.moment1 = torch.zeros_like(pack.flat, requires_grad=False)
+        self.moment2 = torch.zeros_like(pack.flat, requires_grad=False)
+        # Where to put what is intermediate: allocating costs a third, but compiled code needs none.
+        compiled = pack.runtime.compiled
+        self.scratch = None if compiled else torch.empty_like(pack.flat, requires_grad=False)
+        cpu = torch.device("cpu")
+        self.on_host = [_per_trial(configs, name, cpu).squeeze(1) for name in CONTROLLED]
+        self.beta1, self.beta2 = (_per_trial(configs, name, device) for name in ("beta1", "beta2"))
+        self.clip_norm = _clip_norms(configs, device)
+        self.lr_factor, self.eps_factor = (_over_entries(pack, name) for name in ("lr", "eps"))
+        self.decay = _decay_per_step(pack, self.lr_factor)
+
+    def keep(self, pack: Pack, members: Sequence[int]) -> PackedAdamW:
+        """Return the optimizer of some members alone, whose pack is `pack`, as they are now."""
+        kept = PackedAdamW(pack)
+        kept.moment1, kept.moment2 = (m[list(members)] for m in (self.moment1, self.moment2))
+        return kept
+
+    def controls(self, step: int, multiplier: Tensor) -> Tensor:
+        """Return what step `step` (from 0) needs at the schedule's multiplier (T,): (3, T) on the
+        CPU: the multiplier, the rate with both bias corrections, and the corrected epsilon.
+        """
+        lr, beta1, beta2, eps = self.on_host
+        debias1 = 1 - beta1.double() ** (step + 1)
+        # m/(√(v/b) + ε) = √b·m/(√v + √b·ε) with b the second moment's bias correction.
+        root = (1 - beta2.double() ** (step + 1)).sqrt()
+        rate = (multiplier * lr * root / debias1).float()
+        return torch.stack([multiplier, rate, (root * eps).float()])
+
+    def clip(self, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Clip each trial's global norm in place; return the norms before and who was clipped."""
+        norm = torch.linalg.vector_norm(grad, dim=1)
+        if self.clip_norm is None:
+            return norm, torch.zeros_like(norm)
+        scale = (self.clip_norm / (norm + 1e-6)).clamp_max(1.0)
+        grad.mul_(scale.unsqueeze(1))
+        return norm, (scale < 1.0).float()
+
+    @torch.no_grad()
+    def step(self, grad: Tensor, controls: Tensor, alive: Tensor) -> None:
+        """Update the parameters from grad (T, P) and a step's `controls`; the dead keep theirs."""
+        multiplier, rate, eps = controls.unsqueeze(2).unbind(0)
+        # Not a product with zero: a rate may be infinite.
+        multiplier, rate = (torch.where(alive.unsqueeze(1), c, 0.0) for c in (multiplier, rate))
+        flat, out = self.pack.flat, self.scratch
+        if self.decay is not None:
+            flat.mul_(1 - multiplier * self.decay)
+        self.moment1.lerp_(grad, 1 - self.beta1)
+        self.moment2.lerp_(torch.mul(grad, grad, out=out), 1 - self.beta2)
+        root = torch.sqrt(self.moment2, out=out).add_(eps * self.eps_factor)
+        change = torch.div(self.moment1, root, out=out).mul_(self.lr_factor)
+        flat.addcmul_(change, rate, value=-1.0)
+
+    @torch.no_grad()
+    def quarantine(self, dead: Tensor) -> None:
+        """Zero the weights and moments of dead trials (T,), so that no NaN stays in memory."""
+        for tensor in (self.pack.flat, self.moment1, self.moment2):
+            tensor.masked_fill_(dead.unsqueeze(1), 0.0)
+
+
+def _clip_norms(configs: Sequence[TrialConfig], device: torch.device) -> Tensor | None:
+    norms = [config.optimizer.clip_norm for config in configs]
+    if all(norm is None for norm in norms):
+        return None
+    return torch.tensor([float("inf") if n is None else n for n in norms], device=device)
+
+
+def _over_entries(pack: Pack, name: str) -> Tensor:
+    """Return a factor for each entry of a flat row: (P,), or a scalar where all are equal."""
+    values = [getattr(rule.factors, name) for rule in pack.rules]
+    if len(set(values)) == 1:
+        return torch.tensor(values[0], dtype=torch.float32, device=pack.device)
+    return pack.over_entries(values)
+
+
+def _decay_per_step(pack: Pack, lr_factor: Tensor) -> Tensor | None:
+    """Return what each entry loses per step at multiplier 1: (T, 1) or (T, P)."""
+    lr, decay = (_per_trial(pack.configs, name, pack.device) for name in ("lr", "weight_decay"))
+    if not any(config.optimizer.weight_decay > 0 for config in pack.configs):
+        return None
+    match pack.configs[0].parametrization.weight_decay_mode:
+        case WeightDecayMode.independent:
+            return decay
+        case WeightDecayMode.mup:
+            return lr * decay
+        case WeightDecayMode.unscaled:
+            return lr * decay * lr_factor

@@ -1,0 +1,195 @@
+"""The trial axis: trials of equal shapes as one program over stacked parameters.
+
+One plain model serves as the template; all trials' parameters are rows of one flat tensor (T, P).
+The families' layers take parameters stacked along the trial axis as they are; a model of the user's
+own is mapped over it by `torch.func.vmap`. The gradient of the summed losses is each trial's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from hptransfer.config import CustomConfig, DDPMConfig, RuntimeConfig, TrialConfig
+from hptransfer.config.identity import shape_signature
+from hptransfer.models.families.custom import packable_attention
+from hptransfer.models.parametrization import (
+    ParameterRule,
+    build_template,
+    forward_multipliers,
+    initial_parameters,
+    parameter_rules,
+)
+from hptransfer.training.compile import compilable, compile_blocks, compiled
+from hptransfer.training.precision import arithmetic, autocast, bound_terms_on
+
+Condition = tuple[Tensor, ...]  # labels, or a caption's tokens, mask and pooled features
+
+# Parameters begin at multiples of so many floats: on a GPU compiled kernels copy other ones first.
+ALIGNMENT = {"cpu": 1, "cuda": 16}
+
+
+class Pack:
+    """T trials of one shape signature. `flat` (T, P) is the only leaf that requires a gradient."""
+
+    def __init__(
+        self,
+        configs: Sequence[TrialConfig],
+        device: torch.device,
+        runtime: RuntimeConfig | None = None,
+    ) -> None:
+        signatures = {shape_signature(config) for config in configs}
+        assert len(signatures) == 1, "trials of a pack must share their shape signature"
+        self.configs = tuple(configs)
+        self.device = device
+        self.runtime = RuntimeConfig(device=str(device)) if runtime is None else runtime
+        self.template = build_template(configs[0]).to(device)
+        self.template.requires_grad_(False)
+        self.rules = parameter_rules(configs[0])
+        self.columns = columns(self.rules, ALIGNMENT[device.type])
+        rows = [_flat_row(config, self.columns) for config in configs]
+        self.flat = torch.stack(rows).to(device).requires_grad_()
+        self.multipliers = _multipliers(configs, device)
+        self.seed_index = _seed_index(configs, device)
+        self.bound_weights = _bound_weights(configs, device)
+        custom = isinstance(configs[0].model, CustomConfig)
+        self.compiled = self.runtime.compiles(custom=custom)
+        # Of the template alone: a pack of the members that are left must not hold this one's rows.
+        mapped = partial(_mapped, self.template)
+        self.mapped = compiled(mapped) if self.compiled and custom else mapped
+        if self.compiled and not custom:
+            compile_blocks(self.template)
+        self.bound_terms = bound_terms_on(device, self.runtime)
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    def predict(
+        self, x: Tensor, t: Tensor, condition: Condition, *, flat: Tensor | None = None
+    ) -> Tensor:
+        """Predict for x (T, B, C, H, W), t (T, B) and a condition of tensors (T, B, ...), with the
+        weights `flat` if given; in float32, whatever the precision.
+        """
+        stacked = self._stacked(self.flat if flat is None else flat)
+        model = self.configs[0].model
+        with autocast(self.configs[0].precision, self.device):
+            if isinstance(model, CustomConfig):
+                refused = compilable(model.factory) if self.compiled else nullcontext()
+                with packable_attention(), refused:
+                    return self.mapped(stacked, x, t, condition).float()
+            return functional_call(self.template, stacked, (x, t, *condition)).float()
+
+    def arithmetic(self) -> AbstractContextManager[None]:
+        """Set up a GPU for the trials' precision, for forward and backward in a `with` block."""
+        return arithmetic(self.configs[0].precision, self.device)
+
+    def of_seeds(self, shared: Tensor) -> Tensor:
+        """Give each member its seed's part of a tensor (S, ...): (T, ...), a view if S is 1."""
+        if len(shared) == 1:
+            return shared.expand(len(self), *shared.shape[1:])
+        return shared.index_select(0, self.seed_index)
+
+    def keep(self, members: Sequence[int]) -> Pack:
+        """Return the pack of some members alone, as they are now."""
+        kept = copy.copy(self)
+        kept.configs = tuple(self.configs[member] for member in members)
+        kept.flat = self.flat.detach()[list(members)].requires_grad_()
+        kept.multipliers = _multipliers(kept.configs, self.device)
+        kept.seed_index = _seed_index(kept.configs, self.device)
+        kept.bound_weights = _bound_weights(kept.configs, self.device)
+        return kept
+
+    def over_entries(self, values: Sequence[float]) -> Tensor:
+        """Spread one value per parameter over the entries of a flat row: (P,); padding gets 1."""
+        by_name = dict(zip((rule.name for rule in self.rules), values, strict=True))
+        parts = [torch.full((c.size,), by_name.get(c.name, 1.0)) for c in self.columns]
+        return torch.cat(parts).to(self.device)
+
+    def member_tensors(self, member: int) -> dict[str, Tensor]:
+        """Return one trial's parameters and multipliers by name, for a call of the template."""
+        return {name: tensor[member] for name, tensor in self._stacked(self.flat).items()}
+
+    def member_parameters(self, flat: Tensor, member: int) -> dict[str, Tensor]:
+        """Return one trial's parameters by name from weights `flat` (T, P)."""
+        stacked = self._stacked(flat)
+        return {rule.name: stacked[rule.name][member] for rule in self.rules}
+
+    def _stacked(self, flat: Tensor) -> dict[str, Tensor]:
+        parts = flat.split([column.size for column in self.columns], dim=1)
+        stacked = {
+            column.name: part.unflatten(1, column.shape)
+            for column, part in zip(self.columns, parts, strict=True)
+            if column.name
+        }
+        return {**stacked, **self.multipliers}
+
+
+def _mapped(
+    template: nn.Module, stacked: dict[str, Tensor], x: Tensor, t: Tensor, condition: Condition
+) -> Tensor:
+    """Map a model of the user's own over the trial axis of its tensors and inputs."""
+
+    def member(tensors: dict[str, Tensor], *inputs: Any) -> Tensor:
+        *own, condition = inputs
+        return functional_call(template, tensors, (*own, *condition))
+
+    return vmap(member)(stacked, x, t, condition)
+
+
+class Column(NamedTuple):
+    """A stretch of a flat row: a parameter, or padding without a name."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Entries of the row."""
+        return math.prod(self.shape)
+
+
+def columns(rules: Sequence[ParameterRule], alignment: int) -> list[Column]:
+    """Lay parameters out in a row, each beginning at a multiple of `alignment` entries."""
+    laid = []
+    for rule in rules:
+        column = Column(rule.name, tuple(rule.shape))
+        missing = -column.size % alignment
+        laid += [column, Column("", (missing,))] if missing else [column]
+    return laid
+
+
+def seeds_of(configs: Sequence[TrialConfig]) -> list[int]:
+    """Return the distinct seeds of trials in the order of a pack's batches."""
+    return list(dict.fromkeys(config.seed for config in configs))
+
+
+def _seed_index(configs: Sequence[TrialConfig], device: torch.device) -> Tensor:
+    seeds = seeds_of(configs)
+    return torch.tensor([seeds.index(config.seed) for config in configs], device=device)
+
+
+def _bound_weights(configs: Sequence[TrialConfig], device: torch.device) -> Tensor | None:
+    """Return each member's weight of a learned variance's bound, times the steps: (T,)."""
+    objectives = [config.objective for config in configs]
+    weights = [o.vlb_weight * o.timesteps for o in objectives if isinstance(o, DDPMConfig)]
+    return torch.tensor(weights, device=device) if weights else None
+
+
+def _multipliers(configs: Sequence[TrialConfig], device: torch.device) -> dict[str, Tensor]:
+    """Return the forward multipliers of every member by buffer name: (T,) each."""
+    each = [forward_multipliers(config) for config in configs]
+    return {name: torch.tensor([m[name] for m in each], device=device) for name in each[0]}
+
+
+def _flat_row(config: TrialConfig, laid: Sequence[Column]) -> Tensor:
+    """Return a trial's initial parameters in one row (P,), padding zero."""
+    initial = initial_parameters(config)
+    return torch.cat([initial[c.name].flatten() if c.name else torch.zeros(c.size) for c in laid])

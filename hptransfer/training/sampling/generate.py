@@ -1,0 +1,80 @@
+"""Samples of a trained model: a row per class or caption of the held-out data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.data import Split, load
+from hptransfer.models.weights import load_weights
+from hptransfer.system.random_streams import torch_generator
+from hptransfer.training.batches import condition_of, dropped
+from hptransfer.training.packs.run import torch_device
+from hptransfer.training.sampling.samplers import Model, SamplerConfig, sample
+
+MOST_ROWS = 10  # classes or captions in one picture
+
+
+def generate(
+    config: TrialConfig,
+    weights: Path,
+    sampler: SamplerConfig,
+    runtime: RuntimeConfig,
+    *,
+    columns: int,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return samples (rows, columns, C, H, W), in [-1, 1] for images.
+
+    A row is a class of the held-out samples, in order, with the first such sample's label or
+    caption; the noise of a row follows from (seed, row).
+    """
+    device = torch_device(runtime)
+    torch.set_num_threads(runtime.threads)
+    model = load_weights(config, weights).to(device).eval()
+    split = load(config.data, runtime.data_folder).validation
+    return grid(config, model, split, sampler, device, columns=columns, seed=seed)
+
+
+def grid(
+    config: TrialConfig,
+    model: Model,
+    split: Split,
+    sampler: SamplerConfig,
+    device: torch.device,
+    *,
+    columns: int,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return what `generate` does, of a model that is there, for a split's classes."""
+    chosen = _one_of_each_class(split)
+    condition = condition_of(config, split, np.repeat(chosen, columns))
+    null = dropped(config, condition, torch.ones(len(chosen) * columns, dtype=torch.bool))
+    samples = sample(
+        config.objective,
+        model,
+        _noise(config, len(chosen), columns, seed).to(device),
+        [part.to(device) for part in condition],
+        [part.to(device) for part in null],
+        sampler,
+    )
+    return samples.unflatten(0, (len(chosen), columns)).cpu().numpy()
+
+
+def _one_of_each_class(split: Split) -> np.ndarray:
+    """Return the index of the first sample of each of the first classes."""
+    labels = split.labels_at(np.arange(len(split))).numpy()
+    _, first = np.unique(labels, return_index=True)
+    return first[:MOST_ROWS]
+
+
+def _noise(config: TrialConfig, rows: int, columns: int, seed: int) -> Tensor:
+    layout = config.data.layout
+    shape = (columns, layout.channels, layout.image_size, layout.image_size)
+    return torch.cat(
+        [torch.randn(shape, generator=torch_generator(seed, "sample", row)) for row in range(rows)]
+    )

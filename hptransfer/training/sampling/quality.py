@@ -1,0 +1,85 @@
+"""How good samples are: compared with the training split in the features of our classifier."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hptransfer.config import DataConfig, TrialConfig
+from hptransfer.data import Split, load
+from hptransfer.results.trial_result import Quality
+from hptransfer.training.packs.loop import PackOutcome
+from hptransfer.training.sampling.classifier import features_of
+from hptransfer.training.sampling.draw import chosen_rows, draw_pack
+from hptransfer.training.sampling.frechet import Moments, frechet_distance, moments
+from hptransfer.training.sampling.neighbours import precision_and_recall
+
+CHUNK = 2000  # images read at a time
+
+
+class Reference(NamedTuple):
+    """What samples are compared with: the training split in the classifier's features."""
+
+    train: Split
+    features: Tensor  # (N, F), on the CPU
+    moments: Moments
+
+
+@lru_cache(maxsize=2)
+def reference(data: DataConfig, folder: str | None) -> Reference:
+    """Return the training split of a data set with its features, kept for the next pack.
+
+    Raises:
+        UserError: its classifier was trained on other content.
+    """
+    train = load(data, folder).train
+    parts = np.array_split(np.arange(len(train)), -(-len(train) // CHUNK))
+    features = torch.cat([features_of(data, train.images_at(part)) for part in parts])
+    return Reference(train, features, moments(features))
+
+
+def judged(config: TrialConfig, known: Reference, images: Tensor) -> Quality | None:
+    """Judge samples (n, C, H, W) in [-1, 1] on the CPU; None unless all are finite.
+
+    What lies outside is cut off, as in a picture. Precision and recall are against as many training
+    samples as samples, the ones whose conditions these have.
+    """
+    if not torch.isfinite(images).all():
+        return None
+    drawn = features_of(config.data, images.clamp(-1, 1))
+    real = known.features[np.unique(chosen_rows(config, known.train))]
+    return Quality(
+        frechet_distance(moments(drawn), known.moments), *precision_and_recall(real, drawn)
+    )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was measured of a pack's samples, by where its members stood at the start."""
+
+    qualities: Mapping[int, Quality | None] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def judged_pack(outcome: PackOutcome, known: Reference) -> Judged:
+    """Draw and judge samples of the members that completed."""
+    began = time.perf_counter()
+    sound = [
+        place
+        for place, member in enumerate(outcome.members)
+        if outcome.diverged_at[member] < 0 and outcome.stopped_at[member] < 0
+    ]
+    config = outcome.pack.configs[0]
+    drawn = draw_pack(outcome.pack, known.train, outcome.weights, sound)
+    qualities = {
+        outcome.members[place]: judged(config, known, images)
+        for place, images in zip(sound, drawn, strict=True)
+    }
+    return Judged(qualities, time.perf_counter() - began)

@@ -1,0 +1,180 @@
+"""Samplers: from noise to data along the probability-flow ODE, with classifier-free guidance.
+
+Every objective is seen as x_t = α·x + σ·noise: a step needs only α and σ at its ends, and what the
+model's prediction says of x and of the noise. Steps cut the objective's time axis evenly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hptransfer.config import (
+    DDPMConfig,
+    ObjectiveConfig,
+    RectifiedFlowConfig,
+    VPConfig,
+    require,
+)
+from hptransfer.training.objectives import alphas_cumprod, vp_scales
+
+Model = Callable[..., Tensor]  # (x (..., B, C, H, W), t (..., B), *condition) -> prediction
+Predict = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> prediction, its condition bound
+
+
+class Sampler(Enum):
+    """How a step moves along the ODE."""
+
+    ddim = "ddim"  # first order, of noise predictions (arXiv 2010.02502, Eq. 12 with σ = 0)
+    euler = "euler"  # first order, of velocities (arXiv 2209.03003)
+    dpm_solver = "dpm_solver"  # second-order multistep, of data (arXiv 2211.01095, Algorithm 2)
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How samples are drawn."""
+
+    name: Sampler = Sampler.dpm_solver
+    steps: int = 20  # model evaluations
+    guidance: float = 1.0  # 1: the conditional prediction, 0: the unconditional one
+
+    def __post_init__(self) -> None:
+        require(self.steps > 0, f"A sampler's steps must be positive, but got {self.steps}.")
+        require(
+            math.isfinite(self.guidance) and self.guidance >= 0,
+            "Guidance must be finite and not negative (1 is none, 2 to 8 are usual), but got "
+            f"{self.guidance}.",
+        )
+
+
+@torch.no_grad()
+def sample(
+    objective: ObjectiveConfig,
+    model: Model,
+    noise: Tensor,
+    condition: Sequence[Tensor],
+    null: Sequence[Tensor],
+    config: SamplerConfig,
+) -> Tensor:
+    """Turn noise (..., B, C, H, W) into samples of the condition; `null` is the dropped one."""
+    require_fit(objective, config)
+    predict = guided(model, condition, null, config.guidance)
+    points = [point(objective, 1 - i / config.steps) for i in range(config.steps + 1)]
+    solve = second_order if config.name is Sampler.dpm_solver else first_order
+    return solve(objective, predict, noise, points)
+
+
+def require_fit(objective: ObjectiveConfig, config: SamplerConfig) -> None:
+    """Refuse a sampler that cannot draw samples of an objective."""
+    own = Sampler.euler if isinstance(objective, RectifiedFlowConfig) else Sampler.ddim
+    require(
+        config.name in (own, Sampler.dpm_solver),
+        f"A sampler must fit its objective, {own.value} or dpm_solver for "
+        f"objective={objective.name}, but got {config.name.value}. Choose {own.value}.",
+    )
+    require(
+        not isinstance(objective, DDPMConfig) or config.steps <= objective.timesteps,
+        f"A sampler's steps must not exceed the schedule's, but got {config.steps} with "
+        f"objective.timesteps={getattr(objective, 'timesteps', None)}. Take fewer steps.",
+    )
+
+
+def guided(
+    model: Model, condition: Sequence[Tensor], null: Sequence[Tensor], scale: float
+) -> Predict:
+    """Return the prediction null + scale·(conditional - null), both halves in one batch
+    (arXiv 2207.12598, Eq. 6, with scale 1 + w).
+    """
+
+    def predict(x: Tensor, t: Tensor) -> Tensor:
+        if scale == 1:
+            return _without_variance(model(x, t, *condition), x)
+        batch = x.ndim - 4  # images, times and conditions share all axes up to this one
+        both = [
+            torch.cat(pair, batch) for pair in ((x, x), (t, t), *zip(null, condition, strict=True))
+        ]
+        unconditional, conditional = _without_variance(model(*both), x).chunk(2, batch)
+        return torch.lerp(unconditional, conditional, scale)
+
+    return predict
+
+
+def _without_variance(prediction: Tensor, x: Tensor) -> Tensor:
+    """Drop the channels of a learned variance, which no deterministic sampler reads."""
+    return prediction[..., : x.shape[-3], :, :]
+
+
+class Point(NamedTuple):
+    """A point of the noising path: the scales of signal and noise, and the embedding's timestep."""
+
+    alpha: float
+    sigma: float
+    t: float
+
+    @property
+    def log_ratio(self) -> float:
+        """λ = log(α/σ), infinite at either end of a path."""
+        if self.alpha == 0 or self.sigma == 0:
+            return -math.inf if self.alpha == 0 else math.inf
+        return math.log(self.alpha / self.sigma)
+
+
+def point(objective: ObjectiveConfig, time: float) -> Point:
+    """Return the point at a share of the time axis: 1 is where training's noise ends, 0 is data."""
+    match objective:
+        case RectifiedFlowConfig():
+            return Point(1 - time, time, 1000 * time)
+        case DDPMConfig():
+            noisings = round(time * objective.timesteps)  # of which the n-th has step n - 1
+            kept = alphas_cumprod(objective)[noisings - 1].item() if noisings else 1.0
+            return Point(math.sqrt(kept), math.sqrt(1 - kept), noisings - 1)
+        case VPConfig():
+            scales = vp_scales(objective, torch.tensor(time, dtype=torch.float64))
+            alpha, sigma = (scale.item() for scale in scales)
+            return Point(alpha, sigma, 999 * time)
+    raise TypeError(f"no sampling path for {type(objective).__name__}")
+
+
+def estimates(
+    objective: ObjectiveConfig, predict: Predict, x: Tensor, at: Point
+) -> tuple[Tensor, Tensor]:
+    """Return what the model takes for the data and for the noise in x (..., B, C, H, W)."""
+    prediction = predict(x, x.new_full(x.shape[:-3], at.t))
+    if isinstance(objective, RectifiedFlowConfig):  # the target is noise - data, and α + σ = 1
+        return x - at.sigma * prediction, x + at.alpha * prediction
+    return (x - at.sigma * prediction) / at.alpha, prediction
+
+
+def first_order(
+    objective: ObjectiveConfig, predict: Predict, x: Tensor, points: Sequence[Point]
+) -> Tensor:
+    """Take each step with the data and noise held fixed: DDIM, and for straight paths Euler."""
+    for here, there in pairwise(points):
+        data, noise = estimates(objective, predict, x, here)
+        x = there.alpha * data + there.sigma * noise
+    return x
+
+
+def second_order(
+    objective: ObjectiveConfig, predict: Predict, x: Tensor, points: Sequence[Point]
+) -> Tensor:
+    """Extrapolate the data over λ from the last two points: DPM-Solver++(2M)."""
+    previous, last_step = None, math.inf
+    for here, there in pairwise(points):
+        data, _ = estimates(objective, predict, x, here)
+        step = there.log_ratio - here.log_ratio
+        # One step reaches out to λ = ±∞ at most at the ends of a path: those are first order.
+        weight = step / (2 * last_step) if math.isfinite(step) else 0.0
+        ahead = data if previous is None else torch.lerp(previous, data, 1 + weight)
+        # The paper's -α'·(e^-h - 1), written so that it holds at the ends too.
+        gain = there.alpha - there.sigma * here.alpha / here.sigma
+        x = (there.sigma / here.sigma) * x + gain * ahead
+        previous, last_step = data, step
+    return x

@@ -1,0 +1,55 @@
+"""AdamW as a parametrization sets it up, and the schedule over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from hptransfer.config import TrialConfig
+from hptransfer.models.parametrization import param_groups
+from hptransfer.training.schedule import lr_multiplier
+from hptransfer.training.target.parallel import local
+
+
+class Optimizer:
+    """`torch.optim.AdamW` whose parameters each have their own rate, decay and epsilon."""
+
+    def __init__(
+        self, model: nn.Module, config: TrialConfig, weights: Mapping[str, Tensor], *, fused: bool
+    ) -> None:
+        self.budget = config.budget
+        self.adamw = torch.optim.AdamW(param_groups(model, config), fused=fused or None)
+        self.base_rates = [float(group["lr"]) for group in self.adamw.param_groups]
+        for weight in weights.values():  # what the first step would make, to be restored before it
+            self.adamw.state[weight] = {
+                "step": torch.zeros((), device=local(weight).device if fused else "cpu"),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
+        self.moment1, self.moment2 = (
+            {name: self.adamw.state[weight][key] for name, weight in weights.items()}
+            for key in ("exp_avg", "exp_avg_sq")
+        )
+
+    def step(self, step: int) -> None:
+        """Update the parameters from their gradients, as step `step` (from 0)."""
+        multiplier = self.multiplier(step)
+        for group, rate in zip(self.adamw.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * multiplier  # a factor: an absolute value would undo µP's own
+        self.adamw.step()
+
+    def multiplier(self, step: int) -> float:
+        """Return the schedule's multiplier of step `step`."""
+        warmup = torch.tensor([self.budget.warmup_fraction])
+        return float(lr_multiplier(self.budget, step, warmup))
+
+    def forget_gradients(self) -> None:
+        """Drop all gradients."""
+        self.adamw.zero_grad(set_to_none=True)
+
+    def has_taken(self, steps: int) -> None:
+        """Count `steps` steps as taken, by which moments are corrected."""
+        for entry in self.adamw.state.values():
+            entry["step"].fill_(steps)

@@ -1,0 +1,197 @@
+"""The processes of a training run: who they are, what they agree on, and how they share a model."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from hptransfer.config import RuntimeConfig, TrainerConfig, require
+from hptransfer.config.choices import Parallel
+from hptransfer.errors import UserError
+from hptransfer.training.packs.run import torch_device
+from hptransfer.training.target.blocks import blocks_of
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run, seen from one of them; all must call what needs the others."""
+
+    rank: int
+    size: int
+    device: torch.device  # of this process
+    parallel: Parallel
+    owned: bool  # whether the process group was made here, and is ended here
+
+    @staticmethod
+    def of(trainer: TrainerConfig, runtime: RuntimeConfig) -> Group:
+        """Set this process's threads, and join the run's others as torchrun's environment has them.
+
+        A process group that is there already, as Ray Train makes one, is used. Raises `UserError`
+        where the number of processes does not fit `train.parallel`.
+        """
+        torch.set_num_threads(runtime.threads)
+        started = int(os.environ.get("WORLD_SIZE", "1"))
+        if trainer.parallel is Parallel.none:
+            require(
+                started == 1,
+                f"`train.parallel=none` trains in one process, but torchrun started {started}. Set "
+                "train.parallel=ddp or fsdp, or start one.",
+            )
+            return Group(0, 1, torch_device(runtime), trainer.parallel, owned=False)
+        way = trainer.parallel.value
+        require(
+            dist.is_initialized() or "RANK" in os.environ,
+            f"`train.parallel={way}` shares a run among processes, but none were started together. "
+            f"Run `torchrun --nproc-per-node N -m hptransfer train ... train.parallel={way}`, or "
+            "set train.parallel=none.",
+        )
+        device = _own_device(runtime)
+        owned = not dist.is_initialized()
+        if owned:
+            dist.init_process_group("gloo" if device.type == "cpu" else "nccl")
+        return Group(dist.get_rank(), dist.get_world_size(), device, trainer.parallel, owned)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set in any process."""
+        return bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Return the mean of a tensor over the processes."""
+        return self.total(tensor) / self.size
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """Return the sum of a tensor over the processes."""
+        if self.parallel is Parallel.none:
+            return tensor
+        summed = tensor.detach().clone()
+        dist.all_reduce(summed)
+        return summed
+
+    def from_first(self, tensor: Tensor) -> Tensor:
+        """Return the first process's tensor, on this one's device; others give one of its shape."""
+        tensor = tensor.to(self.device)
+        if self.parallel is not Parallel.none:
+            dist.broadcast(tensor, src=0)
+        return tensor
+
+    def facts_from_first(self, facts: Any) -> Any:
+        """Return what the first process says: anything that JSON holds."""
+        if self.parallel is Parallel.none:
+            return facts
+        text = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+        length = self.from_first(torch.tensor(len(text)))
+        said = text if self.is_first else torch.empty(int(length), dtype=torch.uint8)
+        return json.loads(self.from_first(said).cpu().numpy().tobytes())
+
+    def close(self) -> None:
+        """Leave the other processes."""
+        if self.owned:
+            dist.destroy_process_group()
+
+
+def lost_another(error: RuntimeError) -> bool:
+    """Whether an error says that another process of the run is gone."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
+def _own_device(runtime: RuntimeConfig) -> torch.device:
+    """Return this process's device: of several GPUs of a machine the one of its local rank."""
+    if not runtime.on_gpu:
+        return torch_device(runtime)
+    require(
+        runtime.device == "cuda",
+        "Each process of a parallel run takes a GPU of its own, so `runtime.device` must be cuda, "
+        f"but got {runtime.device}.",
+    )
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if local >= torch.cuda.device_count():
+        raise UserError(
+            f"Each process of a parallel run needs a GPU of its own, but process {local} of this "
+            f"machine finds {torch.cuda.device_count()}. Start as many as there are GPUs."
+        )
+    device = torch.device("cuda", local)
+    torch.cuda.set_device(device)
+    return device
+
+
+def spread(model: nn.Module, group: Group, *, may_skip: bool) -> nn.Module:
+    """Put a model on the group's devices; return what to call in training.
+
+    Under FSDP2 the model's parameters become DTensors, each cut along its first dimension, so that
+    a parameter stays itself and keeps its own learning rate. `may_skip`: not every parameter need
+    have a gradient in each step.
+    """
+    match group.parallel:
+        case Parallel.none:
+            return model.to(group.device)
+        case Parallel.ddp:
+            return DistributedDataParallel(
+                model.to(group.device),
+                gradient_as_bucket_view=True,
+                find_unused_parameters=may_skip,
+            )
+        case Parallel.fsdp:
+            _require_shardable(model)
+            # An image is a view of its patches; nobody writes into it, which alone would matter.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+            mesh = init_device_mesh(group.device.type, (group.size,))
+            # The root's parameters too are gathered anew for each pass: what a held-out loss
+            # exchanges in between is then seen.
+            for part in (*blocks_of(model), model):
+                fully_shard(part, mesh=mesh, reshard_after_forward=True)
+            return model.to(group.device)
+
+
+def _require_shardable(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        require(
+            parameter.ndim > 0,
+            "`train.parallel=fsdp` cuts parameters along their first dimension, but "
+            f"{name} has none. Give it the shape (1,), or set train.parallel=ddp.",
+        )
+
+
+@contextmanager
+def gradients_kept(module: nn.Module, *, last: bool) -> Iterator[None]:
+    """Let DDP sum a step's gradients over the processes once, in its `last` micro-batch.
+
+    FSDP2 sums after each, so that nobody holds a whole gradient.
+    """
+    ddp = isinstance(module, DistributedDataParallel)
+    with module.no_sync() if ddp and not last else nullcontext():
+        yield
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process holds; writing into it writes the tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor gathered from all processes that hold parts of it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def put(tensor: Tensor, value: Tensor) -> None:
+    """Write a whole value, equal in all processes, into a tensor or this process's part of it."""
+    if isinstance(tensor, DTensor):
+        value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
+    local(tensor).copy_(local(value))

@@ -1,0 +1,141 @@
+"""What a training run says of itself: `run.json`, rewritten whole, and `log.jsonl`, a line a log.
+
+Both are for people and their scripts. A run goes on from its checkpoints alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import hptransfer
+from hptransfer.config import RuntimeConfig, TrainerConfig, TrialConfig
+from hptransfer.config.identity import trial_key
+from hptransfer.models.parametrization import parameter_count
+from hptransfer.results.folder import RunFolder, provenance, utc_now, write_json
+from hptransfer.results.ledger_rows import finite
+from hptransfer.system.files import opening, write_text
+from hptransfer.training.target.progress import Progress
+from hptransfer.training.target.throughput import Speed
+
+SPEEDS = ("samples_per_second", "tflops", "utilisation")
+UTILISATION = (
+    "model FLOP/s over the FLOP/s of a large matrix product at the run's precision, measured on "
+    "the same devices when the last of `starts` began"
+)
+
+
+class Start(NamedTuple):
+    """One of the processes, or groups of them, that a run took: from which step, when and where."""
+
+    step: int
+    time: str  # UTC, ISO 8601
+    device: str
+    processes: int
+
+    @staticmethod
+    def now(step: int, device: str, processes: int) -> Start:
+        """Return the start of this process."""
+        return Start(step, utc_now(), device, processes)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the log; a number that is not finite is null."""
+
+    step: int  # steps taken
+    loss: float | None  # mean training loss since the line before
+    lr_multiplier: float  # of the last step
+    grad_norm: float | None  # of the last step, before clipping
+    samples_per_second: float  # since the line before, steps alone
+    tflops: float
+    utilisation: float
+    held_out_loss: float | None  # where it was measured
+
+
+def origin(
+    runtime: RuntimeConfig, trainer: TrainerConfig, processes: int, device: str
+) -> dict[str, Any]:
+    """Return what must be the same for a run to go on with the same bits."""
+    return {
+        "hptransfer": hptransfer.__version__,
+        "torch": torch.__version__,
+        "device": device,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": runtime.threads,
+        "compile": runtime.compile,
+        "parallel": trainer.parallel.value,
+        "processes": processes,
+        "accumulate": trainer.accumulate,
+        "activation_checkpointing": trainer.activation_checkpointing,
+    }
+
+
+def write_record(
+    folder: RunFolder,
+    config: TrialConfig,
+    progress: Progress,
+    status: str,
+    *,
+    origin: Mapping[str, Any],
+    starts: Sequence[Start],
+    speed: Speed,
+    measured: Mapping[str, float] | None,
+    seconds: float,
+) -> None:
+    """Write `run.json`; what was killed outright stays `running` in it."""
+    record = {
+        "trial_key": trial_key(config),
+        "status": status,
+        "steps": config.budget.steps,
+        "steps_done": progress.step,
+        "loss": progress.deciding_loss(config.budget),
+        "loss_at_init": finite(progress.loss_at_init),
+        "diverged_at_step": progress.diverged_at,
+        "stopped_at_step": progress.stopped_at,
+        "parameters": parameter_count(config),
+        "precision": config.precision.value,
+        **origin,
+        "flops_per_step": speed.step_flops,
+        **{name: (measured or {}).get(name) for name in SPEEDS},
+        "matmul_peak_tflops": float(f"{speed.peak / 1e12:.4g}"),
+        "utilisation_is": UTILISATION,
+        "seconds": float(f"{seconds:.6g}"),
+        "starts": [start._asdict() for start in starts],
+        "provenance": provenance(),
+    }
+    write_json(folder.record_file, record)
+
+
+class Log:
+    """The log of a run that stands after `step` steps: later lines of a lost past are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path = path
+        kept = [entry for entry in read_log(path) if entry.get("step", step) <= step]
+        write_text(path, "".join(map(_line, kept)))
+
+    def append(self, entry: Entry) -> None:
+        """Add a line."""
+        with opening(self._path.parent), self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(asdict(entry)))
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return a log's lines up to one that was cut off; none where there is no log."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            entries.append({**json.loads(line)})
+        except (ValueError, TypeError):
+            break
+    return entries
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, separators=(",", ":"), allow_nan=False) + "\n"

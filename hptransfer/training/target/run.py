@@ -1,0 +1,264 @@
+"""One training run in its directory: from its newest sound checkpoint to its deciding loss.
+
+All that a run owes its past is in a checkpoint, so that one process on a CPU ends with the same
+bits however often it was cut off. All processes of a run take part in everything that computes;
+the first one alone writes.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from hptransfer.config import RuntimeConfig, TrainerConfig, TrialConfig
+from hptransfer.config.choices import Status
+from hptransfer.data import Dataset
+from hptransfer.errors import Interrupted, MachineError
+from hptransfer.models.weights import save_weights
+from hptransfer.results.folder import RunFolder
+from hptransfer.results.ledger_rows import finite
+from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
+from hptransfer.system.signals import asked
+from hptransfer.training.flops import step_flops, trial_flops
+from hptransfer.training.packs.run import device_name
+from hptransfer.training.sampling.draw import draw
+from hptransfer.training.sampling.generate import grid
+from hptransfer.training.sampling.quality import judged, reference
+from hptransfer.training.sampling.samplers import SamplerConfig, require_fit
+from hptransfer.training.target.checkpoints import Checkpoints
+from hptransfer.training.target.engine import Engine, StepReport
+from hptransfer.training.target.parallel import Group
+from hptransfer.training.target.record import Entry, Log, Start, origin, write_record
+from hptransfer.training.target.resuming import facts, resumed
+from hptransfer.training.target.throughput import Speed, matmul_peak
+
+TERMINATE = int(signal.SIGTERM)  # what ends a process whose neighbour was asked to end
+
+
+@dataclass(frozen=True)
+class Watchers:
+    """Who is told of a run; they are called in its first process only."""
+
+    tell: Callable[[str], None]  # a sentence for people
+    log: Callable[[Entry], None]
+    samples: Callable[[int, np.ndarray], None]  # steps taken, images (rows, columns, C, H, W)
+
+
+class TrainingRun:
+    """A run from where it stands to its end; `train` and `finish` are called once."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        runtime: RuntimeConfig,
+        trainer: TrainerConfig,
+        dataset: Dataset,
+        group: Group,
+        folder: RunFolder,
+        watchers: Watchers,
+    ) -> None:
+        self.config, self.runtime, self.trainer = config, runtime, trainer
+        self.dataset, self.group, self.folder, self.watchers = dataset, group, folder, watchers
+        self.began = time.perf_counter()
+        self.device = device_name(group.device)
+        self.speed = self._speed()
+        # What is amiss with samples is said before training.
+        self.sampler = SamplerConfig(steps=trainer.sample_steps, guidance=trainer.guidance)
+        if self._draws_images:
+            require_fit(config.objective, self.sampler)
+        if config.quality.samples:
+            reference(config.data, runtime.data_folder)
+        self.engine = Engine(config, runtime, trainer, dataset, group)
+        self.checkpoints = Checkpoints(folder.checkpoints, trainer.keep)
+        self.origin = origin(runtime, trainer, group.size, self.device)
+        self.past = resumed(self.engine, self.checkpoints, self.origin, watchers.tell)
+        self.progress = self.past.progress
+        self.past.starts.append(Start.now(self.progress.step, self.device, group.size))
+        self.began -= self.progress.seconds
+        self.saved_at = time.monotonic()
+        self.since_log = self.since_start = (0, 0.0)  # steps and their seconds
+        if group.is_first:
+            self.log = Log(folder.log_file, self.progress.step)
+            self._describe("running")
+
+    @property
+    def _draws_images(self) -> bool:
+        return self.config.data.layout.channels in (1, 3)
+
+    def _speed(self) -> Speed:
+        peak = matmul_peak(self.group.device, self.config.precision)
+        all_devices = self.group.total(torch.tensor(peak, device=self.group.device))
+        budget = self.config.budget
+        _, both = step_flops(self.config.model, self.config.data.layout, budget.batch_size)
+        return Speed(budget.batch_size, both, float(all_devices))
+
+    def train(self) -> None:
+        """Train to the end of the run, or raise `Interrupted` with a checkpoint left behind."""
+        try:
+            while self.status is None:
+                self._step()
+        finally:
+            self.engine.close()
+
+    @property
+    def status(self) -> Status | None:
+        """How the run ended; None where it goes on."""
+        return self.progress.status(self.config.budget)
+
+    def _step(self) -> None:
+        """Take a step, and what is due after it; a checkpoint comes last and holds all of that."""
+        progress, budget, trainer = self.progress, self.config.budget, self.trainer
+        report = self._timed(progress.step)
+        progress.took(report.loss, clipped=report.clipped, sound=report.is_sound)
+        progress.report(budget)
+        step, held_out = progress.step, None
+        if self.status is None:
+            last = step == budget.steps
+            if last or _due(step, trainer.eval_every):
+                held_out = self.engine.held_out_loss()
+                progress.measured(held_out, budget)
+            if self.status is not Status.diverged and (last or _due(step, trainer.sample_every)):
+                self._sample()
+        logs = self.status is not None or held_out is not None or _due(step, trainer.log_every)
+        if logs:
+            self._log(report, held_out)
+        self._leave_checkpoint(at_log=logs)
+
+    def _timed(self, step: int) -> StepReport:
+        began = time.perf_counter()
+        report = self.engine.train_step(step)
+        seconds = time.perf_counter() - began  # the report's numbers have waited for the device
+        self.since_log = (self.since_log[0] + 1, self.since_log[1] + seconds)
+        if self.progress.step > self.past.starts[-1].step:  # the first step loads and compiles
+            self.since_start = (self.since_start[0] + 1, self.since_start[1] + seconds)
+        return report
+
+    def _sample(self) -> None:
+        """Draw a grid of images with the deciding weights; latents are not drawn."""
+        if not self._draws_images:
+            return
+        split, columns = self.dataset.validation, self.trainer.sample_columns
+        with self.engine.sampling_model() as model:
+            drawn = grid(
+                self.config, model, split, self.sampler, self.group.device, columns=columns
+            )
+        if self.group.is_first:
+            self.watchers.samples(self.progress.step, drawn)
+
+    def _log(self, report: StepReport, held_out: float | None) -> None:
+        step = self.progress.step
+        entry = Entry(
+            step=step,
+            loss=finite(self.progress.logged()),
+            lr_multiplier=self.engine.optimizer.multiplier(step - 1),
+            grad_norm=finite(report.grad_norm),
+            held_out_loss=None if held_out is None else finite(held_out),
+            **self.speed.of(*self.since_log),
+        )
+        self.since_log = (0, 0.0)
+        if self.group.is_first:
+            self.log.append(entry)
+            self.watchers.log(entry)
+
+    def _leave_checkpoint(self, *, at_log: bool) -> None:
+        """Save where that is due, at the end, and where an end was asked for: then end."""
+        done, number = self.status, asked()
+        if done is Status.diverged:
+            return
+        ends = self.group.any(number is not None)
+        old = time.monotonic() - self.saved_at >= self.trainer.checkpoint_s
+        if ends or done is not None or (at_log and self.group.any(self.group.is_first and old)):
+            self._save()
+        if ends and done is None:
+            self._interrupted(TERMINATE if number is None else number)
+
+    def _save(self) -> None:
+        """Write a checkpoint; where that fails the run goes on, with more to repeat after a cut."""
+        state = self.engine.state()
+        if self.group.is_first:
+            try:
+                self.checkpoints.save(self.progress.step, state, self._facts())
+                self._describe("running")
+            except MachineError as error:
+                self.watchers.tell(f"No checkpoint of step {self.progress.step}: {error}")
+        for _ in state:  # all processes gather all tensors, whatever became of them
+            pass
+        self.saved_at = time.monotonic()
+
+    def _facts(self) -> dict[str, Any]:
+        return facts(self.past, self.origin, self.seconds)
+
+    def _interrupted(self, number: int) -> NoReturn:
+        if self.group.is_first:
+            self._describe("interrupted")
+        raise Interrupted(number)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent on the run, by earlier processes too."""
+        return time.perf_counter() - self.began
+
+    def finish(self) -> TrialResult:
+        """Write the deciding weights of a run that completed, and return what it gave."""
+        result = self._result()
+        if result.status is Status.completed:
+            weights = self.engine.deciding_weights()
+            if weights is not None:
+                save_weights(self.folder.weights_file, self.config, weights)
+        if self.group.is_first:
+            self._describe(result.status.value)
+        return result
+
+    def _result(self) -> TrialResult:
+        progress, budget, status = self.progress, self.config.budget, self.status
+        assert status is not None, "the run has not ended"
+        completed = status is Status.completed
+        return TrialResult(
+            config=self.config,
+            status=status,
+            loss=progress.deciding_loss(budget),
+            loss_at_init=progress.loss_at_init,
+            train_loss=closing_loss(progress.curve, budget.steps) if completed else None,
+            diverged_at_step=progress.diverged_at,
+            stopped_at_step=progress.stopped_at,
+            clipped_share=progress.clipped / budget.steps,
+            flops=trial_flops(self.config),
+            seconds=self.seconds,
+            device=self.device,
+            curve=tuple(progress.curve),
+            held_out=tuple(progress.held_out) if self.trainer.eval_every else (),
+            quality=self._quality() if completed else None,
+        )
+
+    def _quality(self) -> Quality | None:
+        """Judge samples of the deciding weights, where the trial asks for that."""
+        if not self.config.quality.samples:
+            return None
+        known = reference(self.config.data, self.runtime.data_folder)
+        with self.engine.sampling_model() as model:
+            images = draw(self.config, known.train, model, self.group.device)
+        return judged(self.config, known, images)
+
+    def _describe(self, status: str) -> None:
+        """Write the run's record."""
+        write_record(
+            self.folder,
+            self.config,
+            self.progress,
+            status,
+            origin=self.origin,
+            starts=self.past.starts,
+            speed=self.speed,
+            measured=self.speed.of(*self.since_start) if self.since_start[0] else None,
+            seconds=self.seconds,
+        )
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0

@@ -1,0 +1,1 @@
+"""From an answer to a target: its config, exports for other trainers, and the target's runs."""

@@ -1,0 +1,179 @@
+"""From estimates to the target run's config: what to train, what it should cost, what to expect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from hptransfer.analysis.answer.run_health import (
+    clipping_warnings,
+    gap_warnings,
+    near_values,
+    train_validation_gap,
+)
+from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred, costs, points_of_width
+from hptransfer.config import TrialConfig
+from hptransfer.config.compose.compose import Composed, as_run_yaml, with_trial
+from hptransfer.config.identity import arm_of, canonical, flat, with_width
+from hptransfer.config.sweep import SweepConfig, with_hyperparameters
+from hptransfer.models.parametrization import parameter_count
+from hptransfer.models.parametrization.rule_table import parameter_table
+from hptransfer.sweeping.design.points import points
+from hptransfer.training.flops import trial_flops
+
+CONDITIONS = ("budget", "model", "objective", "data", "optimizer", "init", "precision")
+
+
+def distances(sweep: SweepConfig, target: TrialConfig) -> list[str]:
+    """Say on which axes that were not swept the target differs from the proxies, and how far."""
+    proxy = _conditions(with_width(sweep.base, target.model.width), sweep)
+    wanted = _conditions(target, sweep)
+    return [
+        f"{key} is {wanted.get(key)} at the target and {proxy.get(key)} at the proxies"
+        f"{_ratio(wanted.get(key), proxy.get(key))}"
+        for key in sorted({*proxy, *wanted})
+        if proxy.get(key) != wanted.get(key) and key not in sweep.varied
+    ]
+
+
+def _conditions(config: TrialConfig, sweep: SweepConfig) -> dict[str, Any]:
+    same = dict.fromkeys(sweep.axes, -2.0)  # what is swept is no condition: any value, but one
+    fields = flat(with_hyperparameters(config, same))
+    return {key: value for key, value in fields.items() if key.split(".")[0] in CONDITIONS}
+
+
+def _ratio(target: Any, proxy: Any) -> str:
+    both = isinstance(target, int | float) and isinstance(proxy, int | float)
+    return f" ({target / proxy:g} times)" if both and proxy else ""
+
+
+def conditional_on(config: TrialConfig) -> dict[str, Any]:
+    """Return what an answer of this sweep holds for."""
+    budget = config.budget
+    return {
+        "steps": budget.steps,
+        "batch_size": budget.batch_size,
+        "schedule": budget.schedule.value,
+        "weights": budget.weights.value,
+        "ema_decay": round(budget.ema_decay, 6) if budget.weights.value == "ema" else None,
+        "depth": getattr(config.model, "depth", None),
+    }
+
+
+def cost(
+    sweep: SweepConfig, table: pd.DataFrame, target: TrialConfig, *, points: int
+) -> dict[str, float | None]:
+    """Return FLOPs of sweep and target, and three ratios in percent, each of its denominator.
+
+    A direct search trains the target at as many `points`, every seed.
+    """
+    label, runs = target.parametrization.scaling.value, points * len(sweep.seeds)
+    return costs(table, label, target_flops=trial_flops(target), direct_runs=runs)
+
+
+def swept_points(sweep: SweepConfig, table: pd.DataFrame, target: TrialConfig) -> int:
+    """Return how many points the design has at a width; of an adaptive one the most it asked."""
+    if not sweep.is_adaptive:
+        return len(points(sweep))
+    return points_of_width(table, target.parametrization.scaling.value, sweep.axes)
+
+
+def parameter_table_text(config: TrialConfig) -> str:
+    """Return every parameter's rule as JSON, a parameter a line."""
+    rows = ",\n".join(json.dumps(row) for row in parameter_table(config))
+    return f"[\n{rows}\n]\n"
+
+
+def transfer_record(
+    sweep: SweepConfig, table: pd.DataFrame, answer: Transferred, target: TrialConfig
+) -> dict[str, Any]:
+    """Return the object of `hptransfer transfer --json`; `target` has the transferred HPs."""
+    apart = distances(sweep, target)
+    near = near_values(answer.of_condition(table), answer.point)
+    gap = train_validation_gap(near)
+    return {
+        "target": target_entry(target),
+        "hps": answer.hps,
+        "expected_regret": _expected_regret(answer, sweep, apart),
+        "predicted_loss": None if apart else answer.predicted_loss,
+        "realised_regret": None,
+        "train_validation_gap": gap,
+        "cost": cost(sweep, table, target, points=swept_points(sweep, table, target)),
+        "verdict": answer.verdict,
+        "warnings": [
+            *answer.warnings,
+            *(
+                f"The answer holds only where nothing but width changes, and {difference}."
+                for difference in apart
+            ),
+            *gap_warnings(gap),
+            *clipping_warnings(near, searched="log2_clip_norm" in answer.hps),
+        ],
+    }
+
+
+def target_entry(target: TrialConfig) -> dict[str, Any]:
+    """Return what identifies a target of ours; `config` is its canonical form."""
+    return {
+        "family": target.model.family,
+        "width": target.model.width,
+        "params": parameter_count(target),
+        "parametrization": target.parametrization.scaling.value,
+        "config": canonical(target),
+    }
+
+
+def _expected_regret(
+    answer: Transferred, sweep: SweepConfig, apart: Sequence[str]
+) -> dict[str, Any]:
+    conditions = {**conditional_on(sweep.base), **answer.at}
+    if apart:
+        return {**EMPTY_REGRET, "conditional_on": conditions, "reason": "; ".join(apart)}
+    return {**answer.expected_regret, "conditional_on": conditions}
+
+
+def target_yaml(composed: Composed, name: str, trial: TrialConfig, record: dict[str, Any]) -> str:
+    """Return the target's complete config, with where it came from as comments."""
+    run = with_trial(composed, trial)
+    lines = [
+        f"The target run of sweep {name}: train it with `hptransfer train <this file>`.",
+        *provenance_lines(record),
+        f"arm: {arm_of(trial)}, width {trial.model.width}, base {trial.model.base_width}",
+    ]
+    return as_run_yaml(run, name=f"{name}-target", comment="\n".join(lines))
+
+
+def provenance_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return what a target's file says of its values: how sure they are, and what they cost."""
+    regret, cost, gap = (
+        record[name] for name in ("expected_regret", "cost", "train_validation_gap")
+    )
+    lines = [f"verdict: {record['verdict']}"]
+    for hp, value in record["hps"].items():
+        ends = (value["low"], value["high"])
+        interval = "" if None in ends else f" (90 % interval {ends[0]:.2f} to {ends[1]:.2f})"
+        lines.append(f"{hp}: {value['value']:.3f}{interval}")
+    if regret["mean"] is None:
+        lines.append(f"expected regret: not predicted; {regret['reason']}")
+    else:
+        ends = f" ({regret['low']:.5f} to {regret['high']:.5f})" if regret["high"] else ""
+        lines.append(f"expected regret: {regret['mean']:.5f}{ends} in units of the loss")
+    known = {k: v for k, v in regret["conditional_on"].items() if v is not None}
+    lines.append(f"conditional on: {json.dumps(known)}")
+    loss = record["predicted_loss"]
+    if loss is not None:
+        ends = "" if loss["low"] is None else f" ({loss['low']:.5f} to {loss['high']:.5f})"
+        lines.append(f"predicted loss at the optimum: {loss['estimate']:.5f}{ends}")
+    if cost["over_direct_search_percent"] is not None:
+        lines.append(
+            f"cost: the arm is {cost['arm_over_target_percent']:g} % of this run, its narrowest "
+            f"proxy {cost['narrowest_over_target_percent']:g} %, and the arm "
+            f"{cost['over_direct_search_percent']:g} % of the same search at this width"
+        )
+    if gap is not None:
+        width = gap["widths"][-1]["width"]
+        lines.append(f"held-out minus training loss at width {width}: {gap['mean']:.5f}")
+    return [*lines, *(f"warning: {warning}" for warning in record["warnings"])]

@@ -1,0 +1,127 @@
+"""Every parameter of a target run with its resolved values: base times factor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hptransfer.config import CustomConfig, TrialConfig
+from hptransfer.config.choices import WeightDecayMode
+from hptransfer.models.families import initializer
+from hptransfer.models.parametrization import ParameterRule, forward_multipliers, parameter_rules
+from hptransfer.models.parametrization.rules import readout_factor
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter, or several alike under a name with * for their numbers."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: str
+    lr: float
+    weight_decay: float  # of a coupled AdamW
+    eps: float
+    forward: float  # of the layer's input: a readout's factor, the output scale included
+    distribution: str  # zero, one, normal, uniform; `model` where a custom model draws it
+    init_std: float
+
+
+def resolved(config: TrialConfig) -> list[Parameter]:
+    """Return the trial's parameters in the model's order, each as its optimizer would have it."""
+    return [_parameter(config, rule) for rule in parameter_rules(config)]
+
+
+def _parameter(config: TrialConfig, rule: ParameterRule) -> Parameter:
+    optimizer, own = config.optimizer, rule.factors
+    independent = config.parametrization.weight_decay_mode is WeightDecayMode.independent
+    decay = optimizer.weight_decay / (optimizer.lr if independent else 1.0)
+    return Parameter(
+        name=rule.name,
+        shape=rule.shape,
+        role=rule.role.value,
+        lr=optimizer.lr * own.lr,
+        weight_decay=decay * own.weight_decay,
+        eps=optimizer.eps * own.eps,
+        forward=readout_factor(config, rule),
+        distribution=_distribution(config, rule.name),
+        init_std=rule.init_std,
+    )
+
+
+def _distribution(config: TrialConfig, name: str) -> str:
+    if isinstance(config.model, CustomConfig):
+        return "model"
+    how = initializer(config.model, config.data.layout, name, config.init)
+    return how.distribution.value.rpartition("_")[2]  # fan_in_normal is a normal one
+
+
+def folded(parameter: Parameter) -> Parameter:
+    """Return a parameter with its forward factor in the weight: AdamW trains both alike."""
+    f = parameter.forward
+    return dataclasses.replace(
+        parameter,
+        lr=parameter.lr * f,
+        weight_decay=parameter.weight_decay / f,
+        eps=parameter.eps / f,
+        forward=1.0,
+        init_std=parameter.init_std * f,
+    )
+
+
+def patterns(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Return parameters alike in all but a number of their name as one, with * in its place."""
+    alike: dict[str, list[Parameter]] = {}
+    for parameter in parameters:
+        alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", parameter.name), []).append(parameter)
+    merged: list[Parameter] = []
+    for pattern, members in alike.items():
+        named = {dataclasses.replace(member, name=pattern) for member in members}
+        merged += named if len(named) == 1 < len(members) else members
+    return merged
+
+
+def factors_text(config: TrialConfig) -> str:
+    """Return the target's values as JSON, a parameter a line.
+
+    `parameters` holds absolute values; `folded` those of readouts whose forward has no factor.
+    """
+    optimizer, budget, model = config.optimizer, config.budget, config.model
+    head = {
+        "schema": SCHEMA,
+        "family": model.family,
+        "width": model.width,
+        "base_width": model.base_width,
+        "parametrization": config.parametrization.scaling.value,
+        "optimizer": {"name": "AdamW", **dataclasses.asdict(optimizer)},
+        "schedule": schedule(config),
+        "batch_size": budget.batch_size,
+        "forward_multipliers": forward_multipliers(config),
+    }
+    parameters = resolved(config)
+    readouts = [folded(parameter) for parameter in parameters if parameter.forward != 1.0]
+    body = [f'"{key}": {json.dumps(value)}' for key, value in head.items()]
+    body += [f'"parameters": {_lines(parameters)}', f'"folded": {_lines(readouts)}']
+    return "{\n" + ",\n".join(body) + "\n}\n"
+
+
+def schedule(config: TrialConfig) -> dict[str, Any]:
+    """Return what decides the learning rate's multiplier over the run."""
+    budget = config.budget
+    return {
+        "steps": budget.steps,
+        "schedule": budget.schedule.value,
+        "warmup_fraction": budget.warmup_fraction,
+        "decay_fraction": budget.decay_fraction,
+    }
+
+
+def _lines(parameters: Sequence[Parameter]) -> str:
+    rows = ",\n".join(json.dumps(dataclasses.asdict(parameter)) for parameter in parameters)
+    return f"[\n{rows}\n]" if rows else "[]"

@@ -1,0 +1,270 @@
+"""Values for a target from rows that another program made.
+
+The target is a width of that program's family, or one of our models, which is then composed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of, wanted_rows
+from hptransfer.analysis.target_rows import with_realised
+from hptransfer.errors import UserError
+from hptransfer.results.folder import ImportedFacts, ResultsFolder
+from hptransfer.results.importers.rows import UNKNOWN
+from hptransfer.results.importers.sweep_file import overridden
+from hptransfer.results.table import CONDITIONS
+from hptransfer.system.files import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hptransfer.analysis.answer.transferred import Transferred
+    from hptransfer.config import TrialConfig
+
+KEYS = {"depth": "model.depth", "batch_size": "budget.batch_size", "steps": "budget.steps"}
+
+
+def transfer_imported(
+    folder: ResultsFolder,
+    facts: ImportedFacts,
+    overrides: Sequence[str],
+    config_dir: Path | None,
+    *,
+    step: int | None,
+) -> dict[str, Any]:
+    """Write the values for a target and where they came from; return the transfer record."""
+    words = [override.removeprefix("sweep.target.") for override in overrides]
+    if any(word.startswith("model=") for word in words):
+        return _to_ours(folder, facts, words, config_dir, step=step)
+    return _to_theirs(folder, facts, words, step=step)
+
+
+def _to_theirs(
+    folder: ResultsFolder, facts: ImportedFacts, words: Sequence[str], *, step: int | None
+) -> dict[str, Any]:
+    """Transfer to another width of the rows' own family, which cannot be trained here."""
+    label = next((w.partition("=")[2] for w in words if w.startswith("parametrization=")), None)
+    asked = [f"sweep.target.{w}" for w in words if not w.startswith("parametrization=")]
+    tree = overridden(facts.tree, asked)
+    width = ((tree["sweep"].get("target") or {}).get("model") or {}).get("width")
+    if width is None:
+        raise UserError(
+            f"A transfer needs the target's width, but {folder.sweep_file} names none. Say it, "
+            "e.g. model.width=1024, or choose one of our models, e.g. model=dit_xl_2."
+        )
+    facts = dataclasses.replace(facts, tree=tree, target_width=width)
+    table = _table(folder, facts, width)
+    family = _family(table)
+    label = label or _default_arm(table)
+    _, target_at = asked_conditions(facts)
+    answer = _answer(facts, table, label, target_at, step)
+    record = _record(table, answer, _distances(answer, target_at or {}), target_flops=None)
+    record["target"] = {
+        "family": family,
+        "width": width,
+        "params": None,
+        "parametrization": label,
+        "config": None,
+    }
+    write_text(folder.target_file, _values_yaml(facts.name, record))
+    record["files"] = [str(folder.target_file), str(folder.transfer_file)]
+    return with_realised(folder, record)
+
+
+def _to_ours(
+    folder: ResultsFolder,
+    facts: ImportedFacts,
+    words: Sequence[str],
+    config_dir: Path | None,
+    *,
+    step: int | None,
+) -> dict[str, Any]:
+    """Transfer to one of our models, composed from the overrides."""
+    from hptransfer.config.compose.compose import compose_file
+    from hptransfer.config.identity import canonical
+    from hptransfer.config.sweep import require_known_hp, with_hyperparameters
+    from hptransfer.results.table import conditions
+    from hptransfer.training.flops import trial_flops
+    from hptransfer.transfer import emit
+    from hptransfer.transfer.exports import write_exports
+
+    composed = compose_file(None, list(words), config_dir=config_dir)
+    target = composed.trial
+    for axis in facts.axes:
+        require_known_hp(axis.removeprefix("log2_"), target.objective)
+    facts = dataclasses.replace(facts, target_width=target.model.width)
+    table = _table(folder, facts, target.model.width)
+    _require_family(table, target)
+    label, notes = _arm_for(table, target)
+    answer = _answer(facts, table, label, conditions(canonical(target)), step)
+    trial = with_hyperparameters(target, answer.point)
+    apart = _distances(answer, conditions(canonical(target)))
+    record = _record(table, answer, apart, target_flops=trial_flops(trial))
+    record["warnings"] += notes
+    record["target"] = emit.target_entry(trial)
+    write_text(folder.target_file, emit.target_yaml(composed, facts.name, trial, record))
+    write_text(folder.groups_file, emit.parameter_table_text(trial))
+    exported = write_exports(folder.exports, trial)
+    record["files"] = [str(path) for path in (folder.target_file, folder.groups_file, *exported)]
+    return with_realised(folder, record)
+
+
+def _table(folder: ResultsFolder, facts: ImportedFacts, width: int) -> pd.DataFrame:
+    table = table_of(wanted_rows(folder, facts), folder.path)
+    widest = int(table["width"].max())
+    if width < widest:
+        raise UserError(
+            "The target must be at least as wide as the widest proxy, but got width "
+            f"{width} with proxies up to {widest}. Set model.width."
+        )
+    return table
+
+
+def _answer(
+    facts: ImportedFacts,
+    table: pd.DataFrame,
+    label: str,
+    target_at: Mapping[str, Any] | None,
+    step: int | None,
+) -> Transferred:
+    from hptransfer.analysis.answer.transferred import transferred
+
+    at, _ = asked_conditions(facts, step)
+    return transferred(estimated(facts, table, at=at, target_at=target_at), label)
+
+
+def _family(table: pd.DataFrame) -> str:
+    """Return the one family of the rows."""
+    families = sorted(set(table["family"]))
+    if len(families) > 1:
+        raise UserError(
+            f"A transfer needs rows of one family, but these are of {', '.join(families)}. Import "
+            "each into a folder of its own."
+        )
+    return families[0]
+
+
+def _default_arm(table: pd.DataFrame) -> str:
+    """Return the only arm, or µP's among several."""
+    labels = sorted(set(table["parametrization"]) - {"shared"})
+    if len(labels) <= 1:
+        return labels[0] if labels else "shared"
+    if "mup" in labels:
+        return "mup"
+    raise UserError(
+        f"The rows are of the arms {', '.join(labels)}, so a transfer must name one. Set "
+        f"parametrization={labels[0]}."
+    )
+
+
+def _require_family(table: pd.DataFrame, target: TrialConfig) -> None:
+    found = _family(table)
+    if found not in (target.model.family, UNKNOWN):
+        raise UserError(
+            f"The target must be of the rows' family, but it is a {target.model.family} and they "
+            f"are of {found}. Choose a model= of that family, or give model.width alone for the "
+            "values."
+        )
+
+
+def _arm_for(table: pd.DataFrame, target: TrialConfig) -> tuple[str, list[str]]:
+    """Return the arm of the target's parametrization, and what must be taken on trust."""
+    label, base = target.parametrization.scaling.value, target.model.base_width
+    notes = []
+    if set(table["parametrization"]) <= {UNKNOWN, "shared"}:
+        notes.append(
+            f"The rows do not say how their models were parametrized: it is taken to be {label}."
+        )
+        label = UNKNOWN if UNKNOWN in set(table["parametrization"]) else label
+    if target.parametrization.scaling.value == "mup":
+        notes.append(
+            "A µP learning rate is relative to a base width, which the rows do not say: it is "
+            f"taken to be model.base_width={base}."
+        )
+    return label, notes
+
+
+def _distances(answer: Transferred, wanted: Mapping[str, Any]) -> list[str]:
+    """Say on which known conditions that were not varied the target differs from the rows."""
+    varied = (answer.first.get("conditions") or {}).get("varied", ())
+    return [
+        f"{KEYS[name]} is {wanted[name]:g} at the target and {answer.at[name]:g} at the proxies "
+        f"({wanted[name] / answer.at[name]:g} times)"
+        for name in CONDITIONS
+        if name not in varied
+        and wanted.get(name) is not None
+        and answer.at.get(name)
+        and wanted[name] != answer.at[name]
+    ]
+
+
+def _record(
+    table: pd.DataFrame, answer: Transferred, apart: Sequence[str], *, target_flops: float | None
+) -> dict[str, Any]:
+    from hptransfer.analysis.answer.run_health import (
+        gap_warnings,
+        near_values,
+        train_validation_gap,
+    )
+    from hptransfer.analysis.answer.transferred import EMPTY_REGRET
+
+    unknown = dict.fromkeys(("schedule", "weights", "ema_decay"))
+    on = {**dict.fromkeys(("steps", "batch_size")), **unknown, "depth": None, **answer.at}
+    regret = {**EMPTY_REGRET, "reason": "; ".join(apart)} if apart else answer.expected_regret
+    gap = train_validation_gap(near_values(answer.of_condition(table), answer.point))
+    return {
+        "target": {},
+        "hps": answer.hps,
+        "expected_regret": {**regret, "conditional_on": on},
+        "predicted_loss": None if apart else answer.predicted_loss,
+        "realised_regret": None,
+        "train_validation_gap": gap,
+        "cost": _cost(table, answer, target_flops),
+        "verdict": answer.verdict,
+        "warnings": [
+            *answer.warnings,
+            *(
+                f"The answer holds only where nothing but width changes, and {difference}."
+                for difference in apart
+            ),
+            *gap_warnings(gap),
+        ],
+    }
+
+
+def _cost(
+    table: pd.DataFrame, answer: Transferred, target_flops: float | None
+) -> dict[str, float | None]:
+    """Return FLOPs and ratios as for a sweep of ours; null where the rows or we cannot say."""
+    from hptransfer.analysis.answer.transferred import costs, points_of_width
+
+    label = answer.first["parametrization"]
+    runs = points_of_width(table, label, list(answer.arms)) * len(set(table["seed"]))
+    return costs(table, label, target_flops=target_flops, direct_runs=runs)
+
+
+def _values_yaml(name: str, record: Mapping[str, Any]) -> str:
+    """Return the transferred values with where they came from; no config that could be trained."""
+    from hptransfer.transfer.emit import provenance_lines
+
+    target = record["target"]
+    lines = [
+        f"Values transferred from {name}, rows of another program, for that program to train with.",
+        "hptransfer cannot train this target, since it has no such model.",
+        *provenance_lines(record),
+    ]
+    hps = {hp: value["value"] for hp, value in record["hps"].items()}
+    tree = {
+        "imported": name,
+        "target": {key: target[key] for key in ("family", "width", "parametrization")},
+        "log2": {hp.removeprefix("log2_"): value for hp, value in hps.items()},
+        "values": {hp.removeprefix("log2_"): 2.0**value for hp, value in hps.items()},
+    }
+    body = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
+    return "".join(f"# {line}\n" for line in lines) + body

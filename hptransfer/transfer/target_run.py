@@ -1,0 +1,282 @@
+"""A config trained as a target, and samples drawn of it: in the run directory of its trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hptransfer.config import CustomConfig
+from hptransfer.config.choices import Status
+from hptransfer.config.compose.compose import (
+    Composed,
+    as_run_yaml,
+    checked_name,
+    compose_file,
+    with_trial,
+)
+from hptransfer.config.identity import trial_key
+from hptransfer.config.sweep import hps
+from hptransfer.errors import MachineError, UserError
+from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder, RunFolder
+from hptransfer.results.ledger_rows import row, rows_in
+from hptransfer.results.ledger_writer import LedgerWriter, write_curve
+from hptransfer.results.trial_result import TrialResult
+from hptransfer.system.files import opening, require_links_inside, write_text
+from hptransfer.system.folder_lock import FolderLock
+from hptransfer.system.safe_yaml import read_mapping
+
+if TYPE_CHECKING:
+    from hptransfer.data import Dataset
+    from hptransfer.training.sampling.samplers import SamplerConfig
+    from hptransfer.training.target.parallel import Group
+    from hptransfer.training.target.record import Entry
+    from hptransfer.training.target.run import Watchers
+
+
+def unheard(_said: object) -> None:
+    """Tell nobody."""
+
+
+def train(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    config_dir: Path | None,
+    root: Path,
+    announce: Callable[[str], None] = unheard,
+    tell: Callable[[str], None] = unheard,
+    show: Callable[[Entry], None] = unheard,
+) -> dict[str, Any] | None:
+    """Train one config in its run directory, and record its row in the target's ledger.
+
+    A run that was cut off goes on at its last sound checkpoint. Where weights and row are both
+    there nothing is trained; where only the row is, the run's end is made again and the row stays.
+    Of several processes the first one alone returns an answer.
+
+    Args:
+        announce: is given, before a run begins, where it is found.
+        tell: is given sentences for people.
+        show: is given the lines of the run's log.
+    """
+    from hptransfer.data import load
+    from hptransfer.training.target.parallel import Group
+
+    composed, folder, axes = trained_at(path, overrides, config_dir=config_dir, root=root)
+    group = Group.of(composed.trainer, composed.runtime)
+    try:
+        key = trial_key(composed.trial)
+        known = _known(folder, key) if group.is_first else None
+        if group.any(known is not None and _needs_nothing(known, folder.run(key))):
+            return None if known is None else _answer(known, folder.run(key), recorded_before=True)
+        dataset = load(composed.trial.data, composed.runtime.data_folder)
+        with _writing(folder.run(key), group):
+            if group.is_first:
+                announce(_begins(composed, folder.run(key)))
+            result = _run(composed, dataset, folder.run(key), group, tell, show)
+        if not group.is_first:
+            return None
+        fresh = row(result, hps(composed.trial, axes), results.provenance())
+        before = _recorded(folder, result, fresh)
+        return _answer(fresh, folder.run(key), recorded_before=before)
+    finally:
+        group.close()
+
+
+def _known(folder: ResultsFolder, key: str) -> dict[str, Any] | None:
+    return next((row for row in rows_in(folder.target) if row["trial_key"] == key), None)
+
+
+def _needs_nothing(known: dict[str, Any], run: RunFolder) -> bool:
+    return known["status"] != Status.completed.value or run.weights_file.is_file()
+
+
+@contextmanager
+def _writing(run: RunFolder, group: Group) -> Iterator[None]:
+    """Let one run at a time write a run directory."""
+    if not group.is_first:
+        yield
+        return
+    with opening(run.path):
+        run.path.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(run.path).take()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run(
+    composed: Composed,
+    dataset: Dataset,
+    run: RunFolder,
+    group: Group,
+    tell: Callable[[str], None],
+    show: Callable[[Entry], None],
+) -> TrialResult:
+    """Train from where the run directory stands to the run's end."""
+    from hptransfer.training.target.engine import micro_batch
+    from hptransfer.training.target.memory import fitting
+    from hptransfer.training.target.parallel import lost_another
+    from hptransfer.training.target.run import TrainingRun
+
+    micro = micro_batch(composed.trial, composed.trainer, group)
+    with _watchers(composed, run, tell, show) as watchers, fitting(composed.trainer, micro):
+        try:
+            training = TrainingRun(
+                composed.trial,
+                composed.runtime,
+                composed.trainer,
+                dataset,
+                group,
+                run,
+                watchers,
+            )
+            if group.is_first:
+                alone = with_trial(composed, composed.trial)
+                write_text(run.config_file, as_run_yaml(alone, name=checked_name(composed.name)))
+            training.train()
+            return training.finish()
+        except MachineError:  # is a RuntimeError too, and says more
+            raise
+        except RuntimeError as error:
+            if lost_another(error):
+                raise MachineError(
+                    f"Process {group.rank} of the run lost another, which was killed or says "
+                    "itself what failed. Type the same command again: the run goes on at its last "
+                    "checkpoint."
+                ) from error
+            raise
+
+
+def _begins(composed: Composed, run: RunFolder) -> str:
+    """Say where a run is found, and why nothing may be heard of it for a while."""
+    compiles = composed.runtime.compiles(custom=isinstance(composed.trial.model, CustomConfig))
+    first = "; its blocks are compiled first, which can take minutes" if compiles else ""
+    return f"run      {run.path}{first}"
+
+
+@contextmanager
+def _watchers(
+    composed: Composed,
+    run: RunFolder,
+    tell: Callable[[str], None],
+    show: Callable[[Entry], None],
+) -> Iterator[Watchers]:
+    """Give those who are told of a run: the caller, TensorBoard and the pictures of samples."""
+    from hptransfer.sweeping.trackers.tensorboard import RunBoard
+    from hptransfer.training.sampling.contact_sheet import draw_samples, samples_data
+    from hptransfer.training.target.run import Watchers
+
+    board = RunBoard(run.path) if "tensorboard" in composed.executor.trackers else None
+
+    def log(entry: Entry) -> None:
+        show(entry)
+        if board is not None:
+            scalars = asdict(entry)
+            board.write(scalars.pop("step"), scalars)
+
+    def samples(step: int, drawn: np.ndarray) -> None:
+        draw_samples(run.samples_file(step), samples_data(drawn))
+
+    try:
+        yield Watchers(tell, log, samples)
+    finally:
+        if board is not None:
+            board.close()
+
+
+def _recorded(folder: ResultsFolder, result: TrialResult, fresh: dict[str, Any]) -> bool:
+    """Record a row with its curves unless there is one; return whether there was."""
+    key = fresh["trial_key"]
+    with LedgerWriter(folder.target) as writer:
+        if key in writer.keys:
+            return True
+        write_curve(folder.target, key, result.curve, result.held_out)
+        writer.append([fresh])
+    return False
+
+
+def trained_at(
+    path: Path, overrides: Sequence[str], *, config_dir: Path | None, root: Path
+) -> tuple[Composed, ResultsFolder, tuple[str, ...]]:
+    """Return a trainable config, its results folder and the searched axes its rows name.
+
+    The folder is the file's own, or `root`/<name> for a file that lies elsewhere.
+    """
+    if "imported" in read_mapping(path):
+        raise UserError(
+            f"{path} holds values for another program's model, which hptransfer cannot train. Use "
+            "them there, or transfer to one of our models with model=."
+        )
+    composed = compose_file(path, list(overrides), config_dir=config_dir, as_run=True)
+    if composed.tree.get("search"):
+        raise UserError(
+            f"{path} asks a question (it has `search` axes), so it is swept and not trained. Run "
+            f"`hptransfer sweep {path}`, or train the target.yaml that `transfer` writes."
+        )
+    own = ResultsFolder(path.parent)
+    if own.sweep_file.is_file():
+        require_links_inside(own.path)
+        return composed, own, results.read_facts(own).axes
+    folder = ResultsFolder(root / checked_name(composed.name))
+    require_links_inside(folder.path)
+    return composed, folder, ("log2_lr",)
+
+
+def _answer(row: dict[str, Any], run: RunFolder, *, recorded_before: bool) -> dict[str, Any]:
+    return {
+        "trial_key": row["trial_key"],
+        "status": row["status"],
+        "loss": row["loss"],
+        "diverged_at_step": row["diverged_at_step"],
+        "seconds": round(row["cost"]["seconds"], 2),
+        "recorded_before": recorded_before,
+        "run": str(run.path) if run.path.is_dir() else None,
+        "weights": str(run.weights_file) if run.weights_file.is_file() else None,
+    }
+
+
+def draw(
+    path: Path,
+    overrides: Sequence[str],
+    *,
+    config_dir: Path | None,
+    root: Path,
+    weights: Path | None,
+    sampler: SamplerConfig,
+    columns: int,
+    seed: int,
+) -> Path:
+    """Draw samples of a trained config; return the picture, or the array where data is latent.
+
+    The file is named after the weights and how they were sampled.
+    """
+    from hptransfer.training.sampling.contact_sheet import draw_samples, samples_data
+    from hptransfer.training.sampling.generate import generate
+
+    if columns < 1:
+        raise UserError(f"--columns must be positive, but got {columns}.")
+    composed, folder, _ = trained_at(path, overrides, config_dir=config_dir, root=root)
+    key = trial_key(composed.trial)
+    kept = folder.weights_file(key) if weights is None else weights
+    if weights is None and not kept.is_file():
+        raise UserError(
+            f"Samples need trained weights, but there are none at {kept}. Run `hptransfer train "
+            f"{path}` first, with the same overrides, or name a file with --weights."
+        )
+    drawn = generate(composed.trial, kept, sampler, composed.runtime, columns=columns, seed=seed)
+    how = f"steps{sampler.steps}-guidance{sampler.guidance:g}-seed{seed}"
+    name = key if weights is None else kept.stem
+    picture = folder.target / "samples" / f"{name}-{how}.png"
+    if composed.trial.data.layout.channels in (1, 3):
+        draw_samples(picture, samples_data(drawn))
+        return picture
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    np.save(picture.with_suffix(".npy"), drawn)  # latents: an autoencoder makes images of them
+    return picture.with_suffix(".npy")

@@ -1,7 +1,0 @@
-"""Who is told how a sweep goes: a log, TensorBoard, tracking services, and a word at its end."""
-
-from __future__ import annotations
-
-from hptransfer.watch.watch import Watch, Watcher, watchers
-
-__all__ = ["Watch", "Watcher", "watchers"]
