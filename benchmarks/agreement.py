@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 
 from hptransfer.analysis.answer.agreement import agreement
-from hptransfer.analysis.streams import stream
+from hptransfer.system.random_streams import stream
 from tests import planted
 
 PAIRS = (

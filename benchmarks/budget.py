@@ -28,7 +28,6 @@ import numpy as np
 
 from benchmarks import measure
 from hptransfer.analysis.answer.estimates import estimate
-from hptransfer.analysis.streams import stream
 from hptransfer.config import BudgetConfig, DiTConfig, TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import with_width
@@ -41,6 +40,7 @@ from hptransfer.sweeping.plan.budget.propose import best, priced
 from hptransfer.sweeping.plan.budget.regret import Predictor, Proposal
 from hptransfer.sweeping.plan.budget.units import Meter
 from hptransfer.sweeping.plan.costs import Place
+from hptransfer.system.random_streams import stream
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -28,8 +28,9 @@ from benchmarks.convergence_study import AXIS, Candidate, Row, Study, opened, ow
 from hptransfer.cli.terminal import interruptible
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import Interrupted, MachineError, UserError
-from hptransfer.results import folder as results
-from hptransfer.results.ledger_writer import read_held_out
+from hptransfer.results.curves import read_held_out
+from hptransfer.results.folder import write_json
+from hptransfer.results.provenance import provenance
 from hptransfer.transfer import emit
 
 COLUMNS = ("at the target", "log2 lr", "loss", "regret", "µP needs fewer steps", "tuning counted")
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _answered(study: Study, *, quiet: bool) -> dict[str, Any]:
     compared = train(study, quiet=quiet)
     answer = answered(study, compared)
-    results.write_json(study.folder.path / "convergence.json", answer)
+    write_json(study.folder.path / "convergence.json", answer)
     draw(answer, study.folder.figures)
     return answer
 
@@ -94,7 +95,7 @@ def answered(study: Study, compared: Sequence[Candidate]) -> dict[str, Any]:
         "baselines": entries[1:],
         "cost": emit.cost(study.sweep, study.proxies, study.target, points=len(study.grid())),
         "warnings": _warnings(compared, runs, entries),
-        "provenance": results.provenance(),
+        "provenance": provenance(),
     }
 
 

@@ -17,12 +17,13 @@ from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of,
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Scaling, Schedule, Weights
 from hptransfer.config.compose.compose import Composed, compose_file, sweep_config
+from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import canonical, trial_key, with_scaling
-from hptransfer.config.sweep import SweepConfig, with_hyperparameters
+from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
-from hptransfer.results import folder as results
-from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.folder import ResultsFolder, find_folder
 from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.sweep_file import read_facts
 from hptransfer.results.table import conditions, table
 from hptransfer.sweeping.design.points import points
 from hptransfer.sweeping.run.driver import run_trials
@@ -80,13 +81,13 @@ class Study:
 
 def opened(path: Path) -> Study:
     """Open a swept folder; refuse one whose runs cannot be compared by their steps."""
-    folder = results.existing(path)
+    folder = find_folder(path)
     composed = compose_file(folder.sweep_file, [], as_run=True)
     sweep = sweep_config(composed)
     _require_comparable(sweep, folder)
     assert sweep.target is not None, "it was required"
     target = with_scaling(sweep.target, Scaling.mup)
-    facts = results.read_facts(folder)
+    facts = read_facts(folder)
     proxies = table_of(wanted_rows(folder, facts), folder.path)
     at, _ = asked_conditions(facts)
     estimates = estimated(facts, proxies, at=at, target_at=conditions(canonical(target)))

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import planted  # pyright: ignore[reportMissingImports]
 
 from hptransfer.analysis.basins.basin import Basin, build_grid, fit_basin, pool_noise
-from hptransfer.analysis.streams import stream
 from hptransfer.results.folder import write_json
+from hptransfer.system.random_streams import stream
 
 SEEDS = (1, 2, 3, 5, 10)
 STEPS = (0.5, 1.0, 2.0)

@@ -29,10 +29,10 @@ from hptransfer.analysis.basins.cross_checks import FINE, akima, local_cubic
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import Grid
 from hptransfer.analysis.basins.rows import Rows, read_rows, width_grids
-from hptransfer.analysis.streams import stream
 from hptransfer.results.folder import write_json
 from hptransfer.results.ledger_writer import read
 from hptransfer.results.table import table
+from hptransfer.system.random_streams import stream
 
 LOW, LOWER = 1.05, 1.03  # of the lowest loss: the points that local estimators read
 RECORD = Path("results/benchmarks/estimators.json")

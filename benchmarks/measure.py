@@ -15,7 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hptransfer.results import folder
+from hptransfer.results.folder import write_json
+from hptransfer.results.provenance import provenance
 
 PACKAGES = ("torch", "ray", "hydra-core", "numpy", "scipy", "pandas", "matplotlib")
 
@@ -125,7 +126,7 @@ def record(benchmark: str, settings: dict[str, Any], described: dict[str, Any]) 
         "benchmark": benchmark,
         "settings": settings,
         "machine": described,
-        "provenance": folder.provenance(),
+        "provenance": provenance(),
     }
 
 
@@ -133,7 +134,7 @@ def publish(
     answer: dict[str, Any], columns: Sequence[str], rows: Sequence[Sequence[str]], out: Path
 ) -> None:
     """Print a benchmark's table and machine, and write its JSON."""
-    folder.write_json(out, answer)
+    write_json(out, answer)
     print(table_text(columns, rows))
     print(machine_line(answer["machine"]))
     print(f"record  {out}")

@@ -34,9 +34,9 @@ from hptransfer.data import Dataset, load
 from hptransfer.models.parametrization import build_model, param_groups
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.training.batches import train_batch
+from hptransfer.training.device import torch_device
 from hptransfer.training.objectives import noised, objective_loss
 from hptransfer.training.packs.pack import Pack
-from hptransfer.training.packs.run import torch_device
 from hptransfer.training.packs.state import TrainingState
 
 PLAIN = 0  # stands for the trial without a trial axis among the pack sizes

@@ -32,7 +32,7 @@ from hptransfer.config import (
     RuntimeConfig,
     TrialConfig,
 )
-from hptransfer.config.sweep import with_hyperparameters
+from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.data import load
 from hptransfer.models.parametrization import build_model
 from hptransfer.results.trial_result import Quality

@@ -29,8 +29,9 @@ from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method, Scaling
 from hptransfer.config.design import DesignConfig
+from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key, with_width
-from hptransfer.config.sweep import Axis, SweepConfig, hps
+from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.results.ledger_rows import read
 from hptransfer.results.table import table
 from hptransfer.sweeping.design.rounds import asked

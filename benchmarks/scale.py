@@ -33,11 +33,12 @@ from hptransfer.config.compose.compose import (
 )
 from hptransfer.execution.pack_cost import PackCost, Point
 from hptransfer.execution.pack_sizes import Pack, by_shape, chosen_sizes, longest_first, timed_packs
-from hptransfer.results import folder as results
+from hptransfer.results.curves import write_curve
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_index import INDEX_NAME
-from hptransfer.results.ledger_writer import LedgerWriter, write_curve
+from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.sweeping.design.trials import pending, wanted
+from hptransfer.system.files import write_text
 
 T = TypeVar("T")
 TRIALS_PER_SEED = 4 * 2 * 50
@@ -101,7 +102,7 @@ def _figures(root: Path, count: int, runs: int) -> tuple[list[measure.Figure], d
     curves, _ = _timed(lambda: write_curves(root / "curves", rows), runs)
     peak = _peak_of_driver(count, half, folders[BATCHES[0]])
     folder = ResultsFolder(folders[BATCHES[0]])
-    results.write_text(folder.sweep_file, as_run_yaml(composed, name="scale"))
+    write_text(folder.sweep_file, as_run_yaml(composed, name="scale"))
     status = [sys.executable, "-m", "hptransfer", "status", str(folder.path)]
     fit = [sys.executable, "-m", "hptransfer", "fit", str(folder.path)]
     without = [_status_without_index(folder.path, status) for _ in range(runs)]

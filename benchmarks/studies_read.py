@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.reporting.figures.style import hp_name
-from hptransfer.results import folder as results
-from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.folder import ResultsFolder, read_json
 from hptransfer.results.ledger_rows import FILE_NAME, read, rows_in
-from hptransfer.results.sweep_file import SweepFacts
-from hptransfer.results.table import METRICS
+from hptransfer.results.metrics import METRICS
+from hptransfer.results.sweep_file import SweepFacts, read_facts
 
 Record = Mapping[str, Any]
 
@@ -106,7 +105,7 @@ def read_study(path: Path) -> Study | None:
     folder = ResultsFolder(path)
     if not folder.sweep_file.is_file():
         return None
-    facts = results.read_facts(folder)
+    facts = read_facts(folder)
     rows = [row for ledger in _ledgers(path) for row in read(ledger).rows]
     finished = sum(map(facts.wants, rows_in(path)))
     return Study(
@@ -116,11 +115,11 @@ def read_study(path: Path) -> Study | None:
         others=len(rows) - finished,
         seconds=sum(row["cost"]["seconds"] for row in rows),
         devices=tuple(sorted({row["cost"]["device"] for row in rows})),
-        estimates=results.read_json(folder.estimates_file, "arms"),
-        transfer=results.read_json(folder.transfer_file, "target"),
-        realised=results.read_json(folder.realised_file, "hp"),
-        by_metric=results.read_json(folder.estimates_by(METRICS["frechet_distance"]), "agreement"),
-        convergence=results.read_json(path / "convergence.json", "baselines"),
+        estimates=read_json(folder.estimates_file, "arms"),
+        transfer=read_json(folder.transfer_file, "target"),
+        realised=read_json(folder.realised_file, "hp"),
+        by_metric=read_json(folder.estimates_by(METRICS["frechet_distance"]), "agreement"),
+        convergence=read_json(path / "convergence.json", "baselines"),
     )
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from hptransfer.results.folder import existing
+from hptransfer.results.folder import find_folder
 from hptransfer.results.ledger_rows import FILE_NAME, read
 from hptransfer.system.files import write_whole
 from hptransfer.system.folder_lock import LOCK_NAME, FolderLock
@@ -36,7 +36,7 @@ def tidy(path: Path) -> list[str]:
         UserError: it holds no sweep, or somebody writes in it.
         SystemExit: a file of it is too large to be committed.
     """
-    folder = existing(path)
+    folder = find_folder(path)
     lock = FolderLock(folder.path).take()
     try:
         done = [*_dropped(folder.path), *_compressed(folder.path)]

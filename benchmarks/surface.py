@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hptransfer.analysis.streams import stream
 from hptransfer.analysis.surfaces.points import build_points, seed_noise
 from hptransfer.analysis.surfaces.surface import fit_surface
+from hptransfer.system.random_streams import stream
 from tests.surface_truth import NAMES, Cell, plant
 
 DRAWS = 500

@@ -20,16 +20,18 @@ from hptransfer.config.compose.compose import (
     shipped_folder,
     sweep_config,
 )
+from hptransfer.config.hyperparameters import HYPERPARAMETERS, hps
 from hptransfer.config.identity import arm_of, with_scaling
-from hptransfer.config.sweep import HYPERPARAMETERS, SweepConfig, hps
-from hptransfer.results import folder as results
-from hptransfer.results.folder import ResultsFolder
+from hptransfer.config.sweep import SweepConfig
+from hptransfer.results.folder import ResultsFolder, write_json
 from hptransfer.results.ledger_rows import FILE_NAME, encode, row
+from hptransfer.results.provenance import provenance
 from hptransfer.results.table import table
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.sweeping.design.trials import realised as target_trials
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.run.job import central_log2_lr
+from hptransfer.system.files import write_text
 from hptransfer.training.flops import trial_flops
 from hptransfer.training.packs.coordinate_check import coordinate_check
 
@@ -59,7 +61,7 @@ def write_folder(folder: Path, rows: int) -> ResultsFolder:
     composed = compose_file(shipped_folder("sweeps") / "quickstart.yaml", [*SHAPE, seeds])
     sweep = sweep_config(composed)
     written = ResultsFolder(folder)
-    results.write_text(written.sweep_file, as_run_yaml(composed, name=sweep.name))
+    write_text(written.sweep_file, as_run_yaml(composed, name=sweep.name))
     trials = list(wanted(sweep).values())
     assert len(trials) == rows, "the sweep's shape gives ROWS_PER_SEED rows for each seed"
     lines = rows_of(trials, sweep)
@@ -72,14 +74,14 @@ def write_folder(folder: Path, rows: int) -> ResultsFolder:
 def rows_of(trials: list[TrialConfig], sweep: SweepConfig) -> list[dict]:
     """Return the rows of a sweep's trials, with invented losses."""
     rng = np.random.default_rng(0)
-    provenance = results.provenance()
+    made_by = provenance()
     pairs = sorted({(config.model.width, config.seed) for config in trials})
     offsets = {pair: float(rng.normal(0, NOISE)) for pair in pairs}
     return [
         row(
             _result(config, offsets[config.model.width, config.seed], rng),
             hps(config, sweep.axes),
-            provenance,
+            made_by,
         )
         for config in trials
     ]
@@ -111,7 +113,7 @@ def _write_check(folder: ResultsFolder, sweep: SweepConfig) -> None:
     """Write a real coordinate check of the µP arm."""
     base = with_scaling(sweep.base, Scaling.mup)
     answer = coordinate_check(base, sweep.widths, central_log2_lr(sweep), RuntimeConfig())
-    results.write_json(folder.check_file, {"checks": [answer]})
+    write_json(folder.check_file, {"checks": [answer]})
 
 
 def _write_realised(folder: ResultsFolder, sweep: SweepConfig) -> None:
@@ -125,4 +127,4 @@ def _write_realised(folder: ResultsFolder, sweep: SweepConfig) -> None:
         hp="log2_lr",
         width=sweep.target.model.width,
     )
-    results.write_json(folder.realised_file, answer)
+    write_json(folder.realised_file, answer)

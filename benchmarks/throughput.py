@@ -69,7 +69,8 @@ from benchmarks.throughput_shapes import (
     shape_of,
     shapes_of,
 )
-from hptransfer.results import folder
+from hptransfer.results.folder import write_json
+from hptransfer.results.provenance import provenance
 
 SAME = ("device", "commit", "threads", "compile", "graph")  # of a row that is continued
 CPU_METHODS = ("official", "ours", "shared_eager")
@@ -194,7 +195,7 @@ def _measure(arguments: argparse.Namespace, machine: Machine, earlier: list[Row]
         def keep(runs: list[Row], one: Row, task: Task = task, key: Any = key) -> None:
             context["date"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             rows[key] = method_row(task.shape, task.method, task.precision, runs, context)
-            folder.write_json(arguments.out, list(rows.values()))
+            write_json(arguments.out, list(rows.values()))
             _say(task, one)
 
         sizes, first_only = _sizes(arguments, task, rows)
@@ -219,7 +220,7 @@ def _context(arguments: argparse.Namespace, machine: Machine) -> Row:
     with tempfile.TemporaryDirectory() as name:
         job = {"kind": "peaks", "small": arguments.small}
         ((answer,), _) = run(machine, [job], Path(name))
-    described, code = measure.machine(), folder.provenance()
+    described, code = measure.machine(), provenance()
     return {
         **answer,
         "commit": arguments.commit or code["commit"],
@@ -290,7 +291,7 @@ def _profile(arguments: argparse.Namespace, machine: Machine, rows: list[Row]) -
         except (Failed, Cut) as error:
             answer = {"error": str(error) or "--minutes are over", "groups": {}}
         found.append({**kept, **answer})
-        folder.write_json(arguments.out.with_name(f"{arguments.out.stem}_profile.json"), found)
+        write_json(arguments.out.with_name(f"{arguments.out.stem}_profile.json"), found)
         table += [
             [str(shape), str(row["T"]), group, f"{100 * share:.1f} %"]
             for group, share in (answer["groups"] or {answer.get("error", ""): 0.0}).items()

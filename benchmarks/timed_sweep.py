@@ -19,9 +19,9 @@ from hptransfer import execution
 from hptransfer.cli import main as cli
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
 from hptransfer.execution.work import OnResults, Pack
-from hptransfer.results import folder
-from hptransfer.sweeping.run import driver
+from hptransfer.results.folder import write_json
 from hptransfer.results.trial_result import TrialResult
+from hptransfer.sweeping.run import driver
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     events: list[dict[str, Any]] = []
     with patch.object(driver, "run_packs", _noting(events)):
         code = cli.main(words)
-    folder.write_json(Path(log), events)
+    write_json(Path(log), events)
     return code
 
 

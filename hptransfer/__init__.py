@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__version__ = "0.1.0"
-
 _EXPORTS = {
     "build_model": "hptransfer.models.parametrization",
     "param_groups": "hptransfer.models.parametrization",

@@ -29,3 +29,9 @@ def shown(value: object, most: int = 80) -> str:
     """Return what was given, on one line and short enough for a sentence."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise a `UserError` unless a condition holds."""
+    if not holds:
+        raise UserError(message)

@@ -11,8 +11,8 @@ import pytest
 
 from hptransfer.config import AdamWConfig, BudgetConfig, DiTConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Scaling, Status
+from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import with_scaling
-from hptransfer.config.sweep import with_hyperparameters
 from hptransfer.results.trial_result import TrialResult
 
 TINY = TrialConfig(

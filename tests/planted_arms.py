@@ -26,9 +26,10 @@ from hptransfer.analysis.answer.arm_answer import Answer, Request, answer_of, de
 from hptransfer.analysis.answer.verdict import Verdict
 from hptransfer.analysis.basins.basin import build_grid, fit_basin, pool_noise
 from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.analysis.conditions.conditions import Shift
 from hptransfer.analysis.laws.law import LawName
-from hptransfer.analysis.laws.regret import constant_value, quantile
+from hptransfer.analysis.laws.regret import constant_value
 from hptransfer.config.sweep import VerdictConfig
 
 DRAWS = 400

@@ -10,7 +10,7 @@ from conftest import TINY_SWEEP, completed
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
 from hptransfer.config.compose.compose import as_run_yaml, compose_file, sweep_config
-from hptransfer.config.sweep import hps, with_hyperparameters
+from hptransfer.config.hyperparameters import hps, with_hyperparameters
 from hptransfer.results import ledger_writer
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.trial_result import TrialResult

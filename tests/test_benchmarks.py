@@ -12,8 +12,8 @@ from figure_records import coordinate_check
 from benchmarks import families, latency, measure, overhead, packing, synthetic
 from benchmarks.overhead import PackTimes, Run
 from hptransfer.analysis import of_folder
-from hptransfer.results.folder import read_facts
 from hptransfer.results.ledger_rows import read
+from hptransfer.results.sweep_file import read_facts
 
 
 def strict(path: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import pytest
 from conftest import TINY, completed
 
 from hptransfer.config.choices import Scaling
+from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import with_width
-from hptransfer.config.sweep import Axis, SweepConfig, hps
+from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_cost import PackCost, Point
 from hptransfer.results.ledger_rows import row

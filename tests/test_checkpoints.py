@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_trial_axis import ABSURD, FAMILIES, varied
 
-import hptransfer
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision, Status, Weights
 from hptransfer.errors import MachineError, UserError
 from hptransfer.results.trial_result import TrialResult
-from hptransfer.system.storage import LocalStorage, discard_pack, pack_id
+from hptransfer.system.storage import LocalStorage
 from hptransfer.training.packs import checkpoint as checkpoint_module
 from hptransfer.training.packs import loop, run
 from hptransfer.training.packs.capture import WARM_UP
+from hptransfer.training.packs.checkpoint import discard_pack, pack_id
 from hptransfer.training.packs.reports import Report
 from hptransfer.training.packs.run import run_pack
 from hptransfer.training.packs.state import TrainingState
@@ -228,7 +228,10 @@ def test_a_damaged_checkpoint_is_said_and_not_used(
 
 ELSEWHERE = [
     ("torch", lambda patch: patch.setattr(torch, "__version__", "1.0.0")),
-    ("hptransfer", lambda patch: patch.setattr(hptransfer, "__version__", "9.9")),
+    (
+        "hptransfer",
+        lambda patch: patch.setattr(checkpoint_module, "package_version", lambda: "9.9"),
+    ),
     ("device", lambda patch: patch.setattr(checkpoint_module, "_processor", lambda: "abacus")),
     ("format", lambda patch: patch.setattr(checkpoint_module, "FORMAT", 0)),
 ]

@@ -19,6 +19,7 @@ from hptransfer.config import (
     TrialConfig,
 )
 from hptransfer.config.choices import Broken, EpsScaling, Init, Precision, Scaling, WeightDecayMode
+from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
 from hptransfer.config.identity import (
     arm_of,
     canonical_json,
@@ -27,7 +28,7 @@ from hptransfer.config.identity import (
     with_scaling,
     with_width,
 )
-from hptransfer.config.sweep import HYPERPARAMETERS, Axis, with_hyperparameters
+from hptransfer.config.sweep import Axis
 from hptransfer.errors import UserError
 
 # A released default never changes: a changed one would give old rows another meaning.

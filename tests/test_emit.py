@@ -23,7 +23,7 @@ from hptransfer.analysis.answer.run_health import (
 )
 from hptransfer.analysis.answer.transferred import Transferred, transferred, worst_verdict
 from hptransfer.config.compose.compose import compose_file
-from hptransfer.config.sweep import with_hyperparameters
+from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.errors import UserError
 from hptransfer.models.parametrization import build_model
 from hptransfer.reporting.text.answers import transfer_lines

@@ -13,7 +13,8 @@ from hptransfer.config import BudgetConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Weights
 from hptransfer.data import load
 from hptransfer.training import evaluation
-from hptransfer.training.evaluation import evaluation_batches, validation_loss
+from hptransfer.training.evaluation import evaluation_batches
+from hptransfer.training.packs.evaluation import validation_loss
 from hptransfer.training.packs.loop import Report
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.run import train_trial

@@ -11,7 +11,7 @@ from foreign_tables import POINTS, SEEDS, WIDTHS, loss_of, records, write_csv, w
 
 import hptransfer
 from hptransfer.cli.main import main
-from hptransfer.results.importers.names import SPELLINGS
+from hptransfer.results.importers.columns import SPELLINGS
 from hptransfer.results.ledger_writer import read
 
 PAGE = Path(hptransfer.__file__).parents[1] / "docs" / "import.md"

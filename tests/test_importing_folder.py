@@ -12,9 +12,10 @@ from recorded_rows import append_rows, write_sweep
 
 from hptransfer.analysis.of_folder import status
 from hptransfer.cli.main import main
-from hptransfer.results.folder import ImportedFacts, ResultsFolder, read_facts
+from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.sweep_file import overridden
 from hptransfer.results.ledger_writer import read
+from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.system.safe_yaml import read_mapping
 
 MINE = Path("results/mine")

@@ -13,8 +13,10 @@ from hptransfer.analysis import of_folder
 from hptransfer.config import AdamWConfig, TrialConfig
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.sweep import Axis
-from hptransfer.results import folder
-from hptransfer.results.ledger_writer import LedgerWriter, read_curve
+from hptransfer.results.curves import read_curve
+from hptransfer.results.folder import read_json
+from hptransfer.results.ledger_writer import LedgerWriter
+from hptransfer.results.sweep_file import read_facts
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.run import driver
 from hptransfer.sweeping.run import job as jobs
@@ -116,11 +118,11 @@ def test_what_lies_outside_is_neither_counted_nor_fitted(opened) -> None:
 )
 def test_a_row_is_wanted_only_where_every_axis_wants_it(opened, override: str) -> None:
     jobs_wanted = wanted(opened().sweep)
-    facts = folder.read_facts(opened(override).folder)
+    facts = read_facts(opened(override).folder)
     smaller = wanted(opened(override).sweep)
     for key, config in jobs_wanted.items():
+        from hptransfer.config.hyperparameters import hps
         from hptransfer.config.identity import arm_of, canonical
-        from hptransfer.config.sweep import hps
 
         row = {
             "width": config.model.width,
@@ -135,7 +137,7 @@ def test_a_row_is_wanted_only_where_every_axis_wants_it(opened, override: str) -
 
 def test_checks_of_other_arms_stay_and_outdated_ones_go(opened, monkeypatch) -> None:
     def kept() -> list[tuple]:
-        checks = folder.read_json(job.folder.check_file, "checks")["checks"]  # pyright: ignore
+        checks = read_json(job.folder.check_file, "checks")["checks"]  # pyright: ignore
         return [(check["parametrization"], check["asked_log2_lr"]) for check in checks]
 
     asked = recorded_checks(monkeypatch, mup="pass", standard="fail")

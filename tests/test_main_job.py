@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 
-from hptransfer.analysis import of_folder
 from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.errors import Interrupted
-from hptransfer.results import folder as results
-from hptransfer.results.folder import ResultsFolder
+from hptransfer.reporting import of_folder as pages
+from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import read
 from hptransfer.system.signals import asked, end_if_asked, raised_as_interrupted
 from hptransfer.training.packs.state import TrainingState
@@ -296,11 +295,11 @@ def test_every_row_of_the_target_counts_and_completes_the_transfer(tiny_sweep: P
 
 def test_an_idle_run_keeps_the_timing_of_the_one_that_worked(tmp_path: Path) -> None:
     folder = ResultsFolder(tmp_path)
-    of_folder.record_timing(folder, {"sweep": 60.0}, worked=True)
-    of_folder.record_timing(folder, {"sweep": 0.1}, worked=False)
-    assert results.read_json(folder.timing_file, "seconds") == {"seconds": {"sweep": 60.0}}
-    of_folder.record_timing(folder, {"sweep": 2.0}, worked=True)
-    assert results.read_json(folder.timing_file, "seconds") == {"seconds": {"sweep": 2.0}}
+    pages.record_timing(folder, {"sweep": 60.0}, worked=True)
+    pages.record_timing(folder, {"sweep": 0.1}, worked=False)
+    assert read_json(folder.timing_file, "seconds") == {"seconds": {"sweep": 60.0}}
+    pages.record_timing(folder, {"sweep": 2.0}, worked=True)
+    assert read_json(folder.timing_file, "seconds") == {"seconds": {"sweep": 2.0}}
 
 
 def test_the_set_limit_reaches_fit_and_transfer(tiny_sweep: Path, monkeypatch) -> None:
@@ -328,7 +327,7 @@ def test_the_set_limit_reaches_fit_and_transfer(tiny_sweep: Path, monkeypatch) -
 
 def test_the_report_shows_the_mup_arms_check(tmp_path: Path) -> None:
     folder = ResultsFolder(tmp_path)
-    results.write_json(
+    write_json(
         folder.check_file, {"checks": [{"parametrization": "standard"}, {"parametrization": "mup"}]}
     )
-    assert of_folder.mup_check(folder) == {"parametrization": "mup"}
+    assert pages.mup_check(folder) == {"parametrization": "mup"}

@@ -23,7 +23,8 @@ from hptransfer.errors import UserError
 from hptransfer.reporting.figures.agreement import agreement_data, agreement_pictures
 from hptransfer.reporting.text.basins import basins_text
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.table import LOSS, METRICS, metric_named, table
+from hptransfer.results.metrics import LOSS, METRICS, metric_named
+from hptransfer.results.table import table
 
 STUDY = Path(__file__).parents[1] / "results" / "studies" / "quickstart"
 FRECHET = METRICS["frechet_distance"]

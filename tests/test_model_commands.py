@@ -15,8 +15,8 @@ from hptransfer.cli.main import main
 from hptransfer.config import CustomConfig, TrialConfig
 from hptransfer.config.choices import Init
 from hptransfer.config.compose.compose import compose_file
+from hptransfer.results.curves import read_curve
 from hptransfer.results.ledger_rows import read
-from hptransfer.results.ledger_writer import read_curve
 from hptransfer.sweeping.run import job
 from hptransfer.training.sampling.samplers import SamplerConfig
 

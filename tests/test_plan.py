@@ -12,8 +12,8 @@ from conftest import completed
 
 from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file, sweep_config
+from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import trial_key
-from hptransfer.config.sweep import hps
 from hptransfer.execution.pack_cost import PackCost, Point
 from hptransfer.execution.pack_sizes import Survey, by_shape
 from hptransfer.results.ledger_writer import LedgerWriter, row

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
-from hptransfer.config.sweep import with_hyperparameters
+from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.errors import MachineError
 from hptransfer.execution import measure as probe
 from hptransfer.execution import survey

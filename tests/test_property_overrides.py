@@ -25,7 +25,7 @@ from hptransfer.config.compose.compose import (
 )
 from hptransfer.config.compose.overrides import GROUPS, SECTIONS
 from hptransfer.config.compose.schema import all_keys
-from hptransfer.config.sweep import HYPERPARAMETERS
+from hptransfer.config.hyperparameters import HYPERPARAMETERS
 
 FEW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 MANY = settings(max_examples=2_000, deadline=None, derandomize=True, database=None)

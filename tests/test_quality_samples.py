@@ -22,12 +22,13 @@ from hptransfer.config import (
     TrialConfig,
     UViTConfig,
 )
-from hptransfer.config.sweep import with_hyperparameters
+from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.data import load
 from hptransfer.models.parametrization import build_model
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.packs.pack import Pack
-from hptransfer.training.sampling.draw import chosen_rows, draw, draw_pack, noise_of
+from hptransfer.training.packs.quality import draw_pack
+from hptransfer.training.sampling.draw import chosen_rows, draw, noise_of
 from hptransfer.training.sampling.quality import judged, reference
 
 CPU = torch.device("cpu")

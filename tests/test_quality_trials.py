@@ -26,8 +26,9 @@ from hptransfer.results.ledger_rows import encode, row
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.packs import run as trial_module
 from hptransfer.training.packs.loop import train_pack
+from hptransfer.training.packs.quality import judged_pack
 from hptransfer.training.packs.run import run_pack
-from hptransfer.training.sampling.quality import judged_pack, reference
+from hptransfer.training.sampling.quality import reference
 
 
 @pytest.fixture

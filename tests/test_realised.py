@@ -23,11 +23,10 @@ from hptransfer.analysis.answer.realised import realised
 from hptransfer.analysis.target_rows import realised_answer, refreshed, with_realised
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
+from hptransfer.config.hyperparameters import hps, with_hyperparameters
 from hptransfer.config.identity import canonical, with_width
-from hptransfer.config.sweep import hps, with_hyperparameters
 from hptransfer.errors import UserError
-from hptransfer.results import folder as results
-from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import row
 from hptransfer.results.ledger_writer import LedgerWriter
 
@@ -204,9 +203,9 @@ def test_rows_around_the_value_give_its_regret_in_both_files(tmp_path: Path) -> 
     regret = complete["realised_regret"]
     assert regret["low"] <= 0.012 * 0.3**2 <= regret["high"]
     assert complete["realised"]["reason"] is None
-    kept = results.read_json(folder.realised_file, "hp")
+    kept = read_json(folder.realised_file, "hp")
     assert kept is not None and kept["regret"] == regret
-    assert results.read_json(folder.transfer_file, "target") == json.loads(json.dumps(complete))
+    assert read_json(folder.transfer_file, "target") == json.loads(json.dumps(complete))
 
 
 def test_rows_that_appear_later_are_read_by_the_next_look(tmp_path: Path) -> None:
@@ -271,8 +270,8 @@ def test_a_value_beyond_all_rows_is_to_be_trained_first(tmp_path: Path) -> None:
 def test_a_record_of_an_older_version_is_left_as_it_is(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, trained([VALUE]))
     old = record(target={"family": "dit", "width": 32, "params": 1})
-    results.write_json(folder.transfer_file, old)
-    results.write_json(folder.realised_file, {"hp": "log2_lr"})
+    write_json(folder.transfer_file, old)
+    write_json(folder.realised_file, {"hp": "log2_lr"})
     assert refreshed(folder) == (old, {"hp": "log2_lr"})
 
 

@@ -37,7 +37,7 @@ from hptransfer.config.choices import (
     TimestepSampling,
     Weights,
 )
-from hptransfer.config.sweep import hps, with_hyperparameters
+from hptransfer.config.hyperparameters import hps, with_hyperparameters
 from hptransfer.errors import UserError
 from hptransfer.results.ledger_rows import rows_in
 from hptransfer.results.ledger_writer import encode, row

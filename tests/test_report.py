@@ -11,10 +11,10 @@ import pytest
 from figure_extras import COST, full_estimates
 from figure_records import bare_arm, coordinate_check, mup_arm, quickstart, target_sweep
 
-from hptransfer import __version__
 from hptransfer.errors import UserError
 from hptransfer.reporting.figures import wording, write_figures
 from hptransfer.reporting.page.report import write_report
+from hptransfer.system.version import package_version
 
 
 def handed_over() -> dict[str, Any]:
@@ -178,7 +178,7 @@ def test_the_page_holds_what_the_records_say(page: str):
         "1 min 11 s",
         "hptransfer train results/quickstart/target.yaml",
         "results/quickstart/target_groups.json",
-        f"hptransfer {__version__}.",
+        f"hptransfer {package_version()}.",
         "widths: - 24 - 48 - 96",
     ):
         assert expected in text, expected

@@ -12,13 +12,15 @@ import pytest
 from hptransfer.config import DDPMConfig, DiTConfig, TrialConfig
 from hptransfer.config.choices import Method, Scaling
 from hptransfer.config.design import DesignConfig
+from hptransfer.config.hyperparameters import hps, searchable
 from hptransfer.config.identity import arm_of, canonical, trial_key
-from hptransfer.config.sweep import Axis, SweepConfig, hps, searchable
+from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import by_shape
-from hptransfer.results import folder as results
-from hptransfer.results.folder import ResultsFolder, facts_of, read_design, write_design
-from hptransfer.sweeping.design.points import best_points, grid, points
+from hptransfer.results.asked_points import best_points, write_design
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.sweep_file import facts_of, read_design
+from hptransfer.sweeping.design.points import grid, points
 from hptransfer.sweeping.design.trials import check_same_question, wanted
 
 LR = ("lr", Axis(-10, -3))
@@ -160,7 +162,7 @@ def test_the_record_of_the_points_says_which_rows_are_wanted(tmp_path: Path) -> 
     folder, trials = ResultsFolder(tmp_path), wanted(sweep)
     assert read_design(folder, tree_of(sweep)) is not None  # no file yet: nothing is wanted
     write_design(folder, sweep, [tuple(trials.values())])
-    facts = facts_of(tree_of(sweep), name="s", design=results.read_design(folder, tree_of(sweep)))
+    facts = facts_of(tree_of(sweep), name="s", design=read_design(folder, tree_of(sweep)))
     assert facts.is_scattered and facts.wanted_count() == len(trials) == 6 * 2 * 3
     assert all(facts.wants(row_of(config, sweep)) for config in trials.values())
     more = wanted(dataclasses.replace(sweep, design=DesignConfig(Method.sobol, 8)))

@@ -20,7 +20,8 @@ from hptransfer.config import ExecutorConfig, TrialConfig
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.errors import UserError
 from hptransfer.models.weights import load_weights
-from hptransfer.results import folder as results
+from hptransfer.results.folder import ResultsFolder, find_folder
+from hptransfer.results.sweep_file import read_facts
 from hptransfer.system.files import checked_key, require_inside
 from hptransfer.system.safe_yaml import LARGEST_FILE, MOST_VALUES, read_mapping
 
@@ -117,7 +118,7 @@ def test_yaml_that_names_code_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 2 has .!!python/object/apply:"):
         compose_file(path, [])
     with pytest.raises(UserError):
-        results.read_facts(results.ResultsFolder(tmp_path))
+        read_facts(ResultsFolder(tmp_path))
     assert not trace.exists()
 
 
@@ -218,11 +219,11 @@ def test_a_received_folder_may_not_reach_outside_itself(tmp_path: Path) -> None:
     (folder / "target").mkdir(parents=True)
     outside.mkdir()
     (folder / "sweep.yaml").write_text("name: x\n")
-    assert results.existing(folder).path == folder
+    assert find_folder(folder).path == folder
     for link in (folder / "figures", folder / "target" / "weights"):
         link.symlink_to(outside)
         with pytest.raises(UserError, match="must stay in it"):
-            results.existing(folder)
+            find_folder(folder)
         link.unlink()
 
 

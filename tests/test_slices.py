@@ -12,8 +12,8 @@ import pytest
 from conftest import TINY_SWEEP
 
 from hptransfer.cli.main import main
+from hptransfer.results.curves import read_curve
 from hptransfer.results.ledger_rows import rows_in
-from hptransfer.results.ledger_writer import read_curve
 
 # A machine that lacks Ray: whoever imports it, or looks whether it is there, finds nothing.
 WITHOUT_RAY = """

@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 
 from hptransfer.errors import MachineError, UserError
-from hptransfer.system.storage import (
-    LocalStorage,
-    Storage,
-    open_storage,
-    probe_token,
-    shown,
-    write_token,
-)
+from hptransfer.execution.ray.shared_storage import probe_token, write_token
+from hptransfer.system.storage import LocalStorage, Storage, open_storage, shown
 
 
 @pytest.fixture(params=["path", "file", "memory"])

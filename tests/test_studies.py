@@ -19,7 +19,7 @@ from hptransfer.analysis import of_folder
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read
-from hptransfer.results.table import METRICS
+from hptransfer.results.metrics import METRICS
 from hptransfer.system.folder_lock import FolderLock
 
 ROOT = Path(__file__).parent.parent

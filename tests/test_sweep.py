@@ -9,8 +9,9 @@ import pytest
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
+from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, shape_signature, trial_key
-from hptransfer.config.sweep import SweepConfig, hps
+from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_cost import even_parts
 from hptransfer.execution.pack_sizes import Pack, by_shape

@@ -20,8 +20,9 @@ from hptransfer.config.compose.compose import (
     shipped_folder,
     sweep_config,
 )
+from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import trial_key
-from hptransfer.config.sweep import SweepConfig, hps
+from hptransfer.config.sweep import SweepConfig
 from hptransfer.results import ledger_writer
 from hptransfer.sweeping.design.trials import check_target, realised, wanted
 from hptransfer.sweeping.plan.plan import planned_trials

@@ -30,11 +30,10 @@ from hptransfer.config.identity import trial_key, with_scaling
 from hptransfer.data import load
 from hptransfer.errors import UserError
 from hptransfer.training.batches import train_batch
-from hptransfer.training.evaluation import validation_loss
+from hptransfer.training.packs.evaluation import validation_loss
 from hptransfer.training.packs.state import TrainingState, start_training
-from hptransfer.training.target.blocks import blocks_of
 from hptransfer.training.target.engine import Engine
-from hptransfer.training.target.parallel import Group
+from hptransfer.training.target.parallel import Group, blocks_of
 
 ALONE, RUNTIME = TrainerConfig(), RuntimeConfig()
 

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.errors import Interrupted, MachineError, UserError
 from hptransfer.models.weights import load_weights
+from hptransfer.results.curves import read_curve, read_held_out
 from hptransfer.results.folder import ResultsFolder, RunFolder
 from hptransfer.results.ledger_rows import rows_in
-from hptransfer.results.ledger_writer import read_curve, read_held_out
 from hptransfer.system.folder_lock import FolderLock
 from hptransfer.system.signals import raised_as_interrupted
 from hptransfer.training.packs.run import run_pack, train_trial

@@ -18,7 +18,7 @@ from hptransfer.config import (
 )
 from hptransfer.config.choices import EpsScaling, Init, Precision, Weights
 from hptransfer.config.compose.compose import compose_file
-from hptransfer.config.sweep import with_hyperparameters
+from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.data import Dataset, load
 from hptransfer.errors import UserError
 from hptransfer.models.families.layers import Attention

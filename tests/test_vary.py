@@ -17,8 +17,9 @@ from hptransfer.config.identity import arm_of
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import by_shape
-from hptransfer.results.folder import existing, read_facts
+from hptransfer.results.folder import find_folder
 from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.sweep_file import read_facts
 from hptransfer.sweeping.design.trials import check_same_question, check_target, wanted
 from hptransfer.sweeping.plan.plan import planned_trials
 
@@ -125,7 +126,7 @@ def test_growing_the_conditions_runs_the_new_trials_alone(tiny_sweep: Path) -> N
     assert after[: len(before)] == before and len(after) == 2 * 6 * 3
     added = [row["config"]["budget"]["steps"] for row in after[len(before) :]]
     assert set(added) == {6}
-    told = status(existing(folder))
+    told = status(find_folder(folder))
     assert (told["wanted"], told["recorded"], told["outside_count"]) == (36, 36, 0)
 
 

@@ -10,21 +10,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hptransfer.analysis.target_rows import refreshed
-from hptransfer.config.choices import Scaling, Status
+from hptransfer.config.choices import Status
 from hptransfer.errors import UserError
-from hptransfer.results import folder as results
-from hptransfer.results.folder import ImportedFacts, ResultsFolder, SweepFacts
+from hptransfer.results.asked_points import best_points
+from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_index import tally
 from hptransfer.results.ledger_rows import rows_in
-from hptransfer.results.table import LOSS, Metric, conditions, said_of, table
-from hptransfer.sweeping.design.points import best_points
-from hptransfer.system.files import opening
+from hptransfer.results.metrics import LOSS, Metric, said_of
+from hptransfer.results.sweep_file import ImportedFacts, SweepFacts, facts_of, read_facts
+from hptransfer.results.table import conditions, table
 
 
 def status(folder: ResultsFolder) -> dict[str, Any]:
     """Count a folder's rows: wanted, recorded by status, and outside the wanted set."""
-    facts = results.read_facts(folder)
+    facts = read_facts(folder)
     counted, notice = tally(folder, facts)
     scattered = wanted_rows(folder, facts) if facts.is_scattered else []
     return {
@@ -67,7 +66,7 @@ def fit(
         metric: what rows are judged by; a field of the estimates that is called loss holds it.
             `agreement` then holds it against the loss.
     """
-    facts = results.read_facts(folder)
+    facts = read_facts(folder)
     if overrides:
         facts = _overridden(folder, facts, overrides)
     rows = wanted_rows(folder, facts)
@@ -89,7 +88,7 @@ def fit(
         estimates["agreement"] = agreement(
             by_loss, table, axes=facts.axes, rule=facts.verdict, at=at
         )
-    results.write_json(folder.estimates_by(metric), estimates)
+    write_json(folder.estimates_by(metric), estimates)
     return estimates
 
 
@@ -123,7 +122,7 @@ def _overridden(folder: ResultsFolder, facts: SweepFacts, overrides: Sequence[st
         from hptransfer.config.compose.compose import compose_file
 
         tree = compose_file(folder.sweep_file, list(overrides), as_run=True).tree
-    return results.facts_of(tree, name=facts.name, design=facts.design)
+    return facts_of(tree, name=facts.name, design=facts.design)
 
 
 def asked_conditions(
@@ -148,8 +147,8 @@ def fresh_estimates(
     folder: ResultsFolder, *, step: int | None = None, metric: Metric = LOSS
 ) -> dict[str, Any]:
     """Return the estimates of the rows that are there now: the recorded ones, or a new fit."""
-    estimates = results.read_json(folder.estimates_by(metric), "arms")
-    fitted = len(wanted_rows(folder, results.read_facts(folder)))
+    estimates = read_json(folder.estimates_by(metric), "arms")
+    fitted = len(wanted_rows(folder, read_facts(folder)))
     if (
         estimates is None
         or estimates["trials"]["fitted"] != fitted
@@ -157,74 +156,3 @@ def fresh_estimates(
     ):
         return fit(folder, step=step, metric=metric)
     return estimates
-
-
-def plot(folder: ResultsFolder, *, step: int | None = None, metric: Metric = LOSS) -> list[Path]:
-    """Draw every picture of a folder from its estimates."""
-    from hptransfer.reporting.figures import write_figures
-
-    if metric is not LOSS:
-        return _plot_by(folder, metric, step=step)
-    transfer, realised = refreshed(folder)
-    with opening(folder.figures):
-        return write_figures(
-            folder.figures,
-            estimates=fresh_estimates(folder, step=step),
-            check=mup_check(folder),
-            realised=realised,
-            transfer=transfer,
-        )
-
-
-def _plot_by(folder: ResultsFolder, metric: Metric, *, step: int | None) -> list[Path]:
-    """Draw what a metric gave, and its optima beside those by the loss."""
-    from hptransfer.reporting.figures import pictures, write_pictures
-    from hptransfer.reporting.figures.agreement import agreement_pictures
-
-    by_loss = fresh_estimates(folder, step=step)
-    by_metric = fresh_estimates(folder, step=step, metric=metric)
-    listed = [
-        *agreement_pictures(by_loss, by_metric),
-        *pictures(estimates=by_metric, check=None, realised=None, transfer=None),
-    ]
-    with opening(folder.figures):
-        return write_pictures(folder.figures_by(metric), listed)
-
-
-def mup_check(folder: ResultsFolder) -> dict[str, Any] | None:
-    """Return the µP arm's coordinate check, if there is one."""
-    checks = (results.read_json(folder.check_file, "checks") or {"checks": []})["checks"]
-    return next((c for c in checks if c["parametrization"] == Scaling.mup.value), None)
-
-
-def report(folder: ResultsFolder, commands: Sequence[str], *, step: int | None = None) -> Path:
-    """Write the report, with the pictures in it."""
-    from hptransfer.reporting.page.report import write_report
-
-    plot(folder, step=step)
-    estimates = results.read_json(folder.estimates_file, "arms")
-    assert estimates is not None, "plot has just read them"
-    write_report(
-        folder.report_file,
-        estimates=estimates,
-        check=mup_check(folder),
-        realised=results.read_json(folder.realised_file, "hp"),
-        transfer=results.read_json(folder.transfer_file, "target"),
-        sweep=dict(results.read_facts(folder).tree),
-        figures=folder.figures,
-        timing=_timing(folder),
-        commands=list(commands),
-    )
-    return folder.report_file
-
-
-def _timing(folder: ResultsFolder) -> dict[str, float] | None:
-    recorded = results.read_json(folder.timing_file, "seconds")
-    return recorded and recorded["seconds"]
-
-
-def record_timing(folder: ResultsFolder, seconds: dict[str, float], *, worked: bool) -> None:
-    """Keep where the time of a `run` went; a run that only read what was there changes nothing."""
-    if worked or not folder.timing_file.is_file():
-        rounded = {name: round(value, 1) for name, value in seconds.items()}
-        results.write_json(folder.timing_file, {"seconds": rounded})

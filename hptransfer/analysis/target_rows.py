@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hptransfer.analysis.answer.optimum_record import SCHEMA, number
 from hptransfer.analysis.answer.realised import realised
+from hptransfer.analysis.basins.numbers import SCHEMA, number
 from hptransfer.config import DDPMConfig
-from hptransfer.config.sweep import hyperparameter
-from hptransfer.results import folder as results
-from hptransfer.results.folder import ResultsFolder
+from hptransfer.config.hyperparameters import hyperparameter
+from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import rows_in
 from hptransfer.results.table import conditions, table
 
@@ -78,9 +77,9 @@ def with_realised(folder: ResultsFolder, record: Mapping[str, Any]) -> dict[str,
         "realised_regret": answer["regret"] if answer and answer["reason"] is None else None,
         "realised": answer and {name: answer[name] for name in told},
     }
-    results.write_json(folder.transfer_file, complete)
+    write_json(folder.transfer_file, complete)
     if answer and answer["reason"] is None:
-        results.write_json(folder.realised_file, answer)
+        write_json(folder.realised_file, answer)
     else:
         folder.realised_file.unlink(missing_ok=True)
     return complete
@@ -91,10 +90,10 @@ def refreshed(folder: ResultsFolder) -> tuple[dict[str, Any] | None, dict[str, A
 
     Either is None where there is none.
     """
-    record = results.read_json(folder.transfer_file, "target")
+    record = read_json(folder.transfer_file, "target")
     if record is not None and "config" in record["target"]:  # older records cannot tell its rows
         record = with_realised(folder, record)
-    return record, results.read_json(folder.realised_file, "hp")
+    return record, read_json(folder.realised_file, "hp")
 
 
 def target_rows(folder: ResultsFolder, record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ from typing import Any
 from hptransfer.cli.sweep_commands import existing, next_after, on_results_folder
 from hptransfer.cli.terminal import print_json, print_recorded, typed
 from hptransfer.errors import UserError, shown
-from hptransfer.results import folder as results
 from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.sweep_file import read_facts
 
 
 @on_results_folder
@@ -29,7 +29,7 @@ def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     if arguments.export is not None:
         from hptransfer.results.export import export
 
-        asked["exported"] = export(folder, results.read_facts(folder), arguments.export)
+        asked["exported"] = export(folder, read_facts(folder), arguments.export)
     if arguments.json:
         print_json({**state, **asked})
         return 0

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hptransfer import __version__
 from hptransfer.errors import Interrupted, MachineError, UserError
+from hptransfer.system.version import package_version
 
 COMMANDS = {
     "run": "check, sweep, fit, transfer, train the target, draw and report, in that order",
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0
     if words[0] == "--version":
-        print(f"hptransfer {__version__}")
+        print(f"hptransfer {package_version()}")
         return 0
     try:
         return _dispatch(words[0], words[1:])

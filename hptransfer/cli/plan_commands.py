@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hptransfer.cli.terminal import interruptible, print_config, print_json, typed
 from hptransfer.errors import UserError
-from hptransfer.results import folder as results
+from hptransfer.execution.pack_sizes_file import read_packs
 from hptransfer.results.folder import ResultsFolder
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
             composed.executor,
             rows={row["trial_key"]: row for row in rows_in(folder.path)},
             target_rows=rows_in(folder.target),
-            sizes=results.read_packs(folder.path),
+            sizes=read_packs(folder.path),
             workers=arguments.workers or composed.executor.workers,
         )
     if arguments.json:
@@ -70,7 +70,7 @@ def _budget(
     arguments: argparse.Namespace, composed: Composed, sweep: SweepConfig, folder: ResultsFolder
 ) -> int:
     """Say what to sweep for a budget, and the command that does."""
-    from hptransfer.reporting.text.budget import budget_text
+    from hptransfer.reporting.text.plan import budget_text
     from hptransfer.results.ledger_rows import rows_in
     from hptransfer.sweeping.plan.budget.propose import plan_budget
     from hptransfer.sweeping.plan.budget.units import parse_budget
@@ -85,7 +85,7 @@ def _budget(
             composed.runtime,
             composed.executor,
             rows=rows_in(folder.path),
-            sizes=results.read_packs(folder.path),
+            sizes=read_packs(folder.path),
             workers=arguments.workers or composed.executor.workers,
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )

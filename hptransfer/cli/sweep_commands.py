@@ -19,9 +19,9 @@ from hptransfer.cli.terminal import (
     say,
     typed,
 )
-from hptransfer.results import folder as results
-from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.table import LOSS, metric_named
+from hptransfer.results.folder import ResultsFolder, find_folder, read_json
+from hptransfer.results.metrics import LOSS, metric_named
+from hptransfer.results.sweep_file import read_facts
 
 
 def _job(arguments: argparse.Namespace) -> Any:
@@ -57,6 +57,7 @@ def _gate(arguments: argparse.Namespace, job: Any) -> int:
 def run_command(arguments: argparse.Namespace) -> int:
     """`hptransfer run`."""
     from hptransfer.analysis import of_folder
+    from hptransfer.reporting import of_folder as pages
     from hptransfer.sweeping.run import driver
     from hptransfer.transfer import transfer as pipeline
 
@@ -77,8 +78,8 @@ def run_command(arguments: argparse.Namespace) -> int:
         clock.lap("fit and transfer")
         realised = pipeline.realise(job, transferred)
         clock.lap("target")
-        of_folder.record_timing(job.folder, clock.laps, worked=ran > 0)
-        of_folder.report(job.folder, [resume])
+        pages.record_timing(job.folder, clock.laps, worked=ran > 0)
+        pages.report(job.folder, [resume])
         clock.lap("plot and report")
     return _finish_run(arguments, job.folder, realised, clock)
 
@@ -88,8 +89,8 @@ def _finish_run(
 ) -> int:
     from hptransfer.reporting.text import answers as text
 
-    estimates = results.read_json(folder.estimates_file, "arms")
-    transferred = results.read_json(folder.transfer_file, "target")
+    estimates = read_json(folder.estimates_file, "arms")
+    transferred = read_json(folder.transfer_file, "target")
     assert estimates is not None and transferred is not None, "run has just written both"
     if arguments.json:
         print_json({**estimates, "transfer": transferred, "realised": realised})
@@ -135,7 +136,7 @@ def sweep_command(arguments: argparse.Namespace) -> int:
 
 def existing(arguments: argparse.Namespace) -> ResultsFolder:
     """Return the folder named: a path, or a sweep's name in the results folder."""
-    return results.existing(arguments.folder, arguments.results)
+    return find_folder(arguments.folder, arguments.results)
 
 
 def on_results_folder(
@@ -172,7 +173,7 @@ def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer fit`."""
     from hptransfer.analysis import of_folder
     from hptransfer.reporting.text import answers as text
-    from hptransfer.reporting.text.agreement import agreement_text
+    from hptransfer.reporting.text.answers import agreement_text
 
     metric = metric_named(arguments.metric)
     estimates = of_folder.fit(folder, arguments.overrides, step=arguments.step, metric=metric)
@@ -231,13 +232,14 @@ def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> in
 def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer plot`."""
     from hptransfer.analysis import of_folder
+    from hptransfer.reporting import of_folder as pages
 
     metric = metric_named(arguments.metric)
     if arguments.terminal:
         found = of_folder.fresh_estimates(folder, step=arguments.step, metric=metric)
         print(_basins_text(found))
         return 0
-    paths = [str(path) for path in of_folder.plot(folder, step=arguments.step, metric=metric)]
+    paths = [str(path) for path in pages.plot(folder, step=arguments.step, metric=metric)]
     if arguments.json:
         print_json({"files": paths})
     else:
@@ -261,9 +263,9 @@ def _basins_text(estimates: Mapping[str, Any]) -> str:
 @on_results_folder
 def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer report`."""
-    from hptransfer.analysis import of_folder
+    from hptransfer.reporting import of_folder as pages
 
-    path = of_folder.report(folder, _made_by(arguments, folder), step=arguments.step)
+    path = pages.report(folder, _made_by(arguments, folder), step=arguments.step)
     if arguments.json:
         print_json({"files": [str(path)]})
     else:
@@ -273,7 +275,7 @@ def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
 
 
 def _after_report(arguments: argparse.Namespace, folder: ResultsFolder) -> str:
-    transferred = results.read_json(folder.transfer_file, "target")
+    transferred = read_json(folder.transfer_file, "target")
     if transferred is None:
         return typed("fit", arguments, str(folder.path))
     if transferred["target"]["params"] is None:  # trained elsewhere: its rows can come back
@@ -283,14 +285,14 @@ def _after_report(arguments: argparse.Namespace, folder: ResultsFolder) -> str:
 
 def _made_by(arguments: argparse.Namespace, folder: ResultsFolder) -> list[str]:
     """Return the commands that make a folder's report again, from its rows' source on."""
-    tree, path = results.read_facts(folder).tree, str(folder.path)
+    tree, path = read_facts(folder).tree, str(folder.path)
     steps = _steps(arguments)
     files = (tree.get("imported") or {}).get("files") or {}
     rows = [
         typed("import", arguments, name, path, "--columns", *(f"{o}={t}" for o, t in taken.items()))
         for name, taken in files.items()
     ] or [typed("sweep", arguments, str(folder.sweep_file))]
-    transfer, done = [], results.read_json(folder.transfer_file, "target")
+    transfer, done = [], read_json(folder.transfer_file, "target")
     if done is not None:
         width = [f"model.width={done['target']['width']}"] if files else []
         transfer = [typed("transfer", arguments, path, *width, *steps)]

@@ -94,10 +94,10 @@ def _print_trained(arguments: argparse.Namespace, answer: dict[str, Any]) -> Non
 
 def _replay(arguments: argparse.Namespace) -> int:
     """`hptransfer train FOLDER --trial KEY`: exit code 1 if the row is not what comes out now."""
-    from hptransfer.results import folder as results
+    from hptransfer.results.folder import find_folder
     from hptransfer.sweeping.run import replay
 
-    folder = results.existing(arguments.file, arguments.results)
+    folder = find_folder(arguments.file, arguments.results)
     words = (folder, arguments.trial, arguments.overrides, arguments.config_dir)
     if arguments.print_config:
         _, again = replay.run_again(*words)

@@ -6,7 +6,7 @@ is in `RuntimeConfig` and `ExecutorConfig`. Standard library only.
 
 from __future__ import annotations
 
-from hptransfer.config.checks import require, require_count, require_finite, require_share
+from hptransfer.config.checks import require_count, require_finite, require_share
 from hptransfer.config.data import (
     DataConfig,
     DigitsConfig,
@@ -32,11 +32,15 @@ from hptransfer.config.objectives import (
     RectifiedFlowConfig,
     VPConfig,
 )
-from hptransfer.config.quality import QualityConfig
-from hptransfer.config.runtime import CheckpointConfig, ExecutorConfig, RuntimeConfig
-from hptransfer.config.trainer import TrainerConfig
-from hptransfer.config.training import AdamWConfig, BudgetConfig, ParametrizationConfig
+from hptransfer.config.runtime import CheckpointConfig, ExecutorConfig, RuntimeConfig, TrainerConfig
+from hptransfer.config.training import (
+    AdamWConfig,
+    BudgetConfig,
+    ParametrizationConfig,
+    QualityConfig,
+)
 from hptransfer.config.trial import TrialConfig
+from hptransfer.errors import require
 
 __all__ = [
     "AdamWConfig",

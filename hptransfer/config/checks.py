@@ -7,15 +7,9 @@ import math
 import re
 from typing import Any
 
-from hptransfer.errors import UserError
+from hptransfer.errors import UserError, require
 
 TAG = {"tag": True}  # marks the field that names a group's member: it is always written out
-
-
-def require(holds: bool, message: str) -> None:
-    """Raise a `UserError` unless a condition holds."""
-    if not holds:
-        raise UserError(message)
 
 
 def require_positive(name: str, value: float) -> None:

@@ -7,10 +7,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hptransfer.config import TrialConfig, require, require_count
+from hptransfer.config import TrialConfig, require_count
 from hptransfer.config.choices import Method
 from hptransfer.config.design import DesignConfig
-from hptransfer.results.table import CONDITIONS
+from hptransfer.errors import require
 
 Condition = Mapping[str, int | None]  # depth, batch_size, steps; None: the model has no depth
 
@@ -91,3 +91,6 @@ def require_varied(
         )
     for condition in star(resting, vary):
         with_condition(base, condition)
+
+
+CONDITIONS = ("depth", "batch_size", "steps")  # what an optimum may follow besides width

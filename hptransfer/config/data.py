@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hptransfer.config.checks import TAG, require, require_count, require_positive
+from hptransfer.config.checks import TAG, require_count, require_positive
+from hptransfer.errors import require
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hptransfer.config import require, require_count
+from hptransfer.config import require_count
 from hptransfer.config.choices import Method
+from hptransfer.errors import require
 
 MOST_POINTS = 100_000  # of an arm at a width
 

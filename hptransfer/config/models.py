@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from hptransfer.config.checks import TAG, require, require_count, require_share
+from hptransfer.config.checks import TAG, require_count, require_share
 from hptransfer.config.choices import Conditioning
+from hptransfer.errors import require
 
 MOST_WIDTH, MOST_DEPTH = 2**20, 2**14  # sixty times what was ever trained
 

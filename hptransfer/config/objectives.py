@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hptransfer.config.checks import (
-    TAG,
-    require,
-    require_count,
-    require_finite,
-    require_positive,
-)
+from hptransfer.config.checks import TAG, require_count, require_finite, require_positive
 from hptransfer.config.choices import BetaSchedule, TimestepSampling
+from hptransfer.errors import require
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hptransfer.config.checks import require, require_count, require_positive, require_share
+from hptransfer.config.checks import require_count, require_finite, require_positive, require_share
 from hptransfer.config.choices import (
     Broken,
     EpsScaling,
@@ -14,6 +14,7 @@ from hptransfer.config.choices import (
     WeightDecayMode,
     Weights,
 )
+from hptransfer.errors import require
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,25 @@ class BudgetConfig:
     def ema_decay(self) -> float:
         """The per-step decay whose horizon is `ema_fraction` of the run."""
         return math.exp(-1.0 / max(self.ema_fraction * self.steps, 1e-9))
+
+
+LEAST_SAMPLES = 100  # more than the classifiers have features
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    """Samples that the deciding weights draw after training, judged beside the loss."""
+
+    samples: int = 0  # 0: quality is not measured
+    steps: int = 20  # model evaluations a sample, by DPM-Solver++(2M)
+    guidance: float = 1.0  # 1: the conditional prediction, none of the unconditional one
+
+    def __post_init__(self) -> None:
+        require_count("quality.samples", self.samples, least=0, most=50_000)
+        require(
+            self.samples == 0 or self.samples >= LEAST_SAMPLES,
+            f"`quality.samples` must be 0 (not measured) or at least {LEAST_SAMPLES}, more than "
+            f"the features they are compared in, but got {self.samples}.",
+        )
+        require_count("quality.steps", self.steps)
+        require_finite("quality.guidance", self.guidance, least=0)

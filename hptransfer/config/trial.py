@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hptransfer.config.checks import require, require_count
+from hptransfer.config.checks import require_count
 from hptransfer.config.choices import Conditioning, Init, Precision
 from hptransfer.config.data import DataConfig, DigitsConfig, FashionMNISTConfig
 from hptransfer.config.models import DiTConfig, ModelConfig
 from hptransfer.config.objectives import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig
-from hptransfer.config.quality import QualityConfig
-from hptransfer.config.training import AdamWConfig, BudgetConfig, ParametrizationConfig
+from hptransfer.config.training import (
+    AdamWConfig,
+    BudgetConfig,
+    ParametrizationConfig,
+    QualityConfig,
+)
+from hptransfer.errors import require
 
 JUDGED = (
     DigitsConfig,

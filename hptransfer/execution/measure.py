@@ -23,10 +23,10 @@ import torch
 
 from hptransfer.config import BudgetConfig, ParametrizationConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import canonical, shape_signature
-from hptransfer.data import load
 from hptransfer.execution.pack_cache import PackCache
 from hptransfer.execution.pack_cost import PackCost, Point
-from hptransfer.training.packs.run import is_out_of_memory, release_memory, too_large, torch_device
+from hptransfer.training.dataset import load_dataset
+from hptransfer.training.device import is_out_of_memory, release_memory, too_large, torch_device
 from hptransfer.training.packs.state import start_training
 
 # Steps that are not timed: first reads, on a GPU compilation and capture.
@@ -165,7 +165,7 @@ class _Stepper:
         self._taken = 0
         before = _start_of_peak(device)
         started = time.perf_counter()
-        dataset = load(trials[0].data, runtime.data_folder)
+        dataset = load_dataset(trials[0], runtime)
         self._state = start_training(trials, dataset, device, runtime)
         untimed = GPU_WARMUP_STEPS if runtime.on_gpu else WARMUP_STEPS
         self._steps(untimed)

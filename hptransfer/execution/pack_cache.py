@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hptransfer
 from hptransfer.execution.pack_cost import PackCost, as_json, from_json
+from hptransfer.system.version import package_version
 
 SCHEMA = 1
 
@@ -87,7 +87,7 @@ class PackCache:
 
 
 def _key(facts: Mapping[str, object]) -> str:
-    text = json.dumps({**facts, "hptransfer": hptransfer.__version__}, sort_keys=True)
+    text = json.dumps({**facts, "hptransfer": package_version()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hptransfer.errors import UserError
-from hptransfer.results.folder import ResultsFolder, SweepFacts
+from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.sweep_file import SweepFacts
 from hptransfer.results.table import COLUMNS, Column, table
 from hptransfer.system.files import require_inside, write_whole, writing
 

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hptransfer
-from hptransfer.config import TrialConfig
-from hptransfer.config.choices import Method
-from hptransfer.config.sweep import Axis, SweepConfig, VerdictConfig
 from hptransfer.errors import UserError
-from hptransfer.execution.pack_sizes import Chosen
-from hptransfer.results.sweep_file import ImportedFacts, SweepFacts
-from hptransfer.results.table import LOSS, Metric
-from hptransfer.sweeping.design.points import Design, design_record
+from hptransfer.results.metrics import LOSS, Metric
 from hptransfer.system.files import require_links_inside, write_text
-from hptransfer.system.safe_yaml import read_mapping
 
 
 @dataclass(frozen=True)
@@ -154,7 +142,7 @@ class ResultsFolder:
         return self.path / "report.html"
 
 
-def existing(path: Path, root: Path | None = None) -> ResultsFolder:
+def find_folder(path: Path, root: Path | None = None) -> ResultsFolder:
     """Return a results folder that holds a sweep, or say that it does not.
 
     It is named by its path, or by its sweep's name in `root`.
@@ -169,54 +157,6 @@ def existing(path: Path, root: Path | None = None) -> ResultsFolder:
         )
     require_links_inside(path)
     return folder
-
-
-def read_facts(folder: ResultsFolder) -> SweepFacts:
-    """Read what a sweep asked."""
-    try:
-        tree = read_mapping(folder.sweep_file)
-        return facts_of(tree, name=tree["name"], design=read_design(folder, tree))
-    except UserError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"{folder.sweep_file} must be a sweep as `hptransfer sweep` wrote it, but it is not "
-            f"({error!r}). Restore it, or run the sweep again under another name."
-        ) from None
-
-
-def facts_of(tree: Mapping[str, Any], *, name: str, design: Design | None = None) -> SweepFacts:
-    """Return what a composed sweep asked; `design` where its points are no grid."""
-    target = tree["sweep"]["target"].get("model") or {}
-    rule = VerdictConfig(**tree["verdict"])
-    if "imported" in tree:
-        points = {f"log2_{n}": tuple(axis["points"]) for n, axis in tree["search"].items()}
-        rows = int(tree["imported"]["rows"])
-        return ImportedFacts(name, points, target.get("width"), rule, tree, rows=rows)
-    axes = {f"log2_{n}": Axis(**axis).points for n, axis in tree["search"].items() if axis}
-    return SweepFacts(name, axes, target.get("width"), rule, tree, design)
-
-
-def write_design(
-    folder: ResultsFolder, sweep: SweepConfig, rounds: Sequence[Sequence[TrialConfig]]
-) -> None:
-    """Keep the points asked so far, for commands that neither replay nor draw them."""
-    write_json(folder.design_file, design_record(sweep, rounds))
-
-
-def read_design(folder: ResultsFolder, tree: Mapping[str, Any]) -> Design | None:
-    """Read the points asked so far; None for a grid, and nothing asked where no file is yet."""
-    method = tree["sweep"].get("design", {}).get("method", Method.grid.value)
-    if method == Method.grid.value:
-        return None
-    found = read_json(folder.design_file, "asked") or {"rounds": 0, "asked": []}
-    try:
-        return Design.of_record({**found, "method": method})
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{folder.design_file} is not as hptransfer wrote it (the points asked of each arm "
-            "and width). Delete it and run the sweep again; the ledger is untouched."
-        ) from None
 
 
 def read_json(path: Path, key: str) -> dict[str, Any] | None:
@@ -237,56 +177,3 @@ def read_json(path: Path, key: str) -> dict[str, Any] | None:
 def write_json(path: Path, value: Any) -> None:
     """Write strict JSON: no NaN anywhere."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def packs_file(folder: Path) -> Path:
-    """The pack sizes that were chosen for a ledger's trials, in the ledger's folder."""
-    return folder / "packs.json"
-
-
-def read_packs(folder: Path) -> dict[str, Chosen]:
-    """Read the pack sizes that were chosen before, by `shape_key`."""
-    path = packs_file(folder)
-    found = read_json(path, "packs") or {"packs": {}}
-    try:
-        return {key: Chosen(**entry) for key, entry in found["packs"].items()}
-    except (TypeError, ValueError, AttributeError):
-        raise UserError(
-            f"{path} is not as hptransfer wrote it (width, size, seconds and warmup of each "
-            "shape). Restore it, or delete it to measure again; the ledger is untouched."
-        ) from None
-
-
-def write_packs(folder: Path, packs: Mapping[str, Chosen]) -> None:
-    """Keep the pack sizes, so that a continued sweep has the same packs."""
-    ordered = sorted(packs.items(), key=lambda item: (item[1].width, item[0]))
-    write_json(packs_file(folder), {"packs": {key: asdict(chosen) for key, chosen in ordered}})
-
-
-def provenance() -> dict[str, str]:
-    """Return what a row remembers of the code that made it."""
-    return {
-        "commit": _commit(),
-        "hptransfer": hptransfer.__version__,
-        "torch": version("torch"),
-        "time": utc_now(),
-    }
-
-
-def utc_now() -> str:
-    """Return the time as rows and runs tell it: UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _commit() -> str:
-    """Return the short commit of a source checkout, with + if it is dirty; empty elsewhere."""
-    package = Path(__file__).resolve().parents[1]
-    if not (package.parent / ".git").exists():
-        return ""
-    described = subprocess.run(
-        ["git", "-C", str(package), "describe", "--always", "--dirty=+", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip()

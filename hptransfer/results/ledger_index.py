@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from hptransfer.errors import MachineError, UserError
-from hptransfer.results.folder import ResultsFolder, SweepFacts
-from hptransfer.results.ledger_rows import CHECK_BYTES, FILE_NAME, Ledger, locate, scan
-from hptransfer.results.ledger_schema import SCHEMA
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_rows import CHECK_BYTES, FILE_NAME, SCHEMA, Ledger, locate, scan
+from hptransfer.results.sweep_file import SweepFacts
 from hptransfer.system.files import require_inside, write_text
 
 INDEX_NAME = ".ledger.index"

@@ -7,15 +7,14 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from hptransfer.config.identity import arm_of, canonical, trial_key
 from hptransfer.errors import UserError
-from hptransfer.results.ledger_schema import SCHEMA, newer, parse_lines
 from hptransfer.results.trial_result import Quality, TrialResult
 from hptransfer.system.files import require_inside
 
@@ -240,4 +239,86 @@ def _damaged(line: bytes, path: Path, number: int) -> UserError:
     return UserError(
         f"Line {number} of {path} is not as it was written: its checksum does not match. "
         "Restore the file from a copy, or delete the line and run its sweep again."
+    )
+
+
+SCHEMA = 2
+
+
+# What every row holds, whatever its schema.
+FIELDS = frozenset(
+    {
+        *("trial_key", "status", "loss", "width", "parametrization", "hps", "seed", "schema"),
+        *("config", "diverged_at_step", "metrics", "cost", "provenance"),
+    }
+)
+
+
+def migrate(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of an older schema as this one has it."""
+    while row["schema"] < SCHEMA:
+        row = _MIGRATIONS[row["schema"]](row)
+    return row
+
+
+def _with_stopped_at_step(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a row of schema 1 one of schema 2: no trial was stopped then."""
+    migrated = {}
+    for name, value in row.items():
+        migrated[name] = value
+        if name == "diverged_at_step":
+            migrated["stopped_at_step"] = None
+    return {**migrated, "schema": 2}
+
+
+# How a row of each older schema becomes one of the next.
+_MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    1: _with_stopped_at_step,
+}
+
+
+def strict(text: str | bytes) -> Any:
+    """Parse JSON as the standard has it: NaN and Infinity are a ValueError."""
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no strict JSON")
+
+
+def parse_lines(lines: Sequence[bytes], path: Path, start: int) -> list[dict[str, Any]]:
+    """Parse lines into rows of this schema; the first has number `start`.
+
+    Raises:
+        UserError: a line that is no row, or a newer hptransfer's.
+    """
+    try:
+        # One call for all lines: three times as fast as one call a line.
+        rows = strict(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        rows = [_parse_line(line) for line in lines]
+    for number, row in enumerate(rows, start=start):
+        _require_row(row, path, number)
+    return [migrate(row) for row in rows]
+
+
+def _parse_line(line: bytes) -> Any:
+    with suppress(ValueError):
+        return strict(line)
+    return None
+
+
+def _require_row(row: Any, path: Path, number: int) -> None:
+    schema = row.get("schema") if isinstance(row, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise newer(schema, path, number)
+    if schema not in (SCHEMA, *_MIGRATIONS) or not row.keys() >= FIELDS:
+        raise UserError(f"Line {number} of {path} is no row of a ledger. Remove the line.")
+
+
+def newer(schema: int, path: Path, number: int) -> UserError:
+    """Return the refusal of a line that a newer hptransfer wrote."""
+    return UserError(
+        f"Line {number} of {path} has schema {schema}, but this hptransfer reads schemas up to "
+        f"{SCHEMA}. Upgrade hptransfer."
     )

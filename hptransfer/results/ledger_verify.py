@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.errors import UserError
+from hptransfer.results.curves import curve_file
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.ledger_rows import locate, scan
-from hptransfer.results.ledger_schema import strict
-from hptransfer.results.ledger_writer import curve_file
+from hptransfer.results.ledger_rows import locate, scan, strict
 from hptransfer.system.files import require_inside
 
 

@@ -7,8 +7,6 @@ the curve sidecars.
 from __future__ import annotations
 
 import gzip
-import json
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,9 +15,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from hptransfer.errors import UserError
-from hptransfer.results.ledger_rows import FILE_NAME, Ledger, encode, locate, read, row, scan
-from hptransfer.results.ledger_schema import SCHEMA
-from hptransfer.system.files import opening, require_inside, sync_folder, write_text, writing
+from hptransfer.results.curves import read_curve, read_held_out, write_curve
+from hptransfer.results.ledger_rows import (
+    FILE_NAME,
+    SCHEMA,
+    Ledger,
+    encode,
+    locate,
+    read,
+    row,
+    scan,
+)
+from hptransfer.system.files import opening, require_inside, sync_folder, writing
 from hptransfer.system.folder_lock import LOCK_NAME, FolderLock
 
 __all__ = [
@@ -36,54 +43,6 @@ __all__ = [
     "row",
     "write_curve",
 ]
-
-Curve = tuple[tuple[int, float | None], ...]  # (step, loss), null where it was not finite
-
-
-def curve_file(folder: Path, key: str) -> Path:
-    """The sidecar of a trial's curve; refused where a link leads to it out of the folder."""
-    path = folder / "curves" / f"{key}.json"
-    require_inside(folder, path)
-    return path
-
-
-def write_curve(
-    folder: str | Path,
-    key: str,
-    curve: Sequence[tuple[int, float]],
-    held_out: Sequence[tuple[int, float]] = (),
-) -> None:
-    """Write a trial's curves to `curves/<key>.json`, whole or not at all.
-
-    `curve` holds (step, mean training loss), `held_out` (step, deciding loss) where that was
-    measured; a non-finite loss becomes null. Call it before the trial's row is appended.
-    """
-    sidecar = {"trial_key": key, "curve": _points(curve)}
-    if held_out:
-        sidecar["held_out"] = _points(held_out)
-    text = json.dumps(sidecar, separators=(",", ":"), allow_nan=False)
-    write_text(curve_file(Path(folder), key), text + "\n")
-
-
-def _points(curve: Sequence[tuple[int, float]]) -> list[list[float | None]]:
-    return [[step, loss if math.isfinite(loss) else None] for step, loss in curve]
-
-
-def read_curve(folder: str | Path, key: str) -> Curve:
-    """Read a trial's (step, mean training loss) points; none if it has no sidecar."""
-    return _read_points(folder, key, "curve")
-
-
-def read_held_out(folder: str | Path, key: str) -> Curve:
-    """Read a trial's (step, deciding loss) points; none where they were not measured."""
-    return _read_points(folder, key, "held_out")
-
-
-def _read_points(folder: str | Path, key: str, name: str) -> Curve:
-    path = curve_file(Path(folder), key)
-    if not path.exists():
-        return ()
-    return tuple((step, loss) for step, loss in json.loads(path.read_text()).get(name, ()))
 
 
 class LedgerWriter:

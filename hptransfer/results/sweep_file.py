@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from hptransfer.config.choices import Method
 from hptransfer.config.conditions import Condition, VaryConfig, star
-from hptransfer.config.sweep import VerdictConfig
+from hptransfer.config.sweep import Axis, VerdictConfig
+from hptransfer.errors import UserError
+from hptransfer.results.asked_points import Design
+from hptransfer.results.folder import ResultsFolder, read_json
 from hptransfer.results.table import conditions
-from hptransfer.sweeping.design.points import Design
+from hptransfer.system.safe_yaml import read_mapping
 
 
 @dataclass(frozen=True)
@@ -95,3 +99,44 @@ class ImportedFacts(SweepFacts):
     def wanted_count(self) -> int:
         """Return how many rows there are."""
         return self.rows
+
+
+def read_facts(folder: ResultsFolder) -> SweepFacts:
+    """Read what a sweep asked."""
+    try:
+        tree = read_mapping(folder.sweep_file)
+        return facts_of(tree, name=tree["name"], design=read_design(folder, tree))
+    except UserError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{folder.sweep_file} must be a sweep as `hptransfer sweep` wrote it, but it is not "
+            f"({error!r}). Restore it, or run the sweep again under another name."
+        ) from None
+
+
+def facts_of(tree: Mapping[str, Any], *, name: str, design: Design | None = None) -> SweepFacts:
+    """Return what a composed sweep asked; `design` where its points are no grid."""
+    target = tree["sweep"]["target"].get("model") or {}
+    rule = VerdictConfig(**tree["verdict"])
+    if "imported" in tree:
+        points = {f"log2_{n}": tuple(axis["points"]) for n, axis in tree["search"].items()}
+        rows = int(tree["imported"]["rows"])
+        return ImportedFacts(name, points, target.get("width"), rule, tree, rows=rows)
+    axes = {f"log2_{n}": Axis(**axis).points for n, axis in tree["search"].items() if axis}
+    return SweepFacts(name, axes, target.get("width"), rule, tree, design)
+
+
+def read_design(folder: ResultsFolder, tree: Mapping[str, Any]) -> Design | None:
+    """Read the points asked so far; None for a grid, and nothing asked where no file is yet."""
+    method = tree["sweep"].get("design", {}).get("method", Method.grid.value)
+    if method == Method.grid.value:
+        return None
+    found = read_json(folder.design_file, "asked") or {"rounds": 0, "asked": []}
+    try:
+        return Design.of_record({**found, "method": method})
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{folder.design_file} is not as hptransfer wrote it (the points asked of each arm "
+            "and width). Delete it and run the sweep again; the ledger is untouched."
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 
 import numpy as np
@@ -21,3 +22,9 @@ def torch_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 def numpy_generator(seed: int, purpose: str, step: int = 0) -> np.random.Generator:
     """Return a numpy generator that only (seed, purpose, step) decide."""
     return np.random.default_rng(_entropy(seed, purpose, step))
+
+
+def stream(*names: object) -> np.random.Generator:
+    """Return the generator that belongs to these names, whatever else is computed."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))

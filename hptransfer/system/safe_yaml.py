@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from hptransfer.config.checks import require
-from hptransfer.errors import UserError, shown
+from hptransfer.errors import UserError, require, shown
 
 LARGEST_FILE = 1_000_000  # bytes
 MOST_VALUES = 100_000  # of a file, once its aliases are written out

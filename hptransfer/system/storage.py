@@ -6,17 +6,14 @@ whole pack has a sub-folder of its own, named after its trials, so that it can b
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hptransfer.config import CheckpointConfig, TrialConfig
-from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError, UserError
 from hptransfer.system.files import write_whole
 
@@ -173,25 +170,3 @@ def _reaching(where: str, done: str, faults: type[Exception]) -> Iterator[None]:
             f"{where} could not be {done}: {reason}. Free or repair it, or name another folder in "
             "executor.storage."
         ) from error
-
-
-def pack_id(configs: Sequence[TrialConfig]) -> str:
-    """Return the identity of trials in this order: 12 hex digits of a sha256 of their keys."""
-    keys = ",".join(trial_key(config) for config in configs)
-    return hashlib.sha256(keys.encode()).hexdigest()[:12]
-
-
-def discard_pack(checkpoints: CheckpointConfig, configs: Sequence[TrialConfig]) -> None:
-    """Remove all checkpoints of a whole pack, those of its parts included."""
-    open_storage(checkpoints.folder).remove(pack_id(configs))
-
-
-def write_token(folder: str, name: str, token: str) -> None:
-    """Leave a token in a storage for other nodes to find."""
-    open_storage(folder).write_bytes(name, token.encode())
-
-
-def probe_token(folder: str, name: str) -> str | None:
-    """Return the token that this node sees in a storage, or None."""
-    content = open_storage(folder).read_bytes(name)
-    return None if content is None else content.decode(errors="replace")

@@ -16,7 +16,6 @@ from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Conditioning
 from hptransfer.data import Dataset, Split, batch_indices
 from hptransfer.system.random_streams import torch_generator
-from hptransfer.training.packs.pack import seeds_of
 
 
 class Batch(NamedTuple):
@@ -90,3 +89,8 @@ class PackBatches:
             noise=torch.stack([batch.noise for batch in batches]),
             condition=tuple(torch.stack(part) for part in conditions),
         )
+
+
+def seeds_of(configs: Sequence[TrialConfig]) -> list[int]:
+    """Return the distinct seeds of trials in the order of a pack's batches."""
+    return list(dict.fromkeys(config.seed for config in configs))

@@ -14,15 +14,15 @@ from hptransfer.analysis.answer.run_health import (
     near_values,
     train_validation_gap,
 )
-from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred, costs, points_of_width
+from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred
 from hptransfer.config import TrialConfig
 from hptransfer.config.compose.compose import Composed, as_run_yaml, with_trial
+from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import arm_of, canonical, flat, with_width
-from hptransfer.config.sweep import SweepConfig, with_hyperparameters
+from hptransfer.config.sweep import SweepConfig
 from hptransfer.models.parametrization import parameter_count
 from hptransfer.models.parametrization.rule_table import parameter_table
-from hptransfer.sweeping.design.points import points
-from hptransfer.training.flops import trial_flops
+from hptransfer.sweeping.plan.search_cost import cost, swept_points
 
 CONDITIONS = ("budget", "model", "objective", "data", "optimizer", "init", "precision")
 
@@ -61,24 +61,6 @@ def conditional_on(config: TrialConfig) -> dict[str, Any]:
         "ema_decay": round(budget.ema_decay, 6) if budget.weights.value == "ema" else None,
         "depth": getattr(config.model, "depth", None),
     }
-
-
-def cost(
-    sweep: SweepConfig, table: pd.DataFrame, target: TrialConfig, *, points: int
-) -> dict[str, float | None]:
-    """Return FLOPs of sweep and target, and three ratios in percent, each of its denominator.
-
-    A direct search trains the target at as many `points`, every seed.
-    """
-    label, runs = target.parametrization.scaling.value, points * len(sweep.seeds)
-    return costs(table, label, target_flops=trial_flops(target), direct_runs=runs)
-
-
-def swept_points(sweep: SweepConfig, table: pd.DataFrame, target: TrialConfig) -> int:
-    """Return how many points the design has at a width; of an adaptive one the most it asked."""
-    if not sweep.is_adaptive:
-        return len(points(sweep))
-    return points_of_width(table, target.parametrization.scaling.value, sweep.axes)
 
 
 def parameter_table_text(config: TrialConfig) -> str:

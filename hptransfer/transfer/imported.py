@@ -14,11 +14,12 @@ import yaml
 
 from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of, wanted_rows
 from hptransfer.analysis.target_rows import with_realised
+from hptransfer.config.conditions import CONDITIONS
 from hptransfer.errors import UserError
-from hptransfer.results.folder import ImportedFacts, ResultsFolder
+from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.rows import UNKNOWN
 from hptransfer.results.importers.sweep_file import overridden
-from hptransfer.results.table import CONDITIONS
+from hptransfer.results.sweep_file import ImportedFacts
 from hptransfer.system.files import write_text
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ def _to_ours(
 ) -> dict[str, Any]:
     """Transfer to one of our models, composed from the overrides."""
     from hptransfer.config.compose.compose import compose_file
+    from hptransfer.config.hyperparameters import require_known_hp, with_hyperparameters
     from hptransfer.config.identity import canonical
-    from hptransfer.config.sweep import require_known_hp, with_hyperparameters
     from hptransfer.results.table import conditions
     from hptransfer.training.flops import trial_flops
     from hptransfer.transfer import emit

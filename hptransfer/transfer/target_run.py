@@ -19,20 +19,21 @@ from hptransfer.config.compose.compose import (
     compose_file,
     with_trial,
 )
+from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import trial_key
-from hptransfer.config.sweep import hps
 from hptransfer.errors import MachineError, UserError
-from hptransfer.results import folder as results
+from hptransfer.results.curves import write_curve
 from hptransfer.results.folder import ResultsFolder, RunFolder
 from hptransfer.results.ledger_rows import row, rows_in
-from hptransfer.results.ledger_writer import LedgerWriter, write_curve
+from hptransfer.results.ledger_writer import LedgerWriter
+from hptransfer.results.provenance import provenance
+from hptransfer.results.sweep_file import read_facts
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.system.files import opening, require_links_inside, write_text
 from hptransfer.system.folder_lock import FolderLock
 from hptransfer.system.safe_yaml import read_mapping
 
 if TYPE_CHECKING:
-    from hptransfer.data import Dataset
     from hptransfer.training.sampling.samplers import SamplerConfig
     from hptransfer.training.target.parallel import Group
     from hptransfer.training.target.record import Entry
@@ -64,7 +65,7 @@ def train(
         tell: is given sentences for people.
         show: is given the lines of the run's log.
     """
-    from hptransfer.data import load
+    from hptransfer.training.dataset import load_dataset
     from hptransfer.training.target.parallel import Group
 
     composed, folder, axes = trained_at(path, overrides, config_dir=config_dir, root=root)
@@ -74,14 +75,14 @@ def train(
         known = _known(folder, key) if group.is_first else None
         if group.any(known is not None and _needs_nothing(known, folder.run(key))):
             return None if known is None else _answer(known, folder.run(key), recorded_before=True)
-        dataset = load(composed.trial.data, composed.runtime.data_folder)
+        load_dataset(composed.trial, composed.runtime)  # refuses broken data before a run exists
         with _writing(folder.run(key), group):
             if group.is_first:
                 announce(_begins(composed, folder.run(key)))
-            result = _run(composed, dataset, folder.run(key), group, tell, show)
+            result = _run(composed, folder.run(key), group, tell, show)
         if not group.is_first:
             return None
-        fresh = row(result, hps(composed.trial, axes), results.provenance())
+        fresh = row(result, hps(composed.trial, axes), provenance())
         before = _recorded(folder, result, fresh)
         return _answer(fresh, folder.run(key), recorded_before=before)
     finally:
@@ -113,16 +114,15 @@ def _writing(run: RunFolder, group: Group) -> Iterator[None]:
 
 def _run(
     composed: Composed,
-    dataset: Dataset,
     run: RunFolder,
     group: Group,
     tell: Callable[[str], None],
     show: Callable[[Entry], None],
 ) -> TrialResult:
     """Train from where the run directory stands to the run's end."""
+    from hptransfer.training.dataset import load_dataset
     from hptransfer.training.target.engine import micro_batch
-    from hptransfer.training.target.memory import fitting
-    from hptransfer.training.target.parallel import lost_another
+    from hptransfer.training.target.parallel import fitting, lost_another
     from hptransfer.training.target.run import TrainingRun
 
     micro = micro_batch(composed.trial, composed.trainer, group)
@@ -132,7 +132,7 @@ def _run(
                 composed.trial,
                 composed.runtime,
                 composed.trainer,
-                dataset,
+                load_dataset(composed.trial, composed.runtime),
                 group,
                 run,
                 watchers,
@@ -223,7 +223,7 @@ def trained_at(
     own = ResultsFolder(path.parent)
     if own.sweep_file.is_file():
         require_links_inside(own.path)
-        return composed, own, results.read_facts(own).axes
+        return composed, own, read_facts(own).axes
     folder = ResultsFolder(root / checked_name(composed.name))
     require_links_inside(folder.path)
     return composed, folder, ("log2_lr",)

@@ -14,11 +14,12 @@ from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of,
 from hptransfer.analysis.target_rows import realised_answer, with_realised
 from hptransfer.config import TrialConfig
 from hptransfer.config.compose.compose import Composed, compose_file, sweep_config
+from hptransfer.config.hyperparameters import hyperparameter, with_hyperparameters
 from hptransfer.config.identity import canonical
-from hptransfer.config.sweep import SweepConfig, hyperparameter, with_hyperparameters
+from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
-from hptransfer.results import folder as results
-from hptransfer.results.folder import ImportedFacts, ResultsFolder
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.results.table import conditions
 from hptransfer.sweeping.design.trials import check_target, realised
 from hptransfer.sweeping.run.driver import run_trials
@@ -43,7 +44,7 @@ def transfer(
     from hptransfer.transfer import emit
     from hptransfer.transfer.exports import write_exports
 
-    facts = results.read_facts(folder)
+    facts = read_facts(folder)
     if isinstance(facts, ImportedFacts):
         return transfer_imported(folder, facts, overrides, config_dir, step=step)
     recorded = compose_file(folder.sweep_file, [], as_run=True)

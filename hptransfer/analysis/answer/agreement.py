@@ -16,13 +16,12 @@ import pandas as pd
 
 from hptransfer.analysis.answer.arm_answer import Request, tolerance_of
 from hptransfer.analysis.answer.estimates import Found, find
-from hptransfer.analysis.answer.optimum_record import interval, number
 from hptransfer.analysis.basins.basin import Basin
 from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.numbers import interval, number, quantile
 from hptransfer.analysis.basins.rows import read_rows, split_arms
-from hptransfer.analysis.laws.regret import quantile
-from hptransfer.analysis.streams import stream
 from hptransfer.config.sweep import VerdictConfig
+from hptransfer.system.random_streams import stream
 
 
 def agreement(

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from hptransfer.analysis.answer.arm_answer import Answer
-from hptransfer.analysis.answer.optimum_record import interval, number, scaled
 from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.numbers import interval, number, quantile, scaled
 from hptransfer.analysis.laws.loss_law import band_entry, mixture_entry
-from hptransfer.analysis.laws.regret import constant_value, emitted_value, quantile, target_regret
+from hptransfer.analysis.laws.regret import constant_value, emitted_value, target_regret
 
 NEAR_ZERO = 0.01  # a loss below this share of the loss at init gives no percentages
 

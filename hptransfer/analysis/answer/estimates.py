@@ -11,19 +11,20 @@ import pandas as pd
 
 from hptransfer.analysis.answer.arm_answer import Answer, Request, answer_of, decision_of
 from hptransfer.analysis.answer.arm_record import drift_entry, law_entry, regret_entry, target_entry
-from hptransfer.analysis.answer.optimum_record import SCHEMA, number, optimum_entry
+from hptransfer.analysis.answer.optimum_record import optimum_entry
 from hptransfer.analysis.answer.warnings import warnings_of
 from hptransfer.analysis.basins.basin import Basin, Noise, fit_basin, pool_noise
+from hptransfer.analysis.basins.numbers import SCHEMA, number
 from hptransfer.analysis.basins.rows import Arm, Rows, read_rows, split_arms, width_grids
 from hptransfer.analysis.conditions.conditions import Shift, conditions_block, unfitted_shift
 from hptransfer.analysis.conditions.reference import at, caveats, reference
 from hptransfer.analysis.laws.loss_law import curvature_law, loss_law
 from hptransfer.analysis.laws.usefulness import transfer_quality
-from hptransfer.analysis.streams import stream
 from hptransfer.analysis.surfaces.points import varying
 from hptransfer.analysis.surfaces.record import surface_entry, surface_notes
 from hptransfer.analysis.surfaces.surface import ArmSurfaces, arm_surfaces
 from hptransfer.config.sweep import VerdictConfig
+from hptransfer.system.random_streams import stream
 
 
 @dataclass(frozen=True)

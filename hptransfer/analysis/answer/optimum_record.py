@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
 from hptransfer.analysis.basins.basin import Basin, Noise
 from hptransfer.analysis.basins.cross_checks import cross_checks
-from hptransfer.analysis.basins.curve import Floats
-from hptransfer.analysis.laws.regret import quantile
+from hptransfer.analysis.basins.numbers import interval, number, numbers, quantile
 
-SCHEMA = 1
-DIGITS = 7
 CURVE_POINTS = 60
 SIDES = np.array([-1.0, 1.0])  # octaves from the optimum at which a basin's rise is its curvature
 NINETY = 1.645  # sds from the middle to the ends of a normal 90 % interval
-
-
-def number(value: float | None) -> float | None:
-    """Return the value to seven significant digits; None if it is missing or not finite."""
-    if value is None or not math.isfinite(value):
-        return None
-    return float(f"{value:.{DIGITS}g}")
-
-
-def numbers(values: Floats) -> list[float | None]:
-    """Return a list of JSON numbers."""
-    return [number(float(value)) for value in values]
-
-
-def interval(
-    draws: Floats | None, *, estimate: float | None = None, noisy: bool = True
-) -> dict[str, Any]:
-    """Return estimate (the median of draws unless given) with its 5 % and 95 % quantiles."""
-    if draws is None:
-        return {"estimate": number(estimate), "low": None, "high": None}
-    middle = quantile(draws, 0.5) if estimate is None else estimate
-    ends = (quantile(draws, 0.05), quantile(draws, 0.95)) if noisy else (None, None)
-    return {"estimate": number(middle), "low": number(ends[0]), "high": number(ends[1])}
-
-
-def scaled(entry: dict[str, Any], factor: float) -> dict[str, Any]:
-    """Return an interval times a factor."""
-    return {key: None if value is None else number(value * factor) for key, value in entry.items()}
 
 
 def optimum_entry(width: int, basin: Basin, noise: Noise | None) -> dict[str, Any]:

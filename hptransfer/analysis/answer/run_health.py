@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hptransfer.analysis.answer.optimum_record import number
 from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.numbers import number
 
 LARGE_GAP = 0.1  # of the held-out loss
 GROWING_GAP = 0.05  # of the held-out loss, from the narrowest width to the widest

@@ -16,7 +16,8 @@ import numpy as np
 
 from hptransfer.analysis.basins.basin import Basin, Censoring
 from hptransfer.analysis.basins.curve import Floats
-from hptransfer.analysis.laws.regret import Scaling, quantile
+from hptransfer.analysis.basins.numbers import quantile
+from hptransfer.analysis.laws.regret import Scaling
 from hptransfer.config.sweep import VerdictConfig
 
 

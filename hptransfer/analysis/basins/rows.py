@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from hptransfer.analysis.basins.basin import Grid, build_grid
 from hptransfer.analysis.basins.curve import Floats
+from hptransfer.config.conditions import CONDITIONS
 from hptransfer.errors import UserError
-from hptransfer.results.table import CONDITIONS
 
 SHARED = "shared"
 DECIMALS = 9  # grid values that agree to this many decimals are the same point

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.analysis.answer.optimum_record import interval, number
 from hptransfer.analysis.basins.basin import Basin, fit_basin, pool_noise
 from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.numbers import interval, number
 from hptransfer.analysis.basins.rows import Rows, width_grids
 from hptransfer.analysis.conditions.joint_law import JointLaw, fit_joint
 from hptransfer.analysis.conditions.one_condition import PLACE, over_entry
 from hptransfer.analysis.conditions.reference import WORDS, at
 from hptransfer.analysis.conditions.settings import Setting, estimates_of
-from hptransfer.analysis.streams import stream
-from hptransfer.results.table import CONDITIONS
+from hptransfer.config.conditions import CONDITIONS
+from hptransfer.system.random_streams import stream
 
 # Beyond what was swept the slope itself is uncertain, by this share of it for every octave: on
 # digits it fell from one doubling of the steps to the next by about as much.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.analysis.answer.optimum_record import interval, number
+from hptransfer.analysis.basins.numbers import interval, number
 from hptransfer.analysis.conditions.joint_law import Estimates, JointLaw, fit_joint
 from hptransfer.analysis.conditions.reference import WORDS
 from hptransfer.analysis.conditions.settings import Setting, estimates_of

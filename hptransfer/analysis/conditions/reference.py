@@ -8,8 +8,8 @@ import numpy as np
 
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.rows import Rows
+from hptransfer.config.conditions import CONDITIONS
 from hptransfer.errors import UserError
-from hptransfer.results.table import CONDITIONS
 
 Condition = dict[str, float | None]  # None: not known, or not held
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.analysis.answer.optimum_record import interval, number, numbers
 from hptransfer.analysis.basins.basin import Basin
 from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.numbers import interval, number, numbers, quantile
 from hptransfer.analysis.laws.law import MIN_WIDTHS, Mixture, Optima, fit_drift, fit_laws, mix_laws
-from hptransfer.analysis.laws.regret import Scaling, gain_draws, known_curvatures, quantile
+from hptransfer.analysis.laws.regret import Scaling, gain_draws, known_curvatures
 
 BAND_WIDTHS = 40
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from hptransfer.analysis.basins.basin import Basin
 from hptransfer.analysis.basins.curve import Curves, Floats
+from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.analysis.laws.law import MIN_WIDTHS, LawName, Optima, fit_drift, fit_law
 from hptransfer.config.sweep import VerdictConfig
 
@@ -97,11 +98,6 @@ def regret_draws(
     distance = np.asarray(x) - theta
     finite = np.where(distance < 0, k_low, k_high) * distance**2
     return np.where(distance >= cliff, np.inf, finite)
-
-
-def quantile(draws: Floats, share: float) -> float:
-    """Return an observed draw, never an interpolation: regrets may be infinite."""
-    return float(np.quantile(draws, share, method="inverted_cdf"))
 
 
 def held_out_regret(scaling: Scaling) -> Floats | None:

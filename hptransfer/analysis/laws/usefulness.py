@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.analysis.answer.optimum_record import interval
 from hptransfer.analysis.basins.basin import Basin
 from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.numbers import interval, quantile
 from hptransfer.analysis.laws.law import (
     EXPONENTS,
     POWER_WIDTHS,
@@ -30,7 +30,7 @@ from hptransfer.analysis.laws.law import (
     fit_law,
 )
 from hptransfer.analysis.laws.loss_law import has_intervals, loss_levels
-from hptransfer.analysis.laws.regret import Scaling, known_curvatures, quantile
+from hptransfer.analysis.laws.regret import Scaling, known_curvatures
 
 TOO_FEW = "Not assessable below five widths; here {count} can be used."
 NO_NOISE = "Not assessable without a noise estimate: add seeds."

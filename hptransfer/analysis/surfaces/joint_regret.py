@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from hptransfer.analysis.basins.curve import Floats
-from hptransfer.analysis.laws.regret import CLIFF_RISK, quantile
+from hptransfer.analysis.basins.numbers import quantile
+from hptransfer.analysis.laws.regret import CLIFF_RISK
 
 
 def joint_regret(x: Floats, theta_draws: Floats, hessian: Floats, cliffs: Floats) -> Floats:

@@ -6,7 +6,10 @@ and says nothing of interactions. The study is in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +21,6 @@ from optuna.trial import create_trial
 from hptransfer.analysis.basins.rows import Rows, read_rows, split_arms
 from hptransfer.analysis.conditions.reference import at
 from hptransfer.analysis.surfaces.points import point_array
-from hptransfer.sweeping.design.optuna_samplers import quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,3 +76,17 @@ def add_ped_anova(estimates: dict[str, Any], table: pd.DataFrame, axes: Sequence
         entry["importance"]["ped_anova"] = shares and {
             hp: round(share, 4) for hp, share in shares.items()
         }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Optuna's log lines and warnings of its experimental parts from the terminal."""
+    log = logging.getLogger("optuna")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)

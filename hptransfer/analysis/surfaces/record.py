@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.analysis.answer.optimum_record import number, numbers
 from hptransfer.analysis.basins.basin import FLAT_SPAN, INTERVAL
 from hptransfer.analysis.basins.curve import Floats
-from hptransfer.analysis.laws.regret import quantile
+from hptransfer.analysis.basins.numbers import number, numbers, quantile
 from hptransfer.analysis.surfaces.importance import importance
 from hptransfer.analysis.surfaces.joint_regret import joint_regret, joint_value
 from hptransfer.analysis.surfaces.surface import ArmSurfaces, Fit, Surface

@@ -19,7 +19,6 @@ from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import Grid
 from hptransfer.analysis.basins.noise import Noise
 from hptransfer.analysis.basins.rows import Rows
-from hptransfer.analysis.streams import stream
 from hptransfer.analysis.surfaces.fit import (
     Window,
     choose_window,
@@ -30,6 +29,7 @@ from hptransfer.analysis.surfaces.fit import (
 from hptransfer.analysis.surfaces.points import Points, seed_noise, varying, width_points
 from hptransfer.analysis.surfaces.quadratic import Quadratics
 from hptransfer.analysis.surfaces.slices import cut_grid, slice_curves, slice_grid
+from hptransfer.system.random_streams import stream
 
 # The sd of what the shape costs, as a share of how far the skew moved the optimum: what bends more
 # than a cubic can follow, such as two parabolas that meet, is misplaced by about as much.

@@ -41,13 +41,8 @@ from hptransfer.config.compose.overrides import (
 from hptransfer.config.compose.schema import SCHEMAS, TOP_KEYS, Root, all_keys, text_keys, thawed
 from hptransfer.config.conditions import VaryConfig
 from hptransfer.config.design import DesignConfig
-from hptransfer.config.sweep import (
-    Axis,
-    RealiseConfig,
-    SweepConfig,
-    VerdictConfig,
-    require_known_hp,
-)
+from hptransfer.config.hyperparameters import require_known_hp
+from hptransfer.config.sweep import Axis, RealiseConfig, SweepConfig, VerdictConfig
 from hptransfer.errors import UserError, shown
 from hptransfer.system.safe_yaml import read_mapping, require_plain
 

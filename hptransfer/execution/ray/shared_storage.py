@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hptransfer.errors import MachineError, UserError
 from hptransfer.execution.resources import Resources, places
-from hptransfer.system.storage import open_storage, probe_token, shown, write_token
+from hptransfer.system.storage import open_storage, shown
 
 # Seconds in which every node must have answered; a worker takes some to start.
 ANSWER_SECONDS = 60.0
@@ -73,3 +73,14 @@ def _read(node: dict[str, Any], answer: ray.ObjectRef) -> str | None:
             f"sees the storage: {type(error).__name__}. Mend or remove it, and run the same "
             "command again; nothing recorded was lost."
         ) from error
+
+
+def write_token(folder: str, name: str, token: str) -> None:
+    """Leave a token in a storage for other nodes to find."""
+    open_storage(folder).write_bytes(name, token.encode())
+
+
+def probe_token(folder: str, name: str) -> str | None:
+    """Return the token that this node sees in a storage, or None."""
+    content = open_storage(folder).read_bytes(name)
+    return None if content is None else content.decode(errors="replace")

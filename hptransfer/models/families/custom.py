@@ -23,9 +23,9 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hptransfer.config import CustomConfig, Layout, require
+from hptransfer.config import CustomConfig, Layout
 from hptransfer.config.choices import Conditioning
-from hptransfer.errors import UserError
+from hptransfer.errors import UserError, require
 from hptransfer.system.random_streams import torch_generator
 
 _MOST_DIMENSIONS = 4

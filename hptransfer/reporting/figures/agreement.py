@@ -19,7 +19,7 @@ from hptransfer.reporting.figures.optimum_width import (
 )
 from hptransfer.reporting.figures.style import ARMS, arm_name, hp_label
 from hptransfer.reporting.figures.wording import span
-from hptransfer.results.table import LOSS, metric_of
+from hptransfer.results.metrics import LOSS, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ from hptransfer.reporting.figures.style import (
     spread,
     width_colors,
 )
-from hptransfer.results.table import Metric, metric_of
+from hptransfer.results.metrics import Metric, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from typing import Any
 
 from hptransfer.reporting.figures.optimum_width import Band, Mark, OverWidth, Track, key_text
 from hptransfer.reporting.figures.style import arm_colors, arm_name
-from hptransfer.results.table import metric_of
+from hptransfer.results.metrics import metric_of
 
 
 def loss_width_data(

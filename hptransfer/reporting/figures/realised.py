@@ -13,7 +13,7 @@ from hptransfer.reporting.figures.basins import (
     loss_window,
 )
 from hptransfer.reporting.figures.style import ARMS, FAIL, INK, MUTED, PAPER, hp_label
-from hptransfer.results.table import LOSS
+from hptransfer.results.metrics import LOSS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,7 +15,7 @@ from hptransfer.reporting.figures.style import (
     hp_label,
     key_line,
 )
-from hptransfer.results.table import metric_of
+from hptransfer.results.metrics import metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from hptransfer.config.sweep import HYPERPARAMETERS
+from hptransfer.config.hyperparameters import HYPERPARAMETERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

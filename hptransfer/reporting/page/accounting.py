@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from hptransfer import __version__
 from hptransfer.reporting.figures import wording
 from hptransfer.reporting.figures.cost import DENOMINATORS
 from hptransfer.reporting.page.page import bullets, cell, element, table
+from hptransfer.system.version import package_version
 
 Record = Mapping[str, Any]
 
@@ -77,7 +77,7 @@ def provenance(sweep: Record) -> str:
     text = yaml.safe_dump(dict(sweep), sort_keys=False, allow_unicode=True, width=88)
     return "\n".join(
         [
-            element("p", f"hptransfer {__version__}."),
+            element("p", f"hptransfer {package_version()}."),
             "<details><summary>The sweep as it was run</summary>",
             f"<pre>{escape(text)}</pre></details>",
         ]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from hptransfer.config.sweep import LARGEST_LOG2
+from hptransfer.config.hyperparameters import LARGEST_LOG2
 from hptransfer.errors import UserError, shown
-from hptransfer.results.importers.names import hp_of
+from hptransfer.results.importers.columns import hp_of
 
 EMPTY = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "--", "#n/a", "<na>"})
 ENDLESS = frozenset({"diverged", "∞"})  # besides what Python reads as infinite

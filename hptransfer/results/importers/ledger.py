@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.errors import UserError
-from hptransfer.results.folder import ImportedFacts, ResultsFolder, read_facts
+from hptransfer.results.curves import curve_file
+from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.sweep_file import derive_question
 from hptransfer.results.ledger_rows import FILE_NAME, Ledger, locate, read, rows_in
 from hptransfer.results.ledger_verify import require_key
-from hptransfer.results.ledger_writer import LedgerWriter, curve_file
+from hptransfer.results.ledger_writer import LedgerWriter
+from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.system.files import require_inside, write_text
 
 LEDGER_NAMES = (FILE_NAME, f"{FILE_NAME}.gz")

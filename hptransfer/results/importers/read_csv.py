@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.errors import UserError, shown
-from hptransfer.results.importers.read_file import Sheet
+from hptransfer.results.importers.sheet import Sheet
 
 DELIMITERS = (",", ";", "\t", "|")
 LONGEST_LINE = 1 << 20  # characters; the csv module holds a cell to 128 KiB

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hptransfer.errors import UserError, shown
+from hptransfer.results.importers.sheet import Sheet
 
 LARGEST_FILE = 2 << 30  # bytes
 LARGEST_JSON = 256 << 20  # bytes of a file that is one JSON value, and so is held whole
@@ -27,21 +27,6 @@ _MAGIC = {
 SQLITE = b"SQLite format 3\x00"
 PARQUET = b"PAR1"
 JSON_LINES = (".jsonl", ".ndjson")
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Columns by name, and a reader of the rows, which can be read again.
-
-    `rows(names)` gives where each row stands ("line 3") and its cells of those columns: text, a
-    number, a truth value, or None where there is nothing.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    rows: Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]
-    notes: tuple[str, ...] = ()  # what reading took for granted
-    decimal_comma: bool = False  # whether 0,5 may be a number
 
 
 def open_sheet(path: Path) -> Sheet:

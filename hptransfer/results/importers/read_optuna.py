@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.errors import UserError
-from hptransfer.results.importers.read_file import Sheet
+from hptransfer.results.importers.sheet import Sheet
 
 SCHEMA = 12  # of Optuna 3.0 to 5.0
 _ODD_VALUES = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}

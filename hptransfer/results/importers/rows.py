@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import hptransfer
 from hptransfer.config.sweep import MOST_TRIALS
 from hptransfer.errors import UserError
 from hptransfer.results.importers.cells import (
@@ -22,11 +21,11 @@ from hptransfer.results.importers.cells import (
     scaling_label,
     truth,
 )
-from hptransfer.results.importers.columns import Chosen
-from hptransfer.results.importers.names import normalised
-from hptransfer.results.importers.read_file import Sheet
-from hptransfer.results.ledger_schema import SCHEMA
+from hptransfer.results.importers.columns import Chosen, normalised
+from hptransfer.results.importers.sheet import Sheet
+from hptransfer.results.ledger_rows import SCHEMA
 from hptransfer.results.table import conditions
+from hptransfer.system.version import package_version
 
 UNKNOWN = "imported"  # the family, and the arm, of rows that do not say theirs
 # Runs in these states never had their whole budget: neither a loss nor a divergence.
@@ -234,7 +233,7 @@ def ledger_row(
         "stopped_at_step": None,
         "metrics": {name: measured[name] for name in ("loss_at_init", "train_loss")},
         "cost": {"flops": measured["flops"], "seconds": measured["seconds"], "device": None},
-        "provenance": {"hptransfer": hptransfer.__version__},
+        "provenance": {"hptransfer": package_version()},
         "source": source,
     }
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.errors import UserError
-from hptransfer.results.folder import ImportedFacts, ResultsFolder, read_facts
+from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.cells import Numbers
 from hptransfer.results.importers.columns import Chosen, choose
-from hptransfer.results.importers.read_file import Sheet, open_sheet
+from hptransfer.results.importers.read_file import open_sheet
 from hptransfer.results.importers.rows import (
     UNKNOWN,
     Account,
@@ -24,9 +24,11 @@ from hptransfer.results.importers.rows import (
     told,
     treated,
 )
+from hptransfer.results.importers.sheet import Sheet
 from hptransfer.results.importers.sweep_file import Survey, write_question
 from hptransfer.results.ledger_rows import locate, scan
 from hptransfer.results.ledger_writer import LedgerWriter
+from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.system.files import require_inside, require_links_inside
 
 BATCH = 2000  # rows appended with one fsync

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hptransfer.config import TrialConfig
+from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import arm_of, trial_key, with_scaling, with_width
-from hptransfer.config.sweep import SweepConfig, with_hyperparameters
+from hptransfer.config.sweep import SweepConfig
 
 Point = Mapping[str, float]  # log2_<hp> -> where on its axis
 Rows = Mapping[str, Mapping[str, Any]]  # a ledger's rows by trial_key

@@ -11,9 +11,7 @@ between the others in a Gaussian process.
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
@@ -28,15 +26,16 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hptransfer.analysis.streams import stream
+from hptransfer.analysis.surfaces.ped_anova import quiet
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method
 from hptransfer.config.identity import trial_key
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import MachineError
+from hptransfer.results.asked_points import Design, design_record
 from hptransfer.sweeping.design.history import History, Place, Point, Rows, Tried, places, tried
-from hptransfer.sweeping.design.points import Design, design_record
 from hptransfer.system.files import opening
+from hptransfer.system.random_streams import stream
 
 # Of a point in log2: a thousandth of an octave is finer than any basin, and coarse enough that
 # the last bits of another machine's arithmetic do not make another point.
@@ -120,20 +119,6 @@ def told_values(points: Sequence[Tried]) -> list[float]:
     sound = [p.loss for p in points if math.isfinite(p.loss)]
     worst = 2 * max(sound) - min(sound) if len(set(sound)) > 1 else max(sound, default=0.0) + 1.0
     return [p.loss if math.isfinite(p.loss) else worst for p in points]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Optuna's log lines and warnings of its experimental parts from the terminal."""
-    log = logging.getLogger("optuna")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
 
 
 def write_study(

@@ -29,10 +29,10 @@ from hptransfer.analysis.basins.basin import (
 )
 from hptransfer.analysis.basins.curve import Curves, Floats, fit_curves
 from hptransfer.analysis.laws.law import LawName, regressors
-from hptransfer.analysis.streams import stream
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.sweeping.design.history import History, Place, Point, Tried
 from hptransfer.sweeping.design.points import DECIMALS
+from hptransfer.system.random_streams import stream
 
 COARSE = 2  # grid steps between the first points of the narrowest width
 FINEST = 0.5  # of a grid step: no two points are closer

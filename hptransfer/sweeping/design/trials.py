@@ -9,13 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method, Scaling
 from hptransfer.config.conditions import with_condition
+from hptransfer.config.hyperparameters import hyperparameter, with_hyperparameters
 from hptransfer.config.identity import flat, trial_key, with_scaling, with_width
-from hptransfer.config.sweep import (
-    SweepConfig,
-    hyperparameter,
-    require_allowable,
-    with_hyperparameters,
-)
+from hptransfer.config.sweep import SweepConfig, require_allowable
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import Pack
 from hptransfer.sweeping.design.points import points

@@ -35,8 +35,8 @@ from hptransfer.sweeping.plan.costs import (
     short,
     source,
 )
+from hptransfer.sweeping.plan.search_cost import cost as search_cost
 from hptransfer.training.flops import trial_flops
-from hptransfer.transfer.emit import cost as search_cost
 
 Row = Mapping[str, Any]
 HOUR = 3600.0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, TrialConfig
 from hptransfer.config.choices import Method
+from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import trial_key
-from hptransfer.config.sweep import hps
 from hptransfer.errors import MachineError
 from hptransfer.execution import run_packs, survey
 from hptransfer.execution.pack_cost import even_parts
@@ -24,16 +24,20 @@ from hptransfer.execution.pack_sizes import (
     sizes_text,
     timed_packs,
 )
-from hptransfer.results import folder as results
+from hptransfer.execution.pack_sizes_file import read_packs, write_packs
+from hptransfer.results.asked_points import write_design
+from hptransfer.results.curves import write_curve
 from hptransfer.results.ledger_rows import row, rows_in
-from hptransfer.results.ledger_writer import LedgerWriter, write_curve
+from hptransfer.results.ledger_writer import LedgerWriter
+from hptransfer.results.provenance import provenance
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.sweeping.design.trials import pending, stand_ins, wanted
 from hptransfer.sweeping.run.job import Job
-from hptransfer.sweeping.run.progress import Progress, say
+from hptransfer.sweeping.run.progress import Progress
 from hptransfer.sweeping.trackers import Watch, watchers
+from hptransfer.system.console import say
 from hptransfer.system.signals import end_if_asked
-from hptransfer.system.storage import discard_pack
+from hptransfer.training.packs.checkpoint import discard_pack
 
 Rounds = Sequence[Sequence[TrialConfig]]  # trials asked together, the newest round last
 
@@ -44,7 +48,7 @@ def sweep(job: Job) -> int:
     if not job.sweep.is_adaptive:
         trials = list(wanted(job.sweep).values())
         if job.sweep.design.method is not Method.grid:
-            results.write_design(job.folder, job.sweep, [trials])
+            write_design(job.folder, job.sweep, [trials])
         return run_trials(job, folder, trials)
     from hptransfer.sweeping.design.rounds import asked, write_study
 
@@ -53,7 +57,7 @@ def sweep(job: Job) -> int:
     def next_rounds() -> Rounds:
         rows = {row["trial_key"]: row for row in rows_in(folder)}
         rounds = asked(job.sweep, rows)
-        results.write_design(job.folder, job.sweep, rounds)
+        write_design(job.folder, job.sweep, rounds)
         write_study(job.folder, job.sweep, rounds, rows)
         return rounds
 
@@ -62,7 +66,7 @@ def sweep(job: Job) -> int:
 
 def _measure_ahead(job: Job) -> None:
     """Measure every shape that an adaptive design may ask for: once packs run, no place is free."""
-    recorded, batch = results.read_packs(job.folder.path), job.sweep.design.batch
+    recorded, batch = read_packs(job.folder.path), job.sweep.design.batch
     groups = by_shape(stand_ins(job.sweep, batch))
     unknown = {key: group for key, group in groups.items() if key not in recorded}
     if unknown and job.composed.runtime.pack_size is None:
@@ -121,7 +125,7 @@ class _Work:
         self._fresh: Rounds = []  # those not yet cut into packs
         self._packs: list[Pack] = []
         self._missing: set[str] = set()  # trials asked and not yet recorded
-        self._provenance = results.provenance()
+        self._provenance = provenance()
         self.checkpoints = checkpoints(job, folder)
         self.asked = self.recorded = self.ran = 0  # trials
 
@@ -229,7 +233,7 @@ def pending_packs(
     if given is not None:
         packs = [tuple(part) for group in groups.values() for part in even_parts(group, given)]
         return sorted(pending(packs, done), key=lambda pack: -pack[0].model.width)
-    recorded = results.read_packs(folder)
+    recorded = read_packs(folder)
     known = {key: recorded[key] for key in groups if key in recorded}
     packs = _pending_timed(groups, known, done)
     unknown = {key: group for key, group in groups.items() if key not in recorded}
@@ -262,6 +266,6 @@ def measured_sizes(
         say(note, quiet=job.quiet)
     costs = dict(zip(groups, found.costs, strict=True))
     chosen = chosen_sizes(groups, costs, found.workers, others)
-    results.write_packs(folder, {**results.read_packs(folder), **chosen})
+    write_packs(folder, {**read_packs(folder), **chosen})
     say(sizes_text(chosen.values()), quiet=job.quiet)
     return chosen

@@ -8,10 +8,10 @@ from typing import Any
 
 from hptransfer.config.choices import Scaling
 from hptransfer.config.compose.compose import Composed, as_run_yaml, compose_file, sweep_config
+from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
 from hptransfer.config.identity import with_scaling, with_width
-from hptransfer.config.sweep import HYPERPARAMETERS, SweepConfig, with_hyperparameters
-from hptransfer.results import folder as results
-from hptransfer.results.folder import ResultsFolder
+from hptransfer.config.sweep import SweepConfig
+from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import keys_in
 from hptransfer.sweeping.design.trials import check_same_question, check_target, wanted
 from hptransfer.system.files import require_links_inside, write_text
@@ -68,19 +68,19 @@ def recorded_sweep(folder: ResultsFolder) -> SweepConfig:
 
 
 def _require_data(sweep: SweepConfig, composed: Composed) -> None:
-    from hptransfer.data import load
-    from hptransfer.training.packs.run import torch_device
+    from hptransfer.training.dataset import load_dataset
+    from hptransfer.training.device import torch_device
 
     if composed.executor.name == "local" or composed.executor.address == "local":
         torch_device(composed.runtime)
-    load(sweep.base.data, composed.runtime.data_folder)
+    load_dataset(sweep.base, composed.runtime)
 
 
 def check(job: Job) -> list[dict[str, Any]]:
     """Check every arm once at the sweep's widths and central learning rate; kept in check.json."""
     asked = {"widths": list(job.sweep.widths), "asked_log2_lr": central_log2_lr(job.sweep)}
     arms = [scaling.value for scaling in job.sweep.parametrizations]
-    recorded = results.read_json(job.folder.check_file, "checks")
+    recorded = read_json(job.folder.check_file, "checks")
     kept = recorded["checks"] if recorded else []
     known = {c["parametrization"]: c for c in kept if asked.items() <= c.items()}
     missing = [arm for arm in arms if arm not in known]
@@ -92,7 +92,7 @@ def check(job: Job) -> list[dict[str, Any]]:
             known[arm] = coordinate_check(
                 base, asked["widths"], asked["asked_log2_lr"], job.composed.runtime
             )
-        results.write_json(job.folder.check_file, {"checks": list(known.values())})
+        write_json(job.folder.check_file, {"checks": list(known.values())})
     return [known[arm] for arm in arms]
 
 

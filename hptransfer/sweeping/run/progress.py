@@ -17,8 +17,8 @@ from rich.text import Text
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
+from hptransfer.config.hyperparameters import HYPERPARAMETERS
 from hptransfer.config.identity import arm_of
-from hptransfer.config.sweep import HYPERPARAMETERS
 from hptransfer.results.trial_result import TrialResult
 
 # Least seconds between two plain lines; the first pack and the end always get one.
@@ -67,12 +67,6 @@ class Tally:
     def best_loss(self) -> float:
         """The least loss so far; infinite if no trial has completed."""
         return math.inf if self.best is None or self.best.loss is None else self.best.loss
-
-
-def say(text: str, *, quiet: bool) -> None:
-    """Print a line on stderr, where a sweep's progress goes, unless quiet."""
-    if not quiet:
-        Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
 
 
 Cell = tuple[str, int]  # arm and width

@@ -12,13 +12,13 @@ from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
 from hptransfer.config.compose.compose import Composed, as_run_yaml, compose_file, with_trial
 from hptransfer.config.compose.schema import SCHEMAS
+from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import trial_key
-from hptransfer.config.sweep import with_hyperparameters
 from hptransfer.errors import UserError, shown
-from hptransfer.results import folder as results
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.ledger import OUTCOME
 from hptransfer.results.ledger_rows import locate, row, scan
+from hptransfer.results.provenance import provenance
 from hptransfer.system.files import write_text
 from hptransfer.system.signals import end_if_asked
 
@@ -40,19 +40,20 @@ def replay(
     Raises:
         UserError: no such row, several, another program's, or an override of the trial.
     """
-    from hptransfer.models.weights import save_weights
     from hptransfer.training.packs.run import train_trial
 
     recorded, again = run_again(folder, prefix, overrides, config_dir)
     key = recorded["trial_key"]
-    result, weights = train_trial(again.trial, again.runtime, lambda report: end_if_asked())
-    weights_file = None
-    if result.status is Status.completed:
-        weights_file = folder.replayed_weights(key)
-        save_weights(weights_file, again.trial, weights)
+    weights_file = folder.replayed_weights(key)
+    result, _ = train_trial(
+        again.trial, again.runtime, lambda report: end_if_asked(), weights_file=weights_file
+    )
+    completed = result.status is Status.completed
+    if completed:
         said = as_run_yaml(again, name=again.name, comment=f"Trial {key}, run again.")
         write_text(weights_file.with_suffix(".yaml"), said)
-    return comparison(recorded, row(result, recorded["hps"], results.provenance()), weights_file)
+    fresh = row(result, recorded["hps"], provenance())
+    return comparison(recorded, fresh, weights_file if completed else None)
 
 
 def run_again(

@@ -16,14 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from hptransfer import __version__
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import MachineError, UserError
-from hptransfer.sweeping.run.progress import say
 from hptransfer.sweeping.trackers.delivery import Delivery
 from hptransfer.sweeping.trackers.finish import Finish, finish
 from hptransfer.sweeping.trackers.log import Log
 from hptransfer.sweeping.trackers.run_names import TRIAL_RUNS, Curve, Row
+from hptransfer.system.console import say
+from hptransfer.system.version import package_version
 
 # Module and class of each tracker; the module is imported only where it is asked for.
 TRACKERS = {
@@ -115,7 +115,7 @@ class Watch:
 
     def started(self, facts: Mapping[str, Any]) -> None:
         """Log a run's start with facts such as trials, packs and workers; no command, no secret."""
-        self._event("started", host=socket.gethostname(), version=__version__, **facts)
+        self._event("started", host=socket.gethostname(), version=package_version(), **facts)
 
     def pack_started(self, index: int, trials: int) -> None:
         """Log that a pack was handed to a worker; again means that the worker before was lost."""

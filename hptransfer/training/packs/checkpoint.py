@@ -25,11 +25,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-import hptransfer
 from hptransfer.config import CheckpointConfig, TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError
-from hptransfer.system.storage import Storage, open_storage, pack_id
+from hptransfer.system.storage import Storage, open_storage
+from hptransfer.system.version import package_version
 from hptransfer.training.packs.reports import Progress, Report
 from hptransfer.training.packs.state import Record, TrainingState
 
@@ -125,7 +125,7 @@ def origin(state: TrainingState) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "trials": [trial_key(config) for config in state.started_with],
-        "hptransfer": hptransfer.__version__,
+        "hptransfer": package_version(),
         "torch": torch.__version__,
         "device": _processor() if on_cpu else torch.cuda.get_device_name(device),
         "threads": pack.runtime.threads,
@@ -199,3 +199,14 @@ def _require_fitting(tensors: Mapping[str, Tensor], state: TrainingState, left: 
     found = {name: tuple(t.shape) for name, t in tensors.items() if name not in PROGRESS}
     if found != expected:
         raise ValueError("the model has other parameters now.")
+
+
+def pack_id(configs: Sequence[TrialConfig]) -> str:
+    """Return the identity of trials in this order: 12 hex digits of a sha256 of their keys."""
+    keys = ",".join(trial_key(config) for config in configs)
+    return hashlib.sha256(keys.encode()).hexdigest()[:12]
+
+
+def discard_pack(checkpoints: CheckpointConfig, configs: Sequence[TrialConfig]) -> None:
+    """Remove all checkpoints of a whole pack, those of its parts included."""
+    open_storage(checkpoints.folder).remove(pack_id(configs))

@@ -20,15 +20,15 @@ from torch.func import functional_call
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision, Schedule
+from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import with_width
-from hptransfer.config.sweep import with_hyperparameters
 from hptransfer.data import Dataset, load
 from hptransfer.errors import UserError
 from hptransfer.models.parametrization import Role, parameter_rules
+from hptransfer.training.device import torch_device
 from hptransfer.training.evaluation import evaluation_batches
 from hptransfer.training.objectives import noised
 from hptransfer.training.packs.pack import Pack
-from hptransfer.training.packs.run import torch_device
 from hptransfer.training.packs.state import pack_losses, start_training
 
 LIMIT = 0.2  # largest |slope| that passes, in octaves per doubling; true µP stays near 0.1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,15 +11,14 @@ from torch import Tensor
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import Dataset
-from hptransfer.training.evaluation import validation_loss
 from hptransfer.training.flops import step_flops
 from hptransfer.training.packs.checkpoint import Checkpoint
+from hptransfer.training.packs.evaluation import validation_loss
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.reports import Progress, Report
 from hptransfer.training.packs.state import TrainingState, start_training
+from hptransfer.training.reports import has_point
 from hptransfer.training.stopping import first_step, is_hopeless
-
-REPORTS = 30  # points of a training curve
 
 # The dead leave a captured pack where this many FLOPs are saved: compiling and capturing for fewer
 # members takes about 20 s, in which a pack of small models does 40 TFLOP/s.
@@ -74,11 +72,6 @@ def train_pack(
 def _loss_at_init(state: TrainingState, dataset: Dataset) -> Tensor:
     pack = state.pack
     return validation_loss(pack, dataset.validation, flat=pack.flat, draws=1).cpu()
-
-
-def has_point(taken: int, steps: int) -> bool:
-    """Whether a training curve has a point after so many of all steps."""
-    return taken % math.ceil(steps / REPORTS) == 0 or taken >= steps
 
 
 def _train(

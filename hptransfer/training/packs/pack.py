@@ -28,6 +28,7 @@ from hptransfer.models.parametrization import (
     initial_parameters,
     parameter_rules,
 )
+from hptransfer.training.batches import seeds_of
 from hptransfer.training.compile import compilable, compile_blocks, compiled
 from hptransfer.training.precision import arithmetic, autocast, bound_terms_on
 
@@ -164,11 +165,6 @@ def columns(rules: Sequence[ParameterRule], alignment: int) -> list[Column]:
         missing = -column.size % alignment
         laid += [column, Column("", (missing,))] if missing else [column]
     return laid
-
-
-def seeds_of(configs: Sequence[TrialConfig]) -> list[int]:
-    """Return the distinct seeds of trials in the order of a pack's batches."""
-    return list(dict.fromkeys(config.seed for config in configs))
 
 
 def _seed_index(configs: Sequence[TrialConfig], device: torch.device) -> Tensor:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Status
-from hptransfer.data import load
-from hptransfer.errors import MachineError, UserError
+from hptransfer.models.weights import save_weights
 from hptransfer.results.trial_result import TrialResult, closing_loss
+from hptransfer.training.dataset import load_dataset
+from hptransfer.training.device import (
+    device_name,
+    is_out_of_memory,
+    release_memory,
+    too_large,
+    torch_device,
+)
 from hptransfer.training.flops import trial_flops
 from hptransfer.training.packs.checkpoint import Checkpoint, PackFolder
 from hptransfer.training.packs.loop import PackOutcome, train_pack
+from hptransfer.training.packs.quality import Judged, judged_pack
 from hptransfer.training.packs.reports import Report
-from hptransfer.training.sampling.quality import Judged, judged_pack, reference
+from hptransfer.training.sampling.quality import reference
 
 
 def ignore(report: Report) -> None:
@@ -44,11 +52,22 @@ def run_pack(
 
 
 def train_trial(
-    config: TrialConfig, runtime: RuntimeConfig, report: Callable[[Report], None] = ignore
+    config: TrialConfig,
+    runtime: RuntimeConfig,
+    report: Callable[[Report], None] = ignore,
+    *,
+    weights_file: Path | None = None,
 ) -> tuple[TrialResult, dict[str, Tensor]]:
-    """Train one trial as a pack of one; return its result and its deciding weights by name."""
+    """Train one trial as a pack of one; return its result and its deciding weights by name.
+
+    Args:
+        weights_file: where the weights of a completed trial are written too (safetensors).
+    """
     (result,), outcome = _trained([config], runtime, report, None)
-    return result, outcome.parameters(0)
+    weights = outcome.parameters(0)
+    if weights_file is not None and result.status is Status.completed:
+        save_weights(weights_file, config, weights)
+    return result, weights
 
 
 def _run(
@@ -78,10 +97,10 @@ def _trained(
 ) -> tuple[list[TrialResult], PackOutcome]:
     device = torch_device(runtime)
     torch.set_num_threads(runtime.threads)
-    data, folder = configs[0].data, runtime.data_folder
-    dataset = load(data, folder)
+    dataset = load_dataset(configs[0], runtime)
     # Before training, so that what is amiss with it is said at once.
-    known = reference(data, folder) if configs[0].quality.samples else None
+    asks_quality = configs[0].quality.samples > 0
+    known = reference(configs[0].data, runtime.data_folder) if asks_quality else None
     try:
         outcome = train_pack(configs, dataset, device, runtime, report, checkpoint)
         judged = Judged() if known is None else judged_pack(outcome, known)
@@ -95,61 +114,6 @@ def _trained(
         for index, config in enumerate(configs)
     ]
     return results, outcome
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether a device's memory ran out: torch's own error, or one that it led to.
-
-    Raised while a CUDA graph is captured it reaches us as the context of the capture's own error.
-    """
-    while error is not None:
-        if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def release_memory(device: torch.device) -> None:
-    """Give back what nothing refers to any more."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def too_large(config: TrialConfig, device: torch.device) -> MachineError:
-    """Build the error of a single trial that does not fit into a device's memory."""
-    layout, budget = config.data.layout, config.budget
-    patch = getattr(config.model, "patch_size", 1)
-    memory = ""
-    if device.type == "cuda":
-        gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-        memory = f", which has {gib:.0f} GiB"
-    return MachineError(
-        f"One trial alone does not fit into the memory of {device_name(device)}{memory}: width "
-        f"{config.model.width}, batch {budget.batch_size}, {(layout.image_size // patch) ** 2} "
-        "tokens. Use a larger device, lower budget.batch_size (another question), or leave this "
-        "width out; nothing recorded was lost."
-    )
-
-
-def torch_device(runtime: RuntimeConfig) -> torch.device:
-    """Return the runtime's device, or say that it is not there."""
-    if runtime.device.split(":")[0] not in ("cpu", "cuda"):
-        raise UserError(
-            f"`runtime.device` must be cpu, cuda or cuda:N, but got {runtime.device!r}."
-        )
-    device = torch.device(runtime.device)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"runtime.device={runtime.device} needs that GPU, but torch sees "
-            f"{torch.cuda.device_count()} here. Set runtime.device=cpu or run on a GPU machine."
-        )
-    return device
-
-
-def device_name(device: torch.device) -> str:
-    """Return the kind of a device, as rows and runs tell it."""
-    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _result(

@@ -5,7 +5,7 @@ Two trials' samples then differ by their weights alone, whatever pack those were
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from hptransfer.config import TrialConfig
 from hptransfer.data import Split
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.batches import condition_of, dropped
-from hptransfer.training.packs.pack import Pack
 from hptransfer.training.sampling.samplers import Model, SamplerConfig, sample
 
 
@@ -45,32 +44,6 @@ def draw(
         drawn = sample(config.objective, model, start[0], told, untold, sampler)
         chunks.append(drawn.cpu())
     return torch.cat(chunks, -4)[..., : len(noise), :, :, :]
-
-
-def draw_pack(pack: Pack, train: Split, flat: Tensor, members: Sequence[int]) -> Iterator[Tensor]:
-    """Yield samples (n, C, H, W) of some members of a pack with weights `flat` (T, P).
-
-    On a CPU each draws alone, to the bit what it draws from these weights in any other pack: drawn
-    together, U-ViTs and narrow MMDiTs differ by 1e-6. On a GPU the whole pack draws at once, since
-    one small model would leave it idle, and a part of a compiled pack had to be compiled anew.
-    """
-    if pack.device.type == "cpu":
-        for m in members:
-            yield _together(pack.keep([m]), train, flat[m : m + 1])[0]
-    elif members:
-        yield from _together(pack, train, flat)[list(members)]
-
-
-def _together(pack: Pack, train: Split, flat: Tensor) -> Tensor:
-    weights = flat.detach().requires_grad_(pack.compiled)
-
-    def predict(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
-        # Under training's rules of differentiation, for which a compiled pack was compiled.
-        with torch.set_grad_enabled(pack.compiled):
-            return pack.predict(x, t, condition, flat=weights).detach()
-
-    with pack.arithmetic():
-        return draw(pack.configs[0], train, predict, pack.device, (len(pack),))
 
 
 def noise_of(config: TrialConfig) -> Tensor:

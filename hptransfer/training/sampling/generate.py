@@ -13,7 +13,7 @@ from hptransfer.data import Split, load
 from hptransfer.models.weights import load_weights
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.batches import condition_of, dropped
-from hptransfer.training.packs.run import torch_device
+from hptransfer.training.device import torch_device
 from hptransfer.training.sampling.samplers import Model, SamplerConfig, sample
 
 MOST_ROWS = 10  # classes or captions in one picture

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,9 +12,8 @@ from torch import Tensor
 from hptransfer.config import DataConfig, TrialConfig
 from hptransfer.data import Split, load
 from hptransfer.results.trial_result import Quality
-from hptransfer.training.packs.loop import PackOutcome
 from hptransfer.training.sampling.classifier import features_of
-from hptransfer.training.sampling.draw import chosen_rows, draw_pack
+from hptransfer.training.sampling.draw import chosen_rows
 from hptransfer.training.sampling.frechet import Moments, frechet_distance, moments
 from hptransfer.training.sampling.neighbours import precision_and_recall
 
@@ -58,28 +54,3 @@ def judged(config: TrialConfig, known: Reference, images: Tensor) -> Quality | N
     return Quality(
         frechet_distance(moments(drawn), known.moments), *precision_and_recall(real, drawn)
     )
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What was measured of a pack's samples, by where its members stood at the start."""
-
-    qualities: Mapping[int, Quality | None] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-def judged_pack(outcome: PackOutcome, known: Reference) -> Judged:
-    """Draw and judge samples of the members that completed."""
-    began = time.perf_counter()
-    sound = [
-        place
-        for place, member in enumerate(outcome.members)
-        if outcome.diverged_at[member] < 0 and outcome.stopped_at[member] < 0
-    ]
-    config = outcome.pack.configs[0]
-    drawn = draw_pack(outcome.pack, known.train, outcome.weights, sound)
-    qualities = {
-        outcome.members[place]: judged(config, known, images)
-        for place, images in zip(sound, drawn, strict=True)
-    }
-    return Judged(qualities, time.perf_counter() - began)

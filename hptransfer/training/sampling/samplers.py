@@ -16,13 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hptransfer.config import (
-    DDPMConfig,
-    ObjectiveConfig,
-    RectifiedFlowConfig,
-    VPConfig,
-    require,
-)
+from hptransfer.config import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig, VPConfig
+from hptransfer.errors import require
 from hptransfer.training.objectives import alphas_cumprod, vp_scales
 
 Model = Callable[..., Tensor]  # (x (..., B, C, H, W), t (..., B), *condition) -> prediction

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from hptransfer.config import CustomConfig, RuntimeConfig, TrainerConfig, TrialConfig, require
+from hptransfer.config import CustomConfig, RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.choices import Weights
 from hptransfer.data import Dataset
+from hptransfer.errors import require
 from hptransfer.models.parametrization import build_model, parameter_rules
 from hptransfer.training.batches import Batch, train_batch
 from hptransfer.training.compile import compilable
@@ -25,9 +26,17 @@ from hptransfer.training.evaluation import evaluation_batches, fixed_weight, sam
 from hptransfer.training.inputs import Ahead
 from hptransfer.training.objectives import noised, objective_loss
 from hptransfer.training.precision import arithmetic, autocast, bound_terms_on
-from hptransfer.training.target.blocks import checkpoint_activations, compile_regions
 from hptransfer.training.target.optimizer import Optimizer
-from hptransfer.training.target.parallel import Group, gradients_kept, local, put, spread, whole
+from hptransfer.training.target.parallel import (
+    Group,
+    checkpoint_activations,
+    compile_regions,
+    gradients_kept,
+    local,
+    put,
+    spread,
+    whole,
+)
 
 
 class StepReport(NamedTuple):

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +18,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
 
-from hptransfer.config import RuntimeConfig, TrainerConfig, require
+from hptransfer.config import RuntimeConfig, TrainerConfig
 from hptransfer.config.choices import Parallel
-from hptransfer.errors import UserError
-from hptransfer.training.packs.run import torch_device
-from hptransfer.training.target.blocks import blocks_of
+from hptransfer.errors import MachineError, UserError, require
+from hptransfer.training.compile import compile_blocks, compiled
+from hptransfer.training.device import is_out_of_memory, torch_device
 
 
 @dataclass(frozen=True)
@@ -195,3 +197,56 @@ def put(tensor: Tensor, value: Tensor) -> None:
     if isinstance(tensor, DTensor):
         value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
     local(tensor).copy_(local(value))
+
+
+@contextmanager
+def fitting(trainer: TrainerConfig, micro_batch: int) -> Iterator[None]:
+    """Turn running out of memory, in a `with` block, into a `MachineError` that says what helps."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        ways = [f"raise train.accumulate above {trainer.accumulate}"] * (micro_batch > 1)
+        if not trainer.activation_checkpointing:
+            ways.append("set train.activation_checkpointing=true")
+        if trainer.parallel is not Parallel.fsdp:
+            ways.append("share the model among GPUs by train.parallel=fsdp")
+        ways.append("use more or larger GPUs")
+        raise MachineError(
+            f"The device's memory does not hold the run with {micro_batch} samples a process at a "
+            f"time. To need less without changing the result, {', or '.join(ways)}."
+        ) from error
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the members of a model's lists of blocks, outermost lists only, in its order."""
+    found: list[nn.Module] = []
+    for child in model.children():
+        found += list(child) if isinstance(child, nn.ModuleList) else blocks_of(child)
+    return found
+
+
+def compile_regions(model: nn.Module, *, custom: bool) -> None:
+    """Compile a model by region: a family's blocks by kind, each block of one of the user's own.
+
+    A model of the user's own without lists of blocks is one region.
+    """
+    if not custom:
+        compile_blocks(model)
+        return
+    for region in blocks_of(model) or [model]:
+        region.forward = compiled(region.forward)
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Keep only what enters each block; its inside is computed again in the backward."""
+    blocks = blocks_of(model)
+    if not blocks:
+        raise UserError(
+            "`train.activation_checkpointing` works block by block, but the model has no "
+            "nn.ModuleList of blocks. Put its blocks into one, or leave it off."
+        )
+    for block in blocks:
+        again = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = again

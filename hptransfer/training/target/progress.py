@@ -10,7 +10,7 @@ from typing import Any
 from hptransfer.config import BudgetConfig
 from hptransfer.config.choices import Status
 from hptransfer.results.ledger_rows import finite
-from hptransfer.training.packs.loop import has_point
+from hptransfer.training.reports import has_point
 from hptransfer.training.stopping import first_step, is_hopeless
 
 Point = tuple[int, float]  # steps taken, loss

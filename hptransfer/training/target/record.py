@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-import hptransfer
 from hptransfer.config import RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.models.parametrization import parameter_count
-from hptransfer.results.folder import RunFolder, provenance, utc_now, write_json
+from hptransfer.results.folder import RunFolder, write_json
 from hptransfer.results.ledger_rows import finite
+from hptransfer.results.provenance import provenance, utc_now
 from hptransfer.system.files import opening, write_text
+from hptransfer.system.version import package_version
 from hptransfer.training.target.progress import Progress
 from hptransfer.training.target.throughput import Speed
 
@@ -63,7 +64,7 @@ def origin(
 ) -> dict[str, Any]:
     """Return what must be the same for a run to go on with the same bits."""
     return {
-        "hptransfer": hptransfer.__version__,
+        "hptransfer": package_version(),
         "torch": torch.__version__,
         "device": device,
         "processor": torch.backends.cpu.get_cpu_capability(),

@@ -25,17 +25,16 @@ from hptransfer.results.folder import RunFolder
 from hptransfer.results.ledger_rows import finite
 from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
 from hptransfer.system.signals import asked
+from hptransfer.training.device import device_name
 from hptransfer.training.flops import step_flops, trial_flops
-from hptransfer.training.packs.run import device_name
 from hptransfer.training.sampling.draw import draw
 from hptransfer.training.sampling.generate import grid
 from hptransfer.training.sampling.quality import judged, reference
 from hptransfer.training.sampling.samplers import SamplerConfig, require_fit
-from hptransfer.training.target.checkpoints import Checkpoints
+from hptransfer.training.target.checkpoints import Checkpoints, facts, resumed
 from hptransfer.training.target.engine import Engine, StepReport
 from hptransfer.training.target.parallel import Group
 from hptransfer.training.target.record import Entry, Log, Start, origin, write_record
-from hptransfer.training.target.resuming import facts, resumed
 from hptransfer.training.target.throughput import Speed, matmul_peak
 
 TERMINATE = int(signal.SIGTERM)  # what ends a process whose neighbour was asked to end

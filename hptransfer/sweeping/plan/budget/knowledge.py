@@ -14,8 +14,9 @@ from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.analysis.basins.curve import Curves, fit_curves
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Scaling
+from hptransfer.config.hyperparameters import hps, with_hyperparameters
 from hptransfer.config.identity import with_scaling, with_width
-from hptransfer.config.sweep import SweepConfig, hps, with_hyperparameters
+from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution import run_packs
 from hptransfer.results.ledger_rows import row

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig
+from hptransfer.config.budget_units import written
 from hptransfer.config.choices import Method
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
@@ -22,7 +23,7 @@ from hptransfer.sweeping.plan.budget.knowledge import (
 )
 from hptransfer.sweeping.plan.budget.record import knowledge_entry, proposal_entry
 from hptransfer.sweeping.plan.budget.regret import Predictor, Proposal
-from hptransfer.sweeping.plan.budget.units import Budget, Meter, Work, require_unit, written
+from hptransfer.sweeping.plan.budget.units import Budget, Meter, Work, require_unit
 from hptransfer.sweeping.plan.costs import place, short
 from hptransfer.training.flops import trial_flops
 

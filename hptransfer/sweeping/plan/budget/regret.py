@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from hptransfer.analysis.basins.basin import BASIN_RISE, FLAT_RANGE, MODEL_ERROR_STEPS
 from hptransfer.analysis.basins.curve import Floats, fit_curves
 from hptransfer.analysis.laws.regret import COMMON
-from hptransfer.analysis.streams import stream
 from hptransfer.sweeping.plan.budget.design import Design
 from hptransfer.sweeping.plan.budget.knowledge import STEPS_SD, Knowledge
 from hptransfer.sweeping.plan.budget.units import Work
+from hptransfer.system.random_streams import stream
 
 DRAWS = 400
 MOST_WIDTHS = 6

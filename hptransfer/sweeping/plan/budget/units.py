@@ -5,21 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from hptransfer.config.budget_units import UNITS, written
 from hptransfer.errors import UserError, shown
 from hptransfer.execution.pack_sizes import makespan
 from hptransfer.sweeping.plan.costs import Place
 
 HOUR = 3600.0
 
-# The units, and what each counts.
-UNITS = {
-    "gpuh": "GPU-hours",
-    "cpuh": "core-hours",
-    "h": "hours of wall time",
-    "min": "minutes of wall time",
-    "usd": "money, by executor.price_per_hour",
-    "%": "the target run's FLOPs",
-}
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(" + "|".join(UNITS) + ")", re.IGNORECASE)
 
 
@@ -71,11 +63,6 @@ class Meter:
                 return hours * self.place.price_per_hour
             case _:
                 return hours * self.place.count
-
-
-def written(amount: float, unit: str) -> str:
-    """Write a budget as it is typed."""
-    return f"{amount:.3g}{unit}"
 
 
 def parse_budget(text: str) -> Budget:

@@ -1,0 +1,12 @@
+"""The installed version of this package."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import version
+
+
+@cache
+def package_version() -> str:
+    """Return hptransfer's version as it was installed, such as 0.1.0."""
+    return version("hptransfer")

@@ -1,0 +1,65 @@
+"""The device that trains: which one a config asks for, and what to do where its memory ends."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.errors import MachineError, UserError
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether a device's memory ran out: torch's own error, or one that it led to.
+
+    Raised while a CUDA graph is captured it reaches us as the context of the capture's own error.
+    """
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def too_large(config: TrialConfig, device: torch.device) -> MachineError:
+    """Build the error of a single trial that does not fit into a device's memory."""
+    layout, budget = config.data.layout, config.budget
+    patch = getattr(config.model, "patch_size", 1)
+    memory = ""
+    if device.type == "cuda":
+        gib = torch.cuda.get_device_properties(device).total_memory / 2**30
+        memory = f", which has {gib:.0f} GiB"
+    return MachineError(
+        f"One trial alone does not fit into the memory of {device_name(device)}{memory}: width "
+        f"{config.model.width}, batch {budget.batch_size}, {(layout.image_size // patch) ** 2} "
+        "tokens. Use a larger device, lower budget.batch_size (another question), or leave this "
+        "width out; nothing recorded was lost."
+    )
+
+
+def torch_device(runtime: RuntimeConfig) -> torch.device:
+    """Return the runtime's device, or say that it is not there."""
+    if runtime.device.split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(
+            f"`runtime.device` must be cpu, cuda or cuda:N, but got {runtime.device!r}."
+        )
+    device = torch.device(runtime.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"runtime.device={runtime.device} needs that GPU, but torch sees "
+            f"{torch.cuda.device_count()} here. Set runtime.device=cpu or run on a GPU machine."
+        )
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return the kind of a device, as rows and runs tell it."""
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)

@@ -1,0 +1,58 @@
+"""The deciding loss of every member of a pack."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from hptransfer.data import Split
+from hptransfer.training.batches import Batch
+from hptransfer.training.evaluation import evaluation_batches, fixed_weight, sample_losses
+from hptransfer.training.objectives import noised
+from hptransfer.training.packs.pack import Pack
+
+
+def validation_loss(pack: Pack, validation: Split, *, flat: Tensor, draws: int) -> Tensor:
+    """Return each trial's mean loss over the first `draws` draws: (T,), in float64.
+
+    `flat` (T, P) are the weights; all of `eval_draws` make the deciding loss. A compiled pack sees
+    chunks of the training batch's size under the training's own rules of differentiation, so that
+    no other shape has to be compiled.
+    """
+    config = pack.configs[0]
+    total = torch.zeros(len(pack), dtype=torch.float64, device=pack.device)
+    samples = 0
+    with pack.arithmetic(), torch.set_grad_enabled(pack.compiled):
+        flat = flat.detach().requires_grad_(pack.compiled)
+        for batch in islice(evaluation_batches(config, validation), draws):
+            samples += len(batch.u)
+            size = config.budget.batch_size if pack.compiled else len(batch.u)
+            for first in range(0, len(batch.u), size):
+                total += _chunk_loss(pack, batch, flat, range(first, first + size))
+    return total / samples
+
+
+def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor:
+    """Return the sum of losses over some samples (T,); places beyond the last are filled up."""
+    count = len(batch.u)
+    index = torch.tensor(chosen) % count
+    parts = [part[index].to(pack.device) for part in (*batch[:3], *batch.condition)]
+    images, u, noise, *condition = parts
+    objective = pack.configs[0].objective
+    at = noised(objective, images, noise, u)
+    x, t, *told = (part.expand(len(pack), *part.shape) for part in (at.x, at.t, *condition))
+    prediction = pack.predict(x, t, tuple(told), flat=flat).detach()
+    losses = sample_losses(objective, prediction, at, deciding_weight(pack))
+    return losses[:, : count - chosen.start].double().sum(1)
+
+
+def deciding_weight(pack: Pack) -> float | Tensor | None:
+    """Return the weight of a learned variance's bound in the deciding loss: (T, 1), or one for all.
+
+    Trials that were trained under different weights compare only under one.
+    """
+    fixed = fixed_weight(pack.configs[0].objective)
+    own = None if pack.bound_weights is None else pack.bound_weights.unsqueeze(1)
+    return own if fixed is None else fixed
