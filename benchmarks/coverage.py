@@ -1,6 +1,7 @@
 """How often the 90 % interval of an optimum holds the truth, per seeds, grid step and shape.
 
-Sweeps of five widths are invented (tests/planted.py), each with its own grid and optima, and read
+Sweeps of five widths are invented (tests/support/planted.py), each with its own grid and optima, and
+read
 as `fit` reads a real one: grids, pooled noise, basins. Of the optima that are not censored the
 share inside their interval is counted. A cell's repeats depend on its name and number alone, so
 that a run may be cut and continued: cells in the record with as many repeats are not run again.

@@ -19,7 +19,7 @@ import numpy as np
 from hptransfer.analysis.surfaces.points import build_points, seed_noise
 from hptransfer.analysis.surfaces.surface import fit_surface
 from hptransfer.system.random_streams import stream
-from tests.surface_truth import NAMES, Cell, plant
+from tests.support.surface_truth import NAMES, Cell, plant
 
 DRAWS = 500
 SIZES = ((2, 16), (2, 36), (3, 64), (4, 81))

@@ -5,7 +5,8 @@
 Until all are done finished cells are kept in FILE.cells, one a line; after a break the same command
 goes on from there.
 
-What is planted, and how true regrets are classed, stands in tests/planted_arms.py. Every cell
+What is planted, and how true regrets are classed, stands in tests/support/planted_arms.py. Every
+cell
 (seeds, grid step in octaves, shape of the basin) has noise of 0.2 % of the loss, five widths, 400
 draws.
 

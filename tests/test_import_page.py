@@ -7,12 +7,20 @@ import shlex
 from pathlib import Path
 
 import pytest
-from foreign_tables import POINTS, SEEDS, WIDTHS, loss_of, records, write_csv, write_messy
 
 import hptransfer
 from hptransfer.cli.main import main
 from hptransfer.results.importers.columns import SPELLINGS
 from hptransfer.results.ledger_writer import read
+from tests.support.foreign_tables import (
+    POINTS,
+    SEEDS,
+    WIDTHS,
+    loss_of,
+    records,
+    write_csv,
+    write_messy,
+)
 
 PAGE = Path(hptransfer.__file__).parents[1] / "docs" / "import.md"
 

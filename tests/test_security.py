@@ -36,7 +36,12 @@ CALLS = {  # what no source may call, whatever it is given
 }
 # The only files that import what a text names: a subcommand of our own, a public name of the
 # package, a tracker of our own, and `model.factory`.
-BY_NAME = {"cli.py", "__init__.py", "watch/watch.py", "models/custom.py"}
+BY_NAME = {
+    "__init__.py",
+    "cli/main.py",
+    "sweeping/trackers/watch.py",
+    "models/families/custom.py",
+}
 
 
 def faults(source: str, name: str = "x.py") -> list[str]:

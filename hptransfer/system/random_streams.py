@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _entropy(seed: int, purpose: str, step: int) -> np.random.SeedSequence:
@@ -15,6 +18,8 @@ def _entropy(seed: int, purpose: str, step: int) -> np.random.SeedSequence:
 
 def torch_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
     """Return a CPU generator that only (seed, purpose, step) decide."""
+    import torch
+
     state = int(_entropy(seed, purpose, step).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state)
 

@@ -1,0 +1,141 @@
+"""What cannot be scaled or packed is refused, each in one sentence that says what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hptransfer.errors import UserError
+from hptransfer.models.parametrization import build_model, parameter_rules
+from tests.support.custom_models import BASE, Net, trial
+
+
+def changed(change: Callable[[Net, int], object]) -> Callable[[int], nn.Module]:
+    def factory(width: int) -> nn.Module:
+        model = Net(width)
+        change(model, width)
+        return model
+
+    return factory
+
+
+def set_forward(
+    forward: Callable[[Net, Tensor, Tensor, Tensor], Any],
+) -> Callable[[int], nn.Module]:
+    return changed(lambda m, w: setattr(m, "forward", lambda x, t, y: forward(m, x, t, y)))
+
+
+def add(name: str, make: Callable[[int], nn.Parameter]) -> Callable[[int], nn.Module]:
+    return changed(lambda m, w: m.register_parameter(name, make(w)))
+
+
+not_callable = 3
+number = int
+raising = {}.__getitem__
+fixed = changed(lambda m, w: m.__init__(4))
+deeper_when_wide = changed(lambda m, w: w > BASE and m.add_module("extra", nn.Linear(w, w)))
+tied = changed(lambda m, w: m.add_module("again", m.hidden))
+viewed = changed(
+    lambda m, w: m.register_parameter("view", nn.Parameter(m.hidden.weight.detach().view(-1)))
+)
+five = add("five", lambda w: nn.Parameter(torch.zeros(1, 1, 1, 1, w)))
+cube = add("cube", lambda w: nn.Parameter(torch.zeros(w, w, w)))
+doubled = add("doubled", lambda w: nn.Parameter(torch.zeros(w, dtype=torch.float64)))
+batch_norm = changed(lambda m, w: setattr(m, "norm", nn.BatchNorm1d(w)))
+unseeded = add("unseeded", lambda w: nn.Parameter(torch.full((w,), random.random())))
+empty = changed(lambda m, w: m.requires_grad_(False))
+no_null_label = changed(lambda m, w: setattr(m, "label", nn.Embedding(10, w)))
+flat_output = set_forward(lambda m, x, t, y: Net.forward(m, x, t, y).flatten(1))
+infinite = set_forward(lambda m, x, t, y: Net.forward(m, x, t, y) / (10 - y)[:, None, None, None])
+branching = set_forward(lambda m, x, t, y: Net.forward(m, x, t, y) if x.sum() > 0 else x)
+uncalled = set_forward(
+    lambda m, x, t, y: F.linear(m.body(x, t, y), m.readout.weight, m.readout.bias).view_as(x)
+)
+elsewhere = set_forward(lambda m, x, t, y: Net.forward(m, x + torch.ones(8), t, y))
+fading = changed(lambda m, w: nn.init.constant_(m.norm.bias, float(w > BASE)))
+undefined = changed(lambda m, w: nn.init.constant_(m.hidden.bias, math.nan))
+
+
+def exiting(width: int) -> nn.Module:
+    raise SystemExit("bye")
+
+
+REFUSALS = {
+    "no colon": "must name the function .* but got 'no colon'",
+    ":": "must name the function .* but got ':'",
+    "no_such_module:build": "importing no_such_module raises ModuleNotFoundError",
+    "absent": "has no function 'absent'",
+    "not_callable": "has no function 'not_callable'",
+    "number": "must return an nn.Module, but .* returns a int",
+    "raising": "at width 8 raises KeyError: 8",
+    "fixed": "gives the same shapes at widths 8 and 16",
+    "deeper_when_wide": "extra.bias of .* is not the same at widths 8 and 16",
+    "tied": "hidden.weight and again.weight share one",
+    "viewed": "view and hidden.weight share one|hidden.weight and view share one",
+    "five": "at most 4 dimensions, but five",
+    "cube": "at most two dimensions, but cube .* grows in 3",
+    "doubled": "must be float32 .* doubled is torch.float64",
+    "batch_norm": "norm is a BatchNorm1d. Use nn.GroupNorm",
+    "unseeded": "unseeded of .* differs between two calls from the same seed",
+    "empty": "must have trainable parameters",
+    "no_null_label": "raises IndexError.*the null label is the number of classes",
+    "flat_output": r"shape \(2, 1, 8, 8\), but .* gives torch.Size\(\[2, 64\]\)",
+    "infinite": "must be finite.* the null condition",
+    "branching": "must run under torch.func.vmap.* raises RuntimeError.* an `if` on",
+    "uncalled": "readout of .* is not. Call it",
+    "elsewhere": "whatever device .* meta device raises RuntimeError",
+    "undefined": "hidden.bias",
+    "exiting": "at width 8 raises SystemExit",
+    "fading": "zero at every width or at none, but norm.bias",
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_cannot_be_scaled_or_packed_is_refused_in_a_sentence(name: str) -> None:
+    factory = name if not name.isidentifier() else f"{__name__}:{name}"
+    config = dataclasses.replace(trial(), model=dataclasses.replace(trial().model, factory=factory))  # pyright: ignore
+    with pytest.raises(UserError, match=REFUSALS[name]) as caught:
+        parameter_rules(config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("roles", "sentence"),
+    [
+        (["hidden.weight=inner"], "a role of input, hidden, output, vector, finite"),
+        (["hidden.weight"], "must read pattern=role"),
+        (["blocks.*=hidden"], r"'blocks\.\*' matches none"),
+        (["label.weight=output"], "label.weight is not"),
+    ],
+)
+def test_overrides_that_make_no_sense_are_refused(roles: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        parameter_rules(trial(roles=roles))
+
+
+def test_a_module_that_draws_as_it_is_imported_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    imports = "import torch\nfrom tests.support.custom_models import Net\n"
+    text = f"{imports}drawn = torch.randn(3)\nbuild = Net\n"
+    Path("drawing_module.py").write_text(text)
+    before = torch.get_rng_state()
+    ours, theirs = (
+        build_model(
+            dataclasses.replace(trial(), model=dataclasses.replace(trial().model, factory=f))
+        )  # pyright: ignore
+        for f in ("drawing_module:build", "tests.support.custom_models:Net")
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, other)

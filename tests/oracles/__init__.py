@@ -1,0 +1,1 @@
+"""Tests of the mup package and its bugs, held against our factors."""

@@ -1,0 +1,1 @@
+"""Tests of results folders and ledgers."""

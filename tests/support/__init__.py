@@ -1,0 +1,1 @@
+"""What several tests share: invented rows, planted sweeps, small models and folders."""

@@ -1,0 +1,51 @@
+"""Recorded rows and costs for tests of the budget planner."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from hptransfer.config.hyperparameters import hps
+from hptransfer.config.sweep import SweepConfig
+from hptransfer.execution.pack_cost import PackCost, Point
+from hptransfer.results.ledger_rows import row
+from hptransfer.sweeping.design.trials import wanted
+from hptransfer.sweeping.plan.budget.knowledge import Knowledge, shape_of
+from tests.support.tiny import completed
+
+KNOWN = Knowledge(
+    shape=shape_of(0.015, 0.02),
+    level=0.6,
+    loss_at_init=1.9,
+    noise=0.005,
+    cliff=math.inf,
+    optimum=-5.5,
+    optimum_sd=0.2,
+    width=8,
+    drift=0.0,
+    drift_sd=0.1,
+    steps=12,
+    source="rows",
+    trials=24,
+)
+
+
+def cost_of(width: int) -> PackCost:
+    """A pack of four takes twice as long as a single trial."""
+    second = width / 8.0
+    points = tuple(Point(n, second * (0.5 + n / 2), 1.0) for n in (1, 2, 4))
+    return PackCost(points, warmup=1.0, spread=0.1)
+
+
+def recorded_rows(sweep: SweepConfig, *, noise: float = 0.004) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    rows = []
+    for config in wanted(sweep).values():
+        at = hps(config, sweep.axes)
+        rise = KNOWN.shape.rise(np.array([at["log2_lr"] + 5.5]))[0, 0]
+        loss = 0.6 + rise + noise * rng.standard_normal()
+        result = completed(config, loss=float(loss), loss_at_init=1.9)
+        rows.append(row(result, at, {"commit": "x"}))
+    return rows

@@ -1,0 +1,280 @@
+"""What to sweep for a budget: the grammar, the designs, their cost, and the regret they leave."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hptransfer.config.choices import Scaling
+from hptransfer.config.identity import with_width
+from hptransfer.config.sweep import Axis, SweepConfig
+from hptransfer.errors import UserError
+from hptransfer.results.table import table
+from hptransfer.sweeping.plan.budget.costs import Costs, between
+from hptransfer.sweeping.plan.budget.design import Design, designs, seed_lists, width_sets
+from hptransfer.sweeping.plan.budget.knowledge import Knowledge, known_from, shape_of
+from hptransfer.sweeping.plan.budget.propose import best, overrides, priced
+from hptransfer.sweeping.plan.budget.regret import Predictor, simulated_fit, transferred
+from hptransfer.sweeping.plan.budget.units import Budget, Meter, Work, parse_budget, require_unit
+from hptransfer.sweeping.plan.costs import Place
+from hptransfer.training.flops import trial_flops
+from tests.support.budget_rows import KNOWN, cost_of, recorded_rows
+from tests.support.tiny import TINY
+
+CORE = Place("core", 1.0, None)
+
+
+def question(**changes: Any) -> SweepConfig:
+    base = with_width(TINY, 8)
+    base = dataclasses.replace(base, budget=dataclasses.replace(base.budget, steps=12))
+    sweep = SweepConfig(
+        name="tiny",
+        question="",
+        statistic="",
+        base=base,
+        widths=(8, 16, 32),
+        parametrizations=(Scaling.mup,),
+        seeds=(0, 1),
+        search=(("lr", Axis(-8.0, -3.0)),),
+        target=with_width(base, 128),
+    )
+    return dataclasses.replace(sweep, **changes)
+
+
+def reckoned(sweep: SweepConfig, *, workers: int = 1, **known: Any) -> Costs:
+    return Costs(sweep, {width: cost_of(width) for width in (8, 32, 64)}, workers, **known)
+
+
+def predictor(known: Knowledge = KNOWN, steps: int = 12) -> Predictor:
+    return Predictor(known, target_width=128, target_steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "unit"),
+    [
+        ("8gpuh", 8.0, "gpuh"),
+        ("16CPUh", 16.0, "cpuh"),
+        ("90 min", 90.0, "min"),
+        ("2h", 2.0, "h"),
+        (".5h", 0.5, "h"),
+        ("50usd", 50.0, "usd"),
+        ("5%", 5.0, "%"),
+    ],
+)
+def test_budgets_are_read_as_they_are_written(text: str, amount: float, unit: str) -> None:
+    assert parse_budget(text) == Budget(amount, unit)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8", "gpuh", "-8gpuh", "0h", "8days", "8gpuh2h", "1e3h", "nanh"]
+)
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--budget must be a positive number and a unit"):
+        parse_budget(text)
+
+
+def test_a_unit_must_be_what_packs_spend() -> None:
+    gpu = Place("GPU", 2.0, 3.0)
+    for fine, where in (("8gpuh", gpu), ("8cpuh", CORE), ("9usd", gpu), ("2h", CORE)):
+        require_unit(parse_budget(fine), where)
+    with pytest.raises(UserError, match="Write it in cpuh"):
+        require_unit(parse_budget("8gpuh"), CORE)
+    with pytest.raises(UserError, match="Write it in gpuh"):
+        require_unit(parse_budget("8cpuh"), gpu)
+    with pytest.raises(UserError, match=r"Set executor\.price_per_hour"):
+        require_unit(parse_budget("8usd"), CORE)
+
+
+@pytest.mark.parametrize(
+    ("unit", "spent"),
+    [("gpuh", 2.0 * 3), ("h", 2.0), ("min", 120.0), ("usd", 15.0), ("%", 25.0)],
+)
+def test_work_costs_what_the_unit_says(unit: str, spent: float) -> None:
+    """Packs of one, one and two hours on two places of two GPUs... each pack occupies 1.5 GPUs."""
+    work = Work((3600.0, 3600.0, 7200.0), 8, 5.0)
+    meter = Meter(unit, Place("GPU", 1.5, 3.75), 2, target_flops=20.0)
+    assert meter.spent(work) == pytest.approx(spent)
+
+
+def test_widths_are_valid_for_the_family_and_at_most_half_the_targets() -> None:
+    for head_dim, target in ((4, 128), (8, 200)):
+        sweep = question()
+        model = dataclasses.replace(sweep.base.model, head_dim=head_dim)
+        base = dataclasses.replace(sweep.base, model=model)
+        sweep = dataclasses.replace(sweep, base=base, target=with_width(base, target))
+        sets = width_sets(sweep)
+        assert {3, 4, 5} <= {len(widths) for widths in sets}
+        assert all(w % head_dim == 0 and w <= target // 2 for widths in sets for w in widths)
+        assert all(widths[0] == 8 and list(widths) == sorted({*widths}) for widths in sets)
+        assert (8, 16, 32) in sets
+    with pytest.raises(UserError, match="three widths or more"):
+        width_sets(question(target=with_width(question().base, 16)))
+
+
+def test_seeds_grow_from_the_sweeps_own() -> None:
+    lists = seed_lists((3, 7))
+    assert lists[0] == (3, 7)
+    assert lists[1] == (0, 3, 7)
+    assert len(lists[-1]) == 10
+
+
+def test_grids_keep_to_the_sweeps_points_and_hold_the_optimum() -> None:
+    for design in designs(question(), KNOWN):
+        assert ((np.array(design.axis.points) + 8.0) % 0.5 == 0).all()
+        assert design.axis.low < KNOWN.optimum < design.axis.high
+        assert len(design.axis.points) >= 4
+
+
+def test_a_designs_cost_is_reckoned_as_by_hand() -> None:
+    """Six points and two seeds at widths 8 and 32: three packs of four each, evaluations on top."""
+    sweep = question()
+    design = Design((8, 32), Axis(-8.0, -3.0), (0, 1), 12)
+    work = reckoned(sweep).work(design)
+    trial = {width: trial_flops(with_width(sweep.base, width)) for width in (8, 32)}
+    assert work.trials == 24
+    assert work.flops == pytest.approx(12 * sum(trial.values()))
+    assert len(work.seconds) == 6
+    training = 3 * (1 + 12 * 2.5) + 3 * (1 + 12 * 2.5 * 4)
+    assert 1.05 * training < sum(work.seconds) < 1.6 * training
+
+
+def test_recorded_trials_are_free_and_their_arms_shared() -> None:
+    sweep = question(parametrizations=(Scaling.mup, Scaling.standard))
+    design = Design((8, 16, 32), Axis(-8.0, -3.0), (0, 1), 12)
+    everything = reckoned(sweep).work(design)
+    assert everything.trials == 60
+    places = {
+        (arm, width, seed, float(at))
+        for arm, width in (("shared", 8), ("mup", 16), ("mup", 32))
+        for seed in (0, 1)
+        for at in range(-8, -2)
+    }
+    left = reckoned(sweep, recorded=places).work(design)
+    assert left.trials == 24
+    assert sum(left.seconds) < 0.6 * sum(everything.seconds)
+    grown = dataclasses.replace(design, seeds=(0, 1, 2))
+    assert reckoned(sweep, recorded=places).work(grown).trials == 24 + 30
+    shorter = dataclasses.replace(design, steps=6)
+    assert reckoned(sweep, recorded=places).work(shorter).trials == 60
+
+
+def test_more_workers_get_smaller_packs() -> None:
+    design = Design((8, 16, 32), Axis(-8.0, -3.0), (0, 1), 12)
+    alone, many = (reckoned(question(), workers=n).work(design) for n in (1, 16))
+    assert len(many.seconds) > len(alone.seconds)
+    meter = Meter("h", CORE, 16, 1.0)
+    assert meter.spent(many) < meter.spent(alone)
+
+
+def test_costs_between_widths_are_interpolated() -> None:
+    middle = between(cost_of(8), cost_of(32), 0.5)
+    assert middle.seconds(4) == pytest.approx(2.5 * 2)
+    assert [point.size for point in middle.points] == [1, 2, 4]
+
+
+def offers(known: Knowledge = KNOWN) -> tuple[list[Any], Predictor]:
+    sweep = question()
+    considered = [
+        d for d in designs(sweep, known) if len(d.seeds) in (2, 5, 10) and len(d.widths) in (3, 5)
+    ]
+    return priced(considered, reckoned(sweep), Meter("cpuh", CORE, 1, 1.0)), predictor(known)
+
+
+def test_more_budget_never_predicts_more_regret_and_no_budget_is_exceeded() -> None:
+    amounts = [0.2, 0.5, 1.0, 2.0, 4.0, 8.0]
+    offered, judge = offers()
+    found = best(offered, judge, amounts)
+    regrets = [ranked[0].regret.mean for ranked in found]
+    assert regrets == sorted(regrets, reverse=True)
+    assert regrets[-1] < 0.7 * regrets[0]
+    for amount, ranked in zip(amounts, found, strict=True):
+        assert ranked
+        assert max(proposal.spent for proposal in ranked) <= amount
+
+
+def test_seeds_grow_with_the_noise() -> None:
+    """The same regret takes more seeds where trials are noisier."""
+    needed = []
+    for noise in (0.004, 0.008, 0.016):
+        judge = predictor(dataclasses.replace(KNOWN, noise=noise))
+        design = Design((8, 16, 32, 64), Axis(-8.0, -3.0), (), 12)
+        regrets = [
+            judge.predict(dataclasses.replace(design, seeds=tuple(range(n)))).mean
+            for n in range(2, 11)
+        ]
+        needed.append(sum(regret > 0.00062 for regret in regrets))
+    assert needed[0] < needed[1] < needed[2]
+
+
+def test_fits_are_better_with_more_seeds_and_lost_in_noise() -> None:
+    few, many = simulated_fit(KNOWN, 1.0, 2), simulated_fit(KNOWN, 1.0, 10)
+    assert many.sd < 0.6 * few.sd
+    noisy = simulated_fit(dataclasses.replace(KNOWN, noise=0.05), 0.5, 2)
+    assert noisy.lost > 0.5 > few.lost
+
+
+def test_a_grid_beside_the_optimum_and_shorter_training_cost_regret() -> None:
+    judge, good = predictor(), Design((8, 16, 32), Axis(-8.0, -3.0), (0, 1, 2), 12)
+    beside = dataclasses.replace(good, axis=Axis(-5.5, -0.5))
+    shorter = dataclasses.replace(good, steps=3)
+    least = judge.predict(good).mean
+    assert judge.predict(beside).mean > 1.5 * least
+    assert judge.predict(shorter).mean > 3.0 * least
+    assert predictor(steps=3).predict(shorter).mean < 2.0 * least
+
+
+def test_a_cliff_nearby_costs_regret() -> None:
+    design = Design((8, 16, 32), Axis(-8.0, -3.0), (0, 1, 2), 12)
+    near = predictor(dataclasses.replace(KNOWN, cliff=0.5)).predict(design)
+    assert near.mean > 1.3 * predictor().predict(design).mean
+
+
+def test_laws_are_mixed_as_in_the_analysis() -> None:
+    from hptransfer.analysis.laws.law import LawName, Optima, fit_law, law_weights
+
+    rng = np.random.default_rng(0)
+    widths, sd = np.array([8.0, 16.0, 32.0, 64.0]), 0.1
+    drawn = -5.0 - 0.2 * np.log2(widths) + sd * rng.standard_normal((50, 4))
+    values, _ = transferred(widths, drawn, np.ones_like(drawn, dtype=bool), sd, 128.0)
+    for value, optima in zip(values, drawn, strict=True):
+        known = Optima(widths, optima, np.full(4, sd**2), optima[None, :])
+        laws = [fit_law(n, known) for n in (LawName.constant, LawName.linear, LawName.inverse)]
+        weights = law_weights(np.array([law.chi2 for law in laws]), np.array([1.0, 2.0, 2.0]))
+        mixed = sum(w * law.at(np.array([128.0]))[0] for w, law in zip(weights, laws, strict=True))
+        assert value == pytest.approx(mixed)
+
+
+def test_too_few_usable_widths_give_the_constant() -> None:
+    widths = np.array([8.0, 16.0, 32.0])
+    optima = np.array([[-5.0, -6.0, -9.0]] * 2)
+    usable = np.array([[True, True, False], [False, False, False]])
+    values, _ = transferred(widths, optima, usable, 0.1, 128.0)
+    assert values == pytest.approx([-5.5, -20.0 / 3])
+
+
+def test_a_shape_rises_as_it_is_told() -> None:
+    for rises in ((0.015, 0.02), (0.02, 0.02)):
+        assert shape_of(*rises).rise(np.array([-1.0, 1.0]))[0] == pytest.approx(rises)
+    steep = shape_of(0.001, 0.1)
+    assert min(steep.slow[0], steep.fast[0]) == 0.0 < steep.fast[0]
+
+
+def test_rows_say_what_is_known() -> None:
+    sweep = question(seeds=(0, 1, 2, 3))
+    known = known_from(table(recorded_rows(sweep)), "log2_lr", Scaling.mup, steps=12, source="rows")
+    assert known is not None
+    assert known.noise == pytest.approx(0.004, rel=0.4)
+    assert known.optimum == pytest.approx(-5.5, abs=4 * known.optimum_sd)
+    assert known.shape.rise(np.array([1.0]))[0, 0] == pytest.approx(0.02, rel=0.4)
+    assert 0 < known.drift_sd < 0.1
+    assert known_from(table([]), "log2_lr", Scaling.mup, steps=12, source="rows") is None
+
+
+def test_shorter_training_is_a_sweep_of_its_own_and_the_target_keeps_its_length() -> None:
+    design = Design((8, 16, 32), Axis(-8.0, -3.0, 0.5), (0, 1), 6)
+    words = overrides(question(), design, recorded=True)
+    assert words[-3:] == ["budget.steps=6", "sweep.target.budget.steps=12", "name=tiny-6-steps"]
+    assert overrides(question(), design, recorded=False)[-1] == "sweep.target.budget.steps=12"

@@ -1,0 +1,260 @@
+"""The target's config: values, cost, distances, expected regret, and what else is told of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hptransfer.analysis.answer.estimates import estimate
+from hptransfer.analysis.answer.run_health import (
+    clipping_warnings,
+    gap_warnings,
+    near_values,
+    train_validation_gap,
+)
+from hptransfer.analysis.answer.transferred import Transferred, transferred, worst_verdict
+from hptransfer.config.compose.compose import compose_file
+from hptransfer.config.hyperparameters import with_hyperparameters
+from hptransfer.errors import UserError
+from hptransfer.models.parametrization import build_model
+from hptransfer.reporting.text.answers import transfer_lines
+from hptransfer.training.flops import trial_flops
+from hptransfer.transfer import emit
+from tests.support.planted_estimates import MUP, STANDARD, planted
+from tests.support.quickstart import quickstart
+from tests.support.sweeps import run
+
+
+def target_of(sweep, **changes: Any):
+    assert sweep.target is not None
+    return dataclasses.replace(sweep.target, **changes)
+
+
+def cost_table(one: float) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "flops": [0.1 * one, 0.2 * one, 0.4 * one, 0.8 * one],
+            "width": [24, 48, 96, 96],
+            "parametrization": ["shared", "mup", "mup", "standard"],
+            "log2_lr": [-6.0, -6.0, -5.0, -4.0],
+        }
+    )
+
+
+def test_costs_have_the_denominators_of_their_names() -> None:
+    sweep = quickstart()
+    target = target_of(sweep)
+    one = trial_flops(target)
+    assert emit.cost(sweep, cost_table(one), target, points=8) == {
+        "sweep_flops": pytest.approx(1.5 * one),
+        "target_flops": one,
+        "arm_over_target_percent": 70.0,
+        "narrowest_over_target_percent": 10.0,
+        "over_direct_search_percent": round(70 / (8 * 3), 3),  # 8 rates, 3 seeds
+    }
+
+
+@pytest.mark.parametrize(("method", "points"), [("sobol", 12), ("refine", 1)])
+def test_a_direct_search_has_the_points_of_the_sweeps_own_design(method: str, points: int) -> None:
+    # of which the adaptive one asked a single one per width
+    sweep = quickstart(f"sweep.design.method={method}", "sweep.design.points=12")
+    target = target_of(sweep)
+    table = cost_table(trial_flops(target))
+    count = emit.swept_points(sweep, table, target)
+    found = emit.cost(sweep, table, target, points=count)
+    assert found["over_direct_search_percent"] == round(70 / (points * 3), 3)
+
+
+def test_costs_that_rows_do_not_know_are_null() -> None:
+    sweep = quickstart()
+    table = cost_table(1.0).assign(flops=np.nan)
+    found = emit.cost(sweep, table, target_of(sweep), points=8)
+    assert found["sweep_flops"] is None and found["arm_over_target_percent"] is None
+
+
+def test_distances_name_what_was_not_swept() -> None:
+    sweep = quickstart()
+    target = target_of(sweep)
+    assert emit.distances(sweep, with_hyperparameters(target, {"log2_lr": -4.2})) == []
+    longer = dataclasses.replace(target.budget, steps=300)
+    assert emit.distances(sweep, dataclasses.replace(target, budget=longer)) == [
+        "budget.steps is 300 at the target and 150 at the proxies (2 times)"
+    ]
+    varied = quickstart("sweep.vary.steps=[300]")
+    assert emit.distances(varied, dataclasses.replace(target_of(varied), budget=longer)) == []
+    deeper = quickstart(
+        "budget.steps=200", "sweep.target.budget.steps=600", "sweep.target.init=paper"
+    )
+    assert emit.distances(deeper, target_of(deeper)) == [
+        "budget.steps is 600 at the target and 200 at the proxies (3 times)",
+        "init is paper at the target and adaln_zero at the proxies",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "worst"),
+    [
+        (["transfers", "drifts"], "drifts"),
+        (["drifts", "extend"], "extend"),
+        (["inconclusive", "drifts"], "drifts"),
+        (["transfers", "inconclusive"], "inconclusive"),
+        (["transfers"], "transfers"),
+    ],
+)
+def test_the_worst_verdict_of_several_hps_counts(verdicts: list[str], worst: str) -> None:
+    assert worst_verdict(verdicts) == worst
+
+
+def test_the_record_counts_the_targets_parameters(tiny_sweep: Path) -> None:
+    assert run("sweep", "tiny.yaml") == 0
+    assert run("transfer", "tiny") == 0
+    record = json.loads(Path("results/tiny/transfer.json").read_text())
+    trial = compose_file(Path("results/tiny/target.yaml"), [], as_run=True).trial
+    assert record["target"]["params"] == sum(p.numel() for p in build_model(trial).parameters())
+    written = [Path(name) for name in record["files"]]
+    assert all(path.is_file() for path in written)
+    assert {path.name for path in written} >= {"target.yaml", "factors.json", "torch_groups.py"}
+    comments = Path("results/tiny/target.yaml").read_text()
+    for word in ("# verdict: ", "# expected regret: ", "# cost: ", "# held-out minus training"):
+        assert word in comments
+
+
+def answer_of(table: pd.DataFrame, label: str = "mup") -> Transferred:
+    found = estimate(table, sweep_name="q", axes=["log2_lr"], target_width=384)
+    return transferred(found, label)
+
+
+def test_the_expected_regret_is_a_share_of_the_widest_loss_and_of_the_gain() -> None:
+    answer = answer_of(planted(MUP))
+    found = answer.expected_regret
+    arm = answer.first
+    assert found["percent"] == pytest.approx(
+        100 * found["mean"] / arm["optima"][-1]["loss"], rel=0.1
+    )
+    assert found["share_of_gain"] == pytest.approx(found["mean"] / arm["gain"]["estimate"], rel=0.1)
+    assert answer.verdict == "transfers" and answer.point == {"log2_lr": arm["target"]["emitted"]}
+
+
+def test_a_regret_that_is_not_predicted_says_why() -> None:
+    two = answer_of(planted({24: -5.7, 48: -5.6}))
+    assert "fewer than three usable widths" in two.expected_regret["reason"]
+    assert two.expected_regret["mean"] is None
+
+
+def test_a_drifting_value_is_the_laws_with_its_own_regret_and_a_warning() -> None:
+    answer = answer_of(planted(STANDARD, "standard"), "standard")
+    assert answer.verdict == "drifts"
+    assert answer.point["log2_lr"] == pytest.approx(-8.6, abs=0.5)  # 0.75 octaves a doubling
+    assert answer.expected_regret["mean"] > 0
+    (warning,) = [w for w in answer.warnings if "it holds if the drift goes on" in w]
+    assert "over 2 width doublings beyond the widest proxy (96)" in warning
+
+
+def test_several_hps_go_together_where_a_surface_says_so() -> None:
+    arm = answer_of(planted(MUP)).first
+    both = [{**arm, "hp": hp} for hp in ("log2_lr", "log2_eps")]
+    alone = transferred({"arms": both}, "mup")
+    assert any("the others are not added" in warning for warning in alone.warnings)
+    joint = {
+        "hps": {
+            hp: {"value": value, "low": value - 0.1, "high": value + 0.1}
+            for hp, value in (("log2_lr", -5.0), ("log2_eps", -20.0))
+        },
+        "expected_regret": {"mean": 0.004, "low": 0.001, "high": 0.009},
+    }
+    surface = {
+        "family": "dit",
+        "parametrization": "mup",
+        "hps": ["log2_eps", "log2_lr"],
+        "target": joint,
+    }
+    answer = transferred({"arms": both, "surfaces": [surface]}, "mup")
+    assert answer.point == {"log2_lr": -5.0, "log2_eps": -20.0}
+    assert (answer.expected_regret["mean"], answer.expected_regret["high"]) == (0.004, 0.009)
+    assert not any("the others are not added" in warning for warning in answer.warnings)
+
+
+def test_an_arm_that_was_not_swept_is_refused() -> None:
+    found = estimate(planted(MUP), sweep_name="q", axes=["log2_lr"], target_width=192)
+    with pytest.raises(UserError, match="must be an arm of the sweep, but it is standard_embed"):
+        transferred(found, "standard_embed")
+
+
+def health_table(gaps: dict[int, float], clipped: dict[int, float]) -> pd.DataFrame:
+    """Return rows of three seeds at two rates; what is planted is at log2 rate -5."""
+    rows = []
+    for width in gaps:
+        for seed in range(3):
+            for theta in (-6.0, -5.0):
+                at = theta == -5.0
+                row = {"width": width, "log2_lr": theta, "status": "completed"}
+                row["loss"] = 0.5 + 0.001 * seed
+                row["train_loss"] = row["loss"] - (gaps[width] if at else 0.4)
+                row["clipped_share"] = clipped[width] if at else 1.0
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+EVEN = {24: 0.2, 48: 0.2, 96: 0.2}
+
+
+def test_the_gap_is_read_at_the_transferred_value_and_warned_of() -> None:
+    small = near_values(health_table({24: 0.01, 48: 0.012, 96: 0.014}, EVEN), {"log2_lr": -5.2})
+    gap = train_validation_gap(small)
+    assert gap is not None and gap["mean"] == pytest.approx(0.014)
+    assert gap_warnings(gap) == []
+    grown = near_values(health_table({24: 0.0, 48: 0.03, 96: 0.09}, EVEN), {"log2_lr": -5.2})
+    found = gap_warnings(train_validation_gap(grown))
+    assert "18% below the held-out loss" in found[0]
+    assert "grows with width, from 0 at 24 to 0.09 at 96" in found[1]
+    silent = health_table(EVEN, EVEN).assign(train_loss=np.nan)
+    assert train_validation_gap(near_values(silent, {"log2_lr": -5.0})) is None
+
+
+def test_shares_of_clipped_steps_that_differ_between_widths_are_warned_of() -> None:
+    even = near_values(health_table(EVEN, EVEN), {"log2_lr": -5.0})
+    assert clipping_warnings(even, searched=False) == []
+    falling = near_values(health_table(EVEN, {24: 0.8, 48: 0.5, 96: 0.2}), {"log2_lr": -5.0})
+    assert clipping_warnings(falling, searched=True) == []
+    (warning,) = clipping_warnings(falling, searched=False)
+    assert "20% of the steps at width 96 and in 80% at width 24" in warning
+
+
+def test_the_terminal_tells_it_all() -> None:
+    record = {
+        "target": {"family": "gpt", "width": 1024, "params": None, "parametrization": "mup"},
+        "hps": {"log2_lr": {"value": -8.0, "low": -8.2, "high": -7.8}},
+        "expected_regret": {
+            **{"mean": 0.002, "low": 0.0, "high": 0.009, "percent": 0.2, "share_of_gain": 0.01},
+            "conditional_on": {"steps": 1000, "batch_size": None},
+        },
+        "predicted_loss": {"estimate": 2.6, "low": 2.5, "high": 2.7},
+        "train_validation_gap": {"mean": 0.1, "widths": [{"width": 512}]},
+        "realised_regret": None,
+        "realised": {
+            "loss_at_transferred": 2.8,
+            "loss_as_predicted": False,
+            "reason": "A regret needs more.",
+        },
+        "cost": dict.fromkeys(("sweep_flops", "target_flops", "arm_over_target_percent")),
+        "verdict": "transfers",
+        "warnings": ["Mind the gap."],
+    }
+    text = transfer_lines(record)
+    for words in (
+        "gpt width 1024, µP, verdict transfers",
+        "expected 0.00200 [0.00000, 0.00900], 0.2 % of the loss, 1 % of the last doubling's gain; "
+        "for steps 1000",
+        "predicted 2.60000 [2.50000, 2.70000]",
+        "gap      held-out minus training loss +0.10000 at width 512",
+        "realised loss 2.80000 at the transferred value, outside the prediction. A regret needs",
+        "the rows give no FLOPs",
+        "warning: Mind the gap.",
+    ):
+        assert words in text
