@@ -3,9 +3,10 @@
     python -m benchmarks.agreement [--repeats 50]
 
 Sweeps of three widths, three seeds and one octave a step are invented twice
-(tests/support/planted.py) on the same grid, from the same noise: with the loss's shape, and with another one for the metric,
-whose optimum lies a known distance away. Printed are, per pair of shapes and distance, the share of
-90 % intervals that hold it: a width's, and that of the mean over widths with its median length.
+(tests/support/planted.py) on the same grid, from the same noise: with the loss's shape, and with
+another one for the metric, whose optimum lies a known distance away. Printed are, per pair of
+shapes and distance, the share of 90 % intervals that hold it: a width's, and that of the mean
+over widths with its median length.
 """
 
 from __future__ import annotations

@@ -41,10 +41,9 @@ from hptransfer.sweeping.plan.budget.regret import Predictor, Proposal
 from hptransfer.sweeping.plan.budget.units import Meter
 from hptransfer.sweeping.plan.costs import Place
 from hptransfer.system.random_streams import stream
+from tests.support import planted
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-import planted  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 WIDTHS, TARGET = (8, 16, 32), 128
 USUAL = Axis(-10.0, -2.0)

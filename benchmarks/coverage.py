@@ -1,19 +1,17 @@
 """How often the 90 % interval of an optimum holds the truth, per seeds, grid step and shape.
 
-Sweeps of five widths are invented (tests/support/planted.py), each with its own grid and optima, and
-read
-as `fit` reads a real one: grids, pooled noise, basins. Of the optima that are not censored the
-share inside their interval is counted. A cell's repeats depend on its name and number alone, so
-that a run may be cut and continued: cells in the record with as many repeats are not run again.
-`--held-out` takes the shapes that the estimator was not tuned on at first, with random numbers of
-their own: those that led to a change of it since, and those that it never saw.
+Sweeps of five widths are invented (tests/support/planted.py), each with its own grid and optima,
+and read as `fit` reads a real one: grids, pooled noise, basins. Of the optima that are not
+censored the share inside their interval is counted. A cell's repeats depend on its name and
+number alone, so that a run may be cut and continued: cells in the record with as many repeats are
+not run again. `--held-out` takes the shapes that the estimator was not tuned on at first, with
+random numbers of their own: those that led to a change of it since, and those that it never saw.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -23,13 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-import planted  # pyright: ignore[reportMissingImports]
-
 from hptransfer.analysis.basins.basin import Basin, build_grid, fit_basin, pool_noise
 from hptransfer.results.folder import write_json
 from hptransfer.system.random_streams import stream
+from tests.support import planted
 
 SEEDS = (1, 2, 3, 5, 10)
 STEPS = (0.5, 1.0, 2.0)

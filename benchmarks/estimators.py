@@ -10,17 +10,12 @@ all its points. The Gaussian processes are scikit-learn's, which only this bench
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-import planted  # pyright: ignore[reportMissingImports]
 
 from benchmarks import coverage
 from benchmarks.refine import AXIS, RESULTS, STUDIES
@@ -33,6 +28,7 @@ from hptransfer.results.folder import write_json
 from hptransfer.results.ledger_writer import read
 from hptransfer.results.table import table
 from hptransfer.system.random_streams import stream
+from tests.support import planted
 
 LOW, LOWER = 1.05, 1.03  # of the lowest loss: the points that local estimators read
 RECORD = Path("results/benchmarks/estimators.json")

@@ -32,11 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
+from tests.support import planted, planted_arms
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-import planted  # noqa: E402  # pyright: ignore[reportMissingImports]
-import planted_arms  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 SETTINGS = (  # seeds, step
     *((3, 0.5), (3, 1.0), (5, 0.5), (5, 1.0), (10, 0.5), (10, 1.0)),

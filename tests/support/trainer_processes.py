@@ -1,7 +1,8 @@
 """Runs of the trainer that its tests compare, and what each process of several does.
 
 `torchrun --nproc-per-node 2 -m tests.support.trainer_processes FOLDER` runs every parallel case,
-with `compiled` after the folder the compiled ones; its first process writes what it saw into the folder.
+with `compiled` after the folder the compiled ones; its first process writes what it saw into
+the folder.
 """
 
 from __future__ import annotations
