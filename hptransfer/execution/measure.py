@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -26,7 +25,13 @@ from hptransfer.config.identity import canonical, shape_signature
 from hptransfer.execution.pack_cache import PackCache
 from hptransfer.execution.pack_cost import PackCost, Point
 from hptransfer.training.dataset import load_dataset
-from hptransfer.training.device import is_out_of_memory, release_memory, too_large, torch_device
+from hptransfer.training.device import (
+    hardware_model,
+    is_out_of_memory,
+    release_memory,
+    too_large,
+    torch_device,
+)
 from hptransfer.training.packs.state import start_training
 
 # Steps that are not timed: first reads, on a GPU compilation and capture.
@@ -90,7 +95,7 @@ def cost_facts(
         budget=BudgetConfig(batch_size=budget.batch_size, weights=budget.weights),
     )
     return {
-        "device": device_name(device),
+        "device": _speed_class(device),
         "torch": torch.__version__,
         "threads": runtime.threads,
         "compiled": runtime.compiled,
@@ -194,14 +199,10 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def device_name(device: torch.device) -> str:
-    """Return what tells this device from others as fast: the GPU's name, or the CPU's and cores."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else platform.machine()} x {os.cpu_count()}"
+def _speed_class(device: torch.device) -> str:
+    """Return a name that devices of equal speed share: the GPU's, or the CPU's with its cores."""
+    model = hardware_model(device)
+    return model if device.type == "cuda" else f"{model} x {os.cpu_count()}"
 
 
 def free_bytes(device: torch.device) -> float:

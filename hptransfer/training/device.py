@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import platform
+from pathlib import Path
 
 import torch
 
@@ -61,5 +63,15 @@ def torch_device(runtime: RuntimeConfig) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the kind of a device, as rows and runs tell it."""
+    """Return a device's name for ledger rows and run records: `cpu`, or the GPU's own name."""
     return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
+
+
+def hardware_model(device: torch.device) -> str:
+    """Return the hardware's model name: the GPU's, or that of the CPU as Linux tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models and models[0] else platform.machine()

@@ -182,7 +182,10 @@ ELSEWHERE = [
         "hptransfer",
         lambda patch: patch.setattr(checkpoint_module, "package_version", lambda: "9.9"),
     ),
-    ("device", lambda patch: patch.setattr(checkpoint_module, "_processor", lambda: "abacus")),
+    (
+        "device",
+        lambda patch: patch.setattr(checkpoint_module, "hardware_model", lambda device: "abacus"),
+    ),
     ("format", lambda patch: patch.setattr(checkpoint_module, "FORMAT", 0)),
 ]
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from hptransfer.models.parametrization.build import build_model, param_groups
-from hptransfer.models.parametrization.factors import Factors, Role, factors
+from hptransfer.models.parametrization.factors import (
+    Factors,
+    Role,
+    coupled_weight_decay,
+    factors,
+)
 from hptransfer.models.parametrization.readouts import ReadoutForm, build_template, rules_in_form
 from hptransfer.models.parametrization.rules import (
     ParameterRule,
@@ -20,6 +25,7 @@ __all__ = [
     "Role",
     "build_model",
     "build_template",
+    "coupled_weight_decay",
     "factors",
     "forward_multipliers",
     "initial_parameters",

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from hptransfer.config import TrialConfig
-from hptransfer.config.choices import WeightDecayMode
 from hptransfer.errors import UserError
 from hptransfer.models.families import build_architecture
-from hptransfer.models.parametrization.factors import Factors
+from hptransfer.models.parametrization.factors import Factors, coupled_weight_decay
 from hptransfer.models.parametrization.readouts import ReadoutForm, build_template, rules_in_form
 from hptransfer.models.parametrization.rules import (
     ParameterRule,
@@ -71,13 +70,11 @@ def _group(
     model: nn.Module, config: TrialConfig, key: Factors, rules: Sequence[ParameterRule]
 ) -> dict[str, object]:
     optimizer = config.optimizer
-    independent = config.parametrization.weight_decay_mode is WeightDecayMode.independent
-    decay = optimizer.weight_decay / (optimizer.lr if independent else 1.0)
     return {
         "params": [model.get_parameter(rule.name) for rule in rules],
         "names": [rule.name for rule in rules],
         "lr": optimizer.lr * key.lr,
-        "weight_decay": decay * key.weight_decay,
+        "weight_decay": coupled_weight_decay(config) * key.weight_decay,
         "eps": optimizer.eps * key.eps,
         "betas": (optimizer.beta1, optimizer.beta2),
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from hptransfer.config import ParametrizationConfig
+from hptransfer.config import ParametrizationConfig, TrialConfig
 from hptransfer.config.choices import Broken, EpsScaling, Scaling, WeightDecayMode
 
 
@@ -53,6 +53,15 @@ def factors(
         eps=r**-alpha / m if scaled_eps else 1.0,
         forward=_forward_factor(role, m, parametrization),
     )
+
+
+def coupled_weight_decay(config: TrialConfig) -> float:
+    """Return the λ that `torch.optim.AdamW`, which multiplies λ by the rate, needs at base width.
+
+    Under `WeightDecayMode.independent` it is the configured decay per step over the rate.
+    """
+    independent = config.parametrization.weight_decay_mode is WeightDecayMode.independent
+    return config.optimizer.weight_decay / (config.optimizer.lr if independent else 1.0)
 
 
 def branch_factor(r: float, parametrization: ParametrizationConfig) -> float:

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +28,7 @@ from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError
 from hptransfer.system.storage import Storage, open_storage
 from hptransfer.system.version import package_version
+from hptransfer.training.device import hardware_model
 from hptransfer.training.packs.reports import Progress, Report
 from hptransfer.training.packs.state import Record, TrainingState
 
@@ -121,13 +120,13 @@ class Checkpoint:
 def origin(state: TrainingState) -> dict[str, Any]:
     """Return what must be the same for a pack to go on with the same bits."""
     pack, device = state.pack, state.pack.device
-    on_cpu = device.type == "cpu"
+    kernels = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
     return {
         "format": FORMAT,
         "trials": [trial_key(config) for config in state.started_with],
         "hptransfer": package_version(),
         "torch": torch.__version__,
-        "device": _processor() if on_cpu else torch.cuda.get_device_name(device),
+        "device": f"{hardware_model(device)}, {kernels}" if kernels else hardware_model(device),
         "threads": pack.runtime.threads,
         "compile": [pack.runtime.compiled, pack.compiled],
         "graph": pack.runtime.captured,
@@ -150,14 +149,6 @@ def _reports(steps: Sequence[int], tensors: Mapping[str, Tensor]) -> list[Report
     found = tensors.get("held_out")
     held_out = [None] * len(train) if found is None else [tuple(row) for row in found.tolist()]
     return [Report(*each) for each in zip(steps, train, held_out, strict=True)]
-
-
-def _processor() -> str:
-    """Return the kind of this machine's CPU: torch's kernels depend on it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
-    model = next((line for line in lines if line.startswith("model name")), platform.machine())
-    return f"{model.partition(':')[2].strip() or model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _content(counters: Mapping[str, Any], tensors: dict[str, Tensor]) -> bytes:
