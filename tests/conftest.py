@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import with_scaling
@@ -40,6 +40,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def runtime() -> RuntimeConfig:
     """Return the default runtime: one CPU thread."""
     return RuntimeConfig()
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> CheckpointConfig:
+    """Return where packs leave checkpoints, at every report."""
+    return CheckpointConfig(str(tmp_path / "checkpoints"), every_s=0.0)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,11 +36,6 @@ def cut_off_at(report: int) -> Callable[[Report], None]:
 def told(results: Sequence[TrialResult]) -> list[tuple[Any, ...]]:
     """Return all of the results that must be the same to the bit."""
     return [dataclasses.astuple(dataclasses.replace(r, seconds=0.0, notes=())) for r in results]
-
-
-@pytest.fixture
-def checkpoints(tmp_path: Path) -> CheckpointConfig:
-    return CheckpointConfig(str(tmp_path / "checkpoints"), every_s=0.0)
 
 
 def cut_off(
