@@ -32,7 +32,7 @@ from hptransfer.config import BudgetConfig, DiTConfig, TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import with_width
 from hptransfer.config.sweep import Axis, SweepConfig
-from hptransfer.execution.pack_cost import PackCost, Point
+from hptransfer.execution.pack_cost import MeasuredPack, PackCost
 from hptransfer.sweeping.plan.budget.costs import Costs
 from hptransfer.sweeping.plan.budget.design import Design, designs
 from hptransfer.sweeping.plan.budget.knowledge import known_from
@@ -153,7 +153,7 @@ def compare(world: World, repeats: int) -> list[dict[str, Any]]:
 
 
 def _cost(width: int) -> PackCost:
-    return PackCost((Point(1, width / 8.0, 1.0),))
+    return PackCost((MeasuredPack(1, width / 8.0, 1.0),))
 
 
 def _tried(

@@ -31,8 +31,14 @@ from hptransfer.config.compose.compose import (
     shipped_folder,
     sweep_config,
 )
-from hptransfer.execution.pack_cost import PackCost, Point
-from hptransfer.execution.pack_sizes import Pack, by_shape, chosen_sizes, longest_first, timed_packs
+from hptransfer.execution.pack_cost import MeasuredPack, PackCost
+from hptransfer.execution.pack_sizes import (
+    Trials,
+    by_shape,
+    choose_sizes,
+    longest_first,
+    timed_packs,
+)
 from hptransfer.results.curves import write_curve
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_index import INDEX_NAME
@@ -50,7 +56,9 @@ SHAPE = (
     "search.lr.step=0.25",
 )
 # Seconds of a step and bytes of a pack, as a CPU's probe finds them.
-COST = PackCost(tuple(Point(t, 0.02 + 0.004 * t, 1e6 * t) for t in (1, 2, 4, 8)), warmup=0.01)
+COST = PackCost(
+    tuple(MeasuredPack(t, 0.02 + 0.004 * t, 1e6 * t) for t in (1, 2, 4, 8)), warmup=0.01
+)
 WORKERS = 64
 BATCHES = (8, 64)
 CURVES, CURVE_POINTS = 500, 10
@@ -139,12 +147,12 @@ def _timed(work: Callable[[], T], runs: int) -> tuple[list[float], T]:
     return seconds, answers[0]
 
 
-def planned(count: int) -> tuple[Composed, list[Pack]]:
+def planned(count: int) -> tuple[Composed, list[Trials]]:
     """Compose a sweep of so many trials and cut it into packs, the longest first."""
     seeds = f"sweep.seeds={list(range(count // TRIALS_PER_SEED))}".replace(" ", "")
     composed = compose_file(shipped_folder("sweeps") / "quickstart.yaml", [*SHAPE, seeds])
     groups = by_shape(wanted(sweep_config(composed)).values())
-    chosen = chosen_sizes(groups, dict.fromkeys(groups, COST), WORKERS)
+    chosen = choose_sizes(groups, dict.fromkeys(groups, COST), WORKERS)
     packs = [
         pack
         for key, choice in chosen.items()
@@ -162,7 +170,7 @@ def appended(folder: Path, rows: Sequence[dict[str, Any]], size: int) -> float:
         return time.perf_counter() - started
 
 
-def resumed(folder: Path, packs: Sequence[Pack]) -> list[Pack]:
+def resumed(folder: Path, packs: Sequence[Trials]) -> list[Trials]:
     """Open a ledger and return the packs that it lacks rows of."""
     with LedgerWriter(folder) as writer:
         return pending(packs, writer.keys)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
-from hptransfer.execution.pack_sizes import Pack, by_shape, longest_first, lower_bound, makespan
+from hptransfer.execution.pack_sizes import Trials, by_shape, longest_first, lower_bound, makespan
 from hptransfer.execution.pack_sizes_file import read_packs
 from hptransfer.results.ledger_rows import rows_in
 from hptransfer.sweeping.design.trials import wanted
@@ -63,7 +63,7 @@ def recorded_seconds(seeds: int) -> tuple[list[float], list[float]]:
     return [LONGER * pack.seconds for pack in longest_first(packs)], ratios
 
 
-def _groups(*overrides: str) -> dict[str, Pack]:
+def _groups(*overrides: str) -> dict[str, Trials]:
     composed = compose_file(shipped_folder("sweeps") / "quickstart.yaml", list(overrides))
     return by_shape(wanted(sweep_config(composed)).values())
 

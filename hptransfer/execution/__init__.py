@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
-from hptransfer.execution.pack_sizes import Survey
+from hptransfer.execution.pack_sizes import Measurement
 from hptransfer.execution.resources import usable_cpus
 from hptransfer.execution.work import OnResults, Pack, PackError, RunPack, ignore_start
 
-__all__ = ["Pack", "PackError", "RunPack", "run_packs", "survey"]
+__all__ = ["Pack", "PackError", "RunPack", "measure_packs", "run_packs"]
 
 
 def run_packs(
@@ -53,7 +53,9 @@ def run_packs(
     )
 
 
-def survey(groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorConfig) -> Survey:
+def measure_packs(
+    groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorConfig
+) -> Measurement:
     """Measure what packs of each group of equal shapes cost where packs run, and count places.
 
     In this process where packs run on this machine's CPU, or one after another; else in workers
@@ -65,14 +67,14 @@ def survey(groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorCon
     """
     in_process = executor.name == "local" or (executor.address == "local" and not runtime.on_gpu)
     if not in_process:
-        from hptransfer.execution.ray.measure import survey as survey_on_workers
+        from hptransfer.execution.ray.measure import measure_packs as measure_on_workers
 
-        return survey_on_workers(groups, runtime, executor)
+        return measure_on_workers(groups, runtime, executor)
     from hptransfer.execution.measure import measured_costs
 
     workers = 1 if executor.name == "local" else _local_places(executor)
     costs, notes = measured_costs(groups, runtime, share=1.0 / workers)
-    return Survey(costs, workers, notes)
+    return Measurement(costs, workers, notes)
 
 
 def _local_places(executor: ExecutorConfig) -> int:

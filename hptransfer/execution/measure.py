@@ -23,7 +23,7 @@ import torch
 from hptransfer.config import BudgetConfig, ParametrizationConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import canonical, shape_signature
 from hptransfer.execution.pack_cache import PackCache
-from hptransfer.execution.pack_cost import PackCost, Point
+from hptransfer.execution.pack_cost import MeasuredPack, PackCost
 from hptransfer.training.dataset import load_dataset
 from hptransfer.training.device import (
     hardware_model,
@@ -126,7 +126,7 @@ def _climbed(
         if is_out_of_memory(error):
             raise too_large(group[0], device) from error
         raise
-    points = (Point(1, statistics.median(blocks), last.bytes),)
+    points = (MeasuredPack(1, statistics.median(blocks), last.bytes),)
     spread = half_range(blocks)
     cost = PackCost(points, last.warmup, capacity, extrapolates=runtime.on_gpu, spread=spread)
     while (size := cost.next_size(len(group))) is not None:
@@ -138,7 +138,7 @@ def _climbed(
                 return dataclasses.replace(cost, too_large=size)
             raise
         seconds = statistics.median(ratios) * cost.points[-1].seconds
-        points = (*cost.points, Point(size, seconds, larger.bytes))
+        points = (*cost.points, MeasuredPack(size, seconds, larger.bytes))
         warmup, spread = min(cost.warmup, larger.warmup), max(spread, half_range(ratios))
         cost = dataclasses.replace(cost, points=points, warmup=warmup, spread=spread)
         last = larger

@@ -16,7 +16,7 @@ T = TypeVar("T")
 TOLERANCE = 0.05
 
 
-class Point(NamedTuple):
+class MeasuredPack(NamedTuple):
     """A measured pack: its trials, the seconds of one step of them all, and its memory."""
 
     size: int
@@ -39,7 +39,7 @@ class PackCost:
     and only where `extrapolates`: a CPU's large packs lose to cache misses, so its rate may fall.
     """
 
-    points: tuple[Point, ...]  # in order of size
+    points: tuple[MeasuredPack, ...]  # in order of size
     warmup: float = 0.0  # seconds before a pack's first steady step: capture, first reads
     capacity: float = math.inf  # bytes that a pack may take
     extrapolates: bool = False  # whether sizes beyond the measured ones may be chosen
@@ -180,7 +180,7 @@ def from_json(found: Mapping[str, Any], *, capacity: float, extrapolates: bool) 
     """
     too_large, spread = found["too_large"], found.get("spread")  # older entries have no spread
     return PackCost(
-        tuple(Point(int(size), float(s), float(b)) for size, s, b in found["points"]),
+        tuple(MeasuredPack(int(size), float(s), float(b)) for size, s, b in found["points"]),
         float(found["warmup"]),
         capacity,
         extrapolates,

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.identity import shape_signature, trial_key
-from hptransfer.execution.pack_cost import PackCost, Point, even_parts
+from hptransfer.execution.pack_cost import MeasuredPack, PackCost, even_parts
 from hptransfer.results.trial_result import TrialResult
 
-Pack = tuple[TrialConfig, ...]
+Trials = tuple[TrialConfig, ...]
 
 
 # The parts of a trial that may decide its shapes: all but what `shape_signature` replaces whole.
@@ -24,7 +24,7 @@ _shaping = attrgetter(
 )
 
 
-class Survey(NamedTuple):
+class Measurement(NamedTuple):
     """What was found out before packs are cut: a cost per group, and packs that run at a time."""
 
     costs: list[PackCost]
@@ -35,12 +35,12 @@ class Survey(NamedTuple):
 class TimedPack(NamedTuple):
     """A pack and the seconds that it is expected to take."""
 
-    trials: Pack
+    trials: Trials
     seconds: float
 
 
 @dataclass(frozen=True)
-class Chosen:
+class PackSize:
     """The size in which trials of one shape are packed, and what such a pack costs."""
 
     width: int
@@ -55,7 +55,7 @@ class Chosen:
 
     def cost(self) -> PackCost:
         """Return the cost that is known of packs of this size."""
-        return PackCost((Point(self.size, self.seconds, 0.0),), self.warmup)
+        return PackCost((MeasuredPack(self.size, self.seconds, 0.0),), self.warmup)
 
 
 def shape_key(config: TrialConfig) -> str:
@@ -63,7 +63,7 @@ def shape_key(config: TrialConfig) -> str:
     return trial_key(shape_signature(config))
 
 
-def by_shape(trials: Iterable[TrialConfig]) -> dict[str, Pack]:
+def by_shape(trials: Iterable[TrialConfig]) -> dict[str, Trials]:
     """Group trials that could share a pack, by `shape_key`, in their order."""
     keys: dict[tuple[int, ...], str] = {}  # by identity: the trials of a sweep share their parts
     groups: dict[str, list[TrialConfig]] = {}
@@ -75,7 +75,7 @@ def by_shape(trials: Iterable[TrialConfig]) -> dict[str, Pack]:
     return {key: tuple(group) for key, group in groups.items()}
 
 
-def timed_packs(group: Pack, size: int, cost: PackCost) -> list[TimedPack]:
+def timed_packs(group: Trials, size: int, cost: PackCost) -> list[TimedPack]:
     """Cut trials of one shape into packs and say what each will take."""
     seconds = cost.run_seconds(len(group), size, group[0].budget.steps)
     packs = [tuple(part) for part in even_parts(group, size)]
@@ -103,12 +103,12 @@ def lower_bound(seconds: Sequence[float], workers: int) -> float:
     return max(sum(seconds) / workers, max(seconds, default=0.0))
 
 
-def chosen_sizes(
-    groups: Mapping[str, Pack],
+def choose_sizes(
+    groups: Mapping[str, Trials],
     costs: Mapping[str, PackCost],
     workers: int,
     others: Sequence[float] = (),
-) -> dict[str, Chosen]:
+) -> dict[str, PackSize]:
     """Choose each group's pack size so that all packs together end soonest.
 
     Every limit on a pack's seconds is tried, from the best sizes down: below it each group takes
@@ -133,7 +133,7 @@ def chosen_sizes(
     return {key: _chosen(groups[key], size, costs[key]) for key, size in best.items()}
 
 
-def _options(group: Pack, cost: PackCost) -> dict[int, list[float]]:
+def _options(group: Trials, cost: PackCost) -> dict[int, list[float]]:
     """Return the seconds of the packs that each size up to the best one gives."""
     steps, count = group[0].budget.steps, len(group)
     best = cost.best_size(count, steps)
@@ -145,11 +145,11 @@ def _largest_within(option: Mapping[int, list[float]], limit: float) -> int:
     return max(within, default=min(option))
 
 
-def _chosen(group: Pack, size: int, cost: PackCost) -> Chosen:
-    return Chosen(group[0].model.width, size, cost.seconds(size), cost.warmup)
+def _chosen(group: Trials, size: int, cost: PackCost) -> PackSize:
+    return PackSize(group[0].model.width, size, cost.seconds(size), cost.warmup)
 
 
-def sizes_text(chosen: Iterable[Chosen]) -> str:
+def sizes_text(chosen: Iterable[PackSize]) -> str:
     """Say in which sizes a sweep is packed: "packs of 8 at width 24, 1 at 96"."""
     found = sorted({(choice.width, choice.size) for choice in chosen})
     first, *rest = [f"{size} at width {width}" for width, size in found]

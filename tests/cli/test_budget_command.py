@@ -12,7 +12,7 @@ import pytest
 
 from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file, sweep_config
-from hptransfer.execution.pack_sizes import Survey
+from hptransfer.execution.pack_sizes import Measurement
 from hptransfer.results.ledger_writer import LedgerWriter
 from tests.support.budget_rows import cost_of, recorded_rows
 
@@ -21,11 +21,11 @@ from tests.support.budget_rows import cost_of, recorded_rows
 def probed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a known cost in the place of the probe."""
 
-    def survey(groups: Sequence[Any], runtime: Any, executor: Any) -> Survey:
-        return Survey([cost_of(group[0].model.width) for group in groups], 1)
+    def measure_packs(groups: Sequence[Any], runtime: Any, executor: Any) -> Measurement:
+        return Measurement([cost_of(group[0].model.width) for group in groups], 1)
 
-    monkeypatch.setattr("hptransfer.sweeping.plan.budget.costs.survey", survey)
-    monkeypatch.setattr("hptransfer.sweeping.plan.plan.survey", survey)
+    monkeypatch.setattr("hptransfer.sweeping.plan.budget.costs.measure_packs", measure_packs)
+    monkeypatch.setattr("hptransfer.sweeping.plan.plan.measure_packs", measure_packs)
 
 
 def record(path: Path, widths: Sequence[int] = (8, 16, 32)) -> None:

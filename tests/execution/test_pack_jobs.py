@@ -14,13 +14,13 @@ from hptransfer.config import TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_cache import cache_file
-from hptransfer.execution.pack_sizes import Pack
+from hptransfer.execution.pack_sizes import Trials
 from hptransfer.sweeping.run import driver
 from hptransfer.sweeping.run import job as jobs
 from hptransfer.training.packs import run as trial
-from tests.support.sweeps import LEDGER, PACKS, opened, outcomes, rows
+from tests.support.sweeps import LEDGER, PACKS, known_costs, opened, outcomes, rows
 
-__all__ = ["opened"]
+__all__ = ["known_costs", "opened"]
 MEASURED = "runtime.pack_size=null"
 
 
@@ -30,7 +30,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     handed: list[tuple[int, int]] = []
     run = driver.run_packs
 
-    def run_packs(packs: Sequence[Pack], *rest, **more) -> None:
+    def run_packs(packs: Sequence[Trials], *rest, **more) -> None:
         handed.extend((pack[0].model.width, len(pack)) for pack in packs)
         run(packs, *rest, **more)
 
@@ -42,8 +42,8 @@ def lose_last_row() -> None:
     LEDGER.write_bytes(b"".join(LEDGER.read_bytes().splitlines(keepends=True)[:-1]))
 
 
-def test_a_continued_sweep_has_the_recorded_packs(opened, surveyed, seen) -> None:
-    asked = surveyed({1: 1.0, 2: 1.2, 4: 1.8})
+def test_a_continued_sweep_has_the_recorded_packs(opened, known_costs, seen) -> None:
+    asked = known_costs({1: 1.0, 2: 1.2, 4: 1.8})
     job = opened("sweep.widths=[8]", MEASURED)
     driver.sweep(job)
     assert asked == [8] and seen == [(8, 4)] * 3
@@ -52,16 +52,16 @@ def test_a_continued_sweep_has_the_recorded_packs(opened, surveyed, seen) -> Non
     written, whole = PACKS.read_bytes(), outcomes()
     lose_last_row()
     seen.clear()
-    again = surveyed({1: 1.0, 2: 2.5}, workers=64)
+    again = known_costs({1: 1.0, 2: 2.5}, workers=64)
     assert driver.sweep(job) == 1
     assert again == [] and seen == [(8, 4)]
     assert outcomes() == whole and PACKS.read_bytes() == written
 
 
-def test_only_shapes_that_are_pending_and_unknown_are_measured(opened, surveyed, seen) -> None:
-    surveyed({1: 1.0, 2: 1.2, 4: 1.8})
+def test_only_shapes_that_are_pending_and_unknown_are_measured(opened, known_costs, seen) -> None:
+    known_costs({1: 1.0, 2: 1.2, 4: 1.8})
     driver.sweep(opened("sweep.widths=[8]", MEASURED))
-    asked = surveyed({1: 1.0, 2: 1.2})
+    asked = known_costs({1: 1.0, 2: 1.2})
     seen.clear()
     driver.sweep(opened("sweep.widths=8,16", "sweep.parametrizations=[mup]", MEASURED))
     assert asked == [16] and seen == [(16, 2)] * 6
@@ -70,8 +70,8 @@ def test_only_shapes_that_are_pending_and_unknown_are_measured(opened, surveyed,
     assert asked == [16]
 
 
-def test_a_given_size_wins_and_measures_and_records_nothing(opened, surveyed, seen) -> None:
-    asked = surveyed({1: 1.0, 2: 1.2, 4: 1.8})
+def test_a_given_size_wins_and_measures_and_records_nothing(opened, known_costs, seen) -> None:
+    asked = known_costs({1: 1.0, 2: 1.2, 4: 1.8})
     driver.sweep(opened("sweep.widths=[8]", "runtime.pack_size=3"))
     assert asked == [] and seen == [(8, 3)] * 4 and not PACKS.exists()
     driver.sweep(opened("sweep.widths=8,16", MEASURED))
@@ -82,20 +82,20 @@ def test_a_given_size_wins_and_measures_and_records_nothing(opened, surveyed, se
     assert {size for _, size in seen} == {6} and PACKS.read_bytes() == written
 
 
-def test_the_longest_packs_run_first(opened, surveyed, seen) -> None:
-    surveyed({1: 1.0, 2: 1.2, 4: 1.8})
+def test_the_longest_packs_run_first(opened, known_costs, seen) -> None:
+    known_costs({1: 1.0, 2: 1.2, 4: 1.8})
     driver.sweep(opened("sweep.widths=[8]", MEASURED))
     lose_last_row()
     seen.clear()
-    surveyed({1: 0.1})
+    known_costs({1: 0.1})
     driver.sweep(opened("sweep.widths=8,16", "sweep.parametrizations=[mup]", MEASURED))
     assert seen[0] == (8, 4) and {width for width, _ in seen[1:]} == {16}
 
 
 def test_what_is_measured_is_said_unless_quiet(
-    opened, surveyed, capsys: pytest.CaptureFixture[str]
+    opened, known_costs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    surveyed({1: 1.0, 2: 1.2, 4: 1.8})
+    known_costs({1: 1.0, 2: 1.2, 4: 1.8})
     job = opened("sweep.widths=[8]", MEASURED)
     loud = jobs.Job(job.composed, job.sweep, job.folder, quiet=False)
     driver.sweep(loud)
@@ -115,8 +115,8 @@ def test_what_is_measured_is_said_unless_quiet(
         for size, s in ((0, 1.0), (2, -1.0))
     ],
 )
-def test_a_damaged_record_is_refused(opened, surveyed, content: str) -> None:
-    surveyed({1: 1.0})
+def test_a_damaged_record_is_refused(opened, known_costs, content: str) -> None:
+    known_costs({1: 1.0})
     job = opened("sweep.widths=[8]", MEASURED)
     PACKS.write_text(content)
     with pytest.raises(UserError, match=r"packs.json is not as hptransfer wrote it"):

@@ -12,11 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hptransfer.config import BudgetConfig, DiTConfig, TrialConfig
-from hptransfer.execution.pack_cost import Line, PackCost, Point, as_json, even_parts, from_json
+from hptransfer.execution.pack_cost import (
+    Line,
+    MeasuredPack,
+    PackCost,
+    as_json,
+    even_parts,
+    from_json,
+)
 from hptransfer.execution.pack_sizes import (
-    Chosen,
+    PackSize,
     by_shape,
-    chosen_sizes,
+    choose_sizes,
     halved_text,
     longest_first,
     lower_bound,
@@ -34,7 +41,7 @@ GIB = 2.0**30
 def cost_of(
     seconds: dict[int, float], *, each: float = 0.0, capacity: float = math.inf, **more
 ) -> PackCost:
-    points = tuple(Point(size, taken, each * size) for size, taken in seconds.items())
+    points = tuple(MeasuredPack(size, taken, each * size) for size, taken in seconds.items())
     return PackCost(points, capacity=capacity, **more)
 
 
@@ -106,7 +113,12 @@ class TestPackCost:
 
     @pytest.mark.parametrize(
         "points",
-        [(), (Point(0, 1.0, 0),), (Point(2, 1.0, 0), Point(1, 1.0, 0)), (Point(1, math.nan, 0),)],
+        [
+            (),
+            (MeasuredPack(0, 1.0, 0),),
+            (MeasuredPack(2, 1.0, 0), MeasuredPack(1, 1.0, 0)),
+            (MeasuredPack(1, math.nan, 0),),
+        ],
     )
     def test_what_was_not_measured_is_refused(self, points):
         with pytest.raises(ValueError, match="must"):
@@ -151,7 +163,7 @@ def test_one_pack_too_many_is_not_left_to_straggle(tiny_trial) -> None:
     cost = cost_of({1: 1.0, 2: 1.8, 4: 2.8})
     (key,) = by_shape(group)
     assert cost.best_size(len(group), 6) == 4
-    (choice,) = chosen_sizes({key: group}, {key: cost}, 64).values()
+    (choice,) = choose_sizes({key: group}, {key: cost}, 64).values()
     seconds = [pack.seconds for pack in timed_packs(group, choice.size, cost)]
     assert choice.size < 4
     assert makespan(seconds, 64) < 0.9 * makespan(cost.run_seconds(len(group), 4, 6), 64)
@@ -161,15 +173,15 @@ def test_packs_that_are_cut_already_take_their_place(tiny_trial) -> None:
     group = tuple(tiny_trial(-6.0, seed=seed) for seed in range(8))
     (key,) = by_shape(group)
     cost = cost_of({1: 1.0, 2: 1.8, 4: 3.2, 8: 6.0})
-    alone = chosen_sizes({key: group}, {key: cost}, 2)[key]
+    alone = choose_sizes({key: group}, {key: cost}, 2)[key]
     assert alone.size == 4
-    assert alone == Chosen(16, 4, 3.2, 0.0)
-    beside = chosen_sizes({key: group}, {key: cost}, 2, others=[36.0])[key]  # six steps
+    assert alone == PackSize(16, 4, 3.2, 0.0)
+    beside = choose_sizes({key: group}, {key: cost}, 2, others=[36.0])[key]  # six steps
     assert beside.size == 8
 
 
 def test_sizes_are_said_by_width() -> None:
-    choices = [Chosen(96, 1, 1.0, 0.0), Chosen(24, 8, 1.0, 0.0), Chosen(24, 8, 1.0, 0.0)]
+    choices = [PackSize(96, 1, 1.0, 0.0), PackSize(24, 8, 1.0, 0.0), PackSize(24, 8, 1.0, 0.0)]
     assert sizes_text(choices) == "packs of 8 at width 24, 1 at 96"
 
 
@@ -217,7 +229,7 @@ WORKERS = [1, 2, 8, 64, 1024]
 
 def cut(groups, costs, workers: int) -> list[float]:
     """Return the seconds of the packs into which a sweep is cut."""
-    chosen = chosen_sizes(groups, costs, workers)
+    chosen = choose_sizes(groups, costs, workers)
     packs = [timed_packs(group, chosen[key].size, costs[key]) for key, group in groups.items()]
     return [pack.seconds for group in packs for pack in group]
 

@@ -17,14 +17,14 @@ from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.errors import MachineError
 from hptransfer.execution import measure as probe
-from hptransfer.execution import survey
+from hptransfer.execution import measure_packs
 from hptransfer.execution.pack_cache import PackCache, cache_file
-from hptransfer.execution.pack_cost import PackCost, Point
+from hptransfer.execution.pack_cost import MeasuredPack, PackCost
 from hptransfer.training.packs import run
 from hptransfer.training.packs.run import run_pack
 
 CPU = torch.device("cpu")
-COST = PackCost((Point(1, 1.0, 10.0), Point(2, 1.5, 20.0)), warmup=0.5)
+COST = PackCost((MeasuredPack(1, 1.0, 10.0), MeasuredPack(2, 1.5, 20.0)), warmup=0.5)
 
 
 @pytest.fixture(autouse=True)
@@ -252,7 +252,7 @@ def add_twenty(start: int) -> None:
 
 class TestSurvey:
     def test_the_local_executor_has_one_place(self, group, runtime) -> None:
-        found = survey([group[:2]], runtime, ExecutorConfig(name="local", workers=7))
+        found = measure_packs([group[:2]], runtime, ExecutorConfig(name="local", workers=7))
         assert found.workers == 1
         assert found.costs[0].points[0].size == 1
 
@@ -268,16 +268,20 @@ class TestSurvey:
 
         monkeypatch.setattr(probe, "measured_costs", measured)
         monkeypatch.setattr("hptransfer.execution.usable_cpus", lambda: 4)
-        found = survey([group], runtime, ExecutorConfig(name="ray", workers=workers, cpus=2.0))
+        found = measure_packs(
+            [group], runtime, ExecutorConfig(name="ray", workers=workers, cpus=2.0)
+        )
         assert found == ([COST], places, ())
         assert shares == [1 / places]
 
     @pytest.mark.cluster
     def test_workers_measure_what_they_run(self, group, tiny_trial, runtime) -> None:
-        from hptransfer.execution.ray.measure import survey as survey_on_workers
+        from hptransfer.execution.ray.measure import measure_packs as measure_on_workers
 
         other = tuple(tiny_trial(lr, width=32) for lr in (-9.0, -7.0))
-        found = survey_on_workers([group[:2], other, group[:1]], runtime, ExecutorConfig(workers=2))
+        found = measure_on_workers(
+            [group[:2], other, group[:1]], runtime, ExecutorConfig(workers=2)
+        )
         assert found.workers == 2
         assert [cost.points[-1].size for cost in found.costs] in ([2, 2, 1], [2, 2, 2])
         assert looked_up(probe.cost_facts(other, runtime, CPU)) is not None
@@ -285,8 +289,8 @@ class TestSurvey:
     @pytest.mark.cluster
     def test_a_workers_refusal_reaches_the_user(self, group) -> None:
         from hptransfer.errors import UserError
-        from hptransfer.execution.ray.measure import survey as survey_on_workers
+        from hptransfer.execution.ray.measure import measure_packs as measure_on_workers
 
         executor = ExecutorConfig(gpus=0.0)
         with pytest.raises(UserError, match="must be cpu, cuda or cuda:N"):
-            survey_on_workers([group], RuntimeConfig(device="tpu"), executor)
+            measure_on_workers([group], RuntimeConfig(device="tpu"), executor)

@@ -9,7 +9,7 @@ import numpy as np
 
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.execution.pack_cost import PackCost, Point
+from hptransfer.execution.pack_cost import MeasuredPack, PackCost
 from hptransfer.results.ledger_rows import row
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan.budget.knowledge import Knowledge, shape_of
@@ -35,7 +35,7 @@ KNOWN = Knowledge(
 def cost_of(width: int) -> PackCost:
     """A pack of four takes twice as long as a single trial."""
     second = width / 8.0
-    points = tuple(Point(n, second * (0.5 + n / 2), 1.0) for n in (1, 2, 4))
+    points = tuple(MeasuredPack(n, second * (0.5 + n / 2), 1.0) for n in (1, 2, 4))
     return PackCost(points, warmup=1.0, spread=0.1)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file
-from hptransfer.execution.pack_cost import PackCost, Point
-from hptransfer.execution.pack_sizes import Pack, Survey
+from hptransfer.execution.pack_cost import MeasuredPack, PackCost
+from hptransfer.execution.pack_sizes import Measurement, Trials
 from hptransfer.results.ledger_rows import read
 from hptransfer.sweeping.run import driver
 from hptransfer.sweeping.run import job as jobs
@@ -68,18 +68,18 @@ PACKS = Path("results/tiny/packs.json")
 
 
 @pytest.fixture
-def surveyed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+def known_costs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
     """Put fixed costs in the place of measured ones; return the widths that were asked for."""
 
     def make(seconds: dict[int, float], workers: int = 1) -> list[int]:
         asked: list[int] = []
-        cost = PackCost(tuple(Point(size, taken, 0.0) for size, taken in seconds.items()))
+        cost = PackCost(tuple(MeasuredPack(size, taken, 0.0) for size, taken in seconds.items()))
 
-        def survey(groups: Sequence[Pack], *_: object) -> Survey:
+        def measure_packs(groups: Sequence[Trials], *_: object) -> Measurement:
             asked.extend(group[0].model.width for group in groups)
-            return Survey([cost] * len(groups), workers, ("a note",))
+            return Measurement([cost] * len(groups), workers, ("a note",))
 
-        monkeypatch.setattr(driver, "survey", survey)
+        monkeypatch.setattr(driver, "measure_packs", measure_packs)
         return asked
 
     return make

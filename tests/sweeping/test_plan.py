@@ -13,8 +13,8 @@ from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file, sweep_config
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import trial_key
-from hptransfer.execution.pack_cost import PackCost, Point
-from hptransfer.execution.pack_sizes import Survey, by_shape
+from hptransfer.execution.pack_cost import MeasuredPack, PackCost
+from hptransfer.execution.pack_sizes import Measurement, by_shape
 from hptransfer.results.ledger_writer import LedgerWriter, row
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan import costs
@@ -23,7 +23,7 @@ from tests.support.tiny import completed
 
 GIB = 2.0**30
 COST = PackCost(
-    tuple(Point(size, taken, size * GIB) for size, taken in ((1, 1.0), (2, 1.5), (4, 2.0))),
+    tuple(MeasuredPack(size, taken, size * GIB) for size, taken in ((1, 1.0), (2, 1.5), (4, 2.0))),
     warmup=3.0,
     spread=0.25,
 )
@@ -37,11 +37,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Put a known cost in the place of the probe; return the numbers of trials asked for."""
     sizes: list[int] = []
 
-    def survey(groups: Sequence[Any], runtime: Any, executor: Any) -> Survey:
+    def measure_packs(groups: Sequence[Any], runtime: Any, executor: Any) -> Measurement:
         sizes.extend(len(group) for group in groups)
-        return Survey([COST] * len(groups), 2)
+        return Measurement([COST] * len(groups), 2)
 
-    monkeypatch.setattr("hptransfer.sweeping.plan.plan.survey", survey)
+    monkeypatch.setattr("hptransfer.sweeping.plan.plan.measure_packs", measure_packs)
     return sizes
 
 

@@ -12,9 +12,9 @@ from hptransfer.config import CheckpointConfig
 from hptransfer.errors import Interrupted, MachineError
 from hptransfer.sweeping.run import driver
 from hptransfer.training.packs.state import TrainingState
-from tests.support.sweeps import LEDGER, PACKS, opened, outcomes, rows, surveyed
+from tests.support.sweeps import LEDGER, PACKS, known_costs, opened, outcomes, rows
 
-__all__ = ["opened", "surveyed"]
+__all__ = ["known_costs", "opened"]
 REFINE = ("sweep.design.method=refine", "sweep.design.points=5", "runtime.pack_size=null")
 
 
@@ -25,9 +25,9 @@ def events(kind: str, folder: str = "results/tiny") -> list[dict]:
 
 
 def test_an_adaptive_design_measures_all_shapes_before_it_asks(
-    opened, surveyed, monkeypatch: pytest.MonkeyPatch
+    opened, known_costs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = surveyed({1: 1.0, 2: 1.2, 4: 1.8})
+    asked = known_costs({1: 1.0, 2: 1.2, 4: 1.8})
     measured_before: list[int] = []
     run = driver.run_packs
 

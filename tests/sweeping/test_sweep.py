@@ -12,7 +12,7 @@ from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, shape_signature, trial_key
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_cost import even_parts
-from hptransfer.execution.pack_sizes import Pack, by_shape
+from hptransfer.execution.pack_sizes import Trials, by_shape
 from hptransfer.sweeping.design.points import grid
 from hptransfer.sweeping.design.trials import (
     check_same_question,
@@ -57,7 +57,7 @@ def test_packs_hold_every_trial_once_in_even_parts(size: int) -> None:
     assert max(len(pack) for pack in cut) <= size
 
 
-def packs(trials: Iterable[TrialConfig], size: int) -> list[Pack]:
+def packs(trials: Iterable[TrialConfig], size: int) -> list[Trials]:
     return [tuple(part) for group in by_shape(trials).values() for part in even_parts(group, size)]
 
 

@@ -11,7 +11,7 @@ from ray.exceptions import RayError, RayTaskError
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import MachineError, UserError
 from hptransfer.execution.pack_cost import PackCost
-from hptransfer.execution.pack_sizes import Survey
+from hptransfer.execution.pack_sizes import Measurement
 from hptransfer.execution.ray.cluster import joined_cluster
 from hptransfer.execution.ray.session import ray_session
 from hptransfer.execution.resources import Resources, places, resources_of
@@ -20,10 +20,13 @@ from hptransfer.execution.work import Pack
 Measured = tuple[list[PackCost], tuple[str, ...]]
 
 
-def survey(groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorConfig) -> Survey:
-    """Measure on as many workers as there are groups or places; see `hptransfer.execution.survey`.
+def measure_packs(
+    groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorConfig
+) -> Measurement:
+    """Measure on as many workers as there are groups or places.
 
-    A worker ends with its measurement, so that its GPU is free for the packs.
+    See `hptransfer.execution.measure_packs`. A worker ends with its measurement, so that
+    its GPU is free for the packs.
     """
     request = resources_of(runtime, executor)
     with ray_session(executor), joined_cluster(executor, request, len(groups)) as cluster:
@@ -56,7 +59,7 @@ def survey(groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorCon
             raise answer
         costs |= dict(zip(range(start, len(groups), shares), answer[0], strict=True))
         notes += answer[1]
-    return Survey([costs[i] for i in range(len(groups))], workers, tuple(dict.fromkeys(notes)))
+    return Measurement([costs[i] for i in range(len(groups))], workers, tuple(dict.fromkeys(notes)))
 
 
 def _share(request: Resources, runtime: RuntimeConfig, workers: int) -> float:

@@ -13,7 +13,7 @@ from hptransfer.config.hyperparameters import hyperparameter, with_hyperparamete
 from hptransfer.config.identity import flat, trial_key, with_scaling, with_width
 from hptransfer.config.sweep import SweepConfig, require_allowable
 from hptransfer.errors import UserError
-from hptransfer.execution.pack_sizes import Pack
+from hptransfer.execution.pack_sizes import Trials
 from hptransfer.sweeping.design.points import points
 
 
@@ -50,7 +50,7 @@ def stand_ins(sweep: SweepConfig, points: int) -> list[TrialConfig]:
     return list(trials.values())
 
 
-def realised(sweep: SweepConfig, target: TrialConfig, point: Mapping[str, float]) -> Pack:
+def realised(sweep: SweepConfig, target: TrialConfig, point: Mapping[str, float]) -> Trials:
     """Return the target's own trials: the transferred point and the grid points nearest to it.
 
     The first axis is swept around the point; other HPs stay where they were transferred.
@@ -66,7 +66,7 @@ def realised(sweep: SweepConfig, target: TrialConfig, point: Mapping[str, float]
     )
 
 
-def pending(all_packs: Sequence[Pack], done: Collection[str]) -> list[Pack]:
+def pending(all_packs: Sequence[Trials], done: Collection[str]) -> list[Trials]:
     """Return the packs of which a row is missing; such a pack reruns whole."""
     return [pack for pack in all_packs if any(trial_key(config) not in done for config in pack)]
 

@@ -14,7 +14,7 @@ import numpy as np
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.execution.pack_cost import PackCost, even_parts
-from hptransfer.execution.pack_sizes import Chosen, Pack, TimedPack, timed_packs
+from hptransfer.execution.pack_sizes import PackSize, TimedPack, Trials, timed_packs
 from hptransfer.sweeping.design.trials import pending
 from hptransfer.training.flops import step_flops, trial_flops
 
@@ -94,10 +94,10 @@ def place(runtime: RuntimeConfig, executor: ExecutorConfig) -> Place:
     return Place("core", cores, executor.price_per_hour)
 
 
-def given(group: Pack, size: int, cost: PackCost) -> Chosen:
+def given(group: Trials, size: int, cost: PackCost) -> PackSize:
     """Return a pack size that the config gives as if it had been chosen."""
     part = len(even_parts(group, size)[0])
-    return Chosen(group[0].model.width, part, cost.seconds(part), cost.warmup)
+    return PackSize(group[0].model.width, part, cost.seconds(part), cost.warmup)
 
 
 def left(
@@ -116,7 +116,7 @@ def source(cost: PackCost | None) -> str:
     return "cached" if cost.cached else "measured"
 
 
-def cut(group: Pack, chosen: Chosen, at_once: int | None) -> list[TimedPack]:
+def cut(group: Trials, chosen: PackSize, at_once: int | None) -> list[TimedPack]:
     """Cut a group into packs, each so many trials that are asked at once (None: all) by itself.
 
     A pack's seconds are the probe's for its steps, and for its evaluations what FLOPs say.

@@ -14,8 +14,15 @@ from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.conditions import condition_of
 from hptransfer.config.identity import arm_of, trial_key
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.execution import survey
-from hptransfer.execution.pack_sizes import Chosen, Pack, Survey, by_shape, chosen_sizes, makespan
+from hptransfer.execution import measure_packs
+from hptransfer.execution.pack_sizes import (
+    Measurement,
+    PackSize,
+    Trials,
+    by_shape,
+    choose_sizes,
+    makespan,
+)
 from hptransfer.sweeping.design.points import points
 from hptransfer.sweeping.design.trials import pending, stand_ins, wanted
 from hptransfer.sweeping.plan.costs import (
@@ -46,7 +53,7 @@ HOUR = 3600.0
 class Shape:
     """The trials of one shape: an arm at a width."""
 
-    trials: Pack
+    trials: Trials
     recorded: int
     work: Work | None  # None: nothing is left to run
 
@@ -68,7 +75,7 @@ def plan(
     *,
     rows: Rows,
     target_rows: Sequence[Row],
-    sizes: Mapping[str, Chosen],
+    sizes: Mapping[str, PackSize],
     workers: int | None,
 ) -> dict[str, Any]:
     """Return what `hptransfer plan --json` prints; shapes of unknown cost are measured.
@@ -91,9 +98,9 @@ def plan(
     known = {key: kept[key] for key in open_groups if key in kept}
     unknown = {key: group for key, group in open_groups.items() if key not in kept}
     if unknown or workers is None:
-        found = survey([group[:at_once] for group in unknown.values()], runtime, executor)
+        found = measure_packs([group[:at_once] for group in unknown.values()], runtime, executor)
     else:
-        found = Survey([], workers)
+        found = Measurement([], workers)
     places = workers or found.workers
     costs = dict(zip(unknown, found.costs, strict=True))
     if runtime.pack_size:
@@ -104,7 +111,7 @@ def plan(
         cuts = {key: cut(groups[key], choice, at_once) for key, choice in known.items()}
         others = [pack.seconds for packs in left(cuts, done).values() for pack in packs]
         together = {key: group[:at_once] for key, group in unknown.items()}
-        chosen = {**kept, **chosen_sizes(together, costs, places, others)}
+        chosen = {**kept, **choose_sizes(together, costs, places, others)}
     cuts = {key: cut(groups[key], choice, at_once) for key, choice in chosen.items()}
     ratios = {key: ratios_of(packs, rows, on_gpu=runtime.on_gpu) for key, packs in cuts.items()}
     works = {
@@ -141,7 +148,7 @@ def planned_trials(sweep: SweepConfig) -> list[TrialConfig]:
     return stand_ins(sweep, sweep.design.total)
 
 
-def _stand_ins_done(groups: Mapping[str, Pack], rows: Iterable[Row]) -> set[str]:
+def _stand_ins_done(groups: Mapping[str, Trials], rows: Iterable[Row]) -> set[str]:
     """Return stand-ins for the recorded trials: as many of each arm and width."""
     counts = Counter((row["parametrization"], row["width"]) for row in rows)
     return {

@@ -11,14 +11,14 @@ from hptransfer.config.choices import Method
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError
-from hptransfer.execution import run_packs, survey
+from hptransfer.execution import measure_packs, run_packs
 from hptransfer.execution.pack_cost import even_parts
 from hptransfer.execution.pack_sizes import (
-    Chosen,
-    Pack,
+    PackSize,
     TimedPack,
+    Trials,
     by_shape,
-    chosen_sizes,
+    choose_sizes,
     halved_text,
     longest_first,
     sizes_text,
@@ -123,7 +123,7 @@ class _Work:
         self.job, self.folder, self._asked, self._writer = job, folder, asked, writer
         self._rounds = 0  # that were asked
         self._fresh: Rounds = []  # those not yet cut into packs
-        self._packs: list[Pack] = []
+        self._packs: list[Trials] = []
         self._missing: set[str] = set()  # trials asked and not yet recorded
         self._provenance = provenance()
         self.checkpoints = checkpoints(job, folder)
@@ -139,7 +139,7 @@ class _Work:
         self.recorded += len(keys) - len(self._missing)
         return bool(self._missing)
 
-    def cut(self) -> list[Pack]:
+    def cut(self) -> list[Trials]:
         """Cut the new rounds into packs and return those of which a row is missing.
 
         Packs are cut from all trials of a round, never from the missing ones, so that a continued
@@ -163,7 +163,7 @@ class _Work:
         self.progress.started(index, self._packs[index])
         self.watch.pack_started(index, len(self._packs[index]))
 
-    def on_results(self, index: int, finished: list[TrialResult]) -> list[Pack]:
+    def on_results(self, index: int, finished: list[TrialResult]) -> list[Trials]:
         """Record a pack; return further packs where all that was handed out is recorded."""
         fresh = [r for r in finished if trial_key(r.config) not in self._writer.keys]
         rows = [row(r, hps(r.config, self.job.sweep.axes), self._provenance) for r in fresh]
@@ -192,7 +192,7 @@ class _Work:
         except MachineError as error:
             self.note(f"A checkpoint that is needed no more is left behind: {error}")
 
-    def _grown(self) -> list[Pack]:
+    def _grown(self) -> list[Trials]:
         asked, recorded = self.asked, self.recorded
         packs = self.cut() if self.ask() else []
         self.progress.add(packs, self.asked - asked, self.recorded - recorded)
@@ -218,7 +218,7 @@ def checkpoints(job: Job, folder: Path) -> CheckpointConfig | None:
 
 def pending_packs(
     job: Job, folder: Path, trials: Sequence[TrialConfig], done: Collection[str]
-) -> list[Pack]:
+) -> list[Trials]:
     """Cut the trials into packs and return those of which a row is missing, longest first.
 
     A given `runtime.pack_size` is used; else sizes are those the folder records, or measured and
@@ -244,7 +244,7 @@ def pending_packs(
 
 
 def _pending_timed(
-    groups: Mapping[str, Pack], chosen: Mapping[str, Chosen], done: Collection[str]
+    groups: Mapping[str, Trials], chosen: Mapping[str, PackSize], done: Collection[str]
 ) -> list[TimedPack]:
     packs = [
         pack
@@ -255,17 +255,17 @@ def _pending_timed(
 
 
 def measured_sizes(
-    job: Job, folder: Path, groups: Mapping[str, Pack], others: Sequence[float]
-) -> dict[str, Chosen]:
+    job: Job, folder: Path, groups: Mapping[str, Trials], others: Sequence[float]
+) -> dict[str, PackSize]:
     """Measure what packs of these shapes cost; choose their sizes, record them in the folder, and
     say so unless quiet.
     """
     say("measuring pack sizes ...", quiet=job.quiet)
-    found = survey(list(groups.values()), job.composed.runtime, job.composed.executor)
+    found = measure_packs(list(groups.values()), job.composed.runtime, job.composed.executor)
     for note in found.notes:
         say(note, quiet=job.quiet)
     costs = dict(zip(groups, found.costs, strict=True))
-    chosen = chosen_sizes(groups, costs, found.workers, others)
+    chosen = choose_sizes(groups, costs, found.workers, others)
     write_packs(folder, {**read_packs(folder), **chosen})
     say(sizes_text(chosen.values()), quiet=job.quiet)
     return chosen

@@ -13,9 +13,9 @@ from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import arm_of, with_scaling, with_width
 from hptransfer.config.sweep import Axis, SweepConfig
-from hptransfer.execution import survey
-from hptransfer.execution.pack_cost import PackCost, Point, even_parts
-from hptransfer.execution.pack_sizes import Chosen, makespan, shape_key
+from hptransfer.execution import measure_packs
+from hptransfer.execution.pack_cost import MeasuredPack, PackCost, even_parts
+from hptransfer.execution.pack_sizes import PackSize, makespan, shape_key
 from hptransfer.sweeping.plan.budget.design import Design
 from hptransfer.sweeping.plan.budget.units import Work
 from hptransfer.sweeping.plan.costs import evaluation_share
@@ -77,7 +77,7 @@ class Costs:
         workers: int,
         *,
         pack_size: int | None = None,
-        sizes: Mapping[str, Chosen] | None = None,
+        sizes: Mapping[str, PackSize] | None = None,
         recorded: Recorded = (),
     ) -> None:
         self.workers = workers
@@ -161,7 +161,7 @@ def between(narrow: PackCost, wide: PackCost, share: float) -> PackCost:
     """Return the cost of packs at a share of the way, in the sizes that both were measured in."""
     both = {point.size for point in narrow.points} & {point.size for point in wide.points}
     points = tuple(
-        Point(
+        MeasuredPack(
             size,
             narrow.seconds(size) ** (1 - share) * wide.seconds(size) ** share,
             narrow.bytes(size) * (1 - share) + wide.bytes(size) * share,
@@ -196,7 +196,7 @@ def probe(
         for width in chosen
         for proxy in [proxy_of(sweep, sweep.parametrizations[0], width, sweep.base.budget.steps)]
     ]
-    found = survey(groups, runtime, executor)
+    found = measure_packs(groups, runtime, executor)
     return dict(zip(chosen, found.costs, strict=True)), found.workers, found.notes
 
 

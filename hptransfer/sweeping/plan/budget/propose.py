@@ -10,7 +10,7 @@ from hptransfer.config.budget_units import written
 from hptransfer.config.choices import Method
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
-from hptransfer.execution.pack_sizes import Chosen
+from hptransfer.execution.pack_sizes import PackSize
 from hptransfer.results.table import table
 from hptransfer.sweeping.plan.budget.costs import Costs, probe
 from hptransfer.sweeping.plan.budget.design import Design, designs, step_counts, width_sets
@@ -41,7 +41,7 @@ def plan_budget(
     executor: ExecutorConfig,
     *,
     rows: Sequence[Row],
-    sizes: Mapping[str, Chosen],
+    sizes: Mapping[str, PackSize],
     workers: int | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
