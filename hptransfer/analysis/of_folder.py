@@ -6,7 +6,11 @@ where no GPU stack is installed.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,10 @@ from hptransfer.results.ledger_rows import rows_in
 from hptransfer.results.metrics import LOSS, Metric, said_of
 from hptransfer.results.sweep_file import ImportedFacts, SweepFacts, facts_of, read_facts
 from hptransfer.results.table import conditions, table
+
+# Number of the analysis. Raise it with every change that changes an answer: estimates that an
+# earlier analysis recorded are then made anew.
+ANALYSIS_VERSION = 1
 
 
 def status(folder: ResultsFolder) -> dict[str, Any]:
@@ -58,37 +66,124 @@ def fit(
     step: int | None = None,
     metric: Metric = LOSS,
 ) -> dict[str, Any]:
-    """Estimate optima, laws and verdicts of a folder and write estimates.json.
+    """Return the estimates of a folder's rows (see `estimates_of`), and keep the sweep's own.
+
+    They are written to `estimates.json`, or `estimates-METRIC.json`, unless `overrides` or `step`
+    ask another question than `sweep.yaml`: that answer is only returned.
+    """
+    estimates = estimates_of(folder, overrides, step=step, metric=metric)
+    if not overrides and step is None:
+        write_json(folder.estimates_by(metric), estimates)
+    return estimates
+
+
+def estimates_of(
+    folder: ResultsFolder,
+    overrides: Sequence[str] = (),
+    *,
+    step: int | None = None,
+    metric: Metric = LOSS,
+) -> dict[str, Any]:
+    """Return optima, laws and verdicts of the wanted rows in a folder; nothing is written.
 
     Args:
-        overrides: of the question.
-        step: of training, at which losses are read, where rows have several.
-        metric: what rows are judged by; a field of the estimates that is called loss holds it.
-            `agreement` then holds it against the loss.
+        overrides: of `sweep.yaml`, e.g. `verdict.max_regret=0.01`.
+        step: training step at which losses are read, where rows have several.
+        metric: what rows are judged by. A field of the estimates that is called loss holds the
+            metric then, and `agreement` compares the metric's optima with the loss's.
     """
     facts = read_facts(folder)
     if overrides:
         facts = _overridden(folder, facts, overrides)
+    return _answered(_question(facts, step, metric), folder)
+
+
+def fresh_estimates(
+    folder: ResultsFolder, *, step: int | None = None, metric: Metric = LOSS
+) -> dict[str, Any]:
+    """Return the sweep's own estimates: the recorded ones where still right, else a new fit.
+
+    They are those at the target of `transfer.json` where a transfer named another than
+    `sweep.yaml`. Nothing is written.
+    """
+    question = _at_transferred_target(_question(read_facts(folder), step, metric), folder)
+    recorded = read_json(folder.estimates_by(metric), "arms")
+    rows = wanted_rows(folder, question.facts)
+    if recorded is not None and recorded.get("inputs_sha256") == _inputs_sha256(question, rows):
+        return recorded
+    return _answered(question, folder)
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What estimates depend on beside the rows."""
+
+    facts: SweepFacts
+    step: int | None
+    at: Mapping[str, Any] | None  # depth, batch size and steps at which width is judged
+    target_at: Mapping[str, Any] | None  # the same of the target
+    metric: Metric
+
+
+def _question(facts: SweepFacts, step: int | None, metric: Metric) -> _Question:
+    at, target_at = asked_conditions(facts, step)
+    return _Question(facts, step, at, target_at, metric)
+
+
+def _at_transferred_target(question: _Question, folder: ResultsFolder) -> _Question:
+    """Return the question with the target that `transfer.json` names, if there is one."""
+    target = (read_json(folder.transfer_file, "target") or {}).get("target")
+    if target is None:
+        return question
+    config = target.get("config")
+    return replace(
+        question,
+        facts=replace(question.facts, target_width=target["width"]),
+        target_at=conditions(config) if config else target.get("conditions", question.target_at),
+    )
+
+
+def _inputs_sha256(question: _Question, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return a hash of all that estimates are made from: rows, question and analysis."""
+    facts, metric = question.facts, question.metric
+    inputs = {
+        "analysis": ANALYSIS_VERSION,
+        "sweep": facts.name,
+        "axes": facts.axes,
+        "verdict": dataclasses.asdict(facts.verdict),
+        "target": [facts.target_width, question.target_at],
+        "at": [question.step, question.at],
+        "metric": metric.name,
+        "wanted": facts.wanted_count(),
+        "rows": sorted(
+            [row["trial_key"], row["status"], row["loss"], row["metrics"].get(metric.name)]
+            for row in rows
+        ),
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+def _answered(question: _Question, folder: ResultsFolder) -> dict[str, Any]:
+    facts, metric = question.facts, question.metric
     rows = wanted_rows(folder, facts)
     table = table_of(rows, folder.path, metric)
-    at, target_at = asked_conditions(facts, step)
-    estimates = estimated(facts, table, at=at, target_at=target_at)
+    estimates = estimated(facts, table, at=question.at, target_at=question.target_at)
     if estimates["surfaces"]:
         from hptransfer.analysis.surfaces.ped_anova import add_ped_anova
 
         add_ped_anova(estimates, table, facts.axes)
     estimates["trials"] = {"fitted": len(rows), "missing": facts.wanted_count() - len(rows)}
-    estimates["step"] = step
+    estimates["step"] = question.step
     estimates["metric"] = metric.name
+    estimates["inputs_sha256"] = _inputs_sha256(question, rows)
     if metric is not LOSS:
         from hptransfer.analysis.answer.agreement import agreement
 
         by_loss = table_of(rows, folder.path)
         estimates = said_of(metric, estimates)
         estimates["agreement"] = agreement(
-            by_loss, table, axes=facts.axes, rule=facts.verdict, at=at
+            by_loss, table, axes=facts.axes, rule=facts.verdict, at=question.at
         )
-    write_json(folder.estimates_by(metric), estimates)
     return estimates
 
 
@@ -141,18 +236,3 @@ def asked_conditions(
     if isinstance(facts, ImportedFacts):
         return at_step or None, conditions({**laid_over, "foreign": {}})
     return {**conditions(facts.tree), **at_step}, conditions(laid_over)
-
-
-def fresh_estimates(
-    folder: ResultsFolder, *, step: int | None = None, metric: Metric = LOSS
-) -> dict[str, Any]:
-    """Return the estimates of the rows that are there now: the recorded ones, or a new fit."""
-    estimates = read_json(folder.estimates_by(metric), "arms")
-    fitted = len(wanted_rows(folder, read_facts(folder)))
-    if (
-        estimates is None
-        or estimates["trials"]["fitted"] != fitted
-        or (step is not None and estimates.get("step") != step)
-    ):
-        return fit(folder, step=step, metric=metric)
-    return estimates

@@ -183,6 +183,8 @@ def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         print(text.optima_table(estimates))
         if metric is not LOSS:
             print(agreement_text(estimates))
+        if arguments.overrides or arguments.step is not None:
+            print(f"not kept: {folder.sweep_file.name} asks another question than this one.")
         print(f"next: {_after_fit(arguments, folder, estimates)}")
     return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
 

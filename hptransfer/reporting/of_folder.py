@@ -58,11 +58,9 @@ def report(folder: ResultsFolder, commands: Sequence[str], *, step: int | None =
     from hptransfer.reporting.page.report import write_report
 
     plot(folder, step=step)
-    estimates = read_json(folder.estimates_file, "arms")
-    assert estimates is not None, "plot has just read them"
     write_report(
         folder.report_file,
-        estimates=estimates,
+        estimates=fresh_estimates(folder, step=step),
         check=mup_check(folder),
         realised=read_json(folder.realised_file, "hp"),
         transfer=read_json(folder.transfer_file, "target"),

@@ -72,6 +72,7 @@ def _to_theirs(
         "params": None,
         "parametrization": label,
         "config": None,
+        "conditions": target_at,
     }
     write_text(folder.target_file, _values_yaml(facts.name, record))
     record["files"] = [str(folder.target_file), str(folder.transfer_file)]

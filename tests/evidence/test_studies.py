@@ -21,6 +21,7 @@ from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read
 from hptransfer.results.metrics import METRICS
 from hptransfer.system.folder_lock import FolderLock
+from tests.support.files import rewrite_json
 from tests.support.paths import ROOT
 
 STUDIES = ROOT / "results" / "studies"
@@ -42,10 +43,6 @@ def study(path: Path) -> Study:
     found = read_study(path)
     assert found is not None
     return found
-
-
-def rewrite(path: Path, change: dict[str, Any]) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
 
 
 def cells(table: str, start: str) -> list[str]:
@@ -135,7 +132,7 @@ def test_an_answer_of_the_trials_so_far_says_how_many_there_are(results: Path) -
 
 def test_estimates_of_fewer_rows_are_no_answer(results: Path) -> None:
     estimates = results / "studies" / "lr_transfer" / "estimates.json"
-    rewrite(estimates, {"trials": {"fitted": 96, "missing": 0}})
+    rewrite_json(estimates, {"trials": {"fitted": 96, "missing": 0}})
     assert cells(families_table(results / "studies"), "µP: drift")[1].startswith("not answered")
 
 
@@ -217,8 +214,10 @@ def test_a_moving_optimum_is_said_with_the_tools_own_warning(results: Path) -> N
     ]
     over = {"axis": "steps", "sentence": "The optimum still falls (-0.45 to +0.01)."}
     moving = {"joint": {"coefficients": coefficients}, "over": [over]}
-    rewrite(folder / "estimates.json", {"arms": [{**estimates["arms"][0], "conditions": moving}]})
-    rewrite(folder / "transfer.json", {"warnings": ["At 1200 steps it is extrapolated."]})
+    rewrite_json(
+        folder / "estimates.json", {"arms": [{**estimates["arms"][0], "conditions": moving}]}
+    )
+    rewrite_json(folder / "transfer.json", {"warnings": ["At 1200 steps it is extrapolated."]})
     said = words.under_conditions(study(folder)).split(words.LINE)
     assert said[:3] == [
         "µP, per doubling of the batch size: +0.40 (+0.30 to +0.50) octaves",

@@ -64,6 +64,7 @@ def test_a_wider_model_of_theirs_gets_values_with_where_they_came_from(
     assert record["target"] == {
         **{"family": "imported", "width": 192, "params": None},
         **{"parametrization": "mup", "config": None},
+        "conditions": {"depth": None, "batch_size": None, "steps": None},
     }
     assert record["cost"]["sweep_flops"] is None
     assert record["files"] == [str(mine.target_file), str(mine.transfer_file)]
