@@ -7,7 +7,8 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from hptransfer.cli.terminal import (
@@ -24,8 +25,9 @@ from hptransfer.results.metrics import LOSS, metric_named
 from hptransfer.results.sweep_file import read_facts
 
 
-def _job(arguments: argparse.Namespace) -> Any:
-    """Compose a sweep; None where it was only to be printed."""
+@contextmanager
+def _job(arguments: argparse.Namespace) -> Iterator[Any]:
+    """Compose a sweep and hold its folder; None where the sweep was only to be printed."""
     from hptransfer.cli.catalogue import find_sweep
     from hptransfer.config.compose.compose import compose_file, sweep_config
     from hptransfer.sweeping.run import job as jobs
@@ -34,9 +36,11 @@ def _job(arguments: argparse.Namespace) -> Any:
     composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
     if arguments.print_config:
         print_config(arguments, composed, sweep_config(composed).name)
-        return None
+        yield None
+        return
     quiet = arguments.quiet or arguments.json
-    return jobs.open_job(composed, arguments.results, quiet=quiet)
+    with jobs.open_job(composed, arguments.results, quiet=quiet) as job:
+        yield job
 
 
 def _gate(arguments: argparse.Namespace, job: Any) -> int:
@@ -62,9 +66,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     from hptransfer.transfer import transfer as pipeline
 
     resume = typed("run", arguments, arguments.sweep, *arguments.overrides)
-    with interruptible(resume):
-        clock = Clock()
-        job = _job(arguments)
+    clock = Clock()
+    with interruptible(resume), _job(arguments) as job:
         if job is None:
             return 0
         refused = _gate(arguments, job)
@@ -115,8 +118,8 @@ def sweep_command(arguments: argparse.Namespace) -> int:
     from hptransfer.sweeping.run import driver
     from hptransfer.sweeping.run import job as jobs
 
-    with interruptible(typed("sweep", arguments, arguments.sweep, *arguments.overrides)):
-        job = _job(arguments)
+    resume = typed("sweep", arguments, arguments.sweep, *arguments.overrides)
+    with interruptible(resume), _job(arguments) as job:
         if job is None:
             return 0
         refused = _gate(arguments, job)

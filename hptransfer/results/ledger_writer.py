@@ -51,15 +51,19 @@ class LedgerWriter:
     Opening takes the folder's lock, if need be from an owner who ended without releasing it,
     unpacks a gzipped ledger and removes a cut-off last line (`notice` tells). `keys` are those of
     the trials that have a row; the rows themselves are not held.
+
+    Args:
+        lock: the folder's lock where the caller holds it already, and keeps it afterwards.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, lock: FolderLock | None = None) -> None:
         self.folder = Path(folder)
         self.path = self.folder / FILE_NAME
         self.keys: set[str] = set()
         self._torn = Ledger(self.path)  # for its notice
         self._descriptor = -1
-        self._lock = FolderLock(self.folder)
+        self._lock = lock or FolderLock(self.folder)
+        self._takes_lock = lock is None
         self._length = 0
 
     @property
@@ -69,9 +73,8 @@ class LedgerWriter:
         return " ".join(notes) or None
 
     def __enter__(self) -> Self:
-        with opening(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock.take()
+        if self._takes_lock:
+            self._lock.__enter__()
         try:
             with opening(self.folder):
                 self._open()
@@ -103,7 +106,8 @@ class LedgerWriter:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-        self._lock.release()
+        if self._takes_lock:
+            self._lock.release()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows with one fsync: afterwards all are on disk, or after an error none is.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from hptransfer.errors import UserError
-from hptransfer.system.files import require_inside
+from hptransfer.system.files import opening, require_inside
 
 LOCK_NAME = ".lock"
 HEARTBEAT_S = 10.0  # between two signs of life
@@ -46,7 +46,9 @@ class Owner:
 
 
 class FolderLock:
-    """The lock of a results folder, taken by `take`; `note` says what was unusual about it.
+    """The lock of a results folder, held from `take` to `release` or in a `with` block.
+
+    `note` says what was unusual when the lock was taken.
 
     A heartbeat is the lock file's own time, compared with the file system's clock: hosts' clocks
     may differ by more than `SILENCE_S`.
@@ -62,6 +64,15 @@ class FolderLock:
         self._descriptor = -1
         self._released = threading.Event()
         self._heart = threading.Thread(target=self._beat_on, name="ledger-lock", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Make the folder if it is not there, and take its lock."""
+        with opening(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return self.take()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def take(self) -> Self:
         """Take the lock, and keep it alive until `release`.

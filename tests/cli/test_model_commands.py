@@ -178,11 +178,9 @@ def test_a_question_is_not_trained(tiny_sweep: Path, capsys: pytest.CaptureFixtu
 def test_a_row_stands_in_its_sweeps_folder_on_the_axes_of_the_sweep(
     tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tiny = job.open_job(
-        compose_file(tiny_sweep, ["search.init_scale={low: -1, high: 1}"]),
-        Path("results"),
-        quiet=True,
-    )
+    composed = compose_file(tiny_sweep, ["search.init_scale={low: -1, high: 1}"])
+    with job.open_job(composed, Path("results"), quiet=True) as tiny:
+        pass
     (tiny.folder.path / "target.yaml").write_text(TARGET)
     trained = answer(capsys, "train", "results/tiny/target.yaml")
     (row,) = read(tiny.folder.target / "ledger.jsonl").rows

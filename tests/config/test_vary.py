@@ -27,6 +27,8 @@ QUICKSTART = shipped_folder("sweeps") / "quickstart.yaml"
 VARIED = ("sweep.vary.steps=75,150,300", "sweep.vary.batch_size=32,64", "sweep.vary.depth=2,4")
 A_CONDITION = 8 * 3 * (1 + 2 + 2)  # rates x seeds x (width 24 once, 48 and 96 twice)
 
+FOLDER = Path("other/quickstart")
+
 
 def quickstart(*overrides: str) -> SweepConfig:
     return sweep_config(compose_file(QUICKSTART, list(overrides)))
@@ -52,8 +54,8 @@ def test_the_bases_own_value_may_be_left_out() -> None:
 
 
 def test_a_grown_condition_is_the_same_question() -> None:
-    check_same_question(quickstart(), quickstart(*VARIED))
-    check_same_question(quickstart(*VARIED), quickstart("sweep.vary.steps=75,600"))
+    check_same_question(quickstart(), quickstart(*VARIED), FOLDER)
+    check_same_question(quickstart(*VARIED), quickstart("sweep.vary.steps=75,600"), FOLDER)
 
 
 @pytest.mark.parametrize("base_depth", ["null", "2"])

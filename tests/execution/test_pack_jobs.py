@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from hptransfer.errors import UserError
 from hptransfer.execution.pack_cache import cache_file
 from hptransfer.execution.pack_sizes import Trials
 from hptransfer.sweeping.run import driver
-from hptransfer.sweeping.run import job as jobs
 from hptransfer.training.packs import run as trial
 from tests.support.sweeps import LEDGER, PACKS, known_costs, opened, outcomes, rows
 
@@ -97,7 +97,7 @@ def test_what_is_measured_is_said_unless_quiet(
 ) -> None:
     known_costs({1: 1.0, 2: 1.2, 4: 1.8})
     job = opened("sweep.widths=[8]", MEASURED)
-    loud = jobs.Job(job.composed, job.sweep, job.folder, quiet=False)
+    loud = dataclasses.replace(job, quiet=False)
     driver.sweep(loud)
     lines = capsys.readouterr().err.splitlines()
     assert lines[:3] == ["measuring pack sizes ...", "a note", "packs of 4 at width 8"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ def run(*words: str) -> int:
 
 
 @pytest.fixture
-def opened(tiny_sweep: Path):
-    """Open the tiny sweep's job, with overrides."""
+def opened(tiny_sweep: Path) -> Iterator[Callable[..., jobs.Job]]:
+    """Open the tiny sweep's job, with overrides; the job opened before it is closed."""
+    held = ExitStack()
 
     def make(*overrides: str) -> jobs.Job:
-        return jobs.open_job(compose_file(tiny_sweep, list(overrides)), Path("results"), quiet=True)
+        held.close()
+        composed = compose_file(tiny_sweep, list(overrides))
+        return held.enter_context(jobs.open_job(composed, Path("results"), quiet=True))
 
-    return make
+    with held:
+        yield make
 
 
 def recorded_checks(monkeypatch: pytest.MonkeyPatch, **verdicts: str) -> list[tuple]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from hptransfer.results.sweep_file import read_facts
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.run import driver
 from hptransfer.sweeping.run import job as jobs
-from tests.support.sweeps import LEDGER, recorded_checks, rows
+from tests.support.sweeps import LEDGER, opened, recorded_checks, rows, run
+
+__all__ = ["opened"]
 
 
 def test_only_a_mup_arm_that_fails_stops_a_sweep(opened, monkeypatch) -> None:
@@ -141,3 +146,68 @@ def test_a_check_that_could_not_tell_says_so() -> None:
     assert jobs.failure_sentence(answer).startswith(
         "The coordinate check of the mup arm failed: The loss hardly fell. Mend"
     )
+
+
+HOLD = """
+import sys
+from hptransfer.system.folder_lock import FolderLock
+with FolderLock(__import__("pathlib").Path("results/tiny")):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_refused_second_sweep_changes_nothing_of_the_running_one(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("sweep", "tiny.yaml", "sweep.widths=[8]") == 0
+    folder = Path("results/tiny")
+    before = {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD],
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        for words in (("sweep.seeds=[0,1,2]",), ("sweep.widths=[8,16]", "sweep.gate=true")):
+            assert run("sweep", "tiny.yaml", *words) == 2
+            assert f"pid {other.pid} is writing it" in capsys.readouterr().err
+        other.communicate("")
+    after = {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+    assert after == before
+
+
+def test_an_open_job_keeps_other_processes_out_until_its_end(opened) -> None:
+    job = opened("sweep.widths=[8]")
+    program = HOLD.replace("sys.stdin.read()", "")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def other() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", program]
+        return subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+
+    assert "is writing it" in other().stderr
+    driver.sweep(job)
+    assert "is writing it" in other().stderr  # the ledger's writer did not release the lock
+    opened("name=another")
+    assert other().stdout == "held\n"
+
+
+def test_a_changed_question_names_the_folder_that_holds_the_recorded_one(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("sweep", "tiny.yaml", "sweep.widths=[8]", "--results", "other")
+    assert run(*words) == 0
+    assert run(*words, "budget.steps=13") == 2
+    assert "other/tiny holds another sweep: budget.steps was 12" in capsys.readouterr().err

@@ -29,6 +29,8 @@ DDPM = TrialConfig(
     model=DiTConfig(learn_sigma=True), objective=DDPMConfig(deciding_vlb_weight=1e-3)
 )
 
+FOLDER = Path("other/quickstart")
+
 
 def sweep_of(
     *search: tuple[str, Axis], design: DesignConfig, base: TrialConfig | None = None
@@ -89,22 +91,22 @@ def test_a_grown_sobol_sweep_only_adds_trials() -> None:
     )
     assert points(many)[:5] == points(few)
     assert wanted(few).keys() < wanted(many).keys()
-    check_same_question(few, many)
+    check_same_question(few, many, FOLDER)
     other = sweep_of(LR, CLIP, design=DesignConfig(Method.sobol, 5, seed=4))
     assert points(other) != points(few)
     with pytest.raises(UserError, match=r"sweep\.design\.seed was 3 and is now 4"):
-        check_same_question(few, other)
+        check_same_question(few, other, FOLDER)
 
 
 def test_another_method_or_box_is_another_question() -> None:
     sobol = sweep_of(LR, design=DesignConfig(Method.sobol))
     with pytest.raises(UserError, match=r"sweep\.design\.method was grid and is now sobol"):
-        check_same_question(sweep_of(LR, design=DesignConfig()), sobol)
+        check_same_question(sweep_of(LR, design=DesignConfig()), sobol, FOLDER)
     wider = sweep_of(("lr", Axis(-12, -3)), design=DesignConfig(Method.sobol))
     with pytest.raises(UserError, match=r"search\.lr was -10 to -3 and is now -12 to -3"):
-        check_same_question(sobol, wider)
+        check_same_question(sobol, wider, FOLDER)
     grids = [sweep_of(("lr", Axis(low, -3)), design=DesignConfig()) for low in (-10, -12)]
-    check_same_question(*grids)
+    check_same_question(*grids, FOLDER)
 
 
 def test_the_weight_of_a_learned_variance_is_searchable() -> None:
@@ -117,7 +119,7 @@ def test_the_weight_of_a_learned_variance_is_searchable() -> None:
     other = dataclasses.replace(
         DDPM, objective=DDPMConfig(vlb_weight=0.5, deciding_vlb_weight=1e-3)
     )
-    check_same_question(sweep, dataclasses.replace(sweep, base=other))
+    check_same_question(sweep, dataclasses.replace(sweep, base=other), FOLDER)
 
 
 def test_weights_are_compared_under_one_deciding_loss_only() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,8 @@ from hptransfer.sweeping.design.trials import (
     wanted,
 )
 from tests.support.quickstart import quickstart
+
+FOLDER = Path("other/quickstart")
 
 
 def test_arms_share_their_trials_at_base_width() -> None:
@@ -84,14 +87,14 @@ def test_the_targets_own_sweep_surrounds_the_transferred_point() -> None:
     ["sweep.widths=24,48", "sweep.seeds=7", "search.lr.low=-12", "optimizer.lr=0.5", "seed=3"],
 )
 def test_grown_or_irrelevant_changes_are_the_same_question(override: str) -> None:
-    check_same_question(quickstart(), quickstart(override))
+    check_same_question(quickstart(), quickstart(override), FOLDER)
 
 
 def test_a_changed_base_trial_is_another_question() -> None:
     with pytest.raises(UserError) as caught:
-        check_same_question(quickstart(), quickstart("budget.steps=151", "model.depth=3"))
+        check_same_question(quickstart(), quickstart("budget.steps=151", "model.depth=3"), FOLDER)
     assert str(caught.value) == (
-        "results/quickstart holds another sweep: budget.steps was 150 and is now 151; model.depth "
+        "other/quickstart holds another sweep: budget.steps was 150 and is now 151; model.depth "
         "was 2 and is now 3. A changed base trial is another question; give it a name of its "
         "own with name=quickstart-2."
     )
@@ -99,7 +102,9 @@ def test_a_changed_base_trial_is_another_question() -> None:
 
 def test_other_searched_hps_are_another_question() -> None:
     with pytest.raises(UserError, match="search was lr and is now init_scale x lr"):
-        check_same_question(quickstart(), quickstart("search.init_scale={low: -1, high: 1}"))
+        check_same_question(
+            quickstart(), quickstart("search.init_scale={low: -1, high: 1}"), FOLDER
+        )
 
 
 def test_widths_that_the_family_cannot_have_are_refused() -> None:
@@ -126,7 +131,7 @@ def test_records_are_immutable() -> None:
 )
 def test_every_fact_of_the_base_trial_makes_the_question(override: str) -> None:
     with pytest.raises(UserError, match="holds another sweep"):
-        check_same_question(quickstart(), quickstart(override, "name=quickstart"))
+        check_same_question(quickstart(), quickstart(override, "name=quickstart"), FOLDER)
 
 
 def test_packs_are_even() -> None:

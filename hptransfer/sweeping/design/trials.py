@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method, Scaling
@@ -107,11 +108,11 @@ def _check_depth(sweep: SweepConfig, target: TrialConfig, allow: Collection[str]
         )
 
 
-def check_same_question(recorded: SweepConfig, asked: SweepConfig) -> None:
-    """Refuse to mix two questions under one name: base trial, searched HPs and design must agree.
+def check_same_question(recorded: SweepConfig, asked: SweepConfig, folder: Path) -> None:
+    """Refuse a second question in a folder: base trial, searched HPs and design must agree.
 
-    A design may grow in points, since it keeps those that it has; another method or seed of the
-    choice would leave the recorded ones outside.
+    A design may grow in points, since it keeps the points that it has. Another method, or another
+    seed of the choice, would leave the recorded points outside the design.
     """
     before, now = (_base_facts(sweep) for sweep in (recorded, asked))
     changed = [
@@ -121,7 +122,7 @@ def check_same_question(recorded: SweepConfig, asked: SweepConfig) -> None:
     ]
     if changed:
         raise UserError(
-            f"results/{asked.name} holds another sweep: {'; '.join(changed)}. A changed base trial "
+            f"{folder} holds another sweep: {'; '.join(changed)}. A changed base trial "
             f"is another question; give it a name of its own with name={asked.name}-2."
         )
 

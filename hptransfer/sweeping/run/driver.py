@@ -79,7 +79,7 @@ def run_trials(job: Job, folder: Path, trials: Sequence[TrialConfig]) -> int:
 
 
 def _run(job: Job, folder: Path, asked: Callable[[], Rounds]) -> int:
-    with LedgerWriter(folder) as writer:
+    with LedgerWriter(folder, job.lock if folder == job.folder.path else None) as writer:
         work = _Work(job, folder, asked, writer)
         if writer.notice:
             say(writer.notice, quiet=False)

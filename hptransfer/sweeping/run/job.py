@@ -1,7 +1,9 @@
-"""A sweep's job: its folder, the gate before it, and what it is about to do."""
+"""The job of one `sweep` command: its folder and lock, its coordinate checks, and its intention."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import keys_in
 from hptransfer.sweeping.design.trials import check_same_question, check_target, wanted
 from hptransfer.system.files import require_links_inside, write_text
+from hptransfer.system.folder_lock import FolderLock
 
 
 class CheckFailed(Exception):
@@ -25,23 +28,34 @@ class CheckFailed(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """A sweep with its folder, and how much to say."""
+    """A sweep with its results folder, whose lock it holds while it is open."""
 
     composed: Composed
     sweep: SweepConfig
     folder: ResultsFolder
-    quiet: bool = False
+    quiet: bool = False  # whether only warnings are printed
+    lock: FolderLock | None = None  # None: whoever writes the folder takes its lock
 
 
-def open_job(composed: Composed, root: Path, *, quiet: bool) -> Job:
-    """Prepare a sweep's folder: refuse a changed question, write the sweep as run."""
+@contextmanager
+def open_job(composed: Composed, root: Path, *, quiet: bool) -> Iterator[Job]:
+    """Hold a sweep's folder for a `with` block, with the sweep written into it.
+
+    Everything that a refused command could change is read and written under the folder's lock.
+
+    Raises:
+        UserError: another command writes the folder, the folder holds another question, the sweep
+            has no trials, or its data are not there.
+    """
     sweep = sweep_config(composed)
     folder = ResultsFolder(root / sweep.name)
     require_links_inside(folder.path)
     check_question(sweep, folder)
     _require_data(sweep, composed)
-    write_text(folder.sweep_file, as_run_yaml(composed, name=sweep.name))
-    return Job(composed, sweep, folder, quiet)
+    with FolderLock(folder.path) as lock:
+        check_question(sweep, folder)  # again: another command may have written one meanwhile
+        write_text(folder.sweep_file, as_run_yaml(composed, name=sweep.name))
+        yield Job(composed, sweep, folder, quiet, lock)
 
 
 def check_question(sweep: SweepConfig, folder: ResultsFolder) -> None:
@@ -50,7 +64,7 @@ def check_question(sweep: SweepConfig, folder: ResultsFolder) -> None:
     if sweep.target is not None:
         check_target(sweep, sweep.target)
     if folder.sweep_file.is_file():
-        check_same_question(recorded_sweep(folder), sweep)
+        check_same_question(recorded_sweep(folder), sweep, folder.path)
 
 
 def _require_trials(sweep: SweepConfig) -> None:
