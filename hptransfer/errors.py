@@ -25,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 143 if signal_number == 15 else 130
 
 
-def shown(value: object, most: int = 80) -> str:
+def abbreviate(value: object, most: int = 80) -> str:
     """Return what was given, on one line and short enough for a sentence."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 4]} ..."

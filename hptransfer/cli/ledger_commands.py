@@ -9,7 +9,7 @@ from typing import Any
 
 from hptransfer.cli.sweep_commands import existing, next_after, on_results_folder
 from hptransfer.cli.terminal import print_json, print_recorded, typed
-from hptransfer.errors import UserError, shown
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.sweep_file import read_facts
 
@@ -111,7 +111,7 @@ def _named(path: Path, root: Path) -> Path:
     try:
         found = path.exists()
     except OSError as error:
-        raise UserError(f"{shown(str(path))} must be a path, but: {error.strerror}.") from None
+        raise UserError(f"{abbreviate(str(path))} must be a path, but: {error.strerror}.") from None
     return path if found or len(path.parts) > 1 else root / path
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hptransfer.errors import MachineError, UserError, shown
+from hptransfer.errors import MachineError, UserError, abbreviate
 
 
 @contextmanager
@@ -73,7 +73,8 @@ def checked_key(key: object) -> str:
     """Return a trial's key read from a file if it is one, since files are named after it."""
     if not isinstance(key, str) or not re.fullmatch(r"[0-9a-f]{12}", key):
         raise UserError(
-            f"A trial's key must be 12 hex digits, but got {shown(key)}. The file was changed by "
+            f"A trial's key must be 12 hex digits, but got {abbreviate(key)}. The file "
+            "was changed by "
             "hand, or is not from hptransfer; restore it."
         )
     return key

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from hptransfer.errors import UserError, require, shown
+from hptransfer.errors import UserError, abbreviate, require
 
 LARGEST_FILE = 1_000_000  # bytes
 MOST_VALUES = 100_000  # of a file, once its aliases are written out
@@ -45,7 +45,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         what = "nests too deeply" if isinstance(error, RecursionError) else "holds a broken number"
         raise UserError(f"{path} must be YAML that can be read, but it {what}.") from None
     if not isinstance(content, dict):
-        held = "nothing" if content is None else shown(content)
+        held = "nothing" if content is None else abbreviate(content)
         raise UserError(f"{path} must hold `key: value` lines, but holds {held}.")
     require_plain(content, str(path))
     return content
@@ -72,7 +72,7 @@ def read_text(path: Path) -> str:
         if isinstance(error, UserError):
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"{shown(str(path))} must be a file to read, but: {reason}.") from None
+        raise UserError(f"{abbreviate(str(path))} must be a file to read, but: {reason}.") from None
 
 
 def require_plain(value: Any, where: str) -> None:
@@ -81,7 +81,9 @@ def require_plain(value: Any, where: str) -> None:
         require_text(value, where)
     elif isinstance(value, dict):
         for key, item in value.items():
-            require(isinstance(key, str), f"{where}: a key must be text, but got {shown(key)}.")
+            require(
+                isinstance(key, str), f"{where}: a key must be text, but got {abbreviate(key)}."
+            )
             require_text(key, where)
             require_plain(item, where)
     elif isinstance(value, list):
@@ -102,16 +104,18 @@ def require_text(text: str, where: str, *, most: int = LONGEST_TEXT) -> None:
     """Refuse text that is too long, looks something up, or holds control characters."""
     require(
         len(text) <= most,
-        f"{where}: text may have {most:,} characters, but got {len(text):,}: {shown(text)}.",
+        f"{where}: text may have {most:,} characters, but got {len(text):,}: {abbreviate(text)}.",
     )
     require(
         "${" not in text,
         f"{where}: a config holds values and looks nothing up, so ${{...}} must not stand in it, "
-        f"but got {shown(text)}. Write the value out.",
+        f"but got {abbreviate(text)}. Write the value out.",
     )
     require(text != "???", f"{where}: ??? stands for a missing value. Write the value out.")
     odd = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), "")
-    require(not odd, f"{where}: text must be free of control characters, but got {shown(text)}.")
+    require(
+        not odd, f"{where}: text must be free of control characters, but got {abbreviate(text)}."
+    )
 
 
 def _require_modest(loader: _Loader, node: yaml.Node, path: Path) -> None:
@@ -154,7 +158,7 @@ def _require_known_tag(loader: _Loader, node: yaml.Node, path: Path) -> None:
     require(
         sound,
         f"{path} must be YAML of plain values, but line {node.start_mark.line + 1} has "
-        f"{shown(tag.replace('tag:yaml.org,2002:', '!!'))}. Leave the tag out.",
+        f"{abbreviate(tag.replace('tag:yaml.org,2002:', '!!'))}. Leave the tag out.",
     )
 
 
@@ -168,7 +172,8 @@ def _require_each_key_once(node: yaml.MappingNode, path: Path) -> None:
         )
         require(
             key.value not in seen,
-            f"{path} must give every key once, but line {line} gives {shown(key.value)} again. "
+            f"{path} must give every key once, but line {line} gives "
+            f"{abbreviate(key.value)} again. "
             "Remove one.",
         )
         seen.add(key.value)

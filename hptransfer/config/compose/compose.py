@@ -43,7 +43,7 @@ from hptransfer.config.conditions import VaryConfig
 from hptransfer.config.design import DesignConfig
 from hptransfer.config.hyperparameters import require_known_hp
 from hptransfer.config.sweep import Axis, RealiseConfig, SweepConfig, VerdictConfig
-from hptransfer.errors import UserError, shown
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.system.safe_yaml import read_mapping, require_plain
 
 
@@ -146,7 +146,7 @@ def _compose(overrides: list[str], search_path: list[Path]) -> DictConfig:
         raise UserError(explain(error, _available(conf, search_path))) from None
     except (yaml.YAMLError, OSError) as error:
         where = ", ".join(map(str, search_path))
-        raise UserError(f"A file of {where} cannot be read: {shown(str(error))}.") from None
+        raise UserError(f"A file of {where} cannot be read: {abbreviate(str(error))}.") from None
     raw: Any = OmegaConf.to_container(OmegaConf.masked_copy(tree, TOP_KEYS), enum_to_str=True)
     require_plain(raw, "The config")  # a file of --config-dir too
     require_flat_lists(raw)
@@ -159,7 +159,9 @@ def _parsed(override: str, word: str) -> str:
         parsed = OverridesParser.create().parse_override(word)
         value = parsed.value()
     except (HydraException, ValueError, RecursionError):
-        raise UserError(f"The override {shown(override)} cannot be read as key=value.") from None
+        raise UserError(
+            f"The override {abbreviate(override)} cannot be read as key=value."
+        ) from None
     key = str(parsed.key_or_group)
     if parsed.is_sweep_override():
         raise UserError("An override gives one value; for a list write key=[a,b] in quotes.")

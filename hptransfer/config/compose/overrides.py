@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hptransfer.errors import UserError, shown
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.system.safe_yaml import require_text
 
 TRIAL_GROUPS = ("model", "parametrization", "objective", "data", "optimizer", "budget", "quality")
@@ -49,17 +49,18 @@ def normalised(override: str, known: list[str], texts: Collection[str]) -> str:
     if override.startswith("~"):
         return _removal(override)
     if "=" not in override:
-        raise UserError(f"An override must read key=value, but got {shown(override)}.")
+        raise UserError(f"An override must read key=value, but got {abbreviate(override)}.")
     key, value = (part.strip() for part in override.split("=", 1))
     if key.startswith("+"):
         raise UserError(
-            f"An override sets a key that exists, so it needs no +, but got {shown(override)}. "
-            f"Write {shown(override.lstrip('+'))} if {shown(key.lstrip('+'))} is one."
+            "An override sets a key that exists, so it needs no +, but got "
+            f"{abbreviate(override)}. "
+            f"Write {abbreviate(override.lstrip('+'))} if {abbreviate(key.lstrip('+'))} is one."
         )
     if not re.fullmatch(r"\w+(\.\w+)*", key):
         raise UserError(
             "An override's key must be words with dots between, such as model.width, but got "
-            f"{shown(key)}."
+            f"{abbreviate(key)}."
         )
     if key not in known and not key.startswith(OPEN):
         raise UserError(no_key(key, known))
@@ -78,7 +79,7 @@ def _removal(override: str) -> str:
     if not re.fullmatch(r"~(search|sweep\.target|executor\.resources)(\.\w+)+", override):
         raise UserError(
             "A leading ~ removes an entry of search, sweep.target or executor.resources, such as "
-            f"~search.lr, but got {shown(override)}. Set the key to a value instead."
+            f"~search.lr, but got {abbreviate(override)}. Set the key to a value instead."
         )
     return override
 
@@ -88,7 +89,7 @@ def _choice(group: str, value: str) -> str:
     if not _is_name(name):
         raise UserError(
             f"`{group}=` must name a file of the group {group}, such as {group}={EXAMPLES[group]}, "
-            f"but got {shown(value)}. Set single values as {group}.<key>=."
+            f"but got {abbreviate(value)}. Set single values as {group}.<key>=."
         )
     return name
 
@@ -120,11 +121,12 @@ def require_defaults(entries: Any) -> None:
         if not (isinstance(entries, list) and isinstance(name, str) and _is_name(name)):
             raise UserError(
                 "`defaults` must be a list of base, _self_ and choices such as `override model: "
-                f"dit`, but got {shown(entry)}. Leave it out for the usual ones."
+                f"dit`, but got {abbreviate(entry)}. Leave it out for the usual ones."
             )
     if "base" not in entries:
         raise UserError(
-            f"`defaults` must hold base, which every file starts from, but got {shown(entries)}. "
+            "`defaults` must hold base, which every file starts from, but got "
+            f"{abbreviate(entries)}. "
             "Leave it out for the usual ones."
         )
 
@@ -147,7 +149,8 @@ def require_section(name: str, value: Any) -> None:
     """Refuse a value where a section belongs."""
     if not isinstance(value, dict):
         raise UserError(
-            f"`{name}` must be a section of `key: value` lines, but got {shown(value)}. Give its "
+            f"`{name}` must be a section of `key: value` lines, but got "
+            f"{abbreviate(value)}. Give its "
             "keys, or leave it out."
         )
 
@@ -157,7 +160,7 @@ def checked_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise UserError(
             "A sweep's `name` names its results folder, so it must be letters, digits, dots, "
-            f"dashes and underscores, but got {shown(name)}. Set name=."
+            f"dashes and underscores, but got {abbreviate(name)}. Set name=."
         )
     return name
 
@@ -199,7 +202,7 @@ def explain(error: Exception, available: dict[str, list[str]]) -> str:
         return f"`{key}` must be {what}, but got {_short(found[1])}."
     if found := re.search(r"Invalid value '(.*)', expected one of \[(.*?)\]", whole, re.S):
         return (
-            f"`{key}` must be one of {found[2]}, but got {shown(found[1])}. {_closest(found)}"
+            f"`{key}` must be one of {found[2]}, but got {abbreviate(found[1])}. {_closest(found)}"
         ).rstrip()
     for pattern, what in _SHAPES.items():
         if re.search(pattern, whole):
@@ -222,7 +225,7 @@ _SHAPES = {
 
 
 def _short(text: str) -> str:
-    return " ".join(text[:200].split()) if len(text) <= 80 else shown(text)
+    return " ".join(text[:200].split()) if len(text) <= 80 else abbreviate(text)
 
 
 def no_key(key: str, known: list[str]) -> str:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from hptransfer.config.hyperparameters import LARGEST_LOG2
-from hptransfer.errors import UserError, shown
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.importers.columns import hp_of
 
 EMPTY = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "--", "#n/a", "<na>"})
@@ -83,7 +83,8 @@ class Numbers:
         if text.startswith(("{", "[")):
             hint = " Write nested configs as JSON: to_json('runs.json', orient='records')."
         return UserError(
-            f"The {ours} in {place} of {self.file} {what}: {shown(text, 60)}.{hint} Correct it, or "
+            f"The {ours} in {place} of {self.file} {what}: {abbreviate(text, 60)}.{hint} "
+            "Correct it, or "
             f"take another column with --columns {ours}=COLUMN"
         )
 
@@ -91,7 +92,7 @@ class Numbers:
         """Return a cell as a whole number."""
         value = self.number(cell, ours, place)
         if not math.isfinite(value) or value != round(value) or not least <= value < 2**53:
-            given = "is empty" if math.isnan(value) else f"is {shown(cell, 40)}"
+            given = "is empty" if math.isnan(value) else f"is {abbreviate(cell, 40)}"
             raise UserError(
                 f"The {ours} must be a whole number, {least} or more, but in {place} of "
                 f"{self.file} it {given}. Correct or remove that row."
@@ -104,7 +105,7 @@ def truth(cell: Any, ours: str, place: str, file: str) -> bool:
     text = "" if cell is None else str(cell).strip().lower()
     if text not in _TRUTH:
         raise UserError(
-            f"`{ours}` must be true or false, but is {shown(cell, 40)} in {place} of {file}."
+            f"`{ours}` must be true or false, but is {abbreviate(cell, 40)} in {place} of {file}."
         )
     return _TRUTH[text]
 
@@ -114,7 +115,7 @@ def label(cell: Any, ours: str, place: str, file: str) -> str:
     text = "" if cell is None else str(cell)
     found = _label(text, ours)
     if found is None:
-        given = "is empty" if text.strip().lower() in EMPTY else f"is {shown(text, 60)}"
+        given = "is empty" if text.strip().lower() in EMPTY else f"is {abbreviate(text, 60)}"
         raise UserError(
             f"The {ours} must be a label of at most {LONGEST_LABEL} characters and no number, but "
             f"in {place} of {file} it {given}. Correct it, or leave the column out: {ours}="

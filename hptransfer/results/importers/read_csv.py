@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hptransfer.errors import UserError, shown
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.importers.sheet import Sheet
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -156,7 +156,7 @@ class _Reader:
             hint = " (numbers with a decimal comma must be quoted, or the columns separated by ;)"
         raise UserError(
             f"Every row must have as many cells as the header has names, {len(self.columns)}, but "
-            f"{place} of {self.path} has {len(cells)}{hint}: {shown(cells, 100)}."
+            f"{place} of {self.path} has {len(cells)}{hint}: {abbreviate(cells, 100)}."
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hptransfer.errors import UserError, shown
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.importers.sheet import Sheet
 
 LARGEST_FILE = 2 << 30  # bytes
@@ -79,7 +79,7 @@ def _head(path: Path) -> bytes:
         if isinstance(error, UserError):
             raise
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"{shown(str(path))} must be a file to read, but: {reason}.") from None
+        raise UserError(f"{abbreviate(str(path))} must be a file to read, but: {reason}.") from None
 
 
 def _parquet(path: Path) -> Sheet:
@@ -144,7 +144,7 @@ def _json_table(path: Path) -> Sheet:
     if not isinstance(value, list):
         raise UserError(
             f"{path} must hold rows, a list of objects (or an object of equally long columns), but "
-            f"holds {shown(value)}. Write it with `to_json(path, orient='records')`."
+            f"holds {abbreviate(value)}. Write it with `to_json(path, orient='records')`."
         )
     records = [_flat(item, path, f"row {n}") for n, item in enumerate(value, start=1)]
     columns = tuple(dict.fromkeys(name for record in records for name in record))
@@ -188,7 +188,8 @@ def _flat(value: Any, path: Path, place: str) -> dict[str, Any]:
     """Return an object's plain values by dotted name: `config.lr`."""
     if not isinstance(value, Mapping):
         raise UserError(
-            f"{place} of {path} must be an object such as {{'width': 64}}, but is {shown(value)}."
+            f"{place} of {path} must be an object such as {{'width': 64}}, but is "
+            f"{abbreviate(value)}."
         )
     flat: dict[str, Any] = {}
     waiting = [("", value)]

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from hptransfer.config.sweep import VerdictConfig
-from hptransfer.errors import UserError, shown
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import locate, scan
 from hptransfer.system.files import write_text
@@ -138,7 +138,7 @@ def overridden(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
             hint = f"Did you mean {near[0]}?" if near else ""
             raise UserError(
                 f"Of imported rows the target and the verdict's rule can be set "
-                f"({', '.join(OVERRIDABLE)}), but got {shown(override)}. {hint}".rstrip()
+                f"({', '.join(OVERRIDABLE)}), but got {abbreviate(override)}. {hint}".rstrip()
             )
         level = changed
         for name in path[:-1]:
@@ -158,5 +158,5 @@ def _value(key: str, text: str) -> int | float | None:
         value = None
     if value is None or (whole and value < 1):
         kind = "a positive whole number" if whole else "a number"
-        raise UserError(f"`{key}` must be {kind}, but got {shown(text)}.")
+        raise UserError(f"`{key}` must be {kind}, but got {abbreviate(text)}.")
     return value

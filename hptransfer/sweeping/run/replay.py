@@ -14,7 +14,7 @@ from hptransfer.config.compose.compose import Composed, as_run_yaml, compose_fil
 from hptransfer.config.compose.schema import SCHEMAS
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import trial_key
-from hptransfer.errors import UserError, shown
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.ledger import OUTCOME
 from hptransfer.results.ledger_rows import locate, row, scan
@@ -75,7 +75,8 @@ def _require_of_runtime(overrides: Sequence[str]) -> None:
         if override.split("=")[0].split(".")[0] != "runtime":
             raise UserError(
                 "A recorded trial is trained again as it was, so with --trial only runtime.* may "
-                f"be overridden, but got {shown(override)}. Train a config file to change the rest."
+                f"be overridden, but got {abbreviate(override)}. Train a config file to "
+                "change the rest."
             )
 
 
@@ -89,14 +90,15 @@ def find(folder: ResultsFolder, prefix: str) -> dict[str, Any]:
     if not found:
         raise UserError(
             f"--trial must begin the key of one of the rows of {folder.path}, but none begins with "
-            f"{shown(prefix)}. `hptransfer status {folder.path} --export rows.csv` lists the keys."
+            f"{abbreviate(prefix)}. `hptransfer status {folder.path} --export rows.csv` "
+            "lists the keys."
         )
     if len(found) > 1:
         first = sorted(found)[:3]
         others = ", ..." if len(found) > len(first) else ""
         raise UserError(
             f"--trial must tell one row from all others, but {len(found)} keys begin with "
-            f"{shown(prefix)}: {', '.join(first)}{others}. Give more digits."
+            f"{abbreviate(prefix)}: {', '.join(first)}{others}. Give more digits."
         )
     (only,) = found.values()
     if "foreign" in only["config"]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from hptransfer.config.budget_units import UNITS, written
-from hptransfer.errors import UserError, shown
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.execution.pack_sizes import makespan
 from hptransfer.sweeping.plan.costs import Place
 
@@ -75,7 +75,8 @@ def parse_budget(text: str) -> Budget:
     if found is None or not 0 < float(found[1]) < 1e12:
         known = ", ".join(f"{unit} ({meaning})" for unit, meaning in UNITS.items())
         raise UserError(
-            f"--budget must be a positive number and a unit, such as 8gpuh, but got {shown(text)}. "
+            "--budget must be a positive number and a unit, such as 8gpuh, but got "
+            f"{abbreviate(text)}. "
             f"The units are {known}."
         )
     return Budget(float(found[1]), found[2].lower())
