@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import measure
 from hptransfer.config import DataConfig, DigitsConfig, FashionMNISTConfig
-from hptransfer.data import Split, batch_indices, load
+from hptransfer.data import Split, batch_indices, load_data
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.sampling.classifier import Classifier, weights_file
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def made(recipe: Recipe, folder: str | None) -> dict[str, Any]:
     """Train a data set's classifier, write it into the package and return its row."""
-    dataset = load(recipe.data, folder)
+    dataset = load_data(recipe.data, folder)
     began = time.process_time()
     model = trained(recipe, dataset.train)
     seconds = time.process_time() - began

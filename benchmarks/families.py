@@ -28,7 +28,7 @@ from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Init, Scaling
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.identity import with_scaling, with_width
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.models.families import build_architecture
 from hptransfer.models.families.layers import Readout
 from hptransfer.models.parametrization import build_model, param_groups, parameter_count
@@ -103,7 +103,7 @@ def _distance_from_mup(config: TrialConfig) -> float:
         torch.optim.AdamW(param_groups(ours, config)),
         mup.MuAdamW(theirs.parameters(), lr=lr, betas=betas, weight_decay=0.0),
     )
-    train, distance = load(config.data, None).train, 0.0
+    train, distance = load_data(config.data, None).train, 0.0
     for step in range(ORACLE_STEPS + 1):
         batch = train_batch(config, train, step)
         arguments = (batch.images, 1000 * batch.u, *batch.condition)

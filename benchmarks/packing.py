@@ -30,7 +30,7 @@ from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.data import Dataset, load
+from hptransfer.data import Dataset, load_data
 from hptransfer.models.parametrization import build_model, param_groups
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.training.batches import train_batch
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     composed = compose_file(shipped_folder("sweeps") / "quickstart.yaml", overrides)
     sweep, device = sweep_config(composed), torch_device(composed.runtime)
     torch.set_num_threads(arguments.threads)
-    dataset = load(sweep.base.data, composed.runtime.data_folder)
+    dataset = load_data(sweep.base.data, composed.runtime.data_folder)
     described["device"] = _device_name(device)
     sizes = sorted({PLAIN, 1, *arguments.sizes})
     found = []

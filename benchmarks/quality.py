@@ -33,13 +33,13 @@ from hptransfer.config import (
     TrialConfig,
 )
 from hptransfer.config.hyperparameters import with_hyperparameters
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.models.parametrization import build_model
 from hptransfer.results.trial_result import Quality
 from hptransfer.system.random_streams import numpy_generator, torch_generator
 from hptransfer.training.packs.run import train_trial
-from hptransfer.training.sampling.draw import draw
-from hptransfer.training.sampling.quality import Reference, judged, reference
+from hptransfer.training.sampling.draw import draw_quality_samples
+from hptransfer.training.sampling.quality import RealSamples, load_real_samples, sample_quality
 
 LOG2_LR = -6.5
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _of_data(data: DataConfig, folder: str | None) -> Iterator[dict[str, Any]]:
     """Judge what is no model's: data, parts of it, spoilt data, noise."""
-    known, dataset = reference(data, folder), load(data, folder)
+    known, dataset = load_real_samples(data, folder), load_data(data, folder)
     held_out = min(len(dataset.validation), 5000)
     real = dataset.validation.images_at(np.arange(held_out))
     labels = dataset.validation.labels_at(np.arange(held_out))
@@ -108,7 +108,7 @@ def _of_data(data: DataConfig, folder: str | None) -> Iterator[dict[str, Any]]:
     ]
     for kind, images in kinds:
         config = TrialConfig(data=data, quality=QualityConfig(samples=max(100, len(images))))
-        yield _row(data, kind, len(images), judged(config, known, images))
+        yield _row(data, kind, len(images), sample_quality(config, known, images))
 
 
 def _blurred(images: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ def _of_models(
     """Judge a model before, during and after training, at the end by ever more samples."""
     shape = DiTConfig(width=32, base_width=16, patch_size=training.patch_size)
     base = with_hyperparameters(TrialConfig(data=data, model=shape), {"log2_lr": LOG2_LR})
-    known = reference(data, folder)
+    known = load_real_samples(data, folder)
     for n in sorted({training.samples, min(training.last)}):
         yield _of_model(base, known, build_model(base), n, "a DiT before training", None)
     for count in training.steps:
@@ -136,15 +136,15 @@ def _of_models(
 
 def _of_model(
     config: TrialConfig,
-    known: Reference,
+    known: RealSamples,
     model: torch.nn.Module,
     n: int,
     name: str,
     loss: float | None,
 ) -> dict[str, Any]:
     asked = dataclasses.replace(config, quality=QualityConfig(samples=n))
-    images = draw(asked, known.train, model, torch.device("cpu"))
-    return {**_row(config.data, name, n, judged(asked, known, images)), "loss": loss}
+    images = draw_quality_samples(asked, known.train, model, torch.device("cpu"))
+    return {**_row(config.data, name, n, sample_quality(asked, known, images)), "loss": loss}
 
 
 def _row(data: DataConfig, kind: str, n: int, quality: Quality | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import measure
-from hptransfer.training.sampling.contact_sheet import draw_samples, samples_data
+from hptransfer.training.sampling.contact_sheet import lay_out_samples, write_samples_png
 from hptransfer.training.sampling.generate import generate
 from hptransfer.training.sampling.samplers import SamplerConfig
 from hptransfer.transfer import target_run
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pages = [_page(folder / "target.yaml", arguments.steps) for folder in arguments.folders]
     gap = np.ones((len(pages[0]), BETWEEN, 3))
     spaced = [part for page in pages for part in (page, gap)][:-1]
-    draw_samples(arguments.out, np.concatenate(spaced, axis=1))
+    write_samples_png(arguments.out, np.concatenate(spaced, axis=1))
     print(f"picture {arguments.out}")
     return 0
 
@@ -54,7 +54,7 @@ def _page(target: Path, steps: int) -> np.ndarray:
         composed.runtime,
         columns=COLUMNS,
     )
-    return samples_data(drawn)
+    return lay_out_samples(drawn)
 
 
 if __name__ == "__main__":

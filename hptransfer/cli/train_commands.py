@@ -19,7 +19,7 @@ from hptransfer.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from hptransfer.training.target.record import Entry
+    from hptransfer.training.target.record import LogEntry
 
 SHOWN_EVERY_S = 5.0  # least seconds between two lines of a run in progress
 CUT_OFF = "the run goes on at its last checkpoint"
@@ -59,11 +59,11 @@ def _launcher() -> str:
     return f"torchrun{nodes} --nproc-per-node {os.environ['LOCAL_WORLD_SIZE']} -m "
 
 
-def _shown(arguments: argparse.Namespace) -> Callable[[Entry], None]:
+def _shown(arguments: argparse.Namespace) -> Callable[[LogEntry], None]:
     """Return what prints a run's log as it grows, not too often."""
     printed_at = time.monotonic()
 
-    def show(entry: Entry) -> None:
+    def show(entry: LogEntry) -> None:
         nonlocal printed_at
         if arguments.quiet or time.monotonic() - printed_at < SHOWN_EVERY_S:
             return

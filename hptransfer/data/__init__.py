@@ -25,46 +25,46 @@ from hptransfer.config import (
     ImageFolderConfig,
 )
 from hptransfer.data import digits, fashion_mnist
-from hptransfer.data.captions import encode
+from hptransfer.data.captions import encode_captions
 from hptransfer.data.features import open_features
 from hptransfer.data.huggingface import HuggingFace
 from hptransfer.data.image_folder import ImageFolder
-from hptransfer.data.source import Source, check, named_folder, split
-from hptransfer.data.split import Dataset, MemorySplit, Rows, Split, split_rows
+from hptransfer.data.source import Source, check_source, named_folder, split_source
+from hptransfer.data.split import Dataset, MemorySplit, SourceRows, Split, split_rows
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import numpy_generator
 
 __all__ = [
     "Dataset",
     "MemorySplit",
-    "Rows",
+    "SourceRows",
     "Split",
     "batch_indices",
-    "load",
+    "load_data",
     "open_folder",
-    "verify",
+    "verify_data",
 ]
 
-Arrays = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) in [0, 1], labels (N,)
+LabelledImages = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) in [0, 1], labels (N,)
 
 
 @lru_cache(maxsize=2)
-def load(config: DataConfig, folder: str | None) -> Dataset:
+def load_data(config: DataConfig, folder: str | None) -> Dataset:
     """Return a data set whose content is the one that the config names.
 
     A folder is scanned and hashed once, and then only where its files have changed.
     """
     if isinstance(config, FolderConfig):
         source = open_folder(config, folder)
-        check(config, source, trust_seal=True)
-        return split(config, source)
+        check_source(config, source, trust_seal=True)
+        return split_source(config, source)
     return _load_whole(config, folder)
 
 
-def verify(config: DataConfig, folder: str | None) -> None:
+def verify_data(config: DataConfig, folder: str | None) -> None:
     """Read every sample and hash every file, whether that was done before or not."""
     if isinstance(config, FolderConfig):
-        check(config, open_folder(config, folder), trust_seal=False)
+        check_source(config, open_folder(config, folder), trust_seal=False)
     else:
         _load_whole(config, folder)
 
@@ -92,7 +92,7 @@ def _load_whole(config: DataConfig, folder: str | None) -> Dataset:
             f"data.sha256={found} to train on this content."
         )
     nouns, templates = _WORDING[type(config)]
-    sentences = encode([template.format(noun) for noun in nouns for template in templates])
+    sentences = encode_captions([template.format(noun) for noun in nouns for template in templates])
     train, validation = (
         _in_memory(arrays, sentences, len(templates)) for arrays in _split(config, content)
     )
@@ -106,7 +106,7 @@ _WORDING = {
 
 
 def _in_memory(
-    arrays: Arrays, sentences: tuple[Tensor, Tensor, Tensor], templates: int
+    arrays: LabelledImages, sentences: tuple[Tensor, Tensor, Tensor], templates: int
 ) -> MemorySplit:
     """Say of the i-th sample what template i mod `templates` says of its class."""
     images, labels = arrays
@@ -119,7 +119,7 @@ def _in_memory(
     )
 
 
-def _read(config: DataConfig, folder: str | None) -> list[Arrays]:
+def _read(config: DataConfig, folder: str | None) -> list[LabelledImages]:
     match config:
         case DigitsConfig():
             return [digits.read()]
@@ -133,7 +133,7 @@ def _read(config: DataConfig, folder: str | None) -> list[Arrays]:
     raise TypeError(f"no data source for {type(config).__name__}")
 
 
-def _split(config: DataConfig, content: list[Arrays]) -> list[Arrays]:
+def _split(config: DataConfig, content: list[LabelledImages]) -> list[LabelledImages]:
     """Return train and validation; a source without a split of its own is split once, by seed 0."""
     if not isinstance(config, DigitsConfig):
         return content
@@ -142,7 +142,7 @@ def _split(config: DataConfig, content: list[Arrays]) -> list[Arrays]:
     return [(images[part], labels[part]) for part in parts]
 
 
-def _content_hash(content: list[Arrays]) -> str:
+def _content_hash(content: list[LabelledImages]) -> str:
     digest = hashlib.sha256()
     for images, labels in content:
         digest.update(np.ascontiguousarray(images).tobytes())

@@ -24,7 +24,7 @@ _WORD_SCALE, _POSITION_SCALE = 0.8**0.5, 0.2**0.5
 _SHOWN = 80  # characters of a caption in a complaint
 
 
-def encode(
+def encode_captions(
     captions: Sequence[str], tokens: int = CAPTION_TOKENS, channels: int = CAPTION_CHANNELS
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Encode N captions of at most `tokens` words, case and punctuation aside.
@@ -49,17 +49,19 @@ def encode(
     return features, mask, features.sum(1) / words_each.sqrt()
 
 
-def encode_each(
+def encode_named_captions(
     captions: Sequence[str], places: Sequence[str], config: FolderConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Encode N captions in the config's sizes, and name the place of one that has no right length.
 
-    Returns what `encode` does.
+    Returns what `encode_captions` does.
     """
     encoded = []
     for caption, place in zip(captions, places, strict=True):
         try:
-            encoded.append(encode([caption], config.caption_tokens, config.caption_channels))
+            encoded.append(
+                encode_captions([caption], config.caption_tokens, config.caption_channels)
+            )
         except UserError as error:
             raise UserError(f"{place}: {error}") from None
     tokens, mask, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import FeaturesConfig, Layout
-from hptransfer.data.seal import pool
+from hptransfer.data.seal import reader_threads
 from hptransfer.data.shards import FLOATS, INTEGERS, npy_sample
 from hptransfer.data.split import Captions
 from hptransfer.errors import UserError
@@ -68,7 +68,9 @@ class FastDiTFeatures:
         self, kind: str, indices: np.ndarray, shape: tuple[int, ...], dtypes: tuple[str, ...]
     ) -> list[Tensor]:
         paths = [self.folder / kind / self.names[i] for i in indices]
-        read = pool().map(lambda path: torch.from_numpy(npy_sample(path, shape, dtypes)), paths)
+        read = reader_threads().map(
+            lambda path: torch.from_numpy(npy_sample(path, shape, dtypes)), paths
+        )
         return list(read)
 
 

@@ -43,7 +43,7 @@ from torch import Tensor
 
 from hptransfer.config import FeaturesConfig, Layout
 from hptransfer.data.fast_dit_features import FastDiTFeatures
-from hptransfer.data.manifest import SUFFIX, Manifest, fault_of, read_manifest
+from hptransfer.data.manifest import SHARD_SUFFIX, Manifest, fault_of, read_manifest
 from hptransfer.data.pixart_features import PixArtFeatures, data_info
 from hptransfer.data.shards import StoredArray, npy_array, require_array, safetensors_array
 from hptransfer.data.source import Source
@@ -151,8 +151,10 @@ def write_features(
     storage: str = "safetensors",
 ) -> None:
     """Write shards, each a mapping of arrays (N, ...) by name, and then their manifest."""
-    if storage not in SUFFIX:
-        raise UserError(f"Shards must be stored as {' or '.join(SUFFIX)}, but got {storage!r}.")
+    if storage not in SHARD_SUFFIX:
+        raise UserError(
+            f"Shards must be stored as {' or '.join(SHARD_SUFFIX)}, but got {storage!r}."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, tuple[tuple[int, ...], str]] = {}
     counts: list[tuple[str, int]] = []

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import HuggingFaceConfig, Layout
-from hptransfer.data.captions import encode_each
+from hptransfer.data.captions import encode_named_captions
 from hptransfer.data.images import DecodedImages
 from hptransfer.data.reading import reading
 from hptransfer.data.split import Captions
@@ -71,7 +71,7 @@ class HuggingFace:
     def captions_at(self, indices: np.ndarray) -> Captions:
         """Return tokens, mask and pooled features of each image's sentence."""
         sentences = self._values(self.config.caption_column, indices, str)
-        return encode_each(sentences, [self.place(int(i)) for i in indices], self.config)
+        return encode_named_captions(sentences, [self.place(int(i)) for i in indices], self.config)
 
     def _values(self, column: str, indices: np.ndarray, kind: type) -> list[Any]:
         values = self.table.select_columns([column])[indices.tolist()][column]

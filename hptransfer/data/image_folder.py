@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import ImageFolderConfig, Layout
-from hptransfer.data.captions import encode_each
+from hptransfer.data.captions import encode_named_captions
 from hptransfer.data.images import DecodedImages
 from hptransfer.data.reading import reading
 from hptransfer.data.split import Captions
@@ -88,7 +88,7 @@ class ImageFolder:
     def captions_at(self, indices: np.ndarray) -> Captions:
         """Return tokens, mask and pooled features of each image's sentence."""
         places = [self.place(i) for i in indices]
-        return encode_each([self.sentence(int(i)) for i in indices], places, self.config)
+        return encode_named_captions([self.sentence(int(i)) for i in indices], places, self.config)
 
     def sentence(self, index: int) -> str:
         """Return the caption of an image."""

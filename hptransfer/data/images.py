@@ -12,20 +12,20 @@ from PIL import Image
 from torch import Tensor
 
 from hptransfer.data.reading import reading
-from hptransfer.data.seal import pool
+from hptransfer.data.seal import reader_threads
 from hptransfer.errors import UserError
 
-MODES = {1: "L", 3: "RGB"}  # by channels
+IMAGE_MODES = {1: "L", 3: "RGB"}  # by channels
 CACHE_BYTES = 256 * 2**20  # of decoded images that a data set keeps
 
 
-def decoded(content: bytes, channels: int, size: int, place: str) -> np.ndarray:
+def decode_image(content: bytes, channels: int, size: int, place: str) -> np.ndarray:
     """Decode an image to (C, size, size), uint8."""
     try:
         with reading(place), Image.open(io.BytesIO(content)) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its mode {image.mode} has more than 8 bits a channel")
-            pixels = np.asarray(centre_crop(image.convert(MODES[channels]), size))
+            pixels = np.asarray(centre_crop(image.convert(IMAGE_MODES[channels]), size))
     except Image.DecompressionBombError as error:
         raise UserError(f"{place} is too large an image: {error} Leave it out.") from error
     return pixels.reshape(size, size, channels).transpose(2, 0, 1)
@@ -67,7 +67,7 @@ class DecodedImages:
 
     def at(self, indices: np.ndarray) -> Tensor:
         """Return images (B, C, H, W) in [-1, 1]."""
-        pixels = np.stack(list(pool().map(self._pixels, indices.tolist())))
+        pixels = np.stack(list(reader_threads().map(self._pixels, indices.tolist())))
         return torch.from_numpy(pixels).float() / 127.5 - 1
 
     def _pixels(self, index: int) -> np.ndarray:
@@ -77,7 +77,7 @@ class DecodedImages:
         place = self._place(index)
         with reading(place):
             content = self._content(index)
-        pixels = decoded(content, *self._shape, place)
+        pixels = decode_image(content, *self._shape, place)
         with self._lock:
             if len(self._kept) < self._room:
                 self._kept[index] = np.ascontiguousarray(pixels)

@@ -12,18 +12,18 @@ from hptransfer.data.reading import reading
 from hptransfer.data.shards import FLOATS, INTEGERS
 from hptransfer.errors import UserError
 
-FORMAT, VERSION = "hptransfer-features", 1
-SUFFIX = {"safetensors": ".safetensors", "npy": ".npy"}
+MANIFEST_NAME, MANIFEST_VERSION = "hptransfer-features", 1
+SHARD_SUFFIX = {"safetensors": ".safetensors", "npy": ".npy"}
 
 # Dimensions and dtypes of one sample, by the array's name.
-KINDS = {
+ARRAY_KINDS = {
     "latents": (3, FLOATS),
     "labels": (0, INTEGERS[1:]),
     "tokens": (2, FLOATS),
     "mask": (1, INTEGERS),
     "pooled": (1, FLOATS),
 }
-NEEDS = {"tokens": "mask", "mask": "tokens", "pooled": "tokens"}
+NEEDED_ARRAYS = {"tokens": "mask", "mask": "tokens", "pooled": "tokens"}
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Manifest:
     def file(self, shard: str, array: str) -> str:
         """Name the file that holds one shard of an array."""
         part = f".{array}" if self.storage == "npy" else ""
-        return f"{shard}{part}{SUFFIX[self.storage]}"
+        return f"{shard}{part}{SHARD_SUFFIX[self.storage]}"
 
     def as_json(self) -> str:
         """Return the file's content."""
         arrays = {n: {"shape": list(s), "dtype": d} for n, (s, d) in self.arrays.items()}
         shards = [{"name": name, "samples": samples} for name, samples in self.shards]
-        tree = {"format": FORMAT, "version": VERSION, "storage": self.storage}
+        tree = {"format": MANIFEST_NAME, "version": MANIFEST_VERSION, "storage": self.storage}
         tree |= {"classes": self.classes, "arrays": arrays, "shards": shards}
         return json.dumps(tree, indent=2) + "\n"
 
@@ -75,7 +75,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _manifest(tree: dict[str, Any]) -> Manifest:
-    if (tree["format"], tree["version"]) != (FORMAT, VERSION):
+    if (tree["format"], tree["version"]) != (MANIFEST_NAME, MANIFEST_VERSION):
         raise ValueError(f"format {tree['format']!r} version {tree['version']!r}")
     arrays = {
         name: (tuple(int(n) for n in array["shape"]), str(array["dtype"]))
@@ -87,7 +87,7 @@ def _manifest(tree: dict[str, Any]) -> Manifest:
 
 def fault_of(manifest: Manifest) -> str:
     """Return what is wrong with a manifest, as a predicate; empty where nothing is."""
-    if manifest.storage not in SUFFIX:
+    if manifest.storage not in SHARD_SUFFIX:
         return f"must name the storage safetensors or npy, but names {manifest.storage!r}"
     if not manifest.shards or any(samples < 1 for _, samples in manifest.shards):
         return "must list shards of one sample or more each"
@@ -98,16 +98,16 @@ def fault_of(manifest: Manifest) -> str:
     if "latents" not in manifest.arrays:
         return "must list the array latents"
     for name, (shape, dtype) in manifest.arrays.items():
-        if name not in KINDS:
-            return f"may list the arrays {', '.join(KINDS)}, but lists {name!r}"
-        dimensions, dtypes = KINDS[name]
+        if name not in ARRAY_KINDS:
+            return f"may list the arrays {', '.join(ARRAY_KINDS)}, but lists {name!r}"
+        dimensions, dtypes = ARRAY_KINDS[name]
         if len(shape) != dimensions or min(shape, default=1) < 1 or dtype not in dtypes:
             return (
                 f"must give one sample of {name} {dimensions} dimensions and a dtype of "
                 f"{', '.join(dtypes)}, but gives shape {shape} and dtype {dtype}"
             )
-        if name in NEEDS and NEEDS[name] not in manifest.arrays:
-            return f"must list {NEEDS[name]} where it lists {name}"
+        if name in NEEDED_ARRAYS and NEEDED_ARRAYS[name] not in manifest.arrays:
+            return f"must list {NEEDED_ARRAYS[name]} where it lists {name}"
     return _disagreement(manifest)
 
 

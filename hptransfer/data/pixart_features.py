@@ -26,17 +26,19 @@ from torch import Tensor
 
 from hptransfer.config import FeaturesConfig, Layout
 from hptransfer.data.reading import reading
-from hptransfer.data.seal import pool
+from hptransfer.data.seal import reader_threads
 from hptransfer.data.shards import FLOATS, INTEGERS, npy_sample, require_array
 from hptransfer.data.split import Captions
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import torch_generator
 
-LISTS = ("data_info.json", "partition/data_info.json")
-LATENTS = ("img_vae_features*/*resolution/noflip", "img_vae_features*/noflip")
-CAPTIONS = ("caption_feature_wmask", "caption_features_new", "caption_features")
+LIST_FILES = ("data_info.json", "partition/data_info.json")
+LATENT_FOLDERS = ("img_vae_features*/*resolution/noflip", "img_vae_features*/noflip")
+CAPTION_FOLDERS = ("caption_feature_wmask", "caption_features_new", "caption_features")
 MAX_RATIO = 4  # of an image's sides
-SCALE = 0.18215  # of Stable Diffusion's VAE, whose latents the extraction leaves unscaled
+# Factor that gives the latents of Stable Diffusion's VAE a variance near 1; the extraction leaves
+# latents unscaled.
+VAE_SCALE = 0.18215
 
 
 class PixArtFeatures:
@@ -44,12 +46,12 @@ class PixArtFeatures:
 
     def __init__(self, config: FeaturesConfig, folder: Path) -> None:
         self.folder, self.config = folder, config
-        self.advice = [f"data.scale={SCALE}"] if config.scale == 1 else []
+        self.advice = [f"data.scale={VAE_SCALE}"] if config.scale == 1 else []
         listed = data_info(folder)
-        latents, captions = _folder(folder, LATENTS), _folder(folder, CAPTIONS)
+        latents, captions = _folder(folder, LATENT_FOLDERS), _folder(folder, CAPTION_FOLDERS)
         if listed is None or latents is None:
             raise UserError(
-                f"{folder} must hold data_info.json and a folder {LATENTS[0]}, but lacks one. "
+                f"{folder} must hold data_info.json and {LATENT_FOLDERS[0]}, but lacks one. "
                 "Extract again, or set runtime.data_folder to the folder above both."
             )
         images = _listed(listed)
@@ -83,7 +85,10 @@ class PixArtFeatures:
 
     def images_at(self, indices: np.ndarray) -> Tensor:
         """Return scaled latents (B, C, H, H)."""
-        return torch.stack(list(pool().map(self._latent, indices.tolist()))) * self.config.scale
+        return (
+            torch.stack(list(reader_threads().map(self._latent, indices.tolist())))
+            * self.config.scale
+        )
 
     def _latent(self, index: int) -> Tensor:
         stored = npy_sample(self.latents[index], self.shape, FLOATS)
@@ -105,7 +110,7 @@ class PixArtFeatures:
         tokens = torch.zeros(len(paths), length, channels)
         mask = torch.zeros(len(paths), length, dtype=torch.bool)
         for row, (path, (features, real)) in enumerate(
-            zip(paths, pool().map(_caption, paths), strict=True)
+            zip(paths, reader_threads().map(_caption, paths), strict=True)
         ):
             if len(features) > length or features.shape[1] != channels:
                 raise UserError(
@@ -120,7 +125,7 @@ class PixArtFeatures:
 
 def data_info(folder: Path) -> Path | None:
     """Return the list of images, if the folder has one."""
-    return next((folder / name for name in LISTS if (folder / name).is_file()), None)
+    return next((folder / name for name in LIST_FILES if (folder / name).is_file()), None)
 
 
 def _listed(path: Path) -> list[str]:

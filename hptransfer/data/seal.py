@@ -21,14 +21,14 @@ from hptransfer.data.reading import reading
 from hptransfer.errors import MachineError, UserError
 from hptransfer.system.files import write_text
 
-THREADS = 4  # readers of a process; decoding and hashing leave Python's lock
+READER_THREADS = 4  # readers of a process; decoding and hashing leave Python's lock
 _CHECKS = "1"  # counts up where a scan learns to refuse more
 
 
 @cache
-def pool() -> ThreadPoolExecutor:
+def reader_threads() -> ThreadPoolExecutor:
     """Return this process's readers."""
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="data")
+    return ThreadPoolExecutor(READER_THREADS, thread_name_prefix="data")
 
 
 def content_hash(folder: Path, files: Sequence[str]) -> str:
@@ -36,7 +36,9 @@ def content_hash(folder: Path, files: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for start in range(0, len(files), 1024):
         names = files[start : start + 1024]
-        for name, part in zip(names, pool().map(lambda n: _hash(folder / n), names), strict=True):
+        for name, part in zip(
+            names, reader_threads().map(lambda n: _hash(folder / n), names), strict=True
+        ):
             digest.update(f"{name}\0{part}\n".encode())
     return digest.hexdigest()[:16]
 

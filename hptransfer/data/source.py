@@ -18,10 +18,10 @@ import torch
 
 from hptransfer.config import FolderConfig, Layout
 from hptransfer.data.seal import content_hash, fingerprint, sealed_hash, write_seal
-from hptransfer.data.split import Dataset, Rows, Split, split_rows
+from hptransfer.data.split import Dataset, SourceRows, Split, split_rows
 from hptransfer.errors import UserError
 
-CHUNK = 64  # samples that a scan holds in memory
+SCAN_SAMPLES = 64  # samples that a scan holds in memory
 
 
 class Source(Split, Protocol):
@@ -67,13 +67,13 @@ def named_folder(config: FolderConfig, folder: str | None) -> Path:
     return Path(folder)
 
 
-def split(config: FolderConfig, source: Source) -> Dataset:
+def split_source(config: FolderConfig, source: Source) -> Dataset:
     """Return both splits of a source."""
     kept, held_out = split_rows(len(source), config.held_out)
-    return Dataset(Rows(source, kept), Rows(source, held_out))
+    return Dataset(SourceRows(source, kept), SourceRows(source, held_out))
 
 
-def check(config: FolderConfig, source: Source, *, trust_seal: bool) -> None:
+def check_source(config: FolderConfig, source: Source, *, trust_seal: bool) -> None:
     """Refuse a source that is broken or not the one that the config names."""
     if config.held_out >= len(source):
         raise UserError(
@@ -86,16 +86,16 @@ def check(config: FolderConfig, source: Source, *, trust_seal: bool) -> None:
         found = content_hash(source.folder, source.files)
         if _misfits(config, source.layout):
             raise _not_as_named(config, source, found)
-        scan(config, source)
+        scan_source(config, source)
         write_seal(source.folder, key, found)
     if found != config.sha256:
         raise _not_as_named(config, source, found)
 
 
-def scan(config: FolderConfig, source: Source) -> None:
+def scan_source(config: FolderConfig, source: Source) -> None:
     """Read every sample as training does, and refuse the first that is broken."""
-    for start in range(0, len(source), CHUNK):
-        indices = np.arange(start, min(start + CHUNK, len(source)))
+    for start in range(0, len(source), SCAN_SAMPLES):
+        indices = np.arange(start, min(start + SCAN_SAMPLES, len(source)))
         _refuse(source, indices, ~_finite(source.images_at(indices)), "is not all finite")
         labels, classes = source.labels_at(indices), source.layout.classes
         outside = (labels < 0) | (labels >= classes)

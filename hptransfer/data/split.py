@@ -69,7 +69,7 @@ class MemorySplit:
 
 
 @dataclass(frozen=True)
-class Rows:
+class SourceRows:
     """Some samples of a source: its `rows` (N,), read when they are asked for."""
 
     source: Split

@@ -29,8 +29,8 @@ from hptransfer.training.device import (
     hardware_model,
     is_out_of_memory,
     release_memory,
-    too_large,
     torch_device,
+    trial_too_large,
 )
 from hptransfer.training.packs.state import start_training
 
@@ -124,7 +124,7 @@ def _climbed(
         blocks = [last.block() for _ in range(TURNS)]
     except RuntimeError as error:
         if is_out_of_memory(error):
-            raise too_large(group[0], device) from error
+            raise trial_too_large(group[0], device) from error
         raise
     points = (MeasuredPack(1, statistics.median(blocks), last.bytes),)
     spread = half_range(blocks)

@@ -25,10 +25,23 @@ from hptransfer.errors import UserError
 from hptransfer.models.parametrization import build_model, forward_multipliers
 from hptransfer.system.files import opening, writing
 
-WRAPPERS = ("module.", "_orig_mod.", "ema_model.", "model.")  # what trainers put before names
-BESIDE_OTHERS = "model.diffusion_model."  # in one file with an autoencoder, as SD3 is published
-NESTED = ("ema", "model_ema", "state_dict_ema", "state_dict", "model")  # moving averages first
-SHOWN = 3  # names of each kind in a complaint
+WRAPPER_PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "ema_model.",
+    "model.",
+)  # what trainers put before names
+MODEL_PREFIX_IN_BUNDLES = (
+    "model.diffusion_model."  # in one file with an autoencoder, as SD3 is published
+)
+STATE_DICT_KEYS = (
+    "ema",
+    "model_ema",
+    "state_dict_ema",
+    "state_dict",
+    "model",
+)  # moving averages first
+NAMES_SHOWN = 3  # names of each kind in a complaint
 
 Stored = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata by name
 
@@ -115,12 +128,12 @@ def _innermost(content: Any) -> Stored:
     metadata: dict[str, str] = {}
     while isinstance(content, dict) and not all(isinstance(v, Tensor) for v in content.values()):
         metadata |= {k: str(v) for k, v in content.items() if isinstance(v, str | int | float)}
-        inner = [content[key] for key in NESTED if isinstance(content.get(key), dict)]
+        inner = [content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), dict)]
         if not inner:
             found = ", ".join(map(str, list(content)[:5]))
             raise UserError(
-                f"A checkpoint must be a state dict, or hold one under {', '.join(NESTED)}, but it "
-                f"has {found}. Save the model's state dict."
+                "A checkpoint must be a state dict, or hold one under "
+                f"{', '.join(STATE_DICT_KEYS)}, but it has {found}. Save the model's state dict."
             )
         content = inner[0]
     if not isinstance(content, dict):
@@ -130,11 +143,13 @@ def _innermost(content: Any) -> Stored:
 
 def _unwrapped(tensors: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
     """Take wrappers' prefixes off, as long as all names share one and none is already right."""
-    ours = [name for name in tensors if name.startswith(BESIDE_OTHERS)]
+    ours = [name for name in tensors if name.startswith(MODEL_PREFIX_IN_BUNDLES)]
     if ours:
-        return {name.removeprefix(BESIDE_OTHERS): tensors[name] for name in ours}
-    for _ in WRAPPERS:
-        prefix = next((p for p in WRAPPERS if all(name.startswith(p) for name in tensors)), None)
+        return {name.removeprefix(MODEL_PREFIX_IN_BUNDLES): tensors[name] for name in ours}
+    for _ in WRAPPER_PREFIXES:
+        prefix = next(
+            (p for p in WRAPPER_PREFIXES if all(name.startswith(p) for name in tensors)), None
+        )
         if prefix is None or wanted & tensors.keys():
             break
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
@@ -193,4 +208,4 @@ def _require_match(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], pa
 
 
 def _first(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")

@@ -21,10 +21,10 @@ _asked: list[int] = []
 
 @contextmanager
 def raised_as_interrupted(*, at_once: bool = True) -> Iterator[None]:
-    """Raise `Interrupted` at every such signal in a `with` block, at its end at the latest.
+    """Raise `Interrupted` at every one of `SIGNALS` in a `with` block, at its end at the latest.
 
-    Where it is not raised at once, what runs asks `asked` where it can end in order; what came to
-    its own end meanwhile was not interrupted.
+    With `at_once=False` nothing is raised: the caller looks at `requested_signal` where it can end
+    in order, and work that reached its own end meanwhile was not interrupted.
     """
 
     def interrupt(number: int, _frame: Any) -> None:
@@ -43,7 +43,7 @@ def raised_as_interrupted(*, at_once: bool = True) -> Iterator[None]:
         _asked.clear()
 
 
-def asked() -> int | None:
+def requested_signal() -> int | None:
     """Return the signal that asked for an end, if one did."""
     return _asked[-1] if _asked else None
 

@@ -47,6 +47,7 @@ def open_storage(folder: str) -> Storage:
     Raises:
         UserError: fsspec does not know the protocol, or lacks the package for it.
     """
+    printed = without_credentials(folder)
     protocol, is_url, rest = folder.partition("://")
     if not is_url:
         return LocalStorage(Path(folder))
@@ -58,18 +59,18 @@ def open_storage(folder: str) -> Storage:
         filesystem, root = url_to_fs(folder)
     except ImportError as error:
         raise UserError(
-            f"Storage {shown(folder)} needs a package that is not installed here: {error}. Install "
+            f"Storage {printed} needs a package that is not installed here: {error}. Install "
             "it on every node, or use a folder that all nodes share."
         ) from error
     except ValueError as error:
         raise UserError(
             f"Storage must be a folder, or a URL that fsspec knows such as s3://bucket/folder, but "
-            f"got {shown(folder)}: {error}."
+            f"got {printed}: {error}."
         ) from error
-    return UrlStorage(filesystem, root, shown(folder))
+    return UrlStorage(filesystem, root, printed)
 
 
-def shown(folder: str) -> str:
+def without_credentials(folder: str) -> str:
     """Return a path or URL as it may be printed, without a user's name and password."""
     return re.sub(r"//[^/@]*@", "//", folder)
 

@@ -41,23 +41,25 @@ def train_batch(config: TrialConfig, train: Split, step: int, part: slice = WHOL
     images = train.images_at(chosen)
     uniform = torch.rand(size, generator=torch_generator(seed, "label dropout", step))
     whole = (size, *images.shape[1:])  # drawn whole, so that a part is the same however it is cut
-    condition = condition_of(config, train, chosen)
+    condition = conditions_at(config, train, chosen)
     return Batch(
         images=images,
         u=torch.rand(size, generator=torch_generator(seed, "timestep", step))[part],
         noise=torch.randn(whole, generator=torch_generator(seed, "noise", step))[part],
-        condition=dropped(config, condition, (uniform < config.model.label_dropout)[part]),
+        condition=with_null_condition(
+            config, condition, (uniform < config.model.label_dropout)[part]
+        ),
     )
 
 
-def condition_of(config: TrialConfig, split: Split, chosen: np.ndarray) -> tuple[Tensor, ...]:
+def conditions_at(config: TrialConfig, split: Split, chosen: np.ndarray) -> tuple[Tensor, ...]:
     """Return what the model is told of the chosen samples."""
     if config.model.conditioning is Conditioning.caption:
         return split.captions_at(chosen)
     return (split.labels_at(chosen),)
 
 
-def dropped(
+def with_null_condition(
     config: TrialConfig, condition: tuple[Tensor, ...], where: Tensor
 ) -> tuple[Tensor, ...]:
     """Replace conditions by the null one `where` (B,): the last label, or an empty caption (tokens

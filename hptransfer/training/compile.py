@@ -23,7 +23,7 @@ from hptransfer.errors import UserError
 
 # Shapes that one function may be compiled for in one process; torch's own 8 would silently run
 # the ninth width of a sweep uncompiled.
-SHAPES = 512
+MOST_SHAPES = 512
 
 COMPILERS = ("g++", "clang++", "gcc", "clang")
 
@@ -33,14 +33,14 @@ _BY_KIND: dict[Hashable, Callable[..., Any]] = {}
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function compiled whole for every shape it is called with; no part runs eagerly."""
     _require_compiler()
-    torch._dynamo.config.recompile_limit = SHAPES
-    torch._dynamo.config.accumulated_recompile_limit = SHAPES
+    torch._dynamo.config.recompile_limit = MOST_SHAPES
+    torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     return torch.compile(function, fullgraph=True, dynamic=False)
 
 
 @contextmanager
-def compilable(name: str) -> Iterator[None]:
+def refuse_uncompilable(name: str) -> Iterator[None]:
     """Say in a sentence that a model of the user's own cannot be compiled, in a `with` block."""
     from torch._dynamo.exc import TorchDynamoException  # dear, and needed here only
 

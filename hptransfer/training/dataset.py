@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hptransfer.config import RuntimeConfig, TrialConfig
-from hptransfer.data import Dataset, load
+from hptransfer.data import Dataset, load_data
 
 
 def load_dataset(config: TrialConfig, runtime: RuntimeConfig) -> Dataset:
@@ -12,4 +12,4 @@ def load_dataset(config: TrialConfig, runtime: RuntimeConfig) -> Dataset:
     Raises:
         UserError: the data is not there, is broken, or its content hash is not the config's.
     """
-    return load(config.data, runtime.data_folder)
+    return load_data(config.data, runtime.data_folder)

@@ -31,7 +31,7 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def too_large(config: TrialConfig, device: torch.device) -> MachineError:
+def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:
     """Build the error of a single trial that does not fit into a device's memory."""
     layout, budget = config.data.layout, config.budget
     patch = getattr(config.model, "patch_size", 1)

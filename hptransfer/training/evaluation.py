@@ -15,7 +15,7 @@ from torch import Tensor
 from hptransfer.config import DDPMConfig, ObjectiveConfig, TrialConfig
 from hptransfer.data import Split
 from hptransfer.system.random_streams import torch_generator
-from hptransfer.training.batches import Batch, condition_of
+from hptransfer.training.batches import Batch, conditions_at
 from hptransfer.training.objectives import Noised, objective_loss
 
 
@@ -23,7 +23,7 @@ def evaluation_batches(config: TrialConfig, validation: Split) -> Iterator[Batch
     """Yield one batch per stratified draw over the first `eval_samples` held-out samples."""
     count = min(config.budget.eval_samples, len(validation))
     chosen = np.arange(count)
-    images, condition = validation.images_at(chosen), condition_of(config, validation, chosen)
+    images, condition = validation.images_at(chosen), conditions_at(config, validation, chosen)
     draws = config.budget.eval_draws
     for draw in range(draws):
         generator = torch_generator(0, "evaluation", draw)
@@ -43,7 +43,7 @@ def sample_losses(
     return objective_loss(objective, prediction.unsqueeze(-4), alone, weight=weight)
 
 
-def fixed_weight(objective: ObjectiveConfig) -> float | None:
+def deciding_bound_weight(objective: ObjectiveConfig) -> float | None:
     """Return the weight of a learned variance's bound that decides whatever trials trained under;
     None where that is their own, or there is none.
     """

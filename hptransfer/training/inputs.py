@@ -13,8 +13,8 @@ from hptransfer.training.batches import Batch
 
 Made = TypeVar("Made")
 
-AHEAD = 8  # steps whose inputs are made while a GPU works on an earlier one
-MAKERS = 4  # threads that make them
+STEPS_AHEAD = 8  # steps whose inputs are made while a GPU works on an earlier one
+MAKER_THREADS = 4  # threads that make them
 
 
 class StepInputs(NamedTuple):
@@ -39,17 +39,17 @@ class StepInputs(NamedTuple):
         return StepInputs(Batch(images, u, noise, tuple(condition)), controls)
 
 
-class Ahead(Generic[Made]):
+class InputQueue(Generic[Made]):
     """Makes what the next steps are given in threads of its own; the result is the same."""
 
     def __init__(self, make: Callable[[int], Made], steps: int) -> None:
         self.make, self.steps = make, steps
-        self.pool = ThreadPoolExecutor(MAKERS, thread_name_prefix="inputs")
+        self.pool = ThreadPoolExecutor(MAKER_THREADS, thread_name_prefix="inputs")
         self.coming: dict[int, Future[Made]] = {}
 
     def __call__(self, step: int) -> Made:
         """Return a step's inputs, and see to those of the steps after it."""
-        wanted = {step, *range(step + 1, min(step + 1 + AHEAD, self.steps))}
+        wanted = {step, *range(step + 1, min(step + 1 + STEPS_AHEAD, self.steps))}
         self.coming = {
             s: self.coming.get(s) or self.pool.submit(self.make, s) for s in sorted(wanted)
         }

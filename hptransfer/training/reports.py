@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-REPORTS = 30  # points of a training curve
+CURVE_POINTS = 30  # points of a training curve
 
 
 def has_point(taken: int, steps: int) -> bool:
     """Whether a training curve has a point after so many of all steps."""
-    return taken % math.ceil(steps / REPORTS) == 0 or taken >= steps
+    return taken % math.ceil(steps / CURVE_POINTS) == 0 or taken >= steps

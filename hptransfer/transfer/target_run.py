@@ -35,9 +35,9 @@ from hptransfer.system.safe_yaml import read_mapping
 
 if TYPE_CHECKING:
     from hptransfer.training.sampling.samplers import SamplerConfig
-    from hptransfer.training.target.parallel import Group
-    from hptransfer.training.target.record import Entry
-    from hptransfer.training.target.run import Watchers
+    from hptransfer.training.target.parallel import ProcessGroup
+    from hptransfer.training.target.record import LogEntry
+    from hptransfer.training.target.run import RunListeners
 
 
 def unheard(_said: object) -> None:
@@ -52,7 +52,7 @@ def train(
     root: Path,
     announce: Callable[[str], None] = unheard,
     tell: Callable[[str], None] = unheard,
-    show: Callable[[Entry], None] = unheard,
+    show: Callable[[LogEntry], None] = unheard,
 ) -> dict[str, Any] | None:
     """Train one config in its run directory, and record its row in the target's ledger.
 
@@ -66,10 +66,10 @@ def train(
         show: is given the lines of the run's log.
     """
     from hptransfer.training.dataset import load_dataset
-    from hptransfer.training.target.parallel import Group
+    from hptransfer.training.target.parallel import ProcessGroup
 
     composed, folder, axes = trained_at(path, overrides, config_dir=config_dir, root=root)
-    group = Group.of(composed.trainer, composed.runtime)
+    group = ProcessGroup.of(composed.trainer, composed.runtime)
     try:
         key = trial_key(composed.trial)
         known = _known(folder, key) if group.is_first else None
@@ -98,7 +98,7 @@ def _needs_nothing(known: dict[str, Any], run: RunFolder) -> bool:
 
 
 @contextmanager
-def _writing(run: RunFolder, group: Group) -> Iterator[None]:
+def _writing(run: RunFolder, group: ProcessGroup) -> Iterator[None]:
     """Let one run at a time write a run directory."""
     if not group.is_first:
         yield
@@ -115,18 +115,21 @@ def _writing(run: RunFolder, group: Group) -> Iterator[None]:
 def _run(
     composed: Composed,
     run: RunFolder,
-    group: Group,
+    group: ProcessGroup,
     tell: Callable[[str], None],
-    show: Callable[[Entry], None],
+    show: Callable[[LogEntry], None],
 ) -> TrialResult:
     """Train from where the run directory stands to the run's end."""
     from hptransfer.training.dataset import load_dataset
     from hptransfer.training.target.engine import micro_batch
-    from hptransfer.training.target.parallel import fitting, lost_another
+    from hptransfer.training.target.parallel import explain_out_of_memory, is_lost_process
     from hptransfer.training.target.run import TrainingRun
 
     micro = micro_batch(composed.trial, composed.trainer, group)
-    with _watchers(composed, run, tell, show) as watchers, fitting(composed.trainer, micro):
+    with (
+        _watchers(composed, run, tell, show) as watchers,
+        explain_out_of_memory(composed.trainer, micro),
+    ):
         try:
             training = TrainingRun(
                 composed.trial,
@@ -145,7 +148,7 @@ def _run(
         except MachineError:  # is a RuntimeError too, and says more
             raise
         except RuntimeError as error:
-            if lost_another(error):
+            if is_lost_process(error):
                 raise MachineError(
                     f"Process {group.rank} of the run lost another, which was killed or says "
                     "itself what failed. Type the same command again: the run goes on at its last "
@@ -166,26 +169,26 @@ def _watchers(
     composed: Composed,
     run: RunFolder,
     tell: Callable[[str], None],
-    show: Callable[[Entry], None],
-) -> Iterator[Watchers]:
+    show: Callable[[LogEntry], None],
+) -> Iterator[RunListeners]:
     """Give those who are told of a run: the caller, TensorBoard and the pictures of samples."""
     from hptransfer.sweeping.trackers.tensorboard import RunBoard
-    from hptransfer.training.sampling.contact_sheet import draw_samples, samples_data
-    from hptransfer.training.target.run import Watchers
+    from hptransfer.training.sampling.contact_sheet import lay_out_samples, write_samples_png
+    from hptransfer.training.target.run import RunListeners
 
     board = RunBoard(run.path) if "tensorboard" in composed.executor.trackers else None
 
-    def log(entry: Entry) -> None:
+    def log(entry: LogEntry) -> None:
         show(entry)
         if board is not None:
             scalars = asdict(entry)
             board.write(scalars.pop("step"), scalars)
 
     def samples(step: int, drawn: np.ndarray) -> None:
-        draw_samples(run.samples_file(step), samples_data(drawn))
+        write_samples_png(run.samples_file(step), lay_out_samples(drawn))
 
     try:
-        yield Watchers(tell, log, samples)
+        yield RunListeners(tell, log, samples)
     finally:
         if board is not None:
             board.close()
@@ -257,7 +260,7 @@ def draw(
 
     The file is named after the weights and how they were sampled.
     """
-    from hptransfer.training.sampling.contact_sheet import draw_samples, samples_data
+    from hptransfer.training.sampling.contact_sheet import lay_out_samples, write_samples_png
     from hptransfer.training.sampling.generate import generate
 
     if columns < 1:
@@ -275,7 +278,7 @@ def draw(
     name = key if weights is None else kept.stem
     picture = folder.target / "samples" / f"{name}-{how}.png"
     if composed.trial.data.layout.channels in (1, 3):
-        draw_samples(picture, samples_data(drawn))
+        write_samples_png(picture, lay_out_samples(drawn))
         return picture
     picture.parent.mkdir(parents=True, exist_ok=True)
     np.save(picture.with_suffix(".npy"), drawn)  # latents: an autoencoder makes images of them

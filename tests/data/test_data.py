@@ -16,8 +16,16 @@ from PIL import Image
 from hptransfer.config import DataConfig, DigitsConfig, FeaturesConfig, ImageFolderConfig
 from hptransfer.config.choices import Status
 from hptransfer.config.compose.compose import Composed, compose_file
-from hptransfer.data import MemorySplit, batch_indices, digits, load, open_folder, source, verify
-from hptransfer.data.captions import encode
+from hptransfer.data import (
+    MemorySplit,
+    batch_indices,
+    digits,
+    load_data,
+    open_folder,
+    source,
+    verify_data,
+)
+from hptransfer.data.captions import encode_captions
 from hptransfer.data.features import write_features
 from hptransfer.data.images import DecodedImages
 from hptransfer.data.split import split_rows
@@ -56,7 +64,7 @@ def pasted(folder: Path, choice: str, *words: str) -> Composed:
     words = (f"data={choice}", "data.held_out=5", f"runtime.data_folder={folder}", *words)
     first = compose_file(None, [*words])
     with pytest.raises(UserError, match=f"data={choice} must state the shapes") as caught:
-        load(first.trial.data, str(folder))
+        load_data(first.trial.data, str(folder))
     return compose_file(None, [*words, *overrides_in(str(caught.value))])
 
 
@@ -80,7 +88,7 @@ def test_shards_give_back_what_was_written(tmp_path: Path, storage, dtype) -> No
     assert config.layout == dataclasses.replace(
         config.layout, channels=4, image_size=8, classes=3, caption_tokens=L
     )
-    load(config, str(tmp_path))
+    load_data(config, str(tmp_path))
     whole = open_folder(config, str(tmp_path))  # pyright: ignore[reportArgumentType]
     order = np.random.default_rng(0).permutation(N)  # rows of both shards, in any order
     torch.testing.assert_close(
@@ -100,7 +108,7 @@ def test_labels_and_pooled_features_may_be_missing(tmp_path: Path) -> None:
     write(tmp_path, arrays)
     config = stated(tmp_path, "features")
     assert (config.layout.classes, config.layout.pooled_channels) == (1, 0)
-    train = load(config, str(tmp_path)).train
+    train = load_data(config, str(tmp_path)).train
     assert not train.labels_at(ALL[:15]).any()
     assert train.captions_at(ALL[:15])[2].shape == (15, 0)
 
@@ -109,14 +117,14 @@ def test_captions_of_a_folder_may_be_left_out(tmp_path: Path) -> None:
     write(tmp_path, features())
     config = stated(tmp_path, "features")
     without = dataclasses.replace(config, caption_tokens=0, caption_channels=0, pooled_channels=0)
-    assert len(load(without, str(tmp_path)).train) == N - 5
+    assert len(load_data(without, str(tmp_path)).train) == N - 5
 
 
 def test_fast_dit_folders_are_read(tmp_path: Path) -> None:
     arrays = write_fast_dit(tmp_path)
     config = stated(tmp_path, "features", "data.classes=3")
     whole = open_folder(config, str(tmp_path))  # pyright: ignore[reportArgumentType]
-    load(config, str(tmp_path))
+    load_data(config, str(tmp_path))
     assert torch.equal(whole.images_at(ALL[::-1]), arrays["latents"].flip(0))
     assert torch.equal(whole.labels_at(ALL), arrays["labels"])
 
@@ -126,7 +134,7 @@ def test_pixart_extractions_are_read(tmp_path: Path, extracted: bool) -> None:
     arrays = write_pixart(tmp_path, extracted=extracted)
     config = stated(tmp_path, "features", "data.sample_posterior=false")
     assert isinstance(config, FeaturesConfig) and config.scale == 0.18215  # theirs are not scaled
-    load(config, str(tmp_path))
+    load_data(config, str(tmp_path))
     whole = open_folder(config, str(tmp_path))
     torch.testing.assert_close(whole.images_at(ALL), 0.18215 * arrays["latents"])
     tokens, mask, pooled = whole.captions_at(ALL)
@@ -159,7 +167,7 @@ def test_image_folders_are_cropped_scaled_and_labelled(tmp_path: Path, channels:
     write_images(tmp_path)
     config = stated(tmp_path, "image_folder", f"data.channels={channels}", "data.image_size=8")
     whole = open_folder(config, str(tmp_path))  # pyright: ignore[reportArgumentType]
-    load(config, str(tmp_path))
+    load_data(config, str(tmp_path))
     assert config.layout.classes == 2
     assert whole.labels_at(ALL).tolist() == [0] * 10 + [1] * 10  # `Axolotl` before `tree_frog`
     assert Path(whole.place(0)).parent.name == "Axolotl"
@@ -193,10 +201,12 @@ def test_captions_come_from_a_file_beside_a_list_or_the_class(tmp_path: Path) ->
     (tmp_path / "tree_frog/captions.txt").write_text("002.webp\ttwo frogs\n000.png\tunread\n")
     config = stated(tmp_path, "image_folder", "data.image_size=8", *CAPTIONED)
     whole = open_folder(config, str(tmp_path))  # pyright: ignore[reportArgumentType]
-    load(config, str(tmp_path))
+    load_data(config, str(tmp_path))
     asked = np.array([10, 11, 12, 0])
     sentences = ["A frog, asleep.", "two frogs", "a photo of a tree frog", "a photo of a Axolotl"]
-    for found, expected in zip(whole.captions_at(asked), encode(sentences, 9, 16), strict=True):
+    for found, expected in zip(
+        whole.captions_at(asked), encode_captions(sentences, 9, 16), strict=True
+    ):
         assert torch.equal(found, expected)
 
 
@@ -205,20 +215,20 @@ def test_hugging_face_folders_are_read(tmp_path: Path) -> None:
     write_hugging_face(tmp_path)
     config = stated(tmp_path, "huggingface", "data.image_size=8", *CAPTIONED)
     assert config.layout.classes == 3
-    load(config, str(tmp_path))
+    load_data(config, str(tmp_path))
     whole = open_folder(config, str(tmp_path))  # pyright: ignore[reportArgumentType]
     assert whole.labels_at(ALL).tolist() == [i % 3 for i in range(N)]
     expected = picture(13).resize((10, 8), Image.Resampling.BICUBIC).crop((1, 0, 9, 8))
     expected = torch.from_numpy(np.asarray(expected) / 127.5 - 1).permute(2, 0, 1).float()
     torch.testing.assert_close(whole.images_at(np.array([13, 2]))[0], expected)
     tokens, _, _ = whole.captions_at(np.array([13]))
-    assert torch.equal(tokens, encode(["picture number 13"], 9, 16)[0])
+    assert torch.equal(tokens, encode_captions(["picture number 13"], 9, 16)[0])
 
 
 def test_streamed_batches_are_those_of_the_same_content_in_memory(tmp_path: Path) -> None:
     arrays = features()
     write(tmp_path, arrays)
-    train = load(stated(tmp_path, "features"), str(tmp_path)).train
+    train = load_data(stated(tmp_path, "features"), str(tmp_path)).train
     kept, _ = split_rows(N, 5)
     tokens = arrays["tokens"] * arrays["mask"][..., None]
     sentences = (tokens[kept], arrays["mask"][kept], arrays["pooled"][kept])
@@ -282,20 +292,20 @@ def test_a_sealed_folder_is_scanned_again_only_where_it_changed(
 ) -> None:
     write(tmp_path, features())
     config = stated(tmp_path, "features")
-    load(config, str(tmp_path))
-    load.cache_clear()  # as another process would find it
+    load_data(config, str(tmp_path))
+    load_data.cache_clear()  # as another process would find it
     scans = []
-    monkeypatch.setattr(source, "scan", lambda *_: scans.append(1))
-    load(config, str(tmp_path))
+    monkeypatch.setattr(source, "scan_source", lambda *_: scans.append(1))
+    load_data(config, str(tmp_path))
     assert scans == []
-    verify(config, str(tmp_path))
+    verify_data(config, str(tmp_path))
     assert len(scans) == 1
-    load.cache_clear()
+    load_data.cache_clear()
     changed = features()
     changed["latents"][19] += 1  # the same names and sizes
     write(tmp_path, changed)
     with pytest.raises(UserError, match=r"sha256 is \w{16} and not \w{16}\. Set data"):
-        load(config, str(tmp_path))
+        load_data(config, str(tmp_path))
     assert len(scans) == 2
 
 
@@ -305,17 +315,17 @@ def test_a_folder_that_cannot_be_written_is_sealed_in_the_cache(
     write(tmp_path / "data", features())
     (tmp_path / "data/.hptransfer").write_text("in the way")  # root ignores permissions
     config = stated(tmp_path / "data", "features")
-    load(config, str(tmp_path / "data"))
-    load.cache_clear()
-    monkeypatch.setattr(source, "scan", lambda *_: pytest.fail("scanned twice"))
-    load(config, str(tmp_path / "data"))
+    load_data(config, str(tmp_path / "data"))
+    load_data.cache_clear()
+    monkeypatch.setattr(source, "scan_source", lambda *_: pytest.fail("scanned twice"))
+    load_data(config, str(tmp_path / "data"))
 
 
 def test_the_hash_is_of_names_and_bytes_whatever_the_place(tmp_path: Path) -> None:
     write(tmp_path / "a", features())
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     config = stated(tmp_path / "a", "features")
-    assert len(load(config, str(tmp_path / "b")).validation) == 5
+    assert len(load_data(config, str(tmp_path / "b")).validation) == 5
 
 
 SMALL = (
@@ -337,7 +347,9 @@ def test_trials_train_on_features(tmp_path: Path, family: str) -> None:
 
 
 def test_the_encoder_tells_sentences_words_and_order_apart() -> None:
-    tokens, mask, pooled = encode(["a red cat", "A red cat!", "red a cat", "a red dog", "cat"])
+    tokens, mask, pooled = encode_captions(
+        ["a red cat", "A red cat!", "red a cat", "a red dog", "cat"]
+    )
     assert torch.equal(tokens[0], tokens[1]) and torch.equal(pooled[0], pooled[1])
     assert not torch.allclose(tokens[0], tokens[2]) and torch.allclose(pooled[0], pooled[2])
     assert torch.equal(tokens[0, :2], tokens[3, :2]) and not torch.equal(tokens[0, 2], tokens[3, 2])
@@ -348,7 +360,7 @@ def test_the_encoder_tells_sentences_words_and_order_apart() -> None:
 def test_the_encoder_gives_unit_variance() -> None:
     words = [f"word{i}" for i in range(480)]
     sentences = [" ".join(words[i : i + 6]) for i in range(0, 480, 6)]
-    tokens, _, pooled = encode(sentences)
+    tokens, _, pooled = encode_captions(sentences)
     assert float(tokens.var()) == pytest.approx(1, abs=0.02)
     assert float(pooled.var()) == pytest.approx(1, abs=0.1)
 
@@ -356,14 +368,15 @@ def test_the_encoder_gives_unit_variance() -> None:
 @pytest.mark.parametrize("caption", ["", " ... ", "one two three four"])
 def test_captions_of_no_or_too_many_words_are_refused(caption: str) -> None:
     with pytest.raises(UserError, match=r"must have 1 to 3 words, but .* has (0|4)\. Shorten it"):
-        encode([caption], tokens=3)
+        encode_captions([caption], tokens=3)
 
 
 def test_every_digit_has_a_sentence_about_its_class() -> None:
     about = [
-        encode([template.format(noun) for template in digits.TEMPLATES])[0] for noun in digits.NOUNS
+        encode_captions([template.format(noun) for template in digits.TEMPLATES])[0]
+        for noun in digits.NOUNS
     ]
-    for split in load(DigitsConfig(), None):
+    for split in load_data(DigitsConfig(), None):
         indices = np.arange(len(split))
         tokens, mask, pooled = split.captions_at(indices)
         assert tokens.shape[1:] == (6, 64) and mask.any(1).all() and pooled.shape[1:] == (64,)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hptransfer.config import DataConfig, FeaturesConfig, FolderConfig, ImageFolderConfig
 from hptransfer.config.compose.compose import compose_file
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.data.features import write_features
 from hptransfer.errors import UserError
 from tests.support.data_folders import (
@@ -55,7 +55,7 @@ def config_of(*words: str) -> DataConfig:
 def refusal(folder: Path | None, *words: str) -> str:
     """Return the sentence with which a folder is refused."""
     with pytest.raises(UserError) as caught:
-        load(config_of(*words), None if folder is None else str(folder))
+        load_data(config_of(*words), None if folder is None else str(folder))
     return str(caught.value)
 
 

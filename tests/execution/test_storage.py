@@ -11,7 +11,7 @@ import pytest
 
 from hptransfer.errors import MachineError, UserError
 from hptransfer.execution.ray.shared_storage import probe_token, write_token
-from hptransfer.system.storage import LocalStorage, Storage, open_storage, shown
+from hptransfer.system.storage import LocalStorage, Storage, open_storage, without_credentials
 
 
 @pytest.fixture(params=["path", "file", "memory"])
@@ -114,5 +114,5 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_passwords_are_not_shown() -> None:
-    assert shown("sftp://me:secret@host/folder") == "sftp://host/folder"
-    assert shown("/a/folder@home") == "/a/folder@home"
+    assert without_credentials("sftp://me:secret@host/folder") == "sftp://host/folder"
+    assert without_credentials("/a/folder@home") == "/a/folder@home"

@@ -17,7 +17,7 @@ from hptransfer.config.compose.compose import compose_file
 from hptransfer.errors import Interrupted
 from hptransfer.reporting import of_folder as pages
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
-from hptransfer.system.signals import asked, end_if_asked, raised_as_interrupted
+from hptransfer.system.signals import end_if_asked, raised_as_interrupted, requested_signal
 from hptransfer.training.packs.state import TrainingState
 from tests.support.files import unchangeable
 from tests.support.sweeps import LEDGER, outcomes, rows, run
@@ -225,8 +225,8 @@ def test_a_dropped_interruption_is_raised_at_the_end_at_the_latest() -> None:
 def test_what_ends_by_itself_after_a_signal_was_not_interrupted() -> None:
     with raised_as_interrupted(at_once=False):
         os.kill(os.getpid(), signal.SIGTERM)
-        assert asked() == signal.SIGTERM
-    assert asked() is None
+        assert requested_signal() == signal.SIGTERM
+    assert requested_signal() is None
 
 
 def test_an_edited_line_is_refused_with_its_number(

@@ -12,9 +12,9 @@ import torch
 
 from hptransfer.config import RuntimeConfig, TrainerConfig
 from hptransfer.config.choices import Parallel, Precision
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.training.target.engine import Engine
-from hptransfer.training.target.parallel import Group
+from hptransfer.training.target.parallel import ProcessGroup
 from tests.support.trainer_processes import CUT, TRIALS, seen, steps_of
 
 pytestmark = pytest.mark.gpu
@@ -29,11 +29,11 @@ def engine_of(
     runtime: RuntimeConfig,
     trainer: TrainerConfig = ALONE,
     precision: Precision = Precision.fp32_ieee,
-    group: Group | None = None,
+    group: ProcessGroup | None = None,
 ) -> Engine:
     config = dataclasses.replace(TRIALS[name], precision=precision)
-    dataset = load(config.data, None)
-    return Engine(config, runtime, trainer, dataset, group or Group.of(trainer, runtime))
+    dataset = load_data(config.data, None)
+    return Engine(config, runtime, trainer, dataset, group or ProcessGroup.of(trainer, runtime))
 
 
 def assert_alike(ours: dict[str, Any], theirs: dict[str, Any], rel: float) -> None:
@@ -87,7 +87,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("way", [Parallel.ddp, Parallel.fsdp])
 def test_one_process_under_nccl_sees_the_same(way: Parallel) -> None:
     trainer = TrainerConfig(parallel=way)
-    group = Group.of(trainer, FAST)
+    group = ProcessGroup.of(trainer, FAST)
     assert torch.distributed.get_backend() == "nccl"
     parallel = seen(engine_of("dit", FAST, trainer, group=group))
     assert_alike(parallel, seen(engine_of("dit", CPU)), rel=1e-4)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from hptransfer.config import RuntimeConfig, TrainerConfig
 from hptransfer.config.choices import Parallel
 from hptransfer.errors import UserError
-from hptransfer.training.target.parallel import Group
+from hptransfer.training.target.parallel import ProcessGroup
 from tests.support.paths import ROOT
 from tests.support.trainer_processes import CASES, COMPILED, CUT, TRIALS, engine, seen, steps_of
 
@@ -114,14 +114,14 @@ def test_under_fsdp_a_process_holds_half_of_the_parameters(said: dict[str, Any])
 def test_more_processes_than_the_config_says_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="trains in one process, but torchrun started 2"):
-        Group.of(ALONE, RuntimeConfig())
+        ProcessGroup.of(ALONE, RuntimeConfig())
 
 
 def test_the_trials_threads_are_set_before_anything_is_measured() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        Group.of(ALONE, RuntimeConfig(threads=2))
+        ProcessGroup.of(ALONE, RuntimeConfig(threads=2))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -131,11 +131,11 @@ def test_a_parallel_run_needs_processes_and_gpus_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UserError, match=r"none were started together\. Run `torchrun"):
-        Group.of(TrainerConfig(parallel=Parallel.fsdp), RuntimeConfig())
+        ProcessGroup.of(TrainerConfig(parallel=Parallel.fsdp), RuntimeConfig())
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match="must be cuda, but got cuda:1"):
-        Group.of(TrainerConfig(parallel=Parallel.ddp), RuntimeConfig(device="cuda:1"))
+        ProcessGroup.of(TrainerConfig(parallel=Parallel.ddp), RuntimeConfig(device="cuda:1"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(UserError, match="but process 1 of this machine finds 1"):
-        Group.of(TrainerConfig(parallel=Parallel.ddp), RuntimeConfig(device="cuda"))
+        ProcessGroup.of(TrainerConfig(parallel=Parallel.ddp), RuntimeConfig(device="cuda"))

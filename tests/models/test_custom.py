@@ -26,9 +26,9 @@ from hptransfer.config import (
 from hptransfer.config.choices import Broken, Conditioning, Init, Scaling
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.identity import canonical, trial_key, with_scaling, with_width
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.errors import UserError
-from hptransfer.models.families.custom import build
+from hptransfer.models.families.custom import build_custom_model
 from hptransfer.models.parametrization import (
     ReadoutForm,
     Role,
@@ -38,7 +38,7 @@ from hptransfer.models.parametrization import (
     parameter_rules,
     rules_in_form,
 )
-from hptransfer.models.parametrization.measured import starts
+from hptransfer.models.parametrization.measured import measured_inits
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.batches import PackBatches
 from hptransfer.training.flops import step_flops
@@ -179,7 +179,7 @@ EXPONENTS = {  # of torch's own layers: uniform with bound 1/√fan_in
 
 
 def test_exponents_of_the_init_are_measured() -> None:
-    measured = starts(
+    measured = measured_inits(
         CustomConfig(factory="tests.support.custom_models:net", width=BASE, base_width=BASE)
     )
     for name, exponent in EXPONENTS.items():
@@ -289,7 +289,7 @@ def test_a_folded_readout_trains_as_a_hooked_one(name: str) -> None:
 
 def test_a_folded_readout_is_the_factorys_own_module() -> None:
     config = strained(trial())
-    model, own = build_model(config, "folded"), build(config.model)  # pyright: ignore
+    model, own = build_model(config, "folded"), build_custom_model(config.model)  # pyright: ignore
     assert dict(model.named_buffers()).keys() == dict(own.named_buffers()).keys()
     assert not any(module._forward_pre_hooks for module in model.modules())
     (rule,) = (r for r in rules_in_form(config, ReadoutForm.folded) if r.role is Role.output)
@@ -315,7 +315,7 @@ def test_gradients_of_fused_attention_in_a_pack_are_those_of_single_trials(
 ) -> None:
     configs = [dataclasses.replace(trial("attending"), seed=seed) for seed in (0, 1)]
     pack = Pack(configs, torch.device("cpu"))
-    batch = PackBatches(configs, load(DigitsConfig(), None)).at(0)
+    batch = PackBatches(configs, load_data(DigitsConfig(), None)).at(0)
     (packed,) = torch.autograd.grad(pack_losses(pack, batch).sum(), pack.flat)
     assert not [w for w in recwarn if "performance drop" in str(w.message)]
     for member in range(2):

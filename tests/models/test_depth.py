@@ -9,7 +9,7 @@ import torch
 
 from hptransfer.config import DiTConfig, ParametrizationConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Init
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.training.packs import coordinate_check as check
 
 SHALLOW, DEEP = 2, 6
@@ -26,8 +26,8 @@ def growth(alpha: float | None) -> float:
             init=Init.paper,
         )
         probing = check._probing(config, -7.5)
-        run = check._probe_width(probing, load(config.data, None), RuntimeConfig())
-        sizes = run.sizes[f"blocks.{depth - 1}", "update", max(check.STEPS)]
+        run = check._probe_width(probing, load_data(config.data, None), RuntimeConfig())
+        sizes = run.sizes[f"blocks.{depth - 1}", "update", max(check.MEASURED_STEPS)]
         changes.append(sum(map(math.log2, sizes)) / len(sizes))
     return (changes[1] - changes[0]) / math.log2(DEEP / SHALLOW)
 

@@ -28,7 +28,7 @@ from hptransfer.models.parametrization import (
     param_groups,
     parameter_rules,
 )
-from hptransfer.models.parametrization.rule_table import QUANTITIES, VANILLA
+from hptransfer.models.parametrization.rule_table import RULE_COLUMNS, VANILLA_EXPONENTS
 from tests.support.mup_models import BASE, EPS, LR, arm, families, random_batch, trial
 from tests.support.plain_transformer import FEATURES, LENGTH, VOCABULARY, plain_transformer, role_of
 
@@ -185,7 +185,7 @@ def test_the_vanilla_transformer_measures_as_table_8_says() -> None:
     """The printed constants and the measured Transformer are two sources: here they meet."""
     columns = {"init": "init_std", "update": "lr_factor", "response": "forward_factor"}
     for (role, quantity), (mean, spread) in vanilla_exponents().items():
-        printed = VANILLA[Role(role)][QUANTITIES.index(columns[quantity])]
+        printed = VANILLA_EXPONENTS[Role(role)][RULE_COLUMNS.index(columns[quantity])]
         assert mean == pytest.approx(printed, abs=TOLERANCE / 5), (role, quantity)
         assert spread < TOLERANCE, (role, quantity)
     measured = {role for role, quantity in vanilla_exponents() if quantity == "update"}

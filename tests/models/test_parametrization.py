@@ -25,10 +25,10 @@ from hptransfer.models.parametrization import (
     Factors,
     Role,
     build_model,
-    factors,
     forward_multipliers,
     initial_parameters,
     parameter_rules,
+    role_factors,
 )
 from hptransfer.models.parametrization.readouts import ReadoutForm, rules_in_form
 
@@ -45,9 +45,9 @@ ONES = Factors(lr=1, weight_decay=1, eps=1, forward=1)
 
 @pytest.mark.parametrize("role", list(Role))
 def test_factors_of_each_role(role: Role) -> None:
-    assert factors(role, M, ParametrizationConfig()) == MUP[role]
-    assert factors(role, M, ParametrizationConfig(scaling=Scaling.standard)) == ONES
-    embed = factors(role, M, ParametrizationConfig(scaling=Scaling.standard_embed))
+    assert role_factors(role, M, ParametrizationConfig()) == MUP[role]
+    assert role_factors(role, M, ParametrizationConfig(scaling=Scaling.standard)) == ONES
+    embed = role_factors(role, M, ParametrizationConfig(scaling=Scaling.standard_embed))
     assert embed.lr == (M if role is Role.input else 1)
 
 
@@ -55,7 +55,7 @@ def test_factors_of_each_role(role: Role) -> None:
 @pytest.mark.parametrize("broken", list(Broken))
 @pytest.mark.parametrize("role", list(Role))
 def test_at_base_width_every_factor_is_one(role: Role, broken: Broken, scaling: Scaling) -> None:
-    assert factors(role, 1.0, ParametrizationConfig(scaling=scaling, broken=broken)) == ONES
+    assert role_factors(role, 1.0, ParametrizationConfig(scaling=scaling, broken=broken)) == ONES
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_at_base_width_every_factor_is_one(role: Role, broken: Broken, scaling: 
 def test_broken_variants_change_one_factor(
     broken: Broken, role: Role, field: str, value: float
 ) -> None:
-    assert getattr(factors(role, M, ParametrizationConfig(broken=broken)), field) == value
+    assert getattr(role_factors(role, M, ParametrizationConfig(broken=broken)), field) == value
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_broken_variants_change_one_factor(
     [(WeightDecayMode.mup, 1.0), (WeightDecayMode.unscaled, 1 / M)],
 )
 def test_hidden_weight_decay_follows_its_mode(mode: WeightDecayMode, loss_per_step: float) -> None:
-    hidden = factors(Role.hidden, M, ParametrizationConfig(weight_decay_mode=mode))
+    hidden = role_factors(Role.hidden, M, ParametrizationConfig(weight_decay_mode=mode))
     assert hidden.lr * hidden.weight_decay == loss_per_step
 
 
@@ -176,7 +176,7 @@ def test_output_scale_multiplies_the_readout() -> None:
 def test_eps_follows_the_width_only_under_mup_and_where_width_enters(role: Role) -> None:
     def eps(scaling: Scaling) -> float:
         config = ParametrizationConfig(scaling=scaling, eps_scaling=EpsScaling.width)
-        return factors(role, M, config).eps
+        return role_factors(role, M, config).eps
 
     assert eps(Scaling.mup) == (1.0 if role is Role.finite else 1 / M)
     assert eps(Scaling.standard) == eps(Scaling.standard_embed) == 1.0
@@ -184,7 +184,7 @@ def test_eps_follows_the_width_only_under_mup_and_where_width_enters(role: Role)
 
 @pytest.mark.parametrize("role", list(Role))
 def test_standard_embed_differs_from_standard_in_the_input_rate_only(role: Role) -> None:
-    embed = factors(role, M, ParametrizationConfig(scaling=Scaling.standard_embed))
+    embed = role_factors(role, M, ParametrizationConfig(scaling=Scaling.standard_embed))
     assert dataclasses.replace(embed, lr=1.0, weight_decay=1.0) == Factors(1, 1, 1, 1)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hptransfer.cli.main import main
 from hptransfer.config.choices import Broken, EpsScaling, Init, Scaling
 from hptransfer.models.parametrization import Role, build_model
-from hptransfer.models.parametrization.rule_table import QUANTITIES, parameter_table, role_table
+from hptransfer.models.parametrization.rule_table import RULE_COLUMNS, parameter_table, role_table
 from tests.support.mup_models import BASE, arm, families, trial
 
 GROWING = ("input", "hidden", "output", "vector")
@@ -78,7 +78,7 @@ def test_json_of_roles_and_of_parameters(capsys: pytest.CaptureFixture[str]) -> 
     assert hidden["exponents"]["lr_factor"] == {"low": -1, "high": -1}
     assert hidden["vanilla_factors"]["lr_factor"] == 0.25
     rows = rules_of(capsys, *words, "--all")
-    columns = ["parameter", "shape", "role", *QUANTITIES]
+    columns = ["parameter", "shape", "role", *RULE_COLUMNS]
     assert all(list(row) == columns for row in rows)
     by_name = {row["parameter"]: row for row in rows}
     assert by_name["joint_blocks.0.x_block.attn.proj.weight"] == {

@@ -27,7 +27,7 @@ from hptransfer.errors import UserError
 from hptransfer.models.parametrization import build_model
 from hptransfer.models.weights import load_weights, save_weights
 from hptransfer.training.packs.run import run_pack, train_trial
-from hptransfer.training.sampling.contact_sheet import samples_data
+from hptransfer.training.sampling.contact_sheet import lay_out_samples
 from hptransfer.training.sampling.generate import generate
 from hptransfer.training.sampling.samplers import Sampler, SamplerConfig
 from tests.support.custom_models import Net, trial
@@ -253,7 +253,7 @@ def test_samples_have_a_row_per_class_and_are_repeatable(
 def test_a_page_holds_every_image_in_its_place() -> None:
     samples = np.full((2, 3, 1, 8, 8), -1.0)
     samples[1, 2] = 1.0
-    page = samples_data(samples)
+    page = lay_out_samples(samples)
     assert page.shape == ((2 * 9 - 1) * 8, (3 * 9 - 1) * 8, 3)
     assert page[:64, :64].max() == 0.0 and page[72:, 144:].min() == 1.0
     assert page[64:72].min() == 1.0  # the gap is white

@@ -12,7 +12,7 @@ from hptransfer.config import ParametrizationConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Init
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.hyperparameters import with_hyperparameters
-from hptransfer.data import Dataset, load
+from hptransfer.data import Dataset, load_data
 from hptransfer.training.packs.loop import PackOutcome, train_pack
 from hptransfer.training.packs.state import TrainingState, start_training
 
@@ -63,7 +63,7 @@ def varied(family: str, rates: Sequence[float] = STABLE, **budget: Any) -> list[
 
 
 def dataset_of(config: TrialConfig) -> Dataset:
-    return load(config.data, None)
+    return load_data(config.data, None)
 
 
 def trained(configs: Sequence[TrialConfig], runtime: RuntimeConfig | None = None) -> PackOutcome:

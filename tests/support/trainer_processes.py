@@ -30,9 +30,9 @@ from hptransfer.config import (
     UViTConfig,
 )
 from hptransfer.config.choices import Init, Parallel, WeightDecayMode, Weights
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.training.target.engine import Engine
-from hptransfer.training.target.parallel import Group
+from hptransfer.training.target.parallel import ProcessGroup
 from tests.support.custom_models import Net, trial
 from tests.support.tiny import TINY
 
@@ -119,12 +119,15 @@ COMPILED = [
 
 
 def engine(
-    name: str, trainer: TrainerConfig, group: Group | None = None, runtime: RuntimeConfig = RUNTIME
+    name: str,
+    trainer: TrainerConfig,
+    group: ProcessGroup | None = None,
+    runtime: RuntimeConfig = RUNTIME,
 ) -> Engine:
     """Return a trial's engine, in this process alone where no group is given."""
     config = TRIALS[name]
-    dataset = load(config.data, None)
-    return Engine(config, runtime, trainer, dataset, group or Group.of(trainer, runtime))
+    dataset = load_data(config.data, None)
+    return Engine(config, runtime, trainer, dataset, group or ProcessGroup.of(trainer, runtime))
 
 
 def steps_of(engine: Engine, first: int = 0, last: int = STEPS) -> list[list[float]]:
@@ -140,7 +143,7 @@ def seen(running: Engine) -> dict[str, Any]:
     return {"steps": steps, "held_out": [*held_out, running.held_out_loss()]}
 
 
-def cut_and_continued(name: str, how: str, group: Group, folder: Path) -> dict[str, Any]:
+def cut_and_continued(name: str, how: str, group: ProcessGroup, folder: Path) -> dict[str, Any]:
     """Train, leave a state in the folder, go on, and go on from the state once more."""
     running = engine(name, PARALLEL[how], group)
     steps_of(running, 0, CUT)
@@ -157,14 +160,14 @@ def cut_and_continued(name: str, how: str, group: Group, folder: Path) -> dict[s
 
 def main(folder: Path) -> None:
     """Run everything in this process and the ones beside it."""
-    group = Group.of(DDP, RUNTIME)
+    group = ProcessGroup.of(DDP, RUNTIME)
     said: dict[str, Any] = {"size": group.size, "backend": torch.distributed.get_backend()}
     said["any"] = [group.any(group.rank == 1), group.any(False)]
     said["mean"] = float(group.mean(torch.tensor(float(group.rank))))
     said["facts"] = group.facts_from_first({"from": group.rank} if group.is_first else None)
     said["runs"] = {f"{name}: {how}": seen(engine(name, PARALLEL[how])) for name, how in CASES}
     said["cut"] = {
-        how: cut_and_continued("dit", how, Group.of(PARALLEL[how], RUNTIME), folder)
+        how: cut_and_continued("dit", how, ProcessGroup.of(PARALLEL[how], RUNTIME), folder)
         for how in ("ddp", "fsdp")
     }
     fsdp = engine("dit", FSDP)
@@ -176,7 +179,7 @@ def main(folder: Path) -> None:
 
 def main_compiled(folder: Path) -> None:
     """Run the compiled cases in this process and the ones beside it."""
-    group = Group.of(DDP, RUNTIME)
+    group = ProcessGroup.of(DDP, RUNTIME)
     runs = {f"{n}: {how}": seen(engine(n, PARALLEL[how], None, COMPILING)) for n, how in COMPILED}
     if group.is_first:
         (folder / "said.json").write_text(json.dumps({"runs": runs}))

@@ -186,7 +186,7 @@ ELSEWHERE = [
         "device",
         lambda patch: patch.setattr(checkpoint_module, "hardware_model", lambda device: "abacus"),
     ),
-    ("format", lambda patch: patch.setattr(checkpoint_module, "FORMAT", 0)),
+    ("format", lambda patch: patch.setattr(checkpoint_module, "CHECKPOINT_FORMAT", 0)),
 ]
 
 

@@ -11,7 +11,7 @@ import torch
 
 from hptransfer.config import BudgetConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Weights
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.training import evaluation
 from hptransfer.training.evaluation import evaluation_batches
 from hptransfer.training.packs.evaluation import validation_loss
@@ -19,7 +19,7 @@ from hptransfer.training.packs.loop import Report
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.run import train_trial
 
-DIGITS = load(TrialConfig().data, None)
+DIGITS = load_data(TrialConfig().data, None)
 DRAWS = 6
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import DiTConfig, MMDiTConfig, ModelConfig, RuntimeConfig, TrialConfig
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.models.parametrization import build_model
 from hptransfer.models.weights import save_weights
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.sampling import generate as module
-from hptransfer.training.sampling.contact_sheet import samples_data
+from hptransfer.training.sampling.contact_sheet import lay_out_samples
 from hptransfer.training.sampling.samplers import SamplerConfig
 
 
@@ -56,7 +56,7 @@ def test_a_row_is_one_class_of_the_held_out_samples_and_has_noise_of_its_own(ask
 
 
 def test_a_row_is_one_held_out_caption_beside_the_empty_one(asked) -> None:
-    split = load(TrialConfig().data, None).validation
+    split = load_data(TrialConfig().data, None).validation
     labels = split.labels_at(np.arange(len(split))).tolist()
     first = np.repeat([labels.index(label) for label in range(10)], 2)
     seen = asked(MMDiTConfig(), columns=2)
@@ -66,7 +66,7 @@ def test_a_row_is_one_held_out_caption_beside_the_empty_one(asked) -> None:
 
 
 def test_rows_are_held_out_and_ten_at_most(asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    digits = load(TrialConfig().data, None)
+    digits = load_data(TrialConfig().data, None)
     held_out = dataclasses.replace(digits.validation, labels=torch.arange(360) % 12 + 1)  # pyright: ignore
     monkeypatch.setattr(module, "load", lambda *_: digits._replace(validation=held_out))
     (labels,) = asked(DiTConfig(), columns=1)["condition"]
@@ -76,7 +76,7 @@ def test_rows_are_held_out_and_ten_at_most(asked, monkeypatch: pytest.MonkeyPatc
 def test_a_page_shows_rows_downwards_columns_across_and_what_lies_outside_cut_off() -> None:
     samples = np.zeros((1, 1, 1, 64, 64))
     samples[0, 0, 0, 3, 5], samples[0, 0, 0, 7, 0] = 9.0, -9.0
-    page = samples_data(samples)
+    page = lay_out_samples(samples)
     assert page.shape == (64, 64, 3)
     assert page[3, 5].tolist() == [1.0] * 3 and page[7, 0].tolist() == [0.0] * 3
     assert page[5, 3].tolist() == [0.5] * 3
@@ -84,6 +84,6 @@ def test_a_page_shows_rows_downwards_columns_across_and_what_lies_outside_cut_of
 
 def test_a_page_of_colours_keeps_the_channels() -> None:
     samples = np.broadcast_to(np.array([1.0, 0.0, -1.0])[:, None, None], (1, 1, 3, 24, 24))
-    page = samples_data(samples)
+    page = lay_out_samples(samples)
     assert page.shape == (72, 72, 3)  # enlarged threefold, to 64 pixels or more
     assert page[10, 10].tolist() == [1.0, 0.5, 0.0]

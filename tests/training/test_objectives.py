@@ -30,7 +30,7 @@ from hptransfer.config import (
     VPConfig,
 )
 from hptransfer.config.choices import BetaSchedule, TimestepSampling
-from hptransfer.data import Split, batch_indices, digits, fashion_mnist, load
+from hptransfer.data import Split, batch_indices, digits, fashion_mnist, load_data
 from hptransfer.errors import UserError
 from hptransfer.training.evaluation import evaluation_batches
 from hptransfer.training.objectives import (
@@ -186,7 +186,7 @@ def everything(split: Split) -> tuple[Tensor, Tensor]:
 
 
 def test_digits_are_real_split_and_scaled() -> None:
-    (images, _), (others, labels) = (everything(split) for split in load(DigitsConfig(), None))
+    (images, _), (others, labels) = (everything(split) for split in load_data(DigitsConfig(), None))
     assert images.shape == (1437, 1, 8, 8) and others.shape == (360, 1, 8, 8)
     assert float(images.min()) == -1 and float(images.max()) == 1
     assert np.bincount(labels.numpy(), minlength=10).min() > 20
@@ -197,7 +197,7 @@ def test_digits_are_real_split_and_scaled() -> None:
 
 def test_content_that_is_not_the_named_one_is_refused() -> None:
     with pytest.raises(UserError, match=r"Set data.sha256=8b3b6ae90863430b to train on this"):
-        load(DigitsConfig(sha256="0"), None)
+        load_data(DigitsConfig(sha256="0"), None)
 
 
 def test_batches_are_permutations_back_to_back() -> None:
@@ -212,7 +212,7 @@ def test_batches_are_permutations_back_to_back() -> None:
 def test_evaluation_is_the_same_for_every_seed_and_stratified(
     tiny_trial: Callable[..., TrialConfig],
 ) -> None:
-    held_out = load(DigitsConfig(), None).validation
+    held_out = load_data(DigitsConfig(), None).validation
     first, second = (list(evaluation_batches(tiny_trial(seed=seed), held_out)) for seed in (0, 5))
     for a, b in zip(first, second, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
@@ -224,7 +224,7 @@ def test_evaluation_is_the_same_for_every_seed_and_stratified(
 @needs_fashion_mnist
 def test_fashion_mnist_is_the_standard_content() -> None:
     (images, _), (_, labels) = (
-        everything(split) for split in load(FashionMNISTConfig(), FASHION_MNIST)
+        everything(split) for split in load_data(FashionMNISTConfig(), FASHION_MNIST)
     )
     assert images.shape == (60_000, 1, 32, 32)
     assert np.bincount(labels.numpy()).tolist() == [1000] * 10
@@ -248,26 +248,26 @@ def small_fashion(folder: Path) -> None:
 def test_idx_files_are_read_padded_and_checked(tmp_path: Path) -> None:
     small_fashion(tmp_path)
     with pytest.raises(UserError) as caught:
-        load(FashionMNISTConfig(), str(tmp_path))
+        load_data(FashionMNISTConfig(), str(tmp_path))
     found = str(caught.value).split("data.sha256=")[1].split()[0]
-    images, _ = everything(load(FashionMNISTConfig(sha256=found), str(tmp_path)).train)
+    images, _ = everything(load_data(FashionMNISTConfig(sha256=found), str(tmp_path)).train)
     assert images.shape == (12, 1, 32, 32)
 
 
 def test_fashion_mnist_without_its_files_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Set runtime.data_folder=/path/to/fashion-mnist."):
-        load(FashionMNISTConfig(), None)
+        load_data(FashionMNISTConfig(), None)
     with pytest.raises(UserError, match=r"needs the file train-images-idx3-ubyte or "):
-        load(FashionMNISTConfig(), str(tmp_path))
+        load_data(FashionMNISTConfig(), str(tmp_path))
     small_fashion(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\x00\x00\x08\x01\x00\x00\x00\x0cshort")
     with pytest.raises(UserError, match=r"must hold 12 bytes for its shape \(12,\), but holds 5"):
-        load(FashionMNISTConfig(), str(tmp_path))
+        load_data(FashionMNISTConfig(), str(tmp_path))
 
 
 def test_every_evaluation_draw_has_the_whole_time_axis_and_its_own_noise(tiny_trial) -> None:
-    first, second = evaluation_batches(tiny_trial(), load(DigitsConfig(), None).validation)
+    first, second = evaluation_batches(tiny_trial(), load_data(DigitsConfig(), None).validation)
     assert len(first.images) == len(first.condition[0]) == 16  # budget.eval_samples
     for batch in (first, second):
         assert float(batch.u.min()) < 0.5 < float(batch.u.max())

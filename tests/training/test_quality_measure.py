@@ -19,17 +19,17 @@ from hptransfer.config import (
     RuntimeConfig,
     TrialConfig,
 )
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.packs import run as trial_module
 from hptransfer.training.packs.run import run_pack
-from hptransfer.training.sampling.classifier import about, load_classifier, weights_file
+from hptransfer.training.sampling.classifier import classifier_facts, load_classifier, weights_file
 from hptransfer.training.sampling.frechet import Moments, frechet_distance, moments
 from hptransfer.training.sampling.neighbours import precision_and_recall
 from tests.support.data_folders import FASHION_MNIST, needs_fashion_mnist
 
-TRAIN = load(DigitsConfig(), None).train
+TRAIN = load_data(DigitsConfig(), None).train
 
 
 def gaussian(count: int, size: int, seed: int = 0) -> Tensor:
@@ -84,7 +84,7 @@ def test_samples_of_one_of_two_kinds_are_precise_and_recall_half() -> None:
 
 
 def held_out_accuracy(data: DataConfig, folder: str | None) -> float:
-    split = load(data, folder).validation
+    split = load_data(data, folder).validation
     every = np.arange(len(split))
     with torch.no_grad():
         found = load_classifier(data)(split.images_at(every)).argmax(1)
@@ -92,25 +92,25 @@ def held_out_accuracy(data: DataConfig, folder: str | None) -> float:
 
 
 def test_the_digits_classifier_is_as_right_as_its_file_says() -> None:
-    assert about(DigitsConfig())["held_out_accuracy"] > 0.98
+    assert classifier_facts(DigitsConfig())["held_out_accuracy"] > 0.98
     assert held_out_accuracy(DigitsConfig(), None) == pytest.approx(
-        about(DigitsConfig())["held_out_accuracy"], abs=1e-4
+        classifier_facts(DigitsConfig())["held_out_accuracy"], abs=1e-4
     )
 
 
 @needs_fashion_mnist
 def test_the_clothes_classifier_is_as_right_as_its_file_says() -> None:
     data, folder = FashionMNISTConfig(), FASHION_MNIST
-    assert about(data)["held_out_accuracy"] > 0.9
+    assert classifier_facts(data)["held_out_accuracy"] > 0.9
     assert held_out_accuracy(data, folder) == pytest.approx(
-        about(data)["held_out_accuracy"], abs=1e-3
+        classifier_facts(data)["held_out_accuracy"], abs=1e-3
     )
 
 
 @pytest.mark.slow
 def test_the_command_makes_the_shipped_digits_classifier_again() -> None:
     again, shipped = trained(RECIPES["digits"], TRAIN), load_classifier(DigitsConfig())
-    split = load(DigitsConfig(), None).validation
+    split = load_data(DigitsConfig(), None).validation
     images = split.images_at(np.arange(len(split)))
     with torch.no_grad():
         alike = again(images).argmax(1) == shipped(images).argmax(1)
@@ -124,10 +124,10 @@ def test_the_shipped_weights_are_small() -> None:
 
 def test_other_content_than_the_classifiers_is_refused_before_training(monkeypatch) -> None:
     monkeypatch.setattr(trial_module, "train_pack", lambda *_: pytest.fail("it trained"))
-    monkeypatch.setattr(trial_module, "load", lambda *_: load(DigitsConfig(), None))
+    monkeypatch.setattr(trial_module, "load_dataset", lambda *_: load_data(DigitsConfig(), None))
     config = TrialConfig(data=DigitsConfig(sha256="00"), quality=QualityConfig(samples=100))
     monkeypatch.setattr(
-        "hptransfer.training.sampling.quality.load", lambda *_: load(DigitsConfig(), None)
+        "hptransfer.training.sampling.quality.load_data", lambda *_: load_data(DigitsConfig(), None)
     )
     with pytest.raises(UserError, match="was trained on content 8b3b6ae90863430b"):
         run_pack([config], RuntimeConfig())

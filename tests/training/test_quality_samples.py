@@ -22,17 +22,17 @@ from hptransfer.config import (
     UViTConfig,
 )
 from hptransfer.config.hyperparameters import with_hyperparameters
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.models.parametrization import build_model
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.packs.pack import Pack
-from hptransfer.training.packs.quality import draw_pack
-from hptransfer.training.sampling.draw import chosen_rows, draw, noise_of
-from hptransfer.training.sampling.quality import judged, reference
+from hptransfer.training.packs.quality import draw_pack_samples
+from hptransfer.training.sampling.draw import draw_quality_samples, quality_noise, quality_rows
+from hptransfer.training.sampling.quality import load_real_samples, sample_quality
 from tests.support.data_folders import FASHION_MNIST, needs_fashion_mnist
 
 CPU = torch.device("cpu")
-TRAIN = load(DigitsConfig(), None).train
+TRAIN = load_data(DigitsConfig(), None).train
 FAMILIES = [DiTConfig(), UViTConfig(), PixArtConfig(), MMDiTConfig()]
 
 
@@ -43,19 +43,19 @@ def asking(samples: int, model: Any = FAMILIES[0], **changes: Any) -> TrialConfi
 
 
 def test_a_samples_noise_is_its_own_however_many_there_are() -> None:
-    few, many = noise_of(asking(100)), noise_of(asking(150))
+    few, many = quality_noise(asking(100)), quality_noise(asking(150))
     assert torch.equal(few, many[:100])
     assert torch.equal(few[7], torch.randn(1, 8, 8, generator=torch_generator(0, "quality", 7)))
-    assert torch.equal(few, noise_of(dataclasses.replace(asking(100), seed=5)))
+    assert torch.equal(few, quality_noise(dataclasses.replace(asking(100), seed=5)))
 
 
 @pytest.mark.parametrize("samples", [100, 1000, 2000])
 def test_classes_have_the_shares_of_the_training_split(samples: int) -> None:
-    drawn = np.bincount(TRAIN.labels_at(chosen_rows(asking(samples), TRAIN)), minlength=10)
+    drawn = np.bincount(TRAIN.labels_at(quality_rows(asking(samples), TRAIN)), minlength=10)
     split = np.bincount(TRAIN.labels_at(np.arange(len(TRAIN))), minlength=10)
     assert drawn.sum() == samples
     assert abs(drawn - samples * split / split.sum()).max() <= 1
-    assert len(np.unique(chosen_rows(asking(samples), TRAIN))) == min(samples, len(TRAIN))
+    assert len(np.unique(quality_rows(asking(samples), TRAIN))) == min(samples, len(TRAIN))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 50, 64])
@@ -71,10 +71,10 @@ def test_chunks_show_a_model_no_more_than_a_batch_and_end_with_the_last_sample(
         return torch.zeros_like(x) + labels.view(-1, 1, 1, 1)
 
     config = asking(100, batch_size=batch_size, guidance=guidance)
-    drawn = draw(config, TRAIN, identity, CPU)
-    labels = TRAIN.labels_at(chosen_rows(config, TRAIN)).view(-1, 1, 1, 1)
+    drawn = draw_quality_samples(config, TRAIN, identity, CPU)
+    labels = TRAIN.labels_at(quality_rows(config, TRAIN)).view(-1, 1, 1, 1)
     told = 10 + guidance * (labels - 10)  # with guidance 1 the condition alone
-    torch.testing.assert_close(drawn, noise_of(config) - told, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(drawn, quality_noise(config) - told, rtol=1e-5, atol=1e-5)
     assert len(set(sizes)) == 1 and (sizes[0] <= batch_size or batch_size == 1)
 
 
@@ -90,10 +90,10 @@ def trained_like(model: Any, members: int) -> tuple[Pack, Tensor]:
 @pytest.mark.parametrize("model", FAMILIES, ids=lambda model: model.family)
 def test_samples_depend_on_the_weights_alone_to_the_bit(model: Any) -> None:
     pack, flat = trained_like(model, 3)
-    together = list(draw_pack(pack, TRAIN, flat, [0, 1, 2]))
+    together = list(draw_pack_samples(pack, TRAIN, flat, [0, 1, 2]))
     for member, images in enumerate(together):
-        (alone,) = draw_pack(pack.keep([member]), TRAIN, flat[[member]], [0])
-        (beside,) = draw_pack(pack.keep([member, 0]), TRAIN, flat[[member, 0]], [0])
+        (alone,) = draw_pack_samples(pack.keep([member]), TRAIN, flat[[member]], [0])
+        (beside,) = draw_pack_samples(pack.keep([member, 0]), TRAIN, flat[[member, 0]], [0])
         assert torch.equal(images, alone) and torch.equal(images, beside)
     assert not torch.allclose(together[0], together[1], atol=0.01)
 
@@ -103,15 +103,18 @@ def test_a_plain_module_draws_what_the_pack_does(model: Any) -> None:
     pack, flat = trained_like(model, 1)
     plain = build_model(pack.configs[0])
     plain.load_state_dict(pack.member_parameters(flat, 0), strict=False)
-    (packed,) = draw_pack(pack, TRAIN, flat, [0])
-    torch.testing.assert_close(draw(pack.configs[0], TRAIN, plain, CPU), packed)
+    (packed,) = draw_pack_samples(pack, TRAIN, flat, [0])
+    torch.testing.assert_close(draw_quality_samples(pack.configs[0], TRAIN, plain, CPU), packed)
 
 
 def test_held_out_digits_are_far_better_samples_than_noise() -> None:
-    known, validation = reference(DigitsConfig(), None), load(DigitsConfig(), None).validation
+    known, validation = (
+        load_real_samples(DigitsConfig(), None),
+        load_data(DigitsConfig(), None).validation,
+    )
     config = asking(360)
-    real = judged(config, known, validation.images_at(np.arange(360)))
-    noise = judged(config, known, noise_of(config))
+    real = sample_quality(config, known, validation.images_at(np.arange(360)))
+    noise = sample_quality(config, known, quality_noise(config))
     assert real is not None and noise is not None
     assert real.frechet_distance < 0.1 * noise.frechet_distance
     assert min(real.precision, real.recall) > 0.7 > 0.1 > max(noise.precision, noise.recall)
@@ -122,18 +125,20 @@ def test_held_out_digits_are_far_better_samples_than_noise() -> None:
 def test_noise_is_no_precise_sample_of_clothes(strength: float) -> None:
     """In the features of the hidden layer it was, by 100 samples nearly all of it."""
     data, folder = FashionMNISTConfig(), FASHION_MNIST
-    known, validation = reference(data, folder), load(data, folder).validation
+    known, validation = load_real_samples(data, folder), load_data(data, folder).validation
     config = dataclasses.replace(asking(100), data=data)
-    real = judged(config, known, validation.images_at(np.arange(100)))
-    noise = judged(config, known, strength * noise_of(config))
+    real = sample_quality(config, known, validation.images_at(np.arange(100)))
+    noise = sample_quality(config, known, strength * quality_noise(config))
     assert real is not None and noise is not None
     assert real.frechet_distance < 0.1 * noise.frechet_distance
     assert min(real.precision, real.recall) > 0.7 > 0.15 > max(noise.precision, noise.recall)
 
 
 def test_samples_are_judged_as_a_picture_shows_them_and_not_at_all_if_not_finite() -> None:
-    known, config = reference(DigitsConfig(), None), asking(100)
-    images = 5 * noise_of(config)
-    assert judged(config, known, images) == judged(config, known, images.clamp(-1, 1))
+    known, config = load_real_samples(DigitsConfig(), None), asking(100)
+    images = 5 * quality_noise(config)
+    assert sample_quality(config, known, images) == sample_quality(
+        config, known, images.clamp(-1, 1)
+    )
     images[3, 0, 2, 2] = torch.nan
-    assert judged(config, known, images) is None
+    assert sample_quality(config, known, images) is None

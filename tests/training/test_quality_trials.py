@@ -20,15 +20,15 @@ from hptransfer.config import (
 )
 from hptransfer.config.choices import Status
 from hptransfer.config.compose.compose import compose_file
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.errors import UserError
 from hptransfer.results.ledger_rows import encode, row
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.packs import run as trial_module
 from hptransfer.training.packs.loop import train_pack
-from hptransfer.training.packs.quality import judged_pack
+from hptransfer.training.packs.quality import measure_pack_quality
 from hptransfer.training.packs.run import run_pack
-from hptransfer.training.sampling.quality import reference
+from hptransfer.training.sampling.quality import load_real_samples
 
 
 @pytest.fixture
@@ -68,13 +68,13 @@ def test_a_stopped_member_has_no_quality_and_the_others_keep_theirs(trials, runt
 
 
 def test_members_that_failed_and_were_not_left_out_are_not_judged(trials, runtime) -> None:
-    configs, dataset = trials(-7.0, -6.5, -6.0), load(DigitsConfig(), None)
+    configs, dataset = trials(-7.0, -6.5, -6.0), load_data(DigitsConfig(), None)
     outcome = train_pack(configs, dataset, torch.device("cpu"), runtime, lambda _: None)
     failed = outcome._replace(
         stopped_at=torch.tensor([-1, 3, -1]), diverged_at=torch.tensor([-1, -1, 5])
     )
-    known = reference(DigitsConfig(), None)
-    assert judged_pack(failed, known).qualities.keys() == {0}
+    known = load_real_samples(DigitsConfig(), None)
+    assert measure_pack_quality(failed, known).qualities.keys() == {0}
 
 
 def test_a_pack_that_was_halved_measures_what_its_halves_do(trials, runtime, monkeypatch) -> None:

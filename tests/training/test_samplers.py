@@ -21,12 +21,12 @@ from hptransfer.models.families import build_architecture
 from hptransfer.training.objectives import noised
 from hptransfer.training.sampling.samplers import (
     Model,
-    Point,
+    PathPoint,
     Sampler,
     SamplerConfig,
     first_order,
     guided,
-    point,
+    path_point,
     sample,
     second_order,
 )
@@ -37,16 +37,16 @@ OBJECTIVES = pytest.mark.parametrize("objective", [FLOW, DDPM, VP], ids=lambda o
 NOISE = torch.randn(64, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def at_timestep(objective: ObjectiveConfig, t: Tensor) -> Point:
+def at_timestep(objective: ObjectiveConfig, t: Tensor) -> PathPoint:
     """Return the point whose embedded timestep all of t is."""
     (told,) = t.unique().tolist()
     match objective:
         case DDPMConfig():
-            return point(objective, (told + 1) / objective.timesteps)
+            return path_point(objective, (told + 1) / objective.timesteps)
         case VPConfig():
-            return point(objective, told / 999)
+            return path_point(objective, told / 999)
         case _:
-            return point(objective, told / 1000)
+            return path_point(objective, told / 1000)
 
 
 def exact_model(objective: ObjectiveConfig) -> Model:
@@ -59,7 +59,7 @@ def exact_model(objective: ObjectiveConfig) -> Model:
     return model
 
 
-def flow(x: Tensor, here: Point, there: Point, mean: float = MEAN) -> Tensor:
+def flow(x: Tensor, here: PathPoint, there: PathPoint, mean: float = MEAN) -> Tensor:
     """Carry x along the exact ODE: a pixel keeps its place in the marginals' quantiles."""
     stds = [math.hypot(at.alpha * STD, at.sigma) for at in (here, there)]
     return there.alpha * mean + stds[1] / stds[0] * (x - here.alpha * mean)
@@ -70,13 +70,13 @@ def test_a_path_is_what_training_sees(objective: ObjectiveConfig) -> None:
     data, noise = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), -3.0)
     start = objective.t_min if isinstance(objective, VPConfig) else 0.0
     for time in (0.2, 0.5, 0.999):
-        at = point(objective, time)
+        at = path_point(objective, time)
         shift = 1e-3 if isinstance(objective, DDPMConfig) else 0  # the n-th noising is step n - 1
         u = torch.tensor([(time - start) / (1 - start) - shift / 2])
         seen = noised(objective, data, noise, u)
         assert float(seen.t) == pytest.approx(at.t, rel=1e-5)
         assert float(seen.x) == pytest.approx(2 * at.alpha - 3 * at.sigma, rel=1e-4)
-    assert point(objective, 0)[:2] == (1, 0)
+    assert path_point(objective, 0)[:2] == (1, 0)
 
 
 @OBJECTIVES
@@ -88,7 +88,7 @@ def test_halving_the_step_divides_the_error_by_two_to_the_order(
         objective = DDPMConfig(timesteps=8192, beta_first=1.25e-5, beta_last=2.5e-3)
 
     def error(steps: int) -> float:
-        points = [point(objective, 0.75 - 0.5 * i / steps) for i in range(steps + 1)]
+        points = [path_point(objective, 0.75 - 0.5 * i / steps) for i in range(steps + 1)]
         out = solve(objective, exact_model(objective), NOISE, points)
         return float((out - flow(NOISE, points[0], points[-1])).abs().max())
 
@@ -110,23 +110,23 @@ def test_noise_becomes_the_data_it_flows_to(
     objective: ObjectiveConfig, name: Sampler, steps: int, bound: float
 ) -> None:
     out = sample(objective, exact_model(objective), NOISE, (), (), SamplerConfig(name, steps))
-    expected = flow(NOISE, point(objective, 1), Point(1, 0, 0))
+    expected = flow(NOISE, path_point(objective, 1), PathPoint(1, 0, 0))
     assert float((out - expected).abs().max()) < bound
-    signal = point(objective, 1).alpha  # what is left of the data where sampling starts
+    signal = path_point(objective, 1).alpha  # what is left of the data where sampling starts
     torch.testing.assert_close(expected, MEAN + STD * NOISE, rtol=0, atol=2 * signal + 1e-9)
 
 
 @OBJECTIVES
 @pytest.mark.parametrize("solve", [first_order, second_order])
 def test_one_step_is_the_datas_mean_given_the_noise(objective: ObjectiveConfig, solve) -> None:
-    start = point(objective, 1)
-    out = solve(objective, exact_model(objective), NOISE, [start, point(objective, 0)])
+    start = path_point(objective, 1)
+    out = solve(objective, exact_model(objective), NOISE, [start, path_point(objective, 0)])
     gain = start.alpha * STD**2 / (start.alpha**2 * STD**2 + start.sigma**2)
     torch.testing.assert_close(out, MEAN + gain * (NOISE - start.alpha * MEAN))
 
 
 def test_ddim_on_straight_paths_would_be_euler() -> None:
-    points = [point(FLOW, 1 - i / 10) for i in range(11)]
+    points = [path_point(FLOW, 1 - i / 10) for i in range(11)]
     x, model = NOISE, exact_model(FLOW)
     for i in range(10):
         x = x - 0.1 * model(x, torch.full((64,), 1000 * (1 - i / 10), dtype=x.dtype))
@@ -140,7 +140,9 @@ def test_guidance_between_two_gaussians_moves_the_mean(objective: ObjectiveConfi
     for scale in (0.0, 1.0, 3.0):
         config = SamplerConfig(Sampler.dpm_solver, 250, guidance=scale)
         out = sample(objective, exact_model(objective), NOISE, [condition], [null], config)
-        expected = flow(NOISE, point(objective, 1), Point(1, 0, 0), mean=-0.5 + 1.5 * scale)
+        expected = flow(
+            NOISE, path_point(objective, 1), PathPoint(1, 0, 0), mean=-0.5 + 1.5 * scale
+        )
         torch.testing.assert_close(out, expected, rtol=0, atol=2e-3)
 
 

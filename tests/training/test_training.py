@@ -17,7 +17,7 @@ from hptransfer.config import (
     TrialConfig,
 )
 from hptransfer.config.choices import EpsScaling, Init, Schedule, Status, WeightDecayMode, Weights
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.models.parametrization import build_model, param_groups
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.batches import Batch, PackBatches, train_batch
@@ -91,7 +91,7 @@ def test_a_diverging_member_changes_nobody_else_to_the_bit(
 
 def test_a_diverged_member_leaves_no_nan_in_memory(tiny_trial: MakeTrial) -> None:
     pack = Pack([tiny_trial(-7.0), tiny_trial(120.0)], CPU)
-    state = TrainingState(pack, load(pack.configs[0].data, None))
+    state = TrainingState(pack, load_data(pack.configs[0].data, None))
     for step in range(4):
         state.train_step(step)
     assert state.alive.tolist() == [True, False]
@@ -118,7 +118,7 @@ def test_the_packed_optimizer_equals_torch_adamw_on_param_groups(
     config = dataclasses.replace(
         config, budget=dataclasses.replace(config.budget, warmup_fraction=0.0)
     )
-    dataset = load(config.data, None)
+    dataset = load_data(config.data, None)
     pack = Pack([config], CPU)
     state = TrainingState(pack, dataset)
     model = build_model(config)
@@ -152,7 +152,7 @@ def test_clipping_is_per_trial(tiny_trial: MakeTrial) -> None:
         clipped, optimizer=dataclasses.replace(clipped.optimizer, clip_norm=1e-3)
     )
     pack = Pack([free, clipped], CPU)
-    state = TrainingState(pack, load(free.data, None))
+    state = TrainingState(pack, load_data(free.data, None))
     grad = torch.ones_like(pack.flat)
     before = grad[0].clone()
     norms, share = state.optimizer.clip(grad)
@@ -211,7 +211,7 @@ def tensors_of(batch: Batch) -> list[torch.Tensor]:
 def test_trials_that_share_a_seed_share_samples_noise_and_timesteps(
     tiny_trial: MakeTrial,
 ) -> None:
-    train = load(tiny_trial().data, None).train
+    train = load_data(tiny_trial().data, None).train
     narrow, wide = (train_batch(tiny_trial(width=width), train, 3) for width in (8, 32))
     other_rate = train_batch(tiny_trial(-2.0), train, 3)
     for same in (wide, other_rate):
@@ -227,7 +227,7 @@ def test_trials_that_share_a_seed_share_samples_noise_and_timesteps(
 
 def test_labels_are_dropped_to_the_null_class(tiny_trial: MakeTrial) -> None:
     config = tiny_trial()
-    train = load(config.data, None).train
+    train = load_data(config.data, None).train
     model = dataclasses.replace(config.model, label_dropout=1.0)
     dropped = train_batch(dataclasses.replace(config, model=model), train, 0)
     assert (dropped.condition[0] == config.data.layout.classes).all()
@@ -262,7 +262,7 @@ def test_a_tenth_of_the_labels_is_dropped_and_others_at_each_step(tiny_trial: Ma
     config = dataclasses.replace(
         tiny_trial(), budget=dataclasses.replace(tiny_trial().budget, batch_size=500)
     )
-    train = load(config.data, None).train
+    train = load_data(config.data, None).train
     null = [
         train_batch(config, train, step).condition[0] == config.data.layout.classes
         for step in range(4)
@@ -274,7 +274,7 @@ def test_a_tenth_of_the_labels_is_dropped_and_others_at_each_step(tiny_trial: Ma
 def test_weight_decay_follows_the_schedule(tiny_trial: MakeTrial) -> None:
     config = dataclasses.replace(tiny_trial(), optimizer=AdamWConfig(lr=2**-6, weight_decay=0.5))
     pack = Pack([config], CPU)
-    optimizer = TrainingState(pack, load(config.data, None)).optimizer
+    optimizer = TrainingState(pack, load_data(config.data, None)).optimizer
     before, alive = pack.flat.detach().clone(), torch.tensor([True])
     still, half = (optimizer.controls(0, torch.tensor([share])) for share in (0.0, 0.5))
     optimizer.step(torch.zeros_like(before), still, alive)
@@ -287,7 +287,7 @@ def test_weight_decay_follows_the_schedule(tiny_trial: MakeTrial) -> None:
 
 def test_quarantine_leaves_nothing_of_the_dead(tiny_trial: MakeTrial) -> None:
     pack = Pack([tiny_trial(-7.0), tiny_trial(-6.0)], CPU)
-    optimizer = TrainingState(pack, load(pack.configs[0].data, None)).optimizer
+    optimizer = TrainingState(pack, load_data(pack.configs[0].data, None)).optimizer
     for tensor in (pack.flat, optimizer.moment1, optimizer.moment2):
         tensor.data.fill_(torch.nan)
     optimizer.quarantine(torch.tensor([False, True]))
@@ -323,7 +323,7 @@ def test_divergence_is_recorded_at_its_step(
 
 def test_a_gradient_that_is_not_finite_kills_a_trial_too(tiny_trial: MakeTrial) -> None:
     pack = Pack([tiny_trial(-7.0), tiny_trial(-6.0)], CPU)
-    state = TrainingState(pack, load(pack.configs[0].data, None))
+    state = TrainingState(pack, load_data(pack.configs[0].data, None))
     clip = state.optimizer.clip
 
     def broken(grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -337,7 +337,7 @@ def test_a_gradient_that_is_not_finite_kills_a_trial_too(tiny_trial: MakeTrial) 
 
 
 def test_the_curve_holds_means_since_the_last_point(tiny_trial: MakeTrial) -> None:
-    state = TrainingState(Pack([tiny_trial()], CPU), load(tiny_trial().data, None))
+    state = TrainingState(Pack([tiny_trial()], CPU), load_data(tiny_trial().data, None))
     state.loss_sum.fill_(6.0)
     assert state.mean_losses(3).tolist() == [2.0]
     state.loss_sum.fill_(6.0)

@@ -20,7 +20,7 @@ from hptransfer.errors import UserError
 from hptransfer.models.families.layers import Attention
 from hptransfer.models.parametrization import build_model
 from hptransfer.training.compile import COMPILERS, _kind, compiled
-from hptransfer.training.inputs import AHEAD, Ahead
+from hptransfer.training.inputs import STEPS_AHEAD, InputQueue
 from hptransfer.training.objectives import (
     BoundInputs,
     Noised,
@@ -34,7 +34,7 @@ from hptransfer.training.packs.loop import (
     RECAPTURE_FLOPS,
     _pays_to_compact,
 )
-from hptransfer.training.packs.pack import Pack, columns
+from hptransfer.training.packs.pack import Pack, row_layout
 from hptransfer.training.packs.state import TrainingState, pack_losses, start_training
 from tests.support.packs import (
     ABSURD,
@@ -166,7 +166,7 @@ def test_padded_rows_train_alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_parameter_begins_at_a_multiple_of_the_alignment() -> None:
     rules = Pack(varied("dit", STABLE[:1]), CPU).rules
-    laid, begins = columns(rules, 16), 0
+    laid, begins = row_layout(rules, 16), 0
     for column in laid:
         if column.name:
             assert begins % 16 == 0
@@ -225,12 +225,12 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_inputs_made_ahead_are_the_same() -> None:
     state = start_training(varied("mmdit"), dataset_of(base("mmdit")), CPU, RuntimeConfig())
-    ahead = Ahead(state._inputs, steps=20)
+    ahead = InputQueue(state._inputs, steps=20)
     for step in (0, 1, 2, 7, 3, 19, 25):
         made, direct = ahead(step), state._inputs(step)
         for mine, theirs in zip(made.parts(), direct.parts(), strict=True):
             assert torch.equal(mine, theirs)
-        assert len(ahead.coming) <= AHEAD
+        assert len(ahead.coming) <= STEPS_AHEAD
     ahead.close()
 
 

@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hptransfer.errors import MachineError, UserError
 from hptransfer.execution.resources import Resources, places
-from hptransfer.system.storage import open_storage, shown
+from hptransfer.system.storage import open_storage, without_credentials
 
 # Seconds in which every node must have answered; a worker takes some to start.
 ANSWER_SECONDS = 60.0
@@ -37,7 +37,7 @@ def require_shared(folder: str, request: Resources) -> None:
             if _read(node, answer) != token:
                 raise UserError(
                     f"`executor.storage` must be a folder that every node sees, or a URL, but what "
-                    f"this command writes to {shown(folder)} is not there on node "
+                    f"this command writes to {without_credentials(folder)} is not there on node "
                     f"{node['NodeManagerAddress']}. Name a shared folder, or set "
                     "executor.storage=null to start lost packs again from their first step."
                 )

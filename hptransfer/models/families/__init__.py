@@ -36,7 +36,7 @@ _FAMILIES: dict[type[ModelConfig], tuple[type[nn.Module], ModuleType]] = {
 def build_architecture(model: ModelConfig, layout: Layout) -> nn.Module:
     """Build a model on the current default device, in its code's own initialisation."""
     if isinstance(model, CustomConfig):
-        return custom.build(model)
+        return custom.build_custom_model(model)
     build, _ = _family(model)
     return build(model, layout)
 

@@ -31,7 +31,7 @@ from hptransfer.system.random_streams import torch_generator
 _MOST_DIMENSIONS = 4
 
 
-def build(config: CustomConfig, stream: torch.Generator | None = None) -> nn.Module:
+def build_custom_model(config: CustomConfig, stream: torch.Generator | None = None) -> nn.Module:
     """Build the model at the config's width in eval mode, on the current default device.
 
     The factory draws as `stream`'s seed says; without one, as the seed of trial 0 does.
@@ -126,7 +126,7 @@ def packable_attention() -> Iterator[None]:
 def require_usable(config: CustomConfig, layout: Layout) -> None:
     """Refuse a model that cannot be scaled or packed: its parameters, then its forward."""
     with torch.device("cpu"):
-        model, again = (build(config) for _ in range(2))
+        model, again = (build_custom_model(config) for _ in range(2))
         _require_parameters(model, config)
         for name, value in model.named_parameters():
             require(
@@ -142,7 +142,7 @@ def require_usable(config: CustomConfig, layout: Layout) -> None:
             )
         _require_forward(model, config, _example(config, layout))
     with torch.device("meta"):
-        empty = build(config)
+        empty = build_custom_model(config)
     _require_own_device(empty, config, _example(config, layout))
 
 
@@ -270,7 +270,7 @@ def _require_own_device(empty: nn.Module, config: CustomConfig, example: Sequenc
 def require_called(config: CustomConfig, layout: Layout, modules: tuple[str, ...]) -> None:
     """Refuse readouts whose input a hook cannot scale, since the model never calls them."""
     with torch.device("cpu"):
-        model = build(config)
+        model = build_custom_model(config)
         called: set[str] = set()
         for name in modules:
             model.get_submodule(name).register_forward_pre_hook(_noting(name, called))

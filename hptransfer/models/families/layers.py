@@ -52,7 +52,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product.unflatten(1, x.shape[1:-1])
 
 
-def beside(parameter: Tensor, x: Tensor) -> Tensor:
+def as_stacked(parameter: Tensor, x: Tensor) -> Tensor:
     """Give stacked parameters (T, ...) the axes they lack to broadcast against x (T, ..., ...)."""
     missing = [1] * (x.ndim - parameter.ndim)
     return parameter.unflatten(0, (-1, *missing)) if missing else parameter
@@ -73,7 +73,7 @@ class Embedding(nn.Embedding):
             return F.embedding(index, self.weight)
         trials, rows = self.weight.shape[:2]
         first = rows * torch.arange(trials, device=index.device)
-        return F.embedding(index + beside(first, index), self.weight.flatten(0, 1))
+        return F.embedding(index + as_stacked(first, index), self.weight.flatten(0, 1))
 
 
 class LayerNorm(nn.LayerNorm):
@@ -83,7 +83,7 @@ class LayerNorm(nn.LayerNorm):
         if self.weight.ndim == 1:
             return super().forward(x)
         plain = F.layer_norm(x, x.shape[-1:], eps=self.eps)
-        return plain * beside(self.weight, x) + beside(self.bias, x)
+        return plain * as_stacked(self.weight, x) + as_stacked(self.bias, x)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -92,7 +92,7 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.weight.ndim == 1:
             return super().forward(x)
-        return F.rms_norm(x, x.shape[-1:], eps=self.eps) * beside(self.weight, x)
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps) * as_stacked(self.weight, x)
 
 
 class Conv2d(nn.Conv2d):
@@ -231,7 +231,7 @@ class Attention(nn.Module):
         return self.proj(join_heads(attention(q, k, v)))
 
 
-def factor(multiplier: Tensor, x: Tensor) -> Tensor:
+def as_multiplier(multiplier: Tensor, x: Tensor) -> Tensor:
     """Shape one factor (), or one per trial (T,), to multiply x (..., d)."""
     return multiplier.view(-1, *[1] * (x.ndim - 1))
 
@@ -251,8 +251,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor, branch: Tensor, gate: Tensor | None = None) -> Tensor:
         """Add `branch` (..., tokens, d), times `gate` (..., d) if there is one, to x."""
         if gate is None:
-            return x + factor(self.multiplier, branch) * branch
-        return x + (factor(self.multiplier, gate) * gate).unsqueeze(-2) * branch
+            return x + as_multiplier(self.multiplier, branch) * branch
+        return x + (as_multiplier(self.multiplier, gate) * gate).unsqueeze(-2) * branch
 
 
 class Mlp(nn.Module):
@@ -284,7 +284,7 @@ class Readout(Linear):
         self.register_buffer("multiplier", torch.ones(()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return super().forward(x * factor(self.multiplier, x))
+        return super().forward(x * as_multiplier(self.multiplier, x))
 
 
 class AdaptiveReadout(nn.Module):

@@ -7,7 +7,7 @@ from hptransfer.models.parametrization.factors import (
     Factors,
     Role,
     coupled_weight_decay,
-    factors,
+    role_factors,
 )
 from hptransfer.models.parametrization.readouts import ReadoutForm, build_template, rules_in_form
 from hptransfer.models.parametrization.rules import (
@@ -26,11 +26,11 @@ __all__ = [
     "build_model",
     "build_template",
     "coupled_weight_decay",
-    "factors",
     "forward_multipliers",
     "initial_parameters",
     "param_groups",
     "parameter_count",
     "parameter_rules",
+    "role_factors",
     "rules_in_form",
 ]

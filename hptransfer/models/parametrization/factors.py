@@ -34,7 +34,7 @@ class Factors:
     forward: float  # of the layer's input
 
 
-def factors(
+def role_factors(
     role: Role, m: float, parametrization: ParametrizationConfig, r: float = 1.0
 ) -> Factors:
     """Return the factors of a role at width ratio m (arXiv 2203.03466, Table 8, Adam).

@@ -20,18 +20,18 @@ from torch import Tensor
 from hptransfer.config import CustomConfig, Layout, ParametrizationConfig, TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.errors import UserError
-from hptransfer.models.families.custom import build
+from hptransfer.models.families.custom import build_custom_model
 from hptransfer.models.parametrization.factors import Role, init_factor
-from hptransfer.models.parametrization.roles import Shaped, shaped_parameters
+from hptransfer.models.parametrization.roles import ShapedParameter, shaped_parameters
 from hptransfer.system.random_streams import torch_generator
 
-TOLERANCE = 0.1  # of an exponent, beyond twice its standard error
-DRAWS = 16  # at the measured widths; beyond them, as many as give a vector as many entries
+INIT_EXPONENT_TOLERANCE = 0.1  # of an exponent, beyond twice its standard error
+MEASURED_DRAWS = 16  # at the measured widths; beyond them, as many as give a vector as many entries
 _MULTIPLES = (1, 2, 4)  # of the base width
 
 
 @dataclass(frozen=True)
-class Spread:
+class MeasuredSpread:
     """The root mean square of a parameter's entries over draws, and of how many entries."""
 
     rms: float
@@ -40,23 +40,23 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Start:
+class MeasuredInit:
     """How a parameter starts at base width, and its measured exponent in width."""
 
-    base: Spread
+    base: MeasuredSpread
     exponent: float  # 0 for zeros
     error: float  # the exponent's standard error
 
 
 @cache
-def _spreads(model: CustomConfig, width: int) -> dict[str, Spread]:
+def _spreads(model: CustomConfig, width: int) -> dict[str, MeasuredSpread]:
     """Measure every trainable parameter at a width, the same whatever the trial's seed."""
-    draws = max(2, math.ceil(DRAWS * min(1.0, _MULTIPLES[-1] * model.base_width / width)))
+    draws = max(2, math.ceil(MEASURED_DRAWS * min(1.0, _MULTIPLES[-1] * model.base_width / width)))
     at_width = dataclasses.replace(model, width=width)
     seen: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     sizes: dict[str, int] = {}
     for draw in range(draws):
-        drawn = build(at_width, torch_generator(0, "init exponents", draw))
+        drawn = build_custom_model(at_width, torch_generator(0, "init exponents", draw))
         for name, value in drawn.named_parameters():
             low, high = torch.aminmax(value.detach())
             squares = float(value.detach().double().square().mean())
@@ -65,23 +65,25 @@ def _spreads(model: CustomConfig, width: int) -> dict[str, Spread]:
     return {name: _spread(rows, sizes[name]) for name, rows in seen.items()}
 
 
-def _spread(rows: list[tuple[float, float, float]], size: int) -> Spread:
+def _spread(rows: list[tuple[float, float, float]], size: int) -> MeasuredSpread:
     squares, lows, highs = zip(*rows, strict=True)
-    return Spread(math.sqrt(sum(squares) / len(rows)), size * len(rows), min(lows) == max(highs))
+    return MeasuredSpread(
+        math.sqrt(sum(squares) / len(rows)), size * len(rows), min(lows) == max(highs)
+    )
 
 
 @cache
-def starts(model: CustomConfig) -> dict[str, Start]:
+def measured_inits(model: CustomConfig) -> dict[str, MeasuredInit]:
     """Measure how every parameter starts; `model` at its base width."""
     multiples = np.log2(_MULTIPLES)
     spreads = [_spreads(model, multiple * model.base_width) for multiple in _MULTIPLES]
     return {name: _start(name, [s[name] for s in spreads], multiples) for name in spreads[0]}
 
 
-def _start(name: str, spreads: list[Spread], log2_widths: np.ndarray) -> Start:
+def _start(name: str, spreads: list[MeasuredSpread], log2_widths: np.ndarray) -> MeasuredInit:
     sizes = np.array([spread.rms for spread in spreads])
     if not sizes.any():
-        return Start(spreads[0], 0.0, 0.0)
+        return MeasuredInit(spreads[0], 0.0, 0.0)
     if not sizes.all():
         raise UserError(
             f"A parameter must start at zero at every width or at none, but {name} has the root "
@@ -92,7 +94,7 @@ def _start(name: str, spreads: list[Spread], log2_widths: np.ndarray) -> Start:
     # A Gaussian's root mean square over n entries has the relative standard error 1/√(2n).
     relative = np.array([0.0 if s.constant else (2 * s.entries) ** -0.5 for s in spreads])
     error = float(np.linalg.norm(weights * relative / math.log(2)))
-    return Start(spreads[0], float(weights @ np.log2(sizes)), error)
+    return MeasuredInit(spreads[0], float(weights @ np.log2(sizes)), error)
 
 
 def wanted_exponent(role: Role) -> float:
@@ -107,14 +109,14 @@ def _at_base(model: CustomConfig) -> CustomConfig:
 @cache
 def _breaking(model: CustomConfig, layout: Layout) -> dict[str, Role]:
     """Return the parameters whose std does not go with width as µP wants."""
-    measured = starts(_at_base(model))
+    measured = measured_inits(_at_base(model))
     roles = {shaped.name: shaped.role for shaped in shaped_parameters(_at_base(model), layout)}
     return {name: role for name, role in roles.items() if _breaks_mup(measured[name], role)}
 
 
-def _breaks_mup(start: Start, role: Role) -> bool:
+def _breaks_mup(start: MeasuredInit, role: Role) -> bool:
     off = abs(start.exponent - wanted_exponent(role))
-    return start.base.rms > 0 and off > TOLERANCE + 2 * start.error
+    return start.base.rms > 0 and off > INIT_EXPONENT_TOLERANCE + 2 * start.error
 
 
 def _to_mend(config: TrialConfig) -> dict[str, Role]:
@@ -126,20 +128,21 @@ def _to_mend(config: TrialConfig) -> dict[str, Role]:
     breaking = _breaking(model, config.data.layout)
     if breaking and not model.rescale_init:
         name, role = next(iter(breaking.items()))
+        exponent = measured_inits(_at_base(model))[name].exponent
         more = f", and {len(breaking) - 1} more break µP" if len(breaking) > 1 else ""
         raise UserError(
             f"Under µP the initial std of {name} ({role.value}) must go with width to the power "
-            f"{wanted_exponent(role):g}, but {starts(_at_base(model))[name].exponent:.2f} was "
-            f"measured of {model.factory}{more}. Set "
-            "model.rescale_init=true, change the factory, or state other roles by model.roles."
+            f"{wanted_exponent(role):g}, but {exponent:.2f} was measured of {model.factory}"
+            f"{more}. Set model.rescale_init=true, change the factory, or state other roles by "
+            "model.roles."
         )
     return breaking
 
 
-def measured_std(config: TrialConfig, shaped: Shaped) -> float:
+def measured_std(config: TrialConfig, shaped: ShapedParameter) -> float:
     """Return a parameter's std at the trial's width: the base's, continued by its exponent."""
     assert isinstance(config.model, CustomConfig), "only a custom model is measured"
-    start = starts(_at_base(config.model))[shaped.name]
+    start = measured_inits(_at_base(config.model))[shaped.name]
     scale = 1.0 if start.base.constant else config.parametrization.init_scale
     if shaped.name in _to_mend(config):
         growth = init_factor(shaped.role, shaped.width_mult, config.parametrization)
@@ -154,17 +157,17 @@ def drawn_parameters(config: TrialConfig) -> dict[str, Tensor]:
     At base width they are the factory's own to the bit, in every parametrization.
     """
     assert isinstance(config.model, CustomConfig), "only a custom model has a factory"
-    drawn = build(config.model, torch_generator(config.seed, "init"))
+    drawn = build_custom_model(config.model, torch_generator(config.seed, "init"))
     return {
         shaped.name: drawn.get_parameter(shaped.name).detach() * _factor(config, shaped)
         for shaped in shaped_parameters(config.model, config.data.layout)
     }
 
 
-def _factor(config: TrialConfig, shaped: Shaped) -> float:
+def _factor(config: TrialConfig, shaped: ShapedParameter) -> float:
     model = config.model
     assert isinstance(model, CustomConfig), "only a custom model has a factory"
-    base = starts(_at_base(model))[shaped.name].base
+    base = measured_inits(_at_base(model))[shaped.name].base
     scale = 1.0 if base.constant else config.parametrization.init_scale
     if shaped.name not in _to_mend(config) or model.width == model.base_width:
         return scale

@@ -22,7 +22,7 @@ from hptransfer.models.parametrization.factors import Role
 
 
 @dataclass(frozen=True)
-class Shaped:
+class ShapedParameter:
     """A parameter's place in its family: what grows, by how much, and whether depth acts on it."""
 
     name: str
@@ -45,7 +45,7 @@ def _on_meta(model: ModelConfig, layout: Layout) -> nn.Module:
 
 
 @cache
-def shaped_parameters(model: ModelConfig, layout: Layout) -> tuple[Shaped, ...]:
+def shaped_parameters(model: ModelConfig, layout: Layout) -> tuple[ShapedParameter, ...]:
     """Return every trainable parameter's role and base shape, in the model's own order.
 
     The delta model doubles the base width, so no growing dimension can pass for a fixed one.
@@ -55,14 +55,14 @@ def shaped_parameters(model: ModelConfig, layout: Layout) -> tuple[Shaped, ...]:
     return _inferred(model, layout)
 
 
-def _inferred(model: ModelConfig, layout: Layout) -> tuple[Shaped, ...]:
+def _inferred(model: ModelConfig, layout: Layout) -> tuple[ShapedParameter, ...]:
     base = on_meta(model, layout, model.base_width)
     delta = on_meta(model, layout, 2 * model.base_width)
     infshapes = zip_infshapes(make_base_shapes(base, delta), on_meta(model, layout, model.width))
     fan_in = _fan_in_dimensions(base)
     blocks = _blocks(base)
     return tuple(
-        Shaped(
+        ShapedParameter(
             name=name,
             shape=tuple(infshape.shape()),
             base_shape=tuple(d.base_dim if d.isinf() else d.dim for d in infshape),
@@ -113,7 +113,7 @@ def _role(name: str, infshape: InfShape, fan_in: Mapping[str, int]) -> Role:
     return Role.output if name in fan_in and infshape[fan_in[name]].isinf() else Role.input
 
 
-def _custom_parameters(model: CustomConfig, layout: Layout) -> tuple[Shaped, ...]:
+def _custom_parameters(model: CustomConfig, layout: Layout) -> tuple[ShapedParameter, ...]:
     """Infer a custom model's roles, override them, and refuse what cannot be scaled."""
     require_usable(dataclasses.replace(model, width=model.base_width), layout)
     _require_same_names(model, layout)
@@ -145,18 +145,20 @@ def _require_same_names(model: CustomConfig, layout: Layout) -> None:
             )
 
 
-def _overridden(roles: Sequence[str], parameters: Sequence[Shaped]) -> tuple[Shaped, ...]:
+def _overridden(
+    roles: Sequence[str], parameters: Sequence[ShapedParameter]
+) -> tuple[ShapedParameter, ...]:
     """Lay `pattern=role` over the inferred roles; the first pattern that matches a name counts."""
     rules = [_override(text, parameters) for text in roles]
 
-    def role(shaped: Shaped) -> Role:
+    def role(shaped: ShapedParameter) -> Role:
         stated = (role for pattern, role in rules if fnmatchcase(shaped.name, pattern))
         return next(stated, shaped.role)
 
     return tuple(dataclasses.replace(shaped, role=role(shaped)) for shaped in parameters)
 
 
-def _override(text: str, parameters: Sequence[Shaped]) -> tuple[str, Role]:
+def _override(text: str, parameters: Sequence[ShapedParameter]) -> tuple[str, Role]:
     pattern, _, role = text.rpartition("=")
     known = [each.value for each in Role]
     if not pattern or role not in known:
@@ -173,7 +175,9 @@ def _override(text: str, parameters: Sequence[Shaped]) -> tuple[str, Role]:
     return pattern, Role(role)
 
 
-def _require_readouts(model: CustomConfig, layout: Layout, parameters: Sequence[Shaped]) -> None:
+def _require_readouts(
+    model: CustomConfig, layout: Layout, parameters: Sequence[ShapedParameter]
+) -> None:
     """Refuse readouts whose input cannot be scaled."""
     outputs = [shaped.name for shaped in parameters if shaped.role is Role.output]
     scalable = _fan_in_dimensions(on_meta(model, layout, model.base_width))

@@ -14,14 +14,14 @@ from hptransfer.config import TrialConfig
 from hptransfer.config.identity import with_width
 from hptransfer.models.parametrization import ParameterRule, Role, parameter_count, parameter_rules
 
-QUANTITIES = ("init_std", "lr_factor", "weight_decay_factor", "eps_factor", "forward_factor")
-TOLERANCE = 0.1  # of an exponent: the stds of a custom model are measured
+RULE_COLUMNS = ("init_std", "lr_factor", "weight_decay_factor", "eps_factor", "forward_factor")
+EXPONENT_TOLERANCE = 0.1  # of an exponent: the stds of a custom model are measured
 
 Exponents = tuple[float, float, float, float, float]  # of the width, in the order of QUANTITIES
 
 # Table 8 of arXiv 2203.03466, Adam: initial std, learning rate and multiplier; epsilon does not
 # scale there. The decay keeps rate times decay constant, as the mup package does.
-VANILLA: dict[Role, Exponents] = {
+VANILLA_EXPONENTS: dict[Role, Exponents] = {
     Role.input: (0.0, 0.0, 0.0, 0.0, 0.0),
     Role.hidden: (-0.5, -1.0, 1.0, 0.0, 0.0),
     Role.output: (0.0, 0.0, 0.0, 0.0, -1.0),
@@ -37,7 +37,7 @@ def parameter_table(config: TrialConfig) -> list[dict[str, Any]]:
             "parameter": rule.name,
             "shape": list(rule.shape),
             "role": rule.role.value,
-            **dict(zip(QUANTITIES, _values(rule), strict=True)),
+            **dict(zip(RULE_COLUMNS, _values(rule), strict=True)),
         }
         for rule in parameter_rules(config)
     ]
@@ -105,20 +105,20 @@ def _role_entry(
 ) -> dict[str, Any]:
     values = [_spread(column) for column in zip(*map(_values, rules), strict=True)]
     spreads = [_spread(column) for column in zip(*exponents, strict=True)]
-    vanilla = VANILLA[role]
+    vanilla = VANILLA_EXPONENTS[role]
     return {
         "tensors": len(rules),
         "parameters": sum(math.prod(rule.shape) for rule in rules),
-        **{name: _as_json(spread) for name, spread in zip(QUANTITIES, values, strict=True)},
-        "exponents": {n: _as_json(s, 4) for n, s in zip(QUANTITIES, spreads, strict=True)},
-        "vanilla_exponents": dict(zip(QUANTITIES, vanilla, strict=True)),
+        **{name: _as_json(spread) for name, spread in zip(RULE_COLUMNS, values, strict=True)},
+        "exponents": {n: _as_json(s, 4) for n, s in zip(RULE_COLUMNS, spreads, strict=True)},
+        "vanilla_exponents": dict(zip(RULE_COLUMNS, vanilla, strict=True)),
         "vanilla_factors": {
-            name: m**exponent for name, exponent in zip(QUANTITIES, vanilla, strict=True)
+            name: m**exponent for name, exponent in zip(RULE_COLUMNS, vanilla, strict=True)
         },
         "differs": [
             name
-            for name, spread, exponent in zip(QUANTITIES, spreads, vanilla, strict=True)
-            if spread and max(abs(end - exponent) for end in spread) > TOLERANCE
+            for name, spread, exponent in zip(RULE_COLUMNS, spreads, vanilla, strict=True)
+            if spread and max(abs(end - exponent) for end in spread) > EXPONENT_TOLERANCE
         ],
     }
 

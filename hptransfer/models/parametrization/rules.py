@@ -17,11 +17,11 @@ from hptransfer.models.parametrization.factors import (
     Factors,
     Role,
     branch_factor,
-    factors,
     init_factor,
+    role_factors,
 )
 from hptransfer.models.parametrization.measured import drawn_parameters, measured_std
-from hptransfer.models.parametrization.roles import Shaped, on_meta, shaped_parameters
+from hptransfer.models.parametrization.roles import ShapedParameter, on_meta, shaped_parameters
 from hptransfer.system.random_streams import torch_generator
 
 
@@ -47,7 +47,7 @@ def parameter_rules(config: TrialConfig) -> tuple[ParameterRule, ...]:
             base_shape=shaped.base_shape,
             role=shaped.role,
             init_std=_initial_std(config, shaped),
-            factors=factors(
+            factors=role_factors(
                 shaped.role,
                 shaped.width_mult,
                 config.parametrization,
@@ -63,7 +63,7 @@ def parameter_count(config: TrialConfig) -> int:
     return sum(math.prod(rule.shape) for rule in parameter_rules(config))
 
 
-def _initial_std(config: TrialConfig, shaped: Shaped) -> float:
+def _initial_std(config: TrialConfig, shaped: ShapedParameter) -> float:
     """Return the std: `init` says what it is at base width, the scaling how it goes on from there.
 
     Under µP a hidden matrix continues with m^-1/2 and all others stay; under the standard

@@ -29,15 +29,15 @@ from hptransfer.errors import MachineError
 from hptransfer.system.storage import Storage, open_storage
 from hptransfer.system.version import package_version
 from hptransfer.training.device import hardware_model
-from hptransfer.training.packs.reports import Progress, Report
-from hptransfer.training.packs.state import Record, TrainingState
+from hptransfer.training.packs.reports import PackProgress, Report
+from hptransfer.training.packs.state import MemberRecord, TrainingState
 
-FORMAT = 1  # of the file; no other is read
-PROGRESS = ("losses_at_init", "curves", "held_out")  # tensors that are not the state's
+CHECKPOINT_FORMAT = 1  # of the file; no other is read
+CURVE_TENSORS = ("losses_at_init", "curves", "held_out")  # tensors that are not the state's
 
 
 @dataclass(frozen=True)
-class PackFolder:
+class PackCheckpoints:
     """Where a whole pack and the parts it may be divided into leave their checkpoints."""
 
     storage: Storage
@@ -45,16 +45,18 @@ class PackFolder:
     every_s: float
 
     @staticmethod
-    def of(checkpoints: CheckpointConfig, configs: Sequence[TrialConfig]) -> PackFolder:
+    def of(checkpoints: CheckpointConfig, configs: Sequence[TrialConfig]) -> PackCheckpoints:
         """Return the folder of a whole pack."""
-        return PackFolder(open_storage(checkpoints.folder), pack_id(configs), checkpoints.every_s)
+        return PackCheckpoints(
+            open_storage(checkpoints.folder), pack_id(configs), checkpoints.every_s
+        )
 
-    def checkpoint(self, configs: Sequence[TrialConfig]) -> Checkpoint:
+    def checkpoint(self, configs: Sequence[TrialConfig]) -> PackCheckpoint:
         """Return the checkpoint of the pack or of a part of it."""
-        return Checkpoint(self.storage, f"{self.name}/{pack_id(configs)}", self.every_s)
+        return PackCheckpoint(self.storage, f"{self.name}/{pack_id(configs)}", self.every_s)
 
 
-class Checkpoint:
+class PackCheckpoint:
     """The checkpoint of trials that train together; `notes` say what came of it."""
 
     def __init__(self, storage: Storage, name: str, every_s: float) -> None:
@@ -62,7 +64,7 @@ class Checkpoint:
         self.notes: list[str] = []
         self.saved_at = time.monotonic()
 
-    def restore(self, state: TrainingState) -> Progress | None:
+    def restore(self, state: TrainingState) -> PackProgress | None:
         """Put a new state where the checkpoint was, and return its past; None without a sound one.
 
         One that is damaged or was made elsewhere is left where it is, until it is replaced.
@@ -72,25 +74,25 @@ class Checkpoint:
             if content is None:
                 return None
             counters, tensors = _parsed(content)
-            _require_same(counters["origin"], origin(state))
+            _require_same(counters["origin"], pack_origin(state))
             _require_fitting(tensors, state, len(counters["members"]))
         except (MachineError, ValueError) as error:
             self.notes.append(f"A pack began anew instead of at its checkpoint: {error}")
             return None
-        left = {int(member): Record(*record) for member, record in counters["left"].items()}
+        left = {int(member): MemberRecord(*record) for member, record in counters["left"].items()}
         steps = counters["steps"]
         state.restore(tensors, members=counters["members"], left=left, step=steps[-1])
         self.notes.append(
             f"A pack of {len(state.started_with)} at width {state.started_with[0].model.width} "
             f"went on at step {steps[-1]} of {state.budget.steps}, where it had been cut off."
         )
-        return Progress(
+        return PackProgress(
             losses_at_init=tensors["losses_at_init"].clone(),
             reports=_reports(steps, tensors),
             began=time.perf_counter() - counters["seconds"],
         )
 
-    def save(self, state: TrainingState, progress: Progress) -> None:
+    def save(self, state: TrainingState, progress: PackProgress) -> None:
         """Write the checkpoint at a report, unless the last one is too young.
 
         A pack goes on where that fails: it only has more to repeat after a fault.
@@ -98,7 +100,7 @@ class Checkpoint:
         if time.monotonic() - self.saved_at < self.every_s:
             return
         counters = {
-            "origin": origin(state),
+            "origin": pack_origin(state),
             "members": state.members,
             "left": state.left,
             "steps": [report.step for report in progress.reports],
@@ -117,12 +119,12 @@ class Checkpoint:
         self.saved_at = time.monotonic()
 
 
-def origin(state: TrainingState) -> dict[str, Any]:
+def pack_origin(state: TrainingState) -> dict[str, Any]:
     """Return what must be the same for a pack to go on with the same bits."""
     pack, device = state.pack, state.pack.device
     kernels = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
     return {
-        "format": FORMAT,
+        "format": CHECKPOINT_FORMAT,
         "trials": [trial_key(config) for config in state.started_with],
         "hptransfer": package_version(),
         "torch": torch.__version__,
@@ -187,7 +189,7 @@ def _require_same(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 def _require_fitting(tensors: Mapping[str, Tensor], state: TrainingState, left: int) -> None:
     """Refuse tensors of other shapes, as a factory gives them whose code was changed."""
     expected = {name: (left, *tensor.shape[1:]) for name, tensor in state.tensors().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items() if name not in PROGRESS}
+    found = {name: tuple(t.shape) for name, t in tensors.items() if name not in CURVE_TENSORS}
     if found != expected:
         raise ValueError("the model has other parameters now.")
 

@@ -22,7 +22,7 @@ from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision, Schedule
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import with_width
-from hptransfer.data import Dataset, load
+from hptransfer.data import Dataset, load_data
 from hptransfer.errors import UserError
 from hptransfer.models.parametrization import Role, parameter_rules
 from hptransfer.training.device import torch_device
@@ -31,19 +31,19 @@ from hptransfer.training.objectives import noised
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.state import pack_losses, start_training
 
-LIMIT = 0.2  # largest |slope| that passes, in octaves per doubling; true µP stays near 0.1
-STEPS = (2, 3, 4, 5, 6)  # steps at which updates are measured
-SEEDS = tuple(range(8))
+LARGEST_SLOPE = 0.2  # largest |slope| that passes, in octaves per doubling; true µP stays near 0.1
+MEASURED_STEPS = (2, 3, 4, 5, 6)  # steps at which updates are measured
+CHECK_SEEDS = tuple(range(8))
 PROBE_SAMPLES = 64
 LEAST_LOSS_DROP = 0.05  # share by which the base width's loss must fall: else nothing was learned
 OCTAVES_LOWER = 2  # the rate is lowered so far, octave by octave, while a check fails
-DECISIVE = 0.5  # |slope| beyond which no lower rate is tried
+DECISIVE_SLOPE = 0.5  # |slope| beyond which no lower rate is tried
 
-Sizes = dict[tuple[str, str, int], list[float]]  # (module, quantity, step) -> RMS per seed
+OutputSizes = dict[tuple[str, str, int], list[float]]  # (module, quantity, step) -> RMS per seed
 
 
 class _Run(NamedTuple):
-    sizes: Sizes
+    sizes: OutputSizes
     loss_drop: float
 
 
@@ -64,7 +64,7 @@ def coordinate_check(
             "sweep.widths."
         )
     torch.set_num_threads(runtime.threads)
-    dataset = load(base.data, runtime.data_folder)
+    dataset = load_data(base.data, runtime.data_folder)
     plainly = dataclasses.replace(runtime, compile=False, graph=False)
     answers = []
     for lowered in range(OCTAVES_LOWER + 1):
@@ -81,7 +81,7 @@ def _may_pass_lower(answer: Mapping[str, Any]) -> bool:
     """
     slope = answer["worst"]["slope"]
     failed = answer["verdict"] == "fail" and answer["loss_drop"] >= LEAST_LOSS_DROP
-    return failed and (slope is None or abs(slope) <= DECISIVE)
+    return failed and (slope is None or abs(slope) <= DECISIVE_SLOPE)
 
 
 def _telling(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -105,26 +105,26 @@ def _checked_at(
 def _probing(base: TrialConfig, log2_lr: float) -> TrialConfig:
     """Return the trial at a constant rate for as many steps as are measured, in float32."""
     budget = dataclasses.replace(
-        base.budget, steps=max(STEPS), schedule=Schedule.constant, warmup_fraction=0.0
+        base.budget, steps=max(MEASURED_STEPS), schedule=Schedule.constant, warmup_fraction=0.0
     )
     config = dataclasses.replace(base, budget=budget, precision=Precision.fp32)
     return with_hyperparameters(config, {"log2_lr": log2_lr})
 
 
 def _probe_width(config: TrialConfig, dataset: Dataset, runtime: RuntimeConfig) -> _Run:
-    seeded = [dataclasses.replace(config, seed=seed) for seed in SEEDS]
+    seeded = [dataclasses.replace(config, seed=seed) for seed in CHECK_SEEDS]
     state = start_training(seeded, dataset, torch_device(runtime), runtime)
     pack, first_batch = state.pack, state.batch(0)
     with torch.no_grad():
         loss_before = pack_losses(pack, first_batch).mean()
-    at_init = [_outputs(pack, seed, dataset) for seed in range(len(SEEDS))]
-    sizes: Sizes = {}
+    at_init = [_outputs(pack, seed, dataset) for seed in range(len(CHECK_SEEDS))]
+    sizes: OutputSizes = {}
     for outputs in at_init:
         for module, value in outputs.items():
             sizes.setdefault((module, "init", 0), []).append(_rms(value))
-    for step in range(max(STEPS)):
+    for step in range(max(MEASURED_STEPS)):
         state.train_step(step)
-        if step + 1 not in STEPS:
+        if step + 1 not in MEASURED_STEPS:
             continue
         for seed, before in enumerate(at_init):
             for module, value in _outputs(pack, seed, dataset).items():
@@ -183,7 +183,12 @@ def _answer(
     zero = {key for key, rows in sizes.items() if not np.any(rows)}
     shrinking = _may_shrink(base)
     slopes = [
-        _slope(key, widths, sizes[key], lowest=-LIMIT - (0.5 if _is_in(key, shrinking) else 0.0))
+        _slope(
+            key,
+            widths,
+            sizes[key],
+            lowest=-LARGEST_SLOPE - (0.5 if _is_in(key, shrinking) else 0.0),
+        )
         for key in keys
         if key not in zero
     ]
@@ -194,9 +199,9 @@ def _answer(
         "broken": base.parametrization.broken.value,
         "widths": widths,
         "log2_lr": log2_lr,
-        "seeds": list(SEEDS),
-        "steps": list(STEPS),
-        "limit": LIMIT,
+        "seeds": list(CHECK_SEEDS),
+        "steps": list(MEASURED_STEPS),
+        "limit": LARGEST_SLOPE,
         "loss_drop": round(loss_drop, 4),
         "slopes": slopes,
         "zero": [_occasion(key) for key in keys if key in zero],
@@ -215,7 +220,7 @@ def _answer(
 def _badness(slope: Mapping[str, Any]) -> float:
     """Return by how much a slope lies outside of what is allowed; negative inside."""
     value = slope["slope"]
-    return math.inf if value is None else max(value - LIMIT, slope["lowest"] - value)
+    return math.inf if value is None else max(value - LARGEST_SLOPE, slope["lowest"] - value)
 
 
 def _occasion(key: tuple[str, str, int]) -> str:
@@ -266,7 +271,7 @@ def _slope(
         "step": step,
         "slope": None if slope is None else round(slope, 4),
         "lowest": lowest,
-        "ok": slope is not None and lowest <= slope <= LIMIT,
+        "ok": slope is not None and lowest <= slope <= LARGEST_SLOPE,
     }
 
 
@@ -274,7 +279,7 @@ def _warnings(loss_drop: float, log2_lr: float) -> list[str]:
     if loss_drop >= LEAST_LOSS_DROP:
         return []
     return [
-        f"The base width's loss fell by {loss_drop:.1%} in {max(STEPS)} steps at log2 lr "
+        f"The base width's loss fell by {loss_drop:.1%} in {max(MEASURED_STEPS)} steps at log2 lr "
         f"{log2_lr:g}, less than the {LEAST_LOSS_DROP:.0%} that a telling check "
         "needs: check at a higher rate."
     ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hptransfer.data import Split
 from hptransfer.training.batches import Batch
-from hptransfer.training.evaluation import evaluation_batches, fixed_weight, sample_losses
+from hptransfer.training.evaluation import deciding_bound_weight, evaluation_batches, sample_losses
 from hptransfer.training.objectives import noised
 from hptransfer.training.packs.pack import Pack
 
@@ -44,15 +44,15 @@ def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor
     at = noised(objective, images, noise, u)
     x, t, *told = (part.expand(len(pack), *part.shape) for part in (at.x, at.t, *condition))
     prediction = pack.predict(x, t, tuple(told), flat=flat).detach()
-    losses = sample_losses(objective, prediction, at, deciding_weight(pack))
+    losses = sample_losses(objective, prediction, at, pack_bound_weight(pack))
     return losses[:, : count - chosen.start].double().sum(1)
 
 
-def deciding_weight(pack: Pack) -> float | Tensor | None:
+def pack_bound_weight(pack: Pack) -> float | Tensor | None:
     """Return the weight of a learned variance's bound in the deciding loss: (T, 1), or one for all.
 
     Trials that were trained under different weights compare only under one.
     """
-    fixed = fixed_weight(pack.configs[0].objective)
+    fixed = deciding_bound_weight(pack.configs[0].objective)
     own = None if pack.bound_weights is None else pack.bound_weights.unsqueeze(1)
     return own if fixed is None else fixed

@@ -12,10 +12,10 @@ from torch import Tensor
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import Dataset
 from hptransfer.training.flops import step_flops
-from hptransfer.training.packs.checkpoint import Checkpoint
+from hptransfer.training.packs.checkpoint import PackCheckpoint
 from hptransfer.training.packs.evaluation import validation_loss
 from hptransfer.training.packs.pack import Pack
-from hptransfer.training.packs.reports import Progress, Report
+from hptransfer.training.packs.reports import PackProgress, Report
 from hptransfer.training.packs.state import TrainingState, start_training
 from hptransfer.training.reports import has_point
 from hptransfer.training.stopping import first_step, is_hopeless
@@ -50,7 +50,7 @@ def train_pack(
     device: torch.device,
     runtime: RuntimeConfig,
     report: Callable[[Report], None],
-    checkpoint: Checkpoint | None = None,
+    checkpoint: PackCheckpoint | None = None,
 ) -> PackOutcome:
     """Train trials of one shape signature for their budget, or until none is left.
 
@@ -62,7 +62,7 @@ def train_pack(
         progress = None if checkpoint is None else checkpoint.restore(state)
         if progress is None:
             at_init = _loss_at_init(state, dataset)
-            progress = Progress(at_init, began=began)
+            progress = PackProgress(at_init, began=began)
         _train(state, progress, report, checkpoint)
         return _outcome(state, progress, dataset)
     finally:
@@ -76,9 +76,9 @@ def _loss_at_init(state: TrainingState, dataset: Dataset) -> Tensor:
 
 def _train(
     state: TrainingState,
-    progress: Progress,
+    progress: PackProgress,
     report: Callable[[Report], None],
-    checkpoint: Checkpoint | None,
+    checkpoint: PackCheckpoint | None,
 ) -> None:
     count, steps = len(state.started_with), state.budget.steps
     for step in range(progress.step, steps):
@@ -97,7 +97,7 @@ def _train(
             checkpoint.save(state, progress)
 
 
-def _stop_hopeless(state: TrainingState, progress: Progress) -> None:
+def _stop_hopeless(state: TrainingState, progress: PackProgress) -> None:
     if progress.step < first_step(state.budget.stop_after, state.budget.steps):
         return
     at_init = progress.losses_at_init.tolist()
@@ -106,7 +106,7 @@ def _stop_hopeless(state: TrainingState, progress: Progress) -> None:
         state.give_up(hopeless, progress.step)
 
 
-def _outcome(state: TrainingState, progress: Progress, dataset: Dataset) -> PackOutcome:
+def _outcome(state: TrainingState, progress: PackProgress, dataset: Dataset) -> PackOutcome:
     count, budget = len(state.started_with), state.budget
     weights = state.deciding_weights()
     losses = validation_loss(state.pack, dataset.validation, flat=weights, draws=budget.eval_draws)

@@ -29,10 +29,10 @@ from hptransfer.models.parametrization import (
     parameter_rules,
 )
 from hptransfer.training.batches import seeds_of
-from hptransfer.training.compile import compilable, compile_blocks, compiled
+from hptransfer.training.compile import compile_blocks, compiled, refuse_uncompilable
 from hptransfer.training.precision import arithmetic, autocast, bound_terms_on
 
-Condition = tuple[Tensor, ...]  # labels, or a caption's tokens, mask and pooled features
+ConditionTensors = tuple[Tensor, ...]  # labels, or a caption's tokens, mask and pooled features
 
 # Parameters begin at multiples of so many floats: on a GPU compiled kernels copy other ones first.
 ALIGNMENT = {"cpu": 1, "cuda": 16}
@@ -55,7 +55,7 @@ class Pack:
         self.template = build_template(configs[0]).to(device)
         self.template.requires_grad_(False)
         self.rules = parameter_rules(configs[0])
-        self.columns = columns(self.rules, ALIGNMENT[device.type])
+        self.columns = row_layout(self.rules, ALIGNMENT[device.type])
         rows = [_flat_row(config, self.columns) for config in configs]
         self.flat = torch.stack(rows).to(device).requires_grad_()
         self.multipliers = _multipliers(configs, device)
@@ -74,7 +74,7 @@ class Pack:
         return len(self.configs)
 
     def predict(
-        self, x: Tensor, t: Tensor, condition: Condition, *, flat: Tensor | None = None
+        self, x: Tensor, t: Tensor, condition: ConditionTensors, *, flat: Tensor | None = None
     ) -> Tensor:
         """Predict for x (T, B, C, H, W), t (T, B) and a condition of tensors (T, B, ...), with the
         weights `flat` if given; in float32, whatever the precision.
@@ -83,7 +83,7 @@ class Pack:
         model = self.configs[0].model
         with autocast(self.configs[0].precision, self.device):
             if isinstance(model, CustomConfig):
-                refused = compilable(model.factory) if self.compiled else nullcontext()
+                refused = refuse_uncompilable(model.factory) if self.compiled else nullcontext()
                 with packable_attention(), refused:
                     return self.mapped(stacked, x, t, condition).float()
             return functional_call(self.template, stacked, (x, t, *condition)).float()
@@ -134,7 +134,11 @@ class Pack:
 
 
 def _mapped(
-    template: nn.Module, stacked: dict[str, Tensor], x: Tensor, t: Tensor, condition: Condition
+    template: nn.Module,
+    stacked: dict[str, Tensor],
+    x: Tensor,
+    t: Tensor,
+    condition: ConditionTensors,
 ) -> Tensor:
     """Map a model of the user's own over the trial axis of its tensors and inputs."""
 
@@ -145,7 +149,7 @@ def _mapped(
     return vmap(member)(stacked, x, t, condition)
 
 
-class Column(NamedTuple):
+class RowSegment(NamedTuple):
     """A stretch of a flat row: a parameter, or padding without a name."""
 
     name: str
@@ -157,13 +161,13 @@ class Column(NamedTuple):
         return math.prod(self.shape)
 
 
-def columns(rules: Sequence[ParameterRule], alignment: int) -> list[Column]:
+def row_layout(rules: Sequence[ParameterRule], alignment: int) -> list[RowSegment]:
     """Lay parameters out in a row, each beginning at a multiple of `alignment` entries."""
     laid = []
     for rule in rules:
-        column = Column(rule.name, tuple(rule.shape))
+        column = RowSegment(rule.name, tuple(rule.shape))
         missing = -column.size % alignment
-        laid += [column, Column("", (missing,))] if missing else [column]
+        laid += [column, RowSegment("", (missing,))] if missing else [column]
     return laid
 
 
@@ -185,7 +189,7 @@ def _multipliers(configs: Sequence[TrialConfig], device: torch.device) -> dict[s
     return {name: torch.tensor([m[name] for m in each], device=device) for name in each[0]}
 
 
-def _flat_row(config: TrialConfig, laid: Sequence[Column]) -> Tensor:
+def _flat_row(config: TrialConfig, laid: Sequence[RowSegment]) -> Tensor:
     """Return a trial's initial parameters in one row (P,), padding zero."""
     initial = initial_parameters(config)
     return torch.cat([initial[c.name].flatten() if c.name else torch.zeros(c.size) for c in laid])

@@ -13,19 +13,19 @@ from hptransfer.data import Split
 from hptransfer.results.trial_result import Quality
 from hptransfer.training.packs.loop import PackOutcome
 from hptransfer.training.packs.pack import Pack
-from hptransfer.training.sampling.draw import draw
-from hptransfer.training.sampling.quality import Reference, judged
+from hptransfer.training.sampling.draw import draw_quality_samples
+from hptransfer.training.sampling.quality import RealSamples, sample_quality
 
 
 @dataclass(frozen=True)
-class Judged:
+class PackQuality:
     """What was measured of a pack's samples, by where its members stood at the start."""
 
     qualities: Mapping[int, Quality | None] = field(default_factory=dict)
     seconds: float = 0.0
 
 
-def judged_pack(outcome: PackOutcome, known: Reference) -> Judged:
+def measure_pack_quality(outcome: PackOutcome, known: RealSamples) -> PackQuality:
     """Draw and judge samples of the members that completed."""
     began = time.perf_counter()
     sound = [
@@ -34,15 +34,17 @@ def judged_pack(outcome: PackOutcome, known: Reference) -> Judged:
         if outcome.diverged_at[member] < 0 and outcome.stopped_at[member] < 0
     ]
     config = outcome.pack.configs[0]
-    drawn = draw_pack(outcome.pack, known.train, outcome.weights, sound)
+    drawn = draw_pack_samples(outcome.pack, known.train, outcome.weights, sound)
     qualities = {
-        outcome.members[place]: judged(config, known, images)
+        outcome.members[place]: sample_quality(config, known, images)
         for place, images in zip(sound, drawn, strict=True)
     }
-    return Judged(qualities, time.perf_counter() - began)
+    return PackQuality(qualities, time.perf_counter() - began)
 
 
-def draw_pack(pack: Pack, train: Split, flat: Tensor, members: Sequence[int]) -> Iterator[Tensor]:
+def draw_pack_samples(
+    pack: Pack, train: Split, flat: Tensor, members: Sequence[int]
+) -> Iterator[Tensor]:
     """Yield samples (n, C, H, W) of some members of a pack with weights `flat` (T, P).
 
     On a CPU each draws alone, to the bit what it draws from these weights in any other pack: drawn
@@ -65,4 +67,4 @@ def _together(pack: Pack, train: Split, flat: Tensor) -> Tensor:
             return pack.predict(x, t, condition, flat=weights).detach()
 
     with pack.arithmetic():
-        return draw(pack.configs[0], train, predict, pack.device, (len(pack),))
+        return draw_quality_samples(pack.configs[0], train, predict, pack.device, (len(pack),))

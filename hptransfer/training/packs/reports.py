@@ -20,7 +20,7 @@ class Report(NamedTuple):
 
 
 @dataclass
-class Progress:
+class PackProgress:
     """A pack's past, of every trial that it began with."""
 
     losses_at_init: Tensor  # (T,) float64 on the CPU

@@ -18,25 +18,25 @@ from hptransfer.training.device import (
     device_name,
     is_out_of_memory,
     release_memory,
-    too_large,
     torch_device,
+    trial_too_large,
 )
 from hptransfer.training.flops import trial_flops
-from hptransfer.training.packs.checkpoint import Checkpoint, PackFolder
+from hptransfer.training.packs.checkpoint import PackCheckpoint, PackCheckpoints
 from hptransfer.training.packs.loop import PackOutcome, train_pack
-from hptransfer.training.packs.quality import Judged, judged_pack
+from hptransfer.training.packs.quality import PackQuality, measure_pack_quality
 from hptransfer.training.packs.reports import Report
-from hptransfer.training.sampling.quality import reference
+from hptransfer.training.sampling.quality import load_real_samples
 
 
-def ignore(report: Report) -> None:
+def ignore_report(report: Report) -> None:
     """Take no notice of a pack's progress."""
 
 
 def run_pack(
     configs: Sequence[TrialConfig],
     runtime: RuntimeConfig,
-    report: Callable[[Report], None] = ignore,
+    report: Callable[[Report], None] = ignore_report,
     checkpoints: CheckpointConfig | None = None,
 ) -> list[TrialResult]:
     """Train trials of one shape signature together and return their results, in order.
@@ -47,14 +47,14 @@ def run_pack(
     With checkpoints the pack goes on where an earlier run of it was cut off; `discard_pack` removes
     them once the results are safe.
     """
-    folder = None if checkpoints is None else PackFolder.of(checkpoints, configs)
+    folder = None if checkpoints is None else PackCheckpoints.of(checkpoints, configs)
     return _run(configs, runtime, report, folder)
 
 
 def train_trial(
     config: TrialConfig,
     runtime: RuntimeConfig,
-    report: Callable[[Report], None] = ignore,
+    report: Callable[[Report], None] = ignore_report,
     *,
     weights_file: Path | None = None,
 ) -> tuple[TrialResult, dict[str, Tensor]]:
@@ -74,7 +74,7 @@ def _run(
     configs: Sequence[TrialConfig],
     runtime: RuntimeConfig,
     report: Callable[[Report], None],
-    folder: PackFolder | None,
+    folder: PackCheckpoints | None,
 ) -> list[TrialResult]:
     checkpoint = None if folder is None else folder.checkpoint(configs)
     try:
@@ -93,20 +93,20 @@ def _trained(
     configs: Sequence[TrialConfig],
     runtime: RuntimeConfig,
     report: Callable[[Report], None],
-    checkpoint: Checkpoint | None,
+    checkpoint: PackCheckpoint | None,
 ) -> tuple[list[TrialResult], PackOutcome]:
     device = torch_device(runtime)
     torch.set_num_threads(runtime.threads)
     dataset = load_dataset(configs[0], runtime)
     # Before training, so that what is amiss with it is said at once.
     asks_quality = configs[0].quality.samples > 0
-    known = reference(configs[0].data, runtime.data_folder) if asks_quality else None
+    known = load_real_samples(configs[0].data, runtime.data_folder) if asks_quality else None
     try:
         outcome = train_pack(configs, dataset, device, runtime, report, checkpoint)
-        judged = Judged() if known is None else judged_pack(outcome, known)
+        judged = PackQuality() if known is None else measure_pack_quality(outcome, known)
     except RuntimeError as error:
         if len(configs) == 1 and is_out_of_memory(error):
-            raise too_large(configs[0], device) from error
+            raise trial_too_large(configs[0], device) from error
         raise
     notes = () if checkpoint is None else tuple(checkpoint.notes)
     results = [
@@ -120,7 +120,7 @@ def _result(
     config: TrialConfig,
     outcome: PackOutcome,
     index: int,
-    judged: Judged,
+    judged: PackQuality,
     *,
     device: str,
     notes: tuple[str, ...],

@@ -13,7 +13,7 @@ from hptransfer.config.choices import Weights
 from hptransfer.data import Dataset
 from hptransfer.training.batches import Batch, PackBatches
 from hptransfer.training.compile import compiled
-from hptransfer.training.inputs import Ahead, StepInputs
+from hptransfer.training.inputs import InputQueue, StepInputs
 from hptransfer.training.objectives import Noised, noised, objective_loss
 from hptransfer.training.packs.capture import CapturedStep
 from hptransfer.training.packs.optimizer import PackedAdamW
@@ -21,7 +21,7 @@ from hptransfer.training.packs.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
 
 
-class Record(NamedTuple):
+class MemberRecord(NamedTuple):
     """What is kept of a member, taking part or not: steps are -1 where there is none."""
 
     diverged_at: float
@@ -51,7 +51,7 @@ class TrainingState:
         self.clipped = torch.zeros(len(pack), device=pack.device)
         self.loss_sum = torch.zeros(len(pack), device=pack.device)
         self.reported_step = 0
-        self.left: dict[int, Record] = {}  # of those compacted away
+        self.left: dict[int, MemberRecord] = {}  # of those compacted away
         self._arrange()
 
     def _arrange(self) -> None:
@@ -60,7 +60,7 @@ class TrainingState:
         self.batches = PackBatches(pack.configs, self.dataset)
         self.warmup_fraction = torch.tensor([c.budget.warmup_fraction for c in pack.configs])
         ahead = runtime.on_gpu
-        self.inputs = Ahead(self._inputs, self.budget.steps) if ahead else self._inputs
+        self.inputs = InputQueue(self._inputs, self.budget.steps) if ahead else self._inputs
         self._apply = compiled(self._finish) if runtime.compiled else self._finish
         self._take = CapturedStep(self._advance, pack.device) if runtime.captured else self._advance
 
@@ -184,7 +184,7 @@ class TrainingState:
         tensors: Mapping[str, Tensor],
         *,
         members: Sequence[int],
-        left: Mapping[int, Record],
+        left: Mapping[int, MemberRecord],
         step: int,
     ) -> None:
         """Become what a state of the same trials was after `step` steps, at a report.
@@ -197,15 +197,15 @@ class TrainingState:
             tensor.copy_(tensors[name])
         self.left, self.reported_step = dict(left), step
 
-    def records(self, count: int) -> list[Record]:
+    def records(self, count: int) -> list[MemberRecord]:
         """Return everybody's record in the order of the start."""
         records = {**self.left, **self._records()}
         return [records[member] for member in range(count)]
 
-    def _records(self) -> dict[int, Record]:
+    def _records(self) -> dict[int, MemberRecord]:
         columns = (self.diverged_at, self.stopped_at, self.clipped)
         rows = zip(*(column.tolist() for column in columns), strict=True)
-        return {member: Record(*row) for member, row in zip(self.members, rows, strict=True)}
+        return {member: MemberRecord(*row) for member, row in zip(self.members, rows, strict=True)}
 
     def deciding_weights(self) -> Tensor:
         """Return the weights that decide: raw, or their moving average."""
@@ -213,7 +213,7 @@ class TrainingState:
 
     def close(self) -> None:
         """End the threads that make inputs."""
-        if isinstance(self.inputs, Ahead):
+        if isinstance(self.inputs, InputQueue):
             self.inputs.close()
 
 

@@ -25,7 +25,7 @@ CHANNELS = {8: (32, 64), 32: (16, 32, 64, 64)}
 # Whether the features are the last convolution's channels, averaged over the image as FID's are, or
 # the hidden layer. Of clothes that keeps so little that noise lies among them (docs/quality.md).
 POOLED = {8: False, 32: True}
-CHUNK = 500  # images at a time
+IMAGES_AT_ONCE = 500  # images at a time
 
 
 class Classifier(nn.Module):
@@ -67,7 +67,7 @@ def weights_file(data: DataConfig) -> Path:
     return Path(__file__).parent / f"{data.name}.safetensors"
 
 
-def about(data: DataConfig) -> dict[str, Any]:
+def classifier_facts(data: DataConfig) -> dict[str, Any]:
     """Return what a classifier's file says of it: its data's content, its accuracy, its command."""
     with safe_open(str(weights_file(data)), framework="pt") as file:
         return json.loads(file.metadata()["about"])
@@ -80,7 +80,7 @@ def load_classifier(data: DataConfig) -> Classifier:
     Raises:
         UserError: it was trained on other content of the same name.
     """
-    trained_on = about(data)["data_sha256"]
+    trained_on = classifier_facts(data)["data_sha256"]
     if trained_on != data.sha256:
         raise UserError(
             f"Samples are judged by a classifier of the same data, but that of {data.name} was "
@@ -98,4 +98,4 @@ def features_of(data: DataConfig, images: Tensor) -> Tensor:
     model = load_classifier(data).to(images.device)
     # A GPU would multiply in TF32 by default, and choose its algorithm by the clock.
     with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True, benchmark=False):
-        return torch.cat([model.features(part) for part in images.split(CHUNK)])
+        return torch.cat([model.features(part) for part in images.split(IMAGES_AT_ONCE)])

@@ -10,7 +10,7 @@ GAP = 1  # pixels between images, before enlarging
 SIDE = 64  # pixels an image is enlarged to at least
 
 
-def samples_data(samples: np.ndarray) -> np.ndarray:
+def lay_out_samples(samples: np.ndarray) -> np.ndarray:
     """Lay samples (rows, columns, C, H, W) in [-1, 1] out on one white page: (H', W', 3) in [0, 1].
 
     One channel is shown as grey, three as colours.
@@ -25,7 +25,7 @@ def samples_data(samples: np.ndarray) -> np.ndarray:
     return page[:-GAP, :-GAP].repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def draw_samples(path: Path, page: np.ndarray) -> None:
+def write_samples_png(path: Path, page: np.ndarray) -> None:
     """Write a page as PNG."""
     from matplotlib import image
 

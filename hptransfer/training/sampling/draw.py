@@ -14,11 +14,11 @@ from torch import Tensor
 from hptransfer.config import TrialConfig
 from hptransfer.data import Split
 from hptransfer.system.random_streams import torch_generator
-from hptransfer.training.batches import condition_of, dropped
+from hptransfer.training.batches import conditions_at, with_null_condition
 from hptransfer.training.sampling.samplers import Model, SamplerConfig, sample
 
 
-def draw(
+def draw_quality_samples(
     config: TrialConfig,
     train: Split,
     model: Model,
@@ -31,12 +31,12 @@ def draw(
     chunks that take the model no more images than a training step did: they fit where training did,
     and a compiled model need not be compiled for another size.
     """
-    noise, chosen = noise_of(config), chosen_rows(config, train)
+    noise, chosen = quality_noise(config), quality_rows(config, train)
     sampler = SamplerConfig(steps=config.quality.steps, guidance=config.quality.guidance)
     chunks = []
     for index in _chunks(config):
-        condition = condition_of(config, train, chosen[index])
-        null = dropped(config, condition, torch.ones(len(index), dtype=torch.bool))
+        condition = conditions_at(config, train, chosen[index])
+        null = with_null_condition(config, condition, torch.ones(len(index), dtype=torch.bool))
         start, told, untold = (
             [part.to(device).expand(*trials, *part.shape) for part in parts]
             for parts in ((noise[index],), condition, null)
@@ -46,7 +46,7 @@ def draw(
     return torch.cat(chunks, -4)[..., : len(noise), :, :, :]
 
 
-def noise_of(config: TrialConfig) -> Tensor:
+def quality_noise(config: TrialConfig) -> Tensor:
     """Return the noise (n, C, H, W) of samples: each has its own, however many there are."""
     layout = config.data.layout
     shape = (layout.channels, layout.image_size, layout.image_size)
@@ -56,7 +56,7 @@ def noise_of(config: TrialConfig) -> Tensor:
     )
 
 
-def chosen_rows(config: TrialConfig, train: Split) -> np.ndarray:
+def quality_rows(config: TrialConfig, train: Split) -> np.ndarray:
     """Return the training samples (n,) whose conditions samples are drawn for.
 
     They are evenly spaced in the order of classes: each class has its share of the training split.

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import RuntimeConfig, TrialConfig
-from hptransfer.data import Split, load
+from hptransfer.data import Split, load_data
 from hptransfer.models.weights import load_weights
 from hptransfer.system.random_streams import torch_generator
-from hptransfer.training.batches import condition_of, dropped
+from hptransfer.training.batches import conditions_at, with_null_condition
 from hptransfer.training.device import torch_device
 from hptransfer.training.sampling.samplers import Model, SamplerConfig, sample
 
-MOST_ROWS = 10  # classes or captions in one picture
+MOST_GRID_ROWS = 10  # classes or captions in one picture
 
 
 def generate(
@@ -36,11 +36,11 @@ def generate(
     device = torch_device(runtime)
     torch.set_num_threads(runtime.threads)
     model = load_weights(config, weights).to(device).eval()
-    split = load(config.data, runtime.data_folder).validation
-    return grid(config, model, split, sampler, device, columns=columns, seed=seed)
+    split = load_data(config.data, runtime.data_folder).validation
+    return sample_grid(config, model, split, sampler, device, columns=columns, seed=seed)
 
 
-def grid(
+def sample_grid(
     config: TrialConfig,
     model: Model,
     split: Split,
@@ -52,8 +52,10 @@ def grid(
 ) -> np.ndarray:
     """Return what `generate` does, of a model that is there, for a split's classes."""
     chosen = _one_of_each_class(split)
-    condition = condition_of(config, split, np.repeat(chosen, columns))
-    null = dropped(config, condition, torch.ones(len(chosen) * columns, dtype=torch.bool))
+    condition = conditions_at(config, split, np.repeat(chosen, columns))
+    null = with_null_condition(
+        config, condition, torch.ones(len(chosen) * columns, dtype=torch.bool)
+    )
     samples = sample(
         config.objective,
         model,
@@ -69,7 +71,7 @@ def _one_of_each_class(split: Split) -> np.ndarray:
     """Return the index of the first sample of each of the first classes."""
     labels = split.labels_at(np.arange(len(split))).numpy()
     _, first = np.unique(labels, return_index=True)
-    return first[:MOST_ROWS]
+    return first[:MOST_GRID_ROWS]
 
 
 def _noise(config: TrialConfig, rows: int, columns: int, seed: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 NEIGHBOURS = 3  # the k whose distance is a point's radius, as in the paper
-CHUNK = 1000  # rows of a table of distances at a time
+DISTANCE_ROWS = 1000  # rows of a table of distances at a time
 
 
 def precision_and_recall(real: Tensor, drawn: Tensor) -> tuple[float, float]:
@@ -21,7 +21,9 @@ def share_covered(points: Tensor, centres: Tensor) -> float:
     nearest other centre.
     """
     radii = _radii(centres)
-    covered = [(_distances(part, centres) <= radii).any(1).double() for part in points.split(CHUNK)]
+    covered = [
+        (_distances(part, centres) <= radii).any(1).double() for part in points.split(DISTANCE_ROWS)
+    ]
     return float(torch.cat(covered).mean())
 
 
@@ -30,7 +32,7 @@ def _radii(centres: Tensor) -> Tensor:
     radii = [
         # The nearest of all is the centre itself.
         _distances(part, centres).kthvalue(NEIGHBOURS + 1, dim=1).values
-        for part in centres.split(CHUNK)
+        for part in centres.split(DISTANCE_ROWS)
     ]
     return torch.cat(radii)
 

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import DataConfig, TrialConfig
-from hptransfer.data import Split, load
+from hptransfer.data import Split, load_data
 from hptransfer.results.trial_result import Quality
 from hptransfer.training.sampling.classifier import features_of
-from hptransfer.training.sampling.draw import chosen_rows
+from hptransfer.training.sampling.draw import quality_rows
 from hptransfer.training.sampling.frechet import Moments, frechet_distance, moments
 from hptransfer.training.sampling.neighbours import precision_and_recall
 
-CHUNK = 2000  # images read at a time
+IMAGES_READ_AT_ONCE = 2000  # images read at a time
 
 
-class Reference(NamedTuple):
+class RealSamples(NamedTuple):
     """What samples are compared with: the training split in the classifier's features."""
 
     train: Split
@@ -29,19 +29,19 @@ class Reference(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def reference(data: DataConfig, folder: str | None) -> Reference:
+def load_real_samples(data: DataConfig, folder: str | None) -> RealSamples:
     """Return the training split of a data set with its features, kept for the next pack.
 
     Raises:
         UserError: its classifier was trained on other content.
     """
-    train = load(data, folder).train
-    parts = np.array_split(np.arange(len(train)), -(-len(train) // CHUNK))
+    train = load_data(data, folder).train
+    parts = np.array_split(np.arange(len(train)), -(-len(train) // IMAGES_READ_AT_ONCE))
     features = torch.cat([features_of(data, train.images_at(part)) for part in parts])
-    return Reference(train, features, moments(features))
+    return RealSamples(train, features, moments(features))
 
 
-def judged(config: TrialConfig, known: Reference, images: Tensor) -> Quality | None:
+def sample_quality(config: TrialConfig, known: RealSamples, images: Tensor) -> Quality | None:
     """Judge samples (n, C, H, W) in [-1, 1] on the CPU; None unless all are finite.
 
     What lies outside is cut off, as in a picture. Precision and recall are against as many training
@@ -50,7 +50,7 @@ def judged(config: TrialConfig, known: Reference, images: Tensor) -> Quality | N
     if not torch.isfinite(images).all():
         return None
     drawn = features_of(config.data, images.clamp(-1, 1))
-    real = known.features[np.unique(chosen_rows(config, known.train))]
+    real = known.features[np.unique(quality_rows(config, known.train))]
     return Quality(
         frechet_distance(moments(drawn), known.moments), *precision_and_recall(real, drawn)
     )

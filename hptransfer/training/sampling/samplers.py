@@ -59,14 +59,14 @@ def sample(
     config: SamplerConfig,
 ) -> Tensor:
     """Turn noise (..., B, C, H, W) into samples of the condition; `null` is the dropped one."""
-    require_fit(objective, config)
+    require_fitting_sampler(objective, config)
     predict = guided(model, condition, null, config.guidance)
-    points = [point(objective, 1 - i / config.steps) for i in range(config.steps + 1)]
+    points = [path_point(objective, 1 - i / config.steps) for i in range(config.steps + 1)]
     solve = second_order if config.name is Sampler.dpm_solver else first_order
     return solve(objective, predict, noise, points)
 
 
-def require_fit(objective: ObjectiveConfig, config: SamplerConfig) -> None:
+def require_fitting_sampler(objective: ObjectiveConfig, config: SamplerConfig) -> None:
     """Refuse a sampler that cannot draw samples of an objective."""
     own = Sampler.euler if isinstance(objective, RectifiedFlowConfig) else Sampler.ddim
     require(
@@ -106,7 +106,7 @@ def _without_variance(prediction: Tensor, x: Tensor) -> Tensor:
     return prediction[..., : x.shape[-3], :, :]
 
 
-class Point(NamedTuple):
+class PathPoint(NamedTuple):
     """A point of the noising path: the scales of signal and noise, and the embedding's timestep."""
 
     alpha: float
@@ -121,24 +121,24 @@ class Point(NamedTuple):
         return math.log(self.alpha / self.sigma)
 
 
-def point(objective: ObjectiveConfig, time: float) -> Point:
+def path_point(objective: ObjectiveConfig, time: float) -> PathPoint:
     """Return the point at a share of the time axis: 1 is where training's noise ends, 0 is data."""
     match objective:
         case RectifiedFlowConfig():
-            return Point(1 - time, time, 1000 * time)
+            return PathPoint(1 - time, time, 1000 * time)
         case DDPMConfig():
             noisings = round(time * objective.timesteps)  # of which the n-th has step n - 1
             kept = alphas_cumprod(objective)[noisings - 1].item() if noisings else 1.0
-            return Point(math.sqrt(kept), math.sqrt(1 - kept), noisings - 1)
+            return PathPoint(math.sqrt(kept), math.sqrt(1 - kept), noisings - 1)
         case VPConfig():
             scales = vp_scales(objective, torch.tensor(time, dtype=torch.float64))
             alpha, sigma = (scale.item() for scale in scales)
-            return Point(alpha, sigma, 999 * time)
+            return PathPoint(alpha, sigma, 999 * time)
     raise TypeError(f"no sampling path for {type(objective).__name__}")
 
 
-def estimates(
-    objective: ObjectiveConfig, predict: Predict, x: Tensor, at: Point
+def data_and_noise(
+    objective: ObjectiveConfig, predict: Predict, x: Tensor, at: PathPoint
 ) -> tuple[Tensor, Tensor]:
     """Return what the model takes for the data and for the noise in x (..., B, C, H, W)."""
     prediction = predict(x, x.new_full(x.shape[:-3], at.t))
@@ -148,22 +148,22 @@ def estimates(
 
 
 def first_order(
-    objective: ObjectiveConfig, predict: Predict, x: Tensor, points: Sequence[Point]
+    objective: ObjectiveConfig, predict: Predict, x: Tensor, points: Sequence[PathPoint]
 ) -> Tensor:
     """Take each step with the data and noise held fixed: DDIM, and for straight paths Euler."""
     for here, there in pairwise(points):
-        data, noise = estimates(objective, predict, x, here)
+        data, noise = data_and_noise(objective, predict, x, here)
         x = there.alpha * data + there.sigma * noise
     return x
 
 
 def second_order(
-    objective: ObjectiveConfig, predict: Predict, x: Tensor, points: Sequence[Point]
+    objective: ObjectiveConfig, predict: Predict, x: Tensor, points: Sequence[PathPoint]
 ) -> Tensor:
     """Extrapolate the data over λ from the last two points: DPM-Solver++(2M)."""
     previous, last_step = None, math.inf
     for here, there in pairwise(points):
-        data, _ = estimates(objective, predict, x, here)
+        data, _ = data_and_noise(objective, predict, x, here)
         step = there.log_ratio - here.log_ratio
         # One step reaches out to λ = ±∞ at most at the ends of a path: those are first order.
         weight = step / (2 * last_step) if math.isfinite(step) else 0.0

@@ -23,17 +23,17 @@ from hptransfer.errors import UserError
 from hptransfer.models.weights import write_tensors
 from hptransfer.system.files import require_inside, sync_folder, writing
 from hptransfer.training.target.engine import Engine
-from hptransfer.training.target.progress import Progress
-from hptransfer.training.target.record import Start
+from hptransfer.training.target.progress import RunProgress
+from hptransfer.training.target.record import ProcessStart
 
-FORMAT = 1  # of the manifest; no other is read
-CHUNK_BYTES = 2 << 30  # of tensors in one file, unless one alone is larger
+MANIFEST_FORMAT = 1  # of the manifest; no other is read
+FILE_BYTES = 2 << 30  # of tensors in one file, unless one alone is larger
 MANIFEST = "manifest.json"
-NAME = re.compile(r"\d{5}\.safetensors")
+TENSOR_FILE_NAME = re.compile(r"\d{5}\.safetensors")
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A sound checkpoint: the steps taken, the facts beside its tensors, and where these lie."""
 
     step: int
@@ -62,10 +62,10 @@ class Saved:
             return file.get_tensor(name)
 
 
-class Checkpoints:
+class RunCheckpoints:
     """The checkpoints in a folder, of which the newest `keep` stay."""
 
-    def __init__(self, folder: Path, keep: int, chunk_bytes: int = CHUNK_BYTES) -> None:
+    def __init__(self, folder: Path, keep: int, chunk_bytes: int = FILE_BYTES) -> None:
         self.folder, self.keep, self.chunk_bytes = folder, keep, chunk_bytes
 
     def steps(self) -> list[int]:
@@ -73,7 +73,7 @@ class Checkpoints:
         names = (path.name for path in self.folder.glob("*") if path.is_dir())
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def newest(self) -> tuple[Saved | None, list[str]]:
+    def newest(self) -> tuple[SavedCheckpoint | None, list[str]]:
         """Return the newest sound checkpoint, and a sentence about each newer one that is not."""
         notes = []
         for step in reversed(self.steps()):
@@ -83,7 +83,7 @@ class Checkpoints:
                 notes.append(f"The checkpoint of step {step} is no use: {error}.")
         return None, notes
 
-    def read(self, step: int) -> Saved:
+    def read(self, step: int) -> SavedCheckpoint:
         """Return a checkpoint; raise ValueError, saying why, if it is not as it was written."""
         folder = self.folder / str(step)
         try:
@@ -91,7 +91,11 @@ class Checkpoints:
             check = content.pop("check")
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise ValueError("its manifest is missing or damaged") from None
-        if check != _digest_of(content) or content["format"] != FORMAT or content["step"] != step:
+        if (
+            check != _digest_of(content)
+            or content["format"] != MANIFEST_FORMAT
+            or content["step"] != step
+        ):
             raise ValueError("its manifest was changed, or is of another version")
         files: dict[str, Path] = {}
         for entry in content["files"]:
@@ -99,7 +103,7 @@ class Checkpoints:
             if not _is_whole(path, entry["sha256"]):
                 raise ValueError(f"its file {path.name} is missing or damaged")
             files |= dict.fromkeys(entry["tensors"], path)
-        return Saved(step, content["facts"], files)
+        return SavedCheckpoint(step, content["facts"], files)
 
     def save(
         self, step: int, tensors: Iterable[tuple[str, Tensor]], facts: Mapping[str, Any]
@@ -116,7 +120,12 @@ class Checkpoints:
                 _written(partial / f"{number:05}.safetensors", chunk)
                 for number, chunk in enumerate(_chunks(tensors, self.chunk_bytes))
             ]
-            content = {"format": FORMAT, "step": step, "facts": dict(facts), "files": files}
+            content = {
+                "format": MANIFEST_FORMAT,
+                "step": step,
+                "facts": dict(facts),
+                "files": files,
+            }
             content["check"] = _digest_of(content)
             with (partial / MANIFEST).open("x", encoding="utf-8") as file:
                 json.dump(content, file, indent=1, allow_nan=False)
@@ -156,7 +165,7 @@ def _written(path: Path, chunk: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    if not NAME.fullmatch(name):
+    if not TENSOR_FILE_NAME.fullmatch(name):
         raise ValueError("its manifest names files that no checkpoint has")
     require_inside(folder, folder / name)
     return folder / name
@@ -184,14 +193,14 @@ def _digest_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Past(NamedTuple):
+class ResumedRun(NamedTuple):
     """What earlier processes did of a run."""
 
-    progress: Progress
-    starts: list[Start]
+    progress: RunProgress
+    starts: list[ProcessStart]
 
 
-def facts(past: Past, origin: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def checkpoint_facts(past: ResumedRun, origin: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Return what a checkpoint holds beside its tensors, after so many seconds."""
     return {
         "origin": dict(origin),
@@ -200,12 +209,12 @@ def facts(past: Past, origin: Mapping[str, Any], seconds: float) -> dict[str, An
     }
 
 
-def resumed(
+def resume(
     engine: Engine,
-    checkpoints: Checkpoints,
+    checkpoints: RunCheckpoints,
     origin: Mapping[str, Any],
     tell: Callable[[str], None],
-) -> Past:
+) -> ResumedRun:
     """Put the engine where the newest sound checkpoint was; at the start where there is none."""
     group = engine.group
     saved = (
@@ -213,17 +222,17 @@ def resumed(
     )
     known = group.facts_from_first(None if saved is None else saved.facts)
     if known is None:
-        return Past(Progress(engine.at_init_loss()), [])
-    progress = Progress.of(known["progress"])
+        return ResumedRun(RunProgress(engine.at_init_loss()), [])
+    progress = RunProgress.of(known["progress"])
     if saved is not None:
         saved.require(engine.shapes())
     engine.restore(_reading(saved), progress.step)
-    return Past(progress, [Start(**start) for start in known["starts"]])
+    return ResumedRun(progress, [ProcessStart(**start) for start in known["starts"]])
 
 
 def _newest(
-    checkpoints: Checkpoints, origin: Mapping[str, Any], steps: int, tell: Callable[[str], None]
-) -> Saved | None:
+    checkpoints: RunCheckpoints, origin: Mapping[str, Any], steps: int, tell: Callable[[str], None]
+) -> SavedCheckpoint | None:
     """Find the checkpoint to go on from, and tell what is to be said of it."""
     saved, notes = checkpoints.newest()
     for note in notes:
@@ -241,7 +250,7 @@ def _newest(
     return saved
 
 
-def _reading(saved: Saved | None) -> Callable[[str], Tensor]:
+def _reading(saved: SavedCheckpoint | None) -> Callable[[str], Tensor]:
     """Return what reads tensors of a checkpoint; other processes than the first never call it."""
 
     def read(name: str) -> Tensor:

@@ -21,21 +21,21 @@ from hptransfer.data import Dataset
 from hptransfer.errors import require
 from hptransfer.models.parametrization import build_model, parameter_rules
 from hptransfer.training.batches import Batch, train_batch
-from hptransfer.training.compile import compilable
-from hptransfer.training.evaluation import evaluation_batches, fixed_weight, sample_losses
-from hptransfer.training.inputs import Ahead
+from hptransfer.training.compile import refuse_uncompilable
+from hptransfer.training.evaluation import deciding_bound_weight, evaluation_batches, sample_losses
+from hptransfer.training.inputs import InputQueue
 from hptransfer.training.objectives import noised, objective_loss
 from hptransfer.training.precision import arithmetic, autocast, bound_terms_on
-from hptransfer.training.target.optimizer import Optimizer
+from hptransfer.training.target.optimizer import ModuleAdamW
 from hptransfer.training.target.parallel import (
-    Group,
+    ProcessGroup,
+    assign,
     checkpoint_activations,
     compile_regions,
+    distribute,
+    gathered,
     gradients_kept,
-    local,
-    put,
-    spread,
-    whole,
+    local_part,
 )
 
 
@@ -61,7 +61,7 @@ class Engine:
         runtime: RuntimeConfig,
         trainer: TrainerConfig,
         dataset: Dataset,
-        group: Group,
+        group: ProcessGroup,
     ) -> None:
         self.config, self.dataset, self.group = config, dataset, group
         self.trainer = trainer
@@ -73,14 +73,14 @@ class Engine:
             compile_regions(self.model, custom=custom)
         if trainer.activation_checkpointing:
             checkpoint_activations(self.model)
-        self.trained = spread(self.model, group, may_skip=custom)
+        self.trained = distribute(self.model, group, may_skip=custom)
         self.weights = {r.name: self.model.get_parameter(r.name) for r in parameter_rules(config)}
-        self.optimizer = Optimizer(self.model, config, self.weights, fused=runtime.on_gpu)
+        self.optimizer = ModuleAdamW(self.model, config, self.weights, fused=runtime.on_gpu)
         averaged = config.budget.weights is Weights.ema
         self.ema = {n: w.detach().clone() for n, w in self.weights.items()} if averaged else None
         self.bound_terms = bound_terms_on(group.device, runtime)
         self.steps_taken = 0
-        make = Ahead(self._batch, config.budget.steps) if runtime.on_gpu else self._batch
+        make = InputQueue(self._batch, config.budget.steps) if runtime.on_gpu else self._batch
         self.batches: Callable[[int], Batch] = make
 
     def _batch(self, step: int) -> Batch:
@@ -95,7 +95,7 @@ class Engine:
         with self._arithmetic():
             loss = self._backward(self.batches(step))
         grads = self._gradients()
-        norm = whole(torch.nn.utils.get_total_norm(grads))
+        norm = gathered(torch.nn.utils.get_total_norm(grads))
         loss_now, norm_now = torch.stack([self.group.mean(loss), norm]).tolist()
         clip_norm = self.config.optimizer.clip_norm
         scale = 1.0 if clip_norm is None else min(clip_norm / (norm_now + 1e-6), 1.0)
@@ -125,7 +125,7 @@ class Engine:
         """Predict in the trial's precision; the result is float32."""
         own = self.config.model
         named = own.factory if self.compiled and isinstance(own, CustomConfig) else ""
-        refused = compilable(named) if named else nullcontext()
+        refused = refuse_uncompilable(named) if named else nullcontext()
         with autocast(self.config.precision, self.group.device), refused:
             return model(x, t, *condition).float()
 
@@ -139,13 +139,13 @@ class Engine:
     @torch.no_grad()
     def _apply(self, step: int, grads: list[Tensor], scale: float) -> None:
         if scale < 1.0:
-            ours = [local(grad) for grad in grads]
+            ours = [local_part(grad) for grad in grads]
             torch._foreach_mul_(ours, scale)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step(step)
         if self.ema is not None:
             average = get_ema_multi_avg_fn(self.config.budget.ema_decay)
-            now = [local(weight) for weight in self.weights.values()]
-            average([local(tensor) for tensor in self.ema.values()], now, step)
+            now = [local_part(weight) for weight in self.weights.values()]
+            average([local_part(tensor) for tensor in self.ema.values()], now, step)
         self.steps_taken = step + 1
 
     def at_init_loss(self) -> float:
@@ -178,7 +178,7 @@ class Engine:
             images, u, noise, condition = _part(batch, own % count, self.group.device)
             at = noised(objective, images, noise, u)
             losses = sample_losses(
-                objective, predict(at.x, at.t, *condition), at, fixed_weight(objective)
+                objective, predict(at.x, at.t, *condition), at, deciding_bound_weight(objective)
             )
             total += losses[: int((own < count).sum())].double().sum()
         return total
@@ -203,7 +203,7 @@ class Engine:
     def _exchange(self) -> None:
         """Let the model's weights and their moving average change places, to the bit."""
         for name, average in (self.ema or {}).items():
-            theirs, ours = local(self.weights[name]), local(average)
+            theirs, ours = local_part(self.weights[name]), local_part(average)
             kept = theirs.clone()
             theirs.copy_(ours)
             ours.copy_(kept)
@@ -215,9 +215,9 @@ class Engine:
         first process is given them, but all must go through: tensors are gathered one by one.
         """
         for name, tensor in self._tensors().items():
-            gathered = whole(tensor.detach())
+            complete = gathered(tensor.detach())
             if self.group.is_first:
-                yield name, gathered.cpu()
+                yield name, complete.cpu()
 
     def shapes(self) -> dict[str, torch.Size]:
         """Return the shapes of the tensors of `state`, by name."""
@@ -231,7 +231,7 @@ class Engine:
         """
         for name, tensor in self._tensors().items():
             value = read(name) if self.group.is_first else torch.empty(tensor.shape)
-            put(tensor, self.group.from_first(value))
+            assign(tensor, self.group.from_first(value))
         self.optimizer.has_taken(steps_taken)
         self.steps_taken = steps_taken
 
@@ -249,21 +249,21 @@ class Engine:
         decide = self.weights if self.ema is None else self.ema
         kept = {}
         for name, tensor in decide.items():
-            gathered = whole(tensor.detach())
+            complete = gathered(tensor.detach())
             if self.group.is_first:
-                kept[name] = gathered.cpu()
+                kept[name] = complete.cpu()
         return kept if self.group.is_first else None
 
     def close(self) -> None:
         """End the threads that make batches."""
-        if isinstance(self.batches, Ahead):
+        if isinstance(self.batches, InputQueue):
             self.batches.close()
 
     def _arithmetic(self) -> Any:
         return arithmetic(self.config.precision, self.group.device)
 
 
-def micro_batch(config: TrialConfig, trainer: TrainerConfig, group: Group) -> int:
+def micro_batch(config: TrialConfig, trainer: TrainerConfig, group: ProcessGroup) -> int:
     """Return how many samples a process takes at a time."""
     size, parts = config.budget.batch_size, group.size * trainer.accumulate
     require(

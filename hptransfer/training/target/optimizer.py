@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from hptransfer.config import TrialConfig
 from hptransfer.models.parametrization import param_groups
 from hptransfer.training.schedule import lr_multiplier
-from hptransfer.training.target.parallel import local
+from hptransfer.training.target.parallel import local_part
 
 
-class Optimizer:
+class ModuleAdamW:
     """`torch.optim.AdamW` whose parameters each have their own rate, decay and epsilon."""
 
     def __init__(
@@ -24,7 +24,7 @@ class Optimizer:
         self.base_rates = [float(group["lr"]) for group in self.adamw.param_groups]
         for weight in weights.values():  # what the first step would make, to be restored before it
             self.adamw.state[weight] = {
-                "step": torch.zeros((), device=local(weight).device if fused else "cpu"),
+                "step": torch.zeros((), device=local_part(weight).device if fused else "cpu"),
                 "exp_avg": torch.zeros_like(weight),
                 "exp_avg_sq": torch.zeros_like(weight),
             }

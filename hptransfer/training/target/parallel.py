@@ -28,7 +28,7 @@ from hptransfer.training.device import is_out_of_memory, torch_device
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """The processes of a run, seen from one of them; all must call what needs the others."""
 
     rank: int
@@ -38,7 +38,7 @@ class Group:
     owned: bool  # whether the process group was made here, and is ended here
 
     @staticmethod
-    def of(trainer: TrainerConfig, runtime: RuntimeConfig) -> Group:
+    def of(trainer: TrainerConfig, runtime: RuntimeConfig) -> ProcessGroup:
         """Set this process's threads, and join the run's others as torchrun's environment has them.
 
         A process group that is there already, as Ray Train makes one, is used. Raises `UserError`
@@ -52,7 +52,7 @@ class Group:
                 f"`train.parallel=none` trains in one process, but torchrun started {started}. Set "
                 "train.parallel=ddp or fsdp, or start one.",
             )
-            return Group(0, 1, torch_device(runtime), trainer.parallel, owned=False)
+            return ProcessGroup(0, 1, torch_device(runtime), trainer.parallel, owned=False)
         way = trainer.parallel.value
         require(
             dist.is_initialized() or "RANK" in os.environ,
@@ -64,7 +64,7 @@ class Group:
         owned = not dist.is_initialized()
         if owned:
             dist.init_process_group("gloo" if device.type == "cpu" else "nccl")
-        return Group(dist.get_rank(), dist.get_world_size(), device, trainer.parallel, owned)
+        return ProcessGroup(dist.get_rank(), dist.get_world_size(), device, trainer.parallel, owned)
 
     @property
     def is_first(self) -> bool:
@@ -109,7 +109,7 @@ class Group:
             dist.destroy_process_group()
 
 
-def lost_another(error: RuntimeError) -> bool:
+def is_lost_process(error: RuntimeError) -> bool:
     """Whether an error says that another process of the run is gone."""
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
@@ -134,7 +134,7 @@ def _own_device(runtime: RuntimeConfig) -> torch.device:
     return device
 
 
-def spread(model: nn.Module, group: Group, *, may_skip: bool) -> nn.Module:
+def distribute(model: nn.Module, group: ProcessGroup, *, may_skip: bool) -> nn.Module:
     """Put a model on the group's devices; return what to call in training.
 
     Under FSDP2 the model's parameters become DTensors, each cut along its first dimension, so that
@@ -182,25 +182,25 @@ def gradients_kept(module: nn.Module, *, last: bool) -> Iterator[None]:
         yield
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds; writing into it writes the tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gathered(tensor: Tensor) -> Tensor:
     """Return a tensor gathered from all processes that hold parts of it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def put(tensor: Tensor, value: Tensor) -> None:
+def assign(tensor: Tensor, value: Tensor) -> None:
     """Write a whole value, equal in all processes, into a tensor or this process's part of it."""
     if isinstance(tensor, DTensor):
         value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
-    local(tensor).copy_(local(value))
+    local_part(tensor).copy_(local_part(value))
 
 
 @contextmanager
-def fitting(trainer: TrainerConfig, micro_batch: int) -> Iterator[None]:
+def explain_out_of_memory(trainer: TrainerConfig, micro_batch: int) -> Iterator[None]:
     """Turn running out of memory, in a `with` block, into a `MachineError` that says what helps."""
     try:
         yield

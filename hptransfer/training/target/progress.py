@@ -13,19 +13,19 @@ from hptransfer.results.ledger_rows import finite
 from hptransfer.training.reports import has_point
 from hptransfer.training.stopping import first_step, is_hopeless
 
-Point = tuple[int, float]  # steps taken, loss
+CurvePoint = tuple[int, float]  # steps taken, loss
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """Where a run stands. The training curve has the points that a pack's has."""
 
     loss_at_init: float
     step: int = 0  # steps taken
     seconds: float = 0.0  # wall time until the last checkpoint, of earlier processes too
     clipped: int = 0  # steps whose gradient was clipped
-    curve: list[Point] = field(default_factory=list)
-    held_out: list[Point] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
+    held_out: list[CurvePoint] = field(default_factory=list)
     since_report: float = 0.0  # sum of losses since the curve's last point
     since_log: float = 0.0  # and since the last line of the log
     logged_at: int = 0
@@ -33,11 +33,11 @@ class Progress:
     stopped_at: int | None = None  # steps taken until it was given up
 
     @staticmethod
-    def of(facts: Mapping[str, Any]) -> Progress:
+    def of(facts: Mapping[str, Any]) -> RunProgress:
         """Return what `facts` was made from."""
         curves = {name: [(step, loss) for step, loss in facts[name]] for name in CURVES}
         at_init = math.nan if facts["loss_at_init"] is None else facts["loss_at_init"]
-        return Progress(**{**facts, **curves, "loss_at_init": at_init})
+        return RunProgress(**{**facts, **curves, "loss_at_init": at_init})
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """Return all of it as plain JSON, after so many seconds."""

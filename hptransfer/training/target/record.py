@@ -21,17 +21,17 @@ from hptransfer.results.ledger_rows import finite
 from hptransfer.results.provenance import provenance, utc_now
 from hptransfer.system.files import opening, write_text
 from hptransfer.system.version import package_version
-from hptransfer.training.target.progress import Progress
+from hptransfer.training.target.progress import RunProgress
 from hptransfer.training.target.throughput import Speed
 
-SPEEDS = ("samples_per_second", "tflops", "utilisation")
+SPEED_FIELDS = ("samples_per_second", "tflops", "utilisation")
 UTILISATION = (
     "model FLOP/s over the FLOP/s of a large matrix product at the run's precision, measured on "
     "the same devices when the last of `starts` began"
 )
 
 
-class Start(NamedTuple):
+class ProcessStart(NamedTuple):
     """One of the processes, or groups of them, that a run took: from which step, when and where."""
 
     step: int
@@ -40,13 +40,13 @@ class Start(NamedTuple):
     processes: int
 
     @staticmethod
-    def now(step: int, device: str, processes: int) -> Start:
+    def now(step: int, device: str, processes: int) -> ProcessStart:
         """Return the start of this process."""
-        return Start(step, utc_now(), device, processes)
+        return ProcessStart(step, utc_now(), device, processes)
 
 
 @dataclass(frozen=True)
-class Entry:
+class LogEntry:
     """One line of the log; a number that is not finite is null."""
 
     step: int  # steps taken
@@ -59,7 +59,7 @@ class Entry:
     held_out_loss: float | None  # where it was measured
 
 
-def origin(
+def run_origin(
     runtime: RuntimeConfig, trainer: TrainerConfig, processes: int, device: str
 ) -> dict[str, Any]:
     """Return what must be the same for a run to go on with the same bits."""
@@ -77,14 +77,14 @@ def origin(
     }
 
 
-def write_record(
+def write_run_record(
     folder: RunFolder,
     config: TrialConfig,
-    progress: Progress,
+    progress: RunProgress,
     status: str,
     *,
     origin: Mapping[str, Any],
-    starts: Sequence[Start],
+    starts: Sequence[ProcessStart],
     speed: Speed,
     measured: Mapping[str, float] | None,
     seconds: float,
@@ -103,7 +103,7 @@ def write_record(
         "precision": config.precision.value,
         **origin,
         "flops_per_step": speed.step_flops,
-        **{name: (measured or {}).get(name) for name in SPEEDS},
+        **{name: (measured or {}).get(name) for name in SPEED_FIELDS},
         "matmul_peak_tflops": float(f"{speed.peak / 1e12:.4g}"),
         "utilisation_is": UTILISATION,
         "seconds": float(f"{seconds:.6g}"),
@@ -113,7 +113,7 @@ def write_record(
     write_json(folder.record_file, record)
 
 
-class Log:
+class RunLog:
     """The log of a run that stands after `step` steps: later lines of a lost past are dropped."""
 
     def __init__(self, path: Path, step: int) -> None:
@@ -121,7 +121,7 @@ class Log:
         kept = [entry for entry in read_log(path) if entry.get("step", step) <= step]
         write_text(path, "".join(map(_line, kept)))
 
-    def append(self, entry: Entry) -> None:
+    def append(self, entry: LogEntry) -> None:
         """Add a line."""
         with opening(self._path.parent), self._path.open("a", encoding="utf-8") as file:
             file.write(_line(asdict(entry)))

@@ -24,28 +24,34 @@ from hptransfer.models.weights import save_weights
 from hptransfer.results.folder import RunFolder
 from hptransfer.results.ledger_rows import finite
 from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
-from hptransfer.system.signals import asked
+from hptransfer.system.signals import requested_signal
 from hptransfer.training.device import device_name
 from hptransfer.training.flops import step_flops, trial_flops
-from hptransfer.training.sampling.draw import draw
-from hptransfer.training.sampling.generate import grid
-from hptransfer.training.sampling.quality import judged, reference
-from hptransfer.training.sampling.samplers import SamplerConfig, require_fit
-from hptransfer.training.target.checkpoints import Checkpoints, facts, resumed
+from hptransfer.training.sampling.draw import draw_quality_samples
+from hptransfer.training.sampling.generate import sample_grid
+from hptransfer.training.sampling.quality import load_real_samples, sample_quality
+from hptransfer.training.sampling.samplers import SamplerConfig, require_fitting_sampler
+from hptransfer.training.target.checkpoints import RunCheckpoints, checkpoint_facts, resume
 from hptransfer.training.target.engine import Engine, StepReport
-from hptransfer.training.target.parallel import Group
-from hptransfer.training.target.record import Entry, Log, Start, origin, write_record
+from hptransfer.training.target.parallel import ProcessGroup
+from hptransfer.training.target.record import (
+    LogEntry,
+    ProcessStart,
+    RunLog,
+    run_origin,
+    write_run_record,
+)
 from hptransfer.training.target.throughput import Speed, matmul_peak
 
 TERMINATE = int(signal.SIGTERM)  # what ends a process whose neighbour was asked to end
 
 
 @dataclass(frozen=True)
-class Watchers:
+class RunListeners:
     """Who is told of a run; they are called in its first process only."""
 
     tell: Callable[[str], None]  # a sentence for people
-    log: Callable[[Entry], None]
+    log: Callable[[LogEntry], None]
     samples: Callable[[int, np.ndarray], None]  # steps taken, images (rows, columns, C, H, W)
 
 
@@ -58,9 +64,9 @@ class TrainingRun:
         runtime: RuntimeConfig,
         trainer: TrainerConfig,
         dataset: Dataset,
-        group: Group,
+        group: ProcessGroup,
         folder: RunFolder,
-        watchers: Watchers,
+        watchers: RunListeners,
     ) -> None:
         self.config, self.runtime, self.trainer = config, runtime, trainer
         self.dataset, self.group, self.folder, self.watchers = dataset, group, folder, watchers
@@ -70,20 +76,20 @@ class TrainingRun:
         # What is amiss with samples is said before training.
         self.sampler = SamplerConfig(steps=trainer.sample_steps, guidance=trainer.guidance)
         if self._draws_images:
-            require_fit(config.objective, self.sampler)
+            require_fitting_sampler(config.objective, self.sampler)
         if config.quality.samples:
-            reference(config.data, runtime.data_folder)
+            load_real_samples(config.data, runtime.data_folder)
         self.engine = Engine(config, runtime, trainer, dataset, group)
-        self.checkpoints = Checkpoints(folder.checkpoints, trainer.keep)
-        self.origin = origin(runtime, trainer, group.size, self.device)
-        self.past = resumed(self.engine, self.checkpoints, self.origin, watchers.tell)
+        self.checkpoints = RunCheckpoints(folder.checkpoints, trainer.keep)
+        self.origin = run_origin(runtime, trainer, group.size, self.device)
+        self.past = resume(self.engine, self.checkpoints, self.origin, watchers.tell)
         self.progress = self.past.progress
-        self.past.starts.append(Start.now(self.progress.step, self.device, group.size))
+        self.past.starts.append(ProcessStart.now(self.progress.step, self.device, group.size))
         self.began -= self.progress.seconds
         self.saved_at = time.monotonic()
         self.since_log = self.since_start = (0, 0.0)  # steps and their seconds
         if group.is_first:
-            self.log = Log(folder.log_file, self.progress.step)
+            self.log = RunLog(folder.log_file, self.progress.step)
             self._describe("running")
 
     @property
@@ -144,7 +150,7 @@ class TrainingRun:
             return
         split, columns = self.dataset.validation, self.trainer.sample_columns
         with self.engine.sampling_model() as model:
-            drawn = grid(
+            drawn = sample_grid(
                 self.config, model, split, self.sampler, self.group.device, columns=columns
             )
         if self.group.is_first:
@@ -152,7 +158,7 @@ class TrainingRun:
 
     def _log(self, report: StepReport, held_out: float | None) -> None:
         step = self.progress.step
-        entry = Entry(
+        entry = LogEntry(
             step=step,
             loss=finite(self.progress.logged()),
             lr_multiplier=self.engine.optimizer.multiplier(step - 1),
@@ -167,7 +173,7 @@ class TrainingRun:
 
     def _leave_checkpoint(self, *, at_log: bool) -> None:
         """Save where that is due, at the end, and where an end was asked for: then end."""
-        done, number = self.status, asked()
+        done, number = self.status, requested_signal()
         if done is Status.diverged:
             return
         ends = self.group.any(number is not None)
@@ -191,7 +197,7 @@ class TrainingRun:
         self.saved_at = time.monotonic()
 
     def _facts(self) -> dict[str, Any]:
-        return facts(self.past, self.origin, self.seconds)
+        return checkpoint_facts(self.past, self.origin, self.seconds)
 
     def _interrupted(self, number: int) -> NoReturn:
         if self.group.is_first:
@@ -239,14 +245,14 @@ class TrainingRun:
         """Judge samples of the deciding weights, where the trial asks for that."""
         if not self.config.quality.samples:
             return None
-        known = reference(self.config.data, self.runtime.data_folder)
+        known = load_real_samples(self.config.data, self.runtime.data_folder)
         with self.engine.sampling_model() as model:
-            images = draw(self.config, known.train, model, self.group.device)
-        return judged(self.config, known, images)
+            images = draw_quality_samples(self.config, known.train, model, self.group.device)
+        return sample_quality(self.config, known, images)
 
     def _describe(self, status: str) -> None:
         """Write the run's record."""
-        write_record(
+        write_run_record(
             self.folder,
             self.config,
             self.progress,

@@ -15,20 +15,25 @@ import torch
 
 from hptransfer.config.choices import Precision
 
-REPEATS = 5  # timed products, of which the median counts
-SIZE = {"cpu": 768, "cuda": 8192}  # rows of the square matrices: 20 ms on a core, 2 ms on an H100
+TIMED_PRODUCTS = 5  # timed products, of which the median counts
+MATRIX_ROWS = {
+    "cpu": 768,
+    "cuda": 8192,
+}  # rows of the square matrices: 20 ms on a core, 2 ms on an H100
 
 
 def matmul_peak(device: torch.device, precision: Precision) -> float:
     """Return the FLOP/s of a product of square matrices at a precision, on one device."""
-    size = SIZE[device.type]
+    size = MATRIX_ROWS[device.type]
     dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
     left, right = (torch.full((size, size), 0.5, device=device, dtype=dtype) for _ in range(2))
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = precision is not Precision.fp32_ieee
     try:
         torch.mm(left, right)  # the first one loads kernels
-        return 2.0 * size**3 / statistics.median(_seconds(left, right) for _ in range(REPEATS))
+        return (
+            2.0 * size**3 / statistics.median(_seconds(left, right) for _ in range(TIMED_PRODUCTS))
+        )
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
 

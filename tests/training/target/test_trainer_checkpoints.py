@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from hptransfer.errors import UserError
-from hptransfer.training.target.checkpoints import Checkpoints
-from hptransfer.training.target.progress import Progress
+from hptransfer.training.target.checkpoints import RunCheckpoints
+from hptransfer.training.target.progress import RunProgress
 from tests.support.files import flip
 
 TENSORS = {f"weights/{name}": torch.arange(float(n)) for name, n in (("a", 7), ("b", 3), ("c", 9))}
 
 
-def saved(folder: Path, *steps: int, keep: int = 2) -> Checkpoints:
-    checkpoints = Checkpoints(folder, keep, chunk_bytes=40)
+def saved(folder: Path, *steps: int, keep: int = 2) -> RunCheckpoints:
+    checkpoints = RunCheckpoints(folder, keep, chunk_bytes=40)
     for step in steps:
         checkpoints.save(step, TENSORS.items(), {"at": step})
     return checkpoints
@@ -82,8 +82,8 @@ def renamed(folder: Path, word: str, other: str) -> None:
 
 
 def test_a_loss_at_init_that_is_not_finite_is_kept_in_strict_json() -> None:
-    progress = Progress(float("inf"), step=3, curve=[(3, 0.5)])
+    progress = RunProgress(float("inf"), step=3, curve=[(3, 0.5)])
     text = json.dumps(progress.facts(1.0), allow_nan=False)
-    again = Progress.of(json.loads(text))
+    again = RunProgress.of(json.loads(text))
     assert not math.isfinite(again.loss_at_init)
     assert (again.step, again.curve) == (3, [(3, 0.5)])

@@ -25,13 +25,13 @@ from hptransfer.config.choices import (
 )
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.identity import trial_key, with_scaling
-from hptransfer.data import load
+from hptransfer.data import load_data
 from hptransfer.errors import UserError
 from hptransfer.training.batches import train_batch
 from hptransfer.training.packs.evaluation import validation_loss
 from hptransfer.training.packs.state import TrainingState, start_training
 from hptransfer.training.target.engine import Engine
-from hptransfer.training.target.parallel import Group, blocks_of
+from hptransfer.training.target.parallel import ProcessGroup, blocks_of
 from tests.support.custom_models import trial
 from tests.support.trainer_processes import BASE, CUT, STEPS, TRIALS, engine, seen, steps_of
 
@@ -39,8 +39,8 @@ ALONE, RUNTIME = TrainerConfig(), RuntimeConfig()
 
 
 def started(config: TrialConfig, trainer: TrainerConfig = ALONE) -> Engine:
-    dataset = load(config.data, None)
-    return Engine(config, RUNTIME, trainer, dataset, Group.of(trainer, RUNTIME))
+    dataset = load_data(config.data, None)
+    return Engine(config, RUNTIME, trainer, dataset, ProcessGroup.of(trainer, RUNTIME))
 
 
 def packed_loss(state: TrainingState, draws: int) -> float:
@@ -113,7 +113,7 @@ def test_a_checkpointed_block_is_computed_twice() -> None:
 
 
 def test_a_part_of_a_batch_is_cut_out_of_the_whole() -> None:
-    train = load(BASE.data, None).train
+    train = load_data(BASE.data, None).train
     whole, part = (train_batch(BASE, train, 3, cut) for cut in (slice(None), slice(2, 5)))
     for mine, all_of_it in zip((*part[:3], *part[3]), (*whole[:3], *whole[3]), strict=True):
         assert torch.equal(mine, all_of_it[2:5])
@@ -207,8 +207,8 @@ def test_compiled_regions_give_the_same_losses(name: str) -> None:
     config = TRIALS[name]
     how = TrainerConfig(activation_checkpointing=True)
     runtime = dataclasses.replace(RUNTIME, compile=True)
-    dataset = load(config.data, None)
-    ours = seen(Engine(config, runtime, how, dataset, Group.of(how, runtime)))
+    dataset = load_data(config.data, None)
+    ours = seen(Engine(config, runtime, how, dataset, ProcessGroup.of(how, runtime)))
     plain = seen(engine(name, ALONE))
     for step, expected in zip(ours["steps"], plain["steps"], strict=True):
         assert step == pytest.approx(expected, rel=1e-5)

@@ -24,10 +24,10 @@ from hptransfer.results.ledger_rows import rows_in
 from hptransfer.system.folder_lock import FolderLock
 from hptransfer.system.signals import raised_as_interrupted
 from hptransfer.training.packs.run import run_pack, train_trial
-from hptransfer.training.target.checkpoints import Checkpoints
+from hptransfer.training.target.checkpoints import RunCheckpoints
 from hptransfer.training.target.engine import Engine, StepReport
-from hptransfer.training.target.progress import Progress
-from hptransfer.training.target.record import Entry, Log, read_log
+from hptransfer.training.target.progress import RunProgress
+from hptransfer.training.target.record import LogEntry, RunLog, read_log
 from hptransfer.transfer import target_run
 from tests.support.files import flip
 
@@ -74,8 +74,8 @@ def same_bits(one: Path, other: Path) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
 
 
-def raising_at(step: int, number: int = signal.SIGTERM) -> Callable[[Entry], None]:
-    def show(entry: Entry) -> None:
+def raising_at(step: int, number: int = signal.SIGTERM) -> Callable[[LogEntry], None]:
+    def show(entry: LogEntry) -> None:
         if entry.step == step:
             signal.raise_signal(number)
 
@@ -259,7 +259,7 @@ def test_a_run_goes_on_where_no_checkpoint_can_be_written(train, monkeypatch) ->
     def full(*_: Any) -> None:
         raise MachineError("The disk is full.")
 
-    monkeypatch.setattr(Checkpoints, "save", full)
+    monkeypatch.setattr(RunCheckpoints, "save", full)
     said: list[str] = []
     assert train(tell=said.append)["status"] == "completed"
     assert said[0] == "No checkpoint of step 1: The disk is full." and len(said) == 12
@@ -289,7 +289,7 @@ RUNTIME = compose_file(None, []).runtime
 
 def test_a_hopeless_run_is_stopped_where_a_pack_stops_it() -> None:
     budget = compose_file(None, ["budget.steps=60", "budget.stop_after=0.2"]).trial.budget
-    progress = Progress(loss_at_init=1.0)
+    progress = RunProgress(loss_at_init=1.0)
     for step in range(60):
         progress.took(2.0 if step < 4 else 0.9, clipped=False, sound=True)
         progress.report(budget)
@@ -339,12 +339,12 @@ def test_weights_lie_in_the_runs_directory() -> None:
 
 def test_a_log_goes_on_where_its_run_does(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    line = Entry(1, 0.5, 1.0, None, 10.0, 1.0, 0.5, None)
-    log = Log(path, 0)
+    line = LogEntry(1, 0.5, 1.0, None, 10.0, 1.0, 0.5, None)
+    log = RunLog(path, 0)
     for step in (1, 2, 3):
         log.append(dataclasses.replace(line, step=step))
     with path.open("a") as file:
         file.write('{"step":4,"lo')
     assert [entry["step"] for entry in read_log(path)] == [1, 2, 3]
-    Log(path, 2).append(dataclasses.replace(line, step=3, loss=0.25))
+    RunLog(path, 2).append(dataclasses.replace(line, step=3, loss=0.25))
     assert [(e["step"], e["loss"]) for e in read_log(path)] == [(1, 0.5), (2, 0.5), (3, 0.25)]
