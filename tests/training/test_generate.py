@@ -68,7 +68,7 @@ def test_a_row_is_one_held_out_caption_beside_the_empty_one(asked) -> None:
 def test_rows_are_held_out_and_ten_at_most(asked, monkeypatch: pytest.MonkeyPatch) -> None:
     digits = load_data(TrialConfig().data, None)
     held_out = dataclasses.replace(digits.validation, labels=torch.arange(360) % 12 + 1)  # pyright: ignore
-    monkeypatch.setattr(module, "load", lambda *_: digits._replace(validation=held_out))
+    monkeypatch.setattr(module, "load_data", lambda *_: digits._replace(validation=held_out))
     (labels,) = asked(DiTConfig(), columns=1)["condition"]
     assert labels.tolist() == list(range(1, 11))
 
