@@ -22,9 +22,9 @@ from hptransfer.config.identity import canonical, trial_key, with_scaling
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder, find_folder
-from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.results.sweep_file import read_facts
-from hptransfer.results.table import conditions, table
+from hptransfer.results.table import conditions_of, rows_table
 from hptransfer.sweeping.design.points import points
 from hptransfer.sweeping.run.driver import run_trials
 from hptransfer.sweeping.run.job import Job
@@ -72,7 +72,7 @@ class Study:
 
     def recorded(self) -> dict[str, Row]:
         """Return the target's rows by trial key."""
-        return {row["trial_key"]: row for row in rows_in(self.rows)}
+        return {row["trial_key"]: row for row in read_ledger_rows(self.rows)}
 
     def grid(self) -> list[float]:
         """Return the rates of the target's own search: the proxies' grid."""
@@ -90,7 +90,7 @@ def opened(path: Path) -> Study:
     facts = read_facts(folder)
     proxies = table_of(wanted_rows(folder, facts), folder.path)
     at, _ = asked_conditions(facts)
-    estimates = estimated(facts, proxies, at=at, target_at=conditions(canonical(target)))
+    estimates = estimated(facts, proxies, at=at, target_at=conditions_of(canonical(target)))
     return Study(folder, composed, sweep, target, proxies, estimates)
 
 
@@ -181,7 +181,7 @@ def own_fit(study: Study, scaling: Scaling, log2_lr: float) -> dict[str, Any]:
     emitted = transferred(study.estimates, scaling.value)
     predicted = emitted.expected_regret if emitted.point[AXIS] == log2_lr else {}
     return realised(
-        table([rows[trial_key(config)] for configs in places for config in configs]),
+        rows_table([rows[trial_key(config)] for configs in places for config in configs]),
         transferred=log2_lr,
         predicted=predicted,
         hp=AXIS,

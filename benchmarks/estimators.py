@@ -25,8 +25,8 @@ from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import Grid
 from hptransfer.analysis.basins.rows import Rows, read_rows, width_grids
 from hptransfer.results.folder import write_json
-from hptransfer.results.ledger_writer import read
-from hptransfer.results.table import table
+from hptransfer.results.ledger_rows import read_ledger
+from hptransfer.results.table import rows_table
 from hptransfer.system.random_streams import stream
 from tests.support import planted
 
@@ -137,9 +137,9 @@ def planted_errors(repeats: int, step: float) -> Iterator[dict[str, float]]:
 def recorded_errors() -> Iterator[dict[str, float]]:
     """Yield every estimator's error on the recorded basins, thinned to one octave."""
     for family, study in STUDIES.items():
-        half = RESULTS / "benchmarks" / "half_octave" / f"{family}.jsonl.gz"
-        recorded = [*read(RESULTS / "studies" / study).rows, *read(half).rows]
-        rows = read_rows(table(recorded), [AXIS])
+        half = RESULTS / "benchmarks" / "half_octave" / f"{family}.jsonl"
+        recorded = [*read_ledger(RESULTS / "studies" / study).rows, *read_ledger(half).rows]
+        rows = read_rows(rows_table(recorded), [AXIS])
         for arm in np.unique(rows.parametrization):
             yield from _thinned(rows.where(rows.parametrization == arm))
 

@@ -31,8 +31,8 @@ from benchmarks import measure
 from benchmarks.refine import AXIS, RESULTS, STUDIES
 from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.analysis.answer.realised import realised
-from hptransfer.results.ledger_rows import read
-from hptransfer.results.table import table
+from hptransfer.results.ledger_rows import read_ledger
+from hptransfer.results.table import rows_table
 
 COLUMNS = ("left out", "family", "arm", "width", "predicted", "its own", "regret", "upper end")
 SEEDS, LEFT_OUT = (0, 1, 2), (48, 96, 192)
@@ -44,8 +44,10 @@ Interval = dict[str, Any]  # estimate, low, high
 def rows_of(family: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return a family's rows on the one-octave grid, the target's own too, and those between."""
     study = RESULTS / "studies" / STUDIES[family]
-    between = read(RESULTS / "benchmarks" / "half_octave" / f"{family}.jsonl.gz").rows
-    return table([*read(study).rows, *read(study / "target").rows]), table(between)
+    between = read_ledger(RESULTS / "benchmarks" / "half_octave" / f"{family}.jsonl").rows
+    return rows_table([*read_ledger(study).rows, *read_ledger(study / "target").rows]), rows_table(
+        between
+    )
 
 
 def fitted(rows: pd.DataFrame, *, target_width: int | None = None) -> dict[str, dict[str, Any]]:

@@ -32,8 +32,8 @@ from hptransfer.config.design import DesignConfig
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key, with_width
 from hptransfer.config.sweep import Axis, SweepConfig
-from hptransfer.results.ledger_rows import read
-from hptransfer.results.table import table
+from hptransfer.results.ledger_rows import read_ledger
+from hptransfer.results.table import rows_table
 from hptransfer.sweeping.design.rounds import asked
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -87,7 +87,7 @@ def measured(rows: Sequence[Row], sweep: SweepConfig) -> dict[str, Any]:
     """Return what a design's rows cost and how well they fix the target's optimum."""
     assert sweep.target is not None, "the question names its target"
     fitted = estimate(
-        table(rows), sweep_name=sweep.name, axes=[AXIS], target_width=sweep.target.model.width
+        rows_table(rows), sweep_name=sweep.name, axes=[AXIS], target_width=sweep.target.model.width
     )
     targets = {arm["parametrization"]: arm["target"] for arm in fitted["arms"]}
     return {
@@ -105,8 +105,8 @@ def _width(target: Mapping[str, Any]) -> float | None:
 
 def compare(family: str, budgets: Sequence[int]) -> list[dict[str, Any]]:
     """Return an entry for each grid and each budget of refinement."""
-    coarse = read(RESULTS / "studies" / STUDIES[family]).rows
-    between = read(RESULTS / "benchmarks" / "half_octave" / f"{family}.jsonl.gz").rows
+    coarse = read_ledger(RESULTS / "studies" / STUDIES[family]).rows
+    between = read_ledger(RESULTS / "benchmarks" / "half_octave" / f"{family}.jsonl").rows
     rows, sweep = [*coarse, *between], question(budgets[0])
     answers = [
         {"family": family, "design": "grid, one octave", **measured(coarse, sweep)},

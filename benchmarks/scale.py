@@ -7,8 +7,8 @@ Four widths, two arms, fifty rates and as many seeds as it takes; losses are inv
 trials, keys, shapes, pack sizes from a given cost, cut and order); appending every row in batches
 as packs of 8 and of 64 report them, each batch on disk before the next; resuming (open a ledger
 with half of the packs, find the packs that are pending). The peak memory is that of a driver in a
-process of its own (`scale_driver.py`). Seconds of whole processes: `status` from the index and
-without, `fit`. The aim of appending is 5,000 rows/s. `schedule` is in `scale_schedule.py`.
+process of its own (`scale_driver.py`). Seconds of whole processes: `status` and `fit`, which read
+every line. The aim of appending is 5,000 rows/s. `schedule` is in `scale_schedule.py`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from hptransfer.execution.pack_sizes import (
 )
 from hptransfer.results.curves import write_curve
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.ledger_index import INDEX_NAME
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.sweeping.design.trials import pending, wanted
 from hptransfer.system.files import write_text
@@ -113,9 +112,8 @@ def _figures(root: Path, count: int, runs: int) -> tuple[list[measure.Figure], d
     write_text(folder.sweep_file, as_run_yaml(composed, name="scale"))
     status = [sys.executable, "-m", "hptransfer", "status", str(folder.path)]
     fit = [sys.executable, "-m", "hptransfer", "fit", str(folder.path)]
-    without = [_status_without_index(folder.path, status) for _ in range(runs)]
-    measure.wall_seconds(status)  # writes the index, and warms up
-    indexed = [measure.wall_seconds(status) for _ in range(runs)]
+    measure.wall_seconds(status)  # warms up
+    counted = [measure.wall_seconds(status) for _ in range(runs)]
     fitted = [measure.wall_seconds(fit) for _ in range(runs)]
     figures = [
         measure.Figure("plan", "s", tuple(planning), 5.0),
@@ -123,8 +121,7 @@ def _figures(root: Path, count: int, runs: int) -> tuple[list[measure.Figure], d
         measure.Figure("resume: open half a ledger, find pending packs", "s", tuple(resuming)),
         measure.Figure(f"write {CURVES} curves", "s", tuple(curves)),
         measure.Figure("peak memory of the driver", "GiB", (peak,), 1.0),
-        measure.Figure("status from the index", "s", tuple(indexed), 1.0),
-        measure.Figure("status without the index", "s", tuple(without), 10.0),
+        measure.Figure("status", "s", tuple(counted), 10.0),
         measure.Figure("fit", "s", tuple(fitted)),
     ]
     counts = {"trials": len(trials), "packs": len(packs), "pending_packs": len(left)}
@@ -181,12 +178,6 @@ def write_curves(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     curve = [(step, 1.0 / (1 + step)) for step in range(CURVE_POINTS)]
     for line in rows[:CURVES]:
         write_curve(folder, line["trial_key"], curve)
-
-
-def _status_without_index(folder: Path, command: Sequence[str]) -> float:
-    for path in folder.glob(INDEX_NAME):
-        path.unlink()
-    return measure.wall_seconds(command)
 
 
 if __name__ == "__main__":

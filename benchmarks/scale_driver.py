@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import scale
-from hptransfer.results.ledger_rows import FILE_NAME, scan
+from hptransfer.results.ledger_rows import LEDGER_NAME, scan_ledger
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.sweeping.design.trials import pending
 
@@ -23,7 +23,7 @@ def main(trials: int, half: Path, whole: Path) -> None:
     _, packs = scale.planned(trials)
     with LedgerWriter(half) as writer:
         assert pending(packs, writer.keys), "half of the rows are missing"
-        for stretch in scan(whole / FILE_NAME):
+        for stretch in scan_ledger(whole / LEDGER_NAME):
             missing = [row for row in stretch.rows if row["trial_key"] not in writer.keys]
             for first in range(0, len(missing), 64):
                 writer.append(missing[first : first + 64])

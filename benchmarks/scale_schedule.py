@@ -23,7 +23,7 @@ import numpy as np
 from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
 from hptransfer.execution.pack_sizes import Trials, by_shape, longest_first, lower_bound, makespan
 from hptransfer.execution.pack_sizes_file import read_packs
-from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan.costs import cut, ratios_of
 
@@ -55,7 +55,7 @@ def simulated(workers: int) -> dict[str, Any]:
 def recorded_seconds(seeds: int) -> tuple[list[float], list[float]]:
     """Return the reckoned seconds of the grown sweep's packs in order, and the recorded ratios."""
     sizes = read_packs(RECORDED)
-    rows = {row["trial_key"]: row for row in rows_in(RECORDED)}
+    rows = {row["trial_key"]: row for row in read_ledger_rows(RECORDED)}
     own = [cut(group, sizes[key], None) for key, group in _groups().items()]
     ratios = [ratio for packs in own for ratio in ratios_of(packs, rows, on_gpu=False)]
     grown = _groups(f"sweep.seeds={list(range(seeds))}".replace(" ", ""))

@@ -9,7 +9,7 @@ from typing import Any
 
 from hptransfer.reporting.figures.style import hp_name
 from hptransfer.results.folder import ResultsFolder, read_json
-from hptransfer.results.ledger_rows import FILE_NAME, read, rows_in
+from hptransfer.results.ledger_rows import LEDGER_NAME, read_ledger, read_ledger_rows
 from hptransfer.results.metrics import METRICS
 from hptransfer.results.sweep_file import SweepFacts, read_facts
 
@@ -106,8 +106,8 @@ def read_study(path: Path) -> Study | None:
     if not folder.sweep_file.is_file():
         return None
     facts = read_facts(folder)
-    rows = [row for ledger in _ledgers(path) for row in read(ledger).rows]
-    finished = sum(map(facts.wants, rows_in(path)))
+    rows = [row for ledger in _ledgers(path) for row in read_ledger(ledger).rows]
+    finished = sum(map(facts.wants, read_ledger_rows(path)))
     return Study(
         name=path.name,
         facts=facts,
@@ -125,4 +125,4 @@ def read_study(path: Path) -> Study | None:
 
 def _ledgers(path: Path) -> list[Path]:
     """List a study's ledgers: its own, its target's, those of comparisons."""
-    return sorted(path.rglob(FILE_NAME)) + sorted(path.rglob(f"{FILE_NAME}.gz"))
+    return sorted(path.rglob(LEDGER_NAME))

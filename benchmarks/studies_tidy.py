@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from hptransfer.results.folder import find_folder
-from hptransfer.results.ledger_rows import FILE_NAME, read
-from hptransfer.system.files import write_whole
 from hptransfer.system.folder_lock import LOCK_NAME, FolderLock
 
 MIB = 1 << 20
-LARGE = 1_000_000  # bytes of a ledger: above, it is kept compressed
 FILE_LIMIT, TREE_LIMIT = 5 * MIB, 40 * MIB
 
 # Made anew from what stays, or of use to the running sweep alone.
 DROPPED = ("exports", "checkpoints", "tensorboard", "trials", "weights")
 DROPPED_FILES = (
-    "report.html", "log.jsonl", "timing.json", "optuna.db", ".ledger.index", "*.pdf", "*.svg",
+    "report.html", "log.jsonl", "timing.json", "optuna.db", "*.pdf", "*.svg",
     "*.safetensors",
 )  # fmt: skip
 # Pictures that answer a study's question; `hptransfer plot` draws the others again.
@@ -39,7 +35,7 @@ def tidy(path: Path) -> list[str]:
     folder = find_folder(path)
     lock = FolderLock(folder.path).take()
     try:
-        done = [*_dropped(folder.path), *_compressed(folder.path)]
+        done = list(_dropped(folder.path))
     finally:
         lock.release()
     for left in folder.path.rglob(LOCK_NAME):
@@ -67,19 +63,6 @@ def _dropped(folder: Path) -> Iterator[str]:
         if not found.stem.startswith(PICTURES):
             found.unlink()
             yield f"removed {found.relative_to(folder)}"
-
-
-def _compressed(folder: Path) -> Iterator[str]:
-    """Compress large ledgers, the same bytes each time; the plain one goes once it reads back."""
-    for ledger in sorted(folder.rglob(FILE_NAME)):
-        if ledger.stat().st_size <= LARGE:
-            continue
-        zipped = ledger.with_name(f"{FILE_NAME}.gz")
-        write_whole(zipped, gzip.compress(ledger.read_bytes(), mtime=0))
-        if read(zipped).rows != read(ledger).rows:
-            raise AssertionError(f"{zipped} does not read as {ledger} does")
-        ledger.unlink()
-        yield f"compressed {ledger.relative_to(folder)}"
 
 
 def require_small(folder: Path, limit: int, *, tree: int = TREE_LIMIT) -> None:

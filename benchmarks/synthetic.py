@@ -24,9 +24,9 @@ from hptransfer.config.hyperparameters import HYPERPARAMETERS, hps
 from hptransfer.config.identity import arm_of, with_scaling
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.results.folder import ResultsFolder, write_json
-from hptransfer.results.ledger_rows import FILE_NAME, encode, row
+from hptransfer.results.ledger_rows import LEDGER_NAME, encode_row, ledger_row
 from hptransfer.results.provenance import provenance
-from hptransfer.results.table import table
+from hptransfer.results.table import rows_table
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.sweeping.design.trials import realised as target_trials
 from hptransfer.sweeping.design.trials import wanted
@@ -65,7 +65,7 @@ def write_folder(folder: Path, rows: int) -> ResultsFolder:
     trials = list(wanted(sweep).values())
     assert len(trials) == rows, "the sweep's shape gives ROWS_PER_SEED rows for each seed"
     lines = rows_of(trials, sweep)
-    (folder / FILE_NAME).write_bytes(b"".join(encode(line) for line in lines))
+    (folder / LEDGER_NAME).write_bytes(b"".join(encode_row(line) for line in lines))
     _write_check(written, sweep)
     _write_realised(written, sweep)
     return written
@@ -78,7 +78,7 @@ def rows_of(trials: list[TrialConfig], sweep: SweepConfig) -> list[dict]:
     pairs = sorted({(config.model.width, config.seed) for config in trials})
     offsets = {pair: float(rng.normal(0, NOISE)) for pair in pairs}
     return [
-        row(
+        ledger_row(
             _result(config, offsets[config.model.width, config.seed], rng),
             hps(config, sweep.axes),
             made_by,
@@ -121,7 +121,7 @@ def _write_realised(folder: ResultsFolder, sweep: SweepConfig) -> None:
     assert sweep.target is not None, "the quickstart names a target"
     rows = rows_of(list(target_trials(sweep, sweep.target, {"log2_lr": OPTIMUM})), sweep)
     answer = realised(
-        table(rows),
+        rows_table(rows),
         transferred=OPTIMUM,
         predicted={"mean": 0.001, "low": 0.0, "high": 0.003},
         hp="log2_lr",

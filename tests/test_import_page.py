@@ -11,7 +11,7 @@ import pytest
 import hptransfer
 from hptransfer.cli.main import main
 from hptransfer.results.importers.columns import SPELLINGS
-from hptransfer.results.ledger_writer import read
+from hptransfer.results.ledger_rows import read_ledger
 from tests.support.foreign_tables import (
     POINTS,
     SEEDS,
@@ -56,8 +56,8 @@ def test_the_page_s_examples_run(
         program, *words = shlex.split(command)
         assert program == "hptransfer"
         assert main(words) == 0, f"{command}: {capsys.readouterr().err}"
-    assert len(read("results/wide").rows) == len(WIDTHS) * len(POINTS) * len(SEEDS)
-    assert len(read("results/mine/target").rows) == len(POINTS) * len(SEEDS)
+    assert len(read_ledger("results/wide").rows) == len(WIDTHS) * len(POINTS) * len(SEEDS)
+    assert len(read_ledger("results/mine/target").rows) == len(POINTS) * len(SEEDS)
 
 
 def test_the_page_names_every_column_that_is_read():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,45 +19,62 @@ from hptransfer.config.choices import Status
 from hptransfer.errors import UserError
 from hptransfer.results.asked_points import best_points
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
-from hptransfer.results.ledger_index import tally
-from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_rows import (
+    LEDGER_NAME,
+    find_ledger,
+    read_ledger_rows,
+    scan_ledger,
+    torn_line_notice,
+)
 from hptransfer.results.metrics import LOSS, Metric, said_of
 from hptransfer.results.sweep_file import ImportedFacts, SweepFacts, facts_of, read_facts
-from hptransfer.results.table import conditions, table
+from hptransfer.results.table import conditions_of, rows_table
 
 # Number of the analysis. Raise it with every change that changes an answer: estimates that an
 # earlier analysis recorded are then made anew.
 ANALYSIS_VERSION = 1
 
+MOST_OUTSIDE = 100  # keys of rows outside the wanted set that `status --json` lists
+
 
 def status(folder: ResultsFolder) -> dict[str, Any]:
     """Count a folder's rows: wanted, recorded by status, and outside the wanted set."""
     facts = read_facts(folder)
-    counted, notice = tally(folder, facts)
+    recorded: Counter[str] = Counter()
+    outside: list[str] = []
+    torn_bytes = 0
+    path = find_ledger(folder.path)
+    for stretch in scan_ledger(path) if path else ():
+        for row in stretch.rows:
+            if facts.wants(row):
+                recorded[row["status"]] += 1
+            else:
+                outside.append(row["trial_key"])
+        torn_bytes = stretch.torn_bytes
     scattered = wanted_rows(folder, facts) if facts.is_scattered else []
     return {
         "sweep": facts.name,
         "folder": str(folder.path),
         "wanted": facts.wanted_count(),
-        "recorded": sum(counted.recorded.values()),
-        **{s.value: counted.recorded.get(s.value, 0) for s in Status},
-        "outside": list(counted.outside),
-        "outside_count": counted.outside_count,
+        "recorded": recorded.total(),
+        **{status.value: recorded[status.value] for status in Status},
+        "outside": outside[:MOST_OUTSIDE],
+        "outside_count": len(outside),
         "best": best_points(scattered, facts.axes),
-        "notice": notice,
+        "notice": torn_line_notice(folder.path / LEDGER_NAME, torn_bytes),
     }
 
 
 def wanted_rows(folder: ResultsFolder, facts: SweepFacts) -> list[dict[str, Any]]:
     """Return the ledger's rows that the sweep wants; others are kept, never fitted."""
-    return [r for r in rows_in(folder.path) if facts.wants(r)]
+    return [r for r in read_ledger_rows(folder.path) if facts.wants(r)]
 
 
 def table_of(rows: Sequence[dict[str, Any]], folder: Path, metric: Metric = LOSS) -> Any:
     """Return rows as the table that analysis reads; a folder without any is the user's to fill."""
     if not rows:
         raise UserError(f"{folder} holds no finished trial yet. Run `hptransfer sweep` first.")
-    return table(rows, metric)
+    return rows_table(rows, metric)
 
 
 def fit(
@@ -139,7 +157,7 @@ def _at_transferred_target(question: _Question, folder: ResultsFolder) -> _Quest
     return replace(
         question,
         facts=replace(question.facts, target_width=target["width"]),
-        target_at=conditions(config) if config else target.get("conditions", question.target_at),
+        target_at=conditions_of(config) if config else target.get("conditions", question.target_at),
     )
 
 
@@ -234,5 +252,5 @@ def asked_conditions(
     }
     at_step = {} if step is None else {"steps": step}
     if isinstance(facts, ImportedFacts):
-        return at_step or None, conditions({**laid_over, "foreign": {}})
-    return {**conditions(facts.tree), **at_step}, conditions(laid_over)
+        return at_step or None, conditions_of({**laid_over, "foreign": {}})
+    return {**conditions_of(facts.tree), **at_step}, conditions_of(laid_over)

@@ -18,8 +18,8 @@ from hptransfer.analysis.basins.numbers import SCHEMA, number
 from hptransfer.config import DDPMConfig
 from hptransfer.config.hyperparameters import hyperparameter
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
-from hptransfer.results.ledger_rows import rows_in
-from hptransfer.results.table import conditions, table
+from hptransfer.results.ledger_rows import read_ledger_rows
+from hptransfer.results.table import conditions_of, rows_table
 
 ENOUGH = 3  # trained values of the first HP from which its regret is read
 NEAR = 0.1  # octaves: a value within this of the transferred one was rounded, not moved
@@ -35,7 +35,7 @@ def realised_answer(folder: ResultsFolder, record: Mapping[str, Any]) -> dict[st
     if not rows:
         return None
     (hp, value), *_ = record["hps"].items()
-    trained = table(rows)
+    trained = rows_table(rows)
     theta, sound = trained[hp].to_numpy(dtype=np.float64), trained["loss"].notna().to_numpy()
     values = np.unique(theta[sound].round(9))
     at_value = np.abs(theta - value["value"]) <= NEAR
@@ -66,45 +66,34 @@ def _of_whole_seeds(trained: pd.DataFrame, hp: str) -> NDArray[np.bool_]:
 
 
 def with_realised(folder: ResultsFolder, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a transfer record, with what the target's rows say by now, into the folder; return it.
+    """Return a transfer record with what is known by now of its target; keep both in the folder.
 
     `realised.json` is there while there is a regret to draw.
     """
-    complete, answer = _completed(folder, record)
+    answer = realised_answer(folder, record)
+    told = ("loss_at_transferred", "n_seeds", "predicted_loss", "loss_as_predicted", "reason")
+    complete = {
+        **record,
+        "realised_regret": answer["regret"] if answer and answer["reason"] is None else None,
+        "realised": answer and {name: answer[name] for name in told},
+    }
     write_json(folder.transfer_file, complete)
-    if answer is not None:
+    if answer and answer["reason"] is None:
         write_json(folder.realised_file, answer)
     else:
         folder.realised_file.unlink(missing_ok=True)
     return complete
 
 
-def _completed(
-    folder: ResultsFolder, record: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return a transfer record with what the target's rows say, and their answer if it has a
-    regret.
-    """
-    answer = realised_answer(folder, record)
-    told = ("loss_at_transferred", "n_seeds", "predicted_loss", "loss_as_predicted", "reason")
-    has_regret = answer is not None and answer["reason"] is None
-    complete = {
-        **record,
-        "realised_regret": answer["regret"] if answer and has_regret else None,
-        "realised": answer and {name: answer[name] for name in told},
-    }
-    return complete, answer if has_regret else None
-
-
 def refreshed(folder: ResultsFolder) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Return a folder's transfer record and the realised answer, made anew from the target's rows.
 
-    Either is None where there is none. Nothing is written.
+    Either is None where there is none.
     """
     record = read_json(folder.transfer_file, "target")
-    if record is None or "config" not in record["target"]:  # older records cannot tell its rows
-        return record, read_json(folder.realised_file, "hp")
-    return _completed(folder, record)
+    if record is not None and "config" in record["target"]:  # older records cannot tell its rows
+        record = with_realised(folder, record)
+    return record, read_json(folder.realised_file, "hp")
 
 
 def target_rows(folder: ResultsFolder, record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -112,7 +101,7 @@ def target_rows(folder: ResultsFolder, record: Mapping[str, Any]) -> list[dict[s
 
     Rows of another trainer count where there are none of ours, and must agree in all they say.
     """
-    rows = [row for row in rows_in(folder.target) if _at_other_hps(row, record)]
+    rows = [row for row in read_ledger_rows(folder.target) if _at_other_hps(row, record)]
     config = record["target"].get("config")
     first, *_ = record["hps"]
     if config is not None:
@@ -142,8 +131,10 @@ def _without(config: Mapping[str, Any], first: str) -> dict[str, Any]:
 def _agrees(row: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
     """Say whether a foreign row is of the target, as far as it says."""
     target = record["target"]
-    wanted = conditions(target["config"]) if target.get("config") else {}
-    said = {name: value for name, value in conditions(row["config"]).items() if value is not None}
+    wanted = conditions_of(target["config"]) if target.get("config") else {}
+    said = {
+        name: value for name, value in conditions_of(row["config"]).items() if value is not None
+    }
     return (
         row["width"] == target["width"]
         and row["parametrization"] in (target["parametrization"], "shared")

@@ -22,14 +22,14 @@ def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
 
     asked: dict[str, Any] = {}
     if arguments.verify:
-        from hptransfer.results.ledger_verify import verify
+        from hptransfer.results.ledger_verify import verify_folder
 
-        asked["verified"] = verify(folder)
+        asked["verified"] = verify_folder(folder)
     state = of_folder.status(folder)
     if arguments.export is not None:
-        from hptransfer.results.export import export
+        from hptransfer.results.export import export_rows
 
-        asked["exported"] = export(folder, read_facts(folder), arguments.export)
+        asked["exported"] = export_rows(folder, read_facts(folder), arguments.export)
     if arguments.json:
         print_json({**state, **asked})
         return 0

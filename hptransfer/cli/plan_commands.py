@@ -30,7 +30,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     from hptransfer.cli.catalogue import find_sweep
     from hptransfer.config.compose.compose import compose_file, sweep_config
     from hptransfer.reporting.text.plan import plan_text
-    from hptransfer.results.ledger_rows import rows_in
+    from hptransfer.results.ledger_rows import read_ledger_rows
     from hptransfer.sweeping.plan.plan import plan
     from hptransfer.sweeping.run.job import check_question
 
@@ -53,8 +53,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
             sweep,
             composed.runtime,
             composed.executor,
-            rows={row["trial_key"]: row for row in rows_in(folder.path)},
-            target_rows=rows_in(folder.target),
+            rows={row["trial_key"]: row for row in read_ledger_rows(folder.path)},
+            target_rows=read_ledger_rows(folder.target),
             sizes=read_packs(folder.path),
             workers=arguments.workers or composed.executor.workers,
         )
@@ -71,7 +71,7 @@ def _budget(
 ) -> int:
     """Say what to sweep for a budget, and the command that does."""
     from hptransfer.reporting.text.plan import budget_text
-    from hptransfer.results.ledger_rows import rows_in
+    from hptransfer.results.ledger_rows import read_ledger_rows
     from hptransfer.sweeping.plan.budget.propose import plan_budget
     from hptransfer.sweeping.plan.budget.units import parse_budget
 
@@ -84,7 +84,7 @@ def _budget(
             parse_budget(arguments.budget),
             composed.runtime,
             composed.executor,
-            rows=rows_in(folder.path),
+            rows=read_ledger_rows(folder.path),
             sizes=read_packs(folder.path),
             workers=arguments.workers or composed.executor.workers,
             say=lambda text: print(text, file=sys.stderr, flush=True),

@@ -244,14 +244,12 @@ def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         found = of_folder.fresh_estimates(folder, step=arguments.step, metric=metric)
         print(_basins_text(found))
         return 0
-    drawn = pages.plot(folder, out=arguments.out, step=arguments.step, metric=metric)
-    paths = [str(path) for path in drawn]
+    paths = [str(path) for path in pages.plot(folder, step=arguments.step, metric=metric)]
     if arguments.json:
         print_json({"files": paths})
     else:
         print("\n".join(paths))
-        elsewhere = [] if arguments.out is None else [f"--out={arguments.out}"]
-        print(f"next: {typed('report', arguments, str(folder.path), *elsewhere)}")
+        print(f"next: {typed('report', arguments, str(folder.path))}")
     return 0
 
 
@@ -272,8 +270,7 @@ def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer report`."""
     from hptransfer.reporting import of_folder as pages
 
-    made_by = _made_by(arguments, folder)
-    path = pages.report(folder, made_by, out=arguments.out, step=arguments.step)
+    path = pages.report(folder, _made_by(arguments, folder), step=arguments.step)
     if arguments.json:
         print_json({"files": [str(path)]})
     else:

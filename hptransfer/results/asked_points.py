@@ -17,7 +17,7 @@ from hptransfer.results.folder import ResultsFolder, write_json
 
 
 @dataclass(frozen=True)
-class Design:
+class AskedPoints:
     """The points asked so far of each arm and width, where they are no grid."""
 
     method: str
@@ -25,7 +25,7 @@ class Design:
     points: Mapping[tuple[str, int], tuple[Mapping[str, float], ...]]  # by (arm, width)
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> Design:
+    def of_record(cls, record: Mapping[str, Any]) -> AskedPoints:
         """Read what `design_record` returned."""
         points = {
             (entry["parametrization"], entry["width"]): tuple(
@@ -49,7 +49,9 @@ class Design:
         return (row["parametrization"], row["width"], point) in self._asked
 
 
-def design_record(sweep: SweepConfig, rounds: Sequence[Sequence[TrialConfig]]) -> dict[str, Any]:
+def asked_points_record(
+    sweep: SweepConfig, rounds: Sequence[Sequence[TrialConfig]]
+) -> dict[str, Any]:
     """Return the points of the trials asked so far as JSON, in the order asked."""
     points: dict[tuple[str, int], dict[tuple[tuple[str, float], ...], None]] = {}
     for config in itertools.chain.from_iterable(rounds):
@@ -87,8 +89,8 @@ def best_points(rows: Iterable[Mapping[str, Any]], axes: Sequence[str]) -> list[
     return best
 
 
-def write_design(
+def write_asked_points(
     folder: ResultsFolder, sweep: SweepConfig, rounds: Sequence[Sequence[TrialConfig]]
 ) -> None:
     """Keep the points asked so far, for commands that neither replay nor draw them."""
-    write_json(folder.design_file, design_record(sweep, rounds))
+    write_json(folder.design_file, asked_points_record(sweep, rounds))

@@ -9,29 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.results.sweep_file import SweepFacts
-from hptransfer.results.table import COLUMNS, Column, table
+from hptransfer.results.table import COLUMNS, TableColumn, rows_table
 from hptransfer.system.files import require_inside, write_whole, writing
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WANTED = Column("wanted", "bool", "", "the sweep asks for the trial; other rows are not fitted")
+WANTED = TableColumn(
+    "wanted", "bool", "", "whether the sweep asks for the trial; others are not fitted"
+)
 SUFFIXES = (".csv", ".parquet")
 
 
-def export(folder: ResultsFolder, facts: SweepFacts, path: Path) -> dict[str, Any]:
+def export_rows(folder: ResultsFolder, facts: SweepFacts, path: Path) -> dict[str, Any]:
     """Write a folder's rows to a .csv or .parquet file, and what its columns mean beside it.
 
     Raises:
         UserError: another suffix, no row yet, or a file that cannot be written there.
     """
     _require_writable(folder, path)
-    rows = rows_in(folder.path)
+    rows = read_ledger_rows(folder.path)
     if not rows:
         raise UserError(f"{folder.path} holds no finished trial yet. Run `hptransfer sweep` first.")
-    frame = table(rows)
+    frame = rows_table(rows)
     arms = facts.tree["sweep"]["parametrizations"]
     for arm in arms:
         frame[f"arm_{arm}"] = frame["parametrization"].isin([arm, "shared"])
@@ -48,12 +50,12 @@ def dictionary_file(path: Path) -> Path:
     return path.with_name(f"{path.stem}.dictionary.csv")
 
 
-def dictionary(frame: pd.DataFrame, arms: Sequence[str]) -> list[Column]:
+def dictionary(frame: pd.DataFrame, arms: Sequence[str]) -> list[TableColumn]:
     """Return what each column of an exported table means, in its order."""
     known = {column.name: column for column in (*COLUMNS, WANTED)}
     for arm in arms:
         meaning = f"the trial belongs to the {arm} arm; at base width trials belong to all arms"
-        known[f"arm_{arm}"] = Column(f"arm_{arm}", "bool", "", meaning)
+        known[f"arm_{arm}"] = TableColumn(f"arm_{arm}", "bool", "", meaning)
     found = []
     for name in frame.columns:
         if name in known:
@@ -61,7 +63,7 @@ def dictionary(frame: pd.DataFrame, arms: Sequence[str]) -> list[Column]:
         else:
             hp = known["log2_<hp>"]
             meaning = f"log2 of the swept {name.removeprefix('log2_')}"
-            found.append(Column(name, hp.dtype, hp.unit, meaning))
+            found.append(TableColumn(name, hp.dtype, hp.unit, meaning))
     return found
 
 
@@ -83,13 +85,13 @@ def _csv(frame: pd.DataFrame) -> bytes:
     return frame.to_csv(index=False, lineterminator="\n").encode()
 
 
-def _as_frame(columns: Sequence[Column]) -> pd.DataFrame:
+def _as_frame(columns: Sequence[TableColumn]) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame([vars(column) for column in columns])
+    return pd.DataFrame(columns, columns=TableColumn._fields)
 
 
-def _parquet(frame: pd.DataFrame, columns: Sequence[Column]) -> bytes:
+def _parquet(frame: pd.DataFrame, columns: Sequence[TableColumn]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 

@@ -1,58 +1,78 @@
-"""Rows of a ledger: one checksummed JSON line per finished trial."""
+"""A ledger's rows, one checksummed JSON line per finished trial: built, written and read.
+
+A ledger is the file `ledger.jsonl` of a results folder. Rows are only ever appended (by
+`ledger_writer`), so that they outlive every kill; each reader checks every line.
+"""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import math
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from hptransfer.config.identity import arm_of, canonical, trial_key
 from hptransfer.errors import UserError
 from hptransfer.results.trial_result import Quality, TrialResult
 from hptransfer.system.files import require_inside
 
-FILE_NAME = "ledger.jsonl"
-CHUNK = 1 << 20  # bytes read at a time; the parsed rows of a ledger are several times its size
-# The tail of every line: `,"check":"<12 hex digits>"}`.
-_HEAD = b'{"trial_key":"'
-CHECK_BYTES = len(b',"check":"0123456789ab"}')
+LEDGER_NAME = "ledger.jsonl"
+LEDGER_SCHEMA = 2  # of the rows that are written; rows of older schemas are read too
+CHUNK_BYTES = (
+    1 << 20
+)  # bytes of a ledger that are parsed at a time; parsed rows take several times that
+_HEAD = b'{"trial_key":"'  # how every line begins
+_CHECK_BYTES = len(b',"check":"0123456789ab"}')  # how every line ends: 12 hex digits of a sha256
+ROW_FIELDS = frozenset(  # of every row, whatever its schema
+    {
+        *("trial_key", "status", "loss", "width", "parametrization", "hps", "seed", "schema"),
+        *("config", "diverged_at_step", "metrics", "cost", "provenance"),
+    }
+)
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What a ledger file holds: its rows, and the bytes of a last line that was cut off."""
+    """The rows of a ledger file, and the length of a last line that an interruption cut off."""
 
     path: Path
     rows: tuple[dict[str, Any], ...] = ()
-    torn_bytes: int = 0
+    torn_bytes: int = 0  # of the cut-off line
 
     @property
     def keys(self) -> frozenset[str]:
-        """The trial keys that have a row."""
+        """The keys of the trials that have a row."""
         return frozenset(row["trial_key"] for row in self.rows)
 
     @property
     def notice(self) -> str | None:
-        """One sentence about a cut-off last line, or None."""
-        if not self.torn_bytes:
-            return None
-        return (
-            f"The last line of {self.path} was cut off ({self.torn_bytes} bytes, an interrupted "
-            "write) and is left out; its trial counts as not run."
-        )
+        """A sentence about a cut-off last line, or None where there is none."""
+        return torn_line_notice(self.path, self.torn_bytes)
 
 
-def row(
+def torn_line_notice(path: Path, torn_bytes: int) -> str | None:
+    """Return a sentence about the cut-off last line of a ledger, or None where there is none."""
+    if not torn_bytes:
+        return None
+    return (
+        f"The last line of {path} was cut off ({torn_bytes} bytes, an interrupted write) and is "
+        "left out; its trial counts as not run."
+    )
+
+
+def ledger_row(
     result: TrialResult, hps: Mapping[str, float], provenance: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Build a trial's row. `hps` holds the swept HPs only, as `log2_<hp>`."""
+    """Build the row of a trial that ended.
+
+    Args:
+        hps: log2 of each hyperparameter that the sweep searches, by its name `log2_<hp>`.
+        provenance: the commit, versions and time that produced the result.
+    """
     config = result.config
     return {
         "trial_key": trial_key(config),
@@ -62,13 +82,13 @@ def row(
         "parametrization": arm_of(config),
         "hps": {name: float(value) for name, value in hps.items()},
         "seed": config.seed,
-        "schema": SCHEMA,
+        "schema": LEDGER_SCHEMA,
         "config": canonical(config),
         "diverged_at_step": result.diverged_at_step,
         "stopped_at_step": result.stopped_at_step,
         "metrics": {
-            "loss_at_init": finite(result.loss_at_init),
-            "train_loss": finite(result.train_loss),
+            "loss_at_init": finite_or_none(result.loss_at_init),
+            "train_loss": finite_or_none(result.train_loss),
             "clipped_share": float(f"{result.clipped_share:.6g}"),
             **_quality(result.quality),
         },
@@ -82,18 +102,18 @@ def row(
 
 
 def _quality(quality: Quality | None) -> dict[str, float]:
-    """Return what was measured of samples; nothing where nothing was."""
+    """Return the quality of a trial's samples by metric, to six digits; empty if not measured."""
     measured = {} if quality is None else quality._asdict()
     return {name: float(f"{value:.6g}") for name, value in measured.items()}
 
 
-def finite(value: float | None) -> float | None:
-    """Return what strict JSON can hold of a number."""
+def finite_or_none(value: float | None) -> float | None:
+    """Return a number as strict JSON holds it: None where it is missing, infinite or NaN."""
     return value if value is not None and math.isfinite(value) else None
 
 
-def encode(row: Mapping[str, Any]) -> bytes:
-    """Encode a row as one line with its newline; `check` is last, over all that precedes it."""
+def encode_row(row: Mapping[str, Any]) -> bytes:
+    """Encode a row as a line with its newline; the last field, `check`, covers all before it."""
     if (row["status"] == "completed") != (row["loss"] is not None):
         raise ValueError(f"A row has a loss exactly if it completed: {row['trial_key']}.")
     body = json.dumps(
@@ -108,99 +128,105 @@ def _checksum(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest()[:12].encode()
 
 
-def locate(folder: Path) -> Path | None:
-    """Find a sweep's ledger file, plain or gzipped; None if there is neither.
+def find_ledger(folder: Path) -> Path | None:
+    """Return the path of a folder's ledger, or None where the folder has none yet.
 
     Raises:
-        UserError: there are both, or a link leads to it out of the folder.
+        UserError: the ledger is gzipped, or a link leads to it out of the folder.
     """
-    plain = folder / FILE_NAME
-    zipped = folder / f"{FILE_NAME}.gz"
-    if plain.exists() and zipped.exists():
+    path = folder / LEDGER_NAME
+    zipped = folder / f"{LEDGER_NAME}.gz"
+    if path.exists() and zipped.exists():
         raise UserError(
-            f"A sweep has one ledger, but {folder} holds both {plain.name} and {zipped.name}. "
-            "Delete the one with fewer rows."
+            f"A sweep has one ledger, but {folder} holds both {path.name} and {zipped.name}. "
+            "Remove the one with fewer rows from the folder."
         )
-    found = next((path for path in (plain, zipped) if path.exists()), None)
-    if found is not None:
-        require_inside(folder, found)
-    return found
+    if zipped.exists():
+        raise _gzipped_error(zipped)
+    if not path.exists():
+        return None
+    require_inside(folder, path)
+    return path
 
 
-def read(path: str | Path) -> Ledger:
-    """Read and verify a ledger, given as its file or its sweep's folder.
+def _gzipped_error(path: Path) -> UserError:
+    return UserError(
+        f"A ledger must be plain text, but {path} is gzipped. Unpack it: gunzip {path}"
+    )
 
-    A cut-off last line is left out and told in `notice`.
+
+def read_ledger(path: str | Path) -> Ledger:
+    """Read and check a whole ledger, named by its file or its folder.
+
+    A last line that an interruption cut off is left out; the ledger's `notice` says so.
 
     Raises:
-        UserError: no ledger, a changed or repeated line, or rows of a newer version.
+        UserError: there is no ledger, or it is gzipped; a line was changed or stands there twice;
+            a row of a newer version.
     """
     path = Path(path)
-    found = locate(path) if path.is_dir() else path
+    found = find_ledger(path) if path.is_dir() else path
     if found is None or not found.exists():
         raise UserError(f"There is no ledger at {path}. Name a folder that a sweep has written.")
+    if found.suffix == ".gz":
+        raise _gzipped_error(found)
     rows: list[dict[str, Any]] = []
     torn_bytes = 0
-    for stretch in scan(found):
+    for stretch in scan_ledger(found):
         rows += stretch.rows
         torn_bytes = stretch.torn_bytes
     return Ledger(found, tuple(rows), torn_bytes)
 
 
-def rows_in(folder: Path) -> tuple[dict[str, Any], ...]:
-    """Return the rows of a folder's ledger, none where there is no ledger yet."""
-    path = locate(folder)
-    return read(path).rows if path else ()
+def read_ledger_rows(folder: str | Path) -> tuple[dict[str, Any], ...]:
+    """Read the rows of a folder's ledger; none where it has no ledger yet."""
+    path = find_ledger(Path(folder))
+    return read_ledger(path).rows if path else ()
 
 
-def keys_in(folder: Path) -> set[str]:
-    """Return the keys of the rows of a folder's ledger; the rows are read and not held."""
-    path = locate(folder)
-    stretches = scan(path) if path else ()
-    return {row["trial_key"] for stretch in stretches for row in stretch.rows}
+def iterate_ledger_rows(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a folder's ledger, without holding all of them in memory."""
+    path = find_ledger(Path(folder))
+    for stretch in scan_ledger(path) if path else ():
+        yield from stretch.rows
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Consecutive rows of a ledger file, verified and of this schema."""
+class RowStretch:
+    """Some consecutive rows of a ledger."""
 
     rows: list[dict[str, Any]]
-    end: int  # bytes of the file up to the end of the last row
-    torn_bytes: int  # of a cut-off line after that
+    torn_bytes: int  # of a cut-off line after these rows
 
 
-def scan(path: Path, start: int = 0, lines_before: int = 0) -> Iterator[Stretch]:
-    """Read and verify a ledger file a few megabytes at a time, from a line's first byte on.
+def scan_ledger(path: Path) -> Iterator[RowStretch]:
+    """Read and check a ledger file, about `CHUNK_BYTES` bytes at a time.
 
     Raises:
-        UserError: as `read`; repeated trials are found among the rows that are scanned.
+        UserError: as `read_ledger`.
     """
-    first_seen: dict[str, int] = {}
-    end, number = start, lines_before
-    with _opened(path) as file:
-        file.seek(start)
-        while lines := file.readlines(CHUNK):
+    line_of_trial: dict[str, int] = {}
+    before = 0  # lines that were read
+    with _readable(path), path.open("rb") as file:
+        while lines := file.readlines(CHUNK_BYTES):
             torn = b""
             if not lines[-1].endswith(b"\n") and not _is_whole(lines[-1]):
                 torn = _cut_off(lines.pop(), path)
-            end += sum(map(len, lines))
             bodies = [line.removesuffix(b"\n") for line in lines]
-            yield Stretch(_rows(bodies, path, number, first_seen), end, len(torn))
-            number += len(lines)
+            yield RowStretch(_checked_rows(bodies, path, before, line_of_trial), len(torn))
+            before += len(lines)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield file
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is damaged ({error}). Restore it from a copy.") from error
+        yield
     except (PermissionError, IsADirectoryError) as error:
         raise UserError(f"{path} may not be read: {error.strerror}.") from error
 
 
 def _cut_off(line: bytes, path: Path) -> bytes:
+    """Return a last line without newline and checksum, if it is the beginning of a row."""
     if line[: len(_HEAD)] != _HEAD[: len(line)]:
         raise UserError(
             f"The end of {path} is no row that was cut off: {line[:20]!r}… Restore the file from "
@@ -209,15 +235,16 @@ def _cut_off(line: bytes, path: Path) -> bytes:
     return line
 
 
-def _rows(
-    lines: Sequence[bytes], path: Path, before: int, first_seen: dict[str, int]
+def _checked_rows(
+    lines: Sequence[bytes], path: Path, before: int, line_of_trial: dict[str, int]
 ) -> list[dict[str, Any]]:
+    """Parse whole lines, of which the first has number `before + 1`; note where each trial is."""
     for number, line in enumerate(lines, start=before + 1):
         if not _is_whole(line):
-            raise _damaged(line, path, number)
-    rows = parse_lines(lines, path, before + 1)
+            raise _damaged_error(line, path, number)
+    rows = _parse_rows(lines, path, before + 1)
     for number, row in enumerate(rows, start=before + 1):
-        earlier = first_seen.setdefault(row["trial_key"], number)
+        earlier = line_of_trial.setdefault(row["trial_key"], number)
         if earlier != number:
             raise UserError(
                 f"A trial has one row, but trial {row['trial_key']} stands in {path} on lines "
@@ -227,42 +254,31 @@ def _rows(
 
 
 def _is_whole(line: bytes) -> bool:
-    body = line[:-CHECK_BYTES] + b"}"
-    return line[-CHECK_BYTES:] == b',"check":"' + _checksum(body) + b'"}'
+    """Say whether a line, without its newline, ends with the checksum of what precedes it."""
+    body = line[:-_CHECK_BYTES] + b"}"
+    return line[-_CHECK_BYTES:] == b',"check":"' + _checksum(body) + b'"}'
 
 
-def _damaged(line: bytes, path: Path, number: int) -> UserError:
-    with suppress(ValueError):
-        row = json.loads(line)
-        if isinstance(row, dict) and isinstance(row.get("schema"), int) and row["schema"] > SCHEMA:
-            return newer(row["schema"], path, number)
+def _damaged_error(line: bytes, path: Path, number: int) -> UserError:
+    with suppress(ValueError, TypeError, KeyError, IndexError):
+        schema = json.loads(line)["schema"]
+        if schema > LEDGER_SCHEMA:
+            return _newer_schema_error(schema, path, number)
     return UserError(
         f"Line {number} of {path} is not as it was written: its checksum does not match. "
         "Restore the file from a copy, or delete the line and run its sweep again."
     )
 
 
-SCHEMA = 2
-
-
-# What every row holds, whatever its schema.
-FIELDS = frozenset(
-    {
-        *("trial_key", "status", "loss", "width", "parametrization", "hps", "seed", "schema"),
-        *("config", "diverged_at_step", "metrics", "cost", "provenance"),
-    }
-)
-
-
-def migrate(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of an older schema as this one has it."""
-    while row["schema"] < SCHEMA:
+def _migrate(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of an older schema as it would be written now."""
+    while row["schema"] < LEDGER_SCHEMA:
         row = _MIGRATIONS[row["schema"]](row)
     return row
 
 
 def _with_stopped_at_step(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Make a row of schema 1 one of schema 2: no trial was stopped then."""
+    """Return a row of schema 1 as one of schema 2; under schema 1 no trial was stopped early."""
     migrated = {}
     for name, value in row.items():
         migrated[name] = value
@@ -271,13 +287,13 @@ def _with_stopped_at_step(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**migrated, "schema": 2}
 
 
-# How a row of each older schema becomes one of the next.
+# Schema -> the function that turns its rows into rows of the next schema.
 _MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     1: _with_stopped_at_step,
 }
 
 
-def strict(text: str | bytes) -> Any:
+def parse_strict_json(text: str | bytes) -> Any:
     """Parse JSON as the standard has it: NaN and Infinity are a ValueError."""
     return json.loads(text, parse_constant=_refuse)
 
@@ -286,39 +302,39 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no strict JSON")
 
 
-def parse_lines(lines: Sequence[bytes], path: Path, start: int) -> list[dict[str, Any]]:
-    """Parse lines into rows of this schema; the first has number `start`.
+def _parse_rows(lines: Sequence[bytes], path: Path, start: int) -> list[dict[str, Any]]:
+    """Parse lines, of which the first has number `start`, into rows of the present schema.
 
     Raises:
-        UserError: a line that is no row, or a newer hptransfer's.
+        UserError: a line is no row, or was written by a newer hptransfer.
     """
     try:
-        # One call for all lines: three times as fast as one call a line.
-        rows = strict(b"[" + b",".join(lines) + b"]")
+        # One call of the parser for all lines takes a third of the time of a call for each.
+        rows = parse_strict_json(b"[" + b",".join(lines) + b"]")
     except ValueError:
         rows = [_parse_line(line) for line in lines]
     for number, row in enumerate(rows, start=start):
         _require_row(row, path, number)
-    return [migrate(row) for row in rows]
+    return [_migrate(row) for row in rows]
 
 
 def _parse_line(line: bytes) -> Any:
     with suppress(ValueError):
-        return strict(line)
+        return parse_strict_json(line)
     return None
 
 
 def _require_row(row: Any, path: Path, number: int) -> None:
     schema = row.get("schema") if isinstance(row, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise newer(schema, path, number)
-    if schema not in (SCHEMA, *_MIGRATIONS) or not row.keys() >= FIELDS:
+    if isinstance(schema, int) and schema > LEDGER_SCHEMA:
+        raise _newer_schema_error(schema, path, number)
+    if schema not in (LEDGER_SCHEMA, *_MIGRATIONS) or not row.keys() >= ROW_FIELDS:
         raise UserError(f"Line {number} of {path} is no row of a ledger. Remove the line.")
 
 
-def newer(schema: int, path: Path, number: int) -> UserError:
+def _newer_schema_error(schema: int, path: Path, number: int) -> UserError:
     """Return the refusal of a line that a newer hptransfer wrote."""
     return UserError(
         f"Line {number} of {path} has schema {schema}, but this hptransfer reads schemas up to "
-        f"{SCHEMA}. Upgrade hptransfer."
+        f"{LEDGER_SCHEMA}. Upgrade hptransfer."
     )

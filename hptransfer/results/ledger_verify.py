@@ -11,24 +11,24 @@ from typing import Any
 from hptransfer.errors import UserError
 from hptransfer.results.curves import curve_file
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.ledger_rows import locate, scan, strict
+from hptransfer.results.ledger_rows import find_ledger, parse_strict_json, scan_ledger
 from hptransfer.system.files import require_inside
 
 
-def verify(folder: ResultsFolder) -> list[dict[str, Any]]:
+def verify_folder(folder: ResultsFolder) -> list[dict[str, Any]]:
     """Read a sweep's and its target's ledger and curves; return what each ledger is.
 
     Raises:
         UserError: something is not as it was written, with its file and line.
     """
     require_inside(folder.path, folder.target)
-    ledgers = [(each, locate(each)) for each in (folder.path, folder.target)]
+    ledgers = [(each, find_ledger(each)) for each in (folder.path, folder.target)]
     return [_verified(each, path) for each, path in ledgers if path is not None]
 
 
 def _verified(folder: Path, path: Path) -> dict[str, Any]:
     rows = 0
-    for stretch in scan(path):
+    for stretch in scan_ledger(path):
         for number, row in enumerate(stretch.rows, start=rows + 1):
             require_key(row, path, number)
         rows += len(stretch.rows)
@@ -70,7 +70,7 @@ def _verified_curves(folder: Path) -> int:
 
 def _require_curve(path: Path) -> None:
     try:
-        value = strict(path.read_text(encoding="utf-8"))
+        value = parse_strict_json(path.read_text(encoding="utf-8"))
         problem = None
         if value["trial_key"] != path.stem:
             problem = f"it is the curve of {value['trial_key']}"

@@ -1,76 +1,56 @@
-"""The ledger: append-only results of a sweep, one checksummed JSON line per finished trial.
-
-Rows and reading are in `ledger_rows`, their table in `ledger_table`; here is the one writer, and
-the curve sidecars.
-"""
+"""The one writer of a sweep's ledger."""
 
 from __future__ import annotations
 
-import gzip
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from hptransfer.errors import UserError
-from hptransfer.results.curves import read_curve, read_held_out, write_curve
 from hptransfer.results.ledger_rows import (
-    FILE_NAME,
-    SCHEMA,
-    Ledger,
-    encode,
-    locate,
-    read,
-    row,
-    scan,
+    LEDGER_NAME,
+    encode_row,
+    find_ledger,
+    scan_ledger,
+    torn_line_notice,
 )
 from hptransfer.system.files import opening, require_inside, sync_folder, writing
-from hptransfer.system.folder_lock import LOCK_NAME, FolderLock
-
-__all__ = [
-    "FILE_NAME",
-    "LOCK_NAME",
-    "SCHEMA",
-    "Ledger",
-    "LedgerWriter",
-    "encode",
-    "locate",
-    "read",
-    "read_curve",
-    "read_held_out",
-    "row",
-    "write_curve",
-]
+from hptransfer.system.folder_lock import FolderLock
 
 
 class LedgerWriter:
-    """The one writer of a sweep's ledger, for use in a `with` block.
+    """A ledger that is open for appending, for use in a `with` block.
 
-    Opening takes the folder's lock, if need be from an owner who ended without releasing it,
-    unpacks a gzipped ledger and removes a cut-off last line (`notice` tells). `keys` are those of
-    the trials that have a row; the rows themselves are not held.
+    Opening the ledger takes the folder's lock, if need be from an owner who ended without
+    releasing it, and removes a last line that was cut off; `notice` says so. `keys` holds the keys
+    of the trials that have a row; the rows themselves are not held in memory.
 
     Args:
         lock: the folder's lock where the caller holds it already, and keeps it afterwards.
+
+    Raises:
+        UserError: another process writes the folder, the folder cannot be written, or a line of
+            the ledger was changed.
+        MachineError: the disk failed.
     """
 
     def __init__(self, folder: str | Path, lock: FolderLock | None = None) -> None:
         self.folder = Path(folder)
-        self.path = self.folder / FILE_NAME
+        self.path = self.folder / LEDGER_NAME
         self.keys: set[str] = set()
-        self._torn = Ledger(self.path)  # for its notice
+        self._torn_bytes = 0  # of a cut-off last line that opening removed
         self._descriptor = -1
         self._lock = lock or FolderLock(self.folder)
         self._takes_lock = lock is None
-        self._length = 0
+        self._length = 0  # bytes of the ledger that we know of
 
     @property
     def notice(self) -> str | None:
-        """What opening had to repair or take over, in a sentence each, or None."""
-        notes = [note for note in (self._lock.note, self._torn.notice) if note]
-        return " ".join(notes) or None
+        """What was repaired or taken over on opening, a sentence each; None if nothing was."""
+        notes = (self._lock.note, torn_line_notice(self.path, self._torn_bytes))
+        return " ".join(note for note in notes if note) or None
 
     def __enter__(self) -> Self:
         if self._takes_lock:
@@ -85,16 +65,12 @@ class LedgerWriter:
 
     def _open(self) -> None:
         require_inside(self.folder, self.path)
-        found = locate(self.folder)
-        if found is not None and found != self.path:
-            _unpack(found, self.path)
+        find_ledger(self.folder)  # refuses a gzipped one
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        torn_bytes = 0
-        for stretch in scan(self.path):
+        for stretch in scan_ledger(self.path):
             self.keys.update(row["trial_key"] for row in stretch.rows)
-            torn_bytes = stretch.torn_bytes
-        self._torn = Ledger(self.path, torn_bytes=torn_bytes)
-        os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - torn_bytes)
+            self._torn_bytes = stretch.torn_bytes
+        os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - self._torn_bytes)
         size = os.fstat(self._descriptor).st_size
         if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
             os.write(self._descriptor, b"\n")
@@ -110,18 +86,18 @@ class LedgerWriter:
             self._lock.release()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows with one fsync: afterwards all are on disk, or after an error none is.
+        """Append rows with one fsync: when `append` returns all are on disk, if it fails none is.
 
         Raises:
             ValueError: a trial has a row already.
             MachineError: the disk is full or failed.
-            UserError: another program changed the file meanwhile, or took the lock over.
+            UserError: another program changed the ledger meanwhile, or took the lock over.
         """
         keys = [row["trial_key"] for row in rows]
         repeated = len(set(keys)) < len(keys) or not self.keys.isdisjoint(keys)
         if repeated:
             raise ValueError(f"Some of these trials have a row in {self.path} already: {keys}.")
-        data = b"".join(encode(row) for row in rows)
+        data = b"".join(encode_row(row) for row in rows)
         with writing(self.path):
             self._lock.require_ours()
             self._require_unchanged()
@@ -136,8 +112,9 @@ class LedgerWriter:
                 view = view[os.write(self._descriptor, view) :]
             os.fsync(self._descriptor)
         except OSError:
-            # If this fails too, the next opening removes the cut-off line. An interruption leaves
-            # what is written: whole lines count, and a cut-off one is removed likewise.
+            # If truncating fails too, the next opening removes the cut-off line. An interruption
+            # (KeyboardInterrupt) leaves what is written: whole lines count, and the next opening
+            # removes a cut-off one.
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._length)
             raise
@@ -151,16 +128,3 @@ class LedgerWriter:
                 f"{self.path} was changed by another program while the sweep was running. Restore "
                 "the file and run the same command again; the rows not yet recorded run again."
             )
-
-
-def _unpack(zipped: Path, target: Path) -> None:
-    for _ in scan(zipped):  # a damaged file is refused before anything is written
-        pass
-    partial = target.with_suffix(".tmp")
-    with gzip.open(zipped) as source, partial.open("wb") as file:
-        shutil.copyfileobj(source, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
-    sync_folder(target.parent)
-    zipped.unlink()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,9 +13,9 @@ from hptransfer.config.choices import Method
 from hptransfer.config.conditions import Condition, VaryConfig, star
 from hptransfer.config.sweep import Axis, VerdictConfig
 from hptransfer.errors import UserError
-from hptransfer.results.asked_points import Design
+from hptransfer.results.asked_points import AskedPoints
 from hptransfer.results.folder import ResultsFolder, read_json
-from hptransfer.results.table import conditions
+from hptransfer.results.table import conditions_of
 from hptransfer.system.safe_yaml import read_mapping
 
 
@@ -27,7 +28,7 @@ class SweepFacts:
     target_width: int | None
     verdict: VerdictConfig
     tree: Mapping[str, Any]
-    design: Design | None = None  # null: a grid
+    design: AskedPoints | None = None  # null: a grid
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -46,15 +47,19 @@ class SweepFacts:
             row["width"] in section["widths"]
             and row["seed"] in section["seeds"]
             and row["parametrization"] in (*section["parametrizations"], "shared")
-            and conditions(row["config"]) in self._conditions
+            and conditions_of(row["config"]) in self._conditions
             and (self._on_grid(row) if self.design is None else self.design.wants(row, self.axes))
         )
 
     def _on_grid(self, row: Mapping[str, Any]) -> bool:
         return all(
-            any(abs(row["hps"].get(axis, math.nan) - point) < 1e-6 for point in points)
-            for axis, points in self.points.items()
+            _has_near(points, row["hps"].get(axis, math.nan))
+            for axis, points in self._ascending_points.items()
         )
+
+    @cached_property
+    def _ascending_points(self) -> Mapping[str, list[float]]:
+        return {axis: sorted(points) for axis, points in self.points.items()}
 
     def wanted_count(self) -> int:
         """Return how many trials are wanted: of a grid all, else those asked so far.
@@ -74,7 +79,7 @@ class SweepFacts:
     @cached_property
     def _conditions(self) -> tuple[Condition, ...]:
         vary = VaryConfig(**self.tree["sweep"].get("vary", {}))
-        return star(conditions(self.tree), vary)
+        return star(conditions_of(self.tree), vary)
 
     def _models(self, arm: str, width: int) -> int:
         """Return under how many conditions an arm has trials of its own at a width."""
@@ -84,6 +89,12 @@ class SweepFacts:
             for condition in self._conditions
         ]
         return bases.count(arm == "shared")
+
+
+def _has_near(ascending: Sequence[float], value: float) -> bool:
+    """Say whether one of some numbers equals a value up to rounding; NaN equals none."""
+    place = bisect_left(ascending, value - 1e-6)
+    return place < len(ascending) and ascending[place] <= value + 1e-6
 
 
 @dataclass(frozen=True)
@@ -115,7 +126,9 @@ def read_facts(folder: ResultsFolder) -> SweepFacts:
         ) from None
 
 
-def facts_of(tree: Mapping[str, Any], *, name: str, design: Design | None = None) -> SweepFacts:
+def facts_of(
+    tree: Mapping[str, Any], *, name: str, design: AskedPoints | None = None
+) -> SweepFacts:
     """Return what a composed sweep asked; `design` where its points are no grid."""
     target = tree["sweep"]["target"].get("model") or {}
     rule = VerdictConfig(**tree["verdict"])
@@ -127,14 +140,14 @@ def facts_of(tree: Mapping[str, Any], *, name: str, design: Design | None = None
     return SweepFacts(name, axes, target.get("width"), rule, tree, design)
 
 
-def read_design(folder: ResultsFolder, tree: Mapping[str, Any]) -> Design | None:
+def read_design(folder: ResultsFolder, tree: Mapping[str, Any]) -> AskedPoints | None:
     """Read the points asked so far; None for a grid, and nothing asked where no file is yet."""
     method = tree["sweep"].get("design", {}).get("method", Method.grid.value)
     if method == Method.grid.value:
         return None
     found = read_json(folder.design_file, "asked") or {"rounds": 0, "asked": []}
     try:
-        return Design.of_record({**found, "method": method})
+        return AskedPoints.of_record({**found, "method": method})
     except (KeyError, TypeError, AttributeError):
         raise UserError(
             f"{folder.design_file} is not as hptransfer wrote it (the points asked of each arm "

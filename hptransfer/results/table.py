@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.config import BudgetConfig, TransformerConfig
 from hptransfer.config.choices import Status
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of `table`, for the data dictionary."""
+class TableColumn(NamedTuple):
+    """A column of `rows_table`, as the data dictionary of an exported file describes it."""
 
     name: str
     dtype: str
@@ -27,36 +25,34 @@ class Column:
     meaning: str
 
 
-COLUMNS = (
-    Column("trial_key", "str", "", "the trial's identity: 12 hex digits of its config's sha256"),
-    Column("status", "str", "", "completed, diverged or stopped"),
-    Column(
-        "loss",
-        "float64",
-        "the objective's",
-        "held-out deciding loss, or a metric; NaN unless completed",
-    ),
-    Column("family", "str", "", "architecture with one scaling axis"),
-    Column("width", "int64", "features", "d, the axis that is scaled"),
-    Column("parametrization", "str", "", "mup, standard, standard_embed; shared at base width"),
-    Column("seed", "int64", "", "seed of initialisation, data order, noise and timesteps"),
-    Column("log2_<hp>", "float64", "octaves", "log2 of a swept HP, one column for each"),
-    Column("depth", "float64", "blocks", "of the model; NaN where it has none or nobody said"),
-    Column("batch_size", "float64", "samples", "of a training step; NaN where nobody said"),
-    Column("steps", "float64", "steps", "trained before the loss was taken; NaN as above"),
-    Column("n_seeds", "int64", "", "runs whose mean the loss is: 1 but for imported rows"),
-    Column("loss_sd", "float64", "the objective's", "sd between those runs, where a row gives it"),
-    Column("loss_at_init", "float64", "the objective's", "the same loss before the first step"),
-    Column("train_loss", "float64", "the objective's", "mean over the last training steps"),
-    Column("clipped_share", "float64", "", "of the steps; NaN where a foreign row does not say"),
-    Column("diverged_at_step", "Int64", "steps", "step that turned non-finite; missing if none"),
-    Column("stopped_at_step", "Int64", "steps", "step at which it was given up as hopeless"),
-    Column("flops", "float64", "FLOPs", "of the whole trial, forward and backward"),
-    Column("seconds", "float64", "seconds", "the pack's wall time over its members"),
+COLUMNS = tuple(
+    TableColumn(*described)
+    for described in (
+        ("trial_key", "str", "", "the trial's identity: 12 hex digits of its config's sha256"),
+        ("status", "str", "", "completed, diverged or stopped"),
+        ("loss", "float64", "the objective's", "held-out loss, or a metric; NaN unless completed"),
+        ("family", "str", "", "architecture with one scaling axis"),
+        ("width", "int64", "features", "d, the axis that is scaled"),
+        ("parametrization", "str", "", "mup, standard, standard_embed; shared at base width"),
+        ("seed", "int64", "", "seed of initialisation, data order, noise and timesteps"),
+        ("log2_<hp>", "float64", "octaves", "log2 of a searched hyperparameter, a column for each"),
+        ("depth", "float64", "blocks", "of the model; NaN where it has none or it is not known"),
+        ("batch_size", "float64", "samples", "of a training step; NaN where it is not known"),
+        ("steps", "float64", "steps", "trained before the loss was taken; NaN where not known"),
+        ("n_seeds", "int64", "", "runs whose mean the loss is: 1 but for imported rows"),
+        ("loss_sd", "float64", "the objective's", "sd between those runs, if a row gives it"),
+        ("loss_at_init", "float64", "the objective's", "the same loss before the first step"),
+        ("train_loss", "float64", "the objective's", "mean over the last training steps"),
+        ("clipped_share", "float64", "", "of steps whose gradient was clipped; NaN if not known"),
+        ("diverged_at_step", "Int64", "steps", "step that turned non-finite; missing if none"),
+        ("stopped_at_step", "Int64", "steps", "step at which it was given up as hopeless"),
+        ("flops", "float64", "FLOPs", "of the whole trial, forward and backward"),
+        ("seconds", "float64", "seconds", "the pack's wall time over its members"),
+    )
 )
 
 
-def table(rows: Iterable[Mapping[str, Any]], metric: Metric = LOSS) -> pd.DataFrame:
+def rows_table(rows: Iterable[Mapping[str, Any]], metric: Metric = LOSS) -> pd.DataFrame:
     """Build the table that the analysis reads: see `COLUMNS`, in that order.
 
     Column `loss` holds the metric; `loss_at_init` and `loss_sd` are missing where they are not its.
@@ -120,7 +116,7 @@ def _record(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
         "parametrization": row["parametrization"],
         "seed": row["seed"],
         **row["hps"],
-        **conditions(row["config"]),
+        **conditions_of(row["config"]),
         "n_seeds": foreign.get("n_seeds", 1),
         "loss_sd": foreign.get("loss_sd") if metric is LOSS else None,
         "loss_at_init": row["metrics"]["loss_at_init"] if not metric.of_samples else None,
@@ -133,7 +129,7 @@ def _record(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
     }
 
 
-def conditions(config: Mapping[str, Any]) -> dict[str, Any]:
+def conditions_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return depth, batch size and steps of a row's config; None for what is not known.
 
     A config leaves fields at their default out; that of a foreign row says all it knows.

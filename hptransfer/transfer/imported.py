@@ -91,7 +91,7 @@ def _to_ours(
     from hptransfer.config.compose.compose import compose_file
     from hptransfer.config.hyperparameters import require_known_hp, with_hyperparameters
     from hptransfer.config.identity import canonical
-    from hptransfer.results.table import conditions
+    from hptransfer.results.table import conditions_of
     from hptransfer.training.flops import trial_flops
     from hptransfer.transfer import emit
     from hptransfer.transfer.exports import write_exports
@@ -104,9 +104,9 @@ def _to_ours(
     table = _table(folder, facts, target.model.width)
     _require_family(table, target)
     label, notes = _arm_for(table, target)
-    answer = _answer(facts, table, label, conditions(canonical(target)), step)
+    answer = _answer(facts, table, label, conditions_of(canonical(target)), step)
     trial = with_hyperparameters(target, answer.point)
-    apart = _distances(answer, conditions(canonical(target)))
+    apart = _distances(answer, conditions_of(canonical(target)))
     record = _record(table, answer, apart, target_flops=trial_flops(trial))
     record["warnings"] += notes
     record["target"] = emit.target_entry(trial)

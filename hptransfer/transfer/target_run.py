@@ -24,7 +24,7 @@ from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError, UserError
 from hptransfer.results.curves import write_curve
 from hptransfer.results.folder import ResultsFolder, RunFolder
-from hptransfer.results.ledger_rows import row, rows_in
+from hptransfer.results.ledger_rows import ledger_row, read_ledger_rows
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.provenance import provenance
 from hptransfer.results.sweep_file import read_facts
@@ -82,7 +82,7 @@ def train(
             result = _run(composed, folder.run(key), group, tell, show)
         if not group.is_first:
             return None
-        fresh = row(result, hps(composed.trial, axes), provenance())
+        fresh = ledger_row(result, hps(composed.trial, axes), provenance())
         before = _recorded(folder, result, fresh)
         return _answer(fresh, folder.run(key), recorded_before=before)
     finally:
@@ -90,7 +90,7 @@ def train(
 
 
 def _known(folder: ResultsFolder, key: str) -> dict[str, Any] | None:
-    return next((row for row in rows_in(folder.target) if row["trial_key"] == key), None)
+    return next((row for row in read_ledger_rows(folder.target) if row["trial_key"] == key), None)
 
 
 def _needs_nothing(known: dict[str, Any], run: RunFolder) -> bool:

@@ -20,7 +20,7 @@ from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
-from hptransfer.results.table import conditions
+from hptransfer.results.table import conditions_of
 from hptransfer.sweeping.design.trials import check_target, realised
 from hptransfer.sweeping.run.driver import run_trials
 from hptransfer.sweeping.run.job import Job
@@ -54,7 +54,7 @@ def transfer(
     table = table_of(wanted_rows(folder, facts), folder.path)
     at, _ = asked_conditions(facts, step)
     facts = dataclasses.replace(facts, target_width=target.model.width)
-    estimates = estimated(facts, table, at=at, target_at=conditions(canonical(target)))
+    estimates = estimated(facts, table, at=at, target_at=conditions_of(canonical(target)))
     answer = transferred(estimates, target.parametrization.scaling.value)
     trial = with_hyperparameters(target, answer.point)
     record = emit.transfer_record(asked, table, answer, trial)

@@ -20,7 +20,7 @@ from hptransfer.reporting.figures.agreement import agreement_data, agreement_pic
 from hptransfer.reporting.text.basins import basins_text
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.metrics import LOSS, METRICS, metric_named
-from hptransfer.results.table import table
+from hptransfer.results.table import rows_table
 from tests.support.paths import ROOT
 from tests.support.planted import Cell, draw
 from tests.support.planted import table as planted_table
@@ -247,12 +247,12 @@ def spoilt(change: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
 def test_a_row_without_the_metric_is_refused_with_those_that_all_have() -> None:
     rows = spoilt(lambda row: row["metrics"].pop("frechet_distance"))
     with pytest.raises(UserError, match=r"1 of 3 have no frechet_distance.*quality\.samples") as no:
-        table(rows, FRECHET)
+        rows_table(rows, FRECHET)
     assert str(no.value).endswith("all rows have: loss, train_loss, precision, recall.")
     rows = spoilt(lambda row: row["metrics"].update(train_loss=None))  # as other programs' rows
     rows[1]["config"]["quality"] = {"samples": 1000}
     with pytest.raises(UserError, match="have no train_loss"):
-        table(rows, METRICS["train_loss"])
+        rows_table(rows, METRICS["train_loss"])
 
 
 def test_samples_that_were_not_finite_are_a_failed_trial() -> None:
@@ -260,19 +260,19 @@ def test_samples_that_were_not_finite_are_a_failed_trial() -> None:
         row["metrics"].pop("frechet_distance")
         row["config"]["quality"] = {"samples": 1000}
 
-    read = table(spoilt(lose), FRECHET)["loss"]
+    read = rows_table(spoilt(lose), FRECHET)["loss"]
     assert read.isna().tolist() == [False, True, False]
 
 
 def test_a_table_by_a_metric_tells_nothing_of_the_loss() -> None:
     rows = spoilt(lambda row: row["config"].update(foreign={"loss_sd": 0.1, "n_seeds": 4}))
-    by_loss, by_precision = table(rows), table(rows, METRICS["precision"])
+    by_loss, by_precision = rows_table(rows), rows_table(rows, METRICS["precision"])
     assert by_precision["loss"].tolist() == [-row["metrics"]["precision"] for row in rows]
     assert by_precision["loss_at_init"].isna().tolist() == [True] * 3
     assert by_precision["loss_sd"].isna().tolist() == [True] * 3
     assert by_loss["loss_at_init"].tolist() == [1.002] * 3
     assert by_loss["loss_sd"].tolist()[1] == 0.1
-    assert table(rows, METRICS["train_loss"])["loss_at_init"].tolist() == [1.002] * 3
+    assert rows_table(rows, METRICS["train_loss"])["loss_at_init"].tolist() == [1.002] * 3
     assert by_loss.drop(columns=["loss", "loss_at_init", "loss_sd"]).equals(
         by_precision.drop(columns=["loss", "loss_at_init", "loss_sd"])
     )

@@ -13,7 +13,7 @@ from hptransfer.analysis import of_folder
 from hptransfer.analysis.of_folder import fit, fresh_estimates
 from hptransfer.cli.main import main
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.ledger_rows import read
+from hptransfer.results.ledger_rows import read_ledger
 from tests.support.files import rewrite_json
 from tests.support.paths import ROOT
 from tests.support.recorded_rows import append_rows, write_sweep
@@ -104,7 +104,7 @@ def test_estimates_of_other_losses_in_as_many_rows_are_not_taken(tmp_path: Path)
         append_rows(folder.path, [{**row, "loss": x} for row, x in zip(rows, losses, strict=True)])
         folders.append(folder)
         found.append(fit(folder))
-    assert len(read(folders[0].path).rows) == len(read(folders[1].path).rows)
+    assert len(read_ledger(folders[0].path).rows) == len(read_ledger(folders[1].path).rows)
     shutil.copy(folders[0].estimates_file, folders[1].estimates_file)
     assert fresh_estimates(folders[1]) == found[1] != found[0]
 

@@ -23,7 +23,7 @@ from hptransfer.config.hyperparameters import hps, with_hyperparameters
 from hptransfer.config.identity import canonical, with_width
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
-from hptransfer.results.ledger_rows import row
+from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.results.ledger_writer import LedgerWriter
 from tests.support.planted import table as planted_table
 from tests.support.planted_estimates import planted
@@ -143,7 +143,7 @@ def trained(
         for value in values:
             config = with_hyperparameters(dataclasses.replace(base, seed=seed), {"log2_lr": value})
             loss = 0.53 + 0.012 * (value - BEST) ** 2 + 0.001 * seed + noise.normal(0.0, 3e-4)
-            rows.append(row(completed(config, loss=loss), hps(config, ["log2_lr"]), {}))
+            rows.append(ledger_row(completed(config, loss=loss), hps(config, ["log2_lr"]), {}))
     return rows
 
 
@@ -244,7 +244,7 @@ def test_a_transferred_value_that_diverged_has_no_loss_and_is_missed(tmp_path: P
     sound = [value for value in AROUND if value < VALUE]
     at = with_hyperparameters(TARGET, {"log2_lr": VALUE})
     failed = [
-        row(
+        ledger_row(
             completed(
                 dataclasses.replace(at, seed=seed),
                 status=Status.diverged,

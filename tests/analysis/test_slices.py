@@ -12,7 +12,7 @@ import pytest
 
 from hptransfer.cli.main import main
 from hptransfer.results.curves import read_curve
-from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_rows import read_ledger_rows
 from tests.support.tiny import TINY_SWEEP
 
 # A machine that lacks Ray: whoever imports it, or looks whether it is there, finds nothing.
@@ -78,7 +78,7 @@ def test_slices_without_ray_end_as_one_run_does(
         assert code == 143, said
         assert "Continue with\n  hptransfer sweep sliced.yaml executor=local" in said
         assert ("went on at step" in said) == (rows > 0)
-        assert len(rows_in(sliced)) == rows
+        assert len(read_ledger_rows(sliced)) == rows
         earlier |= packs_begun(sliced)
     last = begun("sweep", *WORDS)
     said, _ = last.communicate(timeout=240)
@@ -88,7 +88,7 @@ def test_slices_without_ray_end_as_one_run_does(
     assert main(["sweep", *WORDS, "--results=whole", "--quiet"]) == 0
     whole, cut = Path("whole/sliced"), sliced
     outcomes = [
-        {r["trial_key"]: (r["status"], r["loss"], r["metrics"]) for r in rows_in(folder)}
+        {r["trial_key"]: (r["status"], r["loss"], r["metrics"]) for r in read_ledger_rows(folder)}
         for folder in (whole, cut)
     ]
     assert outcomes[0] == outcomes[1]
@@ -117,7 +117,7 @@ def test_every_command_of_a_slice_works_without_ray(sliced: Path) -> None:
         process = begun(command, *words)
         said, _ = process.communicate(timeout=240)
         assert process.returncode == 0, said
-    key = rows_in(sliced)[0]["trial_key"]
+    key = read_ledger_rows(sliced)[0]["trial_key"]
     process = begun("train", str(sliced), "--trial", key)
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said

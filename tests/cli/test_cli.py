@@ -15,7 +15,7 @@ import pytest
 from hptransfer.cli.main import COMMANDS, main
 from hptransfer.cli.sweep_commands import _strict
 from hptransfer.errors import MachineError
-from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.sweeping.run import driver
 from tests.support.paths import ROOT
 from tests.support.sweeps import recorded_checks
@@ -95,7 +95,7 @@ def test_resources_that_no_node_has_are_refused_in_seconds(
     assert main(["sweep", "tiny.yaml", "executor.name=ray", "executor.cpus=4096"]) == 2
     error = capsys.readouterr().err
     assert "4096" in error and error.count("\n") == 1
-    assert not rows_in(Path("results/tiny"))
+    assert not read_ledger_rows(Path("results/tiny"))
 
 
 def test_bad_paths_are_one_sentence(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

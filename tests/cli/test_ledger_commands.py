@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 from pyarrow import parquet
 
+from hptransfer.analysis import of_folder
 from hptransfer.cli.main import main
-from hptransfer.results import ledger_writer
+from hptransfer.results import ledger_rows
 from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.sweep_file import read_facts
 from tests.support.recorded_rows import append_rows, diverged, make_row, result, write_sweep
 
 
@@ -30,6 +32,34 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return error
+
+
+def test_status_counts_every_row_and_names_the_first_outside(
+    folder: ResultsFolder, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(of_folder, "MOST_OUTSIDE", 3)
+    monkeypatch.setattr(ledger_rows, "CHUNK_BYTES", 1500)  # the ledger is read in many stretches
+    append_rows(folder.path, [diverged_row := ledger_rows.ledger_row(diverged(9), {}, {})])
+    append_rows(folder.path, [make_row(seed) for seed in range(20, 24)])
+    with (folder.path / "ledger.jsonl").open("ab") as file:
+        file.write(ledger_rows.encode_row(make_row(30))[:50])
+    state = of_folder.status(folder)
+    assert (state["wanted"], state["recorded"], state["completed"]) == (60, 60, 60)
+    assert (state["diverged"], state["outside_count"]) == (0, 5)
+    assert state["outside"] == [
+        diverged_row["trial_key"],
+        *(make_row(seed)["trial_key"] for seed in (20, 21)),
+    ]
+    assert "50 bytes" in state["notice"]
+
+
+def test_a_point_of_the_grid_is_one_up_to_rounding(folder: ResultsFolder):
+    facts = read_facts(folder)
+    row = ledger_rows.read_ledger(folder.path).rows[0]
+    for away, wanted in ((0.0, True), (5e-7, True), (-5e-7, True), (1e-5, False)):
+        moved = {**row, "hps": {"log2_lr": row["hps"]["log2_lr"] + away}}
+        assert facts.wants(moved) == wanted, away
+    assert not facts.wants({**row, "hps": {}})
 
 
 def test_verify_says_what_was_read(folder: ResultsFolder, capsys: pytest.CaptureFixture[str]):
@@ -53,7 +83,7 @@ def test_verify_refuses_with_file_and_line(
         for damaged, sentence in (
             (lines[1].replace(b'"seed":', b'"seed": '), "is not as it was written"),
             (
-                ledger_writer.encode({**json.loads(lines[1]), "trial_key": "0" * 12}),
+                ledger_rows.encode_row({**json.loads(lines[1]), "trial_key": "0" * 12}),
                 "its config's is",
             ),
         ):
@@ -92,9 +122,9 @@ def test_verify_follows_no_link_out_of_the_folder(
 def test_rows_are_exported_as_csv_and_parquet_with_a_dictionary(
     folder: ResultsFolder, capsys: pytest.CaptureFixture[str]
 ):
-    outside = ledger_writer.row(diverged(9), {"log2_lr": -7.5}, {})
+    outside = ledger_rows.ledger_row(diverged(9), {"log2_lr": -7.5}, {})
     append_rows(folder.path, [outside])
-    rows = ledger_writer.read(folder.path).rows
+    rows = ledger_rows.read_ledger(folder.path).rows
     assert main(["status", "tiny", "--export", "rows.csv"]) == 0
     assert "exported 61 rows to rows.csv" in capsys.readouterr().out
     assert main(["status", "tiny", "--export", "rows.parquet", "--json"]) == 0
@@ -160,7 +190,7 @@ def test_a_stopped_trial_is_counted(folder: ResultsFolder, capsys: pytest.Captur
     lines = (folder.path / "ledger.jsonl").read_bytes().splitlines(keepends=True)
     changed = {**json.loads(lines[0]), "status": "stopped", "loss": None, "stopped_at_step": 5}
     (folder.path / "ledger.jsonl").write_bytes(
-        b"".join([ledger_writer.encode(changed), *lines[1:]])
+        b"".join([ledger_rows.encode_row(changed), *lines[1:]])
     )
     assert main(["status", "tiny"]) == 0
     assert "59 completed, 0 diverged, 1 stopped" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from hptransfer.config import CustomConfig, TrialConfig
 from hptransfer.config.choices import Init
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.results.curves import read_curve
-from hptransfer.results.ledger_rows import read
+from hptransfer.results.ledger_rows import read_ledger
 from hptransfer.sweeping.run import job
 from hptransfer.training.sampling.samplers import SamplerConfig
 
@@ -183,7 +183,7 @@ def test_a_row_stands_in_its_sweeps_folder_on_the_axes_of_the_sweep(
         pass
     (tiny.folder.path / "target.yaml").write_text(TARGET)
     trained = answer(capsys, "train", "results/tiny/target.yaml")
-    (row,) = read(tiny.folder.target / "ledger.jsonl").rows
+    (row,) = read_ledger(tiny.folder.target / "ledger.jsonl").rows
     assert row["hps"] == {"log2_lr": -6.0, "log2_init_scale": 0.0}
     assert read_curve(tiny.folder.target, trained["trial_key"])[-1][0] == 12
 

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from hptransfer.results.folder import RunFolder
-from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.training.target.record import read_log
 
 TARGET = """\
@@ -102,13 +102,15 @@ def test_killed_and_terminated_it_ends_with_the_same_bits(target: Path) -> None:
     _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143 and record()["status"] == "interrupted"
     assert "the run goes on at its last checkpoint. Continue with\n  hptransfer train" in error
-    assert not rows_in(Path("results/target/target"))
+    assert not read_ledger_rows(Path("results/target/target"))
     code, out, _ = finished(TRAIN)
     assert code == 0 and "The run goes on at step" in out
     assert finished([*TRAIN, "--results", "whole"])[0] == 0
     ours, theirs = weights("results"), weights("whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    (row,), (other,) = (rows_in(Path(f"{root}/target/target")) for root in ("results", "whole"))
+    (row,), (other,) = (
+        read_ledger_rows(Path(f"{root}/target/target")) for root in ("results", "whole")
+    )
     assert row["loss"] == other["loss"] and row["metrics"] == other["metrics"]
 
 
@@ -127,7 +129,7 @@ def test_processes_end_together_go_on_together_and_one_of_them_writes(target: Pa
     answer = json.loads(out)  # one answer, of one process
     assert answer["status"] == "completed" and record()["processes"] == 2
     assert [start["step"] for start in record()["starts"]] == [0, stopped_at]
-    assert len(rows_in(Path("results/target/target"))) == 1
+    assert len(read_ledger_rows(Path("results/target/target"))) == 1
     alone = [*TRAIN, "budget.steps=60", "--results", "whole", "--json"]
     assert answer["loss"] == pytest.approx(json.loads(finished(alone)[1])["loss"], rel=1e-6)
     code, out, _ = finished([*words, "--json"])

@@ -21,7 +21,7 @@ from hptransfer.config.compose.compose import (
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import trial_key
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.results import ledger_writer
+from hptransfer.results import ledger_rows
 from hptransfer.sweeping.design.trials import check_target, realised, wanted
 from hptransfer.sweeping.plan.plan import planned_trials
 from hptransfer.training.packs.run import run_pack
@@ -111,7 +111,7 @@ def test_the_conditions_targets_rate_is_shifted_and_its_length_warned_of(
     for index, config in enumerate(wanted(sweep).values()):
         point = hps(config, sweep.axes)
         loss = planted_loss(point["log2_lr"], config.budget.steps) + 2e-4 * (index * 7 % 5 - 2)
-        rows.append(ledger_writer.row(result(config=config, loss=loss), point, PROVENANCE))
+        rows.append(ledger_rows.ledger_row(result(config=config, loss=loss), point, PROVENANCE))
     append_rows(folder, rows)
     assert main(["transfer", str(folder), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)

@@ -16,7 +16,7 @@ from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import by_shape
 from hptransfer.results.folder import find_folder
-from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.results.sweep_file import read_facts
 from hptransfer.sweeping.design.trials import check_same_question, check_target, wanted
 from hptransfer.sweeping.plan.plan import planned_trials
@@ -121,10 +121,10 @@ def test_growing_the_conditions_runs_the_new_trials_alone(tiny_sweep: Path) -> N
     tiny_sweep.write_text(TINY_SWEEP.replace("[8, 16, 32]", "[8, 16]").replace("[0, 1]", "[0]"))
     assert main(["sweep", "tiny.yaml", "--quiet"]) == 0
     folder = tiny_sweep.parent / "results" / "tiny"
-    before = rows_in(folder)
+    before = read_ledger_rows(folder)
     assert len(before) == 6 * 3
     assert main(["sweep", "tiny.yaml", "sweep.vary.steps=6", "--quiet"]) == 0
-    after = rows_in(folder)
+    after = read_ledger_rows(folder)
     assert after[: len(before)] == before and len(after) == 2 * 6 * 3
     added = [row["config"]["budget"]["steps"] for row in after[len(before) :]]
     assert set(added) == {6}

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import families, latency, measure, overhead, packing, synthetic
 from benchmarks.overhead import PackTimes, Run
 from hptransfer.analysis import of_folder
-from hptransfer.results.ledger_rows import read
+from hptransfer.results.ledger_rows import read_ledger
 from hptransfer.results.sweep_file import read_facts
 from tests.support.figure_records import coordinate_check
 from tests.support.strict_json import strict
@@ -40,7 +40,7 @@ def no_check(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_check")
 def test_a_synthetic_folder_is_what_a_sweep_would_have_written(tmp_path: Path) -> None:
     folder = synthetic.write_folder(tmp_path / "sweep", 2 * synthetic.ROWS_PER_SEED)
-    facts, rows = read_facts(folder), read(folder.path).rows
+    facts, rows = read_facts(folder), read_ledger(folder.path).rows
     assert all(facts.wants(row) for row in rows)
     assert len(rows) == facts.wanted_count() == 2 * synthetic.ROWS_PER_SEED
     assert {row["status"] for row in rows} == {"completed", "diverged"}
@@ -48,7 +48,7 @@ def test_a_synthetic_folder_is_what_a_sweep_would_have_written(tmp_path: Path) -
     assert verdicts == {"mup": "transfers", "standard": "drifts", "standard_embed": "drifts"}
     assert folder.check_file.is_file() and folder.realised_file.is_file()
     again = synthetic.write_folder(tmp_path / "again", 2 * synthetic.ROWS_PER_SEED)
-    assert [row["loss"] for row in read(again.path).rows] == [row["loss"] for row in rows]
+    assert [row["loss"] for row in read_ledger(again.path).rows] == [row["loss"] for row in rows]
 
 
 def test_a_synthetic_folder_of_a_broken_size_is_refused(tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ from benchmarks.convergence_plot import convergence_data, ratio_text
 from hptransfer.cli.main import main
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Schedule, Status, Weights
-from hptransfer.results import ledger_writer
-from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results import curves
+from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.packs.run import run_pack
 from tests.support.checkpoints import cut_off, with_death
@@ -104,19 +104,15 @@ def test_a_checkpoint_without_the_curve_is_no_beginning_of_one(tmp_path: Path) -
 
 
 def test_the_sidecar_holds_both_curves_and_old_ones_stay_readable(tmp_path: Path) -> None:
-    ledger_writer.write_curve(tmp_path, "key", [(1, 0.5)], [(1, 0.6), (2, math.inf)])
-    assert ledger_writer.read_curve(tmp_path, "key") == ((1, 0.5),)
-    assert ledger_writer.read_held_out(tmp_path, "key") == ((1, 0.6), (2, None))
-    ledger_writer.write_curve(tmp_path, "old", [(1, 0.5)])
+    curves.write_curve(tmp_path, "key", [(1, 0.5)], [(1, 0.6), (2, math.inf)])
+    assert curves.read_curve(tmp_path, "key") == ((1, 0.5),)
+    assert curves.read_held_out(tmp_path, "key") == ((1, 0.6), (2, None))
+    curves.write_curve(tmp_path, "old", [(1, 0.5)])
     assert json.loads((tmp_path / "curves" / "old.json").read_text()) == {
         "trial_key": "old",
         "curve": [[1, 0.5]],
     }
-    assert (
-        ledger_writer.read_held_out(tmp_path, "old")
-        == ledger_writer.read_held_out(tmp_path, "none")
-        == ()
-    )
+    assert curves.read_held_out(tmp_path, "old") == curves.read_held_out(tmp_path, "none") == ()
 
 
 def planted(
@@ -264,7 +260,7 @@ def test_the_target_is_trained_compared_and_drawn(swept: Path) -> None:
     answer = strict(swept / "convergence.json")
     names = ["default", "proxy_tuned", "law_tuned", "target_tuned"]
     assert [each["name"] for each in answer["baselines"]] == names
-    rows = {row["trial_key"]: row for row in rows_in(swept / "convergence")}
+    rows = {row["trial_key"]: row for row in read_ledger_rows(swept / "convergence")}
     places = {(row["parametrization"], row["hps"]["log2_lr"]) for row in rows.values()}
     assert answer["runs"] == len(rows) == 2 * len(places) >= 2 * (2 * 5 + 2)
     assert {(r["width"], r["config"]["budget"]["steps"]) for r in rows.values()} == {(24, 20)}
@@ -277,9 +273,7 @@ def test_the_target_is_trained_compared_and_drawn(swept: Path) -> None:
             and abs(row["hps"]["log2_lr"] - entry["log2_lr"]) < 1e-9
         ]
         ordered = sorted(at, key=lambda row: row["seed"])
-        held_out = [
-            ledger_writer.read_held_out(swept / "convergence", r["trial_key"]) for r in ordered
-        ]
+        held_out = [curves.read_held_out(swept / "convergence", r["trial_key"]) for r in ordered]
         return [{step: loss for step, loss in curve if loss is not None} for curve in held_out]
 
     ours = curves(answer["transferred"])

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import overhead_packs, scale, scale_schedule
 from hptransfer.config.identity import trial_key
 from hptransfer.execution.pack_sizes import lower_bound, makespan
-from hptransfer.results.ledger_rows import read
+from hptransfer.results.ledger_rows import read_ledger
 
 
 def test_the_small_form_gives_a_whole_record(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_the_small_form_gives_a_whole_record(tmp_path: Path) -> None:
     assert answer["counts"]["trials"] == answer["counts"]["rows"] == 2000
     assert 0 < answer["counts"]["pending_packs"] < answer["counts"]["packs"]
     names = [figure["name"] for figure in answer["figures"]]
-    assert len(set(names)) == len(names) == 9
+    assert len(set(names)) == len(names) == 8
     assert all(figure["n"] == 1 and figure["min"] > 0 for figure in answer["figures"])
     (still, *lossy) = answer["schedule"]["cases"]
     assert still["lost"] == 0 and still["repeated_share"] == pytest.approx(0.0, abs=1e-9)
@@ -35,7 +35,7 @@ def test_a_half_recorded_sweep_resumes_with_the_other_half(tmp_path: Path) -> No
     rows = scale.rows_of(trials, scale.sweep_config(composed))
     assert [row["trial_key"] for row in rows] == [trial_key(config) for config in trials]
     scale.appended(tmp_path, rows[:400], 8)
-    assert len(read(tmp_path).rows) == 400
+    assert len(read_ledger(tmp_path).rows) == 400
     left = scale.resumed(tmp_path, packs)
     missing = {row["trial_key"] for row in rows[400:]}
     assert missing <= {trial_key(config) for pack in left for config in pack}

@@ -20,26 +20,25 @@ import pytest
 from hptransfer.config.choices import Status
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError, UserError
-from hptransfer.results import ledger_writer
+from hptransfer.results import curves, ledger_rows, ledger_writer
 from hptransfer.results import table as ledger_table
-from tests.support.files import unchangeable
 from tests.support.paths import ROOT
 from tests.support.recorded_rows import HPS, PROVENANCE, diverged, make_row, result, write_rows
 
 
 def test_rows_come_back_as_they_were_written(tmp_path: Path):
-    rows = [make_row(0), ledger_writer.row(diverged(1), HPS, PROVENANCE)]
+    rows = [make_row(0), ledger_rows.ledger_row(diverged(1), HPS, PROVENANCE)]
     with ledger_writer.LedgerWriter(tmp_path) as writer:
         writer.append(rows[:1])
         writer.append(rows[1:])
-    found = ledger_writer.read(tmp_path)
+    found = ledger_rows.read_ledger(tmp_path)
     assert [{**row, "check": None} for row in found.rows] == [{**r, "check": None} for r in rows]
     assert found.notice is None
     assert found.keys == {trial_key(result(seed).config) for seed in (0, 1)}
 
 
 def test_keys_of_a_line_stand_in_the_documented_order():
-    line = ledger_writer.encode(make_row())
+    line = ledger_rows.encode_row(make_row())
     assert list(json.loads(line)) == [
         *("trial_key", "status", "loss", "width", "parametrization", "hps", "seed", "schema"),
         *("config", "diverged_at_step", "stopped_at_step", "metrics", "cost", "provenance"),
@@ -53,16 +52,16 @@ def test_non_finite_metrics_are_null_and_a_non_finite_loss_is_refused():
     row = make_row(loss_at_init=math.inf, train_loss=math.nan)
     assert row["metrics"] == {"loss_at_init": None, "train_loss": None, "clipped_share": 0.125}
     with pytest.raises(ValueError, match="JSON compliant"):
-        ledger_writer.encode(make_row(loss=math.nan))
+        ledger_rows.encode_row(make_row(loss=math.nan))
     with pytest.raises(ValueError, match="a loss exactly if it completed"):
-        ledger_writer.encode(make_row(status=Status.diverged))
+        ledger_rows.encode_row(make_row(status=Status.diverged))
 
 
 def test_a_torn_last_line_is_told_by_read_and_removed_by_the_writer(tmp_path: Path):
     path = write_rows(tmp_path, 2)
     whole = path.read_bytes()
-    path.write_bytes(whole + ledger_writer.encode(make_row(2))[:100])
-    found = ledger_writer.read(tmp_path)
+    path.write_bytes(whole + ledger_rows.encode_row(make_row(2))[:100])
+    found = ledger_rows.read_ledger(tmp_path)
     assert len(found.rows) == 2
     assert found.torn_bytes == 100
     assert found.notice is not None
@@ -71,16 +70,16 @@ def test_a_torn_last_line_is_told_by_read_and_removed_by_the_writer(tmp_path: Pa
         assert writer.notice == found.notice
         assert path.read_bytes() == whole
         writer.append([make_row(2)])
-    assert len(ledger_writer.read(tmp_path).rows) == 3
+    assert len(ledger_rows.read_ledger(tmp_path).rows) == 3
 
 
 def test_a_last_line_without_only_its_newline_is_a_row(tmp_path: Path):
     path = write_rows(tmp_path, 2)
     path.write_bytes(path.read_bytes()[:-1])
-    assert len(ledger_writer.read(path).rows) == 2
+    assert len(ledger_rows.read_ledger(path).rows) == 2
     with ledger_writer.LedgerWriter(tmp_path) as writer:
         writer.append([make_row(2)])
-    assert len(ledger_writer.read(path).rows) == 3
+    assert len(ledger_rows.read_ledger(path).rows) == 3
 
 
 @pytest.mark.parametrize("damage", [(b"0.612345", b"0.512345"), (b'{"trial', b"{trial")])
@@ -91,7 +90,7 @@ def test_an_edited_line_is_refused_with_file_and_line(tmp_path: Path, damage: tu
     path.write_bytes(b"".join(lines))
     message = f"Line 2 of {path} is not as it was written"
     with pytest.raises(UserError, match=re.escape(message)):
-        ledger_writer.read(tmp_path)
+        ledger_rows.read_ledger(tmp_path)
     with pytest.raises(UserError, match=re.escape(message)), ledger_writer.LedgerWriter(tmp_path):
         pass
 
@@ -100,17 +99,17 @@ def test_a_damaged_last_line_with_its_newline_is_not_taken_for_torn(tmp_path: Pa
     path = write_rows(tmp_path, 2)
     path.write_bytes(path.read_bytes()[:-20] + b"\n")
     with pytest.raises(UserError, match="Line 2 "):
-        ledger_writer.read(tmp_path)
+        ledger_rows.read_ledger(tmp_path)
 
 
 def test_a_newer_schema_asks_for_an_upgrade(tmp_path: Path):
     path = write_rows(tmp_path, 1)
-    path.write_bytes(path.read_bytes() + ledger_writer.encode({**make_row(1), "schema": 3}))
+    path.write_bytes(path.read_bytes() + ledger_rows.encode_row({**make_row(1), "schema": 3}))
     with pytest.raises(UserError, match=r"Line 2 .* schema 3, .* up to 2\. Upgrade"):
-        ledger_writer.read(tmp_path)
+        ledger_rows.read_ledger(tmp_path)
     path.write_bytes(b'{"schema":3,"of":"another kind"}\n')
     with pytest.raises(UserError, match=r"Line 1 .* schema 3"):
-        ledger_writer.read(tmp_path)
+        ledger_rows.read_ledger(tmp_path)
 
 
 def test_a_repeated_trial_is_refused(tmp_path: Path):
@@ -119,9 +118,9 @@ def test_a_repeated_trial_is_refused(tmp_path: Path):
         for rows in ([make_row(1)], [make_row(5), make_row(5)]):
             with pytest.raises(ValueError, match="have a row"):
                 writer.append(rows)
-    path.write_bytes(path.read_bytes() + ledger_writer.encode(make_row(0)))
+    path.write_bytes(path.read_bytes() + ledger_rows.encode_row(make_row(0)))
     with pytest.raises(UserError, match="lines 1 and 3"):
-        ledger_writer.read(tmp_path)
+        ledger_rows.read_ledger(tmp_path)
 
 
 def test_a_ledger_changed_by_another_program_takes_no_more_rows(tmp_path: Path):
@@ -133,27 +132,38 @@ def test_a_ledger_changed_by_another_program_takes_no_more_rows(tmp_path: Path):
             writer.append([make_row(1)])
 
 
-def test_a_gzipped_ledger_reads_and_is_unpacked_by_the_writer(tmp_path: Path):
+def test_a_gzipped_ledger_is_refused_with_the_command_that_unpacks_it(tmp_path: Path):
     path = write_rows(tmp_path, 3)
     zipped = tmp_path / "ledger.jsonl.gz"
     zipped.write_bytes(gzip.compress(path.read_bytes()))
-    with pytest.raises(UserError, match="holds both"):
-        ledger_writer.read(tmp_path)
+    folder, whole = str(tmp_path), {file: file.read_bytes() for file in (path, zipped)}
+
+    def write() -> None:
+        with ledger_writer.LedgerWriter(folder):
+            pass
+
+    ways = (
+        write,
+        lambda: ledger_rows.read_ledger(folder),
+        lambda: ledger_rows.read_ledger_rows(folder),
+        lambda: list(ledger_rows.iterate_ledger_rows(folder)),
+    )
+    for way in ways:
+        with pytest.raises(UserError, match=r"holds both ledger\.jsonl and ledger\.jsonl\.gz"):
+            way()
+    assert {file: file.read_bytes() for file in (path, zipped)} == whole
     path.unlink()
-    assert len(ledger_writer.read(tmp_path).rows) == 3
-    with ledger_writer.LedgerWriter(tmp_path) as writer:
-        writer.append([make_row(3)])
-    assert len(ledger_writer.read(tmp_path).rows) == 4
-    assert not zipped.exists()
-    zipped.write_bytes(gzip.compress(path.read_bytes())[:-30])
-    with pytest.raises(UserError, match="damaged"):
-        ledger_writer.read(zipped)
+    for way in (*ways, lambda: ledger_rows.read_ledger(zipped)):
+        with pytest.raises(UserError, match=f"gunzip {re.escape(str(zipped))}"):
+            way()
+    subprocess.run(["gunzip", str(zipped)], check=True)
+    assert len(ledger_rows.read_ledger(folder).rows) == 3
 
 
 def test_a_missing_ledger_is_the_users_to_fix(tmp_path: Path):
     for path in (tmp_path, tmp_path / "typo", tmp_path / "ledger.jsonl"):
         with pytest.raises(UserError, match="There is no ledger at"):
-            ledger_writer.read(path)
+            ledger_rows.read_ledger(path)
 
 
 @pytest.fixture
@@ -174,25 +184,38 @@ def test_a_full_disk_loses_nothing_recorded(small_disk: Path):
             for start in range(0, 1000, 10):
                 writer.append([make_row(seed) for seed in range(start, start + 10)])
                 recorded = start + 10
-        found = ledger_writer.read(small_disk)
+        found = ledger_rows.read_ledger(small_disk)
         assert (len(found.rows), found.torn_bytes) == (recorded, 0)
         assert recorded > 0
         rest = writer.path.stat().st_size
         with pytest.raises(MachineError, match="No space left"):
-            ledger_writer.write_curve(small_disk, "key", [(step, 0.5) for step in range(20_000)])
+            curves.write_curve(small_disk, "key", [(step, 0.5) for step in range(20_000)])
         assert writer.path.stat().st_size == rest
         assert not (small_disk / "curves" / "key.json").exists()
 
 
-def test_a_read_only_ledger_is_the_users_to_fix(tmp_path: Path):
+@pytest.fixture
+def unchangeable_folder(tmp_path: Path) -> Iterator[Path]:
     write_rows(tmp_path, 1)
+    (tmp_path / "ledger.jsonl").chmod(0o444)
+    if not os.access(tmp_path / "ledger.jsonl", os.W_OK):
+        yield tmp_path
+        return
+    # Root may write whatever the mode says, but not to an immutable file.
+    change = ["chattr", "+i", str(tmp_path / "ledger.jsonl")]
+    if not shutil.which("chattr") or subprocess.run(change, check=False).returncode:
+        pytest.skip("running as root where chattr +i does not work")
+    yield tmp_path
+    subprocess.run(["chattr", "-i", str(tmp_path / "ledger.jsonl")], check=True)
+
+
+def test_a_read_only_ledger_is_the_users_to_fix(unchangeable_folder: Path):
     with (
-        unchangeable(tmp_path / "ledger.jsonl"),
         pytest.raises(UserError, match=r"must be writable, but .*ledger\.jsonl is not"),
-        ledger_writer.LedgerWriter(tmp_path),
+        ledger_writer.LedgerWriter(unchangeable_folder),
     ):
         pass
-    assert len(ledger_writer.read(tmp_path).rows) == 1
+    assert len(ledger_rows.read_ledger(unchangeable_folder).rows) == 1
 
 
 def test_a_folder_that_is_a_file_is_the_users_to_fix(tmp_path: Path):
@@ -208,7 +231,7 @@ APPENDER = """
 import sys
 sys.path.insert(0, {tests!r})
 from tests.support.recorded_rows import make_row
-from hptransfer.results import ledger_writer
+from hptransfer.results import curves, ledger_rows, ledger_writer
 with ledger_writer.LedgerWriter({folder!r}) as writer:
     for start in range(0, 10**6, 5):
         writer.append([make_row(seed) for seed in range(start, start + 5)])
@@ -231,19 +254,19 @@ def test_a_killed_writer_leaves_a_readable_ledger(tmp_path: Path):
     with ledger_writer.LedgerWriter(tmp_path) as writer:
         assert len(writer.keys) >= recorded
         writer.append([make_row(10**6)])
-    assert len(ledger_writer.read(tmp_path).rows) > recorded
+    assert len(ledger_rows.read_ledger(tmp_path).rows) > recorded
 
 
 def test_curves_round_trip(tmp_path: Path):
-    ledger_writer.write_curve(tmp_path, "0123456789ab", [(10, 0.5), (20, math.nan)])
-    assert ledger_writer.read_curve(tmp_path, "0123456789ab") == ((10, 0.5), (20, None))
-    assert ledger_writer.read_curve(tmp_path, "none") == ()
+    curves.write_curve(tmp_path, "0123456789ab", [(10, 0.5), (20, math.nan)])
+    assert curves.read_curve(tmp_path, "0123456789ab") == ((10, 0.5), (20, None))
+    assert curves.read_curve(tmp_path, "none") == ()
     assert [path.name for path in (tmp_path / "curves").iterdir()] == ["0123456789ab.json"]
 
 
 def test_the_table_has_the_documented_columns():
-    rows = [make_row(0), ledger_writer.row(diverged(1), HPS, PROVENANCE)]
-    table = ledger_table.table(rows)
+    rows = [make_row(0), ledger_rows.ledger_row(diverged(1), HPS, PROVENANCE)]
+    table = ledger_table.rows_table(rows)
     names = [c.name.replace("<hp>", "lr") for c in ledger_table.COLUMNS]
     assert list(table.columns) == names
     for column in ledger_table.COLUMNS:
@@ -253,7 +276,7 @@ def test_the_table_has_the_documented_columns():
     assert table["diverged_at_step"].tolist()[1] == 7
     assert table["log2_lr"].tolist() == [-7.5, -7.5]
     assert table["family"].tolist() == ["dit", "dit"]
-    assert list(ledger_table.table([]).columns) == [n for n in names if n != "log2_lr"]
+    assert list(ledger_table.rows_table([]).columns) == [n for n in names if n != "log2_lr"]
 
 
 def test_rows_are_on_disk_before_append_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -271,7 +294,7 @@ def test_a_curve_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: 
     replace, fsync = Path.replace, os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
     monkeypatch.setattr(Path, "replace", lambda a, b: (calls.append("replace"), replace(a, b))[1])
-    ledger_writer.write_curve(tmp_path, "key", [(1, 0.5)])
+    curves.write_curve(tmp_path, "key", [(1, 0.5)])
     assert calls[:2] == ["fsync", "replace"]
 
 
@@ -286,23 +309,6 @@ def test_a_ledger_that_grew_meanwhile_takes_no_more_rows(tmp_path: Path):
     path = write_rows(tmp_path, 1)
     with ledger_writer.LedgerWriter(tmp_path) as writer:
         with path.open("ab") as other:
-            other.write(ledger_writer.encode(make_row(1)))
+            other.write(ledger_rows.encode_row(make_row(1)))
         with pytest.raises(UserError, match="changed by another program"):
             writer.append([make_row(2)])
-
-
-def test_a_gzipped_ledger_stays_until_its_copy_is_in_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    path = write_rows(tmp_path, 1)
-    zipped = tmp_path / "ledger.jsonl.gz"
-    zipped.write_bytes(gzip.compress(path.read_bytes()))
-    path.unlink()
-
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(Exception, match="No space left"), ledger_writer.LedgerWriter(tmp_path):
-        pass
-    assert len(ledger_writer.read(zipped).rows) == 1

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hptransfer.errors import UserError
-from hptransfer.results import ledger_writer
+from hptransfer.results import ledger_rows, ledger_writer
 from hptransfer.system import folder_lock
 from tests.support.paths import ROOT
 from tests.support.recorded_rows import make_row
@@ -25,7 +25,7 @@ HOLDER = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from tests.support.recorded_rows import make_row
-from hptransfer.results import ledger_writer
+from hptransfer.results import ledger_rows, ledger_writer
 with ledger_writer.LedgerWriter({folder!r}) as writer:
     writer.append([make_row(0)])
     print("writing", flush=True)
@@ -130,7 +130,7 @@ def test_who_lost_the_lock_appends_no_more(tmp_path: Path):
         (tmp_path / ".lock").unlink()
         with pytest.raises(UserError, match="by another program"):
             writer.append([make_row(1)])
-    assert len(ledger_writer.read(tmp_path).rows) == 1
+    assert len(ledger_rows.read_ledger(tmp_path).rows) == 1
 
 
 def test_the_owner_gives_signs_of_life_until_it_lost_the_lock(

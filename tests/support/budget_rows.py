@@ -10,7 +10,7 @@ import numpy as np
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.execution.pack_cost import MeasuredPack, PackCost
-from hptransfer.results.ledger_rows import row
+from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan.budget.knowledge import Knowledge, shape_of
 from tests.support.tiny import completed
@@ -47,5 +47,5 @@ def recorded_rows(sweep: SweepConfig, *, noise: float = 0.004) -> list[dict[str,
         rise = KNOWN.shape.rise(np.array([at["log2_lr"] + 5.5]))[0, 0]
         loss = 0.6 + rise + noise * rng.standard_normal()
         result = completed(config, loss=float(loss), loss_at_init=1.9)
-        rows.append(row(result, at, {"commit": "x"}))
+        rows.append(ledger_row(result, at, {"commit": "x"}))
     return rows

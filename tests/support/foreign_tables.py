@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hptransfer.results.ledger_writer import read
+from hptransfer.results.ledger_rows import read_ledger
 
 WIDTHS = (64, 128, 256, 512)
 POINTS = tuple(float(point) for point in range(-11, -3))
@@ -72,7 +72,7 @@ def outcomes(folder: Path = Path("results/mine")) -> dict[tuple, float | None]:
     """Losses of an imported folder by arm, width, log2 lr and seed."""
     return {
         (row["parametrization"], row["width"], row["hps"]["log2_lr"], row["seed"]): row["loss"]
-        for row in read(folder).rows
+        for row in read_ledger(folder).rows
     }
 
 

@@ -9,7 +9,7 @@ from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
 from hptransfer.config.compose.compose import as_run_yaml, compose_file, sweep_config
 from hptransfer.config.hyperparameters import hps, with_hyperparameters
-from hptransfer.results import ledger_writer
+from hptransfer.results import curves, ledger_rows, ledger_writer
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.sweeping.design.trials import wanted
@@ -43,7 +43,7 @@ def diverged(seed: int) -> TrialResult:
 
 
 def make_row(seed: int = 0, **changes: object) -> dict:
-    return ledger_writer.row(result(seed, **changes), HPS, PROVENANCE)
+    return ledger_rows.ledger_row(result(seed, **changes), HPS, PROVENANCE)
 
 
 def write_rows(folder: Path, count: int) -> Path:
@@ -61,7 +61,7 @@ def write_sweep(folder: Path, *overrides: str) -> tuple[ResultsFolder, list[dict
     sweep = sweep_config(composed)
     source.write_text(as_run_yaml(composed, name=sweep.name))
     rows = [
-        ledger_writer.row(result(config=config), hps(config, sweep.axes), PROVENANCE)
+        ledger_rows.ledger_row(result(config=config), hps(config, sweep.axes), PROVENANCE)
         for config in wanted(sweep).values()
     ]
     return ResultsFolder(folder), rows
@@ -71,5 +71,5 @@ def append_rows(folder: Path, rows: list[dict]) -> None:
     """Append rows, each with a curve."""
     with ledger_writer.LedgerWriter(folder) as writer:
         for row in rows:
-            ledger_writer.write_curve(folder, row["trial_key"], [(1, 0.5)])
+            curves.write_curve(folder, row["trial_key"], [(1, 0.5)])
         writer.append(rows)

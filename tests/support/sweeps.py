@@ -13,7 +13,7 @@ from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.execution.pack_cost import MeasuredPack, PackCost
 from hptransfer.execution.pack_sizes import Measurement, Trials
-from hptransfer.results.ledger_rows import read
+from hptransfer.results.ledger_rows import read_ledger
 from hptransfer.sweeping.run import driver
 from hptransfer.sweeping.run import job as jobs
 
@@ -21,7 +21,7 @@ LEDGER = Path("results/tiny/ledger.jsonl")
 
 
 def rows(path: Path = LEDGER) -> dict[str, dict[str, Any]]:
-    return {row["trial_key"]: row for row in read(path).rows}
+    return {row["trial_key"]: row for row in read_ledger(path).rows}
 
 
 def outcomes(path: Path = LEDGER) -> dict[str, tuple[str, float | None]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
-from hptransfer.results.ledger_rows import row as ledger_row
+from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.results.trial_result import TrialResult
 
 CURVE = ((2, 0.9), (4, 0.7), (6, 0.6))

@@ -12,7 +12,7 @@ from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import with_width
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import UserError
-from hptransfer.results.table import table
+from hptransfer.results.table import rows_table
 from hptransfer.sweeping.plan.budget.costs import Costs, between
 from hptransfer.sweeping.plan.budget.design import Design, designs, seed_lists, width_sets
 from hptransfer.sweeping.plan.budget.knowledge import Knowledge, known_from, shape_of
@@ -264,13 +264,15 @@ def test_a_shape_rises_as_it_is_told() -> None:
 
 def test_rows_say_what_is_known() -> None:
     sweep = question(seeds=(0, 1, 2, 3))
-    known = known_from(table(recorded_rows(sweep)), "log2_lr", Scaling.mup, steps=12, source="rows")
+    known = known_from(
+        rows_table(recorded_rows(sweep)), "log2_lr", Scaling.mup, steps=12, source="rows"
+    )
     assert known is not None
     assert known.noise == pytest.approx(0.004, rel=0.4)
     assert known.optimum == pytest.approx(-5.5, abs=4 * known.optimum_sd)
     assert known.shape.rise(np.array([1.0]))[0, 0] == pytest.approx(0.02, rel=0.4)
     assert 0 < known.drift_sd < 0.1
-    assert known_from(table([]), "log2_lr", Scaling.mup, steps=12, source="rows") is None
+    assert known_from(rows_table([]), "log2_lr", Scaling.mup, steps=12, source="rows") is None
 
 
 def test_shorter_training_is_a_sweep_of_its_own_and_the_target_keeps_its_length() -> None:

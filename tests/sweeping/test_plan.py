@@ -15,7 +15,8 @@ from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import trial_key
 from hptransfer.execution.pack_cost import MeasuredPack, PackCost
 from hptransfer.execution.pack_sizes import Measurement, by_shape
-from hptransfer.results.ledger_writer import LedgerWriter, row
+from hptransfer.results.ledger_rows import ledger_row
+from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan import costs
 from hptransfer.training.flops import step_flops, trial_flops
@@ -62,7 +63,7 @@ def record(path: Path, keys: set[str] | None = None, *, seconds: float = 10.0) -
     trials = [c for key, c in wanted(sweep).items() if keys is None or key in keys]
     results = [completed(config, flops=trial_flops(config), seconds=seconds) for config in trials]
     with LedgerWriter(Path("results/tiny")) as writer:
-        writer.append([row(r, hps(r.config, sweep.axes), {"commit": "x"}) for r in results])
+        writer.append([ledger_row(r, hps(r.config, sweep.axes), {"commit": "x"}) for r in results])
     return [trial_key(config) for config in trials]
 
 

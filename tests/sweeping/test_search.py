@@ -17,7 +17,7 @@ from hptransfer.config.identity import arm_of, canonical, trial_key
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import by_shape
-from hptransfer.results.asked_points import best_points, write_design
+from hptransfer.results.asked_points import best_points, write_asked_points
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.sweep_file import facts_of, read_design
 from hptransfer.sweeping.design.points import grid, points
@@ -163,7 +163,7 @@ def test_the_record_of_the_points_says_which_rows_are_wanted(tmp_path: Path) -> 
     sweep = sweep_of(LR, CLIP, design=DesignConfig(Method.sobol, 6))
     folder, trials = ResultsFolder(tmp_path), wanted(sweep)
     assert read_design(folder, tree_of(sweep)) is not None  # no file yet: nothing is wanted
-    write_design(folder, sweep, [tuple(trials.values())])
+    write_asked_points(folder, sweep, [tuple(trials.values())])
     facts = facts_of(tree_of(sweep), name="s", design=read_design(folder, tree_of(sweep)))
     assert facts.is_scattered and facts.wanted_count() == len(trials) == 6 * 2 * 3
     assert all(facts.wants(row_of(config, sweep)) for config in trials.values())
@@ -192,7 +192,7 @@ def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_the_record_is_strict_json_in_the_order_asked(tmp_path: Path) -> None:
     sweep = sweep_of(LR, design=DesignConfig(Method.sobol, 3))
-    write_design(ResultsFolder(tmp_path), sweep, [tuple(wanted(sweep).values())])
+    write_asked_points(ResultsFolder(tmp_path), sweep, [tuple(wanted(sweep).values())])
     record = json.loads((tmp_path / "design.json").read_text())
     assert record["method"] == "sobol" and record["rounds"] == 1
     assert [entry["points"] for entry in record["asked"]] == [points(sweep)] * 3

@@ -22,7 +22,7 @@ from hptransfer.config.choices import Status
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.data import load_data
 from hptransfer.errors import UserError
-from hptransfer.results.ledger_rows import encode, row
+from hptransfer.results.ledger_rows import encode_row, ledger_row
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.packs import run as trial_module
 from hptransfer.training.packs.loop import train_pack
@@ -52,11 +52,11 @@ def test_measuring_changes_no_loss_and_rows_say_what_was_measured(trials, runtim
     plain = run_pack([dataclasses.replace(c, quality=QualityConfig()) for c in configs], runtime)
     assert [r.loss for r in measured] == [r.loss for r in plain]
     assert [r.status for r in measured] == [Status.completed, Status.completed, Status.diverged]
-    rows, without = ([row(r, {}, {}) for r in results] for results in (measured, plain))
+    rows, without = ([ledger_row(r, {}, {}) for r in results] for results in (measured, plain))
     added = [r["metrics"].keys() - w["metrics"].keys() for r, w in zip(rows, without, strict=True)]
     assert added == [{"frechet_distance", "precision", "recall"}] * 2 + [set()]
     assert rows[0]["metrics"]["frechet_distance"] != rows[1]["metrics"]["frechet_distance"]
-    assert len(encode(rows[0])) - len(encode(without[0])) < 140
+    assert len(encode_row(rows[0])) - len(encode_row(without[0])) < 140
 
 
 def test_a_stopped_member_has_no_quality_and_the_others_keep_theirs(trials, runtime) -> None:

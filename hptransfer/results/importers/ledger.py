@@ -14,13 +14,18 @@ from hptransfer.errors import UserError
 from hptransfer.results.curves import curve_file
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.sweep_file import derive_question
-from hptransfer.results.ledger_rows import FILE_NAME, Ledger, locate, read, rows_in
+from hptransfer.results.ledger_rows import (
+    LEDGER_NAME,
+    Ledger,
+    find_ledger,
+    read_ledger,
+    read_ledger_rows,
+)
 from hptransfer.results.ledger_verify import require_key
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.system.files import require_inside, write_text
 
-LEDGER_NAMES = (FILE_NAME, f"{FILE_NAME}.gz")
 OUTCOME = ("status", "loss", "diverged_at_step", "stopped_at_step")
 BATCH = 1000  # rows appended with one fsync
 _LEDGER_LINE = b'{"trial_key":"'
@@ -37,7 +42,7 @@ class Slice:
 
 def is_ledger(source: Path) -> bool:
     """Say whether a path is a results folder's or a ledger's, and not another program's table."""
-    if source.is_dir() or source.name in LEDGER_NAMES or source.name.endswith(".jsonl.gz"):
+    if source.is_dir() or source.name == LEDGER_NAME or source.name.endswith(".jsonl.gz"):
         return True
     if not source.is_file():  # a bare name can only mean a folder; what has a suffix is a file
         return not source.suffix and ":" not in str(source)
@@ -70,7 +75,7 @@ def import_ledger(source: Path, folder: ResultsFolder) -> dict[str, Any]:
 
 def _read(path: Path) -> Ledger:
     """Read a ledger from elsewhere: its keys name files here, so they must be what they say."""
-    ledger = read(path)
+    ledger = read_ledger(path)
     for number, row in enumerate(ledger.rows, start=1):
         require_key(row, path, number)
     return ledger
@@ -82,13 +87,13 @@ def _slices(source: Path, folder: ResultsFolder) -> list[Slice]:
         raise UserError(f"There is no ledger at {source}. Name a results folder or its ledger.")
     if source.is_file():
         home = source.resolve().parent
-        name = home.name if source.name in LEDGER_NAMES else source.name
+        name = home.name if source.name == LEDGER_NAME else source.name
         return [Slice(source, name, _destination(home, folder))]
     home, target = source.resolve(), ResultsFolder(source).target
     require_inside(source, target)
     named = [
-        (locate(source), home.name, _destination(home, folder)),
-        (locate(target), f"{home.name}/{target.name}", folder.target),
+        (find_ledger(source), home.name, _destination(home, folder)),
+        (find_ledger(target), f"{home.name}/{target.name}", folder.target),
     ]
     found = [Slice(path, name, into) for path, name, into in named if path is not None]
     if not found:
@@ -119,7 +124,7 @@ def _append(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Append the rows whose trials have none; return them, and what became of all."""
     with LedgerWriter(each.into) as writer:
-        ours = {row["trial_key"]: row for row in rows_in(each.into)}
+        ours = {row["trial_key"]: row for row in read_ledger_rows(each.into)}
         fresh = [
             {**row, "source": row.get("source", each.name)}
             for row in rows

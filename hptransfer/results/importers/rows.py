@@ -23,8 +23,8 @@ from hptransfer.results.importers.cells import (
 )
 from hptransfer.results.importers.columns import Chosen, normalised
 from hptransfer.results.importers.sheet import Sheet
-from hptransfer.results.ledger_rows import SCHEMA
-from hptransfer.results.table import conditions
+from hptransfer.results.ledger_rows import LEDGER_SCHEMA
+from hptransfer.results.table import conditions_of
 from hptransfer.system.version import package_version
 
 UNKNOWN = "imported"  # the family, and the arm, of rows that do not say theirs
@@ -227,7 +227,7 @@ def ledger_row(
         "parametrization": arm,
         "hps": dict(hps),
         "seed": seed,
-        "schema": SCHEMA,
+        "schema": LEDGER_SCHEMA,
         "config": config,
         "diverged_at_step": diverged_at_step,
         "stopped_at_step": None,
@@ -240,7 +240,7 @@ def ledger_row(
 
 def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what may have one loss only: everything that a row says but its outcome."""
-    said = conditions(row["config"])
+    said = conditions_of(row["config"])
     family = row["config"]["model"]["family"]
     hps = tuple(sorted(row["hps"].items()))
     return (family, row["parametrization"], row["width"], row["seed"], hps, *said.values())

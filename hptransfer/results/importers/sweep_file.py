@@ -16,7 +16,7 @@ import yaml
 from hptransfer.config.sweep import VerdictConfig
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.ledger_rows import locate, scan
+from hptransfer.results.ledger_rows import find_ledger, scan_ledger
 from hptransfer.system.files import write_text
 from hptransfer.system.safe_yaml import read_mapping
 
@@ -71,8 +71,8 @@ class Survey:
 
 def derive_question(folder: ResultsFolder) -> None:
     """Derive an imported folder's sweep.yaml again from the rows it has."""
-    survey, found = Survey(), locate(folder.path)
-    for stretch in scan(found) if found else ():
+    survey, found = Survey(), find_ledger(folder.path)
+    for stretch in scan_ledger(found) if found else ():
         for row in stretch.rows:
             survey.add(row)
     survey.add_recorded_files(folder)

@@ -26,7 +26,7 @@ from hptransfer.results.importers.rows import (
 )
 from hptransfer.results.importers.sheet import Sheet
 from hptransfer.results.importers.sweep_file import Survey, write_question
-from hptransfer.results.ledger_rows import locate, scan
+from hptransfer.results.ledger_rows import find_ledger, scan_ledger
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.system.files import require_inside, require_links_inside
@@ -154,7 +154,7 @@ def _is_target(folder: ResultsFolder) -> bool:
 
 def _require_imported(folder: ResultsFolder) -> None:
     if not folder.sweep_file.is_file():
-        if locate(folder.path) is not None and not _only_foreign(folder.path):
+        if find_ledger(folder.path) is not None and not _only_foreign(folder.path):
             raise UserError(
                 f"{folder.path} holds a ledger without its sweep.yaml. Restore that file, or "
                 "import into another folder."
@@ -170,8 +170,8 @@ def _require_imported(folder: ResultsFolder) -> None:
 
 def _only_foreign(folder: Path) -> bool:
     """Say whether a ledger holds imported rows alone: an import that was cut short."""
-    found = locate(folder)
-    stretches = scan(found) if found else ()
+    found = find_ledger(folder)
+    stretches = scan_ledger(found) if found else ()
     return all("foreign" in row["config"] for each in stretches for row in each.rows)
 
 
@@ -195,8 +195,8 @@ def _require_same_axes(chosen: Chosen, survey: Survey, file: str, folder: Result
 def _survey_recorded(folder: Path, seen: _Seen, survey: Survey) -> set[str]:
     """Note the rows that a folder has; return their keys."""
     keys = set[str]()
-    found = locate(folder)
-    for stretch in scan(found) if found else ():
+    found = find_ledger(folder)
+    for stretch in scan_ledger(found) if found else ():
         for row in stretch.rows:
             seen.is_new(row, f"{row.get('source', 'a row')} (in {folder})")
             survey.add(row)

@@ -32,7 +32,7 @@ from hptransfer.config.choices import Method
 from hptransfer.config.identity import trial_key
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import MachineError
-from hptransfer.results.asked_points import Design, design_record
+from hptransfer.results.asked_points import AskedPoints, asked_points_record
 from hptransfer.sweeping.design.history import History, Place, Point, Rows, Tried, places, tried
 from hptransfer.system.files import opening
 from hptransfer.system.random_streams import stream
@@ -129,7 +129,7 @@ def write_study(
     A point's losses per seed are its user attributes. A failed point is FAIL there, one that lacks
     rows is left out. The file is made of the rows alone and never read.
     """
-    asked = Design.of_record(design_record(sweep, rounds)).points
+    asked = AskedPoints.of_record(asked_points_record(sweep, rounds)).points
     draft = path.with_name(f".{path.name}.partial")
     with quiet(), opening(path.parent), _storing(path):
         draft.unlink(missing_ok=True)

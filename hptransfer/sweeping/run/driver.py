@@ -25,9 +25,9 @@ from hptransfer.execution.pack_sizes import (
     timed_packs,
 )
 from hptransfer.execution.pack_sizes_file import read_packs, write_packs
-from hptransfer.results.asked_points import write_design
+from hptransfer.results.asked_points import write_asked_points
 from hptransfer.results.curves import write_curve
-from hptransfer.results.ledger_rows import row, rows_in
+from hptransfer.results.ledger_rows import ledger_row, read_ledger_rows
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.provenance import provenance
 from hptransfer.results.trial_result import TrialResult
@@ -48,16 +48,16 @@ def sweep(job: Job) -> int:
     if not job.sweep.is_adaptive:
         trials = list(wanted(job.sweep).values())
         if job.sweep.design.method is not Method.grid:
-            write_design(job.folder, job.sweep, [trials])
+            write_asked_points(job.folder, job.sweep, [trials])
         return run_trials(job, folder, trials)
     from hptransfer.sweeping.design.rounds import asked, write_study
 
     _measure_ahead(job)
 
     def next_rounds() -> Rounds:
-        rows = {row["trial_key"]: row for row in rows_in(folder)}
+        rows = {row["trial_key"]: row for row in read_ledger_rows(folder)}
         rounds = asked(job.sweep, rows)
-        write_design(job.folder, job.sweep, rounds)
+        write_asked_points(job.folder, job.sweep, rounds)
         write_study(job.folder, job.sweep, rounds, rows)
         return rounds
 
@@ -166,7 +166,7 @@ class _Work:
     def on_results(self, index: int, finished: list[TrialResult]) -> list[Trials]:
         """Record a pack; return further packs where all that was handed out is recorded."""
         fresh = [r for r in finished if trial_key(r.config) not in self._writer.keys]
-        rows = [row(r, hps(r.config, self.job.sweep.axes), self._provenance) for r in fresh]
+        rows = [ledger_row(r, hps(r.config, self.job.sweep.axes), self._provenance) for r in fresh]
         for result in fresh:
             write_curve(self.folder, trial_key(result.config), result.curve, result.held_out)
         self._writer.append(rows)

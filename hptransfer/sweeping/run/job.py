@@ -14,7 +14,7 @@ from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparamet
 from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
-from hptransfer.results.ledger_rows import keys_in
+from hptransfer.results.ledger_rows import iterate_ledger_rows
 from hptransfer.sweeping.design.trials import check_same_question, check_target, wanted
 from hptransfer.system.files import require_links_inside, write_text
 from hptransfer.system.folder_lock import FolderLock
@@ -144,7 +144,7 @@ def failure_sentence(answer: dict[str, Any]) -> str:
 
 def intention(job: Job) -> str:
     """Say what a sweep is about to do."""
-    done = keys_in(job.folder.path)
+    done = {row["trial_key"] for row in iterate_ledger_rows(job.folder.path)}
     if job.sweep.is_adaptive:
         return f"{job.sweep.name}: {len(done)} trials are recorded; asks for more in rounds"
     keys = set(wanted(job.sweep))

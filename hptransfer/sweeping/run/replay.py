@@ -17,7 +17,7 @@ from hptransfer.config.identity import trial_key
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.ledger import OUTCOME
-from hptransfer.results.ledger_rows import locate, row, scan
+from hptransfer.results.ledger_rows import iterate_ledger_rows, ledger_row
 from hptransfer.results.provenance import provenance
 from hptransfer.system.files import write_text
 from hptransfer.system.signals import end_if_asked
@@ -52,7 +52,7 @@ def replay(
     if completed:
         said = as_run_yaml(again, name=again.name, comment=f"Trial {key}, run again.")
         write_text(weights_file.with_suffix(".yaml"), said)
-    fresh = row(result, recorded["hps"], provenance())
+    fresh = ledger_row(result, recorded["hps"], provenance())
     return comparison(recorded, fresh, weights_file if completed else None)
 
 
@@ -112,9 +112,7 @@ def find(folder: ResultsFolder, prefix: str) -> dict[str, Any]:
 def _rows_from(folder: ResultsFolder, prefix: str) -> Iterator[dict[str, Any]]:
     """Yield the rows whose keys begin so, those of the sweep's own ledger last."""
     for home in (folder.target, folder.path):
-        ledger = locate(home)
-        for stretch in scan(ledger) if ledger else ():
-            yield from (row for row in stretch.rows if row["trial_key"].startswith(prefix))
+        yield from (row for row in iterate_ledger_rows(home) if row["trial_key"].startswith(prefix))
 
 
 def trial_of(recorded: Mapping[str, Any]) -> TrialConfig:

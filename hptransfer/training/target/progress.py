@@ -9,7 +9,7 @@ from typing import Any
 
 from hptransfer.config import BudgetConfig
 from hptransfer.config.choices import Status
-from hptransfer.results.ledger_rows import finite
+from hptransfer.results.ledger_rows import finite_or_none
 from hptransfer.training.reports import has_point
 from hptransfer.training.stopping import first_step, is_hopeless
 
@@ -41,7 +41,11 @@ class RunProgress:
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """Return all of it as plain JSON, after so many seconds."""
-        return {**asdict(self), "seconds": seconds, "loss_at_init": finite(self.loss_at_init)}
+        return {
+            **asdict(self),
+            "seconds": seconds,
+            "loss_at_init": finite_or_none(self.loss_at_init),
+        }
 
     def took(self, loss: float, *, clipped: bool, sound: bool) -> None:
         """Count one step."""

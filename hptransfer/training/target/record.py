@@ -17,7 +17,7 @@ from hptransfer.config import RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.models.parametrization import parameter_count
 from hptransfer.results.folder import RunFolder, write_json
-from hptransfer.results.ledger_rows import finite
+from hptransfer.results.ledger_rows import finite_or_none
 from hptransfer.results.provenance import provenance, utc_now
 from hptransfer.system.files import opening, write_text
 from hptransfer.system.version import package_version
@@ -96,7 +96,7 @@ def write_run_record(
         "steps": config.budget.steps,
         "steps_done": progress.step,
         "loss": progress.deciding_loss(config.budget),
-        "loss_at_init": finite(progress.loss_at_init),
+        "loss_at_init": finite_or_none(progress.loss_at_init),
         "diverged_at_step": progress.diverged_at,
         "stopped_at_step": progress.stopped_at,
         "parameters": parameter_count(config),

@@ -22,7 +22,7 @@ from hptransfer.data import Dataset
 from hptransfer.errors import Interrupted, MachineError
 from hptransfer.models.weights import save_weights
 from hptransfer.results.folder import RunFolder
-from hptransfer.results.ledger_rows import finite
+from hptransfer.results.ledger_rows import finite_or_none
 from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
 from hptransfer.system.signals import requested_signal
 from hptransfer.training.device import device_name
@@ -160,10 +160,10 @@ class TrainingRun:
         step = self.progress.step
         entry = LogEntry(
             step=step,
-            loss=finite(self.progress.logged()),
+            loss=finite_or_none(self.progress.logged()),
             lr_multiplier=self.engine.optimizer.multiplier(step - 1),
-            grad_norm=finite(report.grad_norm),
-            held_out_loss=None if held_out is None else finite(held_out),
+            grad_norm=finite_or_none(report.grad_norm),
+            held_out_loss=None if held_out is None else finite_or_none(held_out),
             **self.speed.of(*self.since_log),
         )
         self.since_log = (0, 0.0)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from hptransfer.cli.main import main
-from hptransfer.results import ledger_writer
+from hptransfer.results import curves, ledger_rows
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.ledger_writer import read
+from hptransfer.results.ledger_rows import read_ledger
 from tests.support.recorded_rows import append_rows, make_row, write_sweep
 
 MINE = Path("results/mine")
@@ -46,13 +46,13 @@ def test_missing_rows_are_appended_once(
     )
     assert out.splitlines()[-1] == "next: hptransfer fit results/mine"
     assert (MINE / "ledger.jsonl").read_bytes().startswith(before)
-    found = read(MINE).rows
+    found = read_ledger(MINE).rows
     assert [row["trial_key"] for row in found[30:]] == [row["trial_key"] for row in rows[:30]]
     for row, original in zip(found[30:], rows, strict=False):
         assert list(row)[-3:] == ["provenance", "source", "check"] and row["source"] == "slice"
         assert {name: row[name] for name in original} == original
-    assert [row["source"] for row in read(MINE / "target").rows] == ["slice/target"] * 2
-    assert ledger_writer.read_curve(MINE, rows[0]["trial_key"]) == ((1, 0.5),)
+    assert [row["source"] for row in read_ledger(MINE / "target").rows] == ["slice/target"] * 2
+    assert curves.read_curve(MINE, rows[0]["trial_key"]) == ((1, 0.5),)
     assert contents(source) == {**theirs, "slice/.lock": b""}
     after = contents(MINE)
     assert main(["import", "slice", "mine", "--json"]) == 0
@@ -67,24 +67,32 @@ def test_another_outcome_of_a_trial_is_told_and_ours_kept(
     source, rows = slices
     changed = [{**row, "loss": row["loss"] + 0.25 * i} for i, row in enumerate(rows[28:34])]
     changed[-1] |= {"status": "diverged", "loss": None, "diverged_at_step": 3}
-    (source / "ledger.jsonl").write_bytes(b"".join(map(ledger_writer.encode, changed)))
+    (source / "ledger.jsonl").write_bytes(b"".join(map(ledger_rows.encode_row, changed)))
     assert main(["import", "slice/ledger.jsonl", "results/mine"]) == 0
     out = capsys.readouterr().out
     assert "imported 2 rows" in out and "0 were there already" in out
     assert "4 trials have another outcome there, by up to 1 in loss: ours are kept" in out
-    kept = {row["trial_key"]: row["loss"] for row in read(MINE).rows}
+    kept = {row["trial_key"]: row["loss"] for row in read_ledger(MINE).rows}
     assert [kept[row["trial_key"]] for row in rows[30:]] == [row["loss"] for row in rows[30:]]
 
 
-def test_a_gzipped_ledger_and_a_targets_are_taken_too(slices: tuple[Path, list[dict]]):
-    source, _ = slices
-    plain = source / "ledger.jsonl"
-    (source / "ledger.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
-    plain.unlink()
-    assert main(["import", "slice/ledger.jsonl.gz", "results/mine"]) == 0
-    assert len(read(MINE).rows) == 60 and not (MINE / "target").exists()
+def test_the_ledger_of_a_target_goes_into_the_target(slices: tuple[Path, list[dict]]):
+    assert main(["import", "slice/ledger.jsonl", "results/mine"]) == 0
+    assert len(read_ledger(MINE).rows) == 60 and not (MINE / "target").exists()
     assert main(["import", "slice/target", "results/mine"]) == 0
-    assert len(read(MINE).rows) == 60 and len(read(MINE / "target").rows) == 2
+    assert len(read_ledger(MINE).rows) == 60 and len(read_ledger(MINE / "target").rows) == 2
+
+
+def test_a_gzipped_ledger_is_to_be_unpacked_first(
+    slices: tuple[Path, list[dict]], capsys: pytest.CaptureFixture[str]
+):
+    plain, before = slices[0] / "ledger.jsonl", contents(MINE)
+    (slices[0] / "ledger.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    for source in ("slice", "slice/ledger.jsonl.gz"):
+        assert main(["import", source, "results/mine"]) == 2
+        assert "gunzip slice/ledger.jsonl.gz" in capsys.readouterr().err
+    assert contents(MINE) == before
 
 
 def test_a_folder_that_is_not_there_gets_the_question_too(
@@ -96,7 +104,7 @@ def test_a_folder_that_is_not_there_gets_the_question_too(
     assert main(["import", "slice", "new"]) == 0
     assert "next: hptransfer sweep results/new/sweep.yaml" in capsys.readouterr().out
     assert Path("results/new/sweep.yaml").read_bytes() == Path("slice/sweep.yaml").read_bytes()
-    assert len(read(Path("results/new")).rows) == 40
+    assert len(read_ledger(Path("results/new")).rows) == 40
 
 
 def test_rows_that_the_sweep_does_not_want_are_kept_and_counted(
@@ -115,10 +123,10 @@ def test_rows_of_schema_1_are_imported_as_they_would_be_written_now(
 ):
     source, rows = slices
     old = {key: value for key, value in rows[0].items() if key != "stopped_at_step"}
-    (source / "ledger.jsonl").write_bytes(ledger_writer.encode({**old, "schema": 1}))
+    (source / "ledger.jsonl").write_bytes(ledger_rows.encode_row({**old, "schema": 1}))
     assert main(["import", "slice/ledger.jsonl", "results/mine"]) == 0
-    row = read(MINE).rows[-1]
-    assert (row["schema"], row["stopped_at_step"]) == (ledger_writer.SCHEMA, None)
+    row = read_ledger(MINE).rows[-1]
+    assert (row["schema"], row["stopped_at_step"]) == (ledger_rows.LEDGER_SCHEMA, None)
     assert main(["status", "mine", "--verify"]) == 0
 
 
@@ -130,7 +138,7 @@ def test_what_is_no_sound_ledger_is_refused_before_anything_is_written(
     Path("empty").mkdir()
     Path("forged").mkdir()
     key = {**rows[0], "trial_key": "../../../escaped"}
-    (Path("forged") / "ledger.jsonl").write_bytes(ledger_writer.encode(key))
+    (Path("forged") / "ledger.jsonl").write_bytes(ledger_rows.encode_row(key))
     lines = (source / "ledger.jsonl").read_bytes().splitlines(keepends=True)
     lines[3] = lines[3].replace(b'"seed":', b'"seed": ')
     (source / "ledger.jsonl").write_bytes(b"".join(lines))

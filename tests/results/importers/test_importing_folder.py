@@ -12,7 +12,7 @@ from hptransfer.analysis.of_folder import status
 from hptransfer.cli.main import main
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.sweep_file import overridden
-from hptransfer.results.ledger_writer import read
+from hptransfer.results.ledger_rows import read_ledger
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.system.safe_yaml import read_mapping
 from tests.support.foreign_tables import EXPECTED, WIDTHS, outcomes, records, write_csv
@@ -76,7 +76,7 @@ def test_a_targets_rows_go_into_our_own_sweeps_target(capsys: Printed):
     assert "holds a sweep of our own" in capsys.readouterr().err
     assert main(["import", "target.csv", "results/mine/target"]) == 0
     assert "next: hptransfer report results/mine\n" in capsys.readouterr().out
-    (first, _) = read(own.target).rows
+    (first, _) = read_ledger(own.target).rows
     assert (first["parametrization"], first["config"]["model"]["family"]) == ("shared", "dit")
     assert not (own.target / "sweep.yaml").exists()
 
@@ -114,7 +114,7 @@ def test_several_hyperparameters(capsys: Printed):
     assert main(["import", "rows.csv", "mine"]) == 2
     assert "another hyperparameter (weight_decay=COLUMN)" in capsys.readouterr().err
     assert main(["import", "rows.csv", "mine", "--columns", "weight_decay=wd", "lr=lr"]) == 0
-    hps = [row["hps"] for row in read(MINE).rows]
+    hps = [row["hps"] for row in read_ledger(MINE).rows]
     assert hps == [{"log2_lr": -1, "log2_weight_decay": wd} for wd in (-2, -3)]
     capsys.readouterr()
     assert main(["import", "other.csv", "mine"]) == 2

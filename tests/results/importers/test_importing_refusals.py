@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hptransfer.cli.main import main
-from hptransfer.results.ledger_writer import read
+from hptransfer.results.ledger_rows import read_ledger
 
 HEAD = "width,lr,seed,loss\n"
 ROW = "64,0.01,0,3.1\n"
@@ -177,10 +177,12 @@ def test_nothing_is_left_out_or_changed_without_a_word(capsys: Printed):
     assert "1 row with an infinite loss, taken as diverged trials (first: line 4)" in said
     assert "1 row flagged as diverged (first: line 5)" in said
     assert "1 row given twice, kept once (first: line 7)" in said
-    assert [r["status"] for r in read("results/mine").rows] == ["diverged"] * 4 + ["completed"]
+    assert [r["status"] for r in read_ledger("results/mine").rows] == ["diverged"] * 4 + [
+        "completed"
+    ]
     assert main(["import", "rows.csv", "other", "--missing", "drop"]) == 0
     assert "2 rows without a loss, left out (--missing drop)" in capsys.readouterr().out
-    assert len(read("results/other").rows) == 3
+    assert len(read_ledger("results/other").rows) == 3
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_nothing_is_left_out_or_changed_without_a_word(capsys: Printed):
 def test_labels_of_arms(label: str, arm: str):
     Path("rows.jsonl").write_text(json.dumps({"width": 8, "lr": 0.1, "loss": 1, "arm": label}))
     assert main(["import", "rows.jsonl", "mine"]) == 0
-    assert read("results/mine").rows[0]["parametrization"] == arm
+    assert read_ledger("results/mine").rows[0]["parametrization"] == arm
 
 
 @pytest.mark.parametrize(
@@ -211,14 +213,14 @@ def test_labels_of_arms(label: str, arm: str):
 def test_units_of_the_learning_rate(header: str, value: str):
     Path("rows.csv").write_text(f"width,{header},loss\n8,{value},1\n")
     assert main(["import", "rows.csv", "mine"]) == 0
-    assert read("results/mine").rows[0]["hps"] == {"log2_lr": -4.0}
+    assert read_ledger("results/mine").rows[0]["hps"] == {"log2_lr": -4.0}
 
 
 def test_of_two_units_log2_is_read_and_the_other_named(capsys: Printed):
     Path("rows.csv").write_text("width,lr,log2_lr,loss\n8,0.0624,-4,1\n")
     assert main(["import", "rows.csv", "mine"]) == 0
     assert "'lr' is not read: 'log2_lr' says the same in another unit" in capsys.readouterr().out
-    assert read("results/mine").rows[0]["hps"] == {"log2_lr": -4.0}
+    assert read_ledger("results/mine").rows[0]["hps"] == {"log2_lr": -4.0}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +237,7 @@ def test_of_two_units_log2_is_read_and_the_other_named(capsys: Printed):
 def test_dialects(text: str):
     Path("rows.csv").write_text(text, newline="")
     assert main(["import", "rows.csv", "mine"]) == 0
-    (row,) = read("results/mine").rows
+    (row,) = read_ledger("results/mine").rows
     assert (row["width"], row["hps"], row["loss"]) == (8, {"log2_lr": -4.0}, 1.0)
 
 
@@ -243,4 +245,4 @@ def test_nested_values_keep_the_names_of_what_they_are_in():
     row = {"width": 8, "config": {"lr": 0.5}, "summary": {"loss": 1, "lr": 0.0}}
     Path("runs.json").write_text(json.dumps([row]))
     assert main(["import", "runs.json", "mine", "--columns", "lr=config.lr"]) == 0
-    assert read("results/mine").rows[0]["hps"] == {"log2_lr": -1.0}
+    assert read_ledger("results/mine").rows[0]["hps"] == {"log2_lr": -1.0}

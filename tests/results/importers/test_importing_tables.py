@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hptransfer.cli.main import main
-from hptransfer.results.ledger_writer import encode, read
+from hptransfer.results.ledger_rows import encode_row, read_ledger
 from tests.support.foreign_tables import (
     EXPECTED,
     POINTS,
@@ -77,8 +77,8 @@ def test_every_command_works_on_an_imported_folder(capsys: Printed):
 def test_a_ledger_line_is_small_and_says_that_it_is_foreign():
     write_messy(Path("rows.csv"))
     assert main(["import", "rows.csv", "mine"]) == 0
-    rows = read(MINE).rows
-    assert max(len(encode(row)) for row in rows) < 600
+    rows = read_ledger(MINE).rows
+    assert max(len(encode_row(row)) for row in rows) < 600
     assert all(row["config"]["foreign"] == {} and row["source"] == "rows.csv" for row in rows)
     assert "time" not in rows[0]["provenance"]
 
@@ -227,7 +227,7 @@ def test_checkpoints_become_rows_of_so_many_steps(capsys: Printed):
     write_csv(Path("rows.csv"), rows)
     assert main(["import", "rows.csv", "mine"]) == 0
     assert "only under a constant learning rate" in capsys.readouterr().out
-    found = read(MINE).rows
+    found = read_ledger(MINE).rows
     assert {row["config"]["budget"]["steps"] for row in found} == {100, 200}
     assert len(found) == 2 * len(EXPECTED)
 
@@ -235,7 +235,7 @@ def test_checkpoints_become_rows_of_so_many_steps(capsys: Printed):
 def test_means_with_seed_counts_and_standard_deviations():
     Path("rows.csv").write_text("width,log2_lr,loss,n_seeds,loss_std\n64,-7,3.1,5,0.01\n")
     assert main(["import", "rows.csv", "mine"]) == 0
-    assert read(MINE).rows[0]["config"]["foreign"] == {"n_seeds": 5, "loss_sd": 0.01}
+    assert read_ledger(MINE).rows[0]["config"]["foreign"] == {"n_seeds": 5, "loss_sd": 0.01}
 
 
 def test_a_chart_of_a_tracker_has_a_run_a_column(capsys: Printed):
@@ -247,6 +247,6 @@ def test_a_chart_of_a_tracker_has_a_run_a_column(capsys: Printed):
     Path("chart.csv").write_text("\n".join(lines))
     words = ["loss=w{width} lr{lr} - val/loss", "parametrization:=mup"]
     assert main(["import", "chart.csv", "mine", "--columns", *words]) == 0
-    found = read(MINE).rows
+    found = read_ledger(MINE).rows
     assert len(found) == 2 * len(runs)
     assert outcomes() == {key: loss for key, loss in EXPECTED.items() if key[-1] == 0}

@@ -20,7 +20,7 @@ from hptransfer.errors import Interrupted, MachineError, UserError
 from hptransfer.models.weights import load_weights
 from hptransfer.results.curves import read_curve, read_held_out
 from hptransfer.results.folder import ResultsFolder, RunFolder
-from hptransfer.results.ledger_rows import rows_in
+from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.system.folder_lock import FolderLock
 from hptransfer.system.signals import raised_as_interrupted
 from hptransfer.training.packs.run import run_pack, train_trial
@@ -93,7 +93,7 @@ def test_a_run_gives_what_the_pack_of_its_row_gives(train) -> None:
     runtime = dataclasses.replace(composed.runtime, held_out_curve=True)
     result, weights = train_trial(composed.trial, runtime)
     assert answer["loss"] == pytest.approx(result.loss, rel=1e-6)
-    (row,) = rows_in(Path("results/target/target"))
+    (row,) = read_ledger_rows(Path("results/target/target"))
     assert row["metrics"]["loss_at_init"] == pytest.approx(result.loss_at_init, rel=1e-6)
     assert row["metrics"]["train_loss"] == pytest.approx(result.train_loss, rel=1e-6)
     assert row["metrics"]["clipped_share"] == pytest.approx(result.clipped_share)
@@ -169,7 +169,9 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bits(
         assert end.value.exit_code == 143
         record = json.loads(only_run().record_file.read_text())
         assert (record["status"], record["steps_done"]) == ("interrupted", cut)
-        assert not only_run().weights_file.exists() and not rows_in(Path("results/target/target"))
+        assert not only_run().weights_file.exists() and not read_ledger_rows(
+            Path("results/target/target")
+        )
     ended = train(*words, tell=said.append)
     assert said == [f"The run goes on at step {cuts[-1]} of 40."]
     ours, theirs = folder_of(ended), folder_of(whole)
@@ -302,7 +304,7 @@ def test_a_hopeless_run_is_stopped_where_a_pack_stops_it() -> None:
 def test_quality_is_in_the_row_as_a_pack_measures_it(train) -> None:
     words = ("quality.samples=100", "quality.steps=1")
     train(*words)
-    (row,) = rows_in(Path("results/target/target"))
+    (row,) = read_ledger_rows(Path("results/target/target"))
     trial = compose_file(Path("target.yaml"), list(words), as_run=True).trial
     (result,) = run_pack([trial], RUNTIME)
     assert result.quality is not None

@@ -19,8 +19,8 @@ from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution import run_packs
-from hptransfer.results.ledger_rows import row
-from hptransfer.results.table import table
+from hptransfer.results.ledger_rows import ledger_row
+from hptransfer.results.table import rows_table
 from hptransfer.results.trial_result import TrialResult
 
 # What a sweep cannot say before it has run, as standard deviations.
@@ -201,7 +201,7 @@ def run_pilot(
     )
     assert sweep.target is not None, "a budget is planned for a target"
     scaling, (axis,) = sweep.target.parametrization.scaling, sweep.axes
-    found = table(row(result, hps(result.config, [axis]), {}) for result in finished)
+    found = rows_table(ledger_row(result, hps(result.config, [axis]), {}) for result in finished)
     steps = packs[0][0].budget.steps
     known = known_from(found, axis, scaling, steps=steps, source="pilot")
     if known is None:

@@ -11,7 +11,7 @@ from hptransfer.config.choices import Method
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import PackSize
-from hptransfer.results.table import table
+from hptransfer.results.table import rows_table
 from hptransfer.sweeping.plan.budget.costs import Costs, probe
 from hptransfer.sweeping.plan.budget.design import Design, designs, step_counts, width_sets
 from hptransfer.sweeping.plan.budget.knowledge import (
@@ -218,7 +218,7 @@ def _knowledge(
     assert sweep.target is not None, "a budget is planned for a target"
     (axis,), steps = sweep.axes, sweep.base.budget.steps
     scaling = sweep.target.parametrization.scaling
-    known = known_from(table(rows), axis, scaling, steps=steps, source="rows")
+    known = known_from(rows_table(rows), axis, scaling, steps=steps, source="rows")
     if known is not None:
         return known, {}
     most = PILOT_SHARE * budget.amount
