@@ -90,6 +90,7 @@ def run_command(arguments: argparse.Namespace) -> int:
 def _finish_run(
     arguments: argparse.Namespace, folder: ResultsFolder, realised: Any, clock: Clock
 ) -> int:
+    from hptransfer.analysis.answer.text import estimates_text
     from hptransfer.reporting.text import answers as text
 
     estimates = read_json(folder.estimates_file, "arms")
@@ -98,7 +99,7 @@ def _finish_run(
     if arguments.json:
         print_json({**estimates, "transfer": transferred, "realised": realised})
     else:
-        print(text.optima_table(estimates))
+        print(estimates_text(estimates))
         print(text.transfer_lines(transferred))
         print(text.realised_line(realised))
         print(text.timing_line(clock.laps))
@@ -175,17 +176,14 @@ def next_after(
 def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer fit`."""
     from hptransfer.analysis import of_folder
-    from hptransfer.reporting.text import answers as text
-    from hptransfer.reporting.text.answers import agreement_text
+    from hptransfer.analysis.answer.text import estimates_text
 
     metric = metric_named(arguments.metric)
     estimates = of_folder.fit(folder, arguments.overrides, step=arguments.step, metric=metric)
     if arguments.json:
         print_json(estimates)
     else:
-        print(text.optima_table(estimates))
-        if metric is not LOSS:
-            print(agreement_text(estimates))
+        print(estimates_text(estimates))
         if arguments.overrides or arguments.step is not None:
             print(f"not kept: {folder.sweep_file.name} asks another question than this one.")
         print(f"next: {_after_fit(arguments, folder, estimates)}")

@@ -13,6 +13,11 @@ class Scaling(Enum):
     standard_embed = "standard_embed"
 
 
+def arm_name(label: str) -> str:
+    """Return an arm's name for people: µP for `mup`, any other arm's own label."""
+    return "µP" if label == Scaling.mup.value else label
+
+
 class Broken(Enum):
     """Deliberate faults in µP, which the coordinate check must find."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hptransfer.reporting.text.answers import optima_table, realised_line
+from hptransfer.analysis.answer.text import optima_table
+from hptransfer.reporting.figures.style import arm_title
+from hptransfer.reporting.text.answers import realised_line
 from tests.support.figure_extras import over_training
 from tests.support.figure_records import mup_arm, target_sweep
 
@@ -34,3 +36,10 @@ def test_a_realised_regret_without_a_prediction_is_held_against_none() -> None:
     assert realised_line(known).endswith(", predicted 0.00050: within the prediction")
     unknown = known | {"predicted": {"mean": None}}
     assert realised_line(unknown).endswith("), nothing was predicted")
+
+
+def test_an_arm_has_one_name_in_the_terminal_and_in_pictures() -> None:
+    for label, name in (("standard_embed", "standard_embed"), ("mup", "µP")):
+        arm = mup_arm() | {"parametrization": label}
+        assert f"{name}: {arm['verdict']}" in " ".join(printed(arm))
+        assert arm_title(arm) == f"{name}: {arm['verdict']}"

@@ -38,7 +38,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ArmAnswer:
     """One arm's fits, before they become a record."""
 
     basins: dict[int, Basin]
@@ -62,7 +62,7 @@ def answer_of(
     *,
     shift: Shift,
     rng: np.random.Generator,
-) -> Answer:
+) -> ArmAnswer:
     """Fit an arm's laws and what follows from them.
 
     Args:
@@ -81,7 +81,7 @@ def answer_of(
         theta = theta if shift.draws is None else theta + shift.draws
         at_target = target_regret(scaling, constant_value(scaling), theta, width=width)
     gain, limit = tolerance_of(basins, request.rule)
-    return Answer(
+    return ArmAnswer(
         basins=basins,
         noise=noise,
         scaling=scaling,
@@ -107,7 +107,7 @@ def tolerance_of(
     return gain, regret_limit(gain, run_sd, rule)
 
 
-def decision_of(answer: Answer, rule: VerdictConfig, *, hp: str) -> Decision:
+def decision_of(answer: ArmAnswer, rule: VerdictConfig, *, hp: str) -> Decision:
     """Apply the verdict's rule to an arm."""
     evidence = Evidence(
         basins=answer.basins,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.analysis.answer.arm_answer import Answer
+from hptransfer.analysis.answer.arm_answer import ArmAnswer
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import interval, number, quantile, scaled
 from hptransfer.analysis.laws.loss_law import band_entry, mixture_entry
@@ -15,7 +15,7 @@ from hptransfer.analysis.laws.regret import constant_value, emitted_value, targe
 NEAR_ZERO = 0.01  # a loss below this share of the loss at init gives no percentages
 
 
-def drift_entry(answer: Answer) -> dict[str, Any]:
+def drift_entry(answer: ArmAnswer) -> dict[str, Any]:
     """Return the drift in octaves per width doubling."""
     if answer.drift is not None:
         slope, draws = answer.drift.coefficients[1], answer.drift.coefficient_draws[:, 1]
@@ -27,7 +27,7 @@ def drift_entry(answer: Answer) -> dict[str, Any]:
     return interval(None, estimate=float(slope))
 
 
-def regret_entry(answer: Answer, *, loss_at_init: float) -> dict[str, Any]:
+def regret_entry(answer: ArmAnswer, *, loss_at_init: float) -> dict[str, Any]:
     """Return the constant law's regrets in units of the loss, as a share of G, and in percent."""
     noisy = answer.noise is not None
     held_out = interval(answer.held_out, noisy=noisy)
@@ -45,14 +45,14 @@ def regret_entry(answer: Answer, *, loss_at_init: float) -> dict[str, Any]:
     }
 
 
-def law_entry(answer: Answer, target_width: int | None) -> dict[str, Any]:
+def law_entry(answer: ArmAnswer, target_width: int | None) -> dict[str, Any]:
     """Return the laws with their weights, and the mixture's 90 % band over width."""
     noisy = answer.noise is not None
     band = band_entry(answer.mixture, target_width, quantity="theta", noisy=noisy)
     return {**mixture_entry(answer.mixture), "band": band}
 
 
-def target_entry(answer: Answer, width: int | None) -> dict[str, Any] | None:
+def target_entry(answer: ArmAnswer, width: int | None) -> dict[str, Any] | None:
     """Return the optimum at the target, the value to emit, and what that should cost."""
     scaling = answer.scaling
     if width is None or not answer.basins:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.answer.arm_answer import Answer, Request, answer_of, decision_of
+from hptransfer.analysis.answer.arm_answer import ArmAnswer, Request, answer_of, decision_of
 from hptransfer.analysis.answer.arm_record import drift_entry, law_entry, regret_entry, target_entry
 from hptransfer.analysis.answer.optimum_record import optimum_entry
 from hptransfer.analysis.answer.warnings import warnings_of
@@ -127,12 +127,12 @@ def _alone(
     return Found(arm, hp, where, basins, noise, lost, shift, block)
 
 
-def _answer(found: Found, request: Request) -> Answer:
+def _answer(found: Found, request: Request) -> ArmAnswer:
     rng = stream(*found.names, "law")
     return answer_of(found.basins, found.noise, request, shift=found.shift, rng=rng)
 
 
-def _record(found: Found, answer: Answer, request: Request) -> dict[str, Any]:
+def _record(found: Found, answer: ArmAnswer, request: Request) -> dict[str, Any]:
     arm, basins, noise, width = found.arm, found.basins, found.noise, request.target_width
     decision = decision_of(answer, request.rule, hp=found.hp)
     loss_at_init = float(np.median(arm.rows.loss_at_init))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures import Picture
 from hptransfer.reporting.figures.basins import BasinPanel, basins_data, draw_basins
 from hptransfer.reporting.figures.optimum_width import (
@@ -17,7 +18,7 @@ from hptransfer.reporting.figures.optimum_width import (
     draw_over_width,
     theta_limits,
 )
-from hptransfer.reporting.figures.style import ARMS, arm_name, hp_label
+from hptransfer.reporting.figures.style import ARMS, hp_label
 from hptransfer.reporting.figures.wording import span
 from hptransfer.results.metrics import LOSS, metric_of
 

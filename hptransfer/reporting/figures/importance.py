@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.reporting.figures.style import ARMS, MUTED, arm_name, hp_name, key_line
+from hptransfer.config.choices import arm_name
+from hptransfer.reporting.figures.style import ARMS, MUTED, hp_name, key_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

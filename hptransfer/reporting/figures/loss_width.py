@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.optimum_width import Band, Mark, OverWidth, Track, key_text
-from hptransfer.reporting.figures.style import arm_colors, arm_name
+from hptransfer.reporting.figures.style import arm_colors
 from hptransfer.results.metrics import metric_of
 
 

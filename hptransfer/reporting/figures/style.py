@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from hptransfer.config.choices import arm_name
 from hptransfer.config.hyperparameters import HYPERPARAMETERS
 
 if TYPE_CHECKING:
@@ -85,11 +86,6 @@ RC: dict[str, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "hptransfer",
 }
-
-
-def arm_name(parametrization: str) -> str:
-    """Name an arm as a reader sees it: µP for `mup`, all others by their own label."""
-    return "µP" if parametrization == "mup" else parametrization
 
 
 def arm_title(arm: dict[str, Any]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hptransfer.reporting.figures.style import arm_name, hp_label
+from hptransfer.config.choices import arm_name
+from hptransfer.reporting.figures.style import hp_label
 
 UNKNOWN = "not known"
 

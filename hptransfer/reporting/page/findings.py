@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures import wording
-from hptransfer.reporting.figures.style import arm_name, hp_label
+from hptransfer.reporting.figures.style import hp_label
 from hptransfer.reporting.page.page import bullets, element, table
 
 Record = Mapping[str, Any]

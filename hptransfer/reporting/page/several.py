@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures import wording
 from hptransfer.reporting.figures.conditions import NAMES
 from hptransfer.reporting.figures.importance import METHODS
-from hptransfer.reporting.figures.style import arm_name, hp_label, hp_name
+from hptransfer.reporting.figures.style import hp_label, hp_name
 from hptransfer.reporting.page.page import bullets, element, table
 
 Record = Mapping[str, Any]

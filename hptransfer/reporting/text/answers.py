@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hptransfer.results.metrics import metric_of
-
-LEFT = ("arm", "HP", "module", "role", "parameter")  # columns of text
-ARM_NAMES = {"mup": "µP", "standard": "standard", "standard_embed": "standard + embed"}
-
-
-def arm_name(label: str) -> str:
-    """Return an arm's name for people."""
-    return ARM_NAMES.get(label, label)
+from hptransfer.config.choices import arm_name
+from hptransfer.system.text import decimal, interval, text_table
 
 
 def check_line(answer: Mapping[str, Any]) -> str:
@@ -54,47 +46,6 @@ def _some(names: Sequence[str], shown: int = 4) -> str:
     """List the first names, and how many more there are."""
     more = f" and {len(names) - shown} more (--json lists them)" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
-
-
-def optima_table(estimates: Mapping[str, Any]) -> str:
-    """Return optimum per width with interval, then drift and verdict, for every arm."""
-    cells, lines = [], []
-    for arm in estimates["arms"]:
-        for optimum in arm["optima"]:
-            cells.append(
-                [
-                    arm_name(arm["parametrization"]),
-                    arm["hp"].replace("_", " "),
-                    str(optimum["width"]),
-                    f"{optimum['optimum']:.2f}",
-                    interval(optimum["low"], optimum["high"], ".2f"),
-                    _loss(optimum["loss"]),
-                    str(optimum["n_seeds"]),
-                    optimum["censored"] or "",
-                ]
-            )
-        lines += _arm_lines(arm, hp_named=len({each["hp"] for each in estimates["arms"]}) > 1)
-    measured = metric_of(estimates).label
-    columns = ["arm", "HP", "width", "optimum", "90 % interval", measured, "seeds", "censored"]
-    missing = estimates["trials"]["missing"]
-    if missing:
-        lines.append(f"{missing} trials of the sweep are missing: the answer may change.")
-    return "\n".join([text_table(f"sweep {estimates['sweep']}", columns, cells), *lines])
-
-
-def _arm_lines(arm: Mapping[str, Any], *, hp_named: bool) -> list[str]:
-    drift = arm["drift_octaves_per_doubling"]
-    name = arm_name(arm["parametrization"])
-    if hp_named:
-        name += f", {arm['hp'].replace('_', ' ')}"
-    lines = [
-        f"{name}: {arm['verdict']}; drift {decimal(drift['estimate'])} octaves per doubling "
-        f"{interval(drift['low'], drift['high'], '+.2f')}"
-    ]
-    lines += [f"  {reason}" for reason in arm["reasons"]]
-    lines += [f"  {over['sentence']}" for over in (arm.get("conditions") or {}).get("over", ())]
-    lines += [f"  warning: {warning}" for warning in arm["warnings"]]
-    return lines
 
 
 def transfer_lines(record: Mapping[str, Any]) -> str:
@@ -230,80 +181,3 @@ def trained_line(answer: Mapping[str, Any]) -> str:
         return "trained  stopped: the loss rose far above its start and stayed (budget.stop_after)"
     before = " (recorded before)" if answer["recorded_before"] else ""
     return f"trained  validation loss {answer['loss']:.5f}{before}\nweights  {answer['weights']}"
-
-
-def interval(low: float | None, high: float | None, form: str) -> str:
-    """Return an interval as [low, high]; an end the data does not support is a dash."""
-    return f"[{decimal(low, form)}, {decimal(high, form)}]"
-
-
-def _loss(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
-
-
-def decimal(value: float | None, form: str = "+.2f") -> str:
-    """Write a number; a missing one is a dash, and none is -0."""
-    if value is None:
-        return "-"
-    text = format(value, form)
-    return text.replace("-", "", 1) if float(text) == 0 else text
-
-
-def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, justify="left" if column in LEFT else "right")
-    for row in rows:
-        table.add_row(*row)
-    text = io.StringIO()
-    Console(file=text, width=100).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
-
-
-def agreement_text(estimates: Mapping[str, Any]) -> str:
-    """Say how far the optima by a metric are from those by the loss."""
-    told, by = estimates["agreement"], metric_of(estimates).label
-    several = len({arm["hp"] for arm in told}) > 1
-    cells = [
-        [
-            _name(arm, several=several),
-            str(at["width"]),
-            _optimum(at["by_loss"]),
-            _optimum(at["by_metric"]),
-            _spanned(at["difference"], "+.2f"),
-            _spanned(at["loss_regret"], ".4f"),
-        ]
-        for arm in told
-        for at in arm["widths"]
-    ]
-    columns = ["arm", "width", "by loss", f"by {by}", "difference", "costs in loss"]
-    lines = [text_table(f"optimum by {by} beside that by loss", columns, cells)]
-    for arm in told:
-        mean = arm["mean_difference"]
-        widths = f"{mean['widths']} width{'' if mean['widths'] == 1 else 's'}"
-        lines.append(
-            f"{_name(arm, several=several)}: mean difference {_spanned(mean, '+.2f')} octaves "
-            f"over {widths}; tolerance δ of the loss {decimal(arm['loss_tolerance'], '.5f')}"
-        )
-    return "\n".join(lines)
-
-
-def _name(arm: Mapping[str, Any], *, several: bool) -> str:
-    name = arm_name(arm["parametrization"])
-    return f"{name}, {arm['hp'].replace('_', ' ')}" if several else name
-
-
-def _optimum(told: Mapping[str, Any]) -> str:
-    return f"{told['optimum']:.2f}" + (f" ({told['censored']})" if told["censored"] else "")
-
-
-def _spanned(told: Mapping[str, Any], form: str) -> str:
-    if told["estimate"] is None and told["low"] is not None:
-        return f"{format(told['low'], form)} or more"
-    return f"{decimal(told['estimate'], form)} {interval(told['low'], told['high'], form)}"

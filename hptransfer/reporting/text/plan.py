@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hptransfer.config.budget_units import UNITS, written
+from hptransfer.config.choices import arm_name
 from hptransfer.config.conditions import CONDITIONS
 from hptransfer.reporting.figures.wording import duration
-from hptransfer.reporting.text.answers import arm_name, text_table
+from hptransfer.system.text import text_table
 
 COLUMNS = ("arm", "width", "trials", "to run", "packs", "FLOPs", "GiB", "s/pack", "hours", "from")
 LETTERS = 100

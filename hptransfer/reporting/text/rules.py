@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hptransfer.reporting.text.answers import arm_name, text_table
+from hptransfer.config.choices import arm_name
+from hptransfer.system.text import text_table
 
 # Columns of `rules`, and the names of the factors that they show.
 FACTORS = {"lr": "lr", "decay": "weight_decay", "eps": "eps", "forward": "forward"}

@@ -1,0 +1,37 @@
+"""Numbers, intervals and tables as text for a terminal, 100 columns wide."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+LEFT = ("arm", "HP", "module", "role", "parameter")  # heads of columns that are set to the left
+
+
+def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table with its title above it; `rows` hold a text for each of `columns`."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column in LEFT else "right")
+    for row in rows:
+        table.add_row(*row)
+    text = io.StringIO()
+    Console(file=text, width=100).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+
+
+def interval(low: float | None, high: float | None, form: str) -> str:
+    """Return an interval as [low, high]; an end the data does not support is a dash."""
+    return f"[{decimal(low, form)}, {decimal(high, form)}]"
+
+
+def decimal(value: float | None, form: str = "+.2f") -> str:
+    """Write a number; a missing one is a dash, and none is -0."""
+    if value is None:
+        return "-"
+    text = format(value, form)
+    return text.replace("-", "", 1) if float(text) == 0 else text
