@@ -66,34 +66,45 @@ def _of_whole_seeds(trained: pd.DataFrame, hp: str) -> NDArray[np.bool_]:
 
 
 def with_realised(folder: ResultsFolder, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a transfer record with what is known by now of its target; keep both in the folder.
+    """Write a transfer record, with what the target's rows say by now, into the folder; return it.
 
     `realised.json` is there while there is a regret to draw.
     """
-    answer = realised_answer(folder, record)
-    told = ("loss_at_transferred", "n_seeds", "predicted_loss", "loss_as_predicted", "reason")
-    complete = {
-        **record,
-        "realised_regret": answer["regret"] if answer and answer["reason"] is None else None,
-        "realised": answer and {name: answer[name] for name in told},
-    }
+    complete, answer = _completed(folder, record)
     write_json(folder.transfer_file, complete)
-    if answer and answer["reason"] is None:
+    if answer is not None:
         write_json(folder.realised_file, answer)
     else:
         folder.realised_file.unlink(missing_ok=True)
     return complete
 
 
+def _completed(
+    folder: ResultsFolder, record: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return a transfer record with what the target's rows say, and their answer if it has a
+    regret.
+    """
+    answer = realised_answer(folder, record)
+    told = ("loss_at_transferred", "n_seeds", "predicted_loss", "loss_as_predicted", "reason")
+    has_regret = answer is not None and answer["reason"] is None
+    complete = {
+        **record,
+        "realised_regret": answer["regret"] if answer and has_regret else None,
+        "realised": answer and {name: answer[name] for name in told},
+    }
+    return complete, answer if has_regret else None
+
+
 def refreshed(folder: ResultsFolder) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Return a folder's transfer record and the realised answer, made anew from the target's rows.
 
-    Either is None where there is none.
+    Either is None where there is none. Nothing is written.
     """
     record = read_json(folder.transfer_file, "target")
-    if record is not None and "config" in record["target"]:  # older records cannot tell its rows
-        record = with_realised(folder, record)
-    return record, read_json(folder.realised_file, "hp")
+    if record is None or "config" not in record["target"]:  # older records cannot tell its rows
+        return record, read_json(folder.realised_file, "hp")
+    return _completed(folder, record)
 
 
 def target_rows(folder: ResultsFolder, record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -165,6 +165,13 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--budget", metavar="8gpuh", help="what to sweep for so much")
     if name == "plot":
         parser.add_argument("--terminal", action="store_true", help="basins as text, no files")
+    if name in ("plot", "report"):
+        parser.add_argument(
+            "--out",
+            type=Path,
+            metavar="DIR",
+            help="write here and nothing into the results folder, which may be read-only",
+        )
     if name in ("fit", "transfer", "plot", "report"):
         parser.add_argument("--step", type=int, help="read losses at this step of training")
     if name in ("fit", "plot"):

@@ -242,12 +242,14 @@ def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         found = of_folder.fresh_estimates(folder, step=arguments.step, metric=metric)
         print(_basins_text(found))
         return 0
-    paths = [str(path) for path in pages.plot(folder, step=arguments.step, metric=metric)]
+    drawn = pages.plot(folder, out=arguments.out, step=arguments.step, metric=metric)
+    paths = [str(path) for path in drawn]
     if arguments.json:
         print_json({"files": paths})
     else:
         print("\n".join(paths))
-        print(f"next: {typed('report', arguments, str(folder.path))}")
+        elsewhere = [] if arguments.out is None else [f"--out={arguments.out}"]
+        print(f"next: {typed('report', arguments, str(folder.path), *elsewhere)}")
     return 0
 
 
@@ -268,7 +270,8 @@ def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer report`."""
     from hptransfer.reporting import of_folder as pages
 
-    path = pages.report(folder, _made_by(arguments, folder), step=arguments.step)
+    made_by = _made_by(arguments, folder)
+    path = pages.report(folder, made_by, out=arguments.out, step=arguments.step)
     if arguments.json:
         print_json({"files": [str(path)]})
     else:

@@ -2,49 +2,93 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.analysis.of_folder import fresh_estimates
 from hptransfer.analysis.target_rows import refreshed
 from hptransfer.config.choices import Scaling
+from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.metrics import LOSS, Metric
 from hptransfer.results.sweep_file import read_facts
 from hptransfer.system.files import opening
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def plot(folder: ResultsFolder, *, step: int | None = None, metric: Metric = LOSS) -> list[Path]:
-    """Draw every picture of a folder from its estimates."""
-    from hptransfer.reporting.figures import write_figures
+    from hptransfer.reporting.figures import Picture
 
-    if metric is not LOSS:
-        return _plot_by(folder, metric, step=step)
+
+class Records(NamedTuple):
+    """What the pictures and the report of a folder show; None where the folder has no such file."""
+
+    estimates: dict[str, Any]
+    check: dict[str, Any] | None  # the coordinate check of the µP arm
+    realised: dict[str, Any] | None
+    transfer: dict[str, Any] | None
+
+
+def read_records(folder: ResultsFolder, step: int | None = None) -> Records:
+    """Return a folder's records, made anew where rows were added since; nothing is written."""
     transfer, realised = refreshed(folder)
-    with opening(folder.figures):
-        return write_figures(
-            folder.figures,
-            estimates=fresh_estimates(folder, step=step),
-            check=mup_check(folder),
-            realised=realised,
-            transfer=transfer,
-        )
+    return Records(fresh_estimates(folder, step=step), mup_check(folder), realised, transfer)
 
 
-def _plot_by(folder: ResultsFolder, metric: Metric, *, step: int | None) -> list[Path]:
-    """Draw what a metric gave, and its optima beside those by the loss."""
-    from hptransfer.reporting.figures import pictures, write_pictures
+def figures(
+    folder: ResultsFolder, *, step: int | None = None, metric: Metric = LOSS
+) -> dict[str, Figure]:
+    """Return every picture of a folder as a matplotlib figure by name; nothing is written."""
+    from hptransfer.reporting.figures import drawn
+
+    return {picture.name: drawn(picture) for picture in _pictures(folder, step, metric)}
+
+
+def plot(
+    folder: ResultsFolder,
+    *,
+    out: Path | None = None,
+    step: int | None = None,
+    metric: Metric = LOSS,
+) -> list[Path]:
+    """Draw every picture of a folder into its `figures`; return the files.
+
+    Args:
+        out: the folder that gets `figures` instead.
+    """
+    from hptransfer.reporting.figures import write_pictures
+
+    place = _place(folder, out)
+    listed = _pictures(folder, step, metric)
+    with opening(place.path, "--out"):
+        return write_pictures(place.figures_by(metric), listed)
+
+
+def _pictures(folder: ResultsFolder, step: int | None, metric: Metric) -> list[Picture]:
+    """Return the pictures of a folder; by a metric, its optima beside those by the loss first."""
+    from hptransfer.reporting.figures import pictures
     from hptransfer.reporting.figures.agreement import agreement_pictures
 
+    if metric is LOSS:
+        return pictures(**read_records(folder, step)._asdict())
     by_loss = fresh_estimates(folder, step=step)
     by_metric = fresh_estimates(folder, step=step, metric=metric)
-    listed = [
-        *agreement_pictures(by_loss, by_metric),
-        *pictures(estimates=by_metric, check=None, realised=None, transfer=None),
-    ]
-    with opening(folder.figures):
-        return write_pictures(folder.figures_by(metric), listed)
+    return agreement_pictures(by_loss, by_metric) + pictures(estimates=by_metric)
+
+
+def _place(folder: ResultsFolder, out: Path | None) -> ResultsFolder:
+    """Return where pictures and report go, or say that they cannot go into the folder."""
+    if out is not None:
+        return ResultsFolder(out)
+    for path in (folder.path, folder.figures):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise UserError(
+                f"Pictures and report go into the results folder, but {path} cannot be written. "
+                "Add --out DIR to write them into a folder of your own."
+            )
+    return folder
 
 
 def mup_check(folder: ResultsFolder) -> dict[str, Any] | None:
@@ -53,23 +97,35 @@ def mup_check(folder: ResultsFolder) -> dict[str, Any] | None:
     return next((c for c in checks if c["parametrization"] == Scaling.mup.value), None)
 
 
-def report(folder: ResultsFolder, commands: Sequence[str], *, step: int | None = None) -> Path:
-    """Write the report, with the pictures in it."""
+def report(
+    folder: ResultsFolder,
+    commands: Sequence[str],
+    *,
+    out: Path | None = None,
+    step: int | None = None,
+) -> Path:
+    """Write the report with the pictures in it, and the pictures beside it; return the page.
+
+    Args:
+        commands: what was typed to come here, for the page.
+        out: the folder that gets both instead.
+    """
+    from hptransfer.reporting.figures import pictures, write_pictures
     from hptransfer.reporting.page.report import write_report
 
-    plot(folder, step=step)
-    write_report(
-        folder.report_file,
-        estimates=fresh_estimates(folder, step=step),
-        check=mup_check(folder),
-        realised=read_json(folder.realised_file, "hp"),
-        transfer=read_json(folder.transfer_file, "target"),
-        sweep=dict(read_facts(folder).tree),
-        figures=folder.figures,
-        timing=_timing(folder),
-        commands=list(commands),
-    )
-    return folder.report_file
+    place = _place(folder, out)
+    records = read_records(folder, step)
+    with opening(place.path, "--out"):
+        write_pictures(place.figures, pictures(**records._asdict()))
+        write_report(
+            place.report_file,
+            **records._asdict(),
+            sweep=dict(read_facts(folder).tree),
+            figures=place.figures,
+            timing=_timing(folder),
+            commands=list(commands),
+        )
+    return place.report_file
 
 
 def _timing(folder: ResultsFolder) -> dict[str, float] | None:

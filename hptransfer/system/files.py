@@ -26,8 +26,11 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opening(folder: Path) -> Iterator[None]:
-    """Turn what the user can fix by naming another folder into a UserError."""
+def opening(folder: Path, another: str = "--results") -> Iterator[None]:
+    """Turn what the user can fix by naming another folder into a UserError.
+
+    `another` is the option that names it.
+    """
     fixable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
     with writing(folder):
         try:
@@ -36,9 +39,9 @@ def opening(folder: Path) -> Iterator[None]:
             if error.errno not in fixable:
                 raise
             raise UserError(
-                f"A sweep's folder must be writable, but {error.filename or folder} is not: "
+                f"A folder to write into must be writable, but {error.filename or folder} is not: "
                 f"{error.strerror}. Make it a folder that may be written, or choose another with "
-                "--results."
+                f"{another}."
             ) from error
 
 

@@ -19,6 +19,7 @@ from hptransfer.reporting import of_folder as pages
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.system.signals import end_if_asked, raised_as_interrupted, requested_signal
 from hptransfer.training.packs.state import TrainingState
+from tests.support.files import unchangeable
 from tests.support.sweeps import LEDGER, outcomes, rows, run
 
 
@@ -257,14 +258,9 @@ def test_a_read_only_folder_is_one_sentence(
     folder = Path("results/tiny")
     before = LEDGER.read_bytes()
     capsys.readouterr()
-    made = subprocess.run(["chattr", "-R", "+i", str(folder)], capture_output=True, check=False)
-    if made.returncode:
-        pytest.skip("this file system cannot make a folder read-only for root (chattr +i)")
-    try:
+    with unchangeable(folder):
         assert run("sweep", "tiny.yaml") == 2
-        error = capsys.readouterr().err
-    finally:
-        subprocess.run(["chattr", "-R", "-i", str(folder)], check=True)
+    error = capsys.readouterr().err
     assert "must be writable" in error and error.count("\n") == 1
     assert LEDGER.read_bytes() == before
 

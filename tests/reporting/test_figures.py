@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hptransfer.reporting.figures import pictures, write_figures
+from hptransfer.reporting.figures import pictures, write_pictures
 from hptransfer.reporting.figures.basins import basins_data
 from hptransfer.reporting.figures.coordinate_check import coordinate_check_data, coordinate_rms_data
 from hptransfer.reporting.figures.optimum_width import optimum_width_data
@@ -105,8 +105,8 @@ def test_files_are_written_and_repeat_byte_for_byte(tmp_path: Path):
     records = {"estimates": quickstart(), "check": coordinate_check(), "realised": target_sweep()}
     records |= {"transfer": {"cost": COST}}
     before = copy.deepcopy(records)
-    first = write_figures(tmp_path / "first", **records)
-    second = write_figures(tmp_path / "second", **records)
+    first = write_pictures(tmp_path / "first", pictures(**records))
+    second = write_pictures(tmp_path / "second", pictures(**records))
     stems = ["summary", "basins-mup", "basins-standard", "optimum_width", "regret", "loss_width"]
     stems += ["realised", "cost", "coordinate_check", "coordinate_rms"]
     suffixes = (".png", ".svg", ".pdf")
@@ -125,7 +125,7 @@ def test_files_are_written_and_repeat_byte_for_byte(tmp_path: Path):
 def test_any_number_of_arms_and_widths_is_drawn(tmp_path: Path, arms: list[dict[str, Any]]):
     estimates = {"schema": 1, "sweep": "edge", "arms": arms}
     nothing = dict.fromkeys(("check", "realised", "transfer"))
-    written = write_figures(tmp_path, estimates=estimates, **nothing)
+    written = write_pictures(tmp_path, pictures(estimates=estimates, **nothing))
     of_arms = [p for p in written if p.name.startswith("basins")]
     assert len(of_arms) == 3 * len(arms)
     assert bool(written) == bool(arms)

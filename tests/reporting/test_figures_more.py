@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hptransfer.reporting.figures import pictures, write_figures
+from hptransfer.reporting.figures import pictures, write_pictures
 from hptransfer.reporting.figures.basins import basins_data
 from hptransfer.reporting.figures.conditions import condition_data
 from hptransfer.reporting.figures.cost import cost_data
@@ -185,8 +185,8 @@ def test_basins_say_seeds_cliff_and_draws_on_an_edge():
 def test_every_new_picture_is_drawn_and_repeats_byte_for_byte(tmp_path: Path):
     records: dict[str, Any] = {"estimates": full_estimates(), "check": None, "realised": None}
     records["transfer"] = {"cost": COST}
-    first = write_figures(tmp_path / "first", **records)
-    second = write_figures(tmp_path / "second", **records)
+    first = write_pictures(tmp_path / "first", pictures(**records))
+    second = write_pictures(tmp_path / "second", pictures(**records))
     stems = {path.stem for path in first}
     assert {"over-steps-mup", "surface-mup", "importance-mup", "cost", "regret"} <= stems
     for one, other in zip(first, second, strict=True):
@@ -208,4 +208,4 @@ def test_thin_records_are_drawn(tmp_path: Path):
             best |= {"low": None, "high": None}
     estimates = {"arms": [arm | {"conditions": thin}], "surfaces": [record]}
     nothing = dict.fromkeys(("check", "realised", "transfer"))
-    assert write_figures(tmp_path, estimates=estimates, **nothing)
+    assert write_pictures(tmp_path, pictures(estimates=estimates, **nothing))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hptransfer.errors import UserError
-from hptransfer.reporting.figures import wording, write_figures
+from hptransfer.reporting.figures import pictures, wording, write_pictures
 from hptransfer.reporting.page.report import write_report
 from hptransfer.system.version import package_version
 from tests.support.figure_extras import COST, full_estimates
@@ -78,7 +78,7 @@ def write_page(folder: Path, **changes: Any) -> str:
     """Draw the pictures, write the report of changed records, and return its text."""
     told = records(**changes)
     drawn = {name: told[name] for name in ("estimates", "check", "realised", "transfer")}
-    write_figures(folder / "figures", **drawn)
+    write_pictures(folder / "figures", pictures(**drawn))
     write_report(folder / "report.html", figures=folder / "figures", **told)
     return (folder / "report.html").read_text(encoding="utf-8")
 

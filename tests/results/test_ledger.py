@@ -22,6 +22,7 @@ from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError, UserError
 from hptransfer.results import curves, ledger_rows, ledger_writer
 from hptransfer.results import table as ledger_table
+from tests.support.files import unchangeable
 from tests.support.paths import ROOT
 from tests.support.recorded_rows import HPS, PROVENANCE, diverged, make_row, result, write_rows
 
@@ -194,28 +195,15 @@ def test_a_full_disk_loses_nothing_recorded(small_disk: Path):
         assert not (small_disk / "curves" / "key.json").exists()
 
 
-@pytest.fixture
-def unchangeable_folder(tmp_path: Path) -> Iterator[Path]:
+def test_a_read_only_ledger_is_the_users_to_fix(tmp_path: Path):
     write_rows(tmp_path, 1)
-    (tmp_path / "ledger.jsonl").chmod(0o444)
-    if not os.access(tmp_path / "ledger.jsonl", os.W_OK):
-        yield tmp_path
-        return
-    # Root may write whatever the mode says, but not to an immutable file.
-    change = ["chattr", "+i", str(tmp_path / "ledger.jsonl")]
-    if not shutil.which("chattr") or subprocess.run(change, check=False).returncode:
-        pytest.skip("running as root where chattr +i does not work")
-    yield tmp_path
-    subprocess.run(["chattr", "-i", str(tmp_path / "ledger.jsonl")], check=True)
-
-
-def test_a_read_only_ledger_is_the_users_to_fix(unchangeable_folder: Path):
     with (
+        unchangeable(tmp_path / "ledger.jsonl"),
         pytest.raises(UserError, match=r"must be writable, but .*ledger\.jsonl is not"),
-        ledger_writer.LedgerWriter(unchangeable_folder),
+        ledger_writer.LedgerWriter(tmp_path),
     ):
         pass
-    assert len(ledger_rows.read_ledger(unchangeable_folder).rows) == 1
+    assert len(ledger_rows.read_ledger(tmp_path).rows) == 1
 
 
 def test_a_folder_that_is_a_file_is_the_users_to_fix(tmp_path: Path):

@@ -43,33 +43,48 @@ class Picture(NamedTuple):
     draw: Callable[[Figure], None]
 
 
-def write_figures(
-    folder: Path,
-    *,
+def figures_of(
     estimates: dict[str, Any],
-    check: dict[str, Any] | None,
-    realised: dict[str, Any] | None,
-    transfer: dict[str, Any] | None,
-) -> list[Path]:
-    """Write every picture of a sweep; list the files."""
+    *,
+    check: dict[str, Any] | None = None,
+    realised: dict[str, Any] | None = None,
+    transfer: dict[str, Any] | None = None,
+) -> dict[str, Figure]:
+    """Return every picture that these records give as a matplotlib figure by name, unwritten.
+
+    Args:
+        estimates: what `fit` returns, and `estimates.json` holds.
+        check: a coordinate check, one of `check.json`.
+        realised: what the target's own sweep gave, `target/realised.json`.
+        transfer: what `transfer` returns, and `transfer.json` holds.
+    """
     listed = pictures(estimates=estimates, check=check, realised=realised, transfer=transfer)
-    return write_pictures(folder, listed)
+    return {picture.name: drawn(picture) for picture in listed}
+
+
+def drawn(picture: Picture) -> Figure:
+    """Return a picture as a matplotlib figure, laid out."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with matplotlib.style.context(["default", style.RC]):
+        figure = Figure(figsize=picture.size)
+        picture.draw(figure)
+        # Once by hand: as the figure's own engine it would run again for each format.
+        ConstrainedLayoutEngine().execute(figure)
+    return figure
 
 
 def write_pictures(folder: Path, listed: Sequence[Picture]) -> list[Path]:
     """Write pictures as PNG (160 dpi), SVG and PDF, the same bytes each time; list the files."""
     import matplotlib.style
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for picture in listed:
+        figure = drawn(picture)
         with matplotlib.style.context(["default", style.RC]):
-            figure = Figure(figsize=picture.size)
-            picture.draw(figure)
-            # Once by hand: as the figure's own engine it would run again for each format.
-            ConstrainedLayoutEngine().execute(figure)
             for suffix, settings in FORMATS.items():
                 path = folder / f"{picture.name}{suffix}"
                 figure.savefig(path, **settings)
@@ -80,9 +95,9 @@ def write_pictures(folder: Path, listed: Sequence[Picture]) -> list[Path]:
 def pictures(
     *,
     estimates: dict[str, Any],
-    check: dict[str, Any] | None,
-    realised: dict[str, Any] | None,
-    transfer: dict[str, Any] | None,
+    check: dict[str, Any] | None = None,
+    realised: dict[str, Any] | None = None,
+    transfer: dict[str, Any] | None = None,
 ) -> list[Picture]:
     """List the pictures these records give, in the order a reader wants them."""
     arms = [arm for arm in estimates["arms"] if arm["optima"]]
