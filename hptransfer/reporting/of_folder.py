@@ -17,9 +17,7 @@ from hptransfer.results.sweep_file import read_facts
 from hptransfer.system.files import opening
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from hptransfer.reporting.figures import Picture
+    from hptransfer.reporting.figures import Figure, Picture
 
 
 class Records(NamedTuple):
