@@ -86,3 +86,22 @@ def test_a_difference_is_found_wherever_it_is() -> None:
     ]
     assert differences({"a": 1}, {}) != [] and differences([1], [1, 2]) != []
     assert differences("extend", "drifts") != [] and differences(None, 0.0) != []
+
+
+def test_the_page_on_conditions_shows_the_studys_own_figures() -> None:
+    page = " ".join((ROOT / "docs" / "conditions.md").read_text().replace("> ", "").split())
+    estimates = read(ResultsFolder(STUDIES / "conditions").estimates_file)
+    assert estimates is not None
+    told = estimates["arms"][0]["conditions"]
+    cells: dict[tuple[float, float], list[str]] = {}
+    for each in told["optima"]:
+        ends = f"({each['low']:.2f} to {each['high']:.2f})"
+        under = cells.setdefault((each["batch_size"], each["steps"]), [])
+        under.append(f"{each['optimum']:.2f} {ends}")
+    for (batch, steps), optima in cells.items():
+        assert f"| {batch:g} | {steps:g} | {' | '.join(optima)} |" in page
+    _, *slopes = told["joint"]["coefficients"]
+    for each in (*slopes, told["shift_to_target"]):
+        assert f"{each['estimate']:+.2f} ({each['low']:+.2f} to {each['high']:+.2f})" in page
+    for over in told["over"]:
+        assert over["sentence"] in page
