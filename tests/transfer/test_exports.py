@@ -14,12 +14,15 @@ import torch
 import yaml
 from torch import nn
 
+import examples.mlp
 from hptransfer.config import RectifiedFlowConfig, TrialConfig
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.models.parametrization import build_model, param_groups
+from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.objectives import flow_times
 from hptransfer.training.schedule import lr_multiplier
 from hptransfer.transfer.exports import exports, write_exports
+from tests.support import custom_models
 
 CAPTIONS = "data=small_captioned_latents"
 CLIPPED = ("optimizer.clip_norm=0.5", "optimizer.weight_decay=0.1")
@@ -95,20 +98,17 @@ def run_groups(path: Path, model: nn.Module, readout: str) -> list[dict[str, Any
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("readout", ["hook", "folded"])
-def test_the_torch_file_gives_our_groups_without_us(
-    tmp_path: Path, family: str, readout: str
-) -> None:
+def test_the_torch_file_gives_our_groups(family: str, readout: str) -> None:
     config = target(family, "parametrization.output_scale=0.5")
-    write_exports(tmp_path, config)
     model = build_model(config, readout)
-    found = run_groups(tmp_path / "torch_groups.py", model, readout)
+    found = loaded(exports(config)["torch_groups.py"])["param_groups"](model, readout)
     ours = param_groups(model, config, readout)
     assert by_parameter(found) == by_parameter(ours)
     assert {tuple(group["betas"]) for group in found} == {(0.9, 0.99)}
     assert len(found) == len(ours) > 1
 
 
-def test_a_decay_that_is_independent_of_the_rate_is_exported_as_it_is_applied(
+def test_the_torch_file_needs_torch_alone_and_knows_a_decay_that_is_independent_of_the_rate(
     tmp_path: Path,
 ) -> None:
     config = target("dit", "parametrization.weight_decay_mode=independent")
@@ -132,22 +132,88 @@ def test_a_model_of_another_width_is_refused() -> None:
         groups["param_groups"](nn.Linear(2, 2))
 
 
-def test_the_torch_file_starts_and_scales_a_model_as_ours() -> None:
+def test_the_torch_file_scales_readouts_as_ours() -> None:
     config = target("dit", "init=paper", "parametrization.output_scale=0.5")
     groups = loaded(exports(config)["torch_groups.py"])
     model = build_model(config, "folded")  # its forward has no factor
-    groups["initialise"](model, seed=0, readout="hook")
     ours = build_model(config)
-    for name, parameter in model.named_parameters():
-        reference = ours.get_parameter(name)
-        if parameter.numel() > 500:
-            assert parameter.std().item() == pytest.approx(reference.std().item(), rel=0.15), name
     groups["scale_readouts"](model)
     model.load_state_dict(ours.state_dict())
     nn.init.normal_(model.get_parameter("final_layer.linear.weight"))
     ours.load_state_dict(model.state_dict())
     x, t, y = torch.randn(2, 1, 8, 8), torch.tensor([10.0, 500.0]), torch.tensor([1, 2])
     assert torch.allclose(model(x, t, y), ours(x, t, y), atol=1e-6)
+
+
+def mlp_target(*overrides: str) -> TrialConfig:
+    """Return the MLP of `examples`, whose biases and hidden weights µP wants otherwise."""
+    sizes = ("model=custom", "model.factory=examples.mlp:build", "model.base_width=16")
+    return compose_file(None, [*sizes, "model.width=64", *overrides]).trial
+
+
+def mlp(seed: int) -> nn.Module:
+    """Return the MLP as a user's own training code builds it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return examples.mlp.build(64)
+
+
+@pytest.mark.parametrize("readout", ["hook", "folded"])
+@pytest.mark.parametrize("scaling", ["mup", "standard"])
+def test_a_custom_model_starts_as_ours(scaling: str, readout: str) -> None:
+    config = mlp_target(f"parametrization.scaling={scaling}", "parametrization.init_scale=0.5")
+    groups = loaded(exports(config)["torch_groups.py"])
+    ours = build_model(config, readout)
+    same_draw = mlp(torch_generator(config.seed, "init").initial_seed())
+    groups["initialise"](same_draw, seed=0, readout=readout)
+    for name, parameter in same_draw.named_parameters():
+        assert torch.allclose(parameter, ours.get_parameter(name), rtol=1e-6), name
+    other_draw = mlp(seed=5)
+    groups["initialise"](other_draw, seed=0, readout=readout)
+    for name, parameter in other_draw.named_parameters():
+        if parameter.numel() > 1000:
+            std = ours.get_parameter(name).std().item()
+            assert parameter.std().item() == pytest.approx(std, rel=0.1), name
+
+
+def test_a_custom_model_that_starts_otherwise_or_twice_is_refused() -> None:
+    groups = loaded(exports(mlp_target())["torch_groups.py"])
+    model = mlp(seed=0)
+    bias = model.get_parameter("hidden.0.bias").detach().clone()
+    groups["initialise"](model, seed=0)
+    ratio = model.get_parameter("hidden.0.bias") / bias
+    assert ratio.tolist() == pytest.approx([2.0] * 64, rel=0.2)  # torch's falls with width^-1/2
+    with pytest.raises(ValueError, match="call initialise once"):
+        groups["initialise"](model, seed=0)
+    changed = mlp(seed=0)
+    nn.init.normal_(changed.get_parameter("hidden.1.weight"), std=0.5)
+    first = changed.get_parameter("hidden.0.bias").detach().clone()
+    with pytest.raises(ValueError, match=r"hidden\.1\.weight must be as the code of the tuned"):
+        groups["initialise"](changed, seed=0)
+    assert torch.equal(changed.get_parameter("hidden.0.bias"), first)  # nothing is half changed
+
+
+def test_frozen_parameters_of_a_custom_model_are_left_alone() -> None:
+    config = custom_models.trial("half")
+    groups = loaded(exports(config)["torch_groups.py"])
+    model = custom_models.half(config.model.width)
+    groups["initialise"](model, seed=0)
+    assert "label.weight" not in [n for g in groups["param_groups"](model) for n in g["names"]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_starts_with_our_stds(family: str) -> None:
+    config = target(family, "init=paper", "parametrization.init_scale=2")
+    groups = loaded(exports(config)["torch_groups.py"])
+    ours, model = build_model(config), build_model(config)
+    nn.utils.vector_to_parameters(
+        torch.zeros(sum(p.numel() for p in model.parameters())), model.parameters()
+    )
+    groups["initialise"](model, seed=0)
+    for name, parameter in model.named_parameters():
+        if parameter.numel() > 500:
+            std = ours.get_parameter(name).std().item()
+            assert parameter.std().item() == pytest.approx(std, rel=0.15), name
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear_decay"])

@@ -159,12 +159,18 @@ def drawn_parameters(config: TrialConfig) -> dict[str, Tensor]:
     assert isinstance(config.model, CustomConfig), "only a custom model has a factory"
     drawn = build_custom_model(config.model, torch_generator(config.seed, "init"))
     return {
-        shaped.name: drawn.get_parameter(shaped.name).detach() * _factor(config, shaped)
-        for shaped in shaped_parameters(config.model, config.data.layout)
+        name: drawn.get_parameter(name).detach() * multiplier
+        for name, multiplier in draw_multipliers(config).items()
     }
 
 
-def _factor(config: TrialConfig, shaped: ShapedParameter) -> float:
+def draw_multipliers(config: TrialConfig) -> dict[str, float]:
+    """Return what multiplies each parameter of a custom model as its factory draws it."""
+    trainable = shaped_parameters(config.model, config.data.layout)
+    return {shaped.name: _draw_multiplier(config, shaped) for shaped in trainable}
+
+
+def _draw_multiplier(config: TrialConfig, shaped: ShapedParameter) -> float:
     model = config.model
     assert isinstance(model, CustomConfig), "only a custom model has a factory"
     base = measured_inits(_at_base(model))[shaped.name].base

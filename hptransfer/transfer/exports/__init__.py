@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hptransfer.config import TrialConfig
+from hptransfer.config import CustomConfig, TrialConfig
 from hptransfer.models.parametrization.rules import branch_multipliers
 from hptransfer.system.files import write_text
 from hptransfer.transfer.exports import diffusers, megatron
@@ -29,6 +29,8 @@ def exports(config: TrialConfig) -> dict[str, str]:
     parameters = resolved(config)
     theirs = diffusers.renamed(parameters, config.model.family)
     notes = [_branches(config)] if branch_multipliers(config) else []
+    if isinstance(config.model, CustomConfig):
+        notes.append(f"Weights start as {config.model.factory} draws them, times a factor each.")
     return {
         "factors.json": factors_text(config),
         "torch_groups.py": torch_groups_text(config, parameters, readout="hook", says=notes),

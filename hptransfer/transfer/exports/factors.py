@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from hptransfer.config import CustomConfig, TrialConfig
-from hptransfer.config.choices import WeightDecayMode
 from hptransfer.models.families import initializer
-from hptransfer.models.parametrization import ParameterRule, forward_multipliers, parameter_rules
+from hptransfer.models.parametrization import (
+    ParameterRule,
+    coupled_weight_decay,
+    forward_multipliers,
+    parameter_rules,
+)
+from hptransfer.models.parametrization.measured import draw_multipliers
 from hptransfer.models.parametrization.rules import readout_factor
 
 SCHEMA = 1
@@ -30,28 +35,32 @@ class Parameter:
     eps: float
     forward: float  # of the layer's input: a readout's factor, the output scale included
     distribution: str  # zero, one, normal, uniform; `model` where a custom model draws it
-    init_std: float
+    init_std: float  # root mean square of the entries at the start
+    draw_multiplier: float = 1.0  # of the entries as a custom model draws them
 
 
 def resolved(config: TrialConfig) -> list[Parameter]:
     """Return the trial's parameters in the model's order, each as its optimizer would have it."""
-    return [_parameter(config, rule) for rule in parameter_rules(config)]
+    multipliers = draw_multipliers(config) if isinstance(config.model, CustomConfig) else {}
+    return [
+        _parameter(config, rule, multipliers.get(rule.name, 1.0))
+        for rule in parameter_rules(config)
+    ]
 
 
-def _parameter(config: TrialConfig, rule: ParameterRule) -> Parameter:
+def _parameter(config: TrialConfig, rule: ParameterRule, draw_multiplier: float) -> Parameter:
     optimizer, own = config.optimizer, rule.factors
-    independent = config.parametrization.weight_decay_mode is WeightDecayMode.independent
-    decay = optimizer.weight_decay / (optimizer.lr if independent else 1.0)
     return Parameter(
         name=rule.name,
         shape=rule.shape,
         role=rule.role.value,
         lr=optimizer.lr * own.lr,
-        weight_decay=decay * own.weight_decay,
+        weight_decay=coupled_weight_decay(config) * own.weight_decay,
         eps=optimizer.eps * own.eps,
         forward=readout_factor(config, rule),
         distribution=_distribution(config, rule.name),
         init_std=rule.init_std,
+        draw_multiplier=draw_multiplier,
     )
 
 
@@ -72,6 +81,7 @@ def folded(parameter: Parameter) -> Parameter:
         eps=parameter.eps / f,
         forward=1.0,
         init_std=parameter.init_std * f,
+        draw_multiplier=parameter.draw_multiplier * f,
     )
 
 

@@ -27,7 +27,7 @@ def torch_groups_text(
         f"OPTIMIZER = {{'betas': {(optimizer.beta1, optimizer.beta2)}, "
         f"'clip_norm': {optimizer.clip_norm}}}",
         f"SCHEDULE = {schedule(config)!r}",
-        "# name: (shape, lr, weight decay, epsilon, factor of the input, distribution, std)",
+        "# name: the fields of Rule",
         "PARAMETERS = {",
         *(f"    {p.name!r}: {_entry(p)!r}," for p in patterns(parameters)),
         "}",
@@ -37,4 +37,5 @@ def torch_groups_text(
 
 def _entry(parameter: Parameter) -> tuple[object, ...]:
     p = parameter
-    return (p.shape, p.lr, p.weight_decay, p.eps, p.forward, p.distribution, p.init_std)
+    fields = (p.shape, p.lr, p.weight_decay, p.eps, p.forward, p.distribution, p.init_std)
+    return (*fields, p.draw_multiplier) if p.distribution == "model" else fields
