@@ -82,7 +82,7 @@ class Study:
 def opened(path: Path) -> Study:
     """Open a swept folder; refuse one whose runs cannot be compared by their steps."""
     folder = find_folder(path)
-    composed = compose_file(folder.sweep_file, [], as_run=True)
+    composed = compose_file(folder.sweep_file, [])
     sweep = sweep_config(composed)
     _require_comparable(sweep, folder)
     assert sweep.target is not None, "it was required"

@@ -26,8 +26,8 @@ from benchmarks import measure, scale_schedule
 from benchmarks.synthetic import rows_of
 from hptransfer.config.compose.compose import (
     Composed,
-    as_run_yaml,
     compose_file,
+    resolved_yaml,
     shipped_folder,
     sweep_config,
 )
@@ -109,7 +109,7 @@ def _figures(root: Path, count: int, runs: int) -> tuple[list[measure.Figure], d
     curves, _ = _timed(lambda: write_curves(root / "curves", rows), runs)
     peak = _peak_of_driver(count, half, folders[BATCHES[0]])
     folder = ResultsFolder(folders[BATCHES[0]])
-    write_text(folder.sweep_file, as_run_yaml(composed, name="scale"))
+    write_text(folder.sweep_file, resolved_yaml(composed, name="scale"))
     status = [sys.executable, "-m", "hptransfer", "status", str(folder.path)]
     fit = [sys.executable, "-m", "hptransfer", "fit", str(folder.path)]
     measure.wall_seconds(status)  # warms up

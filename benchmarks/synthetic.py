@@ -15,8 +15,8 @@ from hptransfer.analysis.answer.realised import realised
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Scaling, Status
 from hptransfer.config.compose.compose import (
-    as_run_yaml,
     compose_file,
+    resolved_yaml,
     shipped_folder,
     sweep_config,
 )
@@ -61,7 +61,7 @@ def write_folder(folder: Path, rows: int) -> ResultsFolder:
     composed = compose_file(shipped_folder("sweeps") / "quickstart.yaml", [*SHAPE, seeds])
     sweep = sweep_config(composed)
     written = ResultsFolder(folder)
-    write_text(written.sweep_file, as_run_yaml(composed, name=sweep.name))
+    write_text(written.sweep_file, resolved_yaml(composed, name=sweep.name))
     trials = list(wanted(sweep).values())
     assert len(trials) == rows, "the sweep's shape gives ROWS_PER_SEED rows for each seed"
     lines = rows_of(trials, sweep)

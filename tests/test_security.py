@@ -120,7 +120,7 @@ def test_weights_that_are_a_pickle_run_nothing(tmp_path: Path) -> None:
 def test_yaml_that_names_code_runs_nothing(tmp_path: Path) -> None:
     trace, path = tmp_path / "trace", tmp_path / "sweep.yaml"
     path.write_text(f"name: x\nquestion: !!python/object/apply:os.mkdir ['{trace}']\n")
-    with pytest.raises(UserError, match=r"line 2 has .!!python/object/apply:"):
+    with pytest.raises(UserError, match=r"line 2 cannot be read.*python/object/apply:"):
         compose_file(path, [])
     with pytest.raises(UserError):
         read_facts(ResultsFolder(tmp_path))
@@ -134,17 +134,20 @@ BOMB = "a: &a [x]\n" + "".join(
 )
 FILES_REFUSED = {
     "aliases": (BOMB.encode(), f"at most {MOST_VALUES:,} values"),
-    "an endless alias": (b"a: &a [*a]\n", "an alias holds itself"),
-    "a repeated key": (b"seed: 1\nseed: 2\n", "line 2 gives 'seed' again"),
-    "a repeated inner key": (b"model:\n  width: 8\n  width: 16\n", "line 3 gives 'width' again"),
+    "an endless alias": (b"question: &a [*a]\n", f"at most {MOST_VALUES:,} values"),
+    "a repeated key": (b"seed: 1\nseed: 2\n", "line 2 cannot be read: it gives 'seed' again"),
+    "a repeated inner key": (
+        b"model:\n  width: 8\n  width: 16\n",
+        "line 3 cannot be read: it gives",
+    ),
     "another encoding": ("question: ü\n".encode("latin-1"), "byte 11 is not"),
     "nothing": (b"", "holds nothing"),
     "tabs": (b"a:\n\tb: 1\n", "line 2 cannot be read"),
     "a lookup": (b"question: ${oc.env:HOME}\n", "looks nothing up"),
     "a hidden lookup": (b'question: "\\x24{oc.env:HOME}"\n', "looks nothing up"),
     "too much": (b"#" * (LARGEST_FILE + 1), "at most 1,000,000 bytes"),
-    "brackets": (b"a: " + b"[" * 100_000, "must be YAML"),
-    "a section of Hydra's": (b"hydra: {run: {dir: x}}\n", "no config key `hydra`"),
+    "brackets": (b"a: " + b"[" * 100_000, "must be YAML of plain values"),
+    "a section of Hydra's": (b"hydra: {run: {dir: x}}\n", "no config key 'hydra'"),
 }
 
 

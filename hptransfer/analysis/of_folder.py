@@ -234,7 +234,7 @@ def _overridden(folder: ResultsFolder, facts: SweepFacts, overrides: Sequence[st
     else:
         from hptransfer.config.compose.compose import compose_file
 
-        tree = compose_file(folder.sweep_file, list(overrides), as_run=True).tree
+        tree = compose_file(folder.sweep_file, list(overrides)).tree
     return facts_of(tree, name=facts.name, design=facts.design)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hptransfer.config.compose.compose import shipped_folder
-from hptransfer.config.compose.overrides import nearest
+from hptransfer.config.records import nearest
 from hptransfer.errors import UserError
 
 

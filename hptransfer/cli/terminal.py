@@ -57,12 +57,12 @@ def typed(command: str, arguments: argparse.Namespace, *words: str) -> str:
 
 def print_config(arguments: argparse.Namespace, composed: Any, name: str) -> int:
     """Print a composed config, as YAML or JSON."""
-    from hptransfer.config.compose.compose import as_run_yaml
+    from hptransfer.config.compose.compose import resolved_yaml
 
     if arguments.json:
         print_json({**composed.tree, "name": name})
     else:
-        print(as_run_yaml(composed, name=name), end="")
+        print(resolved_yaml(composed, name=name), end="")
     return 0
 
 
@@ -77,7 +77,7 @@ def print_recorded(arguments: argparse.Namespace, path: Path) -> int:
         changed = overridden(tree, arguments.overrides)
         print_json(changed) if arguments.json else print(question_yaml(changed), end="")
         return 0
-    composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir, as_run=True)
+    composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
     return print_config(arguments, composed, composed.name)
 
 

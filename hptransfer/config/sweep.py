@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hptransfer.config import (
     TrialConfig,
@@ -24,7 +25,8 @@ from hptransfer.config.conditions import (
 )
 from hptransfer.config.design import ADAPTIVE, DesignConfig, require_axes
 from hptransfer.config.hyperparameters import LARGEST_LOG2, require_known_hp
-from hptransfer.errors import require
+from hptransfer.config.records import read_value
+from hptransfer.errors import UserError, abbreviate, require
 
 MOST_POINTS = 10_000  # of an axis
 MOST_TRIALS = 1_000_000  # of a sweep
@@ -32,11 +34,12 @@ MOST_TRIALS = 1_000_000  # of a sweep
 
 @dataclass(frozen=True)
 class Axis:
-    """A search axis: `low`, `high` and `step` of log2 of the HP, both ends included."""
+    """The points of a search axis, in log2 of the HP: a grid with both its ends, or a list."""
 
     low: float
     high: float
-    step: float = 1.0
+    step: float = 1.0  # spacing of the grid; of a list the smallest spacing
+    listed: tuple[float, ...] = ()  # the points, ascending; empty: those of the grid
 
     def __post_init__(self) -> None:
         require(
@@ -49,22 +52,72 @@ class Axis:
             f"A search axis is in log2 of the HP, so it must lie within ±{LARGEST_LOG2:g}, but got "
             f"low={self.low}, high={self.high}. Write -10 for 2^-10.",
         )
-        count = (self.high - self.low) / self.step
+        count = len(self.listed) or (self.high - self.low) / self.step
         require(
             count < MOST_POINTS,
             f"A search axis may have {MOST_POINTS} points at most; step={self.step} gives more.",
         )
         require(
-            abs(count - round(count)) < 1e-6,
+            bool(self.listed) or abs(count - round(count)) < 1e-6,
             f"A search axis must end on its grid, but high - low = {self.high - self.low} is not "
             f"a multiple of step={self.step}.",
         )
 
     @property
     def points(self) -> tuple[float, ...]:
-        """The grid, ascending, in log2 of the HP."""
+        """All points, ascending, in log2 of the HP."""
+        if self.listed:
+            return self.listed
         count = round((self.high - self.low) / self.step) + 1
         return tuple(round(self.low + i * self.step, 9) for i in range(count))
+
+
+def read_axis(name: str, entry: Any) -> Axis:
+    """The axis that an entry of the section `search` describes.
+
+    Args:
+        name: of the HP.
+        entry: `{low, high, step}` in log2 of the HP, a list of its values, or `{points: [...]}` in
+            log2, as results folders record a list.
+
+    Raises:
+        UserError: anything else, or values that are not positive and different.
+    """
+    where, keys = f"search.{name}", {"low", "high", "step"}
+    if isinstance(entry, Sequence) and not isinstance(entry, str):
+        values = read_value(list[float], list(entry), where)
+        require(
+            all(0 < value < math.inf for value in values),
+            f"`{where}` as a list gives values of the HP, which must be positive, but got "
+            f"{abbreviate(entry)}. Give low and high for a grid in log2.",
+        )
+        return _listed(where, [round(math.log2(value), 9) for value in values], entry)
+    if isinstance(entry, Mapping) and set(entry) == {"points"}:
+        points = read_value(tuple[float, ...], entry["points"], f"{where}.points")
+        return _listed(where, points, entry)
+    if not isinstance(entry, Mapping) or not {"low", "high"} <= set(entry) <= keys:
+        raise UserError(
+            f"`{where}` must give low, high and perhaps step, in log2, or a list of values, but "
+            f"got {abbreviate(entry)}. Write e.g. {where}.low=-10 {where}.high=-3."
+        )
+    return Axis(**{key: read_value(float, value, f"{where}.{key}") for key, value in entry.items()})
+
+
+def _listed(where: str, points: Sequence[float], given: Any) -> Axis:
+    require(
+        len(set(points)) == len(points) > 1 and all(map(math.isfinite, points)),
+        f"`{where}` must list two different values or more, but got {abbreviate(given)}.",
+    )
+    ordered = sorted(points)
+    step = min(b - a for a, b in itertools.pairwise(ordered))
+    return Axis(ordered[0], ordered[-1], step, tuple(ordered))
+
+
+def axis_entry(axis: Axis) -> dict[str, Any]:
+    """An axis as an entry of the section `search`, from which `read_axis` makes it again."""
+    if axis.listed:
+        return {"points": list(axis.listed)}
+    return {"low": axis.low, "high": axis.high, "step": axis.step}
 
 
 @dataclass(frozen=True)
@@ -123,6 +176,7 @@ class SweepConfig:
     design: DesignConfig = DesignConfig()
     allow: tuple[str, ...] = ()  # what may differ between proxies and target besides width
     vary: VaryConfig = VaryConfig()
+    gate: bool = True  # a µP arm is swept only after its coordinate check passed
 
     def __post_init__(self) -> None:
         for name in ("widths", "parametrizations", "seeds", "search"):
@@ -146,8 +200,13 @@ class SweepConfig:
         require(
             self.seeds[0] >= 0, f"`sweep.seeds` must not be negative, but got {list(self.seeds)}."
         )
-        for name, _ in self.search:
+        for name, axis in self.search:
             require_known_hp(name, self.base.objective)
+            require(
+                not axis.listed or self.design.method is Method.grid,
+                f"`search.{name}` lists its points, which only a grid asks one by one, but "
+                f"sweep.design.method is {self.design.method.value}. Give low and high.",
+            )
         require_axes(self.design, self.axes)
         require_varied(self.base, self.vary, self.design, self.axes)
         _require_one_measure(self)

@@ -11,7 +11,7 @@ from typing import Any
 
 from hptransfer.config.choices import Method
 from hptransfer.config.conditions import Condition, VaryConfig, star
-from hptransfer.config.sweep import Axis, VerdictConfig
+from hptransfer.config.sweep import VerdictConfig, read_axis
 from hptransfer.errors import UserError
 from hptransfer.results.asked_points import AskedPoints
 from hptransfer.results.folder import ResultsFolder, read_json
@@ -136,7 +136,7 @@ def facts_of(
         points = {f"log2_{n}": tuple(axis["points"]) for n, axis in tree["search"].items()}
         rows = int(tree["imported"]["rows"])
         return ImportedFacts(name, points, target.get("width"), rule, tree, rows=rows)
-    axes = {f"log2_{n}": Axis(**axis).points for n, axis in tree["search"].items() if axis}
+    axes = {f"log2_{n}": read_axis(n, axis).points for n, axis in tree["search"].items() if axis}
     return SweepFacts(name, axes, target.get("width"), rule, tree, design)
 
 

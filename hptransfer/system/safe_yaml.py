@@ -1,49 +1,58 @@
-"""Reading YAML that a stranger may have written: plain values, bounded, every key once."""
+"""YAML files of plain values: text, numbers, booleans, null, lists and mappings; every key once."""
 
 from __future__ import annotations
 
 import stat
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from hptransfer.errors import UserError, abbreviate, require
 
 LARGEST_FILE = 1_000_000  # bytes
-MOST_VALUES = 100_000  # of a file, once its aliases are written out
+MOST_VALUES = 100_000  # of a file, each alias counted as often as it is used
 LONGEST_TEXT = 2_000  # characters
-_SCALARS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
-_TAGS = _SCALARS | {f"tag:yaml.org,2002:{name}" for name in ("str", "seq", "map", "merge")}
+MERGE = "tag:yaml.org,2002:merge"  # the tag of the key `<<`
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, to which a date is text."""
+    """PyYAML's safe loader, but that a date is text and a repeated key is refused."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own attribute)
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag == MERGE or not isinstance(key.value, str):
+                continue
+            if key.value in seen:
+                problem = f"it gives {abbreviate(key.value)} again, but every key must stand once"
+                raise ConstructorError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Read a file of `key: value` lines; UserError where it is anything else."""
-    text = read_text(path)
+    """The content of a file of `key: value` lines.
+
+    Raises:
+        UserError: anything else, or a file that cannot be read.
+    """
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is not None:
-            _require_modest(loader, node, path)
-        content = None if node is None else loader.construct_document(node)
+        content = _Loader(read_text(path)).get_single_data()
+    except UserError:
+        raise
     except yaml.YAMLError as error:
-        raise UserError(f"{path} must be YAML, but {_problem(error)}.") from None
+        raise UserError(f"{path} must be YAML of plain values, but {_problem(error)}.") from None
     except (RecursionError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         what = "nests too deeply" if isinstance(error, RecursionError) else "holds a broken number"
-        raise UserError(f"{path} must be YAML that can be read, but it {what}.") from None
+        raise UserError(f"{path} must be YAML of plain values, but it {what}.") from None
     if not isinstance(content, dict):
         held = "nothing" if content is None else abbreviate(content)
         raise UserError(f"{path} must hold `key: value` lines, but holds {held}.")
@@ -52,7 +61,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str:
-    """Read a regular file of modest size as UTF-8; a pipe or device is never opened."""
+    """The text of a regular file of modest size in UTF-8; a pipe or device is never opened."""
     try:
         status = path.stat()
         require(not stat.S_ISDIR(status.st_mode), f"{path} is a folder. Name a file in it.")
@@ -75,29 +84,37 @@ def read_text(path: Path) -> str:
         raise UserError(f"{abbreviate(str(path))} must be a file to read, but: {reason}.") from None
 
 
-def require_plain(value: Any, where: str) -> None:
-    """Refuse what a config cannot hold: resolvers, control characters, keys that are no text."""
-    if isinstance(value, str):
-        require_text(value, where)
-    elif isinstance(value, dict):
-        for key, item in value.items():
+def require_plain(content: Any, where: str) -> None:
+    """Refuse what a config cannot hold.
+
+    That is a value of another kind than the module's first line names, a key that is no text, text
+    with `${...}` or control characters, and more values than a config has.
+    """
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        require(count <= MOST_VALUES, f"{where} must be a config, at most {MOST_VALUES:,} values.")
+        if isinstance(value, str):
+            require_text(value, where)
+        elif isinstance(value, dict):
+            for key in value:
+                require(
+                    isinstance(key, str), f"{where}: a key must be text, but got {abbreviate(key)}."
+                )
+                require_text(key, where)
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        else:
             require(
-                isinstance(key, str), f"{where}: a key must be text, but got {abbreviate(key)}."
+                value is None or isinstance(value, bool | int | float),
+                f"{where}: a value must be text, a number, true, false, null, a list or a mapping.",
             )
-            require_text(key, where)
-            require_plain(item, where)
-    elif isinstance(value, list):
-        for item in value:
-            require_plain(item, where)
-    else:
-        require(
-            value is None or isinstance(value, bool | int | float),
-            f"{where}: a value must be text, a number, true, false, null, a list or a mapping.",
-        )
-        require(
-            not isinstance(value, int) or abs(value) < 2**63,
-            f"{where}: a whole number must have 63 bits at most, but got more.",
-        )
+            require(
+                not isinstance(value, int) or abs(value) < 2**63,
+                f"{where}: a whole number must have 63 bits at most, but got more.",
+            )
 
 
 def require_text(text: str, where: str, *, most: int = LONGEST_TEXT) -> None:
@@ -116,67 +133,6 @@ def require_text(text: str, where: str, *, most: int = LONGEST_TEXT) -> None:
     require(
         not odd, f"{where}: text must be free of control characters, but got {abbreviate(text)}."
     )
-
-
-def _require_modest(loader: _Loader, node: yaml.Node, path: Path) -> None:
-    """Refuse repeated keys, foreign tags, and aliases that grow without bound."""
-    sizes: dict[int, int] = {}  # of a node with its aliases written out; 0: not yet known
-
-    def size(node: yaml.Node) -> int:
-        if id(node) in sizes:
-            require(sizes[id(node)] > 0, f"{path} must be finite, but an alias holds itself.")
-            return sizes[id(node)]
-        _require_known_tag(loader, node, path)
-        sizes[id(node)] = 0
-        total = 1 + sum(size(child) for child in _children(node))
-        require(
-            total <= MOST_VALUES,
-            f"{path} must be a config, at most {MOST_VALUES:,} values, but its aliases stand for "
-            "more.",
-        )
-        if isinstance(node, yaml.MappingNode):
-            _require_each_key_once(node, path)
-        sizes[id(node)] = total
-        return total
-
-    size(node)
-
-
-def _children(node: yaml.Node) -> Iterator[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        for pair in node.value:
-            yield from pair
-    elif isinstance(node, yaml.SequenceNode):
-        yield from node.value
-
-
-def _require_known_tag(loader: _Loader, node: yaml.Node, path: Path) -> None:
-    tag = node.tag
-    sound = tag in _TAGS and (
-        tag not in _SCALARS or tag == loader.resolve(yaml.ScalarNode, node.value, (True, False))
-    )
-    require(
-        sound,
-        f"{path} must be YAML of plain values, but line {node.start_mark.line + 1} has "
-        f"{abbreviate(tag.replace('tag:yaml.org,2002:', '!!'))}. Leave the tag out.",
-    )
-
-
-def _require_each_key_once(node: yaml.MappingNode, path: Path) -> None:
-    seen: set[str] = set()
-    for key, _ in node.value:
-        line = key.start_mark.line + 1
-        require(
-            isinstance(key, yaml.ScalarNode),
-            f"{path}: a key must be text, but the one in line {line} is a list or a mapping.",
-        )
-        require(
-            key.value not in seen,
-            f"{path} must give every key once, but line {line} gives "
-            f"{abbreviate(key.value)} again. "
-            "Remove one.",
-        )
-        seen.add(key.value)
 
 
 def _problem(error: yaml.YAMLError) -> str:

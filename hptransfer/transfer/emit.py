@@ -16,7 +16,7 @@ from hptransfer.analysis.answer.run_health import (
 )
 from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred
 from hptransfer.config import TrialConfig
-from hptransfer.config.compose.compose import Composed, as_run_yaml, with_trial
+from hptransfer.config.compose.compose import Composed, resolved_yaml, with_trial
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import arm_of, canonical, flat, with_width
 from hptransfer.config.sweep import SweepConfig
@@ -125,7 +125,7 @@ def target_yaml(composed: Composed, name: str, trial: TrialConfig, record: dict[
         *provenance_lines(record),
         f"arm: {arm_of(trial)}, width {trial.model.width}, base {trial.model.base_width}",
     ]
-    return as_run_yaml(run, name=f"{name}-target", comment="\n".join(lines))
+    return resolved_yaml(run, name=f"{name}-target", comment="\n".join(lines))
 
 
 def provenance_lines(record: Mapping[str, Any]) -> list[str]:

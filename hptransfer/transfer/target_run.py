@@ -14,9 +14,9 @@ from hptransfer.config import CustomConfig
 from hptransfer.config.choices import Status
 from hptransfer.config.compose.compose import (
     Composed,
-    as_run_yaml,
     checked_name,
     compose_file,
+    resolved_yaml,
     with_trial,
 )
 from hptransfer.config.hyperparameters import hps
@@ -142,7 +142,7 @@ def _run(
             )
             if group.is_first:
                 alone = with_trial(composed, composed.trial)
-                write_text(run.config_file, as_run_yaml(alone, name=checked_name(composed.name)))
+                write_text(run.config_file, resolved_yaml(alone, name=checked_name(composed.name)))
             training.train()
             return training.finish()
         except MachineError:  # is a RuntimeError too, and says more
@@ -217,8 +217,8 @@ def trained_at(
             f"{path} holds values for another program's model, which hptransfer cannot train. Use "
             "them there, or transfer to one of our models with model=."
         )
-    composed = compose_file(path, list(overrides), config_dir=config_dir, as_run=True)
-    if composed.tree.get("search"):
+    composed = compose_file(path, list(overrides), config_dir=config_dir)
+    if composed.sweep is not None and composed.sweep.search:
         raise UserError(
             f"{path} asks a question (it has `search` axes), so it is swept and not trained. Run "
             f"`hptransfer sweep {path}`, or train the target.yaml that `transfer` writes."

@@ -47,10 +47,10 @@ def transfer(
     facts = read_facts(folder)
     if isinstance(facts, ImportedFacts):
         return transfer_imported(folder, facts, overrides, config_dir, step=step)
-    recorded = compose_file(folder.sweep_file, [], as_run=True)
+    recorded = compose_file(folder.sweep_file, [])
     asked = sweep_config(recorded)
     target, composed = _target(folder, recorded, asked, list(overrides), config_dir)
-    check_target(asked, target, composed.tree["transfer"]["allow"])
+    check_target(asked, target, composed.allow)
     table = table_of(wanted_rows(folder, facts), folder.path)
     at, _ = asked_conditions(facts, step)
     facts = dataclasses.replace(facts, target_width=target.model.width)
@@ -100,9 +100,7 @@ def _target(
         if isinstance(part, dict) and not any(o.startswith(f"{group}=") for o in overrides)
         for key, value in part.items()
     ]
-    composed = compose_file(
-        folder.sweep_file, [*laid_over, *overrides], config_dir=config_dir, as_run=True
-    )
+    composed = compose_file(folder.sweep_file, [*laid_over, *overrides], config_dir=config_dir)
     return composed.trial, composed
 
 
@@ -114,7 +112,7 @@ def _field_of(name: str, asked: SweepConfig) -> str:
 def realise(job: Job, record: dict[str, Any]) -> dict[str, Any] | None:
     """Train the target at the transferred value and around it; say what the value really cost."""
     point = {hp: value["value"] for hp, value in record["hps"].items()}
-    target = compose_file(job.folder.target_file, [], as_run=True).trial
+    target = compose_file(job.folder.target_file, []).trial
     run_trials(job, job.folder.target, realised(job.sweep, target, point))
     with_realised(job.folder, record)
     return realised_answer(job.folder, record)

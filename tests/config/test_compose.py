@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hptransfer.config.choices import Init, Scaling, Schedule
 from hptransfer.config.compose.compose import (
-    as_run_yaml,
     compose_file,
     load_trial,
+    resolved_yaml,
     shipped_folder,
     sweep_config,
     with_trial,
 )
-from hptransfer.config.compose.overrides import GROUPS
+from hptransfer.config.compose.schema import GROUPS
 from hptransfer.config.identity import with_width
 from hptransfer.config.sweep import Axis
 from hptransfer.errors import UserError
+from hptransfer.sweeping.design.trials import wanted
 
 QUICKSTART = shipped_folder("sweeps") / "quickstart.yaml"
 CHOICES = [
@@ -34,7 +37,10 @@ CHOICES = [
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
 def test_every_config_file_composes(group: str, choice: str) -> None:
-    assert compose_file(None, [f"{group}={choice}"]).choices[group] == choice
+    content = yaml.safe_load((shipped_folder("conf") / group / f"{choice}.yaml").read_text())
+    values = {key: value for key, value in content.items() if key != "defaults"}
+    composed = compose_file(None, [f"{group}={choice}"]).tree[group]
+    assert {key: composed[key] for key in values} == values
 
 
 @pytest.mark.parametrize("path", sorted(shipped_folder("sweeps").glob("*.yaml")), ids=str)
@@ -93,43 +99,188 @@ def test_a_file_without_a_name_is_named_after_itself(tmp_path: Path) -> None:
     assert sweep_config(compose_file(path, [])).name == "widths"
 
 
-def test_a_sweep_as_run_composes_to_itself_here_and_by_hydra(tmp_path: Path) -> None:
+def test_a_written_sweep_composes_to_itself(tmp_path: Path) -> None:
     first = compose_file(QUICKSTART, ["model.depth=3", "objective=ddpm", "search.lr.low=-9"])
     path = tmp_path / "sweep.yaml"
-    path.write_text(as_run_yaml(first, name="again"))
-    again = compose_file(path, [], as_run=True)
-    assert again.trial == first.trial and again.executor == first.executor
-    assert as_run_yaml(again, name="again") == path.read_text()
-    plain = yaml.safe_load(path.read_text())
-    search_path = f"hydra.searchpath=[file://{shipped_folder('conf')}]"
-    with initialize_config_dir(str(tmp_path), version_base="1.3"):
-        by_hydra = compose("sweep", overrides=[search_path])
-    assert by_hydra.model == plain["model"] and by_hydra.search == plain["search"]
+    path.write_text(resolved_yaml(first, name="again"))
+    again = compose_file(path, [])
+    assert dataclasses.replace(again, name=first.name) == first
+    assert resolved_yaml(again, name="again") == path.read_text()
 
 
-def test_choosing_a_group_replaces_the_section_of_a_file_as_run(tmp_path: Path) -> None:
+def test_a_written_sweep_needs_neither_the_config_dir_nor_hydra(tmp_path: Path) -> None:
     path = tmp_path / "sweep.yaml"
-    path.write_text(as_run_yaml(compose_file(QUICKSTART, ["budget.steps=9"]), name="x"))
-    assert compose_file(path, [], as_run=True).trial.budget.steps == 9
-    assert compose_file(path, ["budget=constant_ema"], as_run=True).trial.budget.steps == 150
+    first = compose_file(QUICKSTART, ["budget=seven"], config_dir=config_dir(tmp_path))
+    path.write_text(resolved_yaml(first, name="x"))
+    assert "defaults" not in yaml.safe_load(path.read_text())
+    assert compose_file(path, ["model.depth=3"]).trial.budget.steps == 7
+    looked = f"""
+import sys
+from pathlib import Path
+from hptransfer.config.compose.compose import compose_file
+compose_file(Path({str(path)!r}))
+assert not {{"hydra", "omegaconf"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", looked], check=True)
+
+
+def test_a_file_of_an_earlier_version_is_read_without_its_groups(tmp_path: Path) -> None:
+    """Such a file lists the chosen groups in `defaults`, and gives every value as well."""
+    first = compose_file(QUICKSTART, ["budget=seven"], config_dir=config_dir(tmp_path))
+    listed = ["base", {"override model": "dit"}, {"override budget": "seven"}, "_self_"]
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump({"defaults": listed, **first.tree}))
+    assert compose_file(path, []) == first
+    shorter = {**first.tree, "quality": {}}  # as before the group quality had fields
+    path.write_text(yaml.safe_dump({"defaults": listed, **shorter}))
+    assert compose_file(path, []).trial == first.trial
+
+
+def test_choosing_a_group_replaces_the_section_of_a_written_file(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(resolved_yaml(compose_file(QUICKSTART, ["budget.steps=9"]), name="x"))
+    assert compose_file(path, []).trial.budget.steps == 9
+    assert compose_file(path, ["budget=constant_ema"]).trial.budget.steps == 150
+    assert compose_file(path, ["model=uvit"]).trial.model.family == "uvit"
+    with pytest.raises(UserError, match="no budget=seven"):
+        compose_file(path, ["budget=seven"])
+    chosen = compose_file(path, ["budget=seven"], config_dir=config_dir(tmp_path))
+    assert chosen.trial.budget.steps == 7
+
+
+def config_dir(folder: Path) -> Path:
+    """Write a folder of config groups with the budget `seven`."""
+    (folder / "budget").mkdir(exist_ok=True)
+    body = "defaults: [schema_budget, _self_]\nsteps: 7\n"
+    (folder / "budget" / "seven.yaml").write_text(body)
+    return folder
 
 
 def test_a_config_dir_adds_choices(tmp_path: Path) -> None:
-    (tmp_path / "budget").mkdir()
-    body = "defaults: [schema_budget, _self_]\nsteps: 7\n"
-    (tmp_path / "budget" / "seven.yaml").write_text(body)
-    composed = compose_file(QUICKSTART, ["budget=seven"], config_dir=tmp_path)
+    composed = compose_file(QUICKSTART, ["budget=seven"], config_dir=config_dir(tmp_path))
     assert composed.trial.budget.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("steps: 7\nstepz: 8\n", "no config key 'budget.stepz'"),
+        ("steps: seven\n", "`budget.steps` must be a whole number, but got 'seven'"),
+        ("defaults: [nothing]\n", "cannot be composed"),
+        ("- 1\n", "`budget` must be a section"),
+        ("steps: [\n", "cannot be composed"),
+    ],
+)
+def test_a_broken_file_of_a_config_dir_is_one_sentence(
+    body: str, sentence: str, tmp_path: Path
+) -> None:
+    (config_dir(tmp_path) / "budget" / "seven.yaml").write_text(body)
+    with pytest.raises(UserError) as caught:
+        compose_file(QUICKSTART, ["budget=seven"], config_dir=tmp_path)
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def written(folder: Path, **sections: object) -> Path:
+    """Write a sweep file of a few sections."""
+    path = folder / "mine.yaml"
+    needed = {"sweep": {"widths": [24, 48]}, "search": {"lr": {"low": -9, "high": -3}}}
+    path.write_text(yaml.safe_dump({**needed, **sections}))
+    return path
+
+
+@pytest.mark.parametrize("executor", ["local", {"name": "local"}, {"name": "local", "gpus": 1}])
+def test_a_group_on_the_command_line_wins_over_what_the_file_chooses(
+    executor: object, tmp_path: Path
+) -> None:
+    path = written(tmp_path, executor=executor)
+    assert compose_file(path, []).executor.name == "local"
+    composed = compose_file(path, ["executor=ray", "executor.address=auto"])
+    assert (composed.executor.name, composed.executor.address) == ("ray", "auto")
+    kept = executor.get("gpus") if isinstance(executor, dict) else None
+    assert composed.executor.gpus == kept
+
+
+@pytest.mark.parametrize("name", ["conditions", "lr_transfer", "lr_transfer_fashion"])
+def test_shipped_sweeps_run_where_the_command_line_says(name: str) -> None:
+    path = shipped_folder("sweeps") / f"{name}.yaml"
+    assert compose_file(path, []).executor.name == "local"
+    assert compose_file(path, ["executor=ray"]).executor.name == "ray"
+
+
+def test_a_file_chooses_groups_by_name_or_by_their_tag(tmp_path: Path) -> None:
+    by_name = written(tmp_path, model="uvit", budget="constant_ema", optimizer="pixart")
+    composed = compose_file(by_name, [])
+    assert composed == compose_file(
+        written(tmp_path), ["model=uvit", "budget=constant_ema", "optimizer=pixart", "name=mine"]
+    )
+    by_tag = written(tmp_path, model={"family": "uvit", "width": 48})
+    at_24 = compose_file(None, ["model=uvit"]).trial
+    assert compose_file(by_tag, []).trial == with_width(at_24, 48)
+    assert compose_file(by_tag, ["model=dit"]).trial.model.family == "dit"
+    with pytest.raises(UserError, match="no model=ditt"):
+        compose_file(written(tmp_path, model="ditt"), [])
+
+
+@pytest.mark.parametrize("word", ["executor.address=auto", "executor.resources.TPU=1"])
+def test_a_word_without_effect_on_the_local_executor_is_refused(word: str) -> None:
+    with pytest.raises(UserError, match=r"`executor\.\S+` has no effect with executor=local"):
+        compose_file(QUICKSTART, ["executor=local", word])
+    compose_file(QUICKSTART, [word])
+
+
+RATES = [1e-3, 2e-3, 4e-3]
+
+
+def test_a_list_of_rates_is_an_axis(tmp_path: Path) -> None:
+    typed = sweep_config(compose_file(QUICKSTART, ["search.lr=[1e-3,2e-3,4e-3]"]))
+    path = written(tmp_path, search={"lr": ["1e-3", 4e-3, 2e-3]})
+    in_file = compose_file(path, [])
+    assert typed.search == sweep_config(in_file).search
+    ((name, axis),) = typed.search
+    assert name == "lr" and [2**point for point in axis.points] == pytest.approx(RATES, rel=1e-9)
+    path.write_text(resolved_yaml(in_file, name="mine"))
+    assert sweep_config(compose_file(path, [])).search == typed.search
+    assert yaml.safe_load(path.read_text())["search"]["lr"] == {"points": list(axis.points)}
+    assert wanted(sweep_config(in_file)).keys() == wanted(sweep_config(compose_file(path))).keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["search.lr=[1e-3]"], "two different values or more, but got [0.001]"),
+        (["search.lr=[1e-3,1e-3]"], "two different values or more"),
+        (["search.lr=[-10,-3]"], "must be positive, but got [-10, -3]"),
+        (["search.lr=[a,b]"], "`search.lr[0]` must be a number, but got 'a'"),
+        (["search.lr=[1e-3,2e-3]", "sweep.design.method=refine"], "method is refine"),
+    ],
+)
+def test_a_list_that_is_no_axis_is_refused(words: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as caught:
+        sweep_config(compose_file(QUICKSTART, words))
+    assert sentence in str(caught.value)
+
+
+def test_one_number_of_seeds_is_how_many(tmp_path: Path) -> None:
+    def seeds(*words: str, path: Path = QUICKSTART) -> tuple[int, ...]:
+        return sweep_config(compose_file(path, list(words))).seeds
+
+    assert seeds("sweep.seeds=3") == (0, 1, 2) and seeds("sweep.seeds=[3]") == (3,)
+    assert seeds("sweep.seeds=0,2") == (0, 2)
+    for typed, expected in ((2, (0, 1)), ([2], (2,))):
+        in_file = written(tmp_path, sweep={"widths": [24], "seeds": typed})
+        assert seeds(path=in_file) == expected
+    with pytest.raises(UserError, match="must be 1 to 10,000, but got 0"):
+        seeds("sweep.seeds=0")
 
 
 SENTENCES = [
     ("model=ditt", "There is no model=ditt. Did you mean dit or mmdit or mmdit_tiny?"),
     (
         "modle.width=3",
-        "There is no config key `modle.width`. Did you mean model.width or model.base_width or "
+        "There is no config key 'modle.width'. Did you mean model.width or model.base_width or "
         "model.depth?",
     ),
-    ("model.width=a", "`model.width` must be a whole number, but got a."),
+    ("model.width=a", "`model.width` must be a whole number, but got 'a'."),
     ("budget.steps=1.5", "`budget.steps` must be a whole number, but got 1.5."),
     (
         "+model.width=8",
@@ -144,8 +295,9 @@ SENTENCES = [
     ("foo", "An override must read key=value, but got 'foo'."),
     (
         "search.lr.lwo=3",
-        "`search.lr` must give low, high and perhaps step, in log2, but got {'low': -10, 'high': "
-        "-3, 'step': 1, 'lwo': 3}. Write e.g. search.lr.low=-10 search.lr.high=-3.",
+        "`search.lr` must give low, high and perhaps step, in log2, or a list of values, but got "
+        "{'low': -10, 'high': -3, 'step': 1, 'lwo': 3}. Write e.g. search.lr.low=-10 "
+        "search.lr.high=-3.",
     ),
     (
         "search.lr.high=-10",
@@ -169,8 +321,8 @@ SENTENCES = [
     ),
     (
         "sweep.target.model.widht=4",
-        "`sweep.target`: There is no config key `model.widht`. Did you mean model.width or "
-        "model.base_width or model.depth?",
+        "There is no config key 'sweep.target.model.widht'. Did you mean sweep.target.model.width "
+        "or sweep.target.model.depth or sweep.target.model.base_width?",
     ),
     (
         "name=../x",
@@ -219,7 +371,8 @@ def test_an_emitted_trial_keeps_init_and_seed(tmp_path) -> None:
     composed = compose_file(QUICKSTART, ["init=paper", "seed=3"])
     trial = with_width(composed.trial, 96)
     path = tmp_path / "target.yaml"
-    path.write_text(as_run_yaml(with_trial(composed, trial), name="x-target"))
+    path.write_text(resolved_yaml(with_trial(composed, trial), name="x-target"))
+    assert not {"sweep", "search", "question"} & yaml.safe_load(path.read_text()).keys()
     assert load_trial(path) == trial
 
 

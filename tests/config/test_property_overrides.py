@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 
 from hptransfer.cli import main
 from hptransfer.config.compose.compose import (
-    as_run_yaml,
     compose_file,
+    resolved_yaml,
     shipped_folder,
     sweep_config,
 )
-from hptransfer.config.compose.overrides import GROUPS, SECTIONS
-from hptransfer.config.compose.schema import all_keys
+from hptransfer.config.compose.schema import GROUPS, OPEN, SECTIONS, all_keys
 from hptransfer.config.hyperparameters import HYPERPARAMETERS
 
 FEW = settings(max_examples=200, deadline=None, derandomize=True, database=None)
@@ -100,7 +99,7 @@ SOUND = st.sampled_from([(group, choice) for group, names in CHOICES.items() for
 PAIRS = st.one_of(
     st.tuples(KEYS, VALUES).map("=".join),
     SOUND.map("=".join),
-    st.tuples(st.sampled_from((*GROUPS, *SECTIONS)), VALUES).map("=".join),
+    st.tuples(st.sampled_from((*GROUPS, *SECTIONS, *OPEN)), VALUES).map("=".join),
     st.tuples(st.sampled_from("+~"), KEYS).map("".join),
     st.tuples(st.sampled_from(["+", "++", "~"]), KEYS, st.just("="), VALUES).map("".join),
     st.text(max_size=12).filter(lambda text: not text.startswith("-")),
@@ -140,8 +139,8 @@ def require_usable_or_refused(sweep: str, overrides: list[str]) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "sweep.yaml"
         path.write_text(printed, encoding="utf-8")
-        composed = compose_file(path, [], as_run=True)
-        assert as_run_yaml(composed, name=again["name"]) == printed
+        composed = compose_file(path, [])
+        assert resolved_yaml(composed, name=again["name"]) == printed
         assert sweep_config(composed).name == again["name"]
 
 

@@ -13,8 +13,8 @@ from hptransfer.cli.main import main
 from hptransfer.config import RuntimeConfig
 from hptransfer.config.choices import Scaling, Status
 from hptransfer.config.compose.compose import (
-    as_run_yaml,
     compose_file,
+    resolved_yaml,
     shipped_folder,
     sweep_config,
 )
@@ -106,7 +106,7 @@ def test_the_conditions_targets_rate_is_shifted_and_its_length_warned_of(
     sweep = sweep_config(composed)
     folder = tmp_path / "results" / sweep.name
     folder.mkdir(parents=True)
-    (folder / "sweep.yaml").write_text(as_run_yaml(composed, name=sweep.name))
+    (folder / "sweep.yaml").write_text(resolved_yaml(composed, name=sweep.name))
     rows = []
     for index, config in enumerate(wanted(sweep).values()):
         point = hps(config, sweep.axes)

@@ -88,7 +88,7 @@ def test_one_hps_sobol_points_are_repeated_under_every_condition(tmp_path: Path)
         (["sweep.vary.steps=0,75"], r"`sweep\.vary\.steps` must be positive, but got 0"),
         (["sweep.vary.steps=150"], "must name a value besides the base trial's own, but got 150"),
         (["sweep.vary.steps=7.5"], r"`sweep\.vary\.steps.*` must be a whole number"),
-        (["sweep.vary.steps=[[75]]"], "must be a list of single values"),
+        (["sweep.vary.steps=[[75]]"], r"steps\[0\]` must be a whole number, but got \[75\]"),
         (["sweep.vary.step=75"], r"Did you mean sweep\.vary\.steps"),
         (["sweep.vary=[75]"], r"`sweep\.vary` must be a section"),
         (["sweep.vary.lr=75"], "There is no config key"),

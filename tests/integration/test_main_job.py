@@ -70,7 +70,7 @@ def test_the_emitted_config_is_the_transferred_trial(tiny_sweep: Path) -> None:
     assert run("sweep", "tiny.yaml") == 0
     assert run("transfer", "results/tiny") == 0
     record = json.loads(Path("results/tiny/transfer.json").read_text())
-    trial = compose_file(Path("results/tiny/target.yaml"), [], as_run=True).trial
+    trial = compose_file(Path("results/tiny/target.yaml"), []).trial
     assert trial.optimizer.lr == pytest.approx(2 ** record["hps"]["log2_lr"]["value"])
     assert trial.model.width == 64 and trial.budget.steps == 12
     groups = json.loads(Path("results/tiny/target_groups.json").read_text())

@@ -21,7 +21,7 @@ from hptransfer.config import (
     UViTConfig,
 )
 from hptransfer.config.choices import Conditioning
-from hptransfer.config.compose.compose import as_run_yaml, compose_file, load_trial
+from hptransfer.config.compose.compose import compose_file, load_trial, resolved_yaml
 from hptransfer.models.families import build_architecture
 from hptransfer.models.families.layers import sincos_grid
 from tests.support.family_references import mmdit_reference, pixart_reference, uvit_reference
@@ -130,7 +130,7 @@ def test_a_preset_chooses_data_and_objective_and_the_command_line_wins(tmp_path:
     chosen = compose_file(None, ["data=digits", "model=dit_s_8", "model.width=128"])
     assert (chosen.trial.data.name, chosen.trial.model.width) == ("digits", 128)
     path = tmp_path / "as_run.yaml"
-    path.write_text(as_run_yaml(chosen, name="as-run"))
+    path.write_text(resolved_yaml(chosen, name="as-run"))
     assert load_trial(path) == chosen.trial
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
-from hptransfer.config.compose.compose import as_run_yaml, compose_file, sweep_config
+from hptransfer.config.compose.compose import compose_file, resolved_yaml, sweep_config
 from hptransfer.config.hyperparameters import hps, with_hyperparameters
 from hptransfer.results import curves, ledger_rows, ledger_writer
 from hptransfer.results.folder import ResultsFolder
@@ -59,7 +59,7 @@ def write_sweep(folder: Path, *overrides: str) -> tuple[ResultsFolder, list[dict
     source.write_text(TINY_SWEEP)
     composed = compose_file(source, list(overrides))
     sweep = sweep_config(composed)
-    source.write_text(as_run_yaml(composed, name=sweep.name))
+    source.write_text(resolved_yaml(composed, name=sweep.name))
     rows = [
         ledger_rows.ledger_row(result(config=config), hps(config, sweep.axes), PROVENANCE)
         for config in wanted(sweep).values()

@@ -240,9 +240,9 @@ def test_bad_input_is_one_sentence(tiny_sweep: Path, asked, capsys, words, sente
 def test_another_question_under_the_same_name_is_refused(tiny_sweep: Path, asked, capsys) -> None:
     folder = Path("results/tiny")
     folder.mkdir(parents=True)
-    from hptransfer.config.compose.compose import as_run_yaml
+    from hptransfer.config.compose.compose import resolved_yaml
 
-    (folder / "sweep.yaml").write_text(as_run_yaml(compose_file(tiny_sweep, []), name="tiny"))
+    (folder / "sweep.yaml").write_text(resolved_yaml(compose_file(tiny_sweep, []), name="tiny"))
     assert main(["plan", str(tiny_sweep), "budget.steps=13"]) == 2
     assert "another question" in capsys.readouterr().err
 

@@ -115,7 +115,7 @@ def test_the_record_counts_the_targets_parameters(tiny_sweep: Path) -> None:
     assert run("sweep", "tiny.yaml") == 0
     assert run("transfer", "tiny") == 0
     record = json.loads(Path("results/tiny/transfer.json").read_text())
-    trial = compose_file(Path("results/tiny/target.yaml"), [], as_run=True).trial
+    trial = compose_file(Path("results/tiny/target.yaml"), []).trial
     assert record["target"]["params"] == sum(p.numel() for p in build_model(trial).parameters())
     written = [Path(name) for name in record["files"]]
     assert all(path.is_file() for path in written)

@@ -99,7 +99,7 @@ def test_among_several_arms_mup_is_taken_and_else_one_must_be_named(
 
 def test_rows_that_name_no_family_go_to_one_of_our_models(mine: ResultsFolder) -> None:
     record = transfer("model=dit", "model.width=192")
-    trial = compose_file(mine.target_file, [], as_run=True).trial
+    trial = compose_file(mine.target_file, []).trial
     assert (trial.model.family, trial.model.width) == ("dit", 192)
     assert np.log2(trial.optimizer.lr) == pytest.approx(record["hps"]["log2_lr"]["value"])
     assert record["target"]["params"] > 0 and record["cost"]["target_flops"] > 0

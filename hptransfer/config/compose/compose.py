@@ -1,294 +1,374 @@
-"""From YAML files and overrides to frozen dataclasses: the only importer of Hydra and OmegaConf.
+"""Config files with overrides, composed to frozen records, and records written as config files.
 
-Nothing downstream sees a DictConfig. Hydra's own messages are translated into one sentence each.
+A written file holds every value, so that reading it needs neither Hydra nor the user's folder of
+config groups.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.checks import require_own_tag
-from hptransfer.config.choices import Method, Scaling
+from hptransfer.config.compose.groups import compose_groups, shipped_folder
 from hptransfer.config.compose.overrides import (
+    Change,
+    Overrides,
+    choice,
+    is_file_name,
+    no_key,
+    read_overrides,
+)
+from hptransfer.config.compose.schema import (
     GROUPS,
+    MEMBERS,
     SECTIONS,
+    TAGS,
+    TEXTS,
     TRIAL_FIELDS,
     TRIAL_GROUPS,
-    checked_name,
-    explain,
-    group_choices,
-    nearest,
-    no_key,
-    normalised,
-    quoted,
-    require_defaults,
-    require_flat_lists,
-    require_section,
-    require_sections,
+    SweepSection,
+    TransferSection,
+    is_whole,
+    key_types,
+    member,
 )
-from hptransfer.config.compose.schema import SCHEMAS, TOP_KEYS, Root, all_keys, text_keys, thawed
-from hptransfer.config.conditions import VaryConfig
-from hptransfer.config.design import DesignConfig
-from hptransfer.config.hyperparameters import require_known_hp
-from hptransfer.config.sweep import Axis, RealiseConfig, SweepConfig, VerdictConfig
-from hptransfer.errors import UserError, abbreviate
-from hptransfer.system.safe_yaml import read_mapping, require_plain
+from hptransfer.config.records import (
+    field_types,
+    nearest,
+    plain,
+    read_record,
+    read_value,
+    require_mapping,
+)
+from hptransfer.config.sweep import Axis, SweepConfig, VerdictConfig, axis_entry, read_axis
+from hptransfer.errors import UserError, abbreviate, require
+from hptransfer.system.safe_yaml import read_mapping
+
+__all__ = ["Composed", "compose_file", "load_trial", "shipped_folder", "sweep_config"]
+
+# Fields of the executor that only Ray reads.
+OF_RAY = (
+    *("workers", "cpus", "memory_gib", "resources", "accelerator_type", "address", "retries"),
+    "wait_for_nodes_s",
+)
+
+
+@dataclass(frozen=True)
+class SweepSections:
+    """The sections of a config file that say what a sweep asks."""
+
+    question: str
+    statistic: str
+    sweep: SweepSection
+    search: tuple[tuple[str, Axis], ...]  # (hp name, axis), in the order of the file
+    transfer: TransferSection
+    verdict: VerdictConfig
 
 
 @dataclass(frozen=True)
 class Composed:
-    """A composed file: its tree as plain values, and the records made from it."""
+    """A config file with its overrides, as records."""
 
-    tree: dict[str, Any]
-    choices: dict[str, str]  # group -> chosen file
-    name: str  # of the results folder; empty where the file names no sweep
+    name: str  # of the results folder; empty where nothing names one
     trial: TrialConfig
     runtime: RuntimeConfig
     executor: ExecutorConfig
     trainer: TrainerConfig  # the section `train`
+    sweep: SweepSections | None  # None: the file of one trial
 
+    @property
+    def allow(self) -> tuple[str, ...]:
+        """What a target may differ in besides width."""
+        return self.sweep.transfer.allow if self.sweep else ()
 
-def shipped_folder(name: str) -> Path:
-    """Return the folder `conf` or `sweeps`: beside the package's files, else one level up."""
-    package = Path(__file__).resolve().parents[2]
-    for candidate in (package / name, package.parent / name):
-        if candidate.is_dir():
-            return candidate
-    raise FileNotFoundError(f"the installation lacks its folder {name}: reinstall hptransfer")
+    @property
+    def tree(self) -> dict[str, Any]:
+        """Every value of the file, plain and in the order in which it is written."""
+        trial = {f.name: plain(getattr(self.trial, f.name)) for f in dataclasses.fields(self.trial)}
+        groups = {group: trial.pop(group) for group in TRIAL_GROUPS}
+        runs = {"runtime": self.runtime, "executor": self.executor, "train": self.trainer}
+        tree = {"name": self.name, **groups, **plain(runs), **trial}
+        if self.sweep is None:
+            return tree
+        asked = self.sweep
+        return {
+            "name": self.name,
+            "question": asked.question,
+            "statistic": asked.statistic,
+            **tree,
+            "sweep": plain(asked.sweep),
+            "search": {name: axis_entry(axis) for name, axis in asked.search},
+            "transfer": plain(asked.transfer),
+            "verdict": plain(asked.verdict),
+        }
 
 
 def compose_file(
-    path: Path | None,
-    overrides: list[str],
-    *,
-    config_dir: Path | None = None,
-    as_run: bool = False,
+    path: Path | None, overrides: Sequence[str] = (), *, config_dir: Path | None = None
 ) -> Composed:
-    """Compose a YAML file (or the base trial) with overrides.
+    """Compose a YAML file (None: the base trial) with overrides.
 
-    `as_run` marks a complete file that a run wrote: there a group chosen on the command line
-    replaces the file's section instead of being overlaid by it.
+    Values come from the files of the groups, then from the file's sections, then from the
+    overrides; later ones win. A group that an override chooses replaces a section that gives every
+    value, such as a run's own file has, and lies under one that gives a few.
+
+    Raises:
+        UserError: a file, word or value that makes no config, in a sentence.
     """
     if config_dir is not None and not config_dir.is_dir():
         raise UserError(f"--config-dir must name a folder of config groups, but got {config_dir}.")
-    file_tree: dict[str, Any] = {"defaults": ["base"]} if path is None else _read_file(path)
-    if as_run:
-        for group in group_choices(overrides):
-            file_tree.pop(group, None)
-    _register(file_tree)
-    search_path = [config_dir] if config_dir else []
-    tree = _compose(overrides, search_path)
-    choices = dict(tree.hydra.runtime.choices)
-    with_hydra = OmegaConf.masked_copy(tree, TOP_KEYS)
-    named = as_run or any(override.startswith("name=") for override in overrides)
-    suffix = [] if named else _suffix(overrides)
+    words = read_overrides(overrides)
+    content = {} if path is None else read_mapping(path)
+    for key in content:
+        if key not in {"defaults", *TEXTS, *TRIAL_FIELDS, *GROUPS, *SECTIONS, "search"}:
+            raise UserError(f"{path}: {no_key(key)}")
+    tree = _tree(content, words, config_dir)
+    members = {group: _member(group, tree[group]) for group in GROUPS}
+    for change in words.changes:
+        _apply(tree, change)
+    groups = {group: _read_group(group, members[group], tree[group]) for group in GROUPS}
+    runtime, executor = groups.pop("runtime"), groups.pop("executor")
+    _require_effect(words, executor)
+    trial = TrialConfig(**groups, **_trial_fields(tree))
+    sections = _sweep_sections(tree)
     stem = path.stem if path else ""
-    return Composed(
-        tree=_plain(with_hydra),
-        choices={group: str(choices[group]) for group in GROUPS},
-        name="-".join([with_hydra.name or stem, *suffix]),
-        trial=_trial(with_hydra),
-        runtime=_record(with_hydra.runtime),
-        executor=_record(with_hydra.executor),
-        trainer=_record(with_hydra.train),
+    name = _text("name", tree) or stem
+    if sections.search and not any(change.key == "name" for change in words.changes):
+        name = "-".join([name, *(words.choices[g] for g in TRIAL_GROUPS if g in words.choices)])
+    trainer = read_record(TrainerConfig, tree.get("train", {}), "train")
+    return Composed(name, trial, runtime, executor, trainer, sections)
+
+
+def _tree(content: Mapping[str, Any], words: Overrides, config_dir: Path | None) -> dict[str, Any]:
+    """The values of the groups' files with the file's sections laid over them."""
+    defaults = content.get("defaults", ["base"])
+    _require_defaults(defaults)
+    sections = {key: value for key, value in content.items() if key != "defaults"}
+    choices: dict[str, str] = {}
+    for group in GROUPS:
+        section = sections.get(group)
+        if isinstance(section, str):  # `executor: local` chooses as executor=local does
+            choices[group] = choice(group, section)
+            del sections[group]
+        elif group in words.choices and is_whole(group, section):
+            del sections[group]
+        elif isinstance(section, Mapping) and group in words.choices:
+            tag = TAGS.get(group)
+            sections[group] = {key: value for key, value in section.items() if key != tag}
+    whole = {group for group in GROUPS if is_whole(group, sections.get(group))}
+    if len(whole) == len(GROUPS):
+        return dict(sections)
+    entries = [entry for entry in defaults if _group_of(entry) not in whole and entry != "_self_"]
+    for group, members in MEMBERS.items():  # `model: {family: uvit}` chooses as model=uvit does
+        section = sections.get(group)
+        tag = section.get(TAGS.get(group, "")) if isinstance(section, Mapping) else None
+        if tag in members and group not in map(_group_of, entries):
+            choices[group] = str(tag)
+    below = compose_groups(entries, {**choices, **words.choices}, config_dir)
+    return _laid_over({**below, **dict.fromkeys(whole)}, sections)
+
+
+def _require_defaults(entries: Any) -> None:
+    """Refuse a defaults list that is not of files and of group choices."""
+    form = rf"(?:override )?(?:{'|'.join(GROUPS)})"
+    for entry in entries if isinstance(entries, list) else [entries]:
+        pair = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else None
+        name = pair[1] if pair and re.fullmatch(form, pair[0]) else entry
+        if not (isinstance(entries, list) and isinstance(name, str) and is_file_name(name)):
+            raise UserError(
+                "`defaults` must be a list of base, _self_ and choices such as `override model: "
+                f"dit`, but got {abbreviate(entry)}. Leave it out for the usual ones."
+            )
+    if "base" not in entries:
+        raise UserError(
+            "`defaults` must hold base, which every file starts from, but got "
+            f"{abbreviate(entries)}. Leave it out for the usual ones."
+        )
+
+
+def _group_of(entry: Any) -> str | None:
+    """The group that an entry of a defaults list chooses a file of."""
+    return next(iter(entry)).removeprefix("override ") if isinstance(entry, dict) else None
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    """A tree with another laid over it: mappings are merged, other values replaced."""
+    if not (isinstance(below, Mapping) and isinstance(above, Mapping)):
+        return above
+    return {**below, **{key: _laid_over(below.get(key), value) for key, value in above.items()}}
+
+
+def _apply(tree: dict[str, Any], change: Change) -> None:
+    """Set or remove the value at a dotted key."""
+    *sections, name = change.key.split(".")
+    level = tree
+    for depth, section in enumerate(sections):
+        inner = level.get(section)
+        where = ".".join(sections[: depth + 1])
+        require_mapping(where, inner or {})
+        level[section] = dict(inner or {})
+        level = level[section]
+    if not change.removed:
+        level[name] = _laid_over(level.get(name), change.value)
+    elif name in level:
+        del level[name]
+    else:
+        raise UserError(f"There is no `{change.key}` to remove. Leave ~{change.key} out.")
+
+
+def _member(group: str, section: Any) -> type:
+    require_mapping(group, section)
+    return member(group, section)
+
+
+def _read_group(group: str, cls: type, section: Any) -> Any:
+    for name in section:
+        if name not in field_types(cls):
+            raise UserError(no_key(f"{group}.{name}"))
+    record = read_record(cls, section, group)
+    if len(MEMBERS[group]) > 1:
+        require_own_tag(group, record)
+    return record
+
+
+def _trial_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: read_value(key_types()[name], tree[name], name)
+        for name in TRIAL_FIELDS
+        if name in tree
+    }
+
+
+def _text(name: str, tree: Mapping[str, Any]) -> str:
+    return read_value(str, tree.get(name, ""), name)
+
+
+def _require_effect(words: Overrides, executor: ExecutorConfig) -> None:
+    """Refuse an override that the chosen executor would not read."""
+    for change in words.changes:
+        section, _, name = change.key.partition(".")
+        require(
+            section != "executor" or executor.name != "local" or name.split(".")[0] not in OF_RAY,
+            f"`{change.key}` has no effect with executor=local, which runs one pack after another "
+            "in this process. Leave it out, or add executor=ray.",
+        )
+
+
+def _sweep_sections(tree: Mapping[str, Any]) -> SweepSections:
+    section = tree.get("sweep", {})
+    if isinstance(section, Mapping) and isinstance(section.get("seeds"), int):
+        section = {**section, "seeds": _counted(section["seeds"])}
+    search = tree.get("search", {})
+    require_mapping("search", search)
+    return SweepSections(
+        question=_text("question", tree),
+        statistic=_text("statistic", tree),
+        sweep=read_record(SweepSection, section, "sweep"),
+        search=tuple(
+            (name, read_axis(name, entry))
+            for name, entry in search.items()
+            if entry is not None and entry != {}
+        ),
+        transfer=read_record(TransferSection, tree.get("transfer", {}), "transfer"),
+        verdict=read_record(VerdictConfig, tree.get("verdict", {}), "verdict"),
     )
 
 
-def _suffix(overrides: list[str]) -> list[str]:
-    chosen = group_choices(overrides)
-    return [chosen[group] for group in TRIAL_GROUPS if group in chosen]
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    content = read_mapping(path)
-    for key in content:
-        if key != "defaults" and key not in all_keys():
-            raise UserError(f"{path}: {no_key(key, all_keys())}")
-    if "defaults" in content:
-        require_defaults(content["defaults"])
-    require_sections(content)
-    return {"defaults": ["base", "_self_"], **content}
-
-
-def _register(file_tree: dict[str, Any]) -> None:
-    store = ConfigStore.instance()
-    store.store("schema", Root)
-    for group, schemas in SCHEMAS.items():
-        for name, cls in schemas.items():
-            store.store(f"schema_{name}", thawed(cls), group=group)
-    store.store("hptransfer_file", OmegaConf.create(file_tree))
-
-
-def _compose(overrides: list[str], search_path: list[Path]) -> DictConfig:
-    conf = shipped_folder("conf")
-    known, texts = all_keys(), text_keys()
-    words = [_parsed(override, normalised(override, known, texts)) for override in overrides]
-    if search_path:
-        places = ",".join(quoted(f"file://{path.resolve()}") for path in search_path)
-        words.append(f"hydra.searchpath=[{places}]")
-    try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            tree = compose("hptransfer_file", overrides=words, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        # Hydra raises a plain ValueError for some words.
-        raise UserError(explain(error, _available(conf, search_path))) from None
-    except (yaml.YAMLError, OSError) as error:
-        where = ", ".join(map(str, search_path))
-        raise UserError(f"A file of {where} cannot be read: {abbreviate(str(error))}.") from None
-    raw: Any = OmegaConf.to_container(OmegaConf.masked_copy(tree, TOP_KEYS), enum_to_str=True)
-    require_plain(raw, "The config")  # a file of --config-dir too
-    require_flat_lists(raw)
-    return tree
-
-
-def _parsed(override: str, word: str) -> str:
-    """Return a word for Hydra once its value is known to be a plain one."""
-    try:
-        parsed = OverridesParser.create().parse_override(word)
-        value = parsed.value()
-    except (HydraException, ValueError, RecursionError):
-        raise UserError(
-            f"The override {abbreviate(override)} cannot be read as key=value."
-        ) from None
-    key = str(parsed.key_or_group)
-    if parsed.is_sweep_override():
-        raise UserError("An override gives one value; for a list write key=[a,b] in quotes.")
-    if not parsed.is_delete():
-        require_plain(value, f"`{key}`")
-        if key in SECTIONS:
-            require_section(key, value)
-    return word
-
-
-def _available(conf: Path, search_path: list[Path]) -> dict[str, list[str]]:
-    """Return the files of each group, and under the empty name all dotted keys of the schema."""
-    available = {
-        group: sorted({p.stem for root in (conf, *search_path) for p in root.glob(f"{group}/*.y*")})
-        for group in GROUPS
-    }
-    return {**available, "": all_keys()}
-
-
-def _record(node: Any) -> Any:
-    return OmegaConf.to_object(node)
-
-
-def _plain(node: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(node, resolve=True, enum_to_str=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
-def _trial(tree: DictConfig) -> TrialConfig:
-    groups = {name: _record(tree[name]) for name in TRIAL_GROUPS}
-    for name, record in groups.items():
-        require_own_tag(name, record)
-    return TrialConfig(**groups, **{name: tree[name] for name in TRIAL_FIELDS})
+def _counted(seeds: int) -> list[int]:
+    """The seeds 0, 1, ... of which a file gives the number."""
+    require(
+        1 <= seeds <= 10_000 and not isinstance(seeds, bool),
+        f"`sweep.seeds` as one number says how many seeds there are, so it must be 1 to 10,000, "
+        f"but got {seeds}. Write [{seeds}] for the seed of that number.",
+    )
+    return list(range(seeds))
 
 
 def sweep_config(composed: Composed) -> SweepConfig:
-    """Read the sweep out of a composed file.
+    """The sweep of a composed file; its target is the base trial with `sweep.target` laid over it.
 
-    The target is the base trial with `sweep.target` laid over it.
+    Raises:
+        UserError: a file without widths or axes, or a sweep that cannot be run.
     """
-    tree = composed.tree
-    section = tree["sweep"]
-    search = [
-        (name, _axis(name, axis, composed.trial)) for name, axis in tree["search"].items() if axis
-    ]
+    asked = composed.sweep
+    require(asked is not None, "A file of one trial asks no question. Name a sweep's file.")
+    assert asked is not None
+    section = asked.sweep
     return SweepConfig(
         name=checked_name(composed.name),
-        question=tree["question"],
-        statistic=tree["statistic"],
+        question=asked.question,
+        statistic=asked.statistic,
         base=composed.trial,
-        widths=tuple(section["widths"]),
-        parametrizations=tuple(Scaling(name) for name in section["parametrizations"]),
-        seeds=tuple(section["seeds"]),
-        search=tuple(search),
-        target=overlaid(composed, section["target"]) if section["target"] else None,
-        realise=RealiseConfig(**section["realise"]),
-        verdict=VerdictConfig(**tree["verdict"]),
-        design=_design(section["design"]),
-        allow=tuple(tree["transfer"]["allow"]),
-        vary=VaryConfig(**section["vary"]),
+        widths=section.widths,
+        parametrizations=section.parametrizations,
+        seeds=section.seeds,
+        search=asked.search,
+        target=target_trial(composed.trial, section.target) if section.target else None,
+        realise=section.realise,
+        verdict=asked.verdict,
+        design=section.design,
+        allow=asked.transfer.allow,
+        vary=section.vary,
+        gate=section.gate,
     )
 
 
-def _design(section: dict[str, Any]) -> DesignConfig:
-    return DesignConfig(**{**section, "method": Method(section["method"])})
-
-
-def overlaid(composed: Composed, changes: dict[str, Any]) -> TrialConfig:
-    """Return the composed trial with a nested mapping laid over it."""
+def target_trial(base: TrialConfig, changes: Mapping[str, Any]) -> TrialConfig:
+    """The base trial with the nested mapping `sweep.target` laid over it."""
     parts = (*TRIAL_GROUPS, *TRIAL_FIELDS)
-    for name in changes:
+    for name, section in changes.items():
         if name not in parts:
             raise UserError(
-                f"`sweep.target` may change {', '.join(parts)}, but names {name!r}. "
-                f"{nearest(name, list(parts))}"
+                f"`sweep.target` may change {', '.join(parts)}, but names {abbreviate(name)}. "
+                f"{nearest(name, parts)}"
             )
         if name in TRIAL_GROUPS:
-            require_section(f"sweep.target.{name}", changes[name])
-    root = OmegaConf.structured(Root)
-    _fill(root, composed.trial)
-    try:
-        root.merge_with(changes)
-        return _trial(root)
-    except OmegaConfBaseException as error:
-        raise UserError(f"`sweep.target`: {explain(error, {'': all_keys()})}") from None
+            require_mapping(f"sweep.target.{name}", section)
+    fields: dict[str, Any] = {}
+    for name, section in changes.items():
+        record, where = getattr(base, name), f"sweep.target.{name}"
+        if name in TRIAL_GROUPS:
+            fields[name] = read_record(type(record), _laid_over(plain(record), section), where)
+            require_own_tag(name, fields[name])
+        else:
+            fields[name] = read_value(key_types()[name], section, where)
+    return dataclasses.replace(base, **fields)
 
 
-def _fill(root: DictConfig, trial: TrialConfig) -> None:
-    for name in TRIAL_GROUPS:
-        root[name] = thawed(getattr(trial, name))
-    for name in TRIAL_FIELDS:
-        root[name] = getattr(trial, name)
+def checked_name(name: str) -> str:
+    """A sweep's name, if it can name a folder."""
+    require(
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None,
+        "A sweep's `name` names its results folder, so it must be letters, digits, dots, dashes "
+        f"and underscores, but got {abbreviate(name)}. Set name=.",
+    )
+    return name
 
 
-def _axis(name: str, axis: Any, trial: TrialConfig) -> Axis:
-    require_known_hp(name, trial.objective)
-    allowed = {f.name for f in dataclasses.fields(Axis)}
-    if not isinstance(axis, dict) or not {"low", "high"} <= axis.keys() <= allowed:
-        raise UserError(
-            f"`search.{name}` must give low, high and perhaps step, in log2, but got {axis}. "
-            f"Write e.g. search.{name}.low=-10 search.{name}.high=-3."
-        )
-    for key, value in axis.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"`search.{name}.{key}` must be a number, but got {value!r}.")
-    return Axis(**{key: float(value) for key, value in axis.items()})
-
-
-def as_run_yaml(composed: Composed, *, name: str, comment: str = "") -> str:
-    """Return a complete file that composes to the same records, here and by Hydra itself."""
-    defaults = ["base", *({f"override {g}": c} for g, c in composed.choices.items()), "_self_"]
-    tree = {"defaults": defaults, **composed.tree, "name": name}
+def resolved_yaml(composed: Composed, *, name: str, comment: str = "") -> str:
+    """The text of a config file with every value, which composes to the same records."""
+    tree = dataclasses.replace(composed, name=name).tree
     body = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
     return "".join(f"# {line}\n" for line in comment.splitlines()) + body
 
 
 def with_trial(composed: Composed, trial: TrialConfig) -> Composed:
-    """Return a composed file of one trial: the sweep's sections left out."""
-    root = OmegaConf.structured(Root)
-    _fill(root, trial)
-    parts = (*TRIAL_GROUPS, *TRIAL_FIELDS)
-    plain = _plain(OmegaConf.masked_copy(root, list(parts)))
-    runs = {name: composed.tree[name] for name in ("runtime", "executor", "train")}
-    return dataclasses.replace(composed, tree={**plain, **runs}, trial=trial)
+    """The composed file of another trial, without the sections of a sweep."""
+    return dataclasses.replace(composed, trial=trial, sweep=None)
 
 
 def load_trial(path: str | Path) -> TrialConfig:
-    """Read the trial of a config file, such as an emitted target.yaml."""
-    return compose_file(Path(path), [], as_run=True).trial
+    """The trial of a config file, such as an emitted `target.yaml`.
+
+    Raises:
+        UserError: no such file, or one that is no config.
+    """
+    return compose_file(Path(path)).trial

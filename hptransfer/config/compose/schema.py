@@ -1,21 +1,25 @@
-"""The schema of config files: which groups there are, and what else a file may say."""
+"""What a config file may say: the groups with their members, and the sections beside them."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-
 from hptransfer import config
-from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig
-from hptransfer.config.choices import Init, Precision, Scaling
+from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
+from hptransfer.config.choices import Scaling
 from hptransfer.config.conditions import VaryConfig
 from hptransfer.config.design import DesignConfig
+from hptransfer.config.records import field_types
 from hptransfer.config.sweep import RealiseConfig, VerdictConfig
+from hptransfer.errors import UserError, abbreviate
 
-SCHEMAS = {
+# The dataclasses of each group. A group with several members has a field that names the member
+# (the tag: `model.family`, `objective.name`, `data.name`), by which they are listed here.
+MEMBERS: Mapping[str, Mapping[str, type]] = {
     "model": {
         "dit": config.DiTConfig,
         "uvit": config.UViTConfig,
@@ -42,87 +46,93 @@ SCHEMAS = {
     "runtime": {"runtime": RuntimeConfig},
     "executor": {"executor": ExecutorConfig},
 }
+GROUPS = tuple(MEMBERS)
+TRIAL_GROUPS = GROUPS[:-2]  # the groups of a trial
+TRIAL_FIELDS = ("init", "precision", "seed")  # the other fields of a trial
+TAGS = {"model": "family", "objective": "name", "data": "name", "executor": "name"}
 
 
-def thawed(cls: Any) -> DictConfig:
-    node = OmegaConf.structured(cls)
-    OmegaConf.set_readonly(node, False)
-    return node
-
-
-@dataclass
+@dataclass(frozen=True)
 class SweepSection:
-    """The `sweep` section of a sweep file."""
+    """The section `sweep`."""
 
-    widths: list[int] = field(default_factory=list)
-    parametrizations: list[Scaling] = field(default_factory=lambda: [Scaling.mup])
-    seeds: list[int] = field(default_factory=lambda: [0])
-    target: dict[str, Any] = field(default_factory=dict)  # overrides of the target run
-    realise: Any = field(default_factory=lambda: thawed(RealiseConfig))
-    design: Any = field(default_factory=lambda: thawed(DesignConfig))
-    vary: Any = field(default_factory=lambda: thawed(VaryConfig))
-    gate: bool = True  # µP arms run only after the coordinate check passed
+    widths: tuple[int, ...] = ()
+    parametrizations: tuple[Scaling, ...] = (Scaling.mup,)
+    seeds: tuple[int, ...] = (0,)
+    target: Mapping[str, Any] = field(default_factory=dict)  # changes of the trial for the target
+    realise: RealiseConfig = field(default_factory=RealiseConfig)
+    design: DesignConfig = field(default_factory=DesignConfig)
+    vary: VaryConfig = field(default_factory=VaryConfig)
+    gate: bool = True  # a µP arm is swept only after its coordinate check passed
 
 
-@dataclass
+@dataclass(frozen=True)
 class TransferSection:
-    """The `transfer` section: what may differ between proxies and target besides width."""
+    """The section `transfer`."""
 
-    allow: list[str] = field(default_factory=list)  # depth
-
-
-@dataclass
-class Root:
-    """Everything a config file may say."""
-
-    name: str = ""
-    question: str = ""
-    statistic: str = ""
-    model: Any = MISSING
-    parametrization: Any = MISSING
-    objective: Any = MISSING
-    data: Any = MISSING
-    optimizer: Any = MISSING
-    budget: Any = MISSING
-    quality: Any = MISSING
-    runtime: Any = MISSING
-    executor: Any = MISSING
-    train: Any = field(default_factory=lambda: thawed(TrainerConfig))
-    init: Init = Init.adaln_zero
-    precision: Precision = Precision.fp32
-    seed: int = 0
-    sweep: SweepSection = field(default_factory=SweepSection)
-    search: dict[str, Any] = field(default_factory=dict)
-    transfer: TransferSection = field(default_factory=TransferSection)
-    verdict: Any = field(default_factory=lambda: thawed(VerdictConfig))
+    allow: tuple[str, ...] = ()  # what a target may differ in besides width: depth
 
 
-TOP_KEYS = [f.name for f in dataclasses.fields(Root)]
+SECTIONS: Mapping[str, type] = {
+    "train": TrainerConfig,
+    "sweep": SweepSection,
+    "transfer": TransferSection,
+    "verdict": VerdictConfig,
+}
+TEXTS = ("name", "question", "statistic")
+OPEN = ("search", "sweep.target", "executor.resources")  # mappings with keys of any name
 
 
-def _fields() -> dict[str, str]:
-    """Return every dotted key of the schema with its annotation."""
-    parts = [
-        ("", Root),
-        ("sweep.", SweepSection),
-        ("sweep.realise.", RealiseConfig),
-        ("sweep.design.", DesignConfig),
-        ("sweep.vary.", VaryConfig),
-        ("transfer.", TransferSection),
-        ("verdict.", VerdictConfig),
-        ("train.", TrainerConfig),
-        *((f"{group}.", cls) for group, schemas in SCHEMAS.items() for cls in schemas.values()),
-    ]
-    return {
-        f"{prefix}{f.name}": str(f.type) for prefix, cls in parts for f in dataclasses.fields(cls)
-    }
+def member(group: str, section: Mapping[str, Any]) -> type:
+    """The dataclass of a group's section; its tag decides where the group has several."""
+    members = MEMBERS[group]
+    if len(members) == 1:
+        (only,) = members.values()
+        return only
+    tag = section.get(TAGS[group])
+    if not isinstance(tag, str) or tag not in members:
+        raise UserError(
+            f"`{group}.{TAGS[group]}` must be one of {', '.join(members)}, but got "
+            f"{abbreviate(tag)}. Choose one with {group}=."
+        )
+    return members[tag]
+
+
+def is_whole(group: str, section: Any) -> bool:
+    """Whether a section gives every field of its group, as in the files that a run writes."""
+    if not isinstance(section, Mapping):
+        return False
+    members = MEMBERS[group]
+    tag = section.get(TAGS.get(group, ""))
+    cls = members.get(str(tag)) if len(members) > 1 else next(iter(members.values()))
+    return cls is not None and set(field_types(cls)) <= set(section)
+
+
+@functools.cache
+def key_types() -> Mapping[str, Any]:
+    """The type of every dotted key of a config file; of several members the last one's."""
+    parts = [("", _trial_fields()), *(("", {name: str}) for name in TEXTS)]
+    for group, members in MEMBERS.items():
+        parts += [(group, field_types(cls)) for cls in members.values()]
+    parts += [(name, field_types(cls)) for name, cls in SECTIONS.items()]
+    keys = {name: Any for name in (*GROUPS, *SECTIONS, "search")}
+    for prefix, types in parts:
+        keys |= dict(_dotted(prefix, types))
+    return keys
+
+
+def _trial_fields() -> dict[str, Any]:
+    return {name: field_types(TrialConfig)[name] for name in TRIAL_FIELDS}
+
+
+def _dotted(prefix: str, types: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, kind in types.items():
+        key = f"{prefix}.{name}" if prefix else name
+        yield key, kind
+        if dataclasses.is_dataclass(kind):
+            yield from _dotted(key, field_types(kind))  # pyright: ignore[reportArgumentType]
 
 
 def all_keys() -> list[str]:
-    """Return every dotted key of the schema."""
-    return sorted(_fields())
-
-
-def text_keys() -> set[str]:
-    """Return the dotted keys that hold text."""
-    return {key for key, kind in _fields().items() if kind in ("str", "str | None")}
+    """Every dotted key of a config file, sorted."""
+    return sorted(key_types())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.config.choices import Scaling
-from hptransfer.config.compose.compose import Composed, as_run_yaml, compose_file, sweep_config
+from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, sweep_config
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
 from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.config.sweep import SweepConfig
@@ -54,7 +54,7 @@ def open_job(composed: Composed, root: Path, *, quiet: bool) -> Iterator[Job]:
     _require_data(sweep, composed)
     with FolderLock(folder.path) as lock:
         check_question(sweep, folder)  # again: another command may have written one meanwhile
-        write_text(folder.sweep_file, as_run_yaml(composed, name=sweep.name))
+        write_text(folder.sweep_file, resolved_yaml(composed, name=sweep.name))
         yield Job(composed, sweep, folder, quiet, lock)
 
 
@@ -78,7 +78,7 @@ def _require_trials(sweep: SweepConfig) -> None:
 
 def recorded_sweep(folder: ResultsFolder) -> SweepConfig:
     """Return the sweep as it was run."""
-    return sweep_config(compose_file(folder.sweep_file, [], as_run=True))
+    return sweep_config(compose_file(folder.sweep_file, []))
 
 
 def _require_data(sweep: SweepConfig, composed: Composed) -> None:
@@ -120,7 +120,7 @@ def central_log2_lr(sweep: SweepConfig) -> float:
 
 def gate(job: Job) -> list[dict[str, Any]]:
     """Check all arms; refuse to go on where a µP arm fails."""
-    if len(job.sweep.widths) < 2 or not job.composed.tree["sweep"]["gate"]:
+    if len(job.sweep.widths) < 2 or not job.sweep.gate:
         return []
     checks = check(job)
     for answer in checks:

@@ -10,8 +10,8 @@ from typing import Any
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
-from hptransfer.config.compose.compose import Composed, as_run_yaml, compose_file, with_trial
-from hptransfer.config.compose.schema import SCHEMAS
+from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, with_trial
+from hptransfer.config.compose.schema import MEMBERS
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import UserError, abbreviate
@@ -50,7 +50,7 @@ def replay(
     )
     completed = result.status is Status.completed
     if completed:
-        said = as_run_yaml(again, name=again.name, comment=f"Trial {key}, run again.")
+        said = resolved_yaml(again, name=again.name, comment=f"Trial {key}, run again.")
         write_text(weights_file.with_suffix(".yaml"), said)
     fresh = ledger_row(result, recorded["hps"], provenance())
     return comparison(recorded, fresh, weights_file if completed else None)
@@ -66,8 +66,8 @@ def run_again(
     _require_of_runtime(overrides)
     recorded = find(folder, prefix)
     config = trial_of(recorded)
-    composed = compose_file(folder.sweep_file, list(overrides), config_dir=config_dir, as_run=True)
-    return recorded, _as_run(composed, config)
+    composed = compose_file(folder.sweep_file, list(overrides), config_dir=config_dir)
+    return recorded, with_trial(composed, config)
 
 
 def _require_of_runtime(overrides: Sequence[str]) -> None:
@@ -156,7 +156,7 @@ def _trial(short: Mapping[str, Any]) -> TrialConfig:
 def _member(group: str, default: Any, short: Mapping[str, Any]) -> Any:
     """Return the class of a trial's group: the one that its tag names, where it has a tag."""
     tag = _tag(default)
-    return SCHEMAS[group][short[group][tag]] if tag else type(default)
+    return MEMBERS[group][short[group][tag]] if tag else type(default)
 
 
 def _tag(record: Any) -> str | None:
@@ -172,16 +172,6 @@ def _record(cls: Any, short: Mapping[str, Any]) -> Any:
             for name, value in short.items()
         }
     )
-
-
-def _as_run(composed: Composed, config: TrialConfig) -> Composed:
-    """Return the trial as a config, under the group choices of its own classes."""
-    tagged = {
-        f.name: getattr(getattr(config, f.name), tag)
-        for f in dataclasses.fields(config)
-        if dataclasses.is_dataclass(f.default) and (tag := _tag(f.default))
-    }
-    return dataclasses.replace(with_trial(composed, config), choices={**composed.choices, **tagged})
 
 
 def comparison(

@@ -89,7 +89,7 @@ def lasting(folder: RunFolder) -> list[dict[str, Any]]:
 
 def test_a_run_gives_what_the_pack_of_its_row_gives(train) -> None:
     answer = train("train.eval_every=4")
-    composed = compose_file(Path("target.yaml"), [], as_run=True)
+    composed = compose_file(Path("target.yaml"), [])
     runtime = dataclasses.replace(composed.runtime, held_out_curve=True)
     result, weights = train_trial(composed.trial, runtime)
     assert answer["loss"] == pytest.approx(result.loss, rel=1e-6)
@@ -305,7 +305,7 @@ def test_quality_is_in_the_row_as_a_pack_measures_it(train) -> None:
     words = ("quality.samples=100", "quality.steps=1")
     train(*words)
     (row,) = read_ledger_rows(Path("results/target/target"))
-    trial = compose_file(Path("target.yaml"), list(words), as_run=True).trial
+    trial = compose_file(Path("target.yaml"), list(words)).trial
     (result,) = run_pack([trial], RUNTIME)
     assert result.quality is not None
     measured = row["metrics"]["frechet_distance"]
