@@ -14,7 +14,7 @@ from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.metrics import LOSS, Metric
 from hptransfer.results.sweep_file import read_facts
-from hptransfer.system.files import opening
+from hptransfer.system.files import opening, write_text
 
 if TYPE_CHECKING:
     from hptransfer.reporting.figures import Figure, Picture
@@ -109,20 +109,21 @@ def report(
         out: the folder that gets both instead.
     """
     from hptransfer.reporting.figures import pictures, write_pictures
-    from hptransfer.reporting.page.report import write_report
+    from hptransfer.reporting.page.report import report_html
 
     place = _place(folder, out)
-    records = read_records(folder, step)
+    records = read_records(folder, step)._asdict()
+    listed = pictures(**records)
     with opening(place.path, "--out"):
-        write_pictures(place.figures, pictures(**records._asdict()))
-        write_report(
-            place.report_file,
-            **records._asdict(),
+        files = {path.name: path for path in write_pictures(place.figures, listed)}
+        page = report_html(
+            [(p, files[f"{p.name}.svg"].read_text(encoding="utf-8")) for p in listed],
+            **records,
             sweep=dict(read_facts(folder).tree),
-            figures=place.figures,
             timing=_timing(folder),
             commands=list(commands),
         )
+        write_text(place.report_file, page)
     return place.report_file
 
 

@@ -93,9 +93,17 @@ def _advice(arm: Mapping[str, Any]) -> str:
 
 
 def _drift(arm: Mapping[str, Any]) -> str:
-    moved = span(arm.get("drift_octaves_per_doubling"), 2)
-    if moved == UNKNOWN:
-        return "its optimum moves with width"
+    """Say why a transfer fails: the optimum moves, or only the loss shows it."""
+    drift = arm.get("drift_octaves_per_doubling")
+    moved = span(drift, 2)
+    if drift is None or moved == UNKNOWN:
+        return "one value for all widths costs more than the limit"
+    low, high = drift["low"], drift["high"]
+    if None not in (low, high) and low <= 0 <= high:
+        return (
+            "one value for all widths costs more than the limit, though its optimum is not seen "
+            f"to move: {moved} octaves per doubling of the width"
+        )
     return f"its optimum moves by {moved} octaves per doubling of the width"
 
 
@@ -135,13 +143,3 @@ def flops(value: float | None) -> str:
 def percent(value: float | None) -> str:
     """Write a percentage with three significant digits."""
     return UNKNOWN if value is None else f"{value:.3g} %".replace("-", "−")
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as the two units a reader thinks in."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

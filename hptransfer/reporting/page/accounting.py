@@ -11,6 +11,7 @@ import yaml
 from hptransfer.reporting.figures import wording
 from hptransfer.reporting.figures.cost import DENOMINATORS
 from hptransfer.reporting.page.page import bullets, cell, element, table
+from hptransfer.system.text import duration
 from hptransfer.system.version import package_version
 
 Record = Mapping[str, Any]
@@ -41,12 +42,12 @@ def timing_table(timing: Mapping[str, float] | None) -> str:
     total = sum(timing.values())
     longest = max(timing.values()) or 1.0
     rows = "".join(
-        f"<tr>{element('td', name)}{cell(wording.duration(seconds), 'n')}"
+        f"<tr>{element('td', name)}{cell(duration(seconds), 'n')}"
         f'<td class="wide"><span class="bar" style="width:{100 * seconds / longest:.1f}%">'
         "</span></td></tr>\n"
         for name, seconds in sorted(timing.items(), key=lambda item: -item[1])
     )
-    whole = element("p", f"{wording.duration(total)} in all.")
+    whole = element("p", f"{duration(total)} in all.")
     return f'{whole}\n<div class="scroll"><table class="full"><tbody>\n{rows}</tbody></table></div>'
 
 

@@ -5,15 +5,12 @@ The page holds no time stamps and no outside references: the same records give t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hptransfer.errors import UserError
-from hptransfer.reporting.figures import Picture, pictures, wording
-from hptransfer.reporting.page import accounting, findings, laws, several
+from hptransfer.reporting.figures import Picture, wording
+from hptransfer.reporting.page import accounting, findings, laws
 from hptransfer.reporting.page.page import bullets, document, element, picture, section
-from hptransfer.system.files import write_text
 
 Record = Mapping[str, Any]
 
@@ -37,57 +34,58 @@ _KEY = (
 )
 
 
-def write_report(
-    path: Path,
+def report_html(
+    drawn: Sequence[tuple[Picture, str]],
     *,
     estimates: dict[str, Any],
     check: dict[str, Any] | None,
     realised: dict[str, Any] | None,
     transfer: dict[str, Any] | None,
     sweep: dict[str, Any],
-    figures: Path,
     timing: dict[str, float] | None,
     commands: list[str],
-) -> None:
-    """Write the page; `figures` is the folder that holds the SVGs, `timing` section to seconds.
+) -> str:
+    """Return the page.
 
-    Raises:
-        UserError: a picture that these records give is not in the folder.
+    Args:
+        drawn: the pictures that these records give, each with its SVG.
+        estimates, check, realised, transfer: as in `figures_of`.
+        sweep: what `sweep.yaml` holds.
+        timing: seconds of each section of a run.
+        commands: what makes the page again.
     """
-    shown = pictures(estimates=estimates, check=check, realised=realised, transfer=transfer)
-    drawn = {p.name: _figure(p, figures) for p in shown if p.name != "summary"}
+    figures = {p.name: _figure(p, svg) for p, svg in drawn if p.name != "summary"}
     handed = transfer or {"cost": None, "files": None}
     parts = [
         _header(estimates, sweep),
-        *_answers(estimates, drawn),
+        *_answers(estimates, figures),
         section("Values for the target", findings.target_values(transfer) if transfer else ""),
-        section("Predicted against realised", _realised(realised, drawn)),
+        section("Predicted against realised", _realised(realised, figures)),
         section(
             "Coordinate check",
             findings.check_sentence(check) if check else "",
-            _grid(drawn, ("coordinate",)),
+            _grid(figures, ("coordinate",)),
         ),
-        section("Cost", _beside(accounting.cost_table(handed["cost"]), drawn.get("cost"))),
+        section("Cost", _beside(accounting.cost_table(handed["cost"]), figures.get("cost"))),
         section("Where the time went", accounting.timing_table(timing)),
         section("Files for the target", accounting.files_list(handed["files"])),
         section("Commands", accounting.command_list(commands)),
         section("Imported rows", accounting.imported_table(sweep.get("imported"))),
         section("Provenance", accounting.provenance(sweep)),
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, document(f"{estimates['sweep']}: hptransfer report", parts))
+    return document(f"{estimates['sweep']}: hptransfer report", parts)
 
 
-def _answers(estimates: Record, drawn: Mapping[str, str]) -> list[str]:
+def _answers(estimates: Record, figures: Mapping[str, str]) -> list[str]:
     """What was found of each arm, from its curves to its laws."""
     arms, surfaces = estimates["arms"], estimates.get("surfaces") or []
     return [
-        section("The curves", _grid(drawn, ("basins", "optimum_width"), _key())),
+        section("The curves", _grid(figures, ("basins", "optimum_width"), _key())),
         section("Optimum at each width", *map(findings.optima_table, arms)),
         section(
             "Does it transfer?",
             findings.transfer_table(arms),
-            _grid(drawn, ("regret", "loss_width")),
+            _grid(figures, ("regret", "loss_width")),
             *map(laws.laws_table, arms),
             *map(laws.quality_list, arms),
         ),
@@ -98,11 +96,11 @@ def _answers(estimates: Record, drawn: Mapping[str, str]) -> list[str]:
         ),
         section(
             "Several HPs together",
-            _grid(drawn, ("surface", "importance")),
-            *map(several.joint_table, surfaces),
-            *map(several.importance_table, surfaces),
+            _grid(figures, ("surface", "importance")),
+            *map(laws.joint_table, surfaces),
+            *map(laws.importance_table, surfaces),
         ),
-        section("Other conditions", _grid(drawn, ("over",)), *map(several.conditions_table, arms)),
+        section("Other conditions", _grid(figures, ("over",)), *map(laws.conditions_table, arms)),
     ]
 
 
@@ -137,11 +135,11 @@ def _card(arm: Record) -> str:
     return f'<div class="card {css}">{sentence}{notes}</div>'
 
 
-def _grid(drawn: Mapping[str, str], kinds: tuple[str, ...], last: str = "") -> str:
-    figures = [figure for name, figure in drawn.items() if name.startswith(kinds)]
-    if not figures:
+def _grid(figures: Mapping[str, str], kinds: tuple[str, ...], last: str = "") -> str:
+    chosen = [figure for name, figure in figures.items() if name.startswith(kinds)]
+    if not chosen:
         return ""
-    return '<div class="pictures">\n' + "\n".join([*figures, last]) + "\n</div>"
+    return '<div class="pictures">\n' + "\n".join([*chosen, last]) + "\n</div>"
 
 
 def _key() -> str:
@@ -150,10 +148,10 @@ def _key() -> str:
     )
 
 
-def _realised(realised: Record | None, drawn: Mapping[str, str]) -> str:
+def _realised(realised: Record | None, figures: Mapping[str, str]) -> str:
     if realised is None:
         return ""
-    return _beside(findings.realised_table(realised), drawn["realised"])
+    return _beside(findings.realised_table(realised), figures["realised"])
 
 
 def _beside(text: str, figure: str | None) -> str:
@@ -162,12 +160,5 @@ def _beside(text: str, figure: str | None) -> str:
     return f'<div class="beside">\n<div>{text}</div>\n{figure}\n</div>'
 
 
-def _figure(shown: Picture, folder: Path) -> str:
-    path = folder / f"{shown.name}.svg"
-    if not path.is_file():
-        raise UserError(
-            f"The report needs every picture of the sweep, but {path} does not exist. "
-            "Draw the pictures first: hptransfer plot."
-        )
-    css = "wide" if shown.size[0] > HALF_PAGE else ""
-    return picture(path.read_text(encoding="utf-8"), shown.name, shown.label, css)
+def _figure(shown: Picture, svg: str) -> str:
+    return picture(svg, shown.name, shown.label, "wide" if shown.size[0] > HALF_PAGE else "")

@@ -9,8 +9,7 @@ from typing import Any
 from hptransfer.config.budget_units import UNITS, written
 from hptransfer.config.choices import arm_name
 from hptransfer.config.conditions import CONDITIONS
-from hptransfer.reporting.figures.wording import duration
-from hptransfer.system.text import text_table
+from hptransfer.system.text import duration, text_table
 
 COLUMNS = ("arm", "width", "trials", "to run", "packs", "FLOPs", "GiB", "s/pack", "hours", "from")
 LETTERS = 100
