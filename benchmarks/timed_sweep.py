@@ -18,7 +18,7 @@ from unittest.mock import patch
 from hptransfer import execution
 from hptransfer.cli import main as cli
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
-from hptransfer.execution.work import OnResults, Pack
+from hptransfer.execution.work import OnError, OnResults, Trials
 from hptransfer.results.folder import write_json
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.sweeping.run import driver
@@ -38,19 +38,20 @@ def _noting(events: list[dict[str, Any]]) -> Callable[..., None]:
     """Return `run_packs` with its callbacks noted before they are called."""
 
     def run_packs(
-        packs: Sequence[Pack],
+        packs: Sequence[Trials],
         runtime: RuntimeConfig,
         executor: ExecutorConfig,
         *,
         on_results: OnResults,
         on_start: Callable[[int], None],
+        on_error: OnError,
         checkpoints: CheckpointConfig | None = None,
     ) -> None:
         def started(index: int) -> None:
             events.append({"event": "started", "pack": index, "time": time.time()})
             on_start(index)
 
-        def finished(index: int, outcome: list[TrialResult]) -> Sequence[Pack] | None:
+        def finished(index: int, outcome: list[TrialResult]) -> Sequence[Trials] | None:
             now = time.time()
             training = sum(result.seconds for result in outcome)
             events.append(
@@ -71,6 +72,7 @@ def _noting(events: list[dict[str, Any]]) -> Callable[..., None]:
             executor,
             on_results=finished,
             on_start=started,
+            on_error=on_error,
             checkpoints=checkpoints,
         )
 

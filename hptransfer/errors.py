@@ -1,4 +1,4 @@
-"""The two ways a command can fail that are not bugs, each with its exit code."""
+"""The errors that end a command with a sentence, each with its exit code."""
 
 
 class UserError(ValueError):
@@ -14,6 +14,12 @@ class MachineError(RuntimeError):
     """The machine failed: a full disk, a node lost beyond its retries; exit code 3."""
 
     exit_code = 3
+
+
+class TrialsFailed(RuntimeError):
+    """Trials raised, which is a bug; all other trials are recorded. Exit code 1."""
+
+    exit_code = 1
 
 
 class Interrupted(KeyboardInterrupt):

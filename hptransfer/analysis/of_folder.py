@@ -18,6 +18,7 @@ from typing import Any
 from hptransfer.config.choices import Status
 from hptransfer.errors import UserError
 from hptransfer.results.asked_points import best_points
+from hptransfer.results.failed_trials import read_failed
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import (
     LEDGER_NAME,
@@ -60,6 +61,7 @@ def status(folder: ResultsFolder) -> dict[str, Any]:
         **{status.value: recorded[status.value] for status in Status},
         "outside": outside[:MOST_OUTSIDE],
         "outside_count": len(outside),
+        "failed": [each.sentence(folder.path) for each in read_failed(folder.path).values()],
         "best": best_points(scattered, facts.axes),
         "notice": torn_line_notice(folder.path / LEDGER_NAME, torn_bytes),
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hptransfer.errors import Interrupted, MachineError, UserError
+from hptransfer.errors import Interrupted, MachineError, TrialsFailed, UserError
 from hptransfer.system.version import package_version
 
 COMMANDS = {
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         return _dispatch(words[0], words[1:])
-    except (UserError, MachineError) as error:
+    except (UserError, MachineError, TrialsFailed) as error:
         print(f"hptransfer: {error}", file=sys.stderr)
         return error.exit_code
     except Interrupted as cut:

@@ -1,4 +1,4 @@
-"""Who runs the packs of a sweep: one after another in this process, or Ray Tune."""
+"""Execution of a sweep's packs: one after another in this process, or by Ray Tune."""
 
 from __future__ import annotations
 
@@ -7,32 +7,44 @@ from collections.abc import Callable, Sequence
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
 from hptransfer.execution.pack_sizes import Measurement
 from hptransfer.execution.resources import usable_cpus
-from hptransfer.execution.work import OnResults, Pack, PackError, RunPack, ignore_start
+from hptransfer.execution.work import (
+    OnError,
+    OnResults,
+    PackError,
+    PackTasks,
+    RunPack,
+    Trials,
+    ignore_start,
+    raise_error,
+)
 
-__all__ = ["Pack", "PackError", "RunPack", "measure_packs", "run_packs"]
+__all__ = ["PackError", "RunPack", "measure_packs", "run_packs"]
 
 
 def run_packs(
-    packs: Sequence[Pack],
+    packs: Sequence[Trials],
     runtime: RuntimeConfig,
     executor: ExecutorConfig,
     *,
     on_results: OnResults,
     on_start: Callable[[int], None] = ignore_start,
+    on_error: OnError = raise_error,
     run_pack: RunPack | None = None,
     checkpoints: CheckpointConfig | None = None,
 ) -> None:
-    """Run every pack once; both callbacks run in this thread, with the pack's index.
+    """Run every pack once; all callbacks run in this thread and get the pack's index.
 
     Args:
-        on_results: called as packs finish, in any order; packs that it returns are run too, with
-            the indices that follow the last.
-        on_start: called when a pack is handed to a worker (again if it is retried).
+        on_results: called as packs finish, in any order. Packs that it returns are run after all
+            others, with the indices that follow the last.
+        on_start: called when a pack is handed to a worker, and again if the pack is retried.
+        on_error: called when a pack raised, which is a bug. Packs that it returns are run next,
+            with the indices that follow the last. By default the error is raised.
         run_pack: what runs a pack; None: `hptransfer.training.packs.run.run_pack`.
         checkpoints: where packs in training leave their state; None: nowhere.
 
     Raises:
-        PackError: a pack raised, which is a bug; what was finished before stays reported.
+        PackError: a pack raised, and `on_error` is not given.
         UserError: resources that no node has, no cluster, or storage that nodes do not share.
         MachineError: packs lost beyond their retries, or the cluster itself.
     """
@@ -44,22 +56,21 @@ def run_packs(
         from hptransfer.execution.ray import executor as chosen
     chosen.run_packs(
         packs,
-        runtime,
+        PackTasks(runtime, run_pack, checkpoints),
         executor,
         on_results=on_results,
         on_start=on_start,
-        run_pack=run_pack,
-        checkpoints=checkpoints,
+        on_error=on_error,
     )
 
 
 def measure_packs(
-    groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorConfig
+    groups: Sequence[Trials], runtime: RuntimeConfig, executor: ExecutorConfig
 ) -> Measurement:
     """Measure what packs of each group of equal shapes cost where packs run, and count places.
 
-    In this process where packs run on this machine's CPU, or one after another; else in workers
-    with a pack's resources, since only they see the device.
+    The measurement runs in this process where packs run on this machine's CPU, or one after
+    another. Elsewhere it runs in workers with a pack's resources: only they see the device.
 
     Raises:
         UserError: resources that no node has.

@@ -1,44 +1,37 @@
-"""The local executor: packs one after another in this process. The oracle for all others."""
+"""The local executor: packs run one after another in this process.
+
+Tests hold the other executor to what this one reports.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Callable, Sequence
 
-from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
-from hptransfer.errors import MachineError, UserError
-from hptransfer.execution.work import (
-    OnResults,
-    Pack,
-    RunPack,
-    Work,
-    ignore_start,
-    pack_error,
-    run_one,
-)
+from hptransfer.config import ExecutorConfig
+from hptransfer.execution.work import OnError, OnResults, PackError, PackTasks, Trials
 
 
 def run_packs(
-    packs: Sequence[Pack],
-    runtime: RuntimeConfig,
+    packs: Sequence[Trials],
+    tasks: PackTasks,
     executor: ExecutorConfig,
     *,
     on_results: OnResults,
-    on_start: Callable[[int], None] = ignore_start,
-    run_pack: RunPack | None = None,
-    checkpoints: CheckpointConfig | None = None,
+    on_start: Callable[[int], None],
+    on_error: OnError,
 ) -> None:
     """Run the packs in order; see `hptransfer.execution.run_packs`."""
-    waiting = deque(packs)
-    index = 0
+    waiting = tasks.after_all(packs)
     while waiting:
-        work = Work(index, tuple(waiting.popleft()), runtime, run_pack, checkpoints)
-        on_start(index)
-        try:
-            results = run_one(work)
-        except (UserError, MachineError):
-            raise
-        except Exception as error:
-            raise pack_error(work.configs, error) from error
-        waiting.extend(on_results(index, results) or ())
-        index += 1
+        task = heapq.heappop(waiting)
+        on_start(task.index)
+        outcome = task.run()
+        if isinstance(outcome.error, PackError):
+            more = tasks.in_place_of(task, on_error(task.index, outcome.error) or ())
+        elif outcome.error is not None:
+            raise outcome.error
+        else:
+            more = tasks.after_all(on_results(task.index, outcome.results) or ())
+        for each in more:
+            heapq.heappush(waiting, each)

@@ -1,61 +1,94 @@
-"""What both executors share: a pack, how one is run, and the error of a pack that raised."""
+"""Definitions that both executors share: a pack to run, its outcome, and the error it raised."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError, UserError
 from hptransfer.results.trial_result import TrialResult
 
-Pack = Sequence[TrialConfig]
-RunPack = Callable[[Pack, RuntimeConfig], list[TrialResult]]
-OnResults = Callable[[int, list[TrialResult]], Sequence[Pack] | None]
+Trials = Sequence[TrialConfig]
+RunPack = Callable[[Trials, RuntimeConfig], list[TrialResult]]
+OnResults = Callable[[int, list[TrialResult]], Sequence[Trials] | None]
 
 
 class PackError(RuntimeError):
-    """A pack raised, which is a bug: an HP that makes training fail is a result, not an error."""
+    """A pack raised, which is a bug: an HP that makes training fail is a result, not an error.
 
-    def __init__(self, trial_keys: Sequence[str], traceback_text: str) -> None:
+    Args:
+        reason: kind and first line of what was raised.
+        frame: the last frame of its traceback, as `file:line in function`; empty if unknown.
+        traceback_text: the whole traceback.
+    """
+
+    def __init__(
+        self, trial_keys: Sequence[str], reason: str, frame: str, traceback_text: str
+    ) -> None:
         super().__init__(
             f"The pack of trials {', '.join(trial_keys)} raised:\n{traceback_text.rstrip()}"
         )
         self.trial_keys = tuple(trial_keys)
+        self.reason = reason
+        self.frame = frame
         self.traceback_text = traceback_text
 
-    def __reduce__(self) -> tuple[type[PackError], tuple[tuple[str, ...], str]]:
-        return PackError, (self.trial_keys, self.traceback_text)
+    def __reduce__(self) -> tuple[type[PackError], tuple[tuple[str, ...], str, str, str]]:
+        return PackError, (self.trial_keys, self.reason, self.frame, self.traceback_text)
+
+
+OnError = Callable[[int, PackError], Sequence[Trials] | None]
 
 
 @dataclass(frozen=True)
-class Work:
+class PackTask:
     """A pack on its way to a worker."""
 
-    index: int
-    configs: Pack
+    index: int  # of the pack, in the order in which packs are handed to the executor
+    # Packs run in ascending order: pack 3 has the order (3,), and where it is replaced by smaller
+    # packs, those have (3, 0), (3, 1) and so on.
+    order: tuple[int, ...]
+    configs: Trials
     runtime: RuntimeConfig
-    run_pack: RunPack | None = None
-    checkpoints: CheckpointConfig | None = None
+    run_pack: RunPack | None = None  # None: `hptransfer.training.packs.run.run_pack`
+    checkpoints: CheckpointConfig | None = None  # None: a pack leaves none
 
     def __repr__(self) -> str:
         return f"pack {self.index}"  # Ray Tune makes names of it
 
-    def run(self) -> Outcome:
-        """Run the pack; what it raises comes back as data."""
+    def __lt__(self, other: PackTask) -> bool:
+        return self.order < other.order
+
+    def run(self) -> PackOutcome:
+        """Run the pack; an exception comes back as data."""
         try:
-            results = run_one(self)
+            return PackOutcome(self.index, self._results())
         except (UserError, MachineError) as error:
-            return Outcome(self.index, [], type(error)(str(error)))
+            return PackOutcome(self.index, [], type(error)(str(error)))
         except Exception as error:
-            return Outcome(self.index, [], pack_error(self.configs, error))
-        return Outcome(self.index, results)
+            return PackOutcome(self.index, [], pack_error(self.configs, error))
+
+    def _results(self) -> list[TrialResult]:
+        if self.run_pack is not None:
+            results = self.run_pack(self.configs, self.runtime)
+        else:
+            # Imported here because it imports torch, which the driver of a Ray sweep does not need.
+            from hptransfer.training.packs.run import run_pack
+
+            results = run_pack(self.configs, self.runtime, checkpoints=self.checkpoints)
+        if [result.config for result in results] != list(self.configs):
+            raise RuntimeError(
+                "A pack must return one result per trial, in the order of its trials."
+            )
+        return results
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PackOutcome:
     """A pack on its way back: its results, or the error it raised."""
 
     index: int
@@ -63,24 +96,47 @@ class Outcome:
     error: Exception | None = None
 
 
-def run_one(work: Work) -> list[TrialResult]:
-    """Run a pack here, with `hptransfer.training.packs.run.run_pack` unless told otherwise."""
-    if work.run_pack is not None:
-        results = work.run_pack(work.configs, work.runtime)
-    else:
-        # Imported here because it imports torch, which the driver of a Ray sweep does not need.
-        from hptransfer.training.packs.run import run_pack
+class PackTasks:
+    """The tasks of a sweep's packs, numbered as the packs are handed over."""
 
-        results = run_pack(work.configs, work.runtime, checkpoints=work.checkpoints)
-    if [result.config for result in results] != list(work.configs):
-        raise RuntimeError("A pack must return one result per trial, in the order of its trials.")
-    return results
+    def __init__(
+        self,
+        runtime: RuntimeConfig,
+        run_pack: RunPack | None,
+        checkpoints: CheckpointConfig | None,
+    ) -> None:
+        self.runtime = runtime
+        self.checkpoints = checkpoints
+        self._run_pack = run_pack
+        self._made = 0
+
+    def after_all(self, packs: Sequence[Trials]) -> list[PackTask]:
+        """Return tasks that run after all earlier ones."""
+        return [self._task((self._made,), configs) for configs in packs]
+
+    def in_place_of(self, task: PackTask, parts: Sequence[Trials]) -> list[PackTask]:
+        """Return tasks that run next, where `task` stood."""
+        return [self._task((*task.order, n), configs) for n, configs in enumerate(parts)]
+
+    def _task(self, order: tuple[int, ...], configs: Trials) -> PackTask:
+        self._made += 1
+        return PackTask(
+            self._made - 1, order, tuple(configs), self.runtime, self._run_pack, self.checkpoints
+        )
 
 
-def pack_error(configs: Pack, error: Exception) -> PackError:
-    """Build the error of a pack that raised `error`, with its traceback as text."""
+def pack_error(configs: Trials, error: BaseException) -> PackError:
+    """Build the error of a pack that raised `error`."""
+    frames = traceback.extract_tb(error.__traceback__)
+    reason, _, _ = f"{type(error).__name__}: {error}".partition("\n")
+    frame = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
     text = "".join(traceback.format_exception(error))
-    return PackError([trial_key(config) for config in configs], text)
+    return PackError([trial_key(config) for config in configs], reason, frame, text)
+
+
+def raise_error(pack_index: int, error: PackError) -> NoReturn:
+    """Raise the error of a pack that raised."""
+    raise error
 
 
 def ignore_start(pack_index: int) -> None:

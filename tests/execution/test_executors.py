@@ -34,9 +34,11 @@ from hptransfer.execution.resources import (
     resources_of,
     usable_cpus,
 )
-from hptransfer.execution.work import Work
+from hptransfer.execution.work import PackTask
 from hptransfer.results.trial_result import TrialResult
-from tests.support.executors import RUNTIME, Recorder, cheap
+from tests.support.executors import RUNTIME, Recorder, cheap, executor
+
+__all__ = ["executor"]
 
 GIB = 2**30
 RAY = ExecutorConfig(name="ray")
@@ -45,6 +47,13 @@ RAY = ExecutorConfig(name="ray")
 def raise_at_seed_two(configs: Sequence[TrialConfig], runtime: RuntimeConfig) -> list[TrialResult]:
     """Raise, as a bug would."""
     if configs[0].seed == 2:
+        raise ZeroDivisionError("a bug in the model")
+    return cheap(configs, runtime)
+
+
+def raise_for_seed_two(configs: Sequence[TrialConfig], runtime: RuntimeConfig) -> list[TrialResult]:
+    """Raise in every pack that holds seed 2."""
+    if any(config.seed == 2 for config in configs):
         raise ZeroDivisionError("a bug in the model")
     return cheap(configs, runtime)
 
@@ -121,6 +130,36 @@ class TestContract:
         assert _handlers() == handlers
         assert list(clean_folder.iterdir()) == []
 
+    def test_the_parts_of_a_pack_that_raised_run_in_its_place(self, executor, tiny_trial):
+        def halves(index: int, error: PackError) -> list:
+            raised.append(error)
+            pack = packs[index]
+            parts = [pack[: len(pack) // 2], pack[len(pack) // 2 :]] if len(pack) > 1 else []
+            packs.extend(parts)
+            return parts
+
+        raised: list[PackError] = []
+        recorder = Recorder()
+        packs = [
+            tuple(tiny_trial(seed=seed) for seed in range(first, first + 4)) for first in (0, 4)
+        ]
+        run_packs(
+            packs[:2],
+            RUNTIME,
+            executor,
+            on_results=recorder.on_results,
+            on_start=recorder.on_start,
+            on_error=halves,
+            run_pack=raise_for_seed_two,
+        )
+        assert [len(error.trial_keys) for error in raised] == [4, 2, 1]
+        assert raised[-1].reason == "ZeroDivisionError: a bug in the model"
+        assert raised[-1].frame.endswith(" in raise_for_seed_two")
+        recorded = [result.config.seed for found in recorder.results.values() for result in found]
+        assert sorted(recorded) == [0, 1, 3, 4, 5, 6, 7]
+        if executor.name == "local":  # a worker of Ray's takes its next pack at once
+            assert recorder.started == [0, 2, 3, 4, 5, 1]
+
     def test_an_error_while_recording_stops_the_sweep(self, executor, tiny_trial):
         def full_disk(index: int, results: list[TrialResult]) -> None:
             seen.append(index)
@@ -174,7 +213,7 @@ def _handlers() -> list:
 @pytest.mark.parametrize("run_pack", [refuse, forget_one])
 def test_an_error_is_the_same_from_a_worker_and_in_this_process(run_pack, tiny_trial):
     pack = _packs(tiny_trial, 1)[0]
-    sent = pickle.loads(pickle.dumps(Work(0, pack, RUNTIME, run_pack)))
+    sent = pickle.loads(pickle.dumps(PackTask(0, (0,), pack, RUNTIME, run_pack)))
     error = pickle.loads(pickle.dumps(sent.run())).error
     with pytest.raises((UserError, PackError)) as caught:
         Recorder().run([pack], ExecutorConfig(name="local"), run_pack)

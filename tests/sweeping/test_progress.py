@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import random
+import re
 import subprocess
 import sys
 
@@ -13,11 +14,10 @@ import pytest
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Scaling, Status
 from hptransfer.results.trial_result import TrialResult
-from hptransfer.sweeping.run.progress import (
-    Display,
-    Progress,
+from hptransfer.sweeping.run.progress import Display, SweepProgress
+from hptransfer.sweeping.run.time_left import (
     SecondsLeft,
-    Tally,
+    TrialCounts,
     seconds_left,
     time_text,
 )
@@ -47,7 +47,7 @@ def _result(
 def test_counts_follow_the_packs(tiny_trial):
     wide = [tiny_trial(log2_lr=lr, width=16) for lr in (-7.0, -6.0, -5.0)]
     base = [tiny_trial(log2_lr=lr, width=8, scaling=Scaling.standard) for lr in (-7.0, -6.0)]
-    progress = Progress(7, 2, packs=[wide, base], display=Display.quiet)
+    progress = SweepProgress(7, 2, packs=[wide, base], display=Display.quiet)
     progress.started(0, wide)
     progress.started(0, wide)  # handed out again after its worker was lost
     progress.started(1, base)
@@ -55,33 +55,33 @@ def test_counts_follow_the_packs(tiny_trial):
     assert progress.line() == line
     losses = (0.6, 0.4, None)
     progress.finished(0, [_result(c, loss) for c, loss in zip(wide, losses, strict=True)])
-    tally = progress.tallies["mup", 16]
+    tally = progress.counts["mup", 16]
     assert (tally.left, tally.running, tally.finished, tally.diverged) == (0, 0, 3, 1)
     assert tally.best_loss == 0.4
     # Two trials at half the width on one of two workers: 2 · 1 s / 2 / 2.
     line = "5/7 trials, 2 running, 1 diverged, 1 pack restarted, ~1 s left"
     assert progress.line() == line
     progress.finished(1, [_result(base[0])])  # of a pack that reran, only what is new
-    assert progress.tallies["shared", 8].left == 0
+    assert progress.counts["shared", 8].left == 0
     assert progress.done == 6
 
 
 def test_time_left_scales_with_width_and_prefers_the_own_arm():
-    tallies = {
-        ("mup", 64): Tally(left=2, finished=2, seconds=8.0),
-        ("standard", 64): Tally(left=1, finished=1, seconds=10.0),
-        ("mup", 32): Tally(left=3),
+    counts = {
+        ("mup", 64): TrialCounts(left=2, finished=2, seconds=8.0),
+        ("standard", 64): TrialCounts(left=1, finished=1, seconds=10.0),
+        ("mup", 32): TrialCounts(left=3),
     }
     own, other = 2 * 4.0 + 10.0, 3 * 4.0
-    assert seconds_left(tallies) == (own + other / 4, own + other / 2, own + other)
-    assert seconds_left(tallies, unplanned=1) == (21 + 6, 24 + 6, 30 + 6)
-    assert seconds_left({("mup", 64): Tally(left=2)}) is None
+    assert seconds_left(counts) == (own + other / 4, own + other / 2, own + other)
+    assert seconds_left(counts, unplanned=1) == (21 + 6, 24 + 6, 30 + 6)
+    assert seconds_left({("mup", 64): TrialCounts(left=2)}) is None
 
 
 def test_time_left_has_the_spread_of_the_packs_so_far():
-    steady = Tally(left=8, finished=8, seconds=80.0, packs=[10.0] * 4)
+    steady = TrialCounts(left=8, finished=8, seconds=80.0, packs=[10.0] * 4)
     assert seconds_left({("mup", 64): steady}) == (80.0, 80.0, 80.0)
-    uneven = Tally(left=8, finished=8, seconds=80.0, packs=[8.0, 12.0, 8.0, 12.0])
+    uneven = TrialCounts(left=8, finished=8, seconds=80.0, packs=[8.0, 12.0, 8.0, 12.0])
     # A share of 0.2·√(4/3) of 80 s, over four packs measured and four left.
     margin = 1.645 * 80 * 0.2 * (4 / 3) ** 0.5 * (1 / 4 + 1 / 4) ** 0.5
     assert seconds_left({("mup", 64): uneven}) == pytest.approx((80 - margin, 80, 80 + margin))
@@ -94,7 +94,7 @@ def test_the_interval_holds_what_remains_of_simulated_sweeps():
     inside = 0
     for _ in range(300):
         seconds = [draws.lognormvariate(2.0, 0.3) for _ in range(20)]
-        tally = Tally(left=12, finished=8, seconds=sum(seconds[:8]), packs=seconds[:8])
+        tally = TrialCounts(left=12, finished=8, seconds=sum(seconds[:8]), packs=seconds[:8])
         left = seconds_left({("mup", 64): tally})
         assert left is not None
         inside += left.low <= sum(seconds[8:]) <= left.high
@@ -103,7 +103,7 @@ def test_the_interval_holds_what_remains_of_simulated_sweeps():
 
 def test_more_work_and_stopped_trials_are_counted(tiny_trial):
     first = [tiny_trial(log2_lr=lr) for lr in (-7.0, -6.0)]
-    progress = Progress(2, 0, packs=[first], display=Display.quiet)
+    progress = SweepProgress(2, 0, packs=[first], display=Display.quiet)
     progress.started(0, first)
     progress.finished(0, [_result(c, status=Status.stopped) for c in first])
     assert progress.line() == "2/2 trials, 0 running, 0 diverged, 2 stopped"
@@ -125,7 +125,7 @@ def test_time_is_told_coarsely(seconds: float, text: str):
 
 def test_plain_lines_are_sparse_and_on_stderr(tiny_trial, capsys):
     packs = [[tiny_trial(seed=seed)] for seed in range(50)]
-    with Progress(50, 0, packs=packs, display=Display.plain) as progress:
+    with SweepProgress(50, 0, packs=packs, display=Display.plain) as progress:
         for index, pack in enumerate(packs):
             progress.started(index, pack)
             progress.finished(index, [_result(pack[0])])
@@ -141,7 +141,7 @@ def test_an_interrupted_sweep_says_how_far_it_came(tiny_trial, capsys):
     packs = [[tiny_trial(seed=seed)] for seed in range(5)]
     with (
         pytest.raises(KeyboardInterrupt),
-        Progress(5, 0, packs=packs, display=Display.plain) as progress,
+        SweepProgress(5, 0, packs=packs, display=Display.plain) as progress,
     ):
         for index, pack in enumerate(packs[:3]):
             progress.started(index, pack)
@@ -153,7 +153,7 @@ def test_an_interrupted_sweep_says_how_far_it_came(tiny_trial, capsys):
 
 
 def test_quiet_prints_notes_only(tiny_trial, capsys):
-    with Progress(1, 0, quiet=True) as progress:
+    with SweepProgress(1, 0, quiet=True) as progress:
         progress.started(0, [tiny_trial()])
         progress.finished(0, [_result(tiny_trial())])
         progress.note("The last line of [ledger.jsonl] was cut off.")
@@ -163,13 +163,16 @@ def test_quiet_prints_notes_only(tiny_trial, capsys):
 
 LIVE = """
 from hptransfer.config import TrialConfig
-from hptransfer.sweeping.run.progress import Progress
+from hptransfer.config.hyperparameters import with_hyperparameters
+from hptransfer.sweeping.run.progress import SweepProgress
 import sys
 sys.path.insert(0, {tests!r})
 from tests.sweeping.test_progress import _result
-with Progress(2, 1) as progress:
-    progress.started(0, [TrialConfig()])
-    progress.finished(0, [_result(TrialConfig(), 0.4321)])
+axes = ["log2_lr", "log2_init_scale"]
+with SweepProgress(2, 1, axes=axes) as progress:
+    best = with_hyperparameters(TrialConfig(), {{"log2_lr": -7.5, "log2_init_scale": 0.25}})
+    progress.started(0, [best])
+    progress.finished(0, [_result(best, 0.4321)])
 print("answer")
 """
 
@@ -186,9 +189,23 @@ def test_a_terminal_shows_the_table_and_stdout_stays_clean():
         check=True,
     )
     os.close(terminal)
-    shown = os.read(master, 100_000).decode()
+    shown = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", os.read(master, 100_000).decode())
     os.close(master)
     assert answer.stdout == b"answer\n"
-    assert "best loss" in shown
-    assert "0.4321" in shown
+    heading, best = (line for line in shown.splitlines() if "best loss" in line or "0.4321" in line)
+    assert heading.split("best loss")[1].split() == ["at", "log2_lr", "at", "log2_init_scale"]
+    assert best.split("0.4321")[1].split() == ["-7.5", "0.25"]
     assert "2/2 trials" in shown
+
+
+def test_split_packs_wait_again_and_failed_trials_are_not_waited_for(tiny_trial):
+    pack = [tiny_trial(seed=seed) for seed in range(2)]
+    progress = SweepProgress(2, 0, packs=[pack], display=Display.quiet)
+    progress.started(0, pack)
+    progress.split(0)
+    assert progress.line() == "0/2 trials, 0 running, 0 diverged, time left unknown"
+    for index, config in enumerate(pack, start=1):
+        progress.started(index, [config])
+    progress.failed(1)
+    progress.finished(2, [_result(pack[1])])
+    assert progress.line() == "1/2 trials, 0 running, 0 diverged, 1 failed"

@@ -1,8 +1,9 @@
-"""The Ray Tune executor: what is to be run, what came of it, and what was lost on the way.
+"""The Ray Tune executor: packs run on Ray's workers, and lost packs are handed out again.
 
-Tune runs in a thread of its own and this thread waits for its events: so callbacks and signal
-handlers run here, and their exceptions end the sweep. Who retries is decided here too: Tune would
-retry a worker that was lost while it trained, but not one that was lost while it started.
+Tune runs in a thread of its own, and this thread waits for Tune's events. So callbacks and signal
+handlers run in this thread, and their exceptions end the sweep. Lost packs are retried here and not
+by Tune: Tune would retry a worker that was lost while it trained, but not one that was lost while
+it started.
 """
 
 from __future__ import annotations
@@ -13,97 +14,115 @@ from collections.abc import Callable, Sequence
 
 from ray.exceptions import RayTaskError
 
-from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
+from hptransfer.config import ExecutorConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError
 from hptransfer.execution.ray.cluster import LOOK_SECONDS, Cluster, joined_cluster
 from hptransfer.execution.ray.session import ray_session
 from hptransfer.execution.ray.shared_storage import require_shared
-from hptransfer.execution.ray.tune_thread import Channel, Ended, Event, Failed, Started, tune_thread
+from hptransfer.execution.ray.tune_thread import (
+    Channel,
+    LoopEnded,
+    PackLost,
+    PackStarted,
+    TuneEvent,
+    tune_thread,
+)
 from hptransfer.execution.resources import resources_of
-from hptransfer.execution.work import OnResults, Outcome, Pack, RunPack, Work, ignore_start
+from hptransfer.execution.work import (
+    OnError,
+    OnResults,
+    PackError,
+    PackOutcome,
+    PackTask,
+    PackTasks,
+    Trials,
+    pack_error,
+)
 
 
 def run_packs(
-    packs: Sequence[Pack],
-    runtime: RuntimeConfig,
+    packs: Sequence[Trials],
+    tasks: PackTasks,
     executor: ExecutorConfig,
     *,
     on_results: OnResults,
-    on_start: Callable[[int], None] = ignore_start,
-    run_pack: RunPack | None = None,
-    checkpoints: CheckpointConfig | None = None,
+    on_start: Callable[[int], None],
+    on_error: OnError,
 ) -> None:
     """Run the packs on Ray's workers; see `hptransfer.execution.run_packs`."""
-
-    def work(index: int, configs: Pack) -> Work:
-        return Work(index, tuple(configs), runtime, run_pack, checkpoints)
-
-    request = resources_of(runtime, executor)
+    request = resources_of(tasks.runtime, executor)
     channel = Channel()
     with (
         ray_session(executor) as folder,
         joined_cluster(executor, request, len(packs)) as cluster,
     ):
-        if checkpoints is not None and executor.address != "local":
-            require_shared(checkpoints.folder, request)
-        with tune_thread(channel, cluster.places, request, folder):
-            sweep = _Sweep(channel, cluster, work, executor.retries)
-            sweep.add(packs)
-            sweep.follow(on_results, on_start)
+        if tasks.checkpoints is not None and executor.address != "local":
+            require_shared(tasks.checkpoints.folder, request)
+        with tune_thread(channel, cluster.places, request, folder) as start_tune:
+            start_tune()
+            unfinished = _UnfinishedPacks(channel, cluster, tasks, executor.retries)
+            unfinished.add(tasks.after_all(packs))
+            unfinished.follow(on_results, on_start, on_error, start_tune)
 
 
-class _Sweep:
-    """The packs that are still to be reported."""
+class _UnfinishedPacks:
+    """The packs that are neither recorded nor failed, and how often each was lost."""
 
-    def __init__(
-        self,
-        channel: Channel,
-        cluster: Cluster,
-        work: Callable[[int, Pack], Work],
-        retries: int,
-    ) -> None:
+    def __init__(self, channel: Channel, cluster: Cluster, tasks: PackTasks, retries: int) -> None:
         self._channel = channel
         self._cluster = cluster
-        self._work = work
-        self._attempts = retries + 1
-        self._added = 0
-        self._missing: dict[int, Work] = {}
+        self._tasks = tasks
+        self._attempts = retries + 1  # of one pack
+        self._missing: dict[int, PackTask] = {}
+        self._running: set[int] = set()
         self._losses: Counter[int] = Counter()
         self._given_up: set[int] = set()
-        self._last_loss: Exception | None = None
+        self._last_loss: BaseException | None = None
 
-    def add(self, packs: Sequence[Pack]) -> None:
+    def add(self, tasks: Sequence[PackTask]) -> None:
         """Hand out further packs."""
-        for configs in packs:
-            self._missing[self._added] = self._work(self._added, configs)
-            self._hand_out(self._added)
-            self._added += 1
+        for task in tasks:
+            self._missing[task.index] = task
+            self._channel.tasks.put(task)
 
-    def follow(self, on_results: OnResults, on_start: Callable[[int], None]) -> None:
-        """Report packs until none is missing; those that cannot be run are raised last."""
+    def follow(
+        self,
+        on_results: OnResults,
+        on_start: Callable[[int], None],
+        on_error: OnError,
+        start_tune: Callable[[], None],
+    ) -> None:
+        """Report packs until none is missing.
+
+        Raises:
+            MachineError: at the end, if packs were lost more often than they are retried.
+        """
         while len(self._missing) > len(self._given_up):
             match self._next_event():
-                case Started(index):
+                case PackStarted(index):
+                    self._running.add(index)
                     on_start(index)
-                case Outcome(index, results, error):
-                    if error is not None:
-                        raise error
-                    del self._missing[index]
-                    self.add(on_results(index, results) or ())
-                case Failed(_, RayTaskError() as error) | Ended(error):
-                    raise RuntimeError(
-                        f"Ray Tune ended with {len(self._missing)} packs to run."
-                    ) from error
-                case Failed(index, error):
-                    self._lost(index, error)
+                case PackOutcome(index, _, PackError() as error):
+                    self._replace(index, on_error(index, error))
+                case PackOutcome(_, _, Exception() as error):
+                    raise error
+                case PackOutcome(index, results):
+                    self._done(index)
+                    self.add(self._tasks.after_all(on_results(index, results) or ()))
+                case PackLost(index, RayTaskError() as error):  # the worker raised beside the pack
+                    raised = pack_error(self._missing[index].configs, error)
+                    self._replace(index, on_error(index, raised))
+                case PackLost(index, error):
+                    self._count_loss(index, error)
+                    if index not in self._given_up:
+                        self._channel.tasks.put(self._missing[index])
+                case LoopEnded(error):
+                    self._restart(error, start_tune)
         if self._missing:
             raise self._lost_for_good() from self._last_loss
 
-    def _hand_out(self, index: int) -> None:
-        self._channel.works.put((index, self._missing[index]))
-
-    def _next_event(self) -> Event:
+    def _next_event(self) -> TuneEvent:
         while True:
             self._cluster.look(len(self._missing))
             try:
@@ -111,16 +130,36 @@ class _Sweep:
             except queue.Empty:
                 continue
 
-    def _lost(self, index: int, error: Exception) -> None:
+    def _done(self, index: int) -> PackTask:
+        self._running.discard(index)
+        return self._missing.pop(index)
+
+    def _replace(self, index: int, parts: Sequence[Trials] | None) -> None:
+        self.add(self._tasks.in_place_of(self._done(index), parts or ()))
+
+    def _count_loss(self, index: int, error: BaseException | None) -> None:
+        self._running.discard(index)
         self._losses[index] += 1
         self._last_loss = error
-        if self._losses[index] < self._attempts:
-            self._hand_out(index)
-        else:
+        if self._losses[index] >= self._attempts:
             self._given_up.add(index)
 
+    def _restart(self, error: BaseException | None, start_tune: Callable[[], None]) -> None:
+        """Start Tune again after its loop ended, which ends the workers too.
+
+        Tune knows only some of the ways in which a worker is lost. Ray's memory monitor ends one
+        with an `OutOfMemoryError`, which is no `RayActorError`, and Tune then ends its own loop.
+        """
+        for index in [*(self._running or self._missing.keys() - self._given_up)]:
+            self._count_loss(index, error)
+        self._channel.take_back()
+        for index in self._missing.keys() - self._given_up:
+            self._channel.tasks.put(self._missing[index])
+        if len(self._missing) > len(self._given_up):
+            start_tune()
+
     def _lost_for_good(self) -> MachineError:
-        keys = [trial_key(config) for work in self._missing.values() for config in work.configs]
+        keys = [trial_key(config) for task in self._missing.values() for config in task.configs]
         reason = next(filter(None, map(str.strip, str(self._last_loss).splitlines())), "nothing")
         return MachineError(
             f"The workers of {len(self._missing)} packs were lost {self._attempts} times each "

@@ -15,13 +15,13 @@ from hptransfer.execution.pack_sizes import Measurement
 from hptransfer.execution.ray.cluster import joined_cluster
 from hptransfer.execution.ray.session import ray_session
 from hptransfer.execution.resources import Resources, places, resources_of
-from hptransfer.execution.work import Pack
+from hptransfer.execution.work import Trials
 
 Measured = tuple[list[PackCost], tuple[str, ...]]
 
 
 def measure_packs(
-    groups: Sequence[Pack], runtime: RuntimeConfig, executor: ExecutorConfig
+    groups: Sequence[Trials], runtime: RuntimeConfig, executor: ExecutorConfig
 ) -> Measurement:
     """Measure on as many workers as there are groups or places.
 
@@ -70,7 +70,9 @@ def _share(request: Resources, runtime: RuntimeConfig, workers: int) -> float:
     return 1.0 / min(fullest, workers)
 
 
-def measured(groups: Sequence[Pack], runtime: RuntimeConfig, share: float) -> Measured | Exception:
+def measured(
+    groups: Sequence[Trials], runtime: RuntimeConfig, share: float
+) -> Measured | Exception:
     """Measure in a worker; what it raises comes back as data."""
     from hptransfer.execution.measure import measured_costs
 

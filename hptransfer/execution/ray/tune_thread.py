@@ -1,7 +1,7 @@
-"""Tune's side of a sweep: one Tune trial is one attempt at a pack, handed out by one queue.
+"""The thread in which Ray Tune runs: one Tune trial is one attempt at a pack, taken from one queue.
 
 Tune runs in a thread of its own, so that its signal handlers (which turn Ctrl-C into a clean exit)
-are never installed; it is joined to the driver's thread by queues alone.
+are never installed. The driver's thread and Tune's share two queues and nothing else.
 """
 
 from __future__ import annotations
@@ -22,51 +22,56 @@ from ray.tune.search import Searcher
 
 from hptransfer.errors import MachineError
 from hptransfer.execution.resources import Resources
-from hptransfer.execution.work import Outcome, Work
+from hptransfer.execution.work import PackOutcome, PackTask
 
 # Seconds that Tune's thread has to leave its loop when the sweep is over.
 CUT_SECONDS = 3.0
-# Seconds between two looks for a pack while none runs.
+# Seconds between two looks into the queue while no pack runs.
 POLL_SECONDS = 0.05
-# More packs than any cluster runs at a time; how many do is counted from its nodes.
+# Tune's own limit of packs at a time, more than any cluster runs: `PackQueue` has the real limit.
 TUNE_LIMIT = 100_000
 
 
 @dataclass(frozen=True)
-class Started:
+class PackStarted:
     """A worker has taken a pack."""
 
     index: int
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A pack's worker or node was lost; Tune made an error of it."""
+class PackLost:
+    """A pack's worker or node was lost; Tune reports that as the error of its trial."""
 
     index: int
     error: Exception
 
 
 @dataclass(frozen=True)
-class Ended:
-    """Tune has left its loop, which it should not."""
+class LoopEnded:
+    """Tune has left its loop although the sweep is not over; all workers end with the loop."""
 
     error: BaseException | None
 
 
-Event = Started | Outcome | Failed | Ended
+TuneEvent = PackStarted | PackOutcome | PackLost | LoopEnded
 
 
 class Channel:
-    """Joins Tune's thread with the driver's.
+    """The queues between Tune's thread and the driver's.
 
-    Packs go by their index, so that one that was lost goes first again.
+    Packs are taken in their own order, so that a lost pack is taken before all later ones.
     """
 
     def __init__(self) -> None:
-        self.works: queue.PriorityQueue[tuple[int, Work]] = queue.PriorityQueue()
-        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.tasks: queue.PriorityQueue[PackTask] = queue.PriorityQueue()
+        self.events: queue.SimpleQueue[TuneEvent] = queue.SimpleQueue()
         self.cut = threading.Event()
+
+    def take_back(self) -> None:
+        """Empty the queue of packs."""
+        while not self.tasks.empty():
+            self.tasks.get()
 
     def leave_if_cut(self) -> None:
         """End Tune's loop once the sweep is over."""
@@ -82,28 +87,30 @@ class _Cut(BaseException):
 
 
 class PackWorker(tune.Trainable):
-    """Runs packs in a reused actor. A pack's exception comes back as data: what Tune calls an
-    error is a worker that was lost."""
+    """Runs packs in a reused actor.
+
+    The exception of a pack comes back as data. An error of a Tune trial is a lost worker.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take the first pack."""
-        self._work: Work = config["work"]
+        self._task: PackTask = config["task"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next pack."""
-        self._work = new_config["work"]
+        self._task = new_config["task"]
         return True
 
     def step(self) -> dict[str, Any]:
         """Run the pack."""
-        return {"outcome": self._work.run(), "done": True}
+        return {"outcome": self._task.run(), "done": True}
 
 
 class PackQueue(Searcher):
-    """Hands out packs, no more at a time than the nodes hold; passes on what came of them.
+    """Hands out packs, no more at a time than the nodes hold, and passes on their outcomes.
 
     Tune's own limit is fixed when it starts, so nodes that join later would stay idle. The queue is
-    never finished, for results may bring further packs: the end of a sweep cuts Tune's loop.
+    never finished, since results may bring further packs: the end of a sweep cuts Tune's loop.
     """
 
     def __init__(self, channel: Channel, places: Callable[[], int]) -> None:
@@ -118,26 +125,26 @@ class PackQueue(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Hand out the next pack; None while others run and there is none, or no place for it."""
-        while (work := self._next()) is None:
+        while (task := self._next()) is None:
             if self._running:
                 return None
             time.sleep(POLL_SECONDS)  # Tune would wait a second here
         self._running += 1
-        return {"work": work}
+        return {"task": task}
 
-    def _next(self) -> Work | None:
+    def _next(self) -> PackTask | None:
         self._channel.leave_if_cut()
         if self._running >= self._places():
             return None
         try:
-            return self._channel.works.get_nowait()[1]
+            return self._channel.tasks.get_nowait()
         except queue.Empty:
             return None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Pass on a pack's results; of one whose worker was lost the watch tells."""
+        """Pass on a pack's results; `_Reports` passes on that a worker was lost."""
         self._running -= 1
         if result is not None and not error:
             self._channel.events.put(result["outcome"])
@@ -151,8 +158,8 @@ class PackQueue(Searcher):
         return PackQueue, (self._channel, int)
 
 
-class _EachOnce(FIFOScheduler):
-    """Starts every pack once, the earliest first.
+class StartEachPackOnce(FIFOScheduler):
+    """Starts every pack once, in the packs' own order.
 
     Tune's own order offers a worker that has become free to a pack whose own worker is still
     starting, and drops that one: where packs are shorter than a start, late workers never come.
@@ -171,13 +178,13 @@ class _EachOnce(FIFOScheduler):
         ]
         if not waiting:
             return None
-        chosen = min(waiting, key=lambda trial: trial.config["work"].index)
+        chosen = min(waiting, key=lambda trial: trial.config["task"].order)
         self._chosen.add(chosen.trial_id)
         return chosen
 
 
-class _Watch(tune.Callback):
-    """Tells when packs start and workers are lost; leaves Tune's loop when the sweep is over."""
+class _Reports(tune.Callback):
+    """Reports started packs and lost workers, and leaves Tune's loop when the sweep is over."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -186,14 +193,14 @@ class _Watch(tune.Callback):
         self._channel.leave_if_cut()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._channel.events.put(Started(trial.config["work"].index))
+        self._channel.events.put(PackStarted(trial.config["task"].index))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._channel.events.put(Failed(trial.config["work"].index, _error_of(trial)))
+        self._channel.events.put(PackLost(trial.config["task"].index, _error_of(trial)))
 
 
 def _error_of(trial: Any) -> Exception:
-    """Return what Tune has just noted in this process's own folder: most kinds as text only."""
+    """Return the error that Tune has just written into the trial's folder; most kinds as text."""
     if trial.pickled_error_file is not None:
         return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     return MachineError(Path(trial.error_file).read_text())
@@ -202,13 +209,34 @@ def _error_of(trial: Any) -> Exception:
 @contextmanager
 def tune_thread(
     channel: Channel, places: Callable[[], int], request: Resources, folder: Path
-) -> Iterator[None]:
-    """Run Tune beside a `with` block; it is cut at the block's end."""
-    tuner = tune.Tuner(
+) -> Iterator[Callable[[], None]]:
+    """Yield a function that starts Tune in a thread; Tune's loop is cut at the block's end.
+
+    The function may be called again once Tune's loop has ended by itself.
+    """
+    threads: list[threading.Thread] = []
+
+    def start() -> None:
+        tuner = _tuner(f"packs{len(threads)}", channel, places, request, folder)
+        threads.append(threading.Thread(target=_fit, args=(tuner, channel), daemon=True))
+        threads[-1].start()
+
+    try:
+        yield start
+    finally:
+        channel.cut.set()
+        for thread in threads[-1:]:
+            thread.join(CUT_SECONDS)
+
+
+def _tuner(
+    name: str, channel: Channel, places: Callable[[], int], request: Resources, folder: Path
+) -> tune.Tuner:
+    return tune.Tuner(
         tune.with_resources(PackWorker, tune.PlacementGroupFactory([request.bundle])),
         tune_config=tune.TuneConfig(
             search_alg=PackQueue(channel, places),
-            scheduler=_EachOnce(),
+            scheduler=StartEachPackOnce(),
             num_samples=-1,
             max_concurrent_trials=TUNE_LIMIT,
             reuse_actors=True,
@@ -216,21 +244,14 @@ def tune_thread(
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name="packs",
+            name=name,
             storage_path=str(folder),
             verbose=0,
-            callbacks=[_Watch(channel)],
+            callbacks=[_Reports(channel)],
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    thread = threading.Thread(target=_fit, args=(tuner, channel), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        channel.cut.set()
-        thread.join(CUT_SECONDS)
 
 
 def _fit(tuner: tune.Tuner, channel: Channel) -> None:
@@ -240,6 +261,9 @@ def _fit(tuner: tune.Tuner, channel: Channel) -> None:
     except _Cut:
         return
     except BaseException as error:  # whatever it was, the driver must not wait for ever
-        channel.events.put(Ended(error))
+        reason = error.__cause__ or error
+        # The frames of a traceback would keep Tune's workers alive.
+        reason.__context__ = reason.__cause__ = None
+        channel.events.put(LoopEnded(reason.with_traceback(None)))
     else:
-        channel.events.put(Ended(None))
+        channel.events.put(LoopEnded(None))

@@ -158,6 +158,7 @@ def status_text(state: Mapping[str, Any]) -> str:
     if state["outside_count"]:
         count = state["outside_count"]
         lines.append(f"{count} rows lie outside the wanted set: kept, not fitted")
+    lines += [f"failed   {sentence}" for sentence in state["failed"]]
     lines += [f"best     {best_point(best)}" for best in state["best"]]
     if state["notice"]:
         lines.append(state["notice"])

@@ -33,10 +33,11 @@ def wanted(sweep: SweepConfig) -> dict[str, TrialConfig]:
     return trials
 
 
-def stand_ins(sweep: SweepConfig, points: int) -> list[TrialConfig]:
-    """Return as many trials of every arm and width as so many points give, of the same shapes.
+def placeholder_trials(sweep: SweepConfig, points: int) -> list[TrialConfig]:
+    """Return trials of the shapes and the number that an adaptive design will ask for.
 
-    They stand for those that an adaptive design will ask for.
+    Args:
+        points: points that the design asks for at every arm and width.
     """
     middle = {f"log2_{name}": (axis.low + axis.high) / 2 for name, axis in sweep.search}
     trials = {}

@@ -24,7 +24,7 @@ from hptransfer.execution.pack_sizes import (
     makespan,
 )
 from hptransfer.sweeping.design.points import points
-from hptransfer.sweeping.design.trials import pending, stand_ins, wanted
+from hptransfer.sweeping.design.trials import pending, placeholder_trials, wanted
 from hptransfer.sweeping.plan.costs import (
     NOTHING,
     Interval,
@@ -145,7 +145,7 @@ def planned_trials(sweep: SweepConfig) -> list[TrialConfig]:
     """Return a sweep's trials; of one that asks in rounds as many stand-ins of the same shapes."""
     if not sweep.is_adaptive:
         return list(wanted(sweep).values())
-    return stand_ins(sweep, sweep.design.total)
+    return placeholder_trials(sweep, sweep.design.total)
 
 
 def _stand_ins_done(groups: Mapping[str, Trials], rows: Iterable[Row]) -> set[str]:

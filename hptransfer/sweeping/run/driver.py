@@ -1,4 +1,4 @@
-"""Running what is missing of a sweep: rounds of trials, cut into packs, recorded as they finish."""
+"""The driver of a sweep: it cuts rounds of trials into packs, runs them and records their rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from hptransfer.config import CheckpointConfig, ExecutorConfig, TrialConfig
 from hptransfer.config.choices import Method
 from hptransfer.config.hyperparameters import hps
-from hptransfer.config.identity import trial_key
-from hptransfer.errors import MachineError
-from hptransfer.execution import measure_packs, run_packs
+from hptransfer.config.identity import arm_of, trial_key
+from hptransfer.errors import MachineError, TrialsFailed
+from hptransfer.execution import PackError, measure_packs, run_packs
 from hptransfer.execution.pack_cost import even_parts
 from hptransfer.execution.pack_sizes import (
     PackSize,
@@ -27,23 +27,32 @@ from hptransfer.execution.pack_sizes import (
 from hptransfer.execution.pack_sizes_file import read_packs, write_packs
 from hptransfer.results.asked_points import write_asked_points
 from hptransfer.results.curves import write_curve
+from hptransfer.results.failed_trials import FailedTrial, add_failed, remove_failed
 from hptransfer.results.ledger_rows import ledger_row, read_ledger_rows
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.provenance import provenance
 from hptransfer.results.trial_result import TrialResult
-from hptransfer.sweeping.design.trials import pending, stand_ins, wanted
+from hptransfer.sweeping.design.trials import pending, placeholder_trials, wanted
 from hptransfer.sweeping.run.job import Job
-from hptransfer.sweeping.run.progress import Progress
+from hptransfer.sweeping.run.progress import SweepProgress
 from hptransfer.sweeping.trackers import Watch, watchers
 from hptransfer.system.console import say
 from hptransfer.system.signals import end_if_asked
 from hptransfer.training.packs.checkpoint import discard_pack
 
-Rounds = Sequence[Sequence[TrialConfig]]  # trials asked together, the newest round last
+Rounds = Sequence[Sequence[TrialConfig]]  # the trials of each round, the newest round last
+
+# Trials that fail one after another, with none that succeeds between them, before a sweep stops.
+MOST_FAILURES_IN_A_ROW = 3
 
 
 def sweep(job: Job) -> int:
-    """Run what is missing of a sweep; return how many trials ran."""
+    """Run the trials of a sweep that have no row; return how many trials ran.
+
+    Raises:
+        TrialsFailed: trials raised; all others ran, unless too many failed one after another.
+        MachineError: packs were lost beyond their retries, or the disk failed.
+    """
     folder = job.folder.path
     if not job.sweep.is_adaptive:
         trials = list(wanted(job.sweep).values())
@@ -65,72 +74,96 @@ def sweep(job: Job) -> int:
 
 
 def _measure_ahead(job: Job) -> None:
-    """Measure every shape that an adaptive design may ask for: once packs run, no place is free."""
+    """Measure every shape that an adaptive design may ask for.
+
+    Later is too late: workers that wait for their next pack hold the places for a measurement.
+    """
     recorded, batch = read_packs(job.folder.path), job.sweep.design.batch
-    groups = by_shape(stand_ins(job.sweep, batch))
+    groups = by_shape(placeholder_trials(job.sweep, batch))
     unknown = {key: group for key, group in groups.items() if key not in recorded}
     if unknown and job.composed.runtime.pack_size is None:
         measured_sizes(job, job.folder.path, unknown, [])
 
 
 def run_trials(job: Job, folder: Path, trials: Sequence[TrialConfig]) -> int:
-    """Run the packs of which a row is missing; append the missing rows to a folder's ledger."""
+    """Run the packs of which a row is missing, and append the missing rows to a folder's ledger.
+
+    Returns how many trials ran; raises as `sweep` does.
+    """
     return _run(job, folder, lambda: [trials])
 
 
 def _run(job: Job, folder: Path, asked: Callable[[], Rounds]) -> int:
     with LedgerWriter(folder, job.lock if folder == job.folder.path else None) as writer:
-        work = _Work(job, folder, asked, writer)
+        running = _RunningSweep(job, folder, asked, writer)
         if writer.notice:
             say(writer.notice, quiet=False)
-        if work.ask():
-            _finish(work, _told(job, folder))
-    return work.ran
+        remove_failed(folder, writer.keys)
+        if running.ask():
+            _run_missing(running, _executor(job, folder))
+    return running.ran
 
 
-def _finish(work: _Work, executor: ExecutorConfig) -> None:
-    """Run what is missing, while whoever wants to know is told."""
-    job = work.job
-    with watchers(work.folder, job.sweep.name, executor) as work.watch:
-        packs = work.cut()
-        work.watch.started({"trials": work.asked, "recorded": work.recorded, "packs": len(packs)})
-        with Progress(work.asked, work.recorded, quiet=job.quiet, packs=packs) as work.progress:
+def _run_missing(running: _RunningSweep, executor: ExecutorConfig) -> None:
+    """Run the packs of which a row is missing, with progress and trackers."""
+    job = running.job
+    with watchers(running.folder, job.sweep.name, executor) as running.watch:
+        packs = running.cut_into_packs()
+        facts = {"trials": running.asked, "recorded": running.recorded, "packs": len(packs)}
+        running.watch.started(facts)
+        with SweepProgress(
+            running.asked,
+            running.recorded,
+            axes=job.sweep.axes,
+            quiet=job.quiet,
+            packs=packs,
+        ) as running.progress:
             run_packs(
                 packs,
                 job.composed.runtime,
                 executor,
-                on_results=work.on_results,
-                on_start=work.on_start,
-                checkpoints=work.checkpoints,
+                on_results=running.on_results,
+                on_start=running.on_start,
+                on_error=running.on_error,
+                checkpoints=running.checkpoints,
             )
+        running.raise_failures()
 
 
-def _told(job: Job, folder: Path) -> ExecutorConfig:
-    """Return the executor; the end of the target's own trials is not told, the sweep's is."""
+def _executor(job: Job, folder: Path) -> ExecutorConfig:
+    """Return the executor's config, without `on_finish` for the target's own trials.
+
+    `on_finish` is called once, at the end of the sweep.
+    """
     executor = job.composed.executor
     return executor if folder == job.folder.path else replace(executor, on_finish=None)
 
 
-class _Work:
-    """What of a sweep is asked, handed out and recorded; all of it in the driver's thread."""
+class _RunningSweep:
+    """A sweep while its packs run: rounds asked for, packs handed out, rows recorded.
+
+    All methods are called in the driver's thread.
+    """
 
     watch: Watch
-    progress: Progress
+    progress: SweepProgress
 
     def __init__(
         self, job: Job, folder: Path, asked: Callable[[], Rounds], writer: LedgerWriter
     ) -> None:
         self.job, self.folder, self._asked, self._writer = job, folder, asked, writer
-        self._rounds = 0  # that were asked
-        self._fresh: Rounds = []  # those not yet cut into packs
-        self._packs: list[Trials] = []
-        self._missing: set[str] = set()  # trials asked and not yet recorded
+        self._rounds = 0  # rounds asked for so far
+        self._fresh: Rounds = []  # rounds not yet cut into packs
+        self._packs: list[Trials] = []  # by their index
+        self._missing: set[str] = set()  # trials asked for and not yet recorded
+        self._failed: list[FailedTrial] = []
+        self._failed_in_a_row = 0
         self._provenance = provenance()
         self.checkpoints = checkpoints(job, folder)
         self.asked = self.recorded = self.ran = 0  # trials
 
     def ask(self) -> bool:
-        """Ask for rounds; return whether a trial of a new one is missing."""
+        """Ask for new rounds; return whether one of their trials has no row."""
         rounds = self._asked()
         self._fresh, self._rounds = rounds[self._rounds :], len(rounds)
         keys = [trial_key(config) for trials in self._fresh for config in trials]
@@ -139,7 +172,7 @@ class _Work:
         self.recorded += len(keys) - len(self._missing)
         return bool(self._missing)
 
-    def cut(self) -> list[Trials]:
+    def cut_into_packs(self) -> list[Trials]:
         """Cut the new rounds into packs and return those of which a row is missing.
 
         Packs are cut from all trials of a round, never from the missing ones, so that a continued
@@ -154,7 +187,7 @@ class _Work:
         return packs
 
     def note(self, text: str) -> None:
-        """Tell a sentence to whoever watches."""
+        """Print a sentence, and write it into the log."""
         self.progress.note(text)
         self.watch.note(text)
 
@@ -164,13 +197,16 @@ class _Work:
         self.watch.pack_started(index, len(self._packs[index]))
 
     def on_results(self, index: int, finished: list[TrialResult]) -> list[Trials]:
-        """Record a pack; return further packs where all that was handed out is recorded."""
+        """Record a pack; return the packs of the next rounds once all rows are recorded."""
         fresh = [r for r in finished if trial_key(r.config) not in self._writer.keys]
         rows = [ledger_row(r, hps(r.config, self.job.sweep.axes), self._provenance) for r in fresh]
         for result in fresh:
             write_curve(self.folder, trial_key(result.config), result.curve, result.held_out)
         self._writer.append(rows)
-        self._missing.difference_update(r["trial_key"] for r in rows)
+        keys = [r["trial_key"] for r in rows]
+        remove_failed(self.folder, keys)
+        self._missing.difference_update(keys)
+        self._failed_in_a_row = 0
         self.ran += len(rows)
         self._discard(index)
         notes = [halved_text(finished), *(note for result in finished for note in result.notes)]
@@ -181,7 +217,66 @@ class _Work:
         self.watch.pack_finished(index)
         self.progress.finished(index, fresh)
         end_if_asked()
-        return [] if self._missing else self._grown()
+        return [] if self._missing else self._next_packs()
+
+    def on_error(self, index: int, error: PackError) -> Sequence[Trials]:
+        """Return the halves of a pack that raised; record the failure of a single trial.
+
+        Raises:
+            TrialsFailed: too many trials failed one after another.
+        """
+        pack = self._packs[index]
+        self._discard(index)
+        if len(pack) > 1:
+            halves = pending(even_parts(pack, (len(pack) + 1) // 2), self._writer.keys)
+            self._packs += halves
+            self.progress.split(index)
+            self.watch.pack_raised(index, error.reason, [len(half) for half in halves])
+            return halves
+        failed = self._failure(pack[0], error)
+        add_failed(self.folder, failed, error.traceback_text)
+        self._failed.append(failed)
+        self._failed_in_a_row += 1
+        self.progress.failed(index)
+        self.watch.trial_failed(index, failed)
+        end_if_asked()
+        if self._failed_in_a_row == MOST_FAILURES_IN_A_ROW:
+            self.raise_failures(stopped=True)
+        return []
+
+    def _failure(self, config: TrialConfig, error: PackError) -> FailedTrial:
+        key = trial_key(config)
+        return FailedTrial(
+            trial_key=key,
+            width=config.model.width,
+            parametrization=arm_of(config),
+            hps=hps(config, self.job.sweep.axes),
+            seed=config.seed,
+            reason=error.reason,
+            frame=error.frame,
+            log=f"failed/{key}.log",
+        )
+
+    def raise_failures(self, *, stopped: bool = False) -> None:
+        """Raise if trials failed: a sentence for each.
+
+        Args:
+            stopped: whether the failures ended the sweep before all other trials ran.
+        """
+        if not self._failed:
+            return
+        others = (
+            f"{MOST_FAILURES_IN_A_ROW} failed one after another, so the sweep was stopped; what "
+            "finished before is recorded"
+            if stopped
+            else "all others are recorded"
+        )
+        sentences = "".join(f"\n  {each.sentence(self.folder)}" for each in self._failed)
+        raise TrialsFailed(
+            f"{len(self._failed)} of {self.asked} trials failed, because their training raised; "
+            f"{others}. Mend the cause and run the same command again: it runs only trials that "
+            f"are not recorded.{sentences}"
+        )
 
     def _discard(self, index: int) -> None:
         """Remove a recorded pack's checkpoints; one that is left behind does no harm."""
@@ -192,18 +287,18 @@ class _Work:
         except MachineError as error:
             self.note(f"A checkpoint that is needed no more is left behind: {error}")
 
-    def _grown(self) -> list[Trials]:
+    def _next_packs(self) -> list[Trials]:
         asked, recorded = self.asked, self.recorded
-        packs = self.cut() if self.ask() else []
+        packs = self.cut_into_packs() if self.ask() else []
         self.progress.add(packs, self.asked - asked, self.recorded - recorded)
         return packs
 
 
 def checkpoints(job: Job, folder: Path) -> CheckpointConfig | None:
-    """Return where packs leave their state: beside the ledger, or where all nodes see it.
+    """Return where packs leave their state: beside the ledger, or in `executor.storage`.
 
-    A cluster whose nodes share nothing that we know of has no checkpoints: a pack that loses its
-    node starts anew.
+    None on a cluster without `executor.storage`: its nodes are not known to share a folder, so a
+    pack that loses its node starts again from its first step.
     """
     executor = job.composed.executor
     if executor.storage is not None:
@@ -221,8 +316,8 @@ def pending_packs(
 ) -> list[Trials]:
     """Cut the trials into packs and return those of which a row is missing, longest first.
 
-    A given `runtime.pack_size` is used; else sizes are those the folder records, or measured and
-    then recorded.
+    Packs have the size `runtime.pack_size` where it is set, else the sizes that the folder
+    records; sizes of shapes that the folder does not know are measured and recorded.
     """
     groups = {
         key: group
@@ -257,8 +352,10 @@ def _pending_timed(
 def measured_sizes(
     job: Job, folder: Path, groups: Mapping[str, Trials], others: Sequence[float]
 ) -> dict[str, PackSize]:
-    """Measure what packs of these shapes cost; choose their sizes, record them in the folder, and
-    say so unless quiet.
+    """Measure what packs of these shapes cost; return their sizes, recorded in the folder.
+
+    Args:
+        others: seconds of the packs of all other shapes, which run beside these.
     """
     say("measuring pack sizes ...", quiet=job.quiet)
     found = measure_packs(list(groups.values()), job.composed.runtime, job.composed.executor)

@@ -10,7 +10,8 @@ import importlib
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import Any, Protocol, Self
 
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import MachineError, UserError
+from hptransfer.results.failed_trials import FailedTrial
 from hptransfer.sweeping.trackers.delivery import Delivery
 from hptransfer.sweeping.trackers.finish import Finish, finish
 from hptransfer.sweeping.trackers.log import Log
@@ -128,6 +130,16 @@ class Watch:
         """Log that a pack's rows are recorded."""
         self._running.discard(index)
         self._event("pack_finished", pack=index)
+
+    def pack_raised(self, index: int, reason: str, sizes: Sequence[int]) -> None:
+        """Log that a pack raised, and the sizes of the packs that run in its place."""
+        self._running.discard(index)
+        self._event("pack_raised", pack=index, reason=reason, split_into=list(sizes))
+
+    def trial_failed(self, index: int, failed: FailedTrial) -> None:
+        """Log a pack of one trial whose training raised."""
+        self._running.discard(index)
+        self._event("trial_failed", pack=index, **asdict(failed))
 
     def note(self, text: str) -> None:
         """Log a sentence that the user was told."""
