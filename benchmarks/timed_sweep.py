@@ -18,7 +18,8 @@ from unittest.mock import patch
 from hptransfer import execution
 from hptransfer.cli import main as cli
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
-from hptransfer.execution.work import OnError, OnResults, Trials
+from hptransfer.execution.pack_sizes import Trials
+from hptransfer.execution.work import OnError, OnResults
 from hptransfer.results.folder import write_json
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.sweeping.run import driver

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
-from hptransfer.execution.pack_sizes import Measurement
+from hptransfer.execution.pack_sizes import Measurement, Trials
 from hptransfer.execution.resources import usable_cpus
 from hptransfer.execution.work import (
     OnError,
@@ -13,7 +13,6 @@ from hptransfer.execution.work import (
     PackError,
     PackTasks,
     RunPack,
-    Trials,
     ignore_start,
     raise_error,
 )

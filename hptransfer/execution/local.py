@@ -9,7 +9,8 @@ import heapq
 from collections.abc import Callable, Sequence
 
 from hptransfer.config import ExecutorConfig
-from hptransfer.execution.work import OnError, OnResults, PackError, PackTasks, Trials
+from hptransfer.execution.pack_sizes import Trials
+from hptransfer.execution.work import OnError, OnResults, PackError, PackTasks
 
 
 def run_packs(

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
+from hptransfer.config import CheckpointConfig, RuntimeConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError, UserError
+from hptransfer.execution.pack_sizes import Trials
 from hptransfer.results.trial_result import TrialResult
 
-Trials = Sequence[TrialConfig]
 RunPack = Callable[[Trials, RuntimeConfig], list[TrialResult]]
 OnResults = Callable[[int, list[TrialResult]], Sequence[Trials] | None]
 

@@ -17,6 +17,7 @@ from ray.exceptions import RayTaskError
 from hptransfer.config import ExecutorConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError
+from hptransfer.execution.pack_sizes import Trials
 from hptransfer.execution.ray.cluster import LOOK_SECONDS, Cluster, joined_cluster
 from hptransfer.execution.ray.session import ray_session
 from hptransfer.execution.ray.shared_storage import require_shared
@@ -36,7 +37,6 @@ from hptransfer.execution.work import (
     PackOutcome,
     PackTask,
     PackTasks,
-    Trials,
     pack_error,
 )
 

@@ -11,11 +11,10 @@ from ray.exceptions import RayError, RayTaskError
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import MachineError, UserError
 from hptransfer.execution.pack_cost import PackCost
-from hptransfer.execution.pack_sizes import Measurement
+from hptransfer.execution.pack_sizes import Measurement, Trials
 from hptransfer.execution.ray.cluster import joined_cluster
 from hptransfer.execution.ray.session import ray_session
 from hptransfer.execution.resources import Resources, places, resources_of
-from hptransfer.execution.work import Trials
 
 Measured = tuple[list[PackCost], tuple[str, ...]]
 

@@ -227,14 +227,18 @@ class _RunningSweep:
         """
         pack = self._packs[index]
         self._discard(index)
-        if len(pack) > 1:
-            halves = pending(even_parts(pack, (len(pack) + 1) // 2), self._writer.keys)
-            self._packs += halves
-            self.progress.split(index)
-            self.watch.pack_raised(index, error.reason, [len(half) for half in halves])
-            return halves
-        failed = self._failure(pack[0], error)
-        add_failed(self.folder, failed, error.traceback_text)
+        if len(pack) == 1:
+            self._record_failure(index, self._failure(pack[0], error), error.traceback_text)
+            return []
+        halves = [tuple(half) for half in even_parts(pack, (len(pack) + 1) // 2)]
+        halves = pending(halves, self._writer.keys)
+        self._packs += halves
+        self.progress.split(index)
+        self.watch.pack_raised(index, error.reason, [len(half) for half in halves])
+        return halves
+
+    def _record_failure(self, index: int, failed: FailedTrial, traceback_text: str) -> None:
+        add_failed(self.folder, failed, traceback_text)
         self._failed.append(failed)
         self._failed_in_a_row += 1
         self.progress.failed(index)
@@ -242,7 +246,6 @@ class _RunningSweep:
         end_if_asked()
         if self._failed_in_a_row == MOST_FAILURES_IN_A_ROW:
             self.raise_failures(stopped=True)
-        return []
 
     def _failure(self, config: TrialConfig, error: PackError) -> FailedTrial:
         key = trial_key(config)
