@@ -60,19 +60,28 @@ def test_lower_losses_are_further_down_and_the_axis_says_theta():
     assert lines[bottom + 1].split() == [f"−{t}" for t in range(10, 2, -1)]
 
 
-def test_failed_points_and_points_above_are_in_the_strip_of_their_width():
+def test_failed_points_and_points_above_are_in_the_line_of_their_width():
     lines = drawn(*quickstart()["arms"])
-    strips = [line for line in lines if re.match(r"[ABC] +[▲×]", line)]
-    widest = strips[-1]  # of the standard arm
+    widest = [line for line in lines if line.startswith("C 96")][-1]  # of the standard arm
     assert [i for i, c in enumerate(widest) if c == "×"] == [column(-4.0), column(-3.0)]
-    assert "▲" in strips[0]
+    narrowest = [line for line in lines if line.startswith("A 24")][-1]
+    above = [column(theta) for theta in (-10.0, -9.0, -8.0, -4.0)]
+    assert [i for i, c in enumerate(narrowest) if c == "▲"] == above
+
+
+def test_points_of_several_widths_at_one_place_are_a_star():
+    same = mup_arm()
+    same["optima"] = [{**same["optima"][0], "width": width} for width in (24, 48, 96)]
+    lines = drawn(same)
+    stars = [line for line in lines if "│" in line[:MARGIN] and "*" in line[MARGIN:]]
+    assert stars and not any(re.search("[A-Z]", line[MARGIN:]) for line in stars)
 
 
 def test_a_plain_terminal_gets_ascii_and_no_escapes():
     arms = [*quickstart()["arms"], bare_arm()]
     text = "\n".join(drawn(*arms, unicode=False))
     assert text.isascii() and "\x1b" not in text
-    assert "muP: transfers" in text and "-5.70 (-5.92 to -5.53)" in text
+    assert "uP: transfers" in text and "-5.70 (-5.92 to -5.53)" in text
     assert "\x1b" not in "\n".join(drawn(*arms))
 
 
