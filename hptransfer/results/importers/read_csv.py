@@ -1,42 +1,34 @@
-"""Delimited text: CSV and its relatives, as people and programs really write it."""
+"""Delimited text as a table: CSV, TSV and columns separated by `;`, `|` or blanks.
+
+pandas reads the cells. It fills rows that were cut off with empty cells and does not say on which
+line a row stands, so the lines are looked through first.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.importers.sheet import Sheet
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 DELIMITERS = (",", ";", "\t", "|")
-LONGEST_LINE = 1 << 20  # characters; the csv module holds a cell to 128 KiB
-_WIDE_UNICODE = (b"\xff\xfe", b"\xfe\xff")
+LONGEST_LINE = 1 << 20  # characters
 
 
-def require_text_file(path: Path, head: bytes) -> None:
-    """Refuse an empty, a binary and a UTF-16 file by its first bytes."""
-    if not head.strip():
-        raise UserError(f"{path} must hold a header and rows, but it is empty.")
-    if head.startswith(_WIDE_UNICODE):
-        raise UserError(
-            f"{path} must be UTF-8, but is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 "
-            f"{path.name} > utf8-{path.name}"
-        )
-    if b"\x00" in head:
-        raise UserError(
-            f"Rows are imported from CSV, Parquet, JSON, JSON lines or an Optuna SQLite file, but "
-            f"{path} is some other binary file. Write the rows as CSV."
-        )
-
-
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield a text file's lines with their numbers, without a byte-order mark.
 
     Raises:
-        UserError: a line that is no UTF-8 or endless.
+        UserError: a line is not UTF-8, or longer than `LONGEST_LINE`.
     """
     with path.open("rb") as file:
         for number, raw in enumerate(iter(lambda: file.readline(4 * LONGEST_LINE), b""), start=1):
@@ -56,108 +48,102 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def delimited_sheet(path: Path) -> Sheet:
-    """Read delimited text: delimiter and comments are found out, and said."""
-    reader = _Reader(path)
-    return Sheet(
-        path.name,
-        reader.columns,
-        reader.rows,
-        notes=reader.notes,
-        decimal_comma=reader.delimiter != ",",
+def csv_sheet(path: Path) -> Sheet:
+    """Return the table in a file of delimited text, whose delimiter the header shows.
+
+    Blank lines and lines that begin with `#` are left out.
+
+    Raises:
+        UserError: there is no header, or two columns have one name.
+    """
+    header_line, header = next(
+        ((n, text) for n, text in _records(path) if not re.fullmatch(r"sep=.", text.strip())),
+        (0, ""),
     )
+    if not header_line:
+        raise UserError(f"{path} must hold a header and rows, but holds only comments.")
+    delimiter = _delimiter(header)
+    table = _Table(
+        path, header_line, delimiter, _column_names(path, header_line, header, delimiter)
+    )
+    return Sheet(path.name, table.columns, table.load, "line", decimal_comma=delimiter != ",")
 
 
-class _Reader:
-    """The dialect of one file, found from its first lines."""
+@dataclass(frozen=True)
+class _Table:
+    path: Path
+    header_line: int
+    delimiter: str  # a blank stands for any number of blanks
+    columns: tuple[str, ...]
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.notes: tuple[str, ...] = ()
-        self.comments = 0
-        self.header_line, header = self._find_header()
-        self.delimiter = _delimiter(header)
-        self.columns = self._split_header(header)
+    def load(self, names: Sequence[str]) -> pd.DataFrame:
+        """Read the cells of some columns as text, without the blanks around them."""
+        import pandas as pd
 
-    def _find_header(self) -> tuple[int, str]:
-        """Return the header's line number and text; it may be a comment above bare numbers."""
-        last: tuple[int, str] | None = None
-        for number, line in lines_of(self.path):
-            text = line.strip()
-            if not text or re.fullmatch(r"sep=.", text):
-                continue
-            if text.startswith("#"):
-                last = number, text.lstrip("# \t")
-                self.comments += 1
-                continue
-            if last is not None and _is_data(line) and not _is_data(last[1]):
-                self.comments -= 1
-                self.notes += (f"line {last[0]}, a comment, was taken for the header",)
-                return last
-            return number, line.rstrip("\r\n")
-        raise UserError(f"{self.path} must hold a header and rows, but holds only comments.")
-
-    def _split_header(self, header: str) -> tuple[str, ...]:
-        names = [name.strip() for name in next(csv.reader([self._joined(header)], **self._dialect))]
-        while names and not names[-1]:
-            names.pop()
-        named = [name or f"column {i}" for i, name in enumerate(names, start=1)]
-        if all(_is_number(name) for name in named):
-            raise UserError(
-                f"{self.path} must begin with a header that names its columns, but line "
-                f"{self.header_line} holds numbers. Put a line such as width,lr,loss above it."
-            )
-        repeated = sorted({name for name in named if named.count(name) > 1})
-        if repeated:
-            raise UserError(
-                f"Every column must have a name of its own, but {self.path} has more than one "
-                f"{repeated[0]!r}. Rename or remove one."
-            )
-        return tuple(named)
-
-    @property
-    def _dialect(self) -> dict[str, Any]:
-        return {"delimiter": "\t" if self.delimiter == " " else self.delimiter, "strict": True}
-
-    def _joined(self, line: str) -> str:
-        """Return a line as the csv module reads it: runs of blanks become one delimiter."""
-        return "\t".join(line.split()) + "\n" if self.delimiter == " " else line
-
-    def _data_lines(self, numbers: list[int]) -> Iterator[str]:
-        """Yield the lines below the header that are no comments; note where the last one stands."""
-        for number, line in lines_of(self.path):
-            text = line.lstrip()
-            if number > self.header_line and text.strip() and not text.startswith("#"):
-                numbers[0] = number
-                yield self._joined(line)
-
-    def rows(self, names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
-        """Yield each row's place and its cells of the named columns; blank rows are left out."""
-        places = [self.columns.index(name) for name in names]
-        numbers = [self.header_line]
-        try:
-            for cells in csv.reader(self._data_lines(numbers), **self._dialect):
-                if not any(cell.strip() for cell in cells):
-                    continue
-                place = f"line {numbers[0]}"
-                self._require_as_many(cells, place)
-                yield place, [cells[i].strip() for i in places]
-        except csv.Error as error:
-            raise UserError(
-                f"Line {numbers[0]} of {self.path} cannot be read: {error}. Check its quotes."
-            ) from None
-
-    def _require_as_many(self, cells: list[str], place: str) -> None:
-        surplus = any(cell.strip() for cell in cells[len(self.columns) :])
-        if len(cells) >= len(self.columns) and not surplus:
-            return
-        hint = ""
-        if surplus and self.delimiter == ",":
-            hint = " (numbers with a decimal comma must be quoted, or the columns separated by ;)"
-        raise UserError(
-            f"Every row must have as many cells as the header has names, {len(self.columns)}, but "
-            f"{place} of {self.path} has {len(cells)}{hint}: {abbreviate(cells, 100)}."
+        lines, text = [], io.BytesIO()
+        filler = f'{self.delimiter}" \t\r\n'
+        for number, record in _records(self.path):
+            if number > self.header_line and record.strip(filler):
+                self._require_as_many(record, number)
+                lines.append(number)
+                text.write(record.encode())
+        if not lines:
+            return pd.DataFrame(columns=list(names), dtype=str)
+        text.seek(0)
+        frame = pd.read_csv(
+            text,
+            sep=r"\s+" if self.delimiter == " " else self.delimiter,
+            header=None,
+            names=range(len(self.columns)),
+            usecols=sorted({self.columns.index(name) for name in names}),
+            index_col=False,
+            dtype=str,
+            keep_default_na=False,
         )
+        columns = {name: frame[self.columns.index(name)].str.strip() for name in names}
+        return pd.DataFrame(columns).set_axis(lines)
+
+    def _require_as_many(self, record: str, line: int) -> None:
+        """Refuse a row with fewer cells than the header has names, or with more that hold text."""
+        count, delimiters = len(self.columns), record.count(self.delimiter)
+        if delimiters == count - 1 and '"' not in record and self.delimiter != " ":
+            return  # nearly every row, told in a fraction of the time that splitting it takes
+        cells = _cells(record, self.delimiter)
+        surplus = any(cell.strip() for cell in cells[count:])
+        if len(cells) < count or surplus:
+            hint = ""
+            if surplus and self.delimiter == ",":
+                hint = " (quote numbers that have a decimal comma, or separate the columns by ;)"
+            raise UserError(
+                f"Every row must have as many cells as the header has names, {count}, but line "
+                f"{line} of {self.path} has {len(cells)}{hint}: {abbreviate(cells, 100)}."
+            )
+
+
+def _records(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the text of each row with the number of its last line: a quoted cell may hold lines."""
+    held: list[str] = []
+    is_open = False  # whether a quote is open
+    number = 0
+    for number, line in decoded_lines(path):
+        if not held and (not line.strip() or line.lstrip().startswith("#")):
+            continue
+        held.append(line)
+        is_open ^= line.count('"') % 2 == 1
+        if not is_open:
+            yield number, "".join(held)
+            held = []
+    if held:
+        raise UserError(
+            f"A quote must be closed, but the one in line {number + 1 - len(held)} of {path} is "
+            "not. Check its quotes."
+        )
+
+
+def _cells(record: str, delimiter: str) -> list[str]:
+    if delimiter == " ":
+        return record.split()
+    return next(csv.reader([record.rstrip("\r\n")], delimiter=delimiter), [])
 
 
 def _delimiter(header: str) -> str:
@@ -169,15 +155,20 @@ def _delimiter(header: str) -> str:
     return " " if len(outside.split()) > 1 else ","
 
 
-def _is_data(line: str) -> bool:
-    """Say whether a line's first cell is a number, or all of its cells but labels are."""
-    cells = [cell for cell in re.split(r"[,;|\t ]+", line.strip()) if cell]
-    return sum(map(_is_number, cells)) * 2 > len(cells)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _column_names(path: Path, line: int, header: str, delimiter: str) -> tuple[str, ...]:
+    names = [name.strip() for name in _cells(header, delimiter)]
+    while names and not names[-1]:
+        names.pop()
+    named = [name or f"column {i}" for i, name in enumerate(names, start=1)]
+    if all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", name, re.IGNORECASE) for name in named):
+        raise UserError(
+            f"{path} must begin with a header that names its columns, but line {line} holds "
+            "numbers. Put a line such as width,lr,loss above it."
+        )
+    repeated = sorted({name for name in named if named.count(name) > 1})
+    if repeated:
+        raise UserError(
+            f"Every column must have a name of its own, but {path} has more than one "
+            f"{repeated[0]!r}. Rename or remove one."
+        )
+    return tuple(named)

@@ -1,4 +1,4 @@
-"""A file of somebody's trials as named columns and numbered rows, whatever its format.
+"""A file of another program's trials as a table, whatever the file's format.
 
 Nothing in a file is ever run: no pickles, no formulas, no text that is evaluated.
 """
@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.errors import UserError, abbreviate
+from hptransfer.results.importers.read_csv import csv_sheet, decoded_lines
+from hptransfer.results.importers.read_optuna import optuna_sheet
 from hptransfer.results.importers.sheet import Sheet
 
-LARGEST_FILE = 2 << 30  # bytes
-LARGEST_JSON = 256 << 20  # bytes of a file that is one JSON value, and so is held whole
-_MAGIC = {
+if TYPE_CHECKING:
+    import pandas as pd
+
+LARGEST_FILE = 1 << 30  # bytes; the text of a CSV is held in memory while its cells are read
+LARGEST_JSON = 256 << 20  # bytes of a JSON file; parsed values take several times that
+JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = b"PAR1"
+SQLITE = b"SQLite format 3\x00"
+# First bytes of a file that is not read -> what it is, and what to do.
+REFUSED = {
     b"PK\x03\x04": "a spreadsheet or archive (zip). Save the sheet as CSV in UTF-8",
     b"\xd0\xcf\x11\xe0": "an old Excel file. Save the sheet as CSV in UTF-8",
     b"\x1f\x8b": "gzipped. Unpack it with gunzip",
@@ -24,39 +33,32 @@ _MAGIC = {
     b"\x80\x05": "a pickle, which may run code when it is read. Write the rows as CSV",
     b"\x89HDF": "an HDF5 file. Write the rows as CSV or Parquet",
 }
-SQLITE = b"SQLite format 3\x00"
-PARQUET = b"PAR1"
-JSON_LINES = (".jsonl", ".ndjson")
 
 
 def open_sheet(path: Path) -> Sheet:
-    """Read a CSV, Parquet, JSON, JSON-lines or Optuna SQLite file.
+    """Return the table in a CSV, Parquet, JSON, JSON-lines or Optuna SQLite file.
 
     Raises:
-        UserError: no such file, or one that holds no table of rows.
+        UserError: there is no such file, or it holds no table of rows.
     """
-    head = _head(path)
-    for magic, what in _MAGIC.items():
+    head = _first_bytes(path)
+    for magic, what in REFUSED.items():
         if head.startswith(magic):
             raise UserError(f"Rows are imported from a table, but {path} is {what} first.")
     if head.startswith(PARQUET):
-        return _parquet(path)
+        return _parquet_sheet(path)
     if head.startswith(SQLITE):
-        from hptransfer.results.importers.read_optuna import optuna_sheet
-
         return optuna_sheet(path)
-    from hptransfer.results.importers.read_csv import delimited_sheet, require_text_file
-
-    require_text_file(path, head)
+    _require_text(path, head)
     if path.suffix in JSON_LINES:
-        return _json_lines(path)
+        return _json_lines_sheet(path)
     if path.suffix == ".json" or head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
-        return _json_table(path)
-    return delimited_sheet(path)
+        return _json_sheet(path)
+    return csv_sheet(path)
 
 
-def _head(path: Path) -> bytes:
-    """Return a regular file's first bytes; a pipe or device is never opened."""
+def _first_bytes(path: Path) -> bytes:
+    """Return the first bytes of a regular file; a pipe or a device is never opened."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -75,133 +77,109 @@ def _head(path: Path) -> bytes:
             return file.read(1 << 16)
     except FileNotFoundError:
         raise UserError(f"There is no file {path}. Check the path.") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UserError(f"{abbreviate(str(path))} must be a file to read, but: {reason}.") from None
+    except OSError as error:
+        raise UserError(
+            f"{abbreviate(str(path))} must be a file to read, but: {error.strerror}."
+        ) from None
 
 
-def _parquet(path: Path) -> Sheet:
+def _require_text(path: Path, head: bytes) -> None:
+    """Refuse an empty, a binary and a UTF-16 file by its first bytes."""
+    if not head.strip():
+        raise UserError(f"{path} must hold a header and rows, but it is empty.")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(
+            f"{path} must be UTF-8, but is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 "
+            f"{path.name} > utf8-{path.name}"
+        )
+    if b"\x00" in head:
+        raise UserError(
+            f"Rows are imported from CSV, Parquet, JSON, JSON lines or an Optuna SQLite file, but "
+            f"{path} is some other binary file. Write the rows as CSV."
+        )
+
+
+def _parquet_sheet(path: Path) -> Sheet:
+    import pandas as pd
     import pyarrow as pa
     from pyarrow import parquet
 
+    def load(names: Sequence[str]) -> pd.DataFrame:
+        # Arrow's types keep whole numbers whole where a cell of their column is missing.
+        frame = pd.read_parquet(path, columns=list(names), dtype_backend="pyarrow")
+        return frame.set_axis(range(1, len(frame) + 1))
+
     try:
-        columns = tuple(str(name) for name in parquet.ParquetFile(path).schema_arrow.names)
+        columns = tuple(parquet.read_schema(path).names)
+        load(columns[:1])
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} must be a sound Parquet file, but: {_line(error)}.") from None
-
-    def rows(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
-        number = 0
-        try:
-            batches = parquet.ParquetFile(path).iter_batches(10_000, columns=list(names))
-            for batch in batches:
-                read = [batch.column(name).to_pylist() for name in names]
-                for cells in zip(*read, strict=True):
-                    number += 1
-                    yield f"row {number}", cells
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} must be a sound Parquet file, but: {_line(error)}.") from None
-
-    return Sheet(path.name, columns, rows)
+        raise UserError(f"{path} must be a sound Parquet file, but: {_one_line(error)}.") from None
+    return Sheet(path.name, columns, load)
 
 
-def _json_lines(path: Path) -> Sheet:
-    columns: dict[str, None] = {}
-    for _, record in _parsed_lines(path):
-        columns.update(dict.fromkeys(record))
-
-    def rows(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
-        for number, record in _parsed_lines(path):
-            yield f"line {number}", [record.get(name) for name in names]
-
-    return Sheet(path.name, tuple(columns), rows)
+def _json_lines_sheet(path: Path) -> Sheet:
+    lines = [(number, line) for number, line in decoded_lines(path) if line.strip()]
+    values = [_parsed(line, f"line {number} of {path}") for number, line in lines]
+    frame = _records_frame(values, path, [f"line {number}" for number, _ in lines])
+    return _loaded(path, frame.set_axis([number for number, _ in lines]), "line")
 
 
-def _parsed_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    from hptransfer.results.importers.read_csv import lines_of
+def _json_sheet(path: Path) -> Sheet:
+    """Read a JSON value, a list of objects or an object of columns; or an object on each line."""
+    import pandas as pd
 
-    for number, line in lines_of(path):
-        if line.strip():
-            yield number, _flat(_parse(line, path, f"line {number}"), path, f"line {number}")
-
-
-def _json_table(path: Path) -> Sheet:
-    """Read one JSON value: a list of objects, or an object of columns."""
     if path.stat().st_size > LARGEST_JSON:
         raise UserError(
             f"A JSON file of rows may have {LARGEST_JSON >> 20} MiB, but {path} has "
-            f"{path.stat().st_size >> 20}. Write one object a line, as .jsonl."
+            f"{path.stat().st_size >> 20}. Split it, or write it as CSV."
         )
-    try:
-        value = _parse(path.read_bytes().decode("utf-8-sig"), path, None)
-    except UserError:
-        if _is_json_lines(path):
-            return _json_lines(path)
-        raise
-    if isinstance(value, Mapping):
-        value = _from_columns(value)
-    if not isinstance(value, list):
-        raise UserError(
-            f"{path} must hold rows, a list of objects (or an object of equally long columns), but "
-            f"holds {abbreviate(value)}. Write it with `to_json(path, orient='records')`."
-        )
-    records = [_flat(item, path, f"row {n}") for n, item in enumerate(value, start=1)]
-    columns = tuple(dict.fromkeys(name for record in records for name in record))
-
-    def rows(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
-        for number, record in enumerate(records, start=1):
-            yield f"row {number}", [record.get(name) for name in names]
-
-    return Sheet(path.name, columns, rows)
+    text = "".join(line for _, line in decoded_lines(path))
+    first = text.split("\n", 1)[0].strip()
+    if first.startswith("{") and first.endswith("}") and text.strip() != first:
+        return _json_lines_sheet(path)
+    value = _parsed(text, str(path))
+    if isinstance(value, list):
+        places = [f"row {number}" for number in range(1, len(value) + 1)]
+        return _loaded(path, _records_frame(value, path, places))
+    columns = list(value.values()) if isinstance(value, Mapping) else []
+    lists = all(isinstance(column, list) for column in columns)
+    if columns and (lists or all(isinstance(column, Mapping) for column in columns)):
+        keys = {len(column) if lists else tuple(column) for column in columns}
+        if len(keys) == 1:
+            return _loaded(path, pd.DataFrame(value))
+    raise UserError(
+        f"{path} must hold rows, a list of objects (or an object of equally long columns), but "
+        f"holds {abbreviate(value)}. Write it with `to_json(path, orient='records')`."
+    )
 
 
-def _is_json_lines(path: Path) -> bool:
-    """Say whether the first line is an object by itself."""
-    with path.open("rb") as file:
-        first = file.readline().strip()
-    return first.startswith(b"{") and first.endswith(b"}")
-
-
-def _from_columns(value: Mapping[str, Any]) -> Any:
-    """Return the rows of `{column: [cells]}` or pandas' `{column: {index: cell}}`."""
-    cells = list(value.values())
-    if cells and all(isinstance(column, list) for column in cells):
-        if len({len(column) for column in cells}) == 1:
-            return [dict(zip(value, row, strict=True)) for row in zip(*cells, strict=True)]
-        return value
-    indices = [list(column) for column in cells if isinstance(column, Mapping)]
-    if cells and len(indices) == len(cells) and all(index == indices[0] for index in indices):
-        return [{name: column[i] for name, column in value.items()} for i in indices[0]]
-    return value
-
-
-def _parse(text: str, path: Path, place: str | None) -> Any:
+def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        where = f"{place} of {path}" if place else str(path)
-        raise UserError(f"{where} must be JSON, but {_line(error)}.") from None
+        raise UserError(f"{place} must be JSON, but {_one_line(error)}.") from None
 
 
-def _flat(value: Any, path: Path, place: str) -> dict[str, Any]:
-    """Return an object's plain values by dotted name: `config.lr`."""
-    if not isinstance(value, Mapping):
-        raise UserError(
-            f"{place} of {path} must be an object such as {{'width': 64}}, but is "
-            f"{abbreviate(value)}."
-        )
-    flat: dict[str, Any] = {}
-    waiting = [("", value)]
-    while waiting:
-        prefix, level = waiting.pop()
-        for name, item in level.items():
-            if isinstance(item, Mapping):
-                waiting.append((f"{prefix}{name}.", item))
-            elif not isinstance(item, list):
-                flat[f"{prefix}{name}"] = item
-    return flat
+def _records_frame(values: list[Any], path: Path, places: list[str]) -> pd.DataFrame:
+    """Return objects as rows; a value inside another has a dotted name: `config.lr`."""
+    import pandas as pd
+
+    for value, place in zip(values, places, strict=True):
+        if not isinstance(value, Mapping):
+            raise UserError(
+                f"{place} of {path} must be an object such as {{'width': 64}}, but is "
+                f"{abbreviate(value)}."
+            )
+    return pd.json_normalize(values)
 
 
-def _line(error: Exception) -> str:
+def _loaded(path: Path, frame: pd.DataFrame, unit: str = "row") -> Sheet:
+    """Return a sheet of which all cells are in memory."""
+    if unit == "row":
+        frame = frame.set_axis(range(1, len(frame) + 1))
+    named = frame.set_axis([str(name) for name in frame.columns], axis="columns")
+    return Sheet(path.name, tuple(named.columns), lambda names: named.filter(list(names)), unit)
+
+
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())

@@ -1,7 +1,7 @@
-"""Trials of an Optuna study kept in SQLite, read as plain tables and never written.
+"""The trials of the Optuna studies in a SQLite file, read as plain tables and never written.
 
-Optuna itself would create and migrate tables, and unpickle what its samplers keep; the values,
-parameters and attributes are plain numbers and JSON.
+Optuna itself would create and migrate tables in the file, and unpickle what its samplers keep
+there. Values, parameters and attributes are plain numbers and JSON.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import math
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,21 @@ from typing import Any
 from hptransfer.errors import UserError
 from hptransfer.results.importers.sheet import Sheet
 
-SCHEMA = 12  # of Optuna 3.0 to 5.0
+OPTUNA_SCHEMA = 12  # of the tables that Optuna 3.0 to 5.0 write
 _ODD_VALUES = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 
 
 def optuna_sheet(path: Path) -> Sheet:
-    """Read every study's trials: `params.*`, `user_attrs.*`, `study_attrs.*`, value and state.
+    """Return the trials of all studies in a file as one table.
+
+    Its columns are `params.*`, `user_attrs.*`, `study_attrs.*`, `value` and `state`.
 
     Raises:
-        UserError: another database, another schema, a study that maximises or has several values.
+        UserError: the file is another database or has another schema, or a study maximises its
+            value or has several.
     """
+    import pandas as pd
+
     try:
         with closing(_connect(path)) as base:
             _require_readable(base, path)
@@ -37,14 +41,8 @@ def optuna_sheet(path: Path) -> Sheet:
             f"{path} must be a SQLite file that Optuna wrote, but: {error}. Name that file, or "
             "export its trials: study.trials_dataframe().to_csv('trials.csv')"
         ) from None
-    columns = tuple(dict.fromkeys(name for trial in trials for name in trial))
-
-    def rows(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
-        for trial in trials:
-            place = f"trial {trial['number']} of study {trial['study']}"
-            yield place, [trial.get(name) for name in names]
-
-    return Sheet(path.name, columns, rows)
+    frame = pd.DataFrame(trials, index=[f"{t['number']} of study {t['study']}" for t in trials])
+    return Sheet(path.name, tuple(frame.columns), lambda names: frame.filter(list(names)), "trial")
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -53,10 +51,10 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _require_readable(base: sqlite3.Connection, path: Path) -> None:
     (version,) = base.execute("SELECT schema_version FROM version_info").fetchone() or (None,)
-    if version != SCHEMA:
+    if version != OPTUNA_SCHEMA:
         raise UserError(
-            f"Optuna studies of schema {SCHEMA} are read, but {path} has {version}. Export it with "
-            "its own Optuna: study.trials_dataframe().to_csv('trials.csv')"
+            f"Optuna studies of schema {OPTUNA_SCHEMA} are read, but {path} has {version}. "
+            "Export it with its own Optuna: study.trials_dataframe().to_csv('trials.csv')"
         )
     for name, direction, objective in base.execute(
         "SELECT study_name, direction, objective FROM study_directions JOIN studies USING "

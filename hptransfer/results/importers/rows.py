@@ -1,4 +1,7 @@
-"""From a sheet's rows to rows of a ledger: checked, converted, every treatment counted."""
+"""From a table of another program to rows of a ledger.
+
+Cells are checked and converted column by column; whatever becomes of an unusual row is counted.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,9 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.config.sweep import MOST_TRIALS
 from hptransfer.errors import UserError
@@ -23,199 +25,226 @@ from hptransfer.results.importers.cells import (
 )
 from hptransfer.results.importers.columns import Chosen, normalised
 from hptransfer.results.importers.sheet import Sheet
-from hptransfer.results.ledger_rows import LEDGER_SCHEMA
+from hptransfer.results.ledger_rows import LEDGER_SCHEMA, finite_or_none
 from hptransfer.results.table import conditions_of
 from hptransfer.system.version import package_version
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 UNKNOWN = "imported"  # the family, and the arm, of rows that do not say theirs
-# Runs in these states never had their whole budget: neither a loss nor a divergence.
+# States of a run that did not have its whole budget: it has neither a loss nor a divergence.
 UNFINISHED = frozenset(
     {"running", "waiting", "pruned", "crashed", "killed", "scheduled", "queued", "pending"}
     | {"preempting", "preempted", "stopped"}
 )
-FAILED = frozenset({"diverged"})
-BROKEN_OFF = frozenset({"fail", "failed"})  # without a loss: a missing one; with one: not the last
-_WHOLE = ("steps", "depth", "batch_size", "n_seeds", "diverged_at_step")
-_NUMBERS = ("loss_std", "loss_at_init", "train_loss", "flops", "seconds")
+FAILED = frozenset({"fail", "failed"})  # with a loss, that of a part of the run; else it diverged
+_MEASURED = ("loss_std", "loss_at_init", "train_loss", "flops", "seconds")  # may be missing
+# Whole numbers that may be missing -> the least that each may be.
+_COUNTS = {"steps": 1, "depth": 1, "batch_size": 1, "n_seeds": 1, "diverged_at_step": 0}
 
 
 @dataclass
-class Account:
-    """What became of a sheet's rows, in counts and first places."""
+class OddRows:
+    """How many rows of a table were treated in each special way, and where the first stands."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
 
-    def add(self, what: str, place: str) -> None:
-        """Count a treatment."""
-        self.counts[what] += 1
-        self.first.setdefault(what, place)
+    def add(self, treatment: str, place: str) -> None:
+        """Count a row."""
+        self.counts[treatment] += 1
+        self.first.setdefault(treatment, place)
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What rows are where no column says it."""
+    """The family and the arm of rows where no column gives them."""
 
     family: str = UNKNOWN
     arm: str = UNKNOWN
 
 
-def rows_of(
+@dataclass(frozen=True)
+class Trials:
+    """The trials of a table, their cells converted."""
+
+    file: str
+    axes: tuple[str, ...]  # log2_<hp>
+    frame: pd.DataFrame  # a row a trial, by our names; missing numbers are NaN; index: the place
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield each trial's place in the table and its ledger row."""
+        names = list(self.frame.columns)
+        for place, *values in self.frame.itertuples(name=None):
+            yield place, _row(dict(zip(names, values, strict=True)), self.axes, self.file)
+
+
+def read_trials(
     sheet: Sheet,
     chosen: Chosen,
     *,
     drop_missing: bool,
     defaults: Defaults,
     numbers: Numbers,
-    account: Account,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, ledger row) of every trial of a sheet; nothing is left out uncounted.
+    odd: OddRows,
+) -> Trials:
+    """Return a table's trials; rows that are left out are counted in `odd`.
+
+    Args:
+        drop_missing: whether rows without a loss are left out, and not taken as diverged trials.
 
     Raises:
-        UserError: a cell that cannot be what its column is, or more rows than a sweep may have.
+        UserError: a cell that its column cannot hold, or more rows than a sweep may have.
     """
-    plain = tuple(chosen.columns.items())
-    wide = tuple(chosen.wide.columns.items()) if chosen.wide else ()
-    names = [column for _, column in plain] + [column for column, _ in wide]
-    reading = _Reading(sheet.name, chosen, drop_missing, defaults, numbers, account)
-    count = 0
-    for place, cells in sheet.rows(names):
-        common = {**chosen.constants, **dict(zip((o for o, _ in plain), cells, strict=False))}
-        variants: list[tuple[str, dict[str, Any]]] = [(place, common)]
-        if wide:
-            losses = cells[len(plain) :]
-            variants = [
-                (f"{place}, {column!r}", {**common, **said, "loss": loss})
-                for (column, said), loss in zip(wide, losses, strict=True)
-            ]
-        for where, record in variants:
-            count += 1
-            if count > MOST_TRIALS:
-                raise UserError(
-                    f"An imported sweep may have {MOST_TRIALS:,} rows, but {sheet.name} has more. "
-                    "Leave out what is not needed, or import it into several folders."
-                )
-            row = reading.row(record, where)
-            if row is not None:
-                yield where, row
+    import pandas as pd
 
+    frame = _one_trial_a_row(sheet, chosen)
+    if len(frame) > MOST_TRIALS:
+        raise UserError(
+            f"An imported sweep may have {MOST_TRIALS:,} rows, but {sheet.name} has more. "
+            "Leave out what is not needed, or import it into several folders."
+        )
+    frame = _with_losses(frame, drop_missing, numbers, odd)
 
-@dataclass(frozen=True)
-class _Reading:
-    """One sheet being read under one choice of columns."""
+    def converted(name: str, convert: Callable[[Any, str], Any]) -> list[Any]:
+        cells = zip(_cells(frame[name]), frame.index, strict=True)
+        return [convert(cell, place) for cell, place in cells]
 
-    file: str
-    chosen: Chosen
-    drop_missing: bool
-    defaults: Defaults
-    numbers: Numbers
-    account: Account
+    def number(name: str) -> Callable[[Any, str], float]:
+        return lambda cell, place: numbers.number(cell, name, place)
 
-    def row(self, record: Mapping[str, Any], place: str) -> dict[str, Any] | None:
-        """Return one trial's ledger row, or None where it is left out and counted."""
-        status = str(record.get("status") or "").strip().lower()
-        if status in UNFINISHED:
-            self.account.add(f"of status {status!r}, left out", place)
-            return None
-        loss = self._loss(record, status, place)
-        if loss is None:
-            return None
-        numbers, file = self.numbers, self.file
-        hps = {
-            axis: log2_of(numbers.number(record[name], name, place), name, place, file)
-            for name, axis in self.chosen.axes
-        }
-        width = numbers.whole(record["width"], "width", place, least=1)
-        seed = numbers.whole(record["seed"], "seed", place, least=0) if "seed" in record else 0
-        said = {
-            name: numbers.whole(record[name], name, place, least=0 if "_at_" in name else 1)
-            for name in _WHOLE
-            if name in record and not math.isnan(numbers.number(record[name], name, place))
-        }
-        family, arm = self.defaults.family, self.defaults.arm
-        if "family" in record:
-            family = label(record["family"], "family", place, file)
-        if "parametrization" in record:
-            arm = scaling_label(record["parametrization"], self._arm_column, place, file)
-        budget: dict[str, Any] = {}
-        if "steps" in said:
-            budget["steps"] = said["steps"]
-        if "step" in record:  # a checkpoint's step wins over its run's length
-            budget["steps"] = numbers.whole(record["step"], "step", place, least=0)
-        if "batch_size" in said:
-            budget["batch_size"] = said["batch_size"]
-        return ledger_row(
-            self.file,
-            family=family,
-            arm=arm,
-            width=width,
-            depth=said.get("depth"),
-            seed=seed,
-            hps=hps,
-            budget=budget,
-            loss=loss if math.isfinite(loss) else None,
-            of_runs={
-                "n_seeds": said.get("n_seeds"),
-                "loss_sd": self._number(record, "loss_std", place),
-            },
-            measured={n: self._number(record, n, place) for n in _NUMBERS if n != "loss_std"},
-            diverged_at_step=said.get("diverged_at_step"),
+    def whole(name: str, least: int) -> Callable[[Any, str], int]:
+        return lambda cell, place: numbers.whole(cell, name, place, least=least)
+
+    def count(name: str) -> Callable[[Any, str], float]:
+        """Return a converter to a whole number as a float: NaN where the cell is missing."""
+        least = _COUNTS[name]
+        return lambda cell, place: (
+            math.nan
+            if math.isnan(numbers.number(cell, name, place))
+            else numbers.whole(cell, name, place, least=least)
         )
 
-    def _loss(self, record: Mapping[str, Any], status: str, place: str) -> float | None:
-        """Return the loss, infinite where the trial diverged; None where it is left out."""
-        loss = self.numbers.number(record["loss"], "loss", place)
-        if status in BROKEN_OFF and math.isfinite(loss):
-            self.account.add(f"of status {status!r} with a loss of part of a run, left out", place)
+    columns: dict[str, Any] = {"loss": frame["loss"]}
+    for name, axis in chosen.axes:
+        given = converted(name, number(name))
+        _require_unit(name, chosen, given, sheet.name)
+        columns[axis] = [
+            log2_of(value, name, place, sheet.name)
+            for place, value in zip(frame.index, given, strict=True)
+        ]
+    columns["width"] = converted("width", whole("width", 1))
+    columns["seed"] = converted("seed", whole("seed", 0)) if "seed" in frame else 0
+    for name in _COUNTS:
+        columns[name] = converted(name, count(name)) if name in frame else math.nan
+    if "step" in frame:  # the step of a checkpoint wins over the length of its run
+        columns["steps"] = converted("step", whole("step", 0))
+    for name in _MEASURED:
+        columns[name] = converted(name, number(name)) if name in frame else math.nan
+    columns["family"], columns["parametrization"] = defaults.family, defaults.arm
+    if "family" in frame:
+        columns["family"] = converted(
+            "family", lambda cell, place: label(cell, "family", place, sheet.name)
+        )
+    if "parametrization" in frame:
+        arm_column = normalised(chosen.columns.get("parametrization", ""))
+        columns["parametrization"] = converted(
+            "parametrization",
+            lambda cell, place: scaling_label(cell, arm_column, place, sheet.name),
+        )
+    axes = tuple(axis for _, axis in chosen.axes)
+    return Trials(sheet.name, axes, pd.DataFrame(columns, index=frame.index))
+
+
+def _one_trial_a_row(sheet: Sheet, chosen: Chosen) -> pd.DataFrame:
+    """Load a table's cells by our names; a row of a wide table becomes one for each loss."""
+    import pandas as pd
+
+    wide = chosen.wide.columns if chosen.wide else {}
+    loaded = sheet.load(list(dict.fromkeys([*chosen.columns.values(), *wide])))
+    places = [f"{sheet.unit} {number}" for number in loaded.index]
+    common = pd.DataFrame(
+        {ours: loaded[column] for ours, column in chosen.columns.items()}, index=loaded.index
+    ).assign(**chosen.constants)
+    if not wide:
+        return common.set_axis(places)
+    parts = [
+        common.assign(**said, loss=loaded[column]).set_axis(
+            [f"{place}, {column!r}" for place in places]
+        )
+        for column, said in wide.items()
+    ]
+    in_order = [i * len(loaded) + row for row in range(len(loaded)) for i in range(len(parts))]
+    return pd.concat(parts).iloc[in_order]
+
+
+def _with_losses(
+    frame: pd.DataFrame, drop_missing: bool, numbers: Numbers, odd: OddRows
+) -> pd.DataFrame:
+    """Return the rows of runs that ended, with their losses as numbers; a diverged one's is inf."""
+
+    def loss_of(cell: Any, state: Any, flag: Any, place: str) -> float | None:
+        """Return a row's loss, or None where the row is left out."""
+        status = str(state or "").strip().lower()
+        if status in UNFINISHED:
+            odd.add(f"of status {status!r}, left out", place)
             return None
-        flagged = "diverged" in record and truth(record["diverged"], "diverged", place, self.file)
-        if flagged or status in FAILED:
-            self.account.add("flagged as diverged", place)
+        loss = numbers.number(cell, "loss", place)
+        if status in FAILED and math.isfinite(loss):
+            odd.add(f"of status {status!r} with a loss of part of a run, left out", place)
+            return None
+        if status == "diverged" or truth(flag, "diverged", place, numbers.file):
+            odd.add("flagged as diverged", place)
             return math.inf
-        if math.isnan(loss):
-            if self.drop_missing:
-                self.account.add("without a loss, left out (--missing drop)", place)
-                return None
-            self.account.add("without a loss, taken as diverged trials", place)
-            return math.inf
-        if math.isinf(loss):
-            self.account.add("with an infinite loss, taken as diverged trials", place)
+        if math.isnan(loss) and drop_missing:
+            odd.add("without a loss, left out (--missing drop)", place)
+            return None
+        if not math.isfinite(loss):
+            what = "with an infinite loss" if math.isinf(loss) else "without a loss"
+            odd.add(f"{what}, taken as diverged trials", place)
             return math.inf
         return loss
 
-    @cached_property
-    def _arm_column(self) -> str:
-        return normalised(self.chosen.columns.get("parametrization", ""))
-
-    def _number(self, record: Mapping[str, Any], name: str, place: str) -> float | None:
-        if name not in record:
-            return None
-        value = self.numbers.number(record[name], name, place)
-        return value if math.isfinite(value) else None
+    nothing = [None] * len(frame)
+    states = _cells(frame["status"]) if "status" in frame else nothing
+    flags = _cells(frame["diverged"]) if "diverged" in frame else nothing
+    read = zip(_cells(frame["loss"]), states, flags, frame.index, strict=True)
+    losses = [loss_of(*cells) for cells in read]
+    kept = [loss is not None for loss in losses]
+    return frame.loc[kept].assign(loss=[loss for loss in losses if loss is not None])
 
 
-def ledger_row(
-    source: str,
-    *,
-    family: str,
-    arm: str,
-    width: int,
-    depth: int | None,
-    seed: int,
-    hps: Mapping[str, float],
-    budget: Mapping[str, Any],
-    loss: float | None,
-    of_runs: Mapping[str, Any],
-    measured: Mapping[str, Any],
-    diverged_at_step: int | None,
-) -> dict[str, Any]:
-    """Build a ledger row; the key `foreign` of its config marks what is not ours."""
+def _cells(column: Any) -> Iterable[Any]:
+    """Return a column's cells, with None for missing ones of every kind."""
+    return column.astype(object).where(column.notna(), None) if column.hasnans else column
+
+
+def _require_unit(name: str, chosen: Chosen, values: Iterable[float], file: str) -> None:
+    """Refuse a column of a hyperparameter that as a whole can only be in another unit."""
+    finite = [value for value in values if math.isfinite(value)]
+    if finite and name in chosen.columns:
+        require_unit(name, chosen.columns[name], min(finite), max(finite), file)
+
+
+def _row(trial: Mapping[str, Any], axes: Sequence[str], file: str) -> dict[str, Any]:
+    """Return a trial's ledger row; the key `foreign` of its config marks it as not ours."""
+    counts = {
+        name: None if math.isnan(value) else int(value)
+        for name, value in ((name, trial[name]) for name in _COUNTS)
+    }
+    measured = {name: finite_or_none(trial[name]) for name in _MEASURED}
+    loss, arm, depth = finite_or_none(trial["loss"]), trial["parametrization"], counts["depth"]
+    hps = {axis: trial[axis] for axis in axes}
+    budget = {name: counts[name] for name in ("steps", "batch_size") if counts[name] is not None}
+    of_runs = {"n_seeds": counts["n_seeds"], "loss_sd": measured["loss_std"]}
+    model = {"family": trial["family"], "width": trial["width"]}
     config = {
-        "model": {"family": family, "width": width, **({} if depth is None else {"depth": depth})},
+        "model": model if depth is None else {**model, "depth": depth},
         "parametrization": {"scaling": arm},
-        "hps": dict(hps),
-        "seed": seed,
-        **({"budget": dict(budget)} if budget else {}),
+        "hps": hps,
+        "seed": trial["seed"],
+        **({"budget": budget} if budget else {}),
         "foreign": {name: value for name, value in of_runs.items() if value is not None},
     }
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
@@ -223,27 +252,31 @@ def ledger_row(
         "trial_key": hashlib.sha256(text.encode()).hexdigest()[:12],
         "status": "diverged" if loss is None else "completed",
         "loss": loss,
-        "width": width,
+        "width": trial["width"],
         "parametrization": arm,
-        "hps": dict(hps),
-        "seed": seed,
+        "hps": hps,
+        "seed": trial["seed"],
         "schema": LEDGER_SCHEMA,
         "config": config,
-        "diverged_at_step": diverged_at_step,
+        "diverged_at_step": counts["diverged_at_step"],
         "stopped_at_step": None,
         "metrics": {name: measured[name] for name in ("loss_at_init", "train_loss")},
         "cost": {"flops": measured["flops"], "seconds": measured["seconds"], "device": None},
         "provenance": {"hptransfer": package_version()},
-        "source": source,
+        "source": file,
     }
 
 
-def identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what may have one loss only: everything that a row says but its outcome."""
-    said = conditions_of(row["config"])
+def trial_digest(row: Mapping[str, Any]) -> bytes:
+    """Return 16 bytes that stand for what a row says of its trial, all but the outcome.
+
+    Two rows of one digest are of one trial, which may have one loss only.
+    """
     family = row["config"]["model"]["family"]
-    hps = tuple(sorted(row["hps"].items()))
-    return (family, row["parametrization"], row["width"], row["seed"], hps, *said.values())
+    hps = sorted(row["hps"].items())
+    conditions = conditions_of(row["config"])
+    said = (family, row["parametrization"], row["width"], row["seed"], hps, *conditions.values())
+    return hashlib.blake2b(repr(said).encode(), digest_size=16).digest()
 
 
 def outcome(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -252,36 +285,21 @@ def outcome(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return (row["status"], row["loss"], foreign.get("n_seeds"), foreign.get("loss_sd"))
 
 
-def require_units(sheet: Sheet, chosen: Chosen, numbers: Numbers) -> None:
-    """Refuse HP columns that as a whole can only be of another unit."""
-    named = [(name, chosen.columns[name]) for name in chosen.hps if name in chosen.columns]
-    ends = {name: (math.inf, -math.inf) for name, _ in named}
-    for place, cells in sheet.rows([column for _, column in named]):
-        for (name, _), cell in zip(named, cells, strict=True):
-            value = numbers.number(cell, name, place)
-            if math.isfinite(value):
-                low, high = ends[name]
-                ends[name] = min(low, value), max(high, value)
-    for name, column in named:
-        if ends[name][0] <= ends[name][1]:
-            require_unit(name, column, *ends[name], sheet.name)
-
-
-def told(chosen: Chosen, sheet: Sheet) -> list[str]:
-    """Say what was taken for what."""
+def describe_columns(chosen: Chosen) -> str:
+    """Return a sentence that says which column was taken for what."""
     parts = [f"{ours} = {column!r}" for ours, column in sorted(chosen.columns.items())]
     parts += [f"{ours} := {value}" for ours, value in sorted(chosen.constants.items())]
     if chosen.wide:
-        inner = ", ".join(next(iter(chosen.wide.columns.values())))
-        shown = list(chosen.wide.columns)
-        listed = ", ".join(map(repr, shown[:3])) + (" ..." if len(shown) > 3 else "")
-        parts.append(f"loss by {inner} = {len(shown)} columns {listed}")
-    return [f"columns: {'; '.join(parts)}", *chosen.notes, *sheet.notes]
+        columns = list(chosen.wide.columns)
+        listed = ", ".join(map(repr, columns[:3])) + (" ..." if len(columns) > 3 else "")
+        by = ", ".join(chosen.wide.names)
+        parts.append(f"loss by {by} = {len(columns)} columns {listed}")
+    return f"columns: {'; '.join(parts)}"
 
 
-def treated(account: Account) -> Sequence[str]:
-    """Say what became of unusual rows, a line each."""
+def describe_exclusions(odd: OddRows) -> list[str]:
+    """Return a sentence for each special treatment: how many rows had it, and the first's place."""
     return [
-        f"{count:,} row{'s' if count > 1 else ''} {what} (first: {account.first[what]})"
-        for what, count in sorted(account.counts.items())
+        f"{count:,} row{'s' if count > 1 else ''} {treatment} (first: {odd.first[treatment]})"
+        for treatment, count in sorted(odd.counts.items())
     ]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Columns by name, and a reader of the rows, which can be read again.
+    """A table's columns by name; their cells are loaded when they are needed.
 
-    `rows(names)` gives where each row stands ("line 3") and its cells of those columns: text, a
-    number, a truth value, or None where there is nothing.
+    `load(names)` returns a frame of those columns, in which a cell is text, a number, a truth value
+    or missing. The frame's index says where each row stands: `unit` "line" and 3 is line 3.
     """
 
     name: str
     columns: tuple[str, ...]
-    rows: Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]
-    notes: tuple[str, ...] = ()  # what reading took for granted
+    load: Callable[[Sequence[str]], pd.DataFrame]
+    unit: str = "row"
     decimal_comma: bool = False  # whether 0,5 may be a number

@@ -1,4 +1,4 @@
-"""A results folder of rows that another program made: filled, extended, and what it asks."""
+"""The import of another program's table into a results folder."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ from hptransfer.results.importers.columns import Chosen, choose
 from hptransfer.results.importers.read_file import open_sheet
 from hptransfer.results.importers.rows import (
     UNKNOWN,
-    Account,
     Defaults,
-    identity,
+    OddRows,
+    describe_columns,
+    describe_exclusions,
     outcome,
-    require_units,
-    rows_of,
-    told,
-    treated,
+    read_trials,
+    trial_digest,
 )
-from hptransfer.results.importers.sheet import Sheet
 from hptransfer.results.importers.sweep_file import Survey, write_question
 from hptransfer.results.ledger_rows import find_ledger, scan_ledger
 from hptransfer.results.ledger_writer import LedgerWriter
@@ -37,18 +35,18 @@ _OTHER_STORAGES = ("mysql", "postgresql", "redis", "journal")
 
 @dataclass
 class _Seen:
-    """Where each trial was seen first, and what came of it."""
+    """Where the first row of each trial stands, and the outcome that it gives."""
 
-    first: dict[int, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)
+    first: dict[bytes, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)
 
     def is_new(self, row: Mapping[str, Any], where: str) -> bool:
-        """Say whether the trial is new; a repetition must agree.
+        """Say whether a row is the first of its trial.
 
         Raises:
-            UserError: the trial was seen with another outcome.
+            UserError: an earlier row of the trial has another outcome.
         """
         came = outcome(row)
-        before, then = self.first.setdefault(hash(identity(row)), (where, came))
+        before, then = self.first.setdefault(trial_digest(row), (where, came))
         if then != came:
             hps = ", ".join(f"{name} {value:g}" for name, value in row["hps"].items())
             raise UserError(
@@ -84,51 +82,36 @@ def import_file(
     chosen = choose(words, sheet.columns, sheet.name)
     numbers = Numbers(sheet.name, sheet.decimal_comma)
     defaults = _target_defaults(folder) if is_target else Defaults()
-    require_units(sheet, chosen, numbers)
-    numbers.commas = 0
+    odd = OddRows()
+    trials = read_trials(
+        sheet, chosen, drop_missing=drop_missing, defaults=defaults, numbers=numbers, odd=odd
+    )
+    if trials.frame.empty:
+        raise UserError(_nothing(sheet.name, odd))
 
-    def read(account: Account, numbers: Numbers) -> Iterable[tuple[str, dict[str, Any]]]:
-        return rows_of(
-            sheet,
-            chosen,
-            drop_missing=drop_missing,
-            defaults=defaults,
-            numbers=numbers,
-            account=account,
-        )
-
-    seen, survey, account = _Seen(), Survey(), Account()
+    seen, survey = _Seen(), Survey()
     known = _survey_recorded(folder.path, seen, survey)
     _require_same_axes(chosen, survey, sheet.name, folder)
-    steps: set[Any] = set()
-    fresh = identical = count = 0
-    for place, row in read(account, numbers):
-        count += 1
-        steps.add(row["config"].get("budget", {}).get("steps"))
+    were_there = 0
+    for place, row in trials.rows():
         if seen.is_new(row, f"{place} of {sheet.name}"):
-            fresh += 1
             survey.add(row)
+        elif row["trial_key"] in known:
+            were_there += 1
         else:
-            identical += 1
-            if row["trial_key"] not in known:
-                account.add("given twice, kept once", place)
-    if count == 0:
-        raise UserError(_nothing(sheet, account))
+            odd.add("given twice, kept once", place)
+    appended, notice = _append(folder.path, trials.rows())
     if not is_target:
         survey.add_file(sheet.name, chosen.record())
-    appended, notice = _append(
-        folder.path, read(Account(), Numbers(sheet.name, sheet.decimal_comma))
-    )
-    if not is_target:
         write_question(folder, survey)
-    twice = account.counts["given twice, kept once"]
+    checkpoints = len(set(trials.frame["steps"])) if "step" in chosen.names else 0
     return {
         "source": str(source),
         "into": str(folder.path),
         "columns": chosen.record(),
         "appended": appended,
-        "identical": identical - twice,
-        "notes": _notes(chosen, sheet, account, numbers, defaults, steps),
+        "identical": were_there,
+        "notes": _notes(chosen, odd, numbers, defaults, checkpoints),
         "repaired": notice,
     }
 
@@ -225,14 +208,10 @@ def _append(folder: Path, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tupl
 
 
 def _notes(
-    chosen: Chosen,
-    sheet: Sheet,
-    account: Account,
-    numbers: Numbers,
-    defaults: Defaults,
-    steps: set[Any],
+    chosen: Chosen, odd: OddRows, numbers: Numbers, defaults: Defaults, checkpoints: int
 ) -> list[str]:
-    notes = [*told(chosen, sheet), *treated(account)]
+    """Return what the user should know of an import, a sentence each."""
+    notes = [describe_columns(chosen), *describe_exclusions(odd)]
     if numbers.commas:
         notes.append(f"{numbers.commas:,} numbers have a decimal comma: 0,5 was read as 0.5")
     if "seed" not in chosen.names:
@@ -242,20 +221,20 @@ def _notes(
             f"no column of arms: all rows are one arm, {UNKNOWN!r} (parametrization=COLUMN, or "
             "parametrization:=mup for all)"
         )
-    if "step" in chosen.names and len(steps) > 1:
+    if checkpoints > 1:
         notes.append(
-            f"warning: losses at {len(steps)} steps of training are all kept, each as a run of so "
+            f"warning: losses at {checkpoints} steps of training are all kept, each as a run of so "
             "many steps; that holds only under a constant learning rate, and not under a decay "
             "(read another step with `hptransfer fit --step N`)"
         )
     return notes
 
 
-def _nothing(sheet: Sheet, account: Account) -> str:
-    left_out = "; ".join(treated(account))
+def _nothing(file: str, odd: OddRows) -> str:
+    left_out = "; ".join(describe_exclusions(odd))
     if left_out:
-        return f"{sheet.name} holds no trial to import: {left_out}."
-    return f"{sheet.name} must hold rows, but it holds a header alone. Add the trials below it."
+        return f"{file} holds no trial to import: {left_out}."
+    return f"{file} must hold rows, but it holds a header alone. Add the trials below it."
 
 
 def _loss(came: tuple[Any, ...]) -> str:

@@ -195,9 +195,9 @@ def test_an_optuna_study_is_read_and_left_as_it_was(capsys: Printed):
 
 
 WIDE = {
-    "seeds": ("width,lr,loss_seed0,loss_seed1,loss_seed2", "seed", []),
+    "seeds": ("width,lr,loss_seed0,loss_seed1,loss_seed2", "seed", ["loss=loss_seed{seed}"]),
     "named": ("width,lr,run0 loss,run1 loss,run2 loss", "seed", ["loss=run{seed} loss"]),
-    "widths": ("lr,seed,64,128,256,512", "width", []),
+    "widths": ("lr,seed,64,128,256,512", "width", ["loss={width}"]),
     "rates": ("width,seed," + ",".join(f"lr={2.0**p!r}" for p in POINTS), "lr", ["loss=lr={lr}"]),
 }
 
