@@ -15,17 +15,17 @@ class Layout:
     channels: int
     image_size: int  # pixels a side
     classes: int
-    caption_tokens: int = 0  # longest caption; 0: no captions
-    caption_channels: int = 0  # features of a token
-    pooled_channels: int = 0  # features of a whole caption
+    caption_tokens: int = 0  # tokens of the longest caption; 0: no captions
+    caption_channels: int = 0  # channels of a token
+    pooled_channels: int = 0  # channels of the pooled caption; 0: none
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """A data set by name and content; the folder it is read from is `runtime.data_folder`."""
 
-    name: str = field(default="", metadata=TAG)
-    sha256: str = ""  # of the content, first 16 hex digits
+    name: str = field(default="", metadata=TAG)  # the kind of data, which decides the other keys
+    sha256: str = ""  # first 16 hex digits of the content's hash
 
     @property
     def layout(self) -> Layout:
@@ -80,12 +80,12 @@ class FashionMNISTConfig(DataConfig):
 class FolderConfig(DataConfig):
     """A data set in a folder: its shapes are stated here and checked against the files."""
 
-    channels: int = 3
-    image_size: int = 32  # pixels a side
-    classes: int = 1000
-    caption_tokens: int = 0  # longest caption; 0: no captions
-    caption_channels: int = 0  # features of a token
-    pooled_channels: int = 0  # features of a whole caption
+    channels: int = 3  # of an image or latent
+    image_size: int = 32  # pixels (or latent cells) on a side
+    classes: int = 1000  # different labels; 1: no labels
+    caption_tokens: int = 0  # tokens of the longest caption; 0: no captions
+    caption_channels: int = 0  # channels of a token
+    pooled_channels: int = 0  # channels of the pooled caption; 0: none
     held_out: int = 1000  # validation samples, drawn once with a fixed seed
 
     def __post_init__(self) -> None:
@@ -119,7 +119,7 @@ class FeaturesConfig(FolderConfig):
     """Precomputed latents and text features: safetensors or npy shards, fast-DiT's or PixArt's."""
 
     name: str = field(default="features", metadata=TAG)
-    channels: int = 4
+    channels: int = 4  # of an image or latent
     scale: float = 1.0  # multiplies the stored latents; 0.18215 for unscaled ones of SD's VAE
     sample_posterior: bool = True  # of PixArt's mean and std, one fixed draw; false: the mean
 
@@ -173,6 +173,6 @@ class HuggingFaceConfig(PixelsConfig):
     """A Hugging Face `datasets` folder, as `save_to_disk` writes it."""
 
     name: str = field(default="huggingface", metadata=TAG)
-    image_column: str = "image"
-    label_column: str = "label"
-    caption_column: str = "caption"  # read where caption_tokens > 0
+    image_column: str = "image"  # the data set's column of images
+    label_column: str = "label"  # the data set's column of labels
+    caption_column: str = "caption"  # the column of captions, read if caption_tokens > 0

@@ -16,10 +16,10 @@ MOST_WIDTH, MOST_DEPTH = 2**20, 2**14  # sixty times what was ever trained
 class ModelConfig:
     """A member of a family: everything about the architecture that is not the data's."""
 
-    family: str = field(default="", metadata=TAG)
-    width: int = 24  # d, the axis that is scaled
+    family: str = field(default="", metadata=TAG)  # the architecture, which decides the other keys
+    width: int = 24  # d, channels of a token; the axis that is scaled
     base_width: int = 24  # the width at which every parametrization is the same model
-    label_dropout: float = 0.1  # share of labels or captions replaced by the null condition
+    label_dropout: float = 0.1  # share of labels or captions replaced by a null one in training
 
     # What the model is told of a sample besides its timestep.
     conditioning: ClassVar[Conditioning] = Conditioning.label
@@ -39,11 +39,11 @@ class ModelConfig:
 class TransformerConfig(ModelConfig):
     """A diffusion transformer with a fixed head dimension: width grows by heads."""
 
-    depth: int = 2  # number of blocks
+    depth: int = 2  # blocks
     base_depth: int | None = None  # the depth at which depth scaling is off; null: this depth
-    head_dim: int = 8  # width / number of heads, never scaled
-    patch_size: int = 4  # pixels a side
-    mlp_ratio: int = 4  # hidden width of the MLP over d
+    head_dim: int = 8  # channels of an attention head, never scaled: width / number of heads
+    patch_size: int = 4  # pixels (or latent cells) on a side of a patch
+    mlp_ratio: int = 4  # hidden channels of the MLP over width
 
     width_multiple: ClassVar[int] = 4  # 2-D sine-cosine positions need quarters of the width
 
@@ -86,7 +86,7 @@ class UViTConfig(TransformerConfig):
     """U-ViT (arXiv 2209.12152): long skips; time, label and caption are tokens."""
 
     family: str = field(default="uvit", metadata=TAG)
-    condition: Conditioning = Conditioning.label
+    condition: Conditioning = Conditioning.label  # none, label or caption
     final_conv: bool = True  # a 3x3 convolution on the image at the end
 
     width_multiple: ClassVar[int] = 2
@@ -144,11 +144,11 @@ class CustomConfig(ModelConfig):
     """
 
     family: str = field(default="custom", metadata=TAG)
-    factory: str = ""  # package.module:function
-    version: str = ""  # change it with the factory's code: a trial's identity holds no code
-    condition: Conditioning = Conditioning.label
-    roles: tuple[str, ...] = ()  # "pattern=role" overrides of the inferred roles, first match wins
-    rescale_init: bool = True  # mend stds that violate µP; false: refuse them
+    factory: str = ""  # package.module:function, which builds the model from its width
+    version: str = ""  # change it with the factory's code, which no trial's key depends on
+    condition: Conditioning = Conditioning.label  # none, label or caption
+    roles: tuple[str, ...] = ()  # "pattern=role" for parameters by name; the first match wins
+    rescale_init: bool = True  # correct initial stds that violate µP; false: refuse them
 
     def __post_init__(self) -> None:
         super().__post_init__()

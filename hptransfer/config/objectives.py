@@ -13,7 +13,7 @@ from hptransfer.errors import require
 class ObjectiveConfig:
     """The noising path and the regression target."""
 
-    name: str = field(default="", metadata=TAG)
+    name: str = field(default="", metadata=TAG)  # the objective, which decides the other keys
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class RectifiedFlowConfig(ObjectiveConfig):
     """x_t = (1 - t)·x + t·noise, target noise - x (arXiv 2209.03003)."""
 
     name: str = field(default="rectified_flow", metadata=TAG)
-    timesteps: TimestepSampling = TimestepSampling.uniform
-    logit_mean: float = 0.0  # of `logit_normal` (arXiv 2403.03206, Eq. 19)
-    logit_std: float = 1.0
+    timesteps: TimestepSampling = TimestepSampling.uniform  # uniform or logit_normal
+    logit_mean: float = 0.0  # mean of `logit_normal` (arXiv 2403.03206, Eq. 19)
+    logit_std: float = 1.0  # standard deviation of `logit_normal`
 
     def __post_init__(self) -> None:
         require_finite("objective.logit_mean", self.logit_mean)
@@ -38,12 +38,12 @@ class DDPMConfig(ObjectiveConfig):
     """
 
     name: str = field(default="ddpm", metadata=TAG)
-    timesteps: int = 1000
-    beta_first: float = 1e-4
-    beta_last: float = 2e-2
-    schedule: BetaSchedule = BetaSchedule.linear
-    vlb_weight: float = 1e-3  # λ of the hybrid loss; it does nothing without a learned variance
-    deciding_vlb_weight: float | None = None  # λ of the deciding loss; null: that of training
+    timesteps: int = 1000  # discrete noise levels
+    beta_first: float = 1e-4  # variance added at the first noise level
+    beta_last: float = 2e-2  # variance added at the last noise level
+    schedule: BetaSchedule = BetaSchedule.linear  # of the variances: linear or scaled_linear
+    vlb_weight: float = 1e-3  # λ of the hybrid loss; used only with model.learn_sigma
+    deciding_vlb_weight: float | None = None  # λ of the loss that decides; null: vlb_weight
 
     def __post_init__(self) -> None:
         require_count("objective.timesteps", self.timesteps, most=10**6)
@@ -61,8 +61,8 @@ class VPConfig(ObjectiveConfig):
     """Epsilon prediction on the variance-preserving SDE (arXiv 2011.13456, Eq. 11), as U-ViT."""
 
     name: str = field(default="vp", metadata=TAG)
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: float = 0.1  # β(0) of the SDE
+    beta_max: float = 20.0  # β(1) of the SDE
     t_min: float = 1e-5  # the earliest time trained on
 
     def __post_init__(self) -> None:

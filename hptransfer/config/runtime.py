@@ -24,8 +24,8 @@ class RuntimeConfig:
     device: str = "cpu"  # cpu, cuda or cuda:N
     threads: int = 1  # CPU threads per pack
     pack_size: int | None = None  # trials trained together along the trial axis; null: measured
-    compile: bool | None = None  # compile a block once for all depths; null: on a GPU only
-    graph: bool | None = None  # capture the step in a CUDA graph; null: on a GPU
+    compile: bool | None = None  # compile each kind of block; null: on a GPU only
+    graph: bool | None = None  # capture the step in a CUDA graph; null: on a GPU only
     data_folder: str | None = None  # where file-based data sets lie
     held_out_curve: bool = False  # measure the deciding loss at every report, not only at the end
 
@@ -77,21 +77,21 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 class ExecutorConfig:
     """Who runs the packs."""
 
-    name: str = field(default="ray", metadata=TAG)  # local (one after another) or ray
+    name: str = field(default="ray", metadata=TAG)  # local (one pack after another) or ray
     workers: int | None = None  # packs at a time; null: as many as the resources allow
     cpus: float = 1.0  # CPUs a pack asks for
     gpus: float | None = None  # GPUs a pack asks for; null: 1 on cuda, else 0
-    memory_gib: float | None = None  # memory a pack asks for; null: none
+    memory_gib: float | None = None  # GiB of memory a pack asks for; null: none
     resources: dict[str, float] = field(default_factory=dict)  # custom Ray resources of a pack
     accelerator_type: str | None = None  # the GPU a pack asks for, as Ray names it, e.g. H100
-    address: str = "local"  # Ray: local, auto, host:port or ray://host:port
+    address: str = "local"  # of Ray: local (this machine), auto or host:port
     wait_for_nodes_s: float = 0.0  # seconds to wait for nodes that fit, for autoscaling clusters
     retries: int = 2  # times a pack is run again after its worker or node was lost
-    storage: str | None = None  # of checkpoints: a path all nodes share, or a URL; null: see README
+    storage: str | None = None  # of checkpoints: a shared folder or a URL; null: none on a cluster
     checkpoint_s: float = 60.0  # least seconds between two checkpoints of a pack
-    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    trackers: list[str] = field(default_factory=["tensorboard"].copy)  # or wandb, mlflow, trackio
     on_finish: str | None = None  # a command or URL to post to at a sweep's end, or env:VARIABLE
-    price_per_hour: float | None = None  # of what one pack occupies, for `hptransfer plan`
+    price_per_hour: float | None = None  # money per hour of what one pack occupies; null: not said
 
     def __post_init__(self) -> None:
         require(

@@ -21,13 +21,13 @@ from hptransfer.errors import require
 class ParametrizationConfig:
     """How the model scales with width, and the two scales that may be swept."""
 
-    scaling: Scaling = Scaling.mup
+    scaling: Scaling = Scaling.mup  # mup, standard or standard_embed
     init_scale: float = 1.0  # multiplies every random initial std; zeros and fixed tables stay
     output_scale: float = 1.0  # multiplies the readout's output (paper: output_mult)
-    weight_decay_mode: WeightDecayMode = WeightDecayMode.mup
-    eps_scaling: EpsScaling = EpsScaling.none
+    weight_decay_mode: WeightDecayMode = WeightDecayMode.mup  # mup, independent or unscaled
+    eps_scaling: EpsScaling = EpsScaling.none  # of Adam's epsilon: none, or width for eps/m
     broken: Broken = Broken.none  # a deliberate fault, for `hptransfer check`
-    depth_alpha: float = 1.0  # residual branches go with r^-alpha; r is 1 unless model.base_depth
+    depth_alpha: float = 1.0  # branches are scaled by (depth / model.base_depth)^-depth_alpha
 
     def __post_init__(self) -> None:
         require_positive("parametrization.init_scale", self.init_scale)
@@ -43,12 +43,12 @@ class ParametrizationConfig:
 class AdamWConfig:
     """AdamW with decoupled weight decay (arXiv 1711.05101). `lr` is the base learning rate."""
 
-    lr: float = 2.0**-6
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float | None = None  # a trial's global gradient norm; null: no clipping
+    lr: float = 2.0**-6  # base learning rate, before any factor of the parametrization
+    beta1: float = 0.9  # decay of the first moment, per step
+    beta2: float = 0.999  # decay of the second moment, per step
+    eps: float = 1e-8  # added to the root of the second moment
+    weight_decay: float = 0.0  # λ, which parametrization.weight_decay_mode explains
+    clip_norm: float | None = None  # largest global norm of the gradient; null: no clipping
 
     def __post_init__(self) -> None:
         require_positive("optimizer.lr", self.lr)
@@ -71,16 +71,16 @@ class AdamWConfig:
 class BudgetConfig:
     """How long a trial trains, and on what its loss is decided."""
 
-    steps: int = 150
-    batch_size: int = 64
-    schedule: Schedule = Schedule.linear_decay
-    warmup_fraction: float = 0.07  # of the steps, linear from zero
-    decay_fraction: float = 0.3  # of the steps, for `linear_decay`
-    weights: Weights = Weights.raw  # the deciding loss's weights
-    ema_fraction: float = 0.05  # the EMA's horizon as a share of the run
+    steps: int = 150  # optimizer steps
+    batch_size: int = 64  # samples a step
+    schedule: Schedule = Schedule.linear_decay  # of the rate: constant, cosine, linear_decay
+    warmup_fraction: float = 0.07  # share of the steps in which the rate rises from zero
+    decay_fraction: float = 0.3  # share of the steps in which `linear_decay` falls to zero
+    weights: Weights = Weights.raw  # whose loss decides: raw, or ema (the moving average)
+    ema_fraction: float = 0.05  # horizon of the moving average, as a share of the steps
     eval_samples: int = 360  # held-out samples in the deciding loss
     eval_draws: int = 6  # stratified (noise, timestep) draws per held-out sample
-    stop_after: float | None = None  # share of the steps after which a hopeless trial is stopped
+    stop_after: float | None = None  # share of the steps that a hopeless trial runs; null: all
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "eval_samples", "eval_draws"):
