@@ -1,26 +1,66 @@
 """Hyperparameter transfer for diffusion transformers: sweep small, train large once.
 
-`build_model(config)` and `param_groups(model, config)` put a trial's parametrization into any torch
-training loop; `load_trial(path)` reads a config such as an emitted target.yaml, and
-`load_weights(config, path)` a model's weights, published or our own.
+`fit` answers where the optimum of a hyperparameter lies at every width, from a DataFrame of runs or
+from a results folder; `load_results` opens such a folder, `sweep` fills one, and `plot` draws what
+it holds. `coordinate_check` says whether a parametrization is µP. `build_model` and
+`param_groups` put a parametrization into any torch training loop, `load_trial` reads a config such
+as an emitted target.yaml, and `load_weights` a model's weights, published or our own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_EXPORTS = {
+if TYPE_CHECKING:
+    from hptransfer.analysis.answer.answer import Answer
+    from hptransfer.analysis.public import Results, fit, load_results
+    from hptransfer.config.compose.compose import load_trial
+    from hptransfer.models.parametrization import build_model, param_groups
+    from hptransfer.models.weights import load_weights
+    from hptransfer.reporting.public import plot
+    from hptransfer.sweeping.public import coordinate_check, sweep
+
+# The module of each public name; it is imported when the name is first used, since torch, pandas
+# and matplotlib take seconds.
+_MODULES = {
+    "Answer": "hptransfer.analysis.answer.answer",
+    "Results": "hptransfer.analysis.public",
     "build_model": "hptransfer.models.parametrization",
-    "param_groups": "hptransfer.models.parametrization",
+    "coordinate_check": "hptransfer.sweeping.public",
+    "fit": "hptransfer.analysis.public",
+    "load_results": "hptransfer.analysis.public",
     "load_trial": "hptransfer.config.compose.compose",
     "load_weights": "hptransfer.models.weights",
+    "param_groups": "hptransfer.models.parametrization",
+    "plot": "hptransfer.reporting.public",
+    "sweep": "hptransfer.sweeping.public",
 }
+__all__ = [
+    "Answer",
+    "Results",
+    "build_model",
+    "coordinate_check",
+    "fit",
+    "load_results",
+    "load_trial",
+    "load_weights",
+    "param_groups",
+    "plot",
+    "sweep",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the public functions on first use: torch takes seconds, `fit` does not need it."""
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'hptransfer' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    if name == "__version__":
+        from hptransfer.system.version import package_version
+
+        return package_version()
+    if name not in _MODULES:
+        raise AttributeError(f"module 'hptransfer' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -14,7 +14,7 @@ from hptransfer.config.choices import Init
 
 def list_command(arguments: argparse.Namespace) -> int:
     """`hptransfer list`."""
-    from hptransfer.cli.catalogue import entries_of
+    from hptransfer.config.compose.catalogue import entries_of
 
     entries = entries_of(arguments.what)
     if arguments.json:
@@ -28,16 +28,11 @@ def list_command(arguments: argparse.Namespace) -> int:
 
 def check_command(arguments: argparse.Namespace) -> int:
     """`hptransfer check`."""
-    from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
     from hptransfer.reporting.text import answers as text
+    from hptransfer.sweeping.public import composed_check
     from hptransfer.sweeping.run import job
 
-    path = shipped_folder("conf") / "check.yaml"
-    composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
-    base_width = composed.trial.model.base_width
-    section = composed.tree["sweep"]
-    section["widths"] = section["widths"] or [base_width, 2 * base_width, 4 * base_width]
-    sweep = sweep_config(composed)
+    composed, sweep = composed_check(arguments.overrides, arguments.config_dir)
     if arguments.print_config:
         return print_config(arguments, composed, sweep.name)
     from hptransfer.training.packs.coordinate_check import coordinate_check

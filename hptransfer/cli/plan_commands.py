@@ -27,7 +27,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     low, high}, its ends null where nothing says; hours are of `place.unit`. With --budget
     the answer is another: see `docs/budget.md`.
     """
-    from hptransfer.cli.catalogue import find_sweep
+    from hptransfer.config.compose.catalogue import find_sweep
     from hptransfer.config.compose.compose import compose_file, sweep_config
     from hptransfer.reporting.text.plan import plan_text
     from hptransfer.results.ledger_rows import read_ledger_rows

@@ -75,12 +75,20 @@ def write_tensors(
         os.fsync(file.fileno())
 
 
-def load_weights(config: TrialConfig, path: Path) -> nn.Module:
+def load_weights(config: TrialConfig, path: str | Path) -> nn.Module:
     """Build a trial's model with weights from a file: ours, or a published checkpoint.
 
     Reads .safetensors, and anything else by `torch.load(weights_only=True)`. Prefixes that trainers
     add are taken off; of a moving average and raw weights in one file the average is taken.
+
+    Example:
+        >>> import torch
+        >>> config = hptransfer.load_trial("results/studies/quickstart/target.yaml")
+        >>> trained = hptransfer.build_model(config).state_dict()
+        >>> torch.save({"model": trained, "base_width": config.model.base_width}, "weights.pt")
+        >>> model = hptransfer.load_weights(config, "weights.pt")
     """
+    path = Path(path)
     tensors, metadata = _stored(path)
     model = build_model(config)
     _require_scaled_alike(config, metadata, path)

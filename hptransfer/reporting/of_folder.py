@@ -17,7 +17,7 @@ from hptransfer.results.sweep_file import read_facts
 from hptransfer.system.files import opening, write_text
 
 if TYPE_CHECKING:
-    from hptransfer.reporting.figures import Figure, Picture
+    from hptransfer.reporting.figures import Picture
 
 
 class Records(NamedTuple):
@@ -35,15 +35,6 @@ def read_records(folder: ResultsFolder, step: int | None = None) -> Records:
     return Records(fresh_estimates(folder, step=step), mup_check(folder), realised, transfer)
 
 
-def figures(
-    folder: ResultsFolder, *, step: int | None = None, metric: Metric = LOSS
-) -> dict[str, Figure]:
-    """Return every picture of a folder as a matplotlib figure by name; nothing is written."""
-    from hptransfer.reporting.figures import drawn
-
-    return {picture.name: drawn(picture) for picture in _pictures(folder, step, metric)}
-
-
 def plot(
     folder: ResultsFolder,
     *,
@@ -59,13 +50,16 @@ def plot(
     from hptransfer.reporting.figures import write_pictures
 
     place = _place(folder, out)
-    listed = _pictures(folder, step, metric)
+    listed = folder_pictures(folder, step, metric)
     with opening(place.path, "--out"):
         return write_pictures(place.figures_by(metric), listed)
 
 
-def _pictures(folder: ResultsFolder, step: int | None, metric: Metric) -> list[Picture]:
-    """Return the pictures of a folder; by a metric, its optima beside those by the loss first."""
+def folder_pictures(folder: ResultsFolder, step: int | None, metric: Metric) -> list[Picture]:
+    """Return the pictures of a folder, not drawn yet.
+
+    By a metric, the first compares its optima with those by the loss.
+    """
     from hptransfer.reporting.figures import pictures
     from hptransfer.reporting.figures.agreement import agreement_pictures
 

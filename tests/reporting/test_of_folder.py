@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+import hptransfer
 from hptransfer.cli.main import main
-from hptransfer.reporting import figures, of_folder
-from hptransfer.results.folder import ResultsFolder
+from hptransfer.reporting import figures
 from tests.support.files import unchangeable
 from tests.support.paths import ROOT
 
@@ -90,7 +90,7 @@ def test_a_place_that_cannot_be_written_either_names_the_option_too(
 
 def test_figures_are_returned_and_nothing_is_written(folder: Path) -> None:
     before = files(folder)
-    drawn = of_folder.figures(ResultsFolder(folder))
+    drawn = hptransfer.plot(folder)
     assert files(folder) == before
     assert list(drawn)[:2] == ["summary", "basins-mup"]
     assert len(drawn["summary"].axes) == 4

@@ -36,7 +36,7 @@ def optima_table(estimates: Mapping[str, Any]) -> str:
                     optimum["censored"] or "",
                 ]
             )
-        lines += _arm_lines(arm, hp_named=len({each["hp"] for each in estimates["arms"]}) > 1)
+        lines += arm_lines(arm, hp_named=len({each["hp"] for each in estimates["arms"]}) > 1)
     measured = metric_of(estimates).label
     columns = ["arm", "HP", "width", "optimum", "90 % interval", measured, "seeds", "censored"]
     missing = estimates["trials"]["missing"]
@@ -45,7 +45,8 @@ def optima_table(estimates: Mapping[str, Any]) -> str:
     return "\n".join([text_table(f"sweep {estimates['sweep']}", columns, cells), *lines])
 
 
-def _arm_lines(arm: Mapping[str, Any], *, hp_named: bool) -> list[str]:
+def arm_lines(arm: Mapping[str, Any], *, hp_named: bool) -> list[str]:
+    """Return an arm's verdict with its drift, and below it reasons, conditions and warnings."""
     drift = arm["drift_octaves_per_doubling"]
     name = arm_name(arm["parametrization"])
     if hp_named:

@@ -366,9 +366,14 @@ def with_trial(composed: Composed, trial: TrialConfig) -> Composed:
 
 
 def load_trial(path: str | Path) -> TrialConfig:
-    """The trial of a config file, such as an emitted `target.yaml`.
+    """Return the trial of a config file, such as an emitted `target.yaml`.
 
     Raises:
         UserError: no such file, or one that is no config.
+
+    Example:
+        >>> config = hptransfer.load_trial("results/studies/quickstart/target.yaml")
+        >>> config.model.width, config.parametrization.scaling.value
+        (192, 'mup')
     """
     return compose_file(Path(path)).trial

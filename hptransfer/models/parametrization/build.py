@@ -27,6 +27,12 @@ def build_model(config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.ho
     """Build a trial's model, parametrized and initialised, ready to train in any loop.
 
     With `readout="folded"` its forward has no width factor: `param_groups` must be told the same.
+
+    Example:
+        >>> config = hptransfer.load_trial("results/studies/quickstart/target.yaml")
+        >>> model = hptransfer.build_model(config)
+        >>> sum(p.numel() for p in model.parameters())
+        1501840
     """
     hooked = ReadoutForm(readout) is ReadoutForm.hook
     if hooked:
@@ -51,6 +57,14 @@ def param_groups(
 
     Multiply a schedule into each group's `lr`; an absolute value would undo the factors. Under
     `WeightDecayMode.independent` the decay is λ per step at the base schedule.
+
+    Example:
+        >>> import torch
+        >>> config = hptransfer.load_trial("results/studies/quickstart/target.yaml")
+        >>> model = hptransfer.build_model(config)
+        >>> optimizer = torch.optim.AdamW(hptransfer.param_groups(model, config))
+        >>> sorted({round(group["lr"], 5) for group in optimizer.param_groups})
+        [0.00261, 0.02084]
     """
     try:
         model.get_parameter(parameter_rules(config)[0].name)

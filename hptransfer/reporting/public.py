@@ -1,0 +1,47 @@
+"""The public function that draws: `hptransfer.plot`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hptransfer.analysis.answer.answer import Answer
+from hptransfer.analysis.public import Results, load_results
+from hptransfer.reporting.of_folder import folder_pictures
+from hptransfer.results.metrics import metric_named
+
+if TYPE_CHECKING:
+    from hptransfer.reporting.figures import Figure
+
+
+def plot(
+    shown: Results | Answer | str | Path,
+    into: str | Path | None = None,
+    *,
+    step: int | None = None,
+    metric: str = "loss",
+) -> dict[str, Figure]:
+    """Return the pictures of a results folder, or of an answer, as matplotlib figures by name.
+
+    Args:
+        shown: a results folder, as an object or as its path, or what `hptransfer.fit` returned.
+        into: a folder that gets each picture as PNG, SVG and PDF; without it none is written.
+        step: training step at which a folder's losses are read, where rows have several.
+        metric: what a folder's rows are judged by: `loss`, `train_loss`, `frechet_distance`, ...
+
+    Example:
+        >>> figures = hptransfer.plot("results/studies/quickstart")
+        >>> list(figures)[:4]
+        ['summary', 'basins-mup', 'basins-standard', 'optimum_width']
+        >>> figures["summary"].savefig("summary.png")
+    """
+    from hptransfer.reporting.figures import drawn, pictures, write_pictures
+
+    if isinstance(shown, Answer):
+        listed = pictures(estimates=shown.to_dict())
+    else:
+        found = shown if isinstance(shown, Results) else load_results(shown)
+        listed = folder_pictures(found.folder, step, metric_named(metric))
+    if into is not None:
+        write_pictures(Path(into), listed)
+    return {picture.name: drawn(picture) for picture in listed}
