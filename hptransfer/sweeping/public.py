@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,9 +51,7 @@ def sweep(
     from hptransfer.config.compose.compose import compose_file
     from hptransfer.sweeping.run import driver, job
 
-    composed = compose_file(
-        find_sweep(str(question)), list(overrides), config_dir=_folder(config_dir)
-    )
+    composed = compose_file(find_sweep(str(question)), overrides, config_dir=_folder(config_dir))
     with job.open_job(composed, Path(results), quiet=quiet) as opened:
         job.gate(opened)
         driver.sweep(opened)
@@ -92,10 +91,14 @@ def composed_check(
     from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
 
     path = shipped_folder("conf") / "check.yaml"
-    composed = compose_file(path, list(overrides), config_dir=config_dir)
-    base_width = composed.trial.model.base_width
-    section = composed.tree["sweep"]
-    section["widths"] = section["widths"] or [base_width, 2 * base_width, 4 * base_width]
+    composed = compose_file(path, overrides, config_dir=config_dir)
+    assert composed.sweep is not None, "check.yaml asks a question"
+    if not composed.sweep.sweep.widths:
+        base_width = composed.trial.model.base_width
+        widths = (base_width, 2 * base_width, 4 * base_width)
+        section = dataclasses.replace(composed.sweep.sweep, widths=widths)
+        asked = dataclasses.replace(composed.sweep, sweep=section)
+        composed = dataclasses.replace(composed, sweep=asked)
     return composed, sweep_config(composed)
 
 
