@@ -33,13 +33,13 @@ from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import with_width
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.execution.pack_cost import MeasuredPack, PackCost
-from hptransfer.sweeping.plan.budget.costs import Costs
-from hptransfer.sweeping.plan.budget.design import Design, designs
+from hptransfer.sweeping.plan.budget.candidates import Candidate, candidates
+from hptransfer.sweeping.plan.budget.costs import CandidateCosts
 from hptransfer.sweeping.plan.budget.knowledge import known_from
 from hptransfer.sweeping.plan.budget.propose import best, priced
 from hptransfer.sweeping.plan.budget.regret import Predictor, Proposal
 from hptransfer.sweeping.plan.budget.units import Meter
-from hptransfer.sweeping.plan.costs import Place
+from hptransfer.sweeping.plan.costs import Occupancy
 from hptransfer.system.random_streams import stream
 from tests.support import planted
 
@@ -86,13 +86,13 @@ class World:
         }
         return points, truth
 
-    def realised(self, design: Design, repeats: int, name: str) -> float:
+    def realised(self, design: Candidate, repeats: int, name: str) -> float:
         """Return the mean regret of the emitted value at the target, in percent of the loss."""
         rng = stream("benchmark", name, self.shape, self.noise, self.drift)
         regrets = [self._regret(design, rng) for _ in range(repeats)]
         return float(np.mean(regrets))
 
-    def _regret(self, design: Design, rng: np.random.Generator) -> float:
+    def _regret(self, design: Candidate, rng: np.random.Generator) -> float:
         points, truth = self.draw(design.widths, design.axis, len(design.seeds), rng)
         fitted = estimate(
             planted.table(points),
@@ -135,12 +135,12 @@ def compare(world: World, repeats: int) -> list[dict[str, Any]]:
     known = known_from(planted.table(points), "log2_lr", Scaling.mup, steps=100, source="pilot")
     if known is None:
         return []
-    costs = Costs(sweep, {width: _cost(width) for width in (8, 16, 32, 64)}, 1)
-    meter = Meter("cpuh", Place("core", 1.0, None), 1, 1.0)
+    costs = CandidateCosts(sweep, {width: _cost(width) for width in (8, 16, 32, 64)}, 1)
+    meter = Meter("cpuh", Occupancy("core", 1.0, None), 1, 1.0)
     judge = Predictor(known, target_width=TARGET, target_steps=100)
-    usual = [Design(WIDTHS, USUAL, tuple(range(seeds)), 100) for seeds in SEEDS]
+    usual = [Candidate(WIDTHS, USUAL, tuple(range(seeds)), 100) for seeds in SEEDS]
     amounts = [spent for _, _, spent in priced(usual, costs, meter)]
-    full = [design for design in designs(sweep, known) if design.steps == 100]
+    full = [design for design in candidates(sweep, known) if design.steps == 100]
     found = best(priced(full, costs, meter), judge, amounts)
     return [
         {
@@ -157,12 +157,12 @@ def _cost(width: int) -> PackCost:
 
 
 def _tried(
-    world: World, usual: Design, ranked: Sequence[Proposal], repeats: int, *, loss: float
+    world: World, usual: Candidate, ranked: Sequence[Proposal], repeats: int, *, loss: float
 ) -> dict[str, Any]:
-    chosen = ranked[0].design
+    chosen = ranked[0].candidate
     rng = stream("benchmark", "others", len(usual.seeds))
     others = rng.choice(len(ranked), min(OTHERS, len(ranked)), replace=False)
-    rivals = [*(p.design for p in ranked[:TOP]), *(ranked[int(i)].design for i in others)]
+    rivals = [*(p.candidate for p in ranked[:TOP]), *(ranked[int(i)].candidate for i in others)]
     tries = [world.realised(design, TRIES, "tries") for design in rivals]
     winner = rivals[int(np.argmin(tries))]
     realised = world.realised(chosen, repeats, "realised")

@@ -25,7 +25,7 @@ from hptransfer.execution.pack_sizes import Trials, by_shape, longest_first, low
 from hptransfer.execution.pack_sizes_file import read_packs
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.sweeping.design.trials import wanted
-from hptransfer.sweeping.plan.costs import cut, ratios_of
+from hptransfer.sweeping.plan.costs import cut_into_packs, measured_over_predicted
 
 RECORDED = Path(__file__).resolve().parents[1] / "results" / "studies" / "quickstart"
 LONGER = 400
@@ -56,10 +56,14 @@ def recorded_seconds(seeds: int) -> tuple[list[float], list[float]]:
     """Return the reckoned seconds of the grown sweep's packs in order, and the recorded ratios."""
     sizes = read_packs(RECORDED)
     rows = {row["trial_key"]: row for row in read_ledger_rows(RECORDED)}
-    own = [cut(group, sizes[key], None) for key, group in _groups().items()]
-    ratios = [ratio for packs in own for ratio in ratios_of(packs, rows, on_gpu=False)]
+    own = [cut_into_packs(group, sizes[key], None) for key, group in _groups().items()]
+    ratios = [
+        ratio for packs in own for ratio in measured_over_predicted(packs, rows, on_gpu=False)
+    ]
     grown = _groups(f"sweep.seeds={list(range(seeds))}".replace(" ", ""))
-    packs = [pack for key, group in grown.items() for pack in cut(group, sizes[key], None)]
+    packs = [
+        pack for key, group in grown.items() for pack in cut_into_packs(group, sizes[key], None)
+    ]
     return [LONGER * pack.seconds for pack in longest_first(packs)], ratios
 
 

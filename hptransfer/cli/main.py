@@ -163,6 +163,12 @@ def _parser(name: str) -> argparse.ArgumentParser:
     if name == "plan":
         parser.add_argument("--workers", type=int, help="places for packs, where none can be asked")
         parser.add_argument("--budget", metavar="8gpuh", help="what to sweep for so much")
+        parser.add_argument(
+            "--measure",
+            action="store_true",
+            help="train a few steps (at most a minute, a quarter of the free memory) where nothing "
+            "recorded or cached tells how long packs take; with --budget also a pilot",
+        )
     if name == "plot":
         parser.add_argument("--terminal", action="store_true", help="basins as text, no files")
     if name in ("plot", "report"):

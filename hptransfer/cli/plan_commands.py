@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.cli.terminal import interruptible, print_config, print_json, typed
 from hptransfer.errors import UserError
-from hptransfer.execution.pack_sizes_file import read_packs
-from hptransfer.results.folder import ResultsFolder
+from hptransfer.system.console import say
 
 if TYPE_CHECKING:
-    from hptransfer.config.compose.compose import Composed
-    from hptransfer.config.sweep import SweepConfig
+    from hptransfer.sweeping.plan.throughput import PlanInputs
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
     """`hptransfer plan`.
 
-    With --json: `shapes` (each an arm at a width: `trials` wanted, recorded and to run; `flops`;
-    `evaluation_share` of the training's FLOPs; `packs` to run with `size`, `seconds` of a full
-    one, `bytes`, `source` of the seconds and `interval_from`; `hours`), `total` (the same summed,
-    and `money`), `place` (what one pack occupies), `wall_seconds` with so many `workers`, `target`
-    (one run), `search_over_target` (as `transfer` gives it) and `notes`. An interval is {estimate,
-    low, high}, its ends null where nothing says; hours are of `place.unit`. With --budget
-    the answer is another: see `docs/budget.md`.
+    With --json: `shapes` (each an arm at a width: `parameters`; `trials` wanted, recorded and to
+    run; `flops`; `evaluation_share` of the training's FLOPs; `packs` to run with `size`, `seconds`
+    of a full one, `bytes`, `source` of the seconds and `interval_from`; `hours`), `total` (the same
+    summed, and `money`), `place` (what one pack occupies), `wall_seconds` with so many `workers`,
+    `target` (one run), `search_over_target` (as `transfer` gives it) and `notes`. An interval is
+    {estimate, low, high}, its ends null where nothing tells them; hours are of `place.unit`.
+    `packs`, `hours` and `money` are null where nothing tells how long packs take. With --budget the
+    answer is another: see `docs/budget.md`.
     """
     from hptransfer.config.compose.catalogue import find_sweep
     from hptransfer.config.compose.compose import compose_file, sweep_config
-    from hptransfer.reporting.text.plan import plan_text
-    from hptransfer.results.ledger_rows import read_ledger_rows
-    from hptransfer.sweeping.plan.plan import plan
+    from hptransfer.results.folder import ResultsFolder
+    from hptransfer.sweeping.plan.throughput import read_inputs
     from hptransfer.sweeping.run.job import check_question
 
     if arguments.workers is not None and arguments.workers < 1:
@@ -42,59 +39,46 @@ def plan_command(arguments: argparse.Namespace) -> int:
     sweep = sweep_config(composed)
     if arguments.print_config:
         return print_config(arguments, composed, sweep.name)
-    folder = ResultsFolder(arguments.results / sweep.name)
-    check_question(sweep, folder)
+    check_question(sweep, ResultsFolder(arguments.results / sweep.name))
+    words = [arguments.sweep, *arguments.overrides]
+    command = typed("plan", arguments, *words)
     if arguments.budget is not None:
-        return _budget(arguments, composed, sweep, folder)
-    with interruptible(
-        typed("plan", arguments, arguments.sweep, *arguments.overrides), "nothing was written"
-    ):
-        answer = plan(
+        command += f" --budget={arguments.budget}"
+    if arguments.measure:
+        command += " --measure"
+    with interruptible(command, "nothing was written"):
+        inputs = read_inputs(
             sweep,
             composed.runtime,
             composed.executor,
-            rows={row["trial_key"]: row for row in read_ledger_rows(folder.path)},
-            target_rows=read_ledger_rows(folder.target),
-            sizes=read_packs(folder.path),
-            workers=arguments.workers or composed.executor.workers,
+            root=arguments.results,
+            workers=arguments.workers,
+            measure=arguments.measure,
+            say=lambda text: say(text, quiet=arguments.quiet),
         )
+        text, answer, changes = _planned(inputs, arguments.budget)
+    keys = {word.partition("=")[0] for word in changes}
+    kept = [word for word in words if word.partition("=")[0] not in keys]
+    next_command = typed("sweep", arguments, *kept, *changes)
     if arguments.json:
-        print_json(answer)
+        print_json(answer if arguments.budget is None else {**answer, "next": next_command})
     else:
-        print(plan_text(answer))
-        print(f"next: {typed('sweep', arguments, arguments.sweep, *arguments.overrides)}")
+        print(text)
+        print(f"next: {next_command}")
     return 0
 
 
-def _budget(
-    arguments: argparse.Namespace, composed: Composed, sweep: SweepConfig, folder: ResultsFolder
-) -> int:
-    """Say what to sweep for a budget, and the command that does."""
-    from hptransfer.reporting.text.plan import budget_text
-    from hptransfer.results.ledger_rows import read_ledger_rows
+def _planned(inputs: PlanInputs, budget: str | None) -> tuple[str, dict[str, Any], list[str]]:
+    """Return the plan of a sweep, or of a budget: as text, for JSON, and the overrides it wants."""
+    from hptransfer.reporting.text.plan import budget_text, plan_text
+
+    if budget is None:
+        from hptransfer.sweeping.plan.plan import plan
+
+        answer = plan(inputs)
+        return plan_text(answer), answer, []
     from hptransfer.sweeping.plan.budget.propose import plan_budget
     from hptransfer.sweeping.plan.budget.units import parse_budget
 
-    words = [arguments.sweep, *arguments.overrides]
-    with interruptible(
-        f"{typed('plan', arguments, *words)} --budget={arguments.budget}", "nothing was written"
-    ):
-        answer = plan_budget(
-            sweep,
-            parse_budget(arguments.budget),
-            composed.runtime,
-            composed.executor,
-            rows=read_ledger_rows(folder.path),
-            sizes=read_packs(folder.path),
-            workers=arguments.workers or composed.executor.workers,
-            say=lambda text: print(text, file=sys.stderr, flush=True),
-        )
-    keys = {word.partition("=")[0] for word in answer["overrides"]}
-    kept = [word for word in arguments.overrides if word.partition("=")[0] not in keys]
-    command = typed("sweep", arguments, arguments.sweep, *kept, *answer["overrides"])
-    if arguments.json:
-        print_json({**answer, "next": command})
-    else:
-        print(budget_text(answer))
-        print(f"next: {command}")
-    return 0
+    answer = plan_budget(inputs, parse_budget(budget))
+    return budget_text(answer), answer, answer["overrides"]

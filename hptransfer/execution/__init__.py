@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
-from hptransfer.execution.pack_sizes import Measurement, Trials
+from hptransfer.execution.pack_cost import MeasureLimits, Measurement
+from hptransfer.execution.pack_sizes import Trials
 from hptransfer.execution.resources import usable_cpus
 from hptransfer.execution.work import (
     OnError,
@@ -17,7 +18,7 @@ from hptransfer.execution.work import (
     raise_error,
 )
 
-__all__ = ["PackError", "RunPack", "measure_packs", "run_packs"]
+__all__ = ["PackError", "RunPack", "cached_packs", "measure_packs", "run_packs"]
 
 
 def run_packs(
@@ -64,30 +65,58 @@ def run_packs(
 
 
 def measure_packs(
-    groups: Sequence[Trials], runtime: RuntimeConfig, executor: ExecutorConfig
+    groups: Sequence[Trials],
+    runtime: RuntimeConfig,
+    executor: ExecutorConfig,
+    *,
+    limits: MeasureLimits | None = None,
+    say: Callable[[str], None],
 ) -> Measurement:
     """Measure what packs of each group of equal shapes cost where packs run, and count places.
 
     The measurement runs in this process where packs run on this machine's CPU, or one after
     another. Elsewhere it runs in workers with a pack's resources: only they see the device.
 
+    Args:
+        limits: see `hptransfer.execution.measure.measured_costs`; without, no cost is None.
+        say: is told how far the measurement is.
+
     Raises:
         UserError: resources that no node has.
         MachineError: a single trial does not fit, or the workers were lost.
     """
-    in_process = executor.name == "local" or (executor.address == "local" and not runtime.on_gpu)
-    if not in_process:
+    if executor.name != "local" and (executor.address != "local" or runtime.on_gpu):
         from hptransfer.execution.ray.measure import measure_packs as measure_on_workers
 
-        return measure_on_workers(groups, runtime, executor)
+        return measure_on_workers(groups, runtime, executor, limits=limits, say=say)
     from hptransfer.execution.measure import measured_costs
 
-    workers = 1 if executor.name == "local" else _local_places(executor)
-    costs, notes = measured_costs(groups, runtime, share=1.0 / workers)
+    workers = known_places(runtime, executor)
+    assert workers is not None, "a CPU's places are known"
+    costs, notes = measured_costs(groups, runtime, share=1.0 / workers, limits=limits, say=say)
     return Measurement(costs, workers, notes)
 
 
-def _local_places(executor: ExecutorConfig) -> int:
-    """Count the packs that a Ray of this machine alone runs at a time, without starting it."""
-    places = max(int(usable_cpus() / executor.cpus), 1)
-    return min(executor.workers or places, places)
+def cached_packs(
+    groups: Sequence[Trials], runtime: RuntimeConfig, executor: ExecutorConfig
+) -> Measurement:
+    """Return what the cache knows of packs of each group, None where it knows nothing.
+
+    Nothing is measured and no cluster is asked.
+    """
+    from hptransfer.execution.measure import cached_costs
+
+    workers = known_places(runtime, executor)
+    here = executor.name == "local" or executor.address == "local"
+    costs, notes = cached_costs(groups, runtime, here=here, share=1.0 / (workers or 1))
+    return Measurement(costs, workers, notes)
+
+
+def known_places(runtime: RuntimeConfig, executor: ExecutorConfig) -> int | None:
+    """Return the packs that run at a time as far as this machine tells; None: a cluster's."""
+    if executor.name == "local":
+        return 1
+    if executor.address == "local" and not runtime.on_gpu:
+        places = max(int(usable_cpus() / executor.cpus), 1)
+        return min(executor.workers or places, places)
+    return executor.workers

@@ -15,15 +15,17 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from hptransfer.config import BudgetConfig, ParametrizationConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import canonical, shape_signature
 from hptransfer.execution.pack_cache import PackCache
-from hptransfer.execution.pack_cost import MeasuredPack, PackCost
+from hptransfer.execution.pack_cost import MeasuredPack, MeasureLimits, PackCost
+from hptransfer.system.console import say_nothing
 from hptransfer.training.dataset import load_dataset
 from hptransfer.training.device import (
     hardware_model,
@@ -32,6 +34,7 @@ from hptransfer.training.device import (
     torch_device,
     trial_too_large,
 )
+from hptransfer.training.flops import parameter_count, saved_bytes, step_flops
 from hptransfer.training.packs.state import start_training
 
 # Steps that are not timed: first reads, on a GPU compilation and capture.
@@ -39,20 +42,45 @@ WARMUP_STEPS, GPU_WARMUP_STEPS = 1, 6
 # Timed blocks of each size, and the least seconds of one.
 TURNS = 4
 BLOCK_SECONDS = 0.02
-# Copies of a pack's parameters at least: weights, gradient, two moments and scratch.
-_TENSORS = 5
+# Steps that the measurement of one trial takes at least: warm-up, two to set the block, the blocks.
+LEAST_STEPS = WARMUP_STEPS + 2 + TURNS
+# Copies of a pack's parameters: at least weights, gradient, two moments and scratch; at the peak,
+# while the pack is built, more. Found on DiTs of width 96 and 384.
+LEAST_COPIES, PEAK_COPIES = 5, 8
+PEAK_MARGIN = 1.25  # times the reckoned peak: what else torch allocates
 # The share of the free memory that packs may take.
 MEMORY_SHARE = 0.9
+# Side of the square matrices whose product tells a device's speed, and the least share of that
+# speed that a training step reaches (0.2 to 0.4 on one CPU thread).
+PRODUCT_SIDE, STEP_SPEED = 512, 0.2
+
+
+class Allowance(NamedTuple):
+    """What a measurement may still take: bytes, and the moment of `time.perf_counter` it ends."""
+
+    bytes: float
+    until: float
+
+
+UNLIMITED = Allowance(math.inf, math.inf)
 
 
 def measured_costs(
-    groups: Sequence[Sequence[TrialConfig]], runtime: RuntimeConfig, share: float = 1.0
-) -> tuple[list[PackCost], tuple[str, ...]]:
+    groups: Sequence[Sequence[TrialConfig]],
+    runtime: RuntimeConfig,
+    *,
+    share: float = 1.0,
+    limits: MeasureLimits | None = None,
+    say: Callable[[str], None] = say_nothing,
+) -> tuple[list[PackCost | None], tuple[str, ...]]:
     """Return what packs of each group cost on this machine, and notes for the user.
 
     Args:
         groups: trials that could share a pack, for each shape that is asked for.
         share: the part of the device's memory that a pack may count on.
+        limits: what a plan may take; the cost of a shape that would take more is None. A sweep,
+            which runs the trials anyway, has none.
+        say: is told which shape is measured.
 
     Raises:
         UserError: the device is not there.
@@ -61,28 +89,119 @@ def measured_costs(
     device = torch_device(runtime)
     threads = torch.get_num_threads()
     torch.set_num_threads(runtime.threads)
-    cache = PackCache.read()
-    costs: dict[int, PackCost] = {}
+    cache, skipped = PackCache.read(), []
+    until = time.perf_counter() + (math.inf if limits is None else limits.seconds)
+    costs: dict[int, PackCost | None] = {}
     try:
         # Narrow shapes first: on a CPU memory is read off the process's peak, which only rises.
-        for index in sorted(range(len(groups)), key=lambda i: groups[i][0].model.width):
-            group = groups[index]
-            facts = cost_facts(group, runtime, device)
-            capacity = MEMORY_SHARE * share * free_bytes(device)
-            known = cache.cost(facts, capacity=capacity, extrapolates=runtime.on_gpu)
-            if known is None or known.next_size(len(group)) is not None:
-                known = measure(group, runtime, device, capacity)
-                cache.add(facts, known)
-            costs[index] = known
+        order = sorted(range(len(groups)), key=lambda i: groups[i][0].model.width)
+        for place, index in enumerate(order, 1):
+            group, free = groups[index], share * free_bytes(device)
+            facts, capacity = cost_facts(group, runtime, device), MEMORY_SHARE * free
+            costs[index] = known = cache.cost(facts, capacity=capacity, extrapolates=runtime.on_gpu)
+            if known is not None and known.next_size(len(group)) is None:
+                continue
+            if limits is None:
+                allowed = UNLIMITED
+                _require_room(group[0], device, free)
+            else:
+                allowed = Allowance(limits.memory_share * free, until)
+                if excess := _excess(group[0], device, allowed):
+                    skipped.append(f"Width {group[0].model.width} is not measured: {excess}.")
+                    continue
+            say(f"measuring packs of width {group[0].model.width}, {place} of {len(groups)} shapes")
+            costs[index] = known = measure(group, runtime, device, capacity, allowed)
+            cache.add(facts, known)
     finally:
         torch.set_num_threads(threads)
-    return [costs[index] for index in range(len(groups))], cache.notes
+    notes = (*cache.notes, *dict.fromkeys(skipped))
+    return [costs[index] for index in range(len(groups))], notes
+
+
+def cached_costs(
+    groups: Sequence[Sequence[TrialConfig]], runtime: RuntimeConfig, *, here: bool, share: float
+) -> tuple[list[PackCost | None], tuple[str, ...]]:
+    """Return what was measured before of each group, None where nothing was; measure nothing.
+
+    Args:
+        here: whether packs run on this machine. Where they do not, or it lacks the device, costs
+            are those of any device of the kind, and a note names it.
+        share: the part of the device's memory that a pack may count on.
+    """
+    cache, found, notes = PackCache.read(), [], {}
+    if here and not (runtime.on_gpu and not torch.cuda.is_available()):
+        device = torch_device(runtime)
+        capacity = MEMORY_SHARE * share * free_bytes(device)
+        for group in groups:
+            facts = cost_facts(group, runtime, device)
+            found.append(cache.cost(facts, capacity=capacity, extrapolates=runtime.on_gpu))
+        return found, cache.notes
+    for group in groups:
+        facts = shape_facts(group, runtime)
+        name = cache.device_of(facts)
+        cost = None
+        if name is not None:
+            notes[f"Costs in the cache of packs are those of {name}."] = None
+            facts = {**facts, "device": name}
+            cost = cache.cost(facts, capacity=math.inf, extrapolates=runtime.on_gpu)
+        found.append(cost)
+    return found, (*cache.notes, *notes)
+
+
+def _require_room(config: TrialConfig, device: torch.device, free: float) -> None:
+    """Refuse a trial whose parameters alone exceed a CPU's free memory: Linux would kill us.
+
+    Raises:
+        MachineError: they do.
+    """
+    if device.type == "cpu" and LEAST_COPIES * _parameter_bytes(config) > free:
+        raise trial_too_large(config, device)
+
+
+def _parameter_bytes(config: TrialConfig) -> int:
+    return 4 * parameter_count(config.model, config.data.layout)
+
+
+def _excess(config: TrialConfig, device: torch.device, allowed: Allowance) -> str | None:
+    """Say what one trial would take more than is allowed, by its shapes; None where it is less."""
+    batch_size = config.budget.batch_size
+    activations = saved_bytes(config.model, config.data.layout, batch_size)
+    taken = PEAK_MARGIN * (PEAK_COPIES * _parameter_bytes(config) + activations)
+    if taken > allowed.bytes:
+        return (
+            f"one trial takes about {taken / 2**30:.2g} GiB, and a plan may take "
+            f"{allowed.bytes / 2**30:.2g} GiB of what is free"
+        )
+    flops = step_flops(config.model, config.data.layout, batch_size)[1]
+    seconds = LEAST_STEPS * flops / (STEP_SPEED * _flops_per_second(device))
+    left = allowed.until - time.perf_counter()
+    if seconds > left:
+        return f"that takes about {seconds:.0f} s, and {max(left, 0.0):.0f} s of a plan's are left"
+    return None
+
+
+def _flops_per_second(device: torch.device) -> float:
+    """Return how fast the device multiplies matrices, from the best of a few products."""
+    matrix = torch.rand(PRODUCT_SIDE, PRODUCT_SIDE, device=device)
+    seconds = []
+    for _ in range(5):
+        _finish(device)
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        _finish(device)
+        seconds.append(time.perf_counter() - started)
+    return 2.0 * PRODUCT_SIDE**3 / min(seconds)
 
 
 def cost_facts(
     group: Sequence[TrialConfig], runtime: RuntimeConfig, device: torch.device
 ) -> dict[str, object]:
-    """Return everything that shapes what a pack costs: the cache's key.
+    """Return everything that decides what a pack costs on a device: the cache's key."""
+    return {**shape_facts(group, runtime), "device": _speed_class(device)}
+
+
+def shape_facts(group: Sequence[TrialConfig], runtime: RuntimeConfig) -> dict[str, object]:
+    """Return everything that decides what a pack costs but the device's model.
 
     Fields that change numbers but no shape (parametrization, init, schedule, length) are left out.
     """
@@ -95,7 +214,7 @@ def cost_facts(
         budget=BudgetConfig(batch_size=budget.batch_size, weights=budget.weights),
     )
     return {
-        "device": _speed_class(device),
+        "kind": "gpu" if runtime.on_gpu else "cpu",
         "torch": torch.__version__,
         "threads": runtime.threads,
         "compiled": runtime.compiled,
@@ -107,20 +226,29 @@ def cost_facts(
 
 
 def measure(
-    group: Sequence[TrialConfig], runtime: RuntimeConfig, device: torch.device, capacity: float
+    group: Sequence[TrialConfig],
+    runtime: RuntimeConfig,
+    device: torch.device,
+    capacity: float,
+    allowed: Allowance = UNLIMITED,
 ) -> PackCost:
-    """Measure packs of 1, 2, 4, ... of these trials, while it pays and they fit."""
+    """Measure packs of 1, 2, 4, ... of these trials, while it pays, they fit and it is allowed."""
     try:
-        return _climbed(group, runtime, device, capacity)
+        return _climbed(group, runtime, device, capacity, allowed)
     finally:
         release_memory(device)
 
 
 def _climbed(
-    group: Sequence[TrialConfig], runtime: RuntimeConfig, device: torch.device, capacity: float
+    group: Sequence[TrialConfig],
+    runtime: RuntimeConfig,
+    device: torch.device,
+    capacity: float,
+    allowed: Allowance,
 ) -> PackCost:
+    started = time.perf_counter()
     try:
-        last = _Stepper(group[:1], runtime, device)
+        last = PackStepper(group[:1], runtime, device)
         blocks = [last.block() for _ in range(TURNS)]
     except RuntimeError as error:
         if is_out_of_memory(error):
@@ -129,10 +257,15 @@ def _climbed(
     points = (MeasuredPack(1, statistics.median(blocks), last.bytes),)
     spread = half_range(blocks)
     cost = PackCost(points, last.warmup, capacity, extrapolates=runtime.on_gpu, spread=spread)
-    while (size := cost.next_size(len(group))) is not None:
+    within = min(capacity, allowed.bytes)
+    while (size := dataclasses.replace(cost, capacity=within).next_size(len(group))) is not None:
+        now = time.perf_counter()
+        if now + 3 * (now - started) > allowed.until:  # twice the trials, and both sizes in turns
+            break
+        started = now
         try:
-            larger = _Stepper(group[:size], runtime, device)
-            ratios = _ratios(larger, last)
+            larger = PackStepper(group[:size], runtime, device)
+            ratios = step_ratios(larger.block, last.block)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 return dataclasses.replace(cost, too_large=size)
@@ -150,17 +283,22 @@ def half_range(values: Sequence[float]) -> float:
     return (max(values) - min(values)) / 2 / statistics.median(values)
 
 
-def _ratios(larger: _Stepper, smaller: _Stepper) -> list[float]:
-    """Return how much longer a step of the larger pack takes, in each turn."""
+def step_ratios(larger: Callable[[], float], smaller: Callable[[], float]) -> list[float]:
+    """Return how much longer a step of the larger pack takes in each turn.
+
+    Args:
+        larger: times a block of the larger pack's steps and returns the seconds of one.
+        smaller: does so with the smaller pack.
+    """
     ratios = []
     for turn in range(TURNS):
         order = (larger, smaller) if turn % 2 else (smaller, larger)
-        taken = {id(stepper): stepper.block() for stepper in order}
-        ratios.append(taken[id(larger)] / taken[id(smaller)])
+        taken = {block: block() for block in order}
+        ratios.append(taken[larger] / taken[smaller])
     return ratios
 
 
-class _Stepper:
+class PackStepper:
     """A pack in training, past its warm-up, of which blocks of steps are timed."""
 
     def __init__(
@@ -175,7 +313,7 @@ class _Stepper:
         untimed = GPU_WARMUP_STEPS if runtime.on_gpu else WARMUP_STEPS
         self._steps(untimed)
         elapsed = time.perf_counter() - started
-        self.bytes = max(_peak(device) - before, _TENSORS * self._state.pack.flat.nbytes)
+        self.bytes = max(_peak(device) - before, LEAST_COPIES * self._state.pack.flat.nbytes)
         step = self._steps(2)
         self.warmup = max(elapsed - untimed * step, 0.0)
         self._block = max(math.ceil(BLOCK_SECONDS / step), 1)

@@ -1,7 +1,7 @@
 """The cache of measured pack costs: one JSON file of this user, shared by all processes.
 
-It is a cache: deleting it is always fine, and what cannot be read or written costs a measurement
-and a note, never an error.
+The file may be deleted at any time. One that cannot be read or written costs a new measurement and
+a note, never an error.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hptransfer.execution.pack_cost import PackCost, as_json, from_json
+from hptransfer.execution.pack_cost import MeasuredPack, PackCost
 from hptransfer.system.version import package_version
 
-SCHEMA = 1
+CACHE_SCHEMA = 1
 
 
 def cache_file() -> Path:
@@ -30,10 +30,10 @@ def cache_file() -> Path:
 
 
 class PackCache:
-    """What was measured before, by everything that shapes a pack's cost.
+    """The costs that were measured before, by everything that decides a pack's cost.
 
     Attributes:
-        notes: what the user should know of a cache that could not be used.
+        notes: sentences for the user, of a cache that could not be used.
     """
 
     def __init__(self, path: Path, entries: Mapping[str, Any], notes: tuple[str, ...] = ()) -> None:
@@ -61,14 +61,22 @@ class PackCache:
         if entry is None:
             return None
         try:
-            return from_json(entry["cost"], capacity=capacity, extrapolates=extrapolates)
+            return recorded_cost(entry["cost"], capacity=capacity, extrapolates=extrapolates)
         except (ValueError, TypeError, KeyError) as error:
             self._note(f"An entry of {self.path} is damaged ({error!r}): measured again.")
             return None
 
+    def device_of(self, facts: Mapping[str, object]) -> str | None:
+        """Return the device that was measured last with these facts, which name none; or None."""
+        for key, entry in reversed(self._entries.items()):
+            device = entry.get("facts", {}).get("device") if isinstance(entry, dict) else None
+            if isinstance(device, str) and key == _key({**facts, "device": device}):
+                return device
+        return None
+
     def add(self, facts: Mapping[str, object], cost: PackCost) -> None:
         """Keep what was measured, beside what other processes kept meanwhile."""
-        key, entry = _key(facts), {"facts": dict(facts), "cost": as_json(cost)}
+        key, entry = _key(facts), {"facts": dict(facts), "cost": cost_record(cost)}
         self._entries[key] = entry
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +85,7 @@ class PackCache:
                     kept = _entries(self.path)
                 except ValueError:
                     kept = {}
-                _replace(self.path, {"schema": SCHEMA, "packs": {**kept, key: entry}})
+                _replace(self.path, {"schema": CACHE_SCHEMA, "packs": {**kept, key: entry}})
         except OSError as error:
             self._note(f"{self.path} could not be written ({error.strerror}): measured each time.")
 
@@ -96,8 +104,8 @@ def _entries(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        raise ValueError(f"no object of schema {SCHEMA}")
+    if not isinstance(found, dict) or found.get("schema") != CACHE_SCHEMA:
+        raise ValueError(f"no object of schema {CACHE_SCHEMA}")
     if not isinstance(found.get("packs"), dict):
         raise ValueError("no `packs`")
     return found["packs"]
@@ -122,3 +130,32 @@ def _replace(path: Path, value: Any) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def cost_record(cost: PackCost) -> dict[str, Any]:
+    """Return a cost as JSON values: what was measured, without what depends on the moment."""
+    points = [list(point) for point in cost.points]
+    return {
+        "points": points,
+        "warmup": cost.warmup,
+        "too_large": cost.too_large,
+        "spread": cost.spread,
+    }
+
+
+def recorded_cost(found: Mapping[str, Any], *, capacity: float, extrapolates: bool) -> PackCost:
+    """Return the cost that `cost_record` wrote, on a device of today's capacity.
+
+    Raises:
+        ValueError, TypeError, KeyError: it was not written by `cost_record`.
+    """
+    too_large, spread = found["too_large"], found.get("spread")  # older entries have no spread
+    return PackCost(
+        tuple(MeasuredPack(int(size), float(s), float(b)) for size, s, b in found["points"]),
+        float(found["warmup"]),
+        capacity,
+        extrapolates,
+        None if too_large is None else int(too_large),
+        None if spread is None else float(spread),
+        cached=True,
+    )

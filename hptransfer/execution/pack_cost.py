@@ -6,14 +6,14 @@ Nothing is measured here: `hptransfer.execution.measure` measures, this file rec
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
 # A size is good enough within this share of the best rate, and a doubling pays from this gain on.
-TOLERANCE = 0.05
+LEAST_GAIN = 0.05
 
 
 class MeasuredPack(NamedTuple):
@@ -22,6 +22,17 @@ class MeasuredPack(NamedTuple):
     size: int
     seconds: float
     bytes: float
+
+
+class MeasureLimits(NamedTuple):
+    """How much of the machine a measurement may take, all of its shapes together."""
+
+    memory_share: float  # of the free memory
+    seconds: float
+
+
+# What a plan may take; what would take more is reckoned from shapes.
+PLAN_LIMITS = MeasureLimits(memory_share=0.25, seconds=60.0)
 
 
 class Line(NamedTuple):
@@ -95,7 +106,7 @@ class PackCost:
         of the least time. Never one that was measured slower than one at a time.
         """
         work = {size: sum(self.run_seconds(count, size, steps)) for size in self.sizes(count)}
-        enough = min(work.values()) / (1 - TOLERANCE)
+        enough = min(work.values()) / (1 - LEAST_GAIN)
         return next(size for size, seconds in work.items() if seconds <= enough)
 
     def fits(self, size: int) -> bool:
@@ -118,12 +129,24 @@ class PackCost:
         if len(self.points) < 2:
             return True
         before, last = (self.rate(point.size) for point in self.points[-2:])
-        return last >= (1 + TOLERANCE) * before
+        return last >= (1 + LEAST_GAIN) * before
 
     def _largest(self) -> int:
         measured = self.points[-1].size
         beyond = self.extrapolates and len(self.points) > 1 and self._pays()
         return 2 * measured if beyond else measured
+
+
+class Measurement(NamedTuple):
+    """What is known before packs are cut: a cost per group, and the packs that run at a time."""
+
+    costs: list[PackCost | None]  # None: above the limits of the measurement
+    workers: int | None  # None: a cluster's, which was not asked
+    notes: tuple[str, ...] = ()  # sentences for the user
+
+    def by_key(self, keys: Iterable[str]) -> dict[str, PackCost]:
+        """Return the costs that are known, by the keys of their groups."""
+        return {key: cost for key, cost in zip(keys, self.costs, strict=True) if cost is not None}
 
 
 def _fitted(known: Sequence[tuple[int, float]]) -> Line:
@@ -159,32 +182,3 @@ def even_parts(group: Sequence[T], size: int) -> list[Sequence[T]]:
     """
     part = math.ceil(len(group) / math.ceil(len(group) / size))
     return [group[start : start + part] for start in range(0, len(group), part)]
-
-
-def as_json(cost: PackCost) -> dict[str, Any]:
-    """Return what was measured, as JSON values; what depends on the moment is left out."""
-    points = [list(point) for point in cost.points]
-    return {
-        "points": points,
-        "warmup": cost.warmup,
-        "too_large": cost.too_large,
-        "spread": cost.spread,
-    }
-
-
-def from_json(found: Mapping[str, Any], *, capacity: float, extrapolates: bool) -> PackCost:
-    """Return what `as_json` wrote, on a device of today's capacity.
-
-    Raises:
-        ValueError, TypeError, KeyError: it was not written by `as_json`.
-    """
-    too_large, spread = found["too_large"], found.get("spread")  # older entries have no spread
-    return PackCost(
-        tuple(MeasuredPack(int(size), float(s), float(b)) for size, s, b in found["points"]),
-        float(found["warmup"]),
-        capacity,
-        extrapolates,
-        None if too_large is None else int(too_large),
-        None if spread is None else float(spread),
-        cached=True,
-    )

@@ -24,14 +24,6 @@ _shaping = attrgetter(
 )
 
 
-class Measurement(NamedTuple):
-    """What was found out before packs are cut: a cost per group, and packs that run at a time."""
-
-    costs: list[PackCost]
-    workers: int
-    notes: tuple[str, ...] = ()  # sentences for the user
-
-
 class TimedPack(NamedTuple):
     """A pack and the seconds that it is expected to take."""
 

@@ -1,10 +1,11 @@
-"""Operator-level FLOPs of a trial, counted by torch on meta tensors."""
+"""What a trial takes as its shapes tell it: FLOPs, parameters, memory; on torch's meta tensors."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hptransfer.config import Layout, ModelConfig, TrialConfig
@@ -14,9 +15,7 @@ from hptransfer.models.families import build_architecture, empty_batch
 @lru_cache(maxsize=256)
 def step_flops(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[float, float]:
     """Return the FLOPs of one forward, and of one forward and backward, at a batch size."""
-    with torch.device("meta"):
-        network = build_architecture(model, layout)
-        arguments = empty_batch(model, layout, batch_size)
+    network, arguments = _network(model, layout), _arguments(model, layout, batch_size)
     with FlopCounterMode(display=False) as forward:
         output = network(*arguments)
     with FlopCounterMode(display=False) as backward:
@@ -32,3 +31,39 @@ def trial_flops(config: TrialConfig) -> float:
     forward, both = step_flops(config.model, config.data.layout, budget.batch_size)
     evaluated = budget.eval_samples * (budget.eval_draws + 1) / budget.batch_size
     return budget.steps * both + evaluated * forward
+
+
+def parameter_count(model: ModelConfig, layout: Layout) -> int:
+    """Return how many numbers a model learns."""
+    network = _network(model, layout)
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+@lru_cache(maxsize=256)
+def saved_bytes(model: ModelConfig, layout: Layout, batch_size: int) -> int:
+    """Return the bytes of activations that one forward in float32 keeps for its backward."""
+    network, arguments = _network(model, layout), _arguments(model, layout, batch_size)
+    storages = {}  # by address; the values keep the storages alive, so no address comes twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network(*arguments)
+    for parameter in network.parameters():
+        storages.pop(parameter.untyped_storage()._cdata, None)
+    del output
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+@lru_cache(maxsize=16)
+def _network(model: ModelConfig, layout: Layout) -> nn.Module:
+    with torch.device("meta"):
+        return build_architecture(model, layout)
+
+
+def _arguments(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[Tensor, ...]:
+    with torch.device("meta"):
+        return empty_batch(model, layout, batch_size)

@@ -6,26 +6,21 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file, sweep_config
-from hptransfer.execution.pack_sizes import Measurement
 from hptransfer.results.ledger_writer import LedgerWriter
 from tests.support.budget_rows import cost_of, recorded_rows
+from tests.support.pack_costs import remember
 
 
 @pytest.fixture
-def probed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a known cost in the place of the probe."""
-
-    def measure_packs(groups: Sequence[Any], runtime: Any, executor: Any) -> Measurement:
-        return Measurement([cost_of(group[0].model.width) for group in groups], 1)
-
-    monkeypatch.setattr("hptransfer.sweeping.plan.budget.costs.measure_packs", measure_packs)
-    monkeypatch.setattr("hptransfer.sweeping.plan.plan.measure_packs", measure_packs)
+def cached(tiny_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put known costs of every width that is considered into the cache of packs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    remember(sweep_config(compose_file(tiny_sweep, [])).base, range(4, 68, 4), cost_of)
 
 
 def record(path: Path, widths: Sequence[int] = (8, 16, 32)) -> None:
@@ -34,8 +29,9 @@ def record(path: Path, widths: Sequence[int] = (8, 16, 32)) -> None:
         writer.append(recorded_rows(sweep))
 
 
+@pytest.mark.usefixtures("cached")
 def test_the_command_proposes_a_sweep_whose_plan_costs_what_it_said(
-    tiny_sweep: Path, probed: None, capsys: pytest.CaptureFixture[str]
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(tiny_sweep)
     words = ["sweep.target.model.width=128", "runtime.pack_size=null"]
@@ -55,20 +51,23 @@ def test_the_command_proposes_a_sweep_whose_plan_costs_what_it_said(
     assert total["flops"]["to_run"] == recorded_ratio_is_one
 
 
+@pytest.mark.usefixtures("cached")
 def test_a_pilot_is_trained_where_there_are_no_rows_and_leaves_none(
-    tiny_sweep: Path, probed: None, capsys: pytest.CaptureFixture[str]
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["budget.steps=60", "search.lr.low=-10", "search.lr.high=-2"]
-    code = main(["plan", str(tiny_sweep), *words, "--budget", "9cpuh"])
+    code = main(["plan", str(tiny_sweep), *words, "--budget", "9cpuh", "--measure"])
     said = capsys.readouterr()
     assert code == 0, said.err
     assert "pilot    trains 24 trials of 60 steps at width 8" in said.err
+    assert "pilot    24 of 24 trials have ended" in said.err
     assert "from a pilot of 24 trials" in said.out
     assert said.out.splitlines()[-1].startswith("next: hptransfer sweep")
     assert max(map(len, said.out.splitlines()[:-1])) <= 100
     assert not Path("results").exists()
 
 
+@pytest.mark.usefixtures("cached")
 @pytest.mark.parametrize(
     ("words", "budget", "sentence"),
     [
@@ -76,11 +75,11 @@ def test_a_pilot_is_trained_where_there_are_no_rows_and_leaves_none(
         ([], "2gpuh", "Write it in cpuh"),
         ([], "2", "--budget must be"),
         ([], "1min", "A pilot may take 5% of the budget, which is 0.05min, but"),
+        (["budget.steps=6"], "9cpuh", "Add --measure to train a pilot of 24 trials of 6 steps"),
     ],
 )
 def test_bad_input_is_one_sentence(
     tiny_sweep: Path,
-    probed: None,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     budget: str,
@@ -90,16 +89,16 @@ def test_bad_input_is_one_sentence(
     assert sentence in capsys.readouterr().err
 
 
-def test_a_target_is_needed(
-    tiny_sweep: Path, probed: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("cached")
+def test_a_target_is_needed(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_sweep.write_text(tiny_sweep.read_text().replace("  target: {model: {width: 64}}\n", ""))
     assert main(["plan", str(tiny_sweep), "--budget", "2h"]) == 2
     assert "the sweep names none" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("cached")
 def test_too_small_a_budget_is_told_the_least(
-    tiny_sweep: Path, probed: None, capsys: pytest.CaptureFixture[str]
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(tiny_sweep, widths=[8])
     assert main(["plan", str(tiny_sweep), "--budget", "0.1min"]) == 2
@@ -109,8 +108,9 @@ def test_too_small_a_budget_is_told_the_least(
     assert " 0 trials to run" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.usefixtures("cached")
 def test_a_budget_beyond_every_design_is_said(
-    tiny_sweep: Path, probed: None, capsys: pytest.CaptureFixture[str]
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(tiny_sweep)
     assert main(["plan", str(tiny_sweep), "--budget", "99999h", "--json"]) == 0
@@ -119,3 +119,15 @@ def test_a_budget_beyond_every_design_is_said(
     assert said in notes
     assert main(["plan", str(tiny_sweep), "--budget", "0.1cpuh", "--json"]) == 0
     assert said not in json.loads(capsys.readouterr().out)["notes"]
+
+
+def test_without_anything_that_tells_seconds_it_is_one_sentence(
+    tiny_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    assert main(["plan", str(tiny_sweep), "--budget", "2h"]) == 2
+    error = capsys.readouterr().err
+    assert "how long packs take" in error and "--measure" in error
+    assert len(error.splitlines()) == 1
+    record(tiny_sweep)  # rows tell it
+    assert main(["plan", str(tiny_sweep), "sweep.target.model.width=128", "--budget", "2h"]) == 0

@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hptransfer.config import BudgetConfig, DiTConfig, TrialConfig
+from hptransfer.execution.pack_cache import cost_record, recorded_cost
 from hptransfer.execution.pack_cost import (
     Line,
     MeasuredPack,
     PackCost,
-    as_json,
     even_parts,
-    from_json,
 )
 from hptransfer.execution.pack_sizes import (
     PackSize,
@@ -126,8 +125,8 @@ class TestPackCost:
 
     def test_json_holds_what_was_measured(self):
         cost = cost_of({1: 1.0, 2: 1.5}, each=GIB, warmup=2.0, too_large=4, extrapolates=True)
-        written = json.loads(json.dumps(as_json(cost)))
-        assert from_json(written, capacity=math.inf, extrapolates=True) == cost
+        written = json.loads(json.dumps(cost_record(cost)))
+        assert recorded_cost(written, capacity=math.inf, extrapolates=True) == cost
 
 
 @given(st.integers(1, 300), st.integers(1, 80))

@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from hptransfer.errors import MachineError
 from hptransfer.execution import measure as probe
 from hptransfer.execution import measure_packs
 from hptransfer.execution.pack_cache import PackCache, cache_file
-from hptransfer.execution.pack_cost import MeasuredPack, PackCost
+from hptransfer.execution.pack_cost import MeasuredPack, MeasureLimits, PackCost
 from hptransfer.training.packs import run
 from hptransfer.training.packs.run import run_pack
 
@@ -64,15 +65,11 @@ class TestMeasuring:
     def test_a_ratio_is_that_of_turns_whatever_else_the_machine_does(self, monkeypatch) -> None:
         """The machine slows down threefold half-way; every turn sees both packs alike."""
 
-        class Pack:
-            def __init__(self, seconds: float) -> None:
-                self.seconds = seconds
-
-            def block(self) -> float:
-                return self.seconds * (1.0 if next(blocks) < 4 else 3.0)
+        def block_of(seconds: float) -> Callable[[], float]:
+            return lambda: seconds * (1.0 if next(blocks) < 4 else 3.0)
 
         blocks = itertools.count()
-        ratios = probe._ratios(Pack(1.5), Pack(1.0))  # pyright: ignore
+        ratios = probe.step_ratios(block_of(1.5), block_of(1.0))
         assert statistics.median(ratios) == pytest.approx(1.5)
         assert next(blocks) == 2 * probe.TURNS
 
@@ -88,7 +85,6 @@ class TestMeasuring:
             return start(configs, *rest)
 
         monkeypatch.setattr(probe, "start_training", small)
-        monkeypatch.setattr(PackCost, "_pays", lambda cost: True)
         cost = probe.measure(group, runtime, CPU, math.inf)
         assert [point.size for point in cost.points] == [1, 2, 4][: limit // 2]
         assert cost.too_large == limit and cost.best_size(8, 6) < limit
@@ -100,6 +96,35 @@ class TestMeasuring:
         with pytest.raises(
             MachineError, match=r"One trial alone does not fit .* width 16, batch 8"
         ):
+            probe.measured_costs([group], runtime)
+
+    @pytest.mark.parametrize(
+        ("limits", "reason"),
+        [
+            (MeasureLimits(memory_share=1e-9, seconds=60.0), "GiB of what is free"),
+            (MeasureLimits(memory_share=0.25, seconds=0.0), "0 s of a plan's are left"),
+        ],
+    )
+    def test_a_plan_measures_no_shape_that_would_take_more_than_it_may(
+        self, group, runtime, limits: MeasureLimits, reason: str
+    ) -> None:
+        said: list[str] = []
+        costs, notes = probe.measured_costs([group], runtime, limits=limits, say=said.append)
+        assert costs == [None] and said == []
+        assert reason in notes[0] and "Width 16 is not measured" in notes[0]
+        assert looked_up(probe.cost_facts(group, runtime, CPU)) is None
+
+    def test_a_plan_ends_the_doubling_when_its_time_is_over(self, group, runtime) -> None:
+        over = probe.Allowance(bytes=math.inf, until=time.perf_counter())
+        cost = probe.measure(group, runtime, CPU, math.inf, over)
+        assert [point.size for point in cost.points] == [1]
+        assert cost.next_size(8) == 2  # a sweep goes on from there
+
+    def test_a_trial_whose_parameters_exceed_the_free_memory_is_refused_before_it_is_built(
+        self, group, runtime, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(probe, "free_bytes", lambda device: 100_000.0)
+        with pytest.raises(MachineError, match="One trial alone does not fit"):
             probe.measured_costs([group], runtime)
 
     def test_what_was_measured_is_not_measured_again(self, group, runtime, monkeypatch) -> None:
@@ -114,13 +139,20 @@ class TestMeasuring:
         assert probe.measured_costs([other[:2], group[:2]], runtime) == ([COST, COST], ())
         assert calls == [16, 32]  # narrow ones first
         found, _ = probe.measured_costs([other[:2], group[:2]], runtime)
-        assert [cost.points for cost in found] == [COST.points] * 2 and len(calls) == 2
+        assert [cost.points for cost in known(found)] == [COST.points] * 2 and len(calls) == 2
         probe.measured_costs([group], runtime)  # with more trials, larger packs are of interest
         assert calls[2:] == [16]
         torch.set_num_threads(2)
         probe.measured_costs([group[:2]], RuntimeConfig(threads=1))
         assert torch.get_num_threads() == 2
         torch.set_num_threads(1)
+
+
+def known(costs: Sequence[PackCost | None]) -> list[PackCost]:
+    """Return costs of which none is missing."""
+    found = [cost for cost in costs if cost is not None]
+    assert len(found) == len(costs)
+    return found
 
 
 @pytest.mark.gpu
@@ -252,9 +284,11 @@ def add_twenty(start: int) -> None:
 
 class TestSurvey:
     def test_the_local_executor_has_one_place(self, group, runtime) -> None:
-        found = measure_packs([group[:2]], runtime, ExecutorConfig(name="local", workers=7))
+        found = measure_packs(
+            [group[:2]], runtime, ExecutorConfig(name="local", workers=7), say=print
+        )
         assert found.workers == 1
-        assert found.costs[0].points[0].size == 1
+        assert known(found.costs)[0].points[0].size == 1
 
     @pytest.mark.parametrize(("workers", "places"), [(3, 2), (1, 1), (None, 2)])
     def test_ray_on_this_machines_cpu_measures_in_this_process(
@@ -262,15 +296,14 @@ class TestSurvey:
     ) -> None:
         shares = []
 
-        def measured(groups, runtime, share):
+        def measured(groups, runtime, *, share, **_):
             shares.append(share)
             return [COST], ()
 
         monkeypatch.setattr(probe, "measured_costs", measured)
         monkeypatch.setattr("hptransfer.execution.usable_cpus", lambda: 4)
-        found = measure_packs(
-            [group], runtime, ExecutorConfig(name="ray", workers=workers, cpus=2.0)
-        )
+        executor = ExecutorConfig(name="ray", workers=workers, cpus=2.0)
+        found = measure_packs([group], runtime, executor, say=print)
         assert found == ([COST], places, ())
         assert shares == [1 / places]
 
@@ -279,11 +312,15 @@ class TestSurvey:
         from hptransfer.execution.ray.measure import measure_packs as measure_on_workers
 
         other = tuple(tiny_trial(lr, width=32) for lr in (-9.0, -7.0))
-        found = measure_on_workers(
-            [group[:2], other, group[:1]], runtime, ExecutorConfig(workers=2)
-        )
+        groups, said = [group[:2], other, group[:1]], []
+        found = measure_on_workers(groups, runtime, ExecutorConfig(workers=2), say=said.append)
+        assert said == [
+            "measuring packs of 3 shapes on 2 workers",
+            "1 of 2 workers have measured",
+            "2 of 2 workers have measured",
+        ]
         assert found.workers == 2
-        assert [cost.points[-1].size for cost in found.costs] in ([2, 2, 1], [2, 2, 2])
+        assert [cost.points[-1].size for cost in known(found.costs)] in ([2, 2, 1], [2, 2, 2])
         assert looked_up(probe.cost_facts(other, runtime, CPU)) is not None
 
     @pytest.mark.cluster
@@ -293,4 +330,4 @@ class TestSurvey:
 
         executor = ExecutorConfig(gpus=0.0)
         with pytest.raises(UserError, match="must be cpu, cuda or cuda:N"):
-            measure_on_workers([group], RuntimeConfig(device="tpu"), executor)
+            measure_on_workers([group], RuntimeConfig(device="tpu"), executor, say=print)

@@ -11,8 +11,8 @@ import pytest
 
 from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file
-from hptransfer.execution.pack_cost import MeasuredPack, PackCost
-from hptransfer.execution.pack_sizes import Measurement, Trials
+from hptransfer.execution.pack_cost import MeasuredPack, Measurement, PackCost
+from hptransfer.execution.pack_sizes import Trials
 from hptransfer.results.ledger_rows import read_ledger
 from hptransfer.sweeping.run import driver
 from hptransfer.sweeping.run import job as jobs
@@ -80,7 +80,7 @@ def known_costs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
         asked: list[int] = []
         cost = PackCost(tuple(MeasuredPack(size, taken, 0.0) for size, taken in seconds.items()))
 
-        def measure_packs(groups: Sequence[Trials], *_: object) -> Measurement:
+        def measure_packs(groups: Sequence[Trials], *_: object, **__: object) -> Measurement:
             asked.extend(group[0].model.width for group in groups)
             return Measurement([cost] * len(groups), workers, ("a note",))
 

@@ -12,19 +12,26 @@ from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import with_width
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import UserError
+from hptransfer.execution.pack_cost import MeasuredPack, PackCost
 from hptransfer.results.table import rows_table
-from hptransfer.sweeping.plan.budget.costs import Costs, between
-from hptransfer.sweeping.plan.budget.design import Design, designs, seed_lists, width_sets
+from hptransfer.sweeping.plan.budget.candidates import Candidate, candidates, seed_lists, width_sets
+from hptransfer.sweeping.plan.budget.costs import CandidateCosts, between
 from hptransfer.sweeping.plan.budget.knowledge import Knowledge, known_from, shape_of
 from hptransfer.sweeping.plan.budget.propose import best, overrides, priced
 from hptransfer.sweeping.plan.budget.regret import Predictor, simulated_fit, transferred
-from hptransfer.sweeping.plan.budget.units import Budget, Meter, Work, parse_budget, require_unit
-from hptransfer.sweeping.plan.costs import Place
+from hptransfer.sweeping.plan.budget.units import (
+    Budget,
+    Meter,
+    Workload,
+    parse_budget,
+    require_unit,
+)
+from hptransfer.sweeping.plan.costs import Occupancy
 from hptransfer.training.flops import trial_flops
 from tests.support.budget_rows import KNOWN, cost_of, recorded_rows
 from tests.support.tiny import TINY
 
-CORE = Place("core", 1.0, None)
+CORE = Occupancy("core", 1.0, None)
 
 
 def question(**changes: Any) -> SweepConfig:
@@ -44,8 +51,8 @@ def question(**changes: Any) -> SweepConfig:
     return dataclasses.replace(sweep, **changes)
 
 
-def reckoned(sweep: SweepConfig, *, workers: int = 1, **known: Any) -> Costs:
-    return Costs(sweep, {width: cost_of(width) for width in (8, 32, 64)}, workers, **known)
+def reckoned(sweep: SweepConfig, *, workers: int = 1, **known: Any) -> CandidateCosts:
+    return CandidateCosts(sweep, {width: cost_of(width) for width in (8, 32, 64)}, workers, **known)
 
 
 def predictor(known: Knowledge = KNOWN, steps: int = 12) -> Predictor:
@@ -77,7 +84,7 @@ def test_what_is_no_budget_is_refused(text: str) -> None:
 
 
 def test_a_unit_must_be_what_packs_spend() -> None:
-    gpu = Place("GPU", 2.0, 3.0)
+    gpu = Occupancy("GPU", 2.0, 3.0)
     for fine, where in (("8gpuh", gpu), ("8cpuh", CORE), ("9usd", gpu), ("2h", CORE)):
         require_unit(parse_budget(fine), where)
     with pytest.raises(UserError, match="Write it in cpuh"):
@@ -94,8 +101,8 @@ def test_a_unit_must_be_what_packs_spend() -> None:
 )
 def test_work_costs_what_the_unit_says(unit: str, spent: float) -> None:
     """Packs of one, one and two hours on two places of two GPUs... each pack occupies 1.5 GPUs."""
-    work = Work((3600.0, 3600.0, 7200.0), 8, 5.0)
-    meter = Meter(unit, Place("GPU", 1.5, 3.75), 2, target_flops=20.0)
+    work = Workload((3600.0, 3600.0, 7200.0), 8, 5.0)
+    meter = Meter(unit, Occupancy("GPU", 1.5, 3.75), 2, target_flops=20.0)
     assert meter.spent(work) == pytest.approx(spent)
 
 
@@ -122,7 +129,7 @@ def test_seeds_grow_from_the_sweeps_own() -> None:
 
 
 def test_grids_keep_to_the_sweeps_points_and_hold_the_optimum() -> None:
-    for design in designs(question(), KNOWN):
+    for design in candidates(question(), KNOWN):
         assert ((np.array(design.axis.points) + 8.0) % 0.5 == 0).all()
         assert design.axis.low < KNOWN.optimum < design.axis.high
         assert len(design.axis.points) >= 4
@@ -131,7 +138,7 @@ def test_grids_keep_to_the_sweeps_points_and_hold_the_optimum() -> None:
 def test_a_designs_cost_is_reckoned_as_by_hand() -> None:
     """Six points and two seeds at widths 8 and 32: three packs of four each, evaluations on top."""
     sweep = question()
-    design = Design((8, 32), Axis(-8.0, -3.0), (0, 1), 12)
+    design = Candidate((8, 32), Axis(-8.0, -3.0), (0, 1), 12)
     work = reckoned(sweep).work(design)
     trial = {width: trial_flops(with_width(sweep.base, width)) for width in (8, 32)}
     assert work.trials == 24
@@ -143,7 +150,7 @@ def test_a_designs_cost_is_reckoned_as_by_hand() -> None:
 
 def test_recorded_trials_are_free_and_their_arms_shared() -> None:
     sweep = question(parametrizations=(Scaling.mup, Scaling.standard))
-    design = Design((8, 16, 32), Axis(-8.0, -3.0), (0, 1), 12)
+    design = Candidate((8, 16, 32), Axis(-8.0, -3.0), (0, 1), 12)
     everything = reckoned(sweep).work(design)
     assert everything.trials == 60
     places = {
@@ -162,7 +169,7 @@ def test_recorded_trials_are_free_and_their_arms_shared() -> None:
 
 
 def test_more_workers_get_smaller_packs() -> None:
-    design = Design((8, 16, 32), Axis(-8.0, -3.0), (0, 1), 12)
+    design = Candidate((8, 16, 32), Axis(-8.0, -3.0), (0, 1), 12)
     alone, many = (reckoned(question(), workers=n).work(design) for n in (1, 16))
     assert len(many.seconds) > len(alone.seconds)
     meter = Meter("h", CORE, 16, 1.0)
@@ -173,12 +180,18 @@ def test_costs_between_widths_are_interpolated() -> None:
     middle = between(cost_of(8), cost_of(32), 0.5)
     assert middle.seconds(4) == pytest.approx(2.5 * 2)
     assert [point.size for point in middle.points] == [1, 2, 4]
+    of_rows = PackCost((MeasuredPack(1, 9.0, 0.0),))
+    assert between(cost_of(8), of_rows, 0.5).seconds(1) == pytest.approx(3.0)
 
 
 def offers(known: Knowledge = KNOWN) -> tuple[list[Any], Predictor]:
     sweep = question()
     considered = [
-        d for d in designs(sweep, known) if len(d.seeds) in (2, 5, 10) and len(d.widths) in (3, 5)
+        d
+        for d in candidates(sweep, known)
+        if len(d.seeds) in (2, 5, 10) and len(d.widths) in (3, 5)
+        for d in candidates(sweep, known)
+        if len(d.seeds) in (2, 5, 10) and len(d.widths) in (3, 5)
     ]
     return priced(considered, reckoned(sweep), Meter("cpuh", CORE, 1, 1.0)), predictor(known)
 
@@ -200,7 +213,7 @@ def test_seeds_grow_with_the_noise() -> None:
     needed = []
     for noise in (0.004, 0.008, 0.016):
         judge = predictor(dataclasses.replace(KNOWN, noise=noise))
-        design = Design((8, 16, 32, 64), Axis(-8.0, -3.0), (), 12)
+        design = Candidate((8, 16, 32, 64), Axis(-8.0, -3.0), (), 12)
         regrets = [
             judge.predict(dataclasses.replace(design, seeds=tuple(range(n)))).mean
             for n in range(2, 11)
@@ -217,7 +230,7 @@ def test_fits_are_better_with_more_seeds_and_lost_in_noise() -> None:
 
 
 def test_a_grid_beside_the_optimum_and_shorter_training_cost_regret() -> None:
-    judge, good = predictor(), Design((8, 16, 32), Axis(-8.0, -3.0), (0, 1, 2), 12)
+    judge, good = predictor(), Candidate((8, 16, 32), Axis(-8.0, -3.0), (0, 1, 2), 12)
     beside = dataclasses.replace(good, axis=Axis(-5.5, -0.5))
     shorter = dataclasses.replace(good, steps=3)
     least = judge.predict(good).mean
@@ -227,7 +240,7 @@ def test_a_grid_beside_the_optimum_and_shorter_training_cost_regret() -> None:
 
 
 def test_a_cliff_nearby_costs_regret() -> None:
-    design = Design((8, 16, 32), Axis(-8.0, -3.0), (0, 1, 2), 12)
+    design = Candidate((8, 16, 32), Axis(-8.0, -3.0), (0, 1, 2), 12)
     near = predictor(dataclasses.replace(KNOWN, cliff=0.5)).predict(design)
     assert near.mean > 1.3 * predictor().predict(design).mean
 
@@ -276,7 +289,7 @@ def test_rows_say_what_is_known() -> None:
 
 
 def test_shorter_training_is_a_sweep_of_its_own_and_the_target_keeps_its_length() -> None:
-    design = Design((8, 16, 32), Axis(-8.0, -3.0, 0.5), (0, 1), 6)
+    design = Candidate((8, 16, 32), Axis(-8.0, -3.0, 0.5), (0, 1), 6)
     words = overrides(question(), design, recorded=True)
     assert words[-3:] == ["budget.steps=6", "sweep.target.budget.steps=12", "name=tiny-6-steps"]
     assert overrides(question(), design, recorded=False)[-1] == "sweep.target.budget.steps=12"

@@ -1,53 +1,55 @@
-"""What a sweep will cost, against hand computation on a tiny sweep and a probe of known cost."""
+"""What a sweep will cost, against hand computation on a tiny sweep whose packs have known costs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hptransfer.cli.main import main
-from hptransfer.config.compose.compose import compose_file, sweep_config
+from hptransfer.config import TrialConfig
+from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import trial_key
+from hptransfer.config.sweep import SweepConfig
+from hptransfer.execution.pack_cache import cache_file
 from hptransfer.execution.pack_cost import MeasuredPack, PackCost
-from hptransfer.execution.pack_sizes import Measurement, by_shape
+from hptransfer.execution.pack_sizes import by_shape
 from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan import costs
 from hptransfer.training.flops import step_flops, trial_flops
+from tests.support.pack_costs import remember, remember_of_gpu
 from tests.support.tiny import completed
 
-GIB = 2.0**30
+MIB = 2.0**20
 COST = PackCost(
-    tuple(MeasuredPack(size, taken, size * GIB) for size, taken in ((1, 1.0), (2, 1.5), (4, 2.0))),
+    tuple(MeasuredPack(size, taken, size * MIB) for size, taken in ((1, 1.0), (2, 1.5), (4, 2.0))),
     warmup=3.0,
     spread=0.25,
 )
 STEPS = 12
 FULL = 3.0 + STEPS * 2.0  # seconds of the training of a pack of four
 MEASURED = "runtime.pack_size=null"
+TWO_PLACES = ("--workers", "2")
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Put a known cost in the place of the probe; return the numbers of trials asked for."""
-    sizes: list[int] = []
-
-    def measure_packs(groups: Sequence[Any], runtime: Any, executor: Any) -> Measurement:
-        sizes.extend(len(group) for group in groups)
-        return Measurement([COST] * len(groups), 2)
-
-    monkeypatch.setattr("hptransfer.sweeping.plan.plan.measure_packs", measure_packs)
-    return sizes
+def cached(tiny_sweep: Path) -> None:
+    """Put a known cost of every shape of the tiny sweep into the cache."""
+    remember(question(tiny_sweep).base, (8, 16, 32), lambda _: COST)
 
 
 @pytest.fixture
-def planned(tiny_sweep: Path, asked: list[int], capsys: pytest.CaptureFixture[str]):
+def planned(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]):
     """Plan the tiny sweep, with overrides; return the strict JSON."""
 
     def plan(*words: str) -> dict[str, Any]:
@@ -57,9 +59,13 @@ def planned(tiny_sweep: Path, asked: list[int], capsys: pytest.CaptureFixture[st
     return plan
 
 
+def question(path: Path) -> SweepConfig:
+    return sweep_config(compose_file(path, []))
+
+
 def record(path: Path, keys: set[str] | None = None, *, seconds: float = 10.0) -> list[str]:
     """Record trials of the tiny sweep as if they had run; all of them, or those of some keys."""
-    sweep = sweep_config(compose_file(path, []))
+    sweep = question(path)
     trials = [c for key, c in wanted(sweep).items() if keys is None or key in keys]
     results = [completed(config, flops=trial_flops(config), seconds=seconds) for config in trials]
     with LedgerWriter(Path("results/tiny")) as writer:
@@ -74,18 +80,18 @@ def shape_of(answer: dict[str, Any], arm: str, width: int) -> dict[str, Any]:
 
 def of_width(path: Path, width: int) -> Any:
     """Return a trial of the tiny sweep at a width."""
-    trials = wanted(sweep_config(compose_file(path, []))).values()
-    return next(config for config in trials if config.model.width == width)
+    return next(c for c in wanted(question(path)).values() if c.model.width == width)
 
 
 def groups_of(path: Path) -> dict[str, Any]:
     """Return the tiny sweep's trials by shape."""
-    return by_shape(wanted(sweep_config(compose_file(path, []))).values())
+    return by_shape(wanted(question(path)).values())
 
 
+@pytest.mark.usefixtures("cached")
 def test_a_sweep_is_reckoned_as_by_hand(planned, tiny_sweep: Path) -> None:
     """Five shapes of 2 seeds x 6 rates, in packs of four: fifteen packs on two places."""
-    answer = planned("executor.price_per_hour=7.2")
+    answer = planned("executor.price_per_hour=7.2", *TWO_PLACES)
     assert answer["total"]["trials"] == {"wanted": 60, "recorded": 0, "to_run": 60}
     assert answer["total"]["packs_to_run"] == 15
     config = of_width(tiny_sweep, 32)
@@ -95,8 +101,8 @@ def test_a_sweep_is_reckoned_as_by_hand(planned, tiny_sweep: Path) -> None:
     assert shape["evaluation_share"] == pytest.approx(share, rel=1e-5)
     assert 0.1 < share < 0.3
     packs = shape["packs"]
-    assert (packs["to_run"], packs["size"], packs["bytes"]) == (3, 4, 4 * GIB)
-    assert (packs["source"], packs["interval_from"]["basis"]) == ("measured", "probe")
+    assert (packs["to_run"], packs["size"], packs["bytes"]) == (3, 4, 4 * MIB)
+    assert (packs["source"], packs["interval_from"]["basis"]) == ("cached", "probe")
     taken = FULL * (1 + share)
     assert list(packs["seconds"].values()) == pytest.approx(
         [taken, 0.75 * taken, 1.25 * taken], rel=1e-4
@@ -111,6 +117,7 @@ def test_a_sweep_is_reckoned_as_by_hand(planned, tiny_sweep: Path) -> None:
     assert answer["place"] == {"unit": "core", "count": 1.0, "price_per_hour": 7.2}
 
 
+@pytest.mark.usefixtures("cached")
 def test_ratios_have_the_denominators_that_they_name(planned, tiny_sweep: Path) -> None:
     answer = planned()
     flops = {width: trial_flops(of_width(tiny_sweep, width)) for width in (8, 16, 32)}
@@ -128,18 +135,15 @@ def test_ratios_have_the_denominators_that_they_name(planned, tiny_sweep: Path) 
     assert answer["target"]["hours"] == pytest.approx(hours, rel=1e-4)
 
 
+@pytest.mark.usefixtures("cached")
 def test_recorded_trials_are_subtracted_and_tell_how_long_packs_take(
-    planned, tiny_sweep: Path, asked: list[int]
+    planned, tiny_sweep: Path
 ) -> None:
-    (narrow, *_, wide) = by_shape(
-        wanted(sweep_config(compose_file(tiny_sweep, []))).values()
-    ).values()
-    keys = {trial_key(config) for config in (*narrow, *wide[:5])}
-    record(tiny_sweep, keys, seconds=10.0)
+    (narrow, *_, wide) = groups_of(tiny_sweep).values()
+    record(tiny_sweep, {trial_key(config) for config in (*narrow, *wide[:5])}, seconds=10.0)
     answer = planned()
     assert answer["total"]["trials"] == {"wanted": 60, "recorded": 17, "to_run": 43}
     assert shape_of(answer, "shared", 8)["packs"] is None
-    assert asked == [12] * 4  # nothing is measured for what is done
     half = shape_of(answer, "standard", 32)
     assert half["trials"]["to_run"] == 7 and half["packs"]["to_run"] == 2
     assert half["packs"]["interval_from"] == {"basis": "rows", "packs": 2}
@@ -150,20 +154,75 @@ def test_recorded_trials_are_subtracted_and_tell_how_long_packs_take(
     assert answer["target"]["hours_from"] == "FLOPs, from rows of width 32"
 
 
-def test_a_finished_sweep_costs_nothing_and_measures_nothing(planned, tiny_sweep, asked) -> None:
+def test_rows_alone_tell_how_long_packs_of_other_widths_take(planned, tiny_sweep: Path) -> None:
+    narrow = next(iter(groups_of(tiny_sweep).values()))
+    record(tiny_sweep, {trial_key(config) for config in narrow}, seconds=10.0)
+    answer = planned("runtime.pack_size=1")
+    flops = [step_flops_of(of_width(tiny_sweep, width)) for width in (8, 16)]
+    packs = shape_of(answer, "mup", 16)["packs"]
+    assert packs["source"] == "FLOPs"
+    share = [shape_of(answer, a, w)["evaluation_share"] for a, w in (("shared", 8), ("mup", 16))]
+    expected = 10.0 * flops[1] / flops[0] * (1 + share[1]) / (1 + share[0])
+    assert packs["seconds"] == {"estimate": pytest.approx(expected), "low": None, "high": None}
+
+
+def step_flops_of(config: TrialConfig) -> float:
+    return step_flops(config.model, config.data.layout, config.budget.batch_size)[1]
+
+
+def test_shapes_alone_tell_all_but_hours(planned, tiny_sweep: Path) -> None:
+    """Nothing is recorded or cached, there is neither the device nor the data; nothing is tried."""
+    words = ("runtime.device=cuda", "executor.name=ray", "data=imagenet_latents")
+    answer = planned(*words, "executor.price_per_hour=3")
+    assert answer["total"]["trials"] == {"wanted": 60, "recorded": 0, "to_run": 60}
+    assert answer["total"]["hours"] is None and answer["total"]["money"] is None
+    assert set(answer["wall_seconds"].values()) == {1, None}
+    shape = shape_of(answer, "mup", 32)
+    assert shape["packs"] is None and shape["hours"] is None and shape["flops"]["to_run"] > 0
+    assert shape["parameters"] > 12 * 32**2
+    assert answer["target"]["hours"] is None and answer["target"]["parameters"] > 0
+    assert answer["search_over_target"]["arm_over_target_percent"] > 0
+    assert "--measure" in answer["notes"][0]
+    assert not cache_file().exists()
+
+
+def test_only_with_measure_packs_are_measured_and_it_is_said(
+    planned, tiny_sweep: Path, capsys
+) -> None:
+    words = ["plan", str(tiny_sweep), "sweep.widths=[8,16]", "--json"]
+    assert main([*words, "--measure"]) == 0
+    said = capsys.readouterr()
+    assert [line for line in said.err.splitlines() if "measuring" in line] == [
+        "measuring packs of width 8, 1 of 3 shapes",
+        "measuring packs of width 16, 2 of 3 shapes",
+    ]  # the third is the second's arm, known by then
+    sources = [shape["packs"]["source"] for shape in json.loads(said.out)["shapes"]]
+    assert sources == ["measured", "measured", "cached"]
+    again = planned("sweep.widths=[8,16]")
+    assert {shape["packs"]["source"] for shape in again["shapes"]} == {"cached"}
+
+
+SHIPPED = sorted(path.stem for path in shipped_folder("sweeps").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_sweep_is_planned_without_data_or_device(name: str, capsys) -> None:
+    assert main(["plan", name, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert answer["total"]["flops"]["to_run"] > 0 and answer["total"]["hours"] is None
+    assert all(shape["parameters"] > 0 for shape in answer["shapes"])
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_finished_sweep_costs_nothing(planned, tiny_sweep) -> None:
     record(tiny_sweep)
     answer = planned("--workers", "3")
-    assert asked == [] and answer["wall_seconds"] == {
-        "workers": 3,
-        "estimate": 0.0,
-        "low": 0.0,
-        "high": 0.0,
-    }
+    assert answer["wall_seconds"] == {"workers": 3, "estimate": 0.0, "low": 0.0, "high": 0.0}
     assert answer["total"]["flops"]["to_run"] == 0 and answer["total"]["packs_to_run"] == 0
     assert answer["search_over_target"]["arm_over_target_percent"] > 0
 
 
-def test_sizes_that_the_folder_records_are_used(planned, tiny_sweep: Path, asked) -> None:
+def test_sizes_that_the_folder_records_are_used(planned, tiny_sweep: Path) -> None:
     groups = groups_of(tiny_sweep)
     chosen = {
         key: {"width": group[0].model.width, "size": 3, "seconds": 5.0, "warmup": 1.0}
@@ -173,7 +232,6 @@ def test_sizes_that_the_folder_records_are_used(planned, tiny_sweep: Path, asked
     packs.parent.mkdir(parents=True)
     packs.write_text(json.dumps({"packs": chosen}))
     answer = planned(MEASURED, "--workers", "1")
-    assert asked == []
     shape = shape_of(answer, "mup", 16)
     assert (shape["packs"]["size"], shape["packs"]["to_run"]) == (3, 4)
     assert shape["packs"]["source"] == "recorded" and shape["packs"]["bytes"] is None
@@ -182,31 +240,47 @@ def test_sizes_that_the_folder_records_are_used(planned, tiny_sweep: Path, asked
     assert shape["packs"]["seconds"]["high"] is None  # nothing says
 
 
-def test_more_places_end_sooner_and_gpus_are_counted_apart(planned) -> None:
-    few, many = planned(MEASURED), planned(MEASURED, "--workers", "64")
+@pytest.mark.usefixtures("cached")
+def test_more_places_end_sooner(planned) -> None:
+    few, many = planned(MEASURED, *TWO_PLACES), planned(MEASURED, "--workers", "64")
     assert many["wall_seconds"]["estimate"] < few["wall_seconds"]["estimate"]
     # 60 packs of one end sooner on 64 places than packs of four
     assert many["total"]["packs_to_run"] == 60
+
+
+def test_a_gpus_hours_are_planned_without_one_from_what_was_measured_on_another_machine(
+    planned, tiny_sweep: Path
+) -> None:
+    remember_of_gpu(question(tiny_sweep).base, (8, 16, 32), COST, "NVIDIA H200")
     words = ("runtime.device=cuda", "executor.gpus=0.5", "executor.name=ray")
     gpu = planned(*words, "executor.price_per_hour=3")  # of what a pack occupies: half a GPU
     assert gpu["place"] == {"unit": "GPU", "count": 0.5, "price_per_hour": 3.0}
+    assert shape_of(gpu, "mup", 32)["packs"]["source"] == "cached"
     hours = gpu["total"]["hours"]["estimate"]
     assert gpu["total"]["money"]["estimate"] == pytest.approx(hours / 0.5 * 3, rel=1e-4)
-    assert gpu["total"]["hours"]["estimate"] == pytest.approx(
-        0.5 * few["total"]["hours"]["estimate"], rel=0.05
-    )
+    assert hours == pytest.approx(0.5 * 15 * FULL * 1.2 / 3600, rel=0.1)
+    assert "NVIDIA H200" in gpu["notes"][0] and "one pack is taken" in gpu["notes"][1]
 
 
-def test_a_search_in_rounds_counts_its_points_and_cuts_its_rounds(planned, asked) -> None:
-    answer = planned("sweep.design.method=refine", "sweep.design.points=10", "sweep.design.round=2")
+@pytest.mark.usefixtures("cached")
+def test_a_search_in_rounds_counts_its_points_and_cuts_its_rounds(
+    planned, tiny_sweep: Path
+) -> None:
+    words = ("sweep.design.method=refine", "sweep.design.points=10", "sweep.design.round=2")
+    answer = planned(*words)
     assert answer["total"]["trials"]["wanted"] == 5 * 10 * 2
-    assert asked == [2 * 2] * 5  # the trials of a round
     assert shape_of(answer, "mup", 16)["packs"]["to_run"] == 5
     assert "rounds of 2 points" in answer["notes"][-1]
+    (narrow, *_) = groups_of(tiny_sweep).values()
+    record(tiny_sweep, {trial_key(config) for config in narrow}, seconds=10.0)
+    shape = shape_of(planned(*words), "shared", 8)
+    assert shape["trials"]["recorded"] == 12 and shape["packs"]["to_run"] == 2
+    assert shape["packs"]["interval_from"]["basis"] == "rows"
 
 
+@pytest.mark.usefixtures("cached")
 def test_nothing_is_written_and_the_text_ends_with_the_next_command(
-    tiny_sweep: Path, asked, capsys
+    tiny_sweep: Path, capsys
 ) -> None:
     before = sorted(Path().rglob("*"))
     assert main(["plan", str(tiny_sweep), "executor.price_per_hour=2"]) == 0
@@ -216,7 +290,7 @@ def test_nothing_is_written_and_the_text_ends_with_the_next_command(
     assert text.splitlines()[-1] == (
         f"next: hptransfer sweep {tiny_sweep} executor.price_per_hour=2"
     )
-    for words in ("60 to run in 15 packs", "core-hours", "money", "of one target run", "probe's"):
+    for words in ("60 to run in 15 packs", "core-hours", "money", "of one target run", "turns"):
         assert words in text
     assert main(["plan", str(tiny_sweep), "--print-config"]) == 0
     assert "widths" in capsys.readouterr().out
@@ -231,13 +305,13 @@ def test_nothing_is_written_and_the_text_ends_with_the_next_command(
         (["executor.price_per_hour=-1"], "`executor.price_per_hour` must not be negative"),
     ],
 )
-def test_bad_input_is_one_sentence(tiny_sweep: Path, asked, capsys, words, sentence) -> None:
+def test_bad_input_is_one_sentence(tiny_sweep: Path, capsys, words, sentence) -> None:
     assert main(["plan", str(tiny_sweep), *words]) == 2
     error = capsys.readouterr().err
     assert sentence in error and len(error.splitlines()) == 1
 
 
-def test_another_question_under_the_same_name_is_refused(tiny_sweep: Path, asked, capsys) -> None:
+def test_another_question_under_the_same_name_is_refused(tiny_sweep: Path, capsys) -> None:
     folder = Path("results/tiny")
     folder.mkdir(parents=True)
     from hptransfer.config.compose.compose import resolved_yaml
@@ -247,7 +321,7 @@ def test_another_question_under_the_same_name_is_refused(tiny_sweep: Path, asked
     assert "another question" in capsys.readouterr().err
 
 
-def test_intervals_add_up_as_if_all_were_late(planned) -> None:
+def test_intervals_add_up_as_if_all_were_late() -> None:
     one = costs.Interval(1.0, 0.5, 2.0)
-    assert costs.added([one, one.times(2.0)]) == costs.Interval(3.0, 1.5, 6.0)
-    assert costs.added([]) == costs.NOTHING
+    assert costs.sum_intervals([one, one.times(2.0)]) == costs.Interval(3.0, 1.5, 6.0)
+    assert costs.sum_intervals([]) == costs.NOTHING

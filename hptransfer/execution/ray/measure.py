@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import MachineError, UserError
-from hptransfer.execution.pack_cost import PackCost
-from hptransfer.execution.pack_sizes import Measurement, Trials
+from hptransfer.execution.pack_cost import MeasureLimits, Measurement, PackCost
+from hptransfer.execution.pack_sizes import Trials
 from hptransfer.execution.ray.cluster import joined_cluster
 from hptransfer.execution.ray.session import ray_session
 from hptransfer.execution.resources import Resources, places, resources_of
 
-Measured = tuple[list[PackCost], tuple[str, ...]]
+Measured = tuple[list[PackCost | None], tuple[str, ...]]
 
 
 def measure_packs(
-    groups: Sequence[Trials], runtime: RuntimeConfig, executor: ExecutorConfig
+    groups: Sequence[Trials],
+    runtime: RuntimeConfig,
+    executor: ExecutorConfig,
+    *,
+    limits: MeasureLimits | None = None,
+    say: Callable[[str], None],
 ) -> Measurement:
     """Measure on as many workers as there are groups or places.
 
@@ -42,7 +47,12 @@ def measure_packs(
         share = _share(request, runtime, workers)
         parts = [groups[start::shares] for start in range(shares)]
         try:
-            answers = ray.get([task.remote(part, runtime, share) for part in parts])
+            say(f"measuring packs of {len(groups)} shapes on {shares} workers")
+            tasks = [task.remote(part, runtime, share, limits) for part in parts]
+            for count in range(1, shares + 1):
+                ray.wait(tasks, num_returns=count)
+                say(f"{count} of {shares} workers have measured")
+            answers = ray.get(tasks)
         except RayTaskError:
             raise  # a bug, with its traceback
         except RayError as error:
@@ -51,7 +61,7 @@ def measure_packs(
                 "node is gone). Run the same command again, or set runtime.pack_size to measure "
                 "nothing; nothing recorded was lost."
             ) from error
-    costs: dict[int, PackCost] = {}
+    costs: dict[int, PackCost | None] = {}
     notes: tuple[str, ...] = ()
     for start, answer in enumerate(answers):
         if isinstance(answer, Exception):
@@ -70,13 +80,13 @@ def _share(request: Resources, runtime: RuntimeConfig, workers: int) -> float:
 
 
 def measured(
-    groups: Sequence[Trials], runtime: RuntimeConfig, share: float
+    groups: Sequence[Trials], runtime: RuntimeConfig, share: float, limits: MeasureLimits | None
 ) -> Measured | Exception:
     """Measure in a worker; what it raises comes back as data."""
     from hptransfer.execution.measure import measured_costs
 
     try:
-        return measured_costs(groups, runtime, share)
+        return measured_costs(groups, runtime, share=share, limits=limits)
     except (UserError, MachineError) as error:
         return type(error)(str(error))
     except Exception:

@@ -11,8 +11,8 @@ from hptransfer.config.choices import arm_name
 from hptransfer.config.conditions import CONDITIONS
 from hptransfer.system.text import duration, text_table
 
-COLUMNS = ("arm", "width", "trials", "to run", "packs", "FLOPs", "GiB", "s/pack", "hours", "from")
-LETTERS = 100
+COLUMNS = ("arm", "width", "params", "to run", "packs", "FLOPs", "GiB", "s/pack", "hours", "from")
+LETTERS = 100  # of a line, at most
 
 
 def plan_text(answer: Mapping[str, Any]) -> str:
@@ -31,47 +31,50 @@ def plan_text(answer: Mapping[str, Any]) -> str:
 
 
 def _shapes(title: str, shapes: Sequence[Mapping[str, Any]]) -> str:
-    """Tabulate the shapes; what varies besides the width has columns of its own after it."""
+    """Tabulate the shapes; conditions that vary have columns of their own after the width."""
     varied = [name for name in CONDITIONS if len({shape[name] for shape in shapes}) > 1]
     columns = (*COLUMNS[:2], *varied, *COLUMNS[2:])
     cells = [_cells(shape) for shape in shapes]
-    places = [[str(shape[name]) for name in varied] for shape in shapes]
-    rows = [[*own[:2], *place, *own[2:]] for own, place in zip(cells, places, strict=True)]
+    conditions = [[str(shape[name]) for name in varied] for shape in shapes]
+    rows = [[*own[:2], *more, *own[2:]] for own, more in zip(cells, conditions, strict=True)]
     return text_table(title, columns, rows)
 
 
 def _cells(shape: Mapping[str, Any]) -> list[str]:
     trials, packs = shape["trials"], shape["packs"]
-    begin = [arm_name(shape["parametrization"]), str(shape["width"]), str(trials["wanted"])]
+    begin = [
+        *(arm_name(shape["parametrization"]), str(shape["width"]), _millions(shape["parameters"])),
+        f"{trials['to_run']} of {trials['wanted']}",
+    ]
     flops = f"{shape['flops']['to_run']:.2g}"
     if packs is None:
-        return [*begin, "0", "-", flops, "-", "-", "-", "-"]
-    memory = "-" if packs["bytes"] is None else f"{packs['bytes'] / 2**30:.2g}"
+        return [*begin, "-", flops, "-", "-", "-", "-"]
     return [
         *begin,
-        str(trials["to_run"]),
         f"{packs['to_run']} of {packs['size']}",
         flops,
-        memory,
+        "-" if packs["bytes"] is None else f"{packs['bytes'] / 2**30:.2g}",
         f"{packs['seconds']['estimate']:.3g}",
         f"{shape['hours']['estimate']:.3g}",
         packs["source"],
     ]
 
 
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.3g}M"
+
+
 def _totals(answer: Mapping[str, Any]) -> list[str]:
-    total, place, wall = answer["total"], answer["place"], answer["wall_seconds"]
+    total, place = answer["total"], answer["place"]
     trials = total["trials"]
-    occupied = f"{place['count']:g} {place['unit']}{'s' if place['count'] != 1 else ''}"
-    ends = [wall["low"], wall["high"]]
-    between = "" if None in ends else f", between {duration(ends[0])} and {duration(ends[1])}"
+    flops = f"{total['flops']['to_run']:.3g} FLOPs"
+    counted = f"{trials['recorded']} of {trials['wanted']} are recorded"
+    if total["hours"] is None:
+        return [f"trials   {trials['to_run']} to run; {counted}", f"work     {flops}"]
     lines = [
-        f"trials   {trials['to_run']} to run in {total['packs_to_run']} packs; "
-        f"{trials['recorded']} of {trials['wanted']} are recorded",
-        f"work     {total['flops']['to_run']:.3g} FLOPs, {_interval(total['hours'])} "
-        f"{place['unit']}-hours",
-        f"wall     {duration(wall['estimate'])}{between}, with {wall['workers']} packs at a time "
-        f"of {occupied} each; start, gate and fit are left out",
+        f"trials   {trials['to_run']} to run in {total['packs_to_run']} packs; {counted}",
+        f"work     {flops}, {_interval(total['hours'])} {place['unit']}-hours",
+        _wall(answer["wall_seconds"], place),
     ]
     if total["money"] is not None:
         price = f"{place['price_per_hour']:g} an hour of what one pack occupies"
@@ -79,8 +82,18 @@ def _totals(answer: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _wall(wall: Mapping[str, Any], place: Mapping[str, Any]) -> str:
+    occupied = f"{place['count']:g} {place['unit']}{'s' if place['count'] != 1 else ''}"
+    ends = [wall["low"], wall["high"]]
+    between = "" if None in ends else f", between {duration(ends[0])} and {duration(ends[1])}"
+    return (
+        f"wall     {duration(wall['estimate'])}{between}, with {wall['workers']} packs at a time "
+        f"of {occupied} each; start, gate and fit are left out"
+    )
+
+
 def _evaluation(shapes: list[Mapping[str, Any]]) -> str:
-    """Say how large the evaluations are, which no probe measures."""
+    """Say how large the evaluations are, which no measurement of packs includes."""
     shares = [shape["evaluation_share"] for shape in shapes]
     low, high = f"{min(shares):.1%}", f"{max(shares):.1%}"
     much = low if low == high else f"{low} to {high}"
@@ -88,17 +101,18 @@ def _evaluation(shapes: list[Mapping[str, Any]]) -> str:
 
 
 def _intervals(shapes: list[Mapping[str, Any]]) -> list[str]:
-    """Say what the intervals are made of."""
+    """Say what the intervals of the seconds are made of."""
     found = [shape["packs"]["interval_from"] for shape in shapes if shape["packs"] is not None]
     counts = {entry["basis"]: 0 for entry in found}
     for entry in found:
         own = entry["basis"] == "rows"
         counts[entry["basis"]] = entry["packs"] + (counts["rows"] if own else 0)
     meaning = {
-        "rows": "5 to 95 % of recorded over reckoned seconds, {} packs of these shapes",
+        "rows": "5 to 95 % of recorded over predicted seconds, {} packs of these shapes",
         "rows of other shapes": "the same of other shapes where none is recorded, {} packs",
-        "probe": "the range of the probe's turns; what packs take from each other is left out",
-        "none": "none where sizes are recorded but no row yet",
+        "probe": "the range of the measurement's turns; what packs take from each other is left "
+        "out",
+        "none": "none where nothing of the shape itself was measured or recorded",
     }
     parts = [meaning[basis].format(count) for basis, count in counts.items()]
     return [f"interval {'; '.join(parts)}; packs are taken to be slow or fast together"] * bool(
@@ -112,8 +126,8 @@ def _target(target: Mapping[str, Any] | None, unit: str) -> list[str]:
     hours = "unknown" if target["hours"] is None else f"{target['hours']:.3g}"
     money = "" if target["money"] is None else f", {target['money']:.3g} of money"
     return [
-        f"target   width {target['width']}, one run: {target['flops']:.3g} FLOPs, {hours} "
-        f"{unit}-hours{money} ({target['hours_from']})"
+        f"target   width {target['width']}, one run: {_millions(target['parameters'])} parameters, "
+        f"{target['flops']:.3g} FLOPs, {hours} {unit}-hours{money} ({target['hours_from']})"
     ]
 
 
@@ -136,7 +150,7 @@ def _interval(value: Mapping[str, float | None]) -> str:
 
 
 def folded(line: str) -> str:
-    """Fold a line of words; a table's lines are short enough."""
+    """Fold a line of words; the lines of a table stay as they are."""
     if "\n" in line:
         return line
     return textwrap.fill(line, LETTERS, subsequent_indent=" " * 9)
@@ -192,7 +206,7 @@ def _budget_cost(cost: Mapping[str, Any], unit: str) -> str:
 def _budget_knowledge(
     known: Mapping[str, Any], pilot: Mapping[str, Any] | None, *, unit: str
 ) -> list[str]:
-    """Say what the prediction rests on, and how unsure that is."""
+    """Say what the prediction rests on, and how uncertain that is."""
     rise, optimum = known["rise"], known["optimum"]
     drift = known["drift_octaves_per_doubling"]
     longer = known["octaves_per_doubling_of_steps"]

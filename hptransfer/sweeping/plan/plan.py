@@ -2,60 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
+from hptransfer.analysis.basins.numbers import number
+from hptransfer.config import TrialConfig
 from hptransfer.config.conditions import condition_of
 from hptransfer.config.identity import arm_of, trial_key
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.execution import measure_packs
-from hptransfer.execution.pack_sizes import (
-    Measurement,
-    PackSize,
-    Trials,
-    by_shape,
-    choose_sizes,
-    makespan,
-)
+from hptransfer.execution.pack_cost import PLAN_LIMITS
+from hptransfer.execution.pack_sizes import PackSize, Trials, by_shape, choose_sizes, makespan
 from hptransfer.sweeping.design.points import points
 from hptransfer.sweeping.design.trials import pending, placeholder_trials, wanted
 from hptransfer.sweeping.plan.costs import (
+    HOUR,
     NOTHING,
     Interval,
-    Place,
-    Rows,
-    Work,
-    added,
-    cut,
-    evaluation_share,
-    factor,
-    given,
-    left,
-    place,
-    ratios_of,
-    short,
-    source,
+    Occupancy,
+    ShapeWork,
+    correction,
+    cut_into_packs,
+    measured_over_predicted,
+    occupancy,
+    packs_to_run,
+    sum_intervals,
+    with_size_set_by_user,
 )
 from hptransfer.sweeping.plan.search_cost import cost as search_cost
-from hptransfer.training.flops import trial_flops
-
-Row = Mapping[str, Any]
-HOUR = 3600.0
+from hptransfer.sweeping.plan.throughput import (
+    PlanInputs,
+    Row,
+    Throughput,
+    evaluation_share,
+    throughput,
+)
+from hptransfer.training.flops import parameter_count, trial_flops
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The trials of one shape: an arm at a width."""
+class PlannedShape:
+    """The trials of one shape (an arm at a width), and what is left of them to run."""
 
     trials: Trials
-    recorded: int
-    work: Work | None  # None: nothing is left to run
+    recorded: int  # trials that have a row
+    work: ShapeWork | None  # None: nothing is left to run, or nothing tells how long packs take
 
     @property
     def missing(self) -> int:
@@ -68,76 +64,39 @@ class Shape:
         return trial_flops(self.trials[0])
 
 
-def plan(
-    sweep: SweepConfig,
-    runtime: RuntimeConfig,
-    executor: ExecutorConfig,
-    *,
-    rows: Rows,
-    target_rows: Sequence[Row],
-    sizes: Mapping[str, PackSize],
-    workers: int | None,
-) -> dict[str, Any]:
-    """Return what `hptransfer plan --json` prints; shapes of unknown cost are measured.
+def plan(inputs: PlanInputs) -> dict[str, Any]:
+    """Return what `hptransfer plan --json` prints.
 
-    Args:
-        rows: the sweep's recorded rows.
-        target_rows: the target's own.
-        sizes: the pack sizes that the sweep's folder records, by `shape_key`.
-        workers: packs that run at a time; None: as many as there are places.
+    FLOPs, parameters and ratios follow from shapes alone. Hours and money are null where neither
+    the inputs nor the cache of packs tell how long packs take, and nothing may be measured.
 
     Raises:
-        UserError: resources or a device that are not there.
-        MachineError: a single trial does not fit.
+        UserError: resources, a device or data that are not there, where packs are measured.
+        MachineError: a single trial does not fit, where packs are measured.
     """
+    sweep = inputs.sweep
     groups = by_shape(planned_trials(sweep))
+    rows = rows_of_stand_ins(groups, inputs.rows.values()) if sweep.is_adaptive else inputs.rows
+    open_keys = [key for key, group in groups.items() if pending([group], rows)]
     at_once = sweep.design.batch * len(sweep.seeds) if sweep.is_adaptive else None
-    done = _stand_ins_done(groups, rows.values()) if sweep.is_adaptive else set(rows)
-    open_groups = {key: group for key, group in groups.items() if pending([group], done)}
-    kept = {} if runtime.pack_size else {key: sizes[key] for key in groups if key in sizes}
-    known = {key: kept[key] for key in open_groups if key in kept}
-    unknown = {key: group for key, group in open_groups.items() if key not in kept}
-    if unknown or workers is None:
-        found = measure_packs([group[:at_once] for group in unknown.values()], runtime, executor)
-    else:
-        found = Measurement([], workers)
-    places = workers or found.workers
-    costs = dict(zip(unknown, found.costs, strict=True))
-    if runtime.pack_size:
-        chosen = {
-            key: given(unknown[key][:at_once], runtime.pack_size, costs[key]) for key in unknown
-        }
-    else:
-        cuts = {key: cut(groups[key], choice, at_once) for key, choice in known.items()}
-        others = [pack.seconds for packs in left(cuts, done).values() for pack in packs]
-        together = {key: group[:at_once] for key, group in unknown.items()}
-        chosen = {**kept, **choose_sizes(together, costs, places, others)}
-    cuts = {key: cut(groups[key], choice, at_once) for key, choice in chosen.items()}
-    ratios = {key: ratios_of(packs, rows, on_gpu=runtime.on_gpu) for key, packs in cuts.items()}
-    works = {
-        key: Work(
-            packs=tuple(packs),
-            source=source(costs.get(key)),
-            bytes=costs[key].bytes(len(cuts[key][0].trials)) if key in costs else None,
-            factor=factor(key, ratios, costs.get(key)),
-        )
-        for key, packs in left({key: cuts[key] for key in open_groups}, done).items()
-    }
+    inputs = dataclasses.replace(inputs, rows=rows)
+    known = throughput(inputs, groups, open_keys, at_once)
+    works = shape_works(inputs, groups, known, at_once)
     shapes = [
-        Shape(group, sum(trial_key(config) in done for config in group), works.get(key))
+        PlannedShape(group, sum(trial_key(config) in rows for config in group), works.get(key))
         for key, group in groups.items()
     ]
-    occupied = place(runtime, executor)
+    occupied = occupancy(inputs.runtime, inputs.executor)
     return {
         "schema": 1,
         "sweep": sweep.name,
         "shapes": [_entry(shape, occupied) for shape in shapes],
         "total": _total(shapes, occupied),
         "place": occupied.as_json(),
-        "wall_seconds": {"workers": places, **_wall(works.values(), places).as_json()},
-        "target": _target(sweep, shapes, rows.values(), target_rows, occupied),
+        "wall_seconds": {"workers": known.workers, **_wall(shapes, known.workers)},
+        "target": _target(inputs, shapes, occupied),
         "search_over_target": _search_over_target(sweep, shapes),
-        "notes": [*found.notes, *_notes(sweep)],
+        "notes": [*known.notes, *_notes(sweep, shapes)],
     }
 
 
@@ -148,25 +107,76 @@ def planned_trials(sweep: SweepConfig) -> list[TrialConfig]:
     return placeholder_trials(sweep, sweep.design.total)
 
 
-def _stand_ins_done(groups: Mapping[str, Trials], rows: Iterable[Row]) -> set[str]:
-    """Return stand-ins for the recorded trials: as many of each arm and width."""
-    counts = Counter((row["parametrization"], row["width"]) for row in rows)
+def rows_of_stand_ins(groups: Mapping[str, Trials], rows: Iterable[Row]) -> dict[str, Row]:
+    """Return each recorded row under the key of a stand-in of its arm and width."""
+    recorded: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        recorded[row["parametrization"], row["width"]].append(row)
     return {
-        trial_key(config)
+        trial_key(config): row
         for group in groups.values()
-        for config in group[: counts[arm_of(group[0]), group[0].model.width]]
+        for config, row in zip(
+            group, recorded[arm_of(group[0]), group[0].model.width], strict=False
+        )
     }
 
 
-def _entry(shape: Shape, occupied: Place) -> dict[str, Any]:
+def shape_works(
+    inputs: PlanInputs, groups: Mapping[str, Trials], known: Throughput, at_once: int | None
+) -> dict[str, ShapeWork]:
+    """Return the packs that are still to run of each shape of known cost.
+
+    Args:
+        groups: trials by `shape_key`, also of shapes that are done.
+        known: what packs of the shapes that are not done cost; empty where nothing tells.
+        at_once: the most trials of a shape that run in one round; None: all.
+    """
+    sizes = _sizes(inputs, groups, known, at_once)
+    cuts = {key: cut_into_packs(groups[key], size, at_once) for key, size in sizes.items()}
+    on_gpu = inputs.runtime.on_gpu
+    ratios = {
+        key: measured_over_predicted(packs, inputs.rows, on_gpu=on_gpu)
+        for key, packs in cuts.items()
+    }
+    return {
+        key: ShapeWork(
+            packs=packs_to_run(cuts[key], inputs.rows),
+            source=cost.source,
+            bytes=cost.cost.bytes(len(cuts[key][0].trials)) or None,
+            correction=correction(key, ratios, cost),
+        )
+        for key, cost in known.costs.items()
+    }
+
+
+def _sizes(
+    inputs: PlanInputs, groups: Mapping[str, Trials], known: Throughput, at_once: int | None
+) -> dict[str, PackSize]:
+    """Return the pack size of each shape: the user's, the recorded one, or the best."""
+    costs = {key: found.cost for key, found in known.costs.items()}
+    together = {key: groups[key][:at_once] for key in costs}
+    if size := inputs.runtime.pack_size:
+        return {key: with_size_set_by_user(together[key], size, costs[key]) for key in costs}
+    kept = {key: inputs.sizes[key] for key in groups if key in inputs.sizes}
+    others = [
+        pack.seconds
+        for key in kept.keys() & costs.keys()
+        for pack in packs_to_run(cut_into_packs(groups[key], kept[key], at_once), inputs.rows)
+    ]
+    new = {key: group for key, group in together.items() if key not in kept}
+    return {**kept, **choose_sizes(new, costs, known.workers, others)}
+
+
+def _entry(shape: PlannedShape, occupied: Occupancy) -> dict[str, Any]:
     work, config = shape.work, shape.trials[0]
     entry: dict[str, Any] = {
         "parametrization": arm_of(config),
         "width": config.model.width,
         **condition_of(config),
+        "parameters": parameter_count(config.model, config.data.layout),
         "trials": _counts([shape]),
         "flops": _flops([shape]),
-        "evaluation_share": short(evaluation_share(config)),
+        "evaluation_share": number(evaluation_share(config)),
     }
     if work is None:
         return {**entry, "packs": None, "hours": None}
@@ -177,62 +187,71 @@ def _entry(shape: Shape, occupied: Place) -> dict[str, Any]:
         "seconds": full.as_json(),
         "bytes": work.bytes,
         "source": work.source,
-        "interval_from": {"basis": work.factor.basis, "packs": work.factor.packs},
+        "interval_from": {"basis": work.correction.basis, "packs": work.correction.packs},
     }
     return {**entry, "packs": packs, "hours": _hours([work], occupied).as_json()}
 
 
-def _counts(shapes: Sequence[Shape]) -> dict[str, int]:
+def _counts(shapes: Sequence[PlannedShape]) -> dict[str, int]:
     recorded, missing = (sum(getattr(s, n) for s in shapes) for n in ("recorded", "missing"))
     return {"wanted": recorded + missing, "recorded": recorded, "to_run": missing}
 
 
-def _flops(shapes: Sequence[Shape]) -> dict[str, float]:
+def _flops(shapes: Sequence[PlannedShape]) -> dict[str, float]:
     return {
         "wanted": sum(shape.flops * len(shape.trials) for shape in shapes),
         "to_run": sum(shape.flops * shape.missing for shape in shapes),
     }
 
 
-def _hours(works: Iterable[Work], occupied: Place) -> Interval:
+def _works(shapes: Sequence[PlannedShape]) -> list[ShapeWork] | None:
+    """Return what is left to run of all shapes; None where nothing tells how long that takes."""
+    works = [shape.work for shape in shapes if shape.work is not None]
+    return works if len(works) == sum(shape.missing > 0 for shape in shapes) else None
+
+
+def _hours(works: Iterable[ShapeWork], occupied: Occupancy) -> Interval:
     """Return the hours of the unit that packs occupy: GPU-hours, or core-hours."""
-    seconds = added(interval for work in works for interval in work.seconds())
+    seconds = sum_intervals(interval for work in works for interval in work.seconds())
     return seconds.times(occupied.count / HOUR)
 
 
-def _total(shapes: Sequence[Shape], occupied: Place) -> dict[str, Any]:
-    works = [shape.work for shape in shapes if shape.work is not None]
-    hours, price = _hours(works, occupied), occupied.price_per_hour
+def _total(shapes: Sequence[PlannedShape], occupied: Occupancy) -> dict[str, Any]:
+    works, price = _works(shapes), occupied.price_per_hour
+    total = {"trials": _counts(shapes), "flops": _flops(shapes)}
+    if works is None:
+        return {**total, "packs_to_run": None, "hours": None, "money": None}
+    hours = _hours(works, occupied)
     return {
-        "trials": _counts(shapes),
-        "flops": _flops(shapes),
+        **total,
         "packs_to_run": sum(len(work.packs) for work in works),
         "hours": hours.as_json(),
         "money": None if price is None else hours.times(price / occupied.count).as_json(),
     }
 
 
-def _wall(works: Iterable[Work], places: int) -> Interval:
-    """Return when the last pack ends, where places take the longest that is left."""
+def _wall(shapes: Sequence[PlannedShape], places: int) -> dict[str, float | None]:
+    """Return when the last pack ends, where each place takes the longest pack that is left."""
+    works = _works(shapes)
+    if works is None:
+        return dict.fromkeys(Interval._fields)
     seconds = [interval for work in works for interval in work.seconds()]
     ends = [makespan(values, places) for values in zip(*seconds, strict=True)]
-    return Interval(*ends) if ends else NOTHING
+    return (Interval(*ends) if ends else NOTHING).as_json()
 
 
 def _target(
-    sweep: SweepConfig,
-    shapes: Sequence[Shape],
-    rows: Iterable[Row],
-    target_rows: Sequence[Row],
-    occupied: Place,
+    inputs: PlanInputs, shapes: Sequence[PlannedShape], occupied: Occupancy
 ) -> dict[str, Any] | None:
     """Return what the target run takes: as recorded, else by FLOPs from the widest proxies."""
-    if sweep.target is None:
+    target = inputs.sweep.target
+    if target is None:
         return None
-    flops, width = trial_flops(sweep.target), sweep.target.model.width
-    own = [row["cost"]["seconds"] for row in target_rows if row["width"] == width]
+    flops, width = trial_flops(target), target.model.width
+    own = [row["cost"]["seconds"] for row in inputs.target_rows if row["width"] == width]
     widest = max(shape.trials[0].model.width for shape in shapes)
-    rates = [r["cost"]["seconds"] / r["cost"]["flops"] for r in rows if r["width"] == widest]
+    costs = [row["cost"] for row in inputs.rows.values() if row["width"] == widest]
+    rates = [cost["seconds"] / cost["flops"] for cost in costs]
     works = [s.work for s in shapes if s.work is not None and s.trials[0].model.width == widest]
     if own:
         seconds, basis = statistics.median(own), "recorded"
@@ -243,15 +262,20 @@ def _target(
         rate = pack.seconds / len(pack.trials) / trial_flops(pack.trials[0])
         seconds, basis = flops * rate, f"FLOPs, from packs of width {widest}"
     else:
-        seconds, basis = None, "nothing: no row and no pack of the widest width"
-    hours = None if seconds is None else short(seconds * occupied.count / HOUR)
+        seconds, basis = None, "no row and no pack of the widest width"
     price = occupied.price_per_hour
-    money = None if seconds is None or price is None else short(seconds / HOUR * price)
-    return {"width": width, "flops": flops, "hours": hours, "money": money, "hours_from": basis}
+    return {
+        "width": width,
+        "parameters": parameter_count(target.model, target.data.layout),
+        "flops": flops,
+        "hours": None if seconds is None else number(seconds * occupied.count / HOUR),
+        "money": None if seconds is None or price is None else number(seconds / HOUR * price),
+        "hours_from": basis,
+    }
 
 
 def _search_over_target(
-    sweep: SweepConfig, shapes: Sequence[Shape]
+    sweep: SweepConfig, shapes: Sequence[PlannedShape]
 ) -> dict[str, float | None] | None:
     """Return the FLOPs of the search over those of the target, as `transfer` will."""
     if sweep.target is None:
@@ -268,11 +292,18 @@ def _search_over_target(
     return search_cost(sweep, table, sweep.target, points=count)
 
 
-def _notes(sweep: SweepConfig) -> list[str]:
-    if not sweep.is_adaptive:
-        return []
-    return [
-        f"{sweep.design.method.value} asks in rounds of {sweep.design.batch} points, up to "
-        f"{sweep.design.total} of an arm at a width; each waits for the one before, which takes "
-        "longer than the wall time said here."
-    ]
+def _notes(sweep: SweepConfig, shapes: Sequence[PlannedShape]) -> list[str]:
+    notes = []
+    if _works(shapes) is None:
+        notes.append(
+            "No hours: nothing recorded or cached tells how long packs take. --measure trains a "
+            f"few steps here, for at most {PLAN_LIMITS.seconds:.0f} s and "
+            f"{PLAN_LIMITS.memory_share:.0%} of the free memory."
+        )
+    if sweep.is_adaptive:
+        notes.append(
+            f"{sweep.design.method.value} asks in rounds of {sweep.design.batch} points, up to "
+            f"{sweep.design.total} of an arm at a width; each waits for the one before, which "
+            "takes longer than the wall time said here."
+        )
+    return notes

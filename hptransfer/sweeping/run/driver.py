@@ -361,11 +361,16 @@ def measured_sizes(
         others: seconds of the packs of all other shapes, which run beside these.
     """
     say("measuring pack sizes ...", quiet=job.quiet)
-    found = measure_packs(list(groups.values()), job.composed.runtime, job.composed.executor)
+    found = measure_packs(
+        list(groups.values()),
+        job.composed.runtime,
+        job.composed.executor,
+        say=lambda text: say(text, quiet=job.quiet),
+    )
+    assert found.workers is not None, "a measurement counts the places"
     for note in found.notes:
         say(note, quiet=job.quiet)
-    costs = dict(zip(groups, found.costs, strict=True))
-    chosen = choose_sizes(groups, costs, found.workers, others)
+    chosen = choose_sizes(groups, found.by_key(groups), found.workers, others)
     write_packs(folder, {**read_packs(folder), **chosen})
     say(sizes_text(chosen.values()), quiet=job.quiet)
     return chosen

@@ -1,34 +1,41 @@
-"""What a design costs: seconds of its packs and FLOPs, from probes at a few widths."""
+"""What a candidate costs: seconds of its packs and FLOPs, from pack costs at a few widths."""
 
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
+from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import arm_of, with_scaling, with_width
 from hptransfer.config.sweep import Axis, SweepConfig
-from hptransfer.execution import measure_packs
+from hptransfer.errors import UserError
 from hptransfer.execution.pack_cost import MeasuredPack, PackCost, even_parts
-from hptransfer.execution.pack_sizes import PackSize, makespan, shape_key
-from hptransfer.sweeping.plan.budget.design import Design
-from hptransfer.sweeping.plan.budget.units import Work
-from hptransfer.sweeping.plan.costs import evaluation_share
-from hptransfer.training.flops import step_flops, trial_flops
+from hptransfer.execution.pack_sizes import PackSize, by_shape, makespan, shape_key
+from hptransfer.sweeping.design.trials import wanted
+from hptransfer.sweeping.plan.budget.candidates import Candidate
+from hptransfer.sweeping.plan.budget.units import Workload
+from hptransfer.sweeping.plan.throughput import (
+    PlanInputs,
+    evaluation_share,
+    flops_of_step,
+    throughput,
+)
+from hptransfer.training.flops import trial_flops
 
-PROBED_TRIALS = 32  # the largest pack that a probe tries
-HALVINGS = 4  # of the best pack size, to fill idle workers
+PROBED_TRIALS = 32  # trials of a shape that is measured, hence its largest pack
+HALVINGS = 4  # of the best pack size that are tried, so that no worker is idle
 
-Recorded = Collection[tuple[str, int, int, float]]  # arm, width, seed, log2 of the HP
+# Arm, width, seed and log2 of the HP of the trials that have rows.
+Recorded = Collection[tuple[str, int, int, float]]
 
 
-class Shape:
-    """What trials of one arm, width and length cost."""
+class ShapeCost:
+    """What trials of one arm, width and length of training cost."""
 
     def __init__(self, proxy: TrialConfig, cost: PackCost, size: int | None) -> None:
         self.arm, self.width, self.steps = arm_of(proxy), proxy.model.width, proxy.budget.steps
@@ -38,7 +45,7 @@ class Shape:
         self._best: dict[int, int] = {}
 
     def size(self, count: int, divisor: int = 1) -> int:
-        """Return the pack size of so many trials: as it is given, else the best over a divisor."""
+        """Return the pack size of `count` trials: the user's, else the best over a divisor."""
         if self._size is not None:
             return self._size
         if count not in self._best:
@@ -50,30 +57,30 @@ class Shape:
         return self._factor * (self._cost.warmup + self.steps * self._cost.seconds(size))
 
 
-class Part(NamedTuple):
-    """What a design has to run of one shape."""
+class ShapeLoad(NamedTuple):
+    """What a candidate still has to run of one shape."""
 
-    cuts: tuple[tuple[float, ...], ...]  # the packs' seconds, for each way to cut them
-    missing: int  # trials
-    flops: float
+    cuts: tuple[tuple[float, ...], ...]  # seconds of the packs, for each way to cut them
+    missing: int  # trials without a row
+    flops: float  # of those trials
 
 
-class Costs:
-    """Reckons designs of a sweep.
+class CandidateCosts:
+    """What the candidates of a sweep cost.
 
     Args:
-        sweep: whose base trial, arms and length of training hold.
-        probed: costs by width.
+        sweep: gives the base trial, the arms and the length of training.
+        by_width: costs of packs at a few widths.
         workers: packs that run at a time.
-        pack_size: as the config gives it.
+        pack_size: the size that the config sets, if it does.
         sizes: the pack sizes that the sweep's folder records, by `shape_key`.
-        recorded: trials that have rows.
+        recorded: trials that have rows, which cost nothing.
     """
 
     def __init__(
         self,
         sweep: SweepConfig,
-        probed: Mapping[int, PackCost],
+        by_width: Mapping[int, PackCost],
         workers: int,
         *,
         pack_size: int | None = None,
@@ -81,92 +88,98 @@ class Costs:
         recorded: Recorded = (),
     ) -> None:
         self.workers = workers
-        self._sweep, self._probed, self._recorded = sweep, dict(sorted(probed.items())), recorded
+        self._sweep, self._recorded = sweep, recorded
+        self._by_width = dict(sorted(by_width.items()))
         self._pack_size, self._sizes = pack_size, sizes or {}
-        self._shapes: dict[tuple[Scaling, int, int], Shape] = {}
-        self._parts: dict[tuple[Shape, Axis, tuple[int, ...]], Part] = {}
+        self._shapes: dict[tuple[Scaling, int, int], ShapeCost] = {}
+        self._loads: dict[tuple[ShapeCost, Axis, tuple[int, ...]], ShapeLoad] = {}
         self._divisors = [2**k for k in range(HALVINGS + 1)] if workers > 1 else [1]
 
-    def work(self, design: Design) -> Work:
-        """Return what the design still has to run: recorded trials are free, packs run whole."""
-        parts = [self._part(shape, design) for shape in self._of(design)]
-        cuts = [sum(choices, ()) for choices in zip(*(part.cuts for part in parts), strict=True)]
-        return Work(
+    def work(self, candidate: Candidate) -> Workload:
+        """Return what a candidate still has to run: recorded trials are free, packs run whole."""
+        loads = [self._load(shape, candidate) for shape in self._of(candidate)]
+        cuts = [sum(choices, ()) for choices in zip(*(load.cuts for load in loads), strict=True)]
+        return Workload(
             seconds=min(cuts, key=lambda seconds: makespan(seconds, self.workers)),
-            trials=sum(part.missing for part in parts),
-            flops=sum(part.flops for part in parts),
+            trials=sum(load.missing for load in loads),
+            flops=sum(load.flops for load in loads),
         )
 
-    def _part(self, shape: Shape, design: Design) -> Part:
-        """Return one shape's part of a design; many designs share it."""
-        key = (shape, design.axis, design.seeds)
-        if key not in self._parts:
-            flags = self._missing(design, shape)
+    def _load(self, shape: ShapeCost, candidate: Candidate) -> ShapeLoad:
+        """Return a candidate's load of one shape, which many candidates share."""
+        key = (shape, candidate.axis, candidate.seeds)
+        if key not in self._loads:
+            flags = self._missing(candidate, shape)
             sizes = [shape.size(len(flags), divisor) for divisor in self._divisors]
             cuts = [[part for part in even_parts(flags, size) if any(part)] for size in sizes]
-            self._parts[key] = Part(
+            self._loads[key] = ShapeLoad(
                 cuts=tuple(tuple(shape.seconds(len(pack)) for pack in cut) for cut in cuts),
                 missing=sum(flags),
                 flops=sum(flags) * shape.flops,
             )
-        return self._parts[key]
+        return self._loads[key]
 
-    def pilot(self, trials: Sequence[TrialConfig]) -> tuple[Work, list[Sequence[TrialConfig]]]:
-        """Return what trials of one shape cost, and the packs that they run in."""
+    def pilot(self, trials: Sequence[TrialConfig]) -> tuple[Workload, list[Sequence[TrialConfig]]]:
+        """Return the workload of trials of one shape, and the packs that they run in."""
         first = trials[0]
         shape = self.shape(first.parametrization.scaling, first.model.width, first.budget.steps)
         packs = even_parts(trials, shape.size(len(trials)))
         seconds = tuple(shape.seconds(len(pack)) for pack in packs)
-        return Work(seconds, len(trials), len(trials) * shape.flops), packs
+        return Workload(seconds, len(trials), len(trials) * shape.flops), packs
 
-    def shape(self, scaling: Scaling, width: int, steps: int) -> Shape:
+    def shape(self, scaling: Scaling, width: int, steps: int) -> ShapeCost:
         """Return what trials of an arm, width and length cost."""
         key = (scaling, width, steps)
         if key not in self._shapes:
             proxy = proxy_of(self._sweep, scaling, width, steps)
             kept = self._sizes.get(shape_key(proxy))
             size = self._pack_size or (None if kept is None else kept.size)
-            self._shapes[key] = Shape(proxy, self._cost(proxy), size)
+            self._shapes[key] = ShapeCost(proxy, self._cost(proxy), size)
         return self._shapes[key]
 
-    def _of(self, design: Design) -> list[Shape]:
-        """Return the shapes of a design; its arms share one at base width."""
-        found: dict[tuple[str, int], Shape] = {}
-        for scaling, width in itertools.product(self._sweep.parametrizations, design.widths):
-            shape = self.shape(scaling, width, design.steps)
+    def _of(self, candidate: Candidate) -> list[ShapeCost]:
+        """Return the shapes of a candidate; its arms share one at base width."""
+        found: dict[tuple[str, int], ShapeCost] = {}
+        for scaling, width in itertools.product(self._sweep.parametrizations, candidate.widths):
+            shape = self.shape(scaling, width, candidate.steps)
             found.setdefault((shape.arm, width), shape)
         return list(found.values())
 
-    def _missing(self, design: Design, shape: Shape) -> tuple[bool, ...]:
+    def _missing(self, candidate: Candidate, shape: ShapeCost) -> tuple[bool, ...]:
         """Say of each trial, in the order in which they are packed, whether it has to run."""
-        if not self._recorded or design.steps != self._sweep.base.budget.steps:
-            return (True,) * design.trials_of_a_width
-        places = itertools.product(design.seeds, design.axis.points)
+        if not self._recorded or candidate.steps != self._sweep.base.budget.steps:
+            return (True,) * candidate.trials_of_a_width
+        places = itertools.product(candidate.seeds, candidate.axis.points)
         return tuple(
             (shape.arm, shape.width, seed, value) not in self._recorded for seed, value in places
         )
 
     def _cost(self, proxy: TrialConfig) -> PackCost:
-        """Return the cost at a width, between those of the nearest probed ones by FLOPs."""
-        widths, width = list(self._probed), proxy.model.width
+        """Return the cost at a width, between those of the nearest known widths by FLOPs."""
+        widths, width = list(self._by_width), proxy.model.width
         at = min(bisect.bisect_left(widths, width), len(widths) - 1)
         if widths[at] == width or at == 0:
-            return self._probed[widths[at]]
-        ends = [math.log(_flops(with_width(proxy, w))) for w in (widths[at - 1], widths[at])]
-        share = (math.log(_flops(proxy)) - ends[0]) / (ends[1] - ends[0])
-        return between(self._probed[widths[at - 1]], self._probed[widths[at]], share)
+            return self._by_width[widths[at]]
+        ends = [math.log(flops_of_step(with_width(proxy, w))) for w in (widths[at - 1], widths[at])]
+        share = (math.log(flops_of_step(proxy)) - ends[0]) / (ends[1] - ends[0])
+        return between(self._by_width[widths[at - 1]], self._by_width[widths[at]], share)
 
 
 def between(narrow: PackCost, wide: PackCost, share: float) -> PackCost:
-    """Return the cost of packs at a share of the way, in the sizes that both were measured in."""
-    both = {point.size for point in narrow.points} & {point.size for point in wide.points}
+    """Return the cost of packs between two widths, in sizes up to the largest that both have.
+
+    Args:
+        share: of the way from `narrow` to `wide`, on a log scale of FLOPs.
+    """
+    largest = min(narrow.points[-1].size, wide.points[-1].size)
+    sizes = {point.size for point in (*narrow.points, *wide.points) if point.size <= largest}
     points = tuple(
         MeasuredPack(
             size,
             narrow.seconds(size) ** (1 - share) * wide.seconds(size) ** share,
             narrow.bytes(size) * (1 - share) + wide.bytes(size) * share,
         )
-        for size in sorted(both)
+        for size in sorted(sizes)
     )
     return PackCost(
         points,
@@ -177,34 +190,35 @@ def between(narrow: PackCost, wide: PackCost, share: float) -> PackCost:
     )
 
 
-def probe(
-    sweep: SweepConfig,
-    widths: Sequence[int],
-    runtime: RuntimeConfig,
-    executor: ExecutorConfig,
+def costs_by_width(
+    inputs: PlanInputs, widths: Sequence[int]
 ) -> tuple[dict[int, PackCost], int, tuple[str, ...]]:
-    """Measure packs at the ends and the middle of some widths; return costs, workers and notes.
+    """Return the costs at the ends and the middle of some widths, the packs at a time, and notes.
 
     Raises:
-        UserError: resources or a device that are not there.
-        MachineError: a single trial does not fit.
+        UserError: nothing tells how long packs take, or what is measured cannot be.
+        MachineError: a single trial does not fit, where packs are measured.
     """
+    sweep, steps = inputs.sweep, inputs.sweep.base.budget.steps
     ordered = sorted(widths)
-    chosen = sorted({ordered[0], ordered[len(ordered) // 2], ordered[-1]})
-    groups = [
-        [dataclasses.replace(proxy, seed=seed) for seed in range(PROBED_TRIALS)]
-        for width in chosen
-        for proxy in [proxy_of(sweep, sweep.parametrizations[0], width, sweep.base.budget.steps)]
-    ]
-    found = measure_packs(groups, runtime, executor)
-    return dict(zip(chosen, found.costs, strict=True)), found.workers, found.notes
+    chosen = {ordered[0], ordered[len(ordered) // 2], ordered[-1]}
+    proxies = [proxy_of(sweep, sweep.parametrizations[0], width, steps) for width in sorted(chosen)]
+    asked = by_shape(replace(p, seed=seed) for p in proxies for seed in range(PROBED_TRIALS))
+    own = by_shape(wanted(sweep).values())  # whose rows and recorded sizes may tell of the others
+    every = {key: own.get(key, ()) + asked.get(key, ()) for key in {**own, **asked}}
+    looked_up = asked if inputs.measure else every
+    found = throughput(inputs, every, looked_up, at_once=PROBED_TRIALS)
+    if not found.costs:
+        raise UserError(
+            "A budget is planned by how long packs take, but no recorded row of "
+            f"results/{sweep.name} and no entry of the cache of packs tells it. Add --measure, "
+            "which trains a few steps here."
+        )
+    by_width = {every[key][0].model.width: known.cost for key, known in found.costs.items()}
+    return by_width, found.workers, found.notes
 
 
 def proxy_of(sweep: SweepConfig, scaling: Scaling, width: int, steps: int) -> TrialConfig:
     """Return a trial of an arm, width and length."""
     proxy = with_scaling(with_width(sweep.base, width), scaling)
-    return dataclasses.replace(proxy, budget=dataclasses.replace(proxy.budget, steps=steps))
-
-
-def _flops(config: TrialConfig) -> float:
-    return step_flops(config.model, config.data.layout, config.budget.batch_size)[1]
+    return replace(proxy, budget=replace(proxy.budget, steps=steps))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,27 +23,28 @@ from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.results.table import rows_table
 from hptransfer.results.trial_result import TrialResult
 
-# What a sweep cannot say before it has run, as standard deviations.
-DRIFT_SD = {Scaling.mup: 0.1}  # octaves per width doubling
-OTHER_DRIFT_SD = 0.5
-# The optimum moves with the length of training: -5.2, -5.9 and -6.2 at 75, 150 and 300 steps of
-# the digits, 0.3 to 0.7 octaves for each doubling.
-STEPS_SD = 0.5  # octaves per doubling of the steps
-UNKNOWN_SD = 0.5  # octaves, of an optimum without an interval
-NORMAL_90 = 2 * 1.645  # a normal's 90 % interval over its sd
-UNIFORM = 12**0.5  # an interval's length over its uniform draws' sd
+# The sd of the optimum's drift before a sweep has run, in octaves per width doubling.
+DRIFT_SD = {Scaling.mup: 0.1}
+OTHER_DRIFT_SD = 0.5  # under every other parametrization
+# The sd of the optimum's move with the length of training, in octaves per doubling of the steps: on
+# the digits it lies at -5.2, -5.9 and -6.2 after 75, 150 and 300 steps.
+STEPS_SD = 0.5
+UNKNOWN_SD = 0.5  # the sd of an optimum that has no interval, in octaves
+NORMAL_90 = 2 * 1.645  # length of a normal's 90 % interval over its sd
+UNIFORM = 12**0.5  # length of an interval over the sd of a uniform draw from it
 
-PILOT_RATES = 8
-PILOT_SEEDS = (3, 2)  # the first that fits
-# A shorter run bears higher rates, so a short pilot looks half an octave higher for each halving.
+PILOT_RATES = 8  # learning rates that a pilot trains
+PILOT_SEEDS = (3, 2)  # seeds that a pilot trains: the first number that the budget pays
+# Octaves by which a pilot's highest rate rises for each halving of its steps: a shorter run bears
+# higher rates.
 PILOT_SHIFT = 0.5
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Basins as they are taken to be: one shape at every width."""
+    """What is taken for known of the basins, which have one shape at every width."""
 
-    shape: Curves  # a bundle of one around 0, in units of the loss
+    shape: Curves  # a bundle of one curve with its optimum at 0, in units of the loss
     level: float  # the loss at the optimum
     loss_at_init: float
     noise: float  # sd of one trial's loss within a seed
@@ -53,28 +54,28 @@ class Knowledge:
     width: int
     drift: float  # octaves per width doubling
     drift_sd: float
-    steps: int  # that its trials took
-    source: str  # rows or pilot
-    trials: int
+    steps: int  # of the trials that told it
+    source: str  # of the trials: rows or pilot
+    trials: int  # number of them
 
     def expected(self, width: int) -> float:
         """Return the optimum that is expected at a width."""
         return self.optimum + self.drift * float(np.log2(width / self.width))
 
 
-class Seen(NamedTuple):
-    """One width's basin as its entry shows it."""
+class BasinSummary(NamedTuple):
+    """One width's basin, read off its entry in the estimates."""
 
     entry: Mapping[str, Any]
-    rises: tuple[float, float]  # one octave below and above the optimum
-    optimum: float
-    sd: float
+    rises: tuple[float, float]  # of the loss, one octave below and above the optimum
+    optimum: float  # log2 of the HP
+    sd: float  # of the optimum, octaves
 
 
 def known_from(
     trials: pd.DataFrame, axis: str, scaling: Scaling, *, steps: int, source: str
 ) -> Knowledge | None:
-    """Read what a table of trials knows of an arm; None where it shows no basin and no noise."""
+    """Return what trials tell of an arm; None where they show no basin or no noise."""
     if trials.empty:
         return None
     fitted = estimate(trials, sweep_name=source, axes=[axis], target_width=None)
@@ -105,30 +106,35 @@ def known_from(
     )
 
 
-def _basin(entry: Mapping[str, Any]) -> Seen | None:
-    """Return what an optimum's entry shows; None where its points bend up nowhere.
+def _basin(entry: Mapping[str, Any]) -> BasinSummary | None:
+    """Return the summary of a width's basin; None where its points bend up nowhere.
 
-    Next to a failed point only the rise from below is seen, and taken for both sides; where noise
-    hides the minimum the curve through all sound points is taken, and the optimum for unsure.
+    Next to a failed point only the rise from below is seen, and it is taken for both sides. Where
+    noise hides the minimum, the curve through all sound points is taken, and the optimum may lie
+    anywhere between them.
     """
     low, high = entry["low"], entry["high"]
     if entry["curvature"] is not None:
         rises = entry["curvature"]["low"], entry["curvature"]["high"]
-        return Seen(entry, rises, entry["optimum"], _sd(entry, UNKNOWN_SD))
+        return BasinSummary(entry, rises, entry["optimum"], _sd(entry, UNKNOWN_SD))
     basin = entry["basin"]
     every = zip(basin["theta"], basin["mean"], basin["failed"], strict=True)
     points = np.array([(theta, mean) for theta, mean, failed in every if not failed])
     if entry["censored"] == "divergence":
         (left, above), (at, least) = points[-2:]
         rise = (above - least) / (at - left) ** 2
-        return Seen(entry, (rise, rise), (low + high) / 2, (high - low) / UNIFORM)
+        return BasinSummary(entry, (rise, rise), (low + high) / 2, (high - low) / UNIFORM)
     if entry["censored"] != "flat":
         return None
     curve = fit_curves(points[:, 0], points[None, :, 1])
     low_rise, high_rise = curve.rise(np.array([-1.0, 1.0]))[0]
     span = float(np.ptp(points[:, 0]))
     rises = float(low_rise), float(high_rise)
-    return Seen(entry, rises, float(curve.optimum[0]), span / UNIFORM) if sum(rises) > 0 else None
+    return (
+        BasinSummary(entry, rises, float(curve.optimum[0]), span / UNIFORM)
+        if sum(rises) > 0
+        else None
+    )
 
 
 def _noise(optima: Iterable[Mapping[str, Any]]) -> float | None:
@@ -136,14 +142,14 @@ def _noise(optima: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def _sd(entry: Mapping[str, Any], unknown: float) -> float:
-    """Return the sd of which an entry's ends are the 90 % interval."""
+    """Return the sd of the normal whose 90 % interval an entry gives; `unknown` without one."""
     if entry["low"] is None or entry["high"] is None:
         return unknown
     return (entry["high"] - entry["low"]) / NORMAL_90
 
 
 def _drift(entry: Mapping[str, Any], scaling: Scaling) -> tuple[float, float]:
-    """Return mean and sd of the drift: the recorded one and what is usual, by their precision."""
+    """Return mean and sd of the drift: the recorded and the usual one, weighted by precision."""
     usual = DRIFT_SD.get(scaling, OTHER_DRIFT_SD)
     if entry["low"] is None or entry["high"] is None:
         return 0.0, usual
@@ -153,7 +159,7 @@ def _drift(entry: Mapping[str, Any], scaling: Scaling) -> tuple[float, float]:
 
 
 def shape_of(rise_low: float, rise_high: float) -> Curves:
-    """Return the curve that rises so much one octave below and above its optimum at 0."""
+    """Return the curve with its optimum at 0 that rises so much one octave below and above it."""
     zero, one = np.zeros(1), np.ones(1)
     ends = np.array([-1.0, 1.0])
     slow, fast = (Curves(zero, zero, s, f).rise(ends)[0] for s, f in ((one, zero), (zero, one)))
@@ -189,16 +195,22 @@ def run_pilot(
     sweep: SweepConfig,
     runtime: RuntimeConfig,
     executor: ExecutorConfig,
+    *,
+    say: Callable[[str], None],
 ) -> Knowledge:
-    """Train a pilot and read what it knows; nothing of it is recorded.
+    """Train a pilot and return what its trials tell; no row is recorded.
 
     Raises:
         UserError: the range holds no basin with its minimum inside.
     """
     finished: list[TrialResult] = []
-    run_packs(
-        packs, runtime, executor, on_results=lambda _, results: finished.extend(results) or ()
-    )
+    count = sum(map(len, packs))
+
+    def on_results(_: int, results: list[TrialResult]) -> None:
+        finished.extend(results)
+        say(f"pilot    {len(finished)} of {count} trials have ended")
+
+    run_packs(packs, runtime, executor, on_results=on_results)
     assert sweep.target is not None, "a budget is planned for a target"
     scaling, (axis,) = sweep.target.parametrization.scaling, sweep.axes
     found = rows_table(ledger_row(result, hps(result.config, [axis]), {}) for result in finished)

@@ -1,19 +1,24 @@
-"""What to sweep for a budget: the design of least predicted regret at the target."""
+"""What to sweep for a budget: the candidate of least predicted regret at the target."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig
+from hptransfer.analysis.basins.numbers import number
 from hptransfer.config.budget_units import written
 from hptransfer.config.choices import Method
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
-from hptransfer.execution.pack_sizes import PackSize
 from hptransfer.results.table import rows_table
-from hptransfer.sweeping.plan.budget.costs import Costs, probe
-from hptransfer.sweeping.plan.budget.design import Design, designs, step_counts, width_sets
+from hptransfer.sweeping.plan.budget.candidates import (
+    Candidate,
+    candidates,
+    step_counts,
+    width_sets,
+)
+from hptransfer.sweeping.plan.budget.costs import CandidateCosts, costs_by_width
 from hptransfer.sweeping.plan.budget.knowledge import (
     PILOT_SEEDS,
     Knowledge,
@@ -23,74 +28,53 @@ from hptransfer.sweeping.plan.budget.knowledge import (
 )
 from hptransfer.sweeping.plan.budget.record import knowledge_entry, proposal_entry
 from hptransfer.sweeping.plan.budget.regret import Predictor, Proposal
-from hptransfer.sweeping.plan.budget.units import Budget, Meter, Work, require_unit
-from hptransfer.sweeping.plan.costs import place, short
+from hptransfer.sweeping.plan.budget.units import Budget, Meter, Workload, require_unit
+from hptransfer.sweeping.plan.costs import occupancy
+from hptransfer.sweeping.plan.throughput import PlanInputs
 from hptransfer.training.flops import trial_flops
 
-FACTORS = (0.5, 1.0, 2.0)  # of the budget, which are compared
-PILOT_SHARE = 0.05  # of the budget
-RUNNERS_UP = 3
+FACTORS = (0.5, 1.0, 2.0)  # times the budget: the amounts that are compared
+PILOT_SHARE = 0.05  # the most that a pilot may take of the budget
+RUNNERS_UP = 3  # other proposals that are shown
 
-Row = Mapping[str, Any]
+Offer = tuple[Candidate, Workload, float]  # with the workload's cost in the budget's unit
 
 
-def plan_budget(
-    sweep: SweepConfig,
-    budget: Budget,
-    runtime: RuntimeConfig,
-    executor: ExecutorConfig,
-    *,
-    rows: Sequence[Row],
-    sizes: Mapping[str, PackSize],
-    workers: int | None,
-    say: Callable[[str], None],
-) -> dict[str, Any]:
+def plan_budget(inputs: PlanInputs, budget: Budget) -> dict[str, Any]:
     """Return what `hptransfer plan --budget --json` prints.
 
-    Args:
-        rows: the sweep's recorded rows.
-        sizes: the pack sizes that the sweep's folder records, by `shape_key`.
-        workers: packs that run at a time; None: as many as there are places.
-        say: is told before anything is trained.
-
     Raises:
-        UserError: no target, a unit that does not fit, a budget that buys no sweep, no basin.
-        MachineError: a single trial does not fit.
+        UserError: no target, a unit that does not fit, a budget that buys no sweep, no basin, or
+            nothing tells how long packs take.
+        MachineError: a single trial does not fit, where packs are measured.
     """
+    sweep, rows = inputs.sweep, list(inputs.rows.values())
     require_plannable(sweep)
     assert sweep.target is not None, "just checked"
-    occupied = place(runtime, executor)
+    occupied = occupancy(inputs.runtime, inputs.executor)
     require_unit(budget, occupied)
     widths = sorted({width for widths in width_sets(sweep) for width in widths})
-    probed, places, notes = probe(sweep, widths, runtime, executor)
+    by_width, workers, notes = costs_by_width(inputs, widths)
     recorded = {
         (row["parametrization"], row["width"], row["seed"], row["hps"][sweep.axes[0]])
         for row in rows
     }
-    costs = Costs(
+    costs = CandidateCosts(
         sweep,
-        probed,
-        workers or places,
-        pack_size=runtime.pack_size,
-        sizes=sizes,
+        by_width,
+        workers,
+        pack_size=inputs.runtime.pack_size,
+        sizes=inputs.sizes,
         recorded=recorded,
     )
-    meter = Meter(budget.unit, occupied, costs.workers, trial_flops(sweep.target))
-    knowledge, pilot = _knowledge(
-        sweep,
-        budget,
-        costs,
-        meter,
-        rows,
-        run=lambda packs: run_pilot(packs, sweep, runtime, executor),
-        say=say,
-    )
+    meter = Meter(budget.unit, occupied, workers, trial_flops(sweep.target))
+    knowledge, pilot = _knowledge(inputs, budget, costs, meter)
     predictor = Predictor(
         knowledge,
         target_width=sweep.target.model.width,
         target_steps=sweep.target.budget.steps,
     )
-    offered = priced(designs(sweep, knowledge), costs, meter)
+    offered = priced(candidates(sweep, knowledge), costs, meter)
     amounts = [max(budget.amount * factor - pilot.get("spent", 0.0), 0.0) for factor in FACTORS]
     found = best(offered, predictor, amounts)
     middle = found[FACTORS.index(1.0)]
@@ -113,8 +97,8 @@ def plan_budget(
             for factor, ranked in zip(FACTORS, found, strict=True)
         ],
         "runners_up": [proposal_entry(sweep, p, meter, knowledge) for p in runners_up(middle)],
-        "overrides": overrides(sweep, middle[0].design, recorded=bool(rows)),
-        "notes": [*notes, *_notes(sweep, middle[0].design, found[-1][0].design)],
+        "overrides": overrides(sweep, middle[0].candidate, recorded=bool(rows)),
+        "notes": [*notes, *_notes(sweep, middle[0].candidate, found[-1][0].candidate)],
     }
 
 
@@ -137,22 +121,20 @@ def require_plannable(sweep: SweepConfig) -> None:
         )
 
 
-def priced(
-    considered: Iterable[Design], costs: Costs, meter: Meter
-) -> list[tuple[Design, Work, float]]:
-    """Return designs with their work and what it costs, in the meter's unit."""
-    works = ((design, costs.work(design)) for design in considered)
-    return [(design, work, meter.spent(work)) for design, work in works]
+def priced(considered: Iterable[Candidate], costs: CandidateCosts, meter: Meter) -> list[Offer]:
+    """Return candidates with their workload and its cost in the meter's unit."""
+    works = ((candidate, costs.work(candidate)) for candidate in considered)
+    return [(candidate, work, meter.spent(work)) for candidate, work in works]
 
 
 def best(
-    offered: Sequence[tuple[Design, Work, float]], predictor: Predictor, amounts: Sequence[float]
+    offered: Sequence[Offer], predictor: Predictor, amounts: Sequence[float]
 ) -> list[list[Proposal]]:
-    """Return for each amount the designs it pays, of least predicted regret first."""
+    """Return for each amount the proposals that it pays, of least predicted regret first."""
     ranked = sorted(
         (
-            Proposal(design, work, spent, predictor.predict(design))
-            for design, work, spent in offered
+            Proposal(candidate, work, spent, predictor.predict(candidate))
+            for candidate, work, spent in offered
             if spent <= max(amounts)
         ),
         key=lambda proposal: (proposal.regret.mean, proposal.spent),
@@ -161,38 +143,38 @@ def best(
 
 
 def runners_up(ranked: Sequence[Proposal]) -> list[Proposal]:
-    """Return the best designs of other widths, grid steps or lengths than those before them."""
-    kinds = {_kind(ranked[0].design)}
+    """Return the best proposals of other widths, grid steps or lengths than those before them."""
+    kinds = {_kind(ranked[0].candidate)}
     found: list[Proposal] = []
     for proposal in ranked:
-        if _kind(proposal.design) not in kinds and len(found) < RUNNERS_UP:
-            kinds.add(_kind(proposal.design))
+        if _kind(proposal.candidate) not in kinds and len(found) < RUNNERS_UP:
+            kinds.add(_kind(proposal.candidate))
             found.append(proposal)
     return found
 
 
-def _kind(design: Design) -> tuple[object, ...]:
-    return design.widths, design.axis.step, design.steps
+def _kind(candidate: Candidate) -> tuple[object, ...]:
+    return candidate.widths, candidate.axis.step, candidate.steps
 
 
-def overrides(sweep: SweepConfig, design: Design, *, recorded: bool) -> list[str]:
-    """Return the overrides that make the sweep the design.
+def overrides(sweep: SweepConfig, candidate: Candidate, *, recorded: bool) -> list[str]:
+    """Return the overrides that make the sweep the candidate.
 
     Trials of another length are another sweep, whose rows need a folder of their own; the target
     keeps its length.
     """
     assert sweep.target is not None, "a budget is planned for a target"
-    (name, _), axis = sweep.search[0], design.axis
+    (name, _), axis = sweep.search[0], candidate.axis
     words = [
-        f"sweep.widths={_list(design.widths)}",
+        f"sweep.widths={_list(candidate.widths)}",
         *(f"search.{name}.{end}={getattr(axis, end):g}" for end in ("low", "high", "step")),
-        f"sweep.seeds={_list(design.seeds)}",
+        f"sweep.seeds={_list(candidate.seeds)}",
     ]
-    if design.steps != sweep.base.budget.steps:
+    if candidate.steps != sweep.base.budget.steps:
         words += [
-            f"budget.steps={design.steps}",
+            f"budget.steps={candidate.steps}",
             f"sweep.target.budget.steps={sweep.target.budget.steps}",
-            *([f"name={sweep.name}-{design.steps}-steps"] if recorded else []),
+            *([f"name={sweep.name}-{candidate.steps}-steps"] if recorded else []),
         ]
     return words
 
@@ -202,67 +184,71 @@ def _list(values: Iterable[int]) -> str:
 
 
 def _knowledge(
-    sweep: SweepConfig,
-    budget: Budget,
-    costs: Costs,
-    meter: Meter,
-    rows: Sequence[Row],
-    *,
-    run: Callable[[Sequence[Sequence[Any]]], Knowledge],
-    say: Callable[[str], None],
+    inputs: PlanInputs, budget: Budget, costs: CandidateCosts, meter: Meter
 ) -> tuple[Knowledge, dict[str, Any]]:
-    """Return what is known and the pilot that told it, empty where the rows suffice.
+    """Return what is known, and the entry of the pilot that told it; empty where the rows suffice.
 
-    The longest pilot within its share of the budget is run.
+    The pilot is the longest one within its share of the budget.
     """
+    sweep, rows = inputs.sweep, list(inputs.rows.values())
     assert sweep.target is not None, "a budget is planned for a target"
     (axis,), steps = sweep.axes, sweep.base.budget.steps
     scaling = sweep.target.parametrization.scaling
     known = known_from(rows_table(rows), axis, scaling, steps=steps, source="rows")
     if known is not None:
         return known, {}
-    most = PILOT_SHARE * budget.amount
-    least = float("inf")
-    for count in step_counts(sweep):
-        for seeds in PILOT_SEEDS:
-            trials = pilot_trials(sweep, steps=count, seeds=seeds)
-            work, packs = costs.pilot(trials)
-            spent = meter.spent(work)
-            least = min(least, spent)
-            if spent > most:
-                continue
-            about = written(spent, budget.unit)
-            say(
-                f"pilot    trains {len(trials)} trials of {count} steps at width "
-                f"{sweep.widths[0]}, about {about} of {budget}; none of it is recorded"
-            )
-            entry = {
-                "width": sweep.widths[0],
-                "trials": len(trials),
-                "steps": count,
-                "spent": short(spent),
-            }
-            return run(packs), entry
-    enough = written(1.01 * least / PILOT_SHARE, budget.unit)
-    raise UserError(
+    most, offers = PILOT_SHARE * budget.amount, []
+    for count, seeds in itertools.product(step_counts(sweep), PILOT_SEEDS):
+        trials = pilot_trials(sweep, steps=count, seeds=seeds)
+        work, packs = costs.pilot(trials)
+        offers.append((meter.spent(work), count, packs))
+    spent, count, packs = next((offer for offer in offers if offer[0] <= most), offers[0])
+    if spent > most:
+        raise UserError(_too_small_for_a_pilot(budget, min(offer[0] for offer in offers)))
+    trials = sum(map(len, packs))
+    described = (
+        f"{trials} trials of {count} steps at width {sweep.widths[0]}, about "
+        f"{written(spent, budget.unit)} of {budget}"
+    )
+    if not inputs.measure:
+        raise UserError(
+            f"A budget is planned by what basins look like, but no rows of results/{sweep.name} "
+            f"show one. Add --measure to train a pilot of {described}, or sweep the narrowest "
+            "width first."
+        )
+    inputs.say(f"pilot    trains {described}; none of it is recorded")
+    entry = {
+        "width": sweep.widths[0],
+        "trials": trials,
+        "steps": count,
+        "spent": number(spent),
+    }
+    found = run_pilot(packs, sweep, inputs.runtime, inputs.executor, say=inputs.say)
+    return found, entry
+
+
+def _too_small_for_a_pilot(budget: Budget, least: float) -> str:
+    most, enough = PILOT_SHARE * budget.amount, 1.01 * least / PILOT_SHARE
+    return (
         f"A pilot may take {PILOT_SHARE:.0%} of the budget, which is {written(most, budget.unit)}, "
-        f"but the least one takes {written(least, budget.unit)}. Give --budget={enough} or more, "
-        "or sweep the narrowest width first: its rows stand in for a pilot."
+        f"but the least one takes {written(least, budget.unit)}. Give "
+        f"--budget={written(enough, budget.unit)} or more, or sweep the narrowest width first: its "
+        "rows stand in for a pilot."
     )
 
 
-def _too_small(budget: Budget, offered: Sequence[tuple[Design, Work, float]]) -> str:
-    design, _, spent = min(offered, key=lambda offer: offer[2])
+def _too_small(budget: Budget, offered: Sequence[Offer]) -> str:
+    least, _, spent = min(offered, key=lambda offer: offer[2])
     return (
-        f"--budget={budget} buys no sweep: the least that makes sense is {len(design.widths)} "
-        f"widths up to {design.widths[-1]}, {len(design.axis.points)} points, "
-        f"{len(design.seeds)} seeds and {design.steps} steps, which take "
+        f"--budget={budget} buys no sweep: the least that makes sense is {len(least.widths)} "
+        f"widths up to {least.widths[-1]}, {len(least.axis.points)} points, "
+        f"{len(least.seeds)} seeds and {least.steps} steps, which take "
         f"{written(spent, budget.unit)}."
     )
 
 
-def _notes(sweep: SweepConfig, design: Design, of_twice: Design) -> list[str]:
-    """Say what a reader would ask."""
+def _notes(sweep: SweepConfig, chosen: Candidate, of_twice: Candidate) -> list[str]:
+    """Return the sentences that a reader of the proposal needs."""
     notes = []
     assert sweep.target is not None, "a budget is planned for a target"
     if len(sweep.parametrizations) > 1:
@@ -271,12 +257,12 @@ def _notes(sweep: SweepConfig, design: Design, of_twice: Design) -> list[str]:
             f"every arm of the sweep is paid for; only {arm}, the target's, lowers its regret. "
             f"sweep.parametrizations=[{arm}] would buy more."
         )
-    if design.steps != sweep.target.budget.steps:
+    if chosen.steps != sweep.target.budget.steps:
         notes.append(
-            f"the proxies would train {design.steps} steps and the target "
+            f"the proxies would train {chosen.steps} steps and the target "
             f"{sweep.target.budget.steps}, so `transfer` will warn that its interval is "
             "conditional on the shorter training."
         )
-    if of_twice == design:
+    if of_twice == chosen:
         notes.append("twice the budget gives the same design: none that is considered is better.")
     return notes

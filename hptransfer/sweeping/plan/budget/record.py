@@ -6,34 +6,34 @@ from typing import Any
 
 import numpy as np
 
+from hptransfer.analysis.basins.numbers import number
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.execution.pack_sizes import makespan
-from hptransfer.sweeping.plan.budget.design import Design
 from hptransfer.sweeping.plan.budget.knowledge import STEPS_SD, Knowledge
-from hptransfer.sweeping.plan.budget.regret import Proposal, Regret
-from hptransfer.sweeping.plan.budget.units import HOUR, Meter
-from hptransfer.sweeping.plan.costs import short
+from hptransfer.sweeping.plan.budget.regret import Proposal
+from hptransfer.sweeping.plan.budget.units import Meter
+from hptransfer.sweeping.plan.costs import HOUR
 
 
 def knowledge_entry(known: Knowledge) -> dict[str, Any]:
-    """Return what the prediction takes for known, with its source."""
+    """Return the entry of what the prediction takes for known, with its source."""
     low, high = known.shape.rise(np.array([-1.0, 1.0]))[0]
     return {
         "source": known.source,
         "trials": known.trials,
         "steps": known.steps,
-        "loss": short(known.level),
-        "loss_sd": short(known.noise),
-        "rise": {"low": short(float(low)), "high": short(float(high))},
-        "cliff": short(known.cliff) if np.isfinite(known.cliff) else None,
+        "loss": number(known.level),
+        "loss_sd": number(known.noise),
+        "rise": {"low": number(float(low)), "high": number(float(high))},
+        "cliff": number(known.cliff),
         "optimum": {
             "width": known.width,
-            "estimate": short(known.optimum),
-            "sd": short(known.optimum_sd),
+            "estimate": number(known.optimum),
+            "sd": number(known.optimum_sd),
         },
         "drift_octaves_per_doubling": {
-            "estimate": short(known.drift),
-            "sd": short(known.drift_sd),
+            "estimate": number(known.drift),
+            "sd": number(known.drift_sd),
         },
         "octaves_per_doubling_of_steps": {"estimate": 0.0, "sd": STEPS_SD},
     }
@@ -42,42 +42,30 @@ def knowledge_entry(known: Knowledge) -> dict[str, Any]:
 def proposal_entry(
     sweep: SweepConfig, proposal: Proposal, meter: Meter, known: Knowledge
 ) -> dict[str, Any]:
-    """Return a design, what it costs and what it is expected to give."""
-    design, work = proposal.design, proposal.work
+    """Return the entry of a candidate with its cost and the regret it is expected to leave."""
+    candidate, work, regret = proposal.candidate, proposal.work, proposal.regret
+    axis = candidate.axis
     return {
-        **design_entry(sweep, design),
-        "cost": {
-            "amount": short(proposal.spent),
-            "unit": meter.unit,
-            "trials_to_run": work.trials,
-            "flops": work.flops,
-            "device_hours": short(sum(work.seconds) / HOUR * meter.place.count),
-            "wall_seconds": short(makespan(work.seconds, meter.workers)),
-        },
-        "predicted_regret": regret_entry(proposal.regret, known),
-    }
-
-
-def design_entry(sweep: SweepConfig, design: Design) -> dict[str, Any]:
-    """Return a design."""
-    axis = design.axis
-    return {
-        "widths": list(design.widths),
+        "widths": list(candidate.widths),
         "grid": {
             "hp": sweep.search[0][0],
             **{"low": axis.low, "high": axis.high, "step": axis.step},
             "points": len(axis.points),
         },
-        "seeds": list(design.seeds),
-        "steps": design.steps,
-    }
-
-
-def regret_entry(regret: Regret, known: Knowledge) -> dict[str, float]:
-    """Return a regret, and its mean in percent of the loss at the optimum."""
-    return {
-        "mean": short(regret.mean),
-        "low": short(regret.low),
-        "high": short(regret.high),
-        "percent": short(100.0 * regret.mean / known.level),
+        "seeds": list(candidate.seeds),
+        "steps": candidate.steps,
+        "cost": {
+            "amount": number(proposal.spent),
+            "unit": meter.unit,
+            "trials_to_run": work.trials,
+            "flops": work.flops,
+            "device_hours": number(sum(work.seconds) / HOUR * meter.occupied.count),
+            "wall_seconds": number(makespan(work.seconds, meter.workers)),
+        },
+        "predicted_regret": {
+            "mean": number(regret.mean),
+            "low": number(regret.low),
+            "high": number(regret.high),
+            "percent": number(100.0 * regret.mean / known.level),
+        },
     }

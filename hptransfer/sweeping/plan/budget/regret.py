@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from hptransfer.analysis.basins.basin import BASIN_RISE, FLAT_RANGE, MODEL_ERROR_STEPS
 from hptransfer.analysis.basins.curve import Floats, fit_curves
 from hptransfer.analysis.laws.regret import COMMON
-from hptransfer.sweeping.plan.budget.design import Design
+from hptransfer.sweeping.plan.budget.candidates import Candidate
 from hptransfer.sweeping.plan.budget.knowledge import STEPS_SD, Knowledge
-from hptransfer.sweeping.plan.budget.units import Work
+from hptransfer.sweeping.plan.budget.units import Workload
 from hptransfer.system.random_streams import stream
 
 DRAWS = 400
@@ -33,7 +33,7 @@ CLIFF_QUANTILE = 2.33  # of a normal: at most 1 % of draws past the cliff
 
 
 @dataclass(frozen=True)
-class Regret:
+class PredictedRegret:
     """The target's predicted regret, in units of the loss: the mean, and 5 % and 95 %."""
 
     mean: float
@@ -43,12 +43,12 @@ class Regret:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A design with what it costs, in the budget's unit, and what it would give."""
+    """A candidate with its cost in the budget's unit and the regret that it would leave."""
 
-    design: Design
-    work: Work
+    candidate: Candidate
+    work: Workload
     spent: float
-    regret: Regret
+    regret: PredictedRegret
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,17 @@ class Predictor:
         self._luck = rng.random((DRAWS, MOST_WIDTHS))
         self._fits: dict[tuple[float, int], Fit] = {}
 
-    def predict(self, design: Design) -> Regret:
+    def predict(self, candidate: Candidate) -> PredictedRegret:
         """Return the regret that the value transferred by a design would have."""
-        widths = np.array(design.widths, dtype=float)
-        optima = self._optima(widths, design.steps)
-        step, fit = design.axis.step, self.fit(design.axis.step, len(design.seeds))
+        widths = np.array(candidate.widths, dtype=float)
+        optima = self._optima(widths, candidate.steps)
+        step, fit = candidate.axis.step, self.fit(candidate.axis.step, len(candidate.seeds))
         model = MODEL_ERROR_STEPS * step
         sd = float(np.hypot(fit.sd, model))
-        inside = (optima >= design.axis.low + step) & (optima <= design.axis.high - step)
+        inside = (optima >= candidate.axis.low + step) & (optima <= candidate.axis.high - step)
         count = len(widths)
         usable = inside & (self._luck[:, :count] >= fit.lost)
-        measured = np.clip(optima, design.axis.low, design.axis.high)
+        measured = np.clip(optima, candidate.axis.low, candidate.axis.high)
         own = float(np.hypot(fit.sd, np.sqrt(1.0 - COMMON) * model))
         measured = measured + own * self._errors[:, :count]
         measured += np.sqrt(COMMON) * model * self._shared[:, None]
@@ -94,7 +94,7 @@ class Predictor:
         target = self._optima(np.array([self._target_width]), self._target_steps)[:, 0]
         regret = self._rise(value - target)
         low, high = np.quantile(regret, (0.05, 0.95))
-        return Regret(float(regret.mean()), float(low), float(high))
+        return PredictedRegret(float(regret.mean()), float(low), float(high))
 
     def fit(self, step: float, seeds: int) -> Fit:
         """Return how well a width's optimum is found on a grid with so many seeds."""

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from hptransfer.config.budget_units import UNITS, written
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.execution.pack_sizes import makespan
-from hptransfer.sweeping.plan.costs import Place
-
-HOUR = 3600.0
+from hptransfer.sweeping.plan.costs import HOUR, Occupancy
 
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(" + "|".join(UNITS) + ")", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """So much of a unit."""
+    """An amount of compute, in one of the units of `UNITS`."""
 
     amount: float
     unit: str
@@ -31,25 +29,25 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a design makes the machine do."""
+class Workload:
+    """The packs that a candidate still has to run."""
 
     seconds: tuple[float, ...]  # of each pack
-    trials: int  # that are not recorded
-    flops: float  # of these
+    trials: int  # without a row
+    flops: float  # of the trials without a row
 
 
 @dataclass(frozen=True)
 class Meter:
-    """Says what work costs in a budget's unit."""
+    """The cost of workloads in a budget's unit."""
 
     unit: str
-    place: Place
+    occupied: Occupancy  # by one pack
     workers: int  # packs at a time
     target_flops: float
 
-    def spent(self, work: Work) -> float:
-        """Return the work's cost in the unit."""
+    def spent(self, work: Workload) -> float:
+        """Return a workload's cost in the unit."""
         hours = sum(work.seconds) / HOUR
         match self.unit:
             case "%":
@@ -59,10 +57,10 @@ class Meter:
             case "min":
                 return makespan(work.seconds, self.workers) / 60.0
             case "usd":
-                assert self.place.price_per_hour is not None, "`require_unit` has seen to it"
-                return hours * self.place.price_per_hour
+                assert self.occupied.price_per_hour is not None, "`require_unit` has seen to it"
+                return hours * self.occupied.price_per_hour
             case _:
-                return hours * self.place.count
+                return hours * self.occupied.count
 
 
 def parse_budget(text: str) -> Budget:
@@ -82,20 +80,20 @@ def parse_budget(text: str) -> Budget:
     return Budget(float(found[1]), found[2].lower())
 
 
-def require_unit(budget: Budget, place: Place) -> None:
-    """Refuse a unit that packs of this sweep do not spend.
+def require_unit(budget: Budget, occupied: Occupancy) -> None:
+    """Refuse a unit in which the packs of the sweep cost nothing.
 
     Raises:
         UserError: hours of the other kind of device, or money without a price.
     """
-    own = "gpuh" if place.unit == "GPU" else "cpuh"
+    own = "gpuh" if occupied.unit == "GPU" else "cpuh"
     if budget.unit in ("gpuh", "cpuh") and budget.unit != own:
         raise UserError(
-            f"--budget must be in what the sweep's packs occupy, which is a {place.unit}, but got "
+            f"--budget must be in what the sweep's packs occupy, a {occupied.unit}, but got "
             f"{budget}. Write it in {own}, or set runtime.device."
         )
-    if budget.unit == "usd" and not place.price_per_hour:
+    if budget.unit == "usd" and not occupied.price_per_hour:
         raise UserError(
             f"--budget={budget} needs the price of what one pack occupies, but "
-            f"executor.price_per_hour is {place.price_per_hour}. Set executor.price_per_hour."
+            f"executor.price_per_hour is {occupied.price_per_hour}. Set executor.price_per_hour."
         )

@@ -1,8 +1,7 @@
-"""The designs that a budget may be spent on: widths, grid, seeds and length of training."""
+"""The sweeps that a budget may be spent on: widths, grid, seeds and length of training."""
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -13,17 +12,18 @@ from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.sweeping.plan.budget.knowledge import Knowledge
 
-WIDTH_COUNTS = (3, 4, 5, 6)
+WIDTH_COUNTS = (3, 4, 5, 6)  # numbers of widths that are considered
 NEAREST_WIDTHS = 1.2  # the least ratio of neighbouring widths
-SEED_COUNTS = (2, 3, 4, 5, 6, 7, 8, 9, 10)  # one seed shows no noise, so no verdict follows
-GRID_STEPS = (0.5, 1.0, 2.0)  # octaves
-MARGINS = (1.5, 2.0, 3.0, 4.0, 5.0)  # octaves of the grid beyond the optima that are expected
-LEAST_POINTS = 4
-STEP_SHARES = (1.0, 0.5, 0.25)  # of the base trial's steps
+# Numbers of seeds that are considered; one seed shows no noise, so no verdict follows.
+SEED_COUNTS = (2, 3, 4, 5, 6, 7, 8, 9, 10)
+GRID_STEPS = (0.5, 1.0, 2.0)  # octaves between two points of a grid
+MARGINS = (1.5, 2.0, 3.0, 4.0, 5.0)  # octaves of a grid beyond the optima that are expected
+LEAST_POINTS = 4  # of a grid
+STEP_SHARES = (1.0, 0.5, 0.25)  # lengths of training, as shares of the base trial's steps
 
 
 @dataclass(frozen=True)
-class Design:
+class Candidate:
     """A sweep of one HP that could be run."""
 
     widths: tuple[int, ...]
@@ -37,19 +37,19 @@ class Design:
         return len(self.axis.points) * len(self.seeds)
 
 
-def designs(sweep: SweepConfig, knowledge: Knowledge) -> list[Design]:
-    """Return every design that is considered.
+def candidates(sweep: SweepConfig, knowledge: Knowledge) -> list[Candidate]:
+    """Return every candidate that is considered.
 
     Raises:
         UserError: there is no room for three widths below half the target's.
     """
     sets = width_sets(sweep)
     seeds = seed_lists(sweep.seeds)
-    found: dict[Design, None] = {}
+    found: dict[Candidate, None] = {}
     for steps in step_counts(sweep):
         for widths in sets:
             for axis in axes(sweep.search[0][1], knowledge, widths):
-                found |= {Design(widths, axis, seed, steps): None for seed in seeds}
+                found |= {Candidate(widths, axis, seed, steps): None for seed in seeds}
     return list(found)
 
 
@@ -67,10 +67,13 @@ def seed_lists(own: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def width_sets(sweep: SweepConfig) -> list[tuple[int, ...]]:
-    """Return sets of widths that the family can have, geometric from the sweep's narrowest.
+    """Return sets of widths that the family can have: geometric ones from the sweep's narrowest.
 
-    The sweep's own widths are among them, also with one or two of half the target's width or less
-    added, since growing a sweep keeps its rows.
+    The sweep's own widths are among them, alone and with one or two more, since growing a sweep
+    keeps its rows. No width is above half the target's.
+
+    Raises:
+        UserError: there is no set of three widths or more.
     """
     assert sweep.target is not None, "a budget is planned for a target"
     narrowest, most = sweep.widths[0], sweep.target.model.width // 2
@@ -96,7 +99,7 @@ def width_sets(sweep: SweepConfig) -> list[tuple[int, ...]]:
 
 
 def width_unit(model: ModelConfig) -> int:
-    """Return what a family's widths are multiples of; a custom model's: of its base width."""
+    """Return the number of which a family's widths are multiples; a custom model's base width."""
     if isinstance(model, TransformerConfig):
         return math.lcm(model.head_dim, model.width_multiple)
     assert isinstance(model, CustomConfig), "every other family is a transformer"
@@ -117,9 +120,9 @@ def _is_spread(widths: Sequence[int]) -> bool:
 
 
 def axes(own: Axis, knowledge: Knowledge, widths: Sequence[int]) -> list[Axis]:
-    """Return grids around the optima that are expected; the sweep's own first.
+    """Return grids around the optima that are expected; the sweep's own grid first.
 
-    Their points lie on the sweep's own ones, or half-way between.
+    Their points lie on those of the sweep's own grid, or half-way between.
     """
     ends = sorted(knowledge.expected(width) for width in (widths[0], widths[-1]))
     found: dict[Axis, None] = {own: None}
@@ -131,16 +134,3 @@ def axes(own: Axis, knowledge: Knowledge, widths: Sequence[int]) -> list[Axis]:
             if len(axis.points) >= LEAST_POINTS:
                 found[axis] = None
     return list(found)
-
-
-def with_design(sweep: SweepConfig, design: Design) -> SweepConfig:
-    """Return the sweep as the design has it."""
-    (name, _), *_ = sweep.search
-    budget = dataclasses.replace(sweep.base.budget, steps=design.steps)
-    return dataclasses.replace(
-        sweep,
-        base=dataclasses.replace(sweep.base, budget=budget),
-        widths=design.widths,
-        seeds=design.seeds,
-        search=((name, design.axis),),
-    )
