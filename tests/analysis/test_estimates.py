@@ -145,6 +145,17 @@ def test_the_limit_can_be_set() -> None:
     assert arm["verdict"] != "transfers"
 
 
+def test_an_optimum_is_said_to_move_only_where_its_drift_excludes_zero() -> None:
+    still = only_arm(planted(MUP), rule=VerdictConfig(max_regret=1e-7))
+    drift = still["drift_octaves_per_doubling"]
+    assert still["verdict"] == "drifts" and drift["low"] < 0.0 < drift["high"]
+    assert "One value for all widths costs more than the limit" in still["warnings"][-1]
+    assert not any("moves with width" in warning for warning in still["warnings"])
+    moving = only_arm(planted(STANDARD))
+    assert moving["verdict"] == "drifts"
+    assert "moves with width: the emitted value follows the law" in moving["warnings"][-1]
+
+
 def test_minimum_at_the_edge_extends() -> None:
     arm = only_arm(planted({24: -5.7, 48: -8.0, 96: -10.5}))
     assert arm["verdict"] == "extend"

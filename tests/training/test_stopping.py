@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hptransfer.analysis.basins.rows import loss_array, read_rows
+from hptransfer.analysis.basins.rows import read_rows, width_grids
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Status, Weights
 from hptransfer.config.identity import trial_key
@@ -145,5 +145,5 @@ def test_a_stopped_row_is_a_failed_point() -> None:
             "log2_lr": [-8.0, -7.0, -6.0],
         }
     )
-    _, losses = loss_array(read_rows(table, ["log2_lr"]), "log2_lr")
-    assert np.isinf(losses).tolist() == [[False, False, True]]
+    grid = width_grids(read_rows(table, ["log2_lr"]), "log2_lr")[24]
+    assert grid is not None and grid.failed.tolist() == [False, False, True]

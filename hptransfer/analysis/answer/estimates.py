@@ -136,14 +136,15 @@ def _record(found: Found, answer: ArmAnswer, request: Request) -> dict[str, Any]
     arm, basins, noise, width = found.arm, found.basins, found.noise, request.target_width
     decision = decision_of(answer, request.rule, hp=found.hp)
     loss_at_init = float(np.median(arm.rows.loss_at_init))
-    told = warnings_of(basins, noise, answer.gain, decision=decision, lost=found.lost)
+    drift = drift_entry(answer)
+    told = warnings_of(basins, noise, answer.gain, decision=decision, drift=drift, lost=found.lost)
     return {
         "family": arm.family,
         "parametrization": arm.parametrization,
         "hp": found.hp,
         "at": {name: number(value) for name, value in found.where.items()},
         "optima": [optimum_entry(width, basin, noise) for width, basin in basins.items()],
-        "drift_octaves_per_doubling": drift_entry(answer),
+        "drift_octaves_per_doubling": drift,
         "regret": regret_entry(answer, loss_at_init=loss_at_init),
         "law": law_entry(answer, width),
         "loss_law": loss_law(basins, width, rng=stream(*found.names, "loss")),

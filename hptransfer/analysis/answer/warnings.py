@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hptransfer.analysis.answer.verdict import Decision, Verdict
 from hptransfer.analysis.basins.basin import Basin, Censoring
 from hptransfer.analysis.basins.noise import Noise, NoiseSource
@@ -13,9 +15,16 @@ def warnings_of(
     gain: float | None,
     *,
     decision: Decision,
+    drift: Mapping[str, float | None],
     lost: list[int],
 ) -> list[str]:
-    """Return an arm's warnings; `lost` names the widths without a sound point."""
+    """Return an arm's warnings.
+
+    Args:
+        gain: by how much the best loss fell over the last width doubling.
+        drift: the drift's `low` and `high` end, in octaves per width doubling.
+        lost: the widths without a sound point.
+    """
     notes = [
         f"Width {width} has no point at which every trial is sound; left out." for width in lost
     ]
@@ -27,8 +36,14 @@ def warnings_of(
             "The loss did not fall over the last width doubling; the limit is noise alone."
         )
     if decision.verdict is Verdict.drifts:
-        notes.append("The optimum moves with width: the emitted value follows the law.")
+        notes.append(_DRIFTS if excludes_zero(drift) else _COSTS)
     return notes
+
+
+def excludes_zero(drift: Mapping[str, float | None]) -> bool:
+    """Say whether a drift's interval, from `low` to `high`, is known and does not hold zero."""
+    low, high = drift["low"], drift["high"]
+    return low is not None and high is not None and not low <= 0.0 <= high
 
 
 def _noise_warnings(noise: Noise | None) -> list[str]:
@@ -68,6 +83,11 @@ def _grid_warnings(width: int, basin: Basin) -> list[str]:
     return notes
 
 
+_DRIFTS = "The optimum moves with width: the emitted value follows the law."
+_COSTS = (
+    "One value for all widths costs more than the limit, though the optimum is not seen to move: "
+    "the emitted value follows the law."
+)
 _PLAIN = {
     Censoring.flat: "the points around the minimum do not differ by more than noise",
     Censoring.too_few: "fewer than three sound points",

@@ -102,16 +102,6 @@ def split_arms(rows: Rows) -> list[Arm]:
     return arms
 
 
-def loss_array(rows: Rows, hp: str) -> tuple[Floats, Floats]:
-    """Return theta ascending and losses (seed, theta): +inf where a trial failed, NaN for no row.
-
-    Raises:
-        UserError: two rows have the same value and seed.
-    """
-    theta, losses = _arranged(rows, hp, rows.loss)
-    return theta, losses[0]
-
-
 def _arranged(rows: Rows, hp: str, *columns: Floats) -> tuple[Floats, list[Floats]]:
     """Return theta ascending and each column as (seed, theta), NaN where there is no row."""
     theta, place = np.unique(rows.hps[hp], return_inverse=True)
