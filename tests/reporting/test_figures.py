@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
-from hptransfer.reporting.figures import pictures, write_pictures
+from hptransfer.reporting.figures import pictures
 from hptransfer.reporting.figures.basins import basins_data
 from hptransfer.reporting.figures.coordinate_check import coordinate_check_data, coordinate_rms_data
 from hptransfer.reporting.figures.optimum_width import optimum_width_data
 from hptransfer.reporting.figures.realised import realised_data
 from hptransfer.reporting.figures.style import DARK, arm_colors, spread, width_colors
-from hptransfer.reporting.figures.summary import draw_summary, summary_data
-from tests.support.figure_extras import COST
 from tests.support.figure_records import (
     MODULES,
-    bare_arm,
     coordinate_check,
-    many_widths,
     mup_arm,
     noiseless_arm,
     quickstart,
-    standard_arm,
     target_sweep,
 )
 
@@ -99,48 +88,6 @@ def test_realised_selects_both_regrets():
     assert data.predicted[1:] == (0.0004, 0.0, 0.0011)
     assert data.realised[1:] == (0.0007, 0.0, 0.0019)
     assert (data.transferred, data.loss_at_transferred) == (-5.6, 0.4982)
-
-
-def test_files_are_written_and_repeat_byte_for_byte(tmp_path: Path):
-    records = {"estimates": quickstart(), "check": coordinate_check(), "realised": target_sweep()}
-    records |= {"transfer": {"cost": COST}}
-    before = copy.deepcopy(records)
-    first = write_pictures(tmp_path / "first", pictures(**records))
-    second = write_pictures(tmp_path / "second", pictures(**records))
-    stems = ["summary", "basins-mup", "basins-standard", "optimum_width", "regret", "loss_width"]
-    stems += ["realised", "cost", "coordinate_check", "coordinate_rms"]
-    suffixes = (".png", ".svg", ".pdf")
-    assert [p.name for p in first] == [f"{s}{suffix}" for s in stems for suffix in suffixes]
-    for one, other in zip(first, second, strict=True):
-        assert one.read_bytes() == other.read_bytes(), one.name
-    assert records == before
-
-
-@pytest.mark.parametrize(
-    "arms",
-    [[], [bare_arm()], [noiseless_arm()], [many_widths()], [mup_arm(), standard_arm(), bare_arm()]],
-    ids=["none", "bare", "no intervals", "eight widths", "three arms"],
-)
-@pytest.mark.filterwarnings("error")
-def test_any_number_of_arms_and_widths_is_drawn(tmp_path: Path, arms: list[dict[str, Any]]):
-    estimates = {"schema": 1, "sweep": "edge", "arms": arms}
-    nothing = dict.fromkeys(("check", "realised", "transfer"))
-    written = write_pictures(tmp_path, pictures(estimates=estimates, **nothing))
-    of_arms = [p for p in written if p.name.startswith("basins")]
-    assert len(of_arms) == 3 * len(arms)
-    assert bool(written) == bool(arms)
-    assert all(p.parent == tmp_path and p.stat().st_size > 4000 for p in written)
-
-
-def test_the_summary_marks_the_value_that_is_emitted_and_not_the_laws_middle():
-    estimates = quickstart()
-    estimates["arms"][1]["target"]["emitted"] = -8.3  # below a cliff the value leans far down
-    figure = Figure()
-    draw_summary(figure, summary_data(estimates))
-    strip = figure.axes[3]
-    (square,) = [line for line in strip.lines if line.get_marker() == "s"]
-    assert np.asarray(square.get_xdata()).tolist() == [-8.3]
-    assert "−8.30" in [text.get_text() for text in strip.texts]
 
 
 def test_two_hps_of_one_arm_have_their_own_pictures():

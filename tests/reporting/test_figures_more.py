@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hptransfer.reporting.figures import pictures, write_pictures
+from hptransfer.reporting.figures import pictures
 from hptransfer.reporting.figures.basins import basins_data
 from hptransfer.reporting.figures.conditions import condition_data
 from hptransfer.reporting.figures.cost import cost_data
@@ -19,8 +18,6 @@ from hptransfer.reporting.figures.regret import name_lines, regret_data
 from hptransfer.reporting.figures.surface import drawable, surface_data
 from tests.support.figure_extras import (
     COST,
-    conditions,
-    full_estimates,
     loss_law,
     over_training,
     surface,
@@ -179,33 +176,3 @@ def test_basins_say_seeds_cliff_and_draws_on_an_edge():
     assert panel.seeds == "2 to 3 seeds"
     assert [c.note for c in panel.curves] == ["edge 12 %", "", ""]
     assert panel.curves[0].cliff == pytest.approx(-5.7 + 2.5)
-
-
-@pytest.mark.filterwarnings("error")
-def test_every_new_picture_is_drawn_and_repeats_byte_for_byte(tmp_path: Path):
-    records: dict[str, Any] = {"estimates": full_estimates(), "check": None, "realised": None}
-    records["transfer"] = {"cost": COST}
-    first = write_pictures(tmp_path / "first", pictures(**records))
-    second = write_pictures(tmp_path / "second", pictures(**records))
-    stems = {path.stem for path in first}
-    assert {"over-steps-mup", "surface-mup", "importance-mup", "cost", "regret"} <= stems
-    for one, other in zip(first, second, strict=True):
-        assert one.read_bytes() == other.read_bytes(), one.name
-    text = (tmp_path / "first" / "cost.pdf").read_bytes()
-    assert text.startswith(b"%PDF") and b"CreationDate" not in text
-
-
-@pytest.mark.filterwarnings("error")
-def test_thin_records_are_drawn(tmp_path: Path):
-    arm = over_training()
-    thin = conditions()
-    thin["over"][0] |= {"values": [], "still_moves": None}
-    thin["optima"] = thin["optima"][:1]
-    record = surface()
-    for entry in record["widths"]:
-        entry |= {"correlation": None, "flat_directions": []}
-        for best in entry["optimum"].values():
-            best |= {"low": None, "high": None}
-    estimates = {"arms": [arm | {"conditions": thin}], "surfaces": [record]}
-    nothing = dict.fromkeys(("check", "realised", "transfer"))
-    assert write_pictures(tmp_path, pictures(estimates=estimates, **nothing))

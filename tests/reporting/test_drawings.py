@@ -1,0 +1,261 @@
+"""The drawings: every number that a picture's data holds is where it belongs on the axes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from hptransfer.reporting.figures import drawn, figures_of, pictures, write_pictures
+from hptransfer.reporting.figures.basins import basins_data, draw_basins
+from hptransfer.reporting.figures.conditions import condition_data, draw_condition
+from hptransfer.reporting.figures.coordinate_check import (
+    coordinate_check_data,
+    coordinate_rms_data,
+    draw_coordinate_check,
+    draw_coordinate_rms,
+)
+from hptransfer.reporting.figures.cost import cost_data, draw_cost
+from hptransfer.reporting.figures.importance import draw_importance, importance_data
+from hptransfer.reporting.figures.loss_width import loss_width_data
+from hptransfer.reporting.figures.optimum_width import draw_over_width, optimum_width_data
+from hptransfer.reporting.figures.realised import draw_realised, realised_data
+from hptransfer.reporting.figures.regret import draw_regret, regret_data
+from hptransfer.reporting.figures.style import FAIL
+from hptransfer.reporting.figures.summary import draw_summary, summary_data
+from hptransfer.reporting.figures.surface import draw_surface, surface_data
+from tests.support.artists import axes_of, bars, figure_of, intervals, lines, marked, shades, texts
+from tests.support.figure_extras import (
+    COST,
+    conditions,
+    full_estimates,
+    loss_law,
+    over_training,
+    surface,
+)
+from tests.support.figure_records import (
+    bare_arm,
+    coordinate_check,
+    many_widths,
+    mup_arm,
+    noiseless_arm,
+    quickstart,
+    standard_arm,
+    target_sweep,
+)
+
+
+def test_basins_draw_points_fits_optima_and_intervals() -> None:
+    panel = basins_data(quickstart()).panels[1]
+    ax = axes_of(draw_basins, panel)
+    for curve in panel.curves:
+        points = [(p.theta, p.loss) for p in curve.points]
+        assert points in lines(ax)
+        assert [tuple(map(float, point)) for point in curve.fit] in lines(ax)
+        assert f"d = {curve.width}" in texts(ax)
+    assert marked(ax, "o") == [(c.optimum, c.loss) for c in panel.curves]
+    ends = [c.interval for c in panel.curves if c.interval]
+    drawn_ends = [(low, high) for low, _, high, _ in intervals(ax)]
+    assert drawn_ends == [pytest.approx(each) for each in ends]
+    assert ax.get_xlim() == panel.x_limits and ax.get_ylim() == (panel.floor, panel.top)
+
+
+def test_basins_draw_failed_points_points_above_and_censored_optima_apart() -> None:
+    panel = basins_data(quickstart()).panels[1]
+    ax = axes_of(draw_basins, panel)
+    assert [x for x, _ in marked(ax, "x")] == [t for c in panel.curves for t in c.failed]
+    assert [x for x, _ in marked(ax, "^")] == [t for c in panel.curves for t in c.above]
+    assert all(y > panel.ceiling for _, y in marked(ax, "x", "^"))
+    censored = axes_of(draw_basins, basins_data({"arms": [bare_arm()]}).panels[0])
+    assert [x for x, _ in marked(censored, "D")] == [-10.0]
+    assert marked(censored, "o") == []
+
+
+def test_the_optimum_over_width_draws_laws_bands_and_the_target() -> None:
+    data = optimum_width_data(quickstart(), target_sweep())
+    ax = axes_of(draw_over_width, data)
+    for track, shade in zip(data.tracks, shades(ax), strict=True):
+        assert track.band is not None
+        assert list(zip(track.band.width, track.band.value, strict=True)) in lines(ax)
+        assert shade[:, 1].min() == pytest.approx(min(track.band.low))
+        assert shade[:, 1].max() == pytest.approx(max(track.band.high))
+        assert track.name in texts(ax)
+    optima = [(mark.width, mark.value) for track in data.tracks for mark in track.marks]
+    for (x, y), (width, value) in zip(marked(ax, "o", "D"), optima, strict=True):
+        assert (x, y) == (pytest.approx(width, rel=0.02), value)  # arms stand beside one another
+    assert [y for _, y in marked(ax, "s")] == [track.emitted for track in data.tracks]
+    assert [y for _, y in marked(ax, "*")] == [-5.45]
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels == ["24", "48", "96", "192\ntarget"]
+
+
+def test_the_loss_over_width_draws_its_law_and_the_expected_loss() -> None:
+    arm = mup_arm() | {"loss_law": loss_law(0.613, 0.045)}
+    data = loss_width_data({"arms": [arm]}, hp="log2_lr")
+    ax = axes_of(draw_over_width, data)
+    assert [y for _, y in marked(ax, "o", "D")] == [mark.value for mark in data.tracks[0].marks]
+    assert [y for _, y in marked(ax, "s")] == [pytest.approx(0.613 - 3 * 0.045)]
+    band = data.tracks[0].band
+    assert band is not None and list(zip(band.width, band.value, strict=True)) in lines(ax)
+
+
+def test_regret_draws_its_curve_the_tolerance_and_rows_in_multiples_of_it() -> None:
+    data = regret_data(quickstart(), hp="log2_lr")
+    upper, lower = figure_of(partial(draw_regret, data=data)).axes
+    for curve in data.curves:
+        sound = zip(curve.theta[: len(curve.regret)], curve.regret, strict=True)
+        assert [tuple(map(float, point)) for point in sound] in lines(upper)
+        assert curve.name in texts(upper)
+        levels = [line[0][1] for line in lines(upper) if line[0][1] == line[-1][1]]
+        assert curve.delta in levels
+    emitted = [(c.emitted, c.expected[0]) for c in data.curves if c.expected]
+    assert marked(upper, "s") == emitted
+    names = [label.get_text() for label in lower.get_yticklabels()]
+    assert names == [row.name for row in data.rows]
+    left, right = lower.get_xlim()
+    places = [x for x, _ in marked(lower, "o", "<", ">") if x != right]
+    assert places == [max(row.estimate or 0.0, left) for row in data.rows]
+
+
+def test_the_realised_sweep_draws_its_basin_the_value_and_both_regrets() -> None:
+    data = realised_data(target_sweep())
+    upper, lower = figure_of(partial(draw_realised, data=data)).axes
+    assert marked(upper, "s") == [(-5.6, 0.4982)]
+    assert marked(upper, "o") == [(data.curve.optimum, data.curve.loss)]
+    assert [x for x, _ in marked(lower, "o")] == [0.0004, 0.0007]
+    assert [(0.0, 0), (0.0011, 0)] in lines(lower) and [(0.0, 1), (0.0019, 1)] in lines(lower)
+
+
+def test_costs_are_bars_from_the_denominator() -> None:
+    data = cost_data(COST)
+    ax = axes_of(draw_cost, data)
+    assert bars(ax) == [pytest.approx((100, ratio.percent)) for ratio in data.ratios]
+    assert [text for text in texts(ax) if text.endswith(" %")] == ["174 %", "12.6 %", "6.6 %"]
+    assert ax.patches[0].get_facecolor()[:3] != ax.patches[2].get_facecolor()[:3]  # dearer
+
+
+def test_the_coordinate_check_draws_every_slope_in_its_modules_row() -> None:
+    data = coordinate_check_data(coordinate_check(0.9))
+    ax = axes_of(draw_coordinate_check, data)
+    places = np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections])
+    expected = sorted((slope.slope, slope.row) for slope in data.slopes)
+    drawn_at = sorted((float(x), round(float(y))) for x, y in places)
+    assert drawn_at == expected
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == list(data.modules)
+    assert (ax.patches[0].get_x(), ax.patches[0].get_width()) == (-data.limit, 2 * data.limit)  # pyright: ignore
+    rms = coordinate_rms_data(coordinate_check(0.9))
+    over = axes_of(draw_coordinate_rms, rms)
+    assert lines(over) == [list(zip(each.width, each.rms, strict=True)) for each in rms.lines]
+    outside = [line for line, each in zip(over.lines, rms.lines, strict=True) if not each.ok]
+    assert [line.get_color() for line in outside] == [FAIL]
+    assert texts(over) == ["final.linear"]
+
+
+def test_a_condition_draws_each_widths_optima_and_the_drift() -> None:
+    arm = over_training()
+    data = condition_data(arm, arm["conditions"]["over"][0])
+    upper, lower = figure_of(partial(draw_condition, data=data)).axes
+    for line in data.lines:
+        values = [setting.estimate for setting in line.settings]
+        assert values in [[y for _, y in points] for points in lines(upper)]
+        assert f"d = {line.width}" in texts(upper)
+    assert len(marked(upper, "D")) == 1  # the censored one
+    assert [(s.value, s.estimate) for s in data.drift] in lines(lower)
+    assert [x for x in lower.get_xticks() if x > 0] == [75, 150, 300, 600]
+
+
+def test_a_surface_draws_slices_contours_and_the_joint_optimum() -> None:
+    data = surface_data(surface())
+    axes = figure_of(partial(draw_surface, data=data)).axes
+    first, _, below, second = axes
+    for ax, slices in ((first, data.slices[0]), (second, data.slices[1])):
+        assert all(list(zip(cut.theta, cut.loss, strict=True)) in lines(ax) for cut in slices)
+    pair = data.contours[0]
+    (contours,) = [c for c in below.collections if hasattr(c, "levels")]
+    assert tuple(contours.levels) == pair.levels  # pyright: ignore
+    assert marked(below, "o") == [pair.optimum]
+    assert pair.flat is not None and list(pair.flat) in lines(below)
+    assert list(pair.region) in lines(below)
+
+
+def test_importance_draws_a_bar_per_hp_and_method() -> None:
+    data = importance_data(surface())
+    ax = axes_of(draw_importance, data)
+    assert bars(ax) == [pytest.approx((0, 100 * share.share)) for share in data.shares]
+    assert texts(ax) == [f"{100 * share.share:.0f} %" for share in data.shares]
+
+
+def test_the_summary_has_a_column_per_arm_on_one_hp_axis() -> None:
+    estimates = quickstart()
+    estimates["arms"][1]["target"]["emitted"] = -8.3  # below a cliff the value leans far down
+    data = summary_data(estimates)
+    figure = figure_of(partial(draw_summary, data=data))
+    above, below = figure.axes[:2], figure.axes[2:]
+    assert [ax.get_title(loc="center") for ax in above] == ["µP: transfers", "standard: drifts"]
+    for basins, strip, column in zip(above, below, data.columns, strict=True):
+        assert basins.get_xlim() == strip.get_xlim()
+        optima = [(mark.value, mark.width) for mark in column.track.marks]
+        assert marked(strip, "o", "D") == optima
+    # The value that is emitted is marked, not the middle of the law.
+    assert [x for x, _ in marked(below[1], "s")] == [-8.3]
+    assert "−8.30" in texts(below[1])
+
+
+THIN = full_estimates()
+THIN["arms"] = [over_training() | {"conditions": conditions()}]
+THIN["arms"][0]["conditions"]["over"][0] |= {"values": [], "still_moves": None}
+THIN["arms"][0]["conditions"]["optima"] = THIN["arms"][0]["conditions"]["optima"][:1]
+for _width in THIN["surfaces"][0]["widths"]:
+    _width |= {"correlation": None, "flat_directions": []}
+    for _best in _width["optimum"].values():
+        _best |= {"low": None, "high": None}
+
+
+@pytest.mark.parametrize(
+    "estimates",
+    [
+        {"arms": []},
+        {"arms": [bare_arm()]},
+        {"arms": [noiseless_arm()]},
+        {"arms": [many_widths()]},
+        {"arms": [mup_arm(), standard_arm(), bare_arm()]},
+        THIN,
+    ],
+    ids=["none", "bare", "no intervals", "eight widths", "three arms", "thin"],
+)
+@pytest.mark.filterwarnings("error")
+def test_any_number_of_arms_and_widths_is_drawn(estimates: dict[str, Any]) -> None:
+    figures = figures_of(estimates)
+    basins = [figure for name, figure in figures.items() if name.startswith("basins")]
+    assert len(basins) == len(estimates["arms"])
+    for arm, figure in zip(estimates["arms"], basins, strict=True):
+        named = [text for text in texts(figure.axes[0]) if text.startswith("d = ")]
+        assert named == [f"d = {optimum['width']}" for optimum in arm["optima"]]
+    assert all(ax.has_data() or not ax.axison for f in figures.values() for ax in f.axes)
+
+
+def test_every_record_has_its_picture_and_records_are_not_changed() -> None:
+    given = {"estimates": full_estimates(), "check": coordinate_check()}
+    given |= {"realised": target_sweep(), "transfer": {"cost": COST}}
+    again = {"estimates": full_estimates(), "check": coordinate_check()}
+    names = ["summary", "basins-mup", "basins-standard", "optimum_width", "regret", "loss_width"]
+    names += ["over-steps-mup", "surface-mup", "importance-mup", "realised", "cost"]
+    names += ["coordinate_check", "coordinate_rms"]
+    assert [p.name for p in pictures(**given)] == names
+    assert {name: given[name] for name in again} == again
+
+
+def test_files_are_written_in_three_formats_and_repeat_byte_for_byte(tmp_path) -> None:
+    listed = [p for p in pictures(estimates={"arms": []}, transfer={"cost": COST})]
+    first = write_pictures(tmp_path / "first", listed)
+    assert [p.name for p in first] == ["cost.png", "cost.svg", "cost.pdf"]
+    starts = [path.read_bytes()[:5] for path in first]
+    assert starts == [b"\x89PNG\r", b"<?xml", b"%PDF-"]
+    assert b"CreationDate" not in first[2].read_bytes()
+    second = write_pictures(tmp_path / "second", listed)
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+    assert isinstance(drawn(listed[0]), Figure)
