@@ -22,7 +22,7 @@ from hptransfer.errors import UserError
 from hptransfer.models.weights import load_weights
 from hptransfer.results.folder import ResultsFolder, find_folder
 from hptransfer.results.sweep_file import read_facts
-from hptransfer.system.files import checked_key, require_inside
+from hptransfer.system.files import require_inside
 from hptransfer.system.safe_yaml import LARGEST_FILE, MOST_VALUES, read_mapping
 
 PACKAGE = Path(hptransfer.__file__).parent
@@ -233,13 +233,6 @@ def test_a_received_folder_may_not_reach_outside_itself(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="must stay in it"):
             find_folder(folder)
         link.unlink()
-
-
-@pytest.mark.parametrize("key", ["../../x", "", None, 3, "abc", "ABCDEF012345", "abcdef012345\n"])
-def test_what_is_no_key_of_a_trial_names_no_file(key: object) -> None:
-    assert checked_key("0123456789ab") == "0123456789ab"
-    with pytest.raises(UserError, match="must be 12 hex digits"):
-        checked_key(key)
 
 
 def test_reading_a_strangers_folder_runs_nothing_that_it_names(

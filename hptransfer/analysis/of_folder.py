@@ -27,7 +27,7 @@ from hptransfer.results.ledger_rows import (
     scan_ledger,
     torn_line_notice,
 )
-from hptransfer.results.metrics import LOSS, Metric, said_of
+from hptransfer.results.metrics import LOSS, Metric, rename_loss_in_sentences
 from hptransfer.results.sweep_file import ImportedFacts, SweepFacts, facts_of, read_facts
 from hptransfer.results.table import conditions_of, rows_table
 
@@ -200,7 +200,7 @@ def _answered(question: _Question, folder: ResultsFolder) -> dict[str, Any]:
         from hptransfer.analysis.answer.agreement import agreement
 
         by_loss = table_of(rows, folder.path)
-        estimates = said_of(metric, estimates)
+        estimates = rename_loss_in_sentences(metric, estimates)
         estimates["agreement"] = agreement(
             by_loss, table, axes=facts.axes, rule=facts.verdict, at=question.at
         )

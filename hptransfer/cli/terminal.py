@@ -69,13 +69,13 @@ def print_config(arguments: argparse.Namespace, composed: Any, name: str) -> int
 def print_recorded(arguments: argparse.Namespace, path: Path) -> int:
     """Print the config of a file that a run or an import wrote, with the overrides."""
     from hptransfer.config.compose.compose import compose_file
-    from hptransfer.results.importers.sweep_file import overridden, question_yaml
+    from hptransfer.results.importers.sweep_file import overridden, sweep_file_text
     from hptransfer.system.safe_yaml import read_mapping
 
     tree = read_mapping(path)
     if "imported" in tree:  # no trial of ours, so nothing to compose
         changed = overridden(tree, arguments.overrides)
-        print_json(changed) if arguments.json else print(question_yaml(changed), end="")
+        print_json(changed) if arguments.json else print(sweep_file_text(changed), end="")
         return 0
     composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
     return print_config(arguments, composed, composed.name)

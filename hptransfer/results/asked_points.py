@@ -1,4 +1,4 @@
-"""The points that a design without a grid has asked so far, as a folder records them."""
+"""The points that a design without a grid has asked so far, as `design.json` records them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hptransfer.results.folder import ResultsFolder, write_json
 
 @dataclass(frozen=True)
 class AskedPoints:
-    """The points asked so far of each arm and width, where they are no grid."""
+    """The points that a design without a grid has asked so far of each arm and width."""
 
     method: str
     rounds: int
@@ -26,7 +26,7 @@ class AskedPoints:
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any]) -> AskedPoints:
-        """Read what `design_record` returned."""
+        """Read a record that `asked_points_record` made."""
         points = {
             (entry["parametrization"], entry["width"]): tuple(
                 {axis: float(value) for axis, value in point.items()} for point in entry["points"]
@@ -44,7 +44,7 @@ class AskedPoints:
         )
 
     def wants(self, row: Mapping[str, Any], axes: Sequence[str]) -> bool:
-        """Say whether a row stands on a point that was asked of its arm and width."""
+        """Say whether a row's point was asked of its arm and width."""
         point = frozenset((axis, row["hps"].get(axis)) for axis in axes)
         return (row["parametrization"], row["width"], point) in self._asked
 
@@ -52,7 +52,7 @@ class AskedPoints:
 def asked_points_record(
     sweep: SweepConfig, rounds: Sequence[Sequence[TrialConfig]]
 ) -> dict[str, Any]:
-    """Return the points of the trials asked so far as JSON, in the order asked."""
+    """Return the points of all rounds' trials as JSON, in the order in which they were asked."""
     points: dict[tuple[str, int], dict[tuple[tuple[str, float], ...], None]] = {}
     for config in itertools.chain.from_iterable(rounds):
         place = (arm_of(config), config.model.width)
@@ -67,7 +67,7 @@ def asked_points_record(
 def best_points(rows: Iterable[Mapping[str, Any]], axes: Sequence[str]) -> list[dict[str, Any]]:
     """Return the point of lowest mean loss of each arm and width, narrow widths first.
 
-    Only points with a row of every seed that the arm has at the width, all completed, count.
+    Only points whose trials completed with all seeds of their arm and width count.
     """
     losses: dict[tuple[str, int], dict[tuple[float, ...], list[float]]] = {}
     for row in rows:
@@ -92,5 +92,5 @@ def best_points(rows: Iterable[Mapping[str, Any]], axes: Sequence[str]) -> list[
 def write_asked_points(
     folder: ResultsFolder, sweep: SweepConfig, rounds: Sequence[Sequence[TrialConfig]]
 ) -> None:
-    """Keep the points asked so far, for commands that neither replay nor draw them."""
+    """Write the points asked so far, for commands that only read the folder."""
     write_json(folder.design_file, asked_points_record(sweep, rounds))

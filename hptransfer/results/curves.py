@@ -1,4 +1,4 @@
-"""Training and held-out losses by step, one file beside the ledger for each trial."""
+"""The losses of each trial by step, a JSON file each in `curves/` beside the ledger."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from hptransfer.system.files import require_inside, write_text
 
-Curve = tuple[tuple[int, float | None], ...]  # (step, loss), null where it was not finite
+LossCurve = tuple[tuple[int, float | None], ...]  # (step, loss); None: it was not finite
 
 
 def curve_file(folder: Path, key: str) -> Path:
-    """The sidecar of a trial's curve; refused where a link leads to it out of the folder."""
+    """Return the path of a trial's curves; a link that leads out of the folder is refused."""
     path = folder / "curves" / f"{key}.json"
     require_inside(folder, path)
     return path
@@ -27,8 +27,11 @@ def write_curve(
 ) -> None:
     """Write a trial's curves to `curves/<key>.json`, whole or not at all.
 
-    `curve` holds (step, mean training loss), `held_out` (step, deciding loss) where that was
-    measured; a non-finite loss becomes null. Call it before the trial's row is appended.
+    Call it before the trial's row is appended, so that no row is without its curves.
+
+    Args:
+        curve: (step, mean training loss since the point before); a loss may be infinite or NaN.
+        held_out: (step, deciding loss), empty where it was only measured at the end.
     """
     sidecar = {"trial_key": key, "curve": _points(curve)}
     if held_out:
@@ -41,17 +44,17 @@ def _points(curve: Sequence[tuple[int, float]]) -> list[list[float | None]]:
     return [[step, loss if math.isfinite(loss) else None] for step, loss in curve]
 
 
-def read_curve(folder: str | Path, key: str) -> Curve:
-    """Read a trial's (step, mean training loss) points; none if it has no sidecar."""
+def read_curve(folder: str | Path, key: str) -> LossCurve:
+    """Read a trial's (step, mean training loss) points; empty where it has no file."""
     return _read_points(folder, key, "curve")
 
 
-def read_held_out(folder: str | Path, key: str) -> Curve:
-    """Read a trial's (step, deciding loss) points; none where they were not measured."""
+def read_held_out(folder: str | Path, key: str) -> LossCurve:
+    """Read a trial's (step, deciding loss) points; empty where they were not measured."""
     return _read_points(folder, key, "held_out")
 
 
-def _read_points(folder: str | Path, key: str, name: str) -> Curve:
+def _read_points(folder: str | Path, key: str, name: str) -> LossCurve:
     path = curve_file(Path(folder), key)
     if not path.exists():
         return ()

@@ -11,7 +11,7 @@ from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.results.sweep_file import SweepFacts
-from hptransfer.results.table import COLUMNS, TableColumn, rows_table
+from hptransfer.results.table import TABLE_COLUMNS, TableColumn, rows_table
 from hptransfer.system.files import require_inside, write_whole, writing
 
 if TYPE_CHECKING:
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 WANTED = TableColumn(
     "wanted", "bool", "", "whether the sweep asks for the trial; others are not fitted"
 )
-SUFFIXES = (".csv", ".parquet")
+EXPORT_SUFFIXES = (".csv", ".parquet")
 
 
-def export_rows(folder: ResultsFolder, facts: SweepFacts, path: Path) -> dict[str, Any]:
-    """Write a folder's rows to a .csv or .parquet file, and what its columns mean beside it.
+def export_rows(folder: ResultsFolder, facts: SweepFacts, path: str | Path) -> dict[str, Any]:
+    """Write a folder's rows to a .csv or .parquet file, and a data dictionary beside that file.
 
     Raises:
-        UserError: another suffix, no row yet, or a file that cannot be written there.
+        UserError: the file has another suffix or cannot be written, or there is no row yet.
     """
+    path = Path(path)
     _require_writable(folder, path)
     rows = read_ledger_rows(folder.path)
     if not rows:
@@ -46,13 +47,13 @@ def export_rows(folder: ResultsFolder, facts: SweepFacts, path: Path) -> dict[st
 
 
 def dictionary_file(path: Path) -> Path:
-    """The data dictionary of an exported file."""
+    """Return the path of the data dictionary of an exported file."""
     return path.with_name(f"{path.stem}.dictionary.csv")
 
 
 def dictionary(frame: pd.DataFrame, arms: Sequence[str]) -> list[TableColumn]:
-    """Return what each column of an exported table means, in its order."""
-    known = {column.name: column for column in (*COLUMNS, WANTED)}
+    """Describe each column of an exported table, in their order."""
+    known = {column.name: column for column in (*TABLE_COLUMNS, WANTED)}
     for arm in arms:
         meaning = f"the trial belongs to the {arm} arm; at base width trials belong to all arms"
         known[f"arm_{arm}"] = TableColumn(f"arm_{arm}", "bool", "", meaning)
@@ -68,7 +69,7 @@ def dictionary(frame: pd.DataFrame, arms: Sequence[str]) -> list[TableColumn]:
 
 
 def _require_writable(folder: ResultsFolder, path: Path) -> None:
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in EXPORT_SUFFIXES:
         raise UserError(
             f"Rows are exported as .csv or .parquet, but got {path}. Name a file that ends so."
         )

@@ -1,4 +1,4 @@
-"""A sweep's results folder: which files it holds, read and written without torch, Ray or Hydra."""
+"""The paths of all files in a sweep's results folder, and its JSON files read and written."""
 
 from __future__ import annotations
 
@@ -12,56 +12,62 @@ from hptransfer.results.metrics import LOSS, Metric
 from hptransfer.system.files import require_links_inside, write_text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class RunFolder:
-    """Paths of `target/runs/<trial_key>/`: all that one training run leaves."""
+    """The paths of `target/runs/<trial_key>/`, the folder of one training run of the target."""
 
     path: Path
 
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
+
     @property
     def config_file(self) -> Path:
-        """The run's complete config, which trains again as it is."""
+        """The run's complete config, from which it can be trained again."""
         return self.path / "config.yaml"
 
     @property
     def record_file(self) -> Path:
-        """What the run is and how far it came."""
+        """The state of the run: its config's key, status, steps done and losses."""
         return self.path / "run.json"
 
     @property
     def log_file(self) -> Path:
-        """Losses and speed by step, a JSON object a line."""
+        """Losses and speed by step, a JSON object on each line."""
         return self.path / "log.jsonl"
 
     @property
     def checkpoints(self) -> Path:
-        """Where an interrupted run goes on, a folder each."""
+        """The checkpoints that an interrupted run continues from, a folder each."""
         return self.path / "checkpoints"
 
     @property
     def weights_file(self) -> Path:
-        """The deciding weights at the end."""
+        """The weights after the last step that the deciding loss is of: raw or their average."""
         return self.path / "weights.safetensors"
 
     def samples_file(self, step: int) -> Path:
-        """The grid of samples after so many steps."""
+        """The picture of samples that was drawn after `step` steps."""
         return self.path / "samples" / f"{step}.png"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class ResultsFolder:
-    """Paths of `results/<sweep>/`, which users script against."""
+    """The paths of `results/<sweep>/`, which users' scripts rely on."""
 
     path: Path
 
+    def __init__(self, path: str | Path) -> None:
+        object.__setattr__(self, "path", Path(path))
+
     @property
     def sweep_file(self) -> Path:
-        """The sweep as run: a complete config."""
+        """The complete config of the sweep as it was run."""
         return self.path / "sweep.yaml"
 
     @property
     def design_file(self) -> Path:
-        """The points asked so far, where they are no grid."""
+        """The points that were asked so far by a design without a grid."""
         return self.path / "design.json"
 
     @property
@@ -71,23 +77,23 @@ class ResultsFolder:
 
     @property
     def estimates_file(self) -> Path:
-        """What `fit` found."""
+        """The estimates that `fit` wrote."""
         return self.path / "estimates.json"
 
     def estimates_by(self, metric: Metric) -> Path:
-        """What `fit` found when it judged rows by a metric."""
+        """The estimates that `fit` wrote when it judged rows by a metric."""
         return (
             self.estimates_file if metric is LOSS else self.path / f"estimates-{metric.name}.json"
         )
 
     @property
     def transfer_file(self) -> Path:
-        """What `transfer` emitted, as JSON."""
+        """The transferred values that `transfer` wrote."""
         return self.path / "transfer.json"
 
     @property
     def target_file(self) -> Path:
-        """The target run's config."""
+        """The config of the target."""
         return self.path / "target.yaml"
 
     @property
@@ -97,16 +103,16 @@ class ResultsFolder:
 
     @property
     def exports(self) -> Path:
-        """The target's values for other trainers."""
+        """The folder with the target's values in the formats of other trainers."""
         return self.path / "exports"
 
     @property
     def target(self) -> Path:
-        """The target's own rows; never fitted, since they would contaminate the prediction."""
+        """The folder of the target's own rows, which test the prediction and are never fitted."""
         return self.path / "target"
 
     def run(self, trial_key: str) -> RunFolder:
-        """What the training of one of the target's rows left."""
+        """The folder of the training run that gave one of the target's rows."""
         return RunFolder(self.target / "runs" / trial_key)
 
     def weights_file(self, trial_key: str) -> Path:
@@ -119,34 +125,36 @@ class ResultsFolder:
 
     @property
     def realised_file(self) -> Path:
-        """What the target's own rows say about the transferred value."""
+        """The regret that the target's own rows show for the transferred value."""
         return self.target / "realised.json"
 
     @property
     def timing_file(self) -> Path:
-        """Where the time of `run` went, in seconds."""
+        """The seconds that each part of `hptransfer run` took."""
         return self.path / "timing.json"
 
     @property
     def figures(self) -> Path:
-        """The pictures."""
+        """The folder of the pictures."""
         return self.path / "figures"
 
     def figures_by(self, metric: Metric) -> Path:
-        """The pictures of what a metric gave."""
+        """The folder of the pictures of the estimates by a metric."""
         return self.figures if metric is LOSS else self.figures / metric.name
 
     @property
     def report_file(self) -> Path:
-        """The report."""
+        """The HTML page that `report` wrote."""
         return self.path / "report.html"
 
 
-def find_folder(path: Path, root: Path | None = None) -> ResultsFolder:
-    """Return a results folder that holds a sweep, or say that it does not.
+def find_folder(path: str | Path, root: str | Path | None = None) -> ResultsFolder:
+    """Return the results folder of a sweep, named by its path or by the sweep's name in `root`.
 
-    It is named by its path, or by its sweep's name in `root`.
+    Raises:
+        UserError: there is no such folder or it holds no sweep.yaml, or a link leads out of it.
     """
+    path = Path(path)
     if root is not None and not path.exists() and (root / path).exists():
         path = root / path
     folder = ResultsFolder(path)
@@ -159,10 +167,14 @@ def find_folder(path: Path, root: Path | None = None) -> ResultsFolder:
     return folder
 
 
-def read_json(path: Path, key: str) -> dict[str, Any] | None:
-    """Read a JSON object that holds `key`, or None where there is no file."""
+def read_json(path: str | Path, key: str) -> dict[str, Any] | None:
+    """Read a JSON object that must hold `key`; None where there is no file.
+
+    Raises:
+        UserError: the file is not JSON, or does not hold the key.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
         value[key]
     except FileNotFoundError:
         return None
@@ -174,6 +186,6 @@ def read_json(path: Path, key: str) -> dict[str, Any] | None:
     return value
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write strict JSON: no NaN anywhere."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as strict JSON, whole or not at all; NaN or infinity in it is a ValueError."""
+    write_text(Path(path), json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")

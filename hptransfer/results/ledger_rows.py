@@ -128,12 +128,13 @@ def _checksum(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest()[:12].encode()
 
 
-def find_ledger(folder: Path) -> Path | None:
+def find_ledger(folder: str | Path) -> Path | None:
     """Return the path of a folder's ledger, or None where the folder has none yet.
 
     Raises:
         UserError: the ledger is gzipped, or a link leads to it out of the folder.
     """
+    folder = Path(folder)
     path = folder / LEDGER_NAME
     zipped = folder / f"{LEDGER_NAME}.gz"
     if path.exists() and zipped.exists():
@@ -180,13 +181,13 @@ def read_ledger(path: str | Path) -> Ledger:
 
 def read_ledger_rows(folder: str | Path) -> tuple[dict[str, Any], ...]:
     """Read the rows of a folder's ledger; none where it has no ledger yet."""
-    path = find_ledger(Path(folder))
+    path = find_ledger(folder)
     return read_ledger(path).rows if path else ()
 
 
 def iterate_ledger_rows(folder: str | Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a folder's ledger, without holding all of them in memory."""
-    path = find_ledger(Path(folder))
+    path = find_ledger(folder)
     for stretch in scan_ledger(path) if path else ():
         yield from stretch.rows
 

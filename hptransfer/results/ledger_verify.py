@@ -1,4 +1,4 @@
-"""`status --verify`: every line and curve of a results folder read, nothing mended."""
+"""`status --verify`: every line and curve of a results folder is read; nothing is changed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hptransfer.system.files import require_inside
 
 
 def verify_folder(folder: ResultsFolder) -> list[dict[str, Any]]:
-    """Read a sweep's and its target's ledger and curves; return what each ledger is.
+    """Read the ledgers and curves of a sweep and of its target; describe each ledger.
 
     Raises:
-        UserError: something is not as it was written, with its file and line.
+        UserError: a line or curve is not as it was written; the sentence names file and line.
     """
     require_inside(folder.path, folder.target)
     ledgers = [(each, find_ledger(each)) for each in (folder.path, folder.target)]
@@ -50,7 +50,7 @@ def _verified(folder: Path, path: Path) -> dict[str, Any]:
 
 
 def require_key(row: Mapping[str, Any], path: Path, number: int) -> None:
-    """Refuse a row whose key is not that of its config."""
+    """Refuse a row whose key is not the digest of its config."""
     config = json.dumps(row["config"], sort_keys=True, separators=(",", ":"))
     key = hashlib.sha256(config.encode()).hexdigest()[:12]
     if key != row["trial_key"]:

@@ -1,4 +1,4 @@
-"""Numbers that a basin may be made of: the deciding loss, or another that rows record."""
+"""The metrics by which `fit --metric` may judge trials: the deciding loss, or another number."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from hptransfer.errors import UserError
 
 
 class Reading(Enum):
-    """What of a row's number is judged, so that less is better and a basin has the loss's shape."""
+    """How a row's number becomes the judged one, of which less is better, as of a loss."""
 
     plain = "plain"
-    negated = "negated"  # more is better in the row
-    log2 = "log2"  # a positive number that spans orders of magnitude over a sweep
+    negated = "negated"  # for numbers of which more is better
+    log2 = "log2"  # for positive numbers that span orders of magnitude over a sweep
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a sweep's rows may be judged by; of what is read, less is better."""
+    """A number of each row by which trials are judged, after its `reading`."""
 
-    name: str  # as `--metric` and the rows' metrics have it
-    label: str  # of what is read
-    axis: str  # the same on a picture's axis
+    name: str  # in `--metric` and in the `metrics` of a row
+    label: str  # of the judged number, in sentences
+    axis: str  # of the judged number, on an axis of a picture
     reading: Reading = Reading.plain
     of_samples: bool = False  # measured where `quality.samples` asks for it
 
@@ -61,23 +61,31 @@ METRICS = {
 
 
 def metric_named(name: str) -> Metric:
-    """Return the metric of a name, or say which there are."""
+    """Return the metric of a name.
+
+    Raises:
+        UserError: there is no such metric.
+    """
     if name not in METRICS:
         raise UserError(f"A metric is one of {', '.join(METRICS)}, but got {name!r}.")
     return METRICS[name]
 
 
 def metric_of(estimates: Mapping[str, Any]) -> Metric:
-    """Return what estimates call loss; those of older versions name no metric."""
+    """Return the metric of a record of estimates; records of older versions are by the loss."""
     return METRICS[estimates.get("metric", LOSS.name)]
 
 
-def said_of(metric: Metric, record: Any) -> Any:
-    """Return a record of estimates whose sentences name the metric, where they called it loss."""
+def rename_loss_in_sentences(metric: Metric, record: Any) -> Any:
+    """Return a record of estimates by a metric, with `loss` in its sentences replaced.
+
+    The analysis calls the judged number the loss, whatever the metric. Only texts of several words
+    are sentences; names and keys stay.
+    """
     if isinstance(record, dict):
-        return {name: said_of(metric, value) for name, value in record.items()}
+        return {name: rename_loss_in_sentences(metric, value) for name, value in record.items()}
     if isinstance(record, list):
-        return [said_of(metric, value) for value in record]
-    if isinstance(record, str) and " " in record:  # a sentence, not a name
+        return [rename_loss_in_sentences(metric, value) for value in record]
+    if isinstance(record, str) and " " in record:
         return re.sub(r"\bloss\b", metric.label, record)
     return record

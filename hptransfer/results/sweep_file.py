@@ -1,4 +1,7 @@
-"""What analysis and report need of a sweep file, read as plain YAML: what it asked and wants."""
+"""A folder's sweep.yaml, read as plain YAML: the points that the sweep asks, and its wanted rows.
+
+Nothing here imports Hydra, so that commands which only read rows start fast.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +24,23 @@ from hptransfer.system.safe_yaml import read_mapping
 
 @dataclass(frozen=True)
 class SweepFacts:
-    """A sweep as its file says it."""
+    """The question of a sweep: its points, its target and the rule of its verdict."""
 
     name: str
-    points: Mapping[str, tuple[float, ...]]  # log2_<hp> -> its grid
+    points: Mapping[str, tuple[float, ...]]  # log2_<hp> -> the grid of its values
     target_width: int | None
     verdict: VerdictConfig
-    tree: Mapping[str, Any]
-    design: AskedPoints | None = None  # null: a grid
+    tree: Mapping[str, Any]  # the whole file
+    design: AskedPoints | None = None  # None: the points are a grid
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """The searched HPs as the ledger names them: `log2_<hp>`."""
+        """The searched hyperparameters by their names in the ledger: `log2_<hp>`."""
         return tuple(self.points)
 
     @property
     def is_scattered(self) -> bool:
-        """Whether points of several HPs lie on no grid, so that no HP's basin can be cut out."""
+        """Whether points of several hyperparameters lie on no grid, so that no HP has a basin."""
         return self.design is not None and len(self.points) > 1
 
     def wants(self, row: Mapping[str, Any]) -> bool:
@@ -62,9 +65,9 @@ class SweepFacts:
         return {axis: sorted(points) for axis, points in self.points.items()}
 
     def wanted_count(self) -> int:
-        """Return how many trials are wanted: of a grid all, else those asked so far.
+        """Return the number of wanted trials; of a design without a grid, those asked so far.
 
-        Arms share theirs at base width.
+        The arms share their trials at base width.
         """
         section = self.tree["sweep"]
         grid = math.prod(len(points) for points in self.points.values())
@@ -82,7 +85,7 @@ class SweepFacts:
         return star(conditions_of(self.tree), vary)
 
     def _models(self, arm: str, width: int) -> int:
-        """Return under how many conditions an arm has trials of its own at a width."""
+        """Return the number of conditions under which an arm has trials of its own at a width."""
         model = self.tree["model"]
         bases = [
             width == model["base_width"] and model.get("base_depth") in (None, condition["depth"])
@@ -99,21 +102,25 @@ def _has_near(ascending: Sequence[float], value: float) -> bool:
 
 @dataclass(frozen=True)
 class ImportedFacts(SweepFacts):
-    """What is known of rows that another program made: every row is wanted, none is missing."""
+    """The question of an imported folder: every row is wanted, and none is missing."""
 
     rows: int = 0
 
     def wants(self, row: Mapping[str, Any]) -> bool:
-        """Say that the row is wanted."""
+        """Say whether a row is wanted: always."""
         return True
 
     def wanted_count(self) -> int:
-        """Return how many rows there are."""
+        """Return the number of rows."""
         return self.rows
 
 
 def read_facts(folder: ResultsFolder) -> SweepFacts:
-    """Read what a sweep asked."""
+    """Read the question of a folder's sweep.
+
+    Raises:
+        UserError: the folder's sweep.yaml or design.json is not as hptransfer wrote it.
+    """
     try:
         tree = read_mapping(folder.sweep_file)
         return facts_of(tree, name=tree["name"], design=read_design(folder, tree))
@@ -129,7 +136,7 @@ def read_facts(folder: ResultsFolder) -> SweepFacts:
 def facts_of(
     tree: Mapping[str, Any], *, name: str, design: AskedPoints | None = None
 ) -> SweepFacts:
-    """Return what a composed sweep asked; `design` where its points are no grid."""
+    """Return the question of a sweep's config; `design` where its points are no grid."""
     target = tree["sweep"]["target"].get("model") or {}
     rule = VerdictConfig(**tree["verdict"])
     if "imported" in tree:
@@ -141,7 +148,7 @@ def facts_of(
 
 
 def read_design(folder: ResultsFolder, tree: Mapping[str, Any]) -> AskedPoints | None:
-    """Read the points asked so far; None for a grid, and nothing asked where no file is yet."""
+    """Read the points asked so far; None for a grid, no points where there is no file yet."""
     method = tree["sweep"].get("design", {}).get("method", Method.grid.value)
     if method == Method.grid.value:
         return None

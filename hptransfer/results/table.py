@@ -1,4 +1,4 @@
-"""The table of a ledger's rows that the analysis reads, and what its columns mean."""
+"""The rows of a ledger as a data frame for the analysis, and the meaning of its columns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TableColumn(NamedTuple):
     meaning: str
 
 
-COLUMNS = tuple(
+TABLE_COLUMNS = tuple(
     TableColumn(*described)
     for described in (
         ("trial_key", "str", "", "the trial's identity: 12 hex digits of its config's sha256"),
@@ -53,14 +53,15 @@ COLUMNS = tuple(
 
 
 def rows_table(rows: Iterable[Mapping[str, Any]], metric: Metric = LOSS) -> pd.DataFrame:
-    """Build the table that the analysis reads: see `COLUMNS`, in that order.
+    """Return the frame of some rows, one row each, with the columns `TABLE_COLUMNS` in order.
 
-    Column `loss` holds the metric; `loss_at_init` and `loss_sd` are missing where they are not its.
-    Nobody judged samples before training: where distances are read the largest of all rows stands
-    for them, as a diverging trial's samples are noise too.
+    Column `loss` holds the judged number of the metric. `loss_at_init` and `loss_sd` are missing
+    where they are of the loss and the metric is another. Samples are not judged before training:
+    for the log2 of a Fréchet distance, `loss_at_init` is the largest value of all rows, since the
+    samples of a diverging trial are noise, as those of an untrained model are.
 
     Raises:
-        UserError: a row completed without the metric.
+        UserError: a completed row lacks the metric.
     """
     import pandas as pd
 
@@ -72,7 +73,7 @@ def rows_table(rows: Iterable[Mapping[str, Any]], metric: Metric = LOSS) -> pd.D
         worst = max((r["loss"] for r in records if r["loss"] is not None), default=None)
         records = [{**record, "loss_at_init": worst} for record in records]
     dtypes: dict[str, str] = {}
-    for column in COLUMNS:
+    for column in TABLE_COLUMNS:
         names = hps if column.name == "log2_<hp>" else [column.name]
         dtypes.update(dict.fromkeys(names, column.dtype))
     return pd.DataFrame(records, columns=list(dtypes)).astype(dtypes)
@@ -91,14 +92,14 @@ def _require_measured(rows: Sequence[Mapping[str, Any]], metric: Metric) -> None
 
 
 def _was_asked(row: Mapping[str, Any], metric: Metric) -> bool:
-    """Say whether a completed row tells a metric, or would if its samples had been finite."""
+    """Say whether a completed row has a metric, or would if its samples had been finite."""
     if metric.of_samples and row["config"].get("quality", {}).get("samples", 0) > 0:
         return True
     return metric is LOSS or row["metrics"].get(metric.name) is not None
 
 
 def _measured(row: Mapping[str, Any], metric: Metric) -> float | None:
-    """Return what a row is judged by; None where its trial failed, or gave no finite number."""
+    """Return a row's judged number; None where its trial failed, or the number is not finite."""
     value = row["loss"] if metric is LOSS else row["metrics"].get(metric.name)
     if value is None or metric.reading is Reading.plain:
         return value
@@ -130,9 +131,10 @@ def _record(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
 
 
 def conditions_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return depth, batch size and steps of a row's config; None for what is not known.
+    """Return the depth, batch size and steps of a row's config; None where one is not known.
 
-    A config leaves fields at their default out; that of a foreign row says all it knows.
+    A config of ours leaves out fields that have their default. The config of an imported row has
+    all that is known.
     """
     model = config["model"]
     defaults = {}
@@ -143,4 +145,4 @@ def conditions_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _BUDGET = {"batch_size": BudgetConfig.batch_size, "steps": BudgetConfig.steps}
-_BLOCKS = {"depth": TransformerConfig.depth}  # of every family but the user's own
+_BLOCKS = {"depth": TransformerConfig.depth}  # of every family but custom models

@@ -1,4 +1,4 @@
-"""What a trial gave."""
+"""The result of one trial: its status, losses, cost, and the quality of its samples."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hptransfer.config.choices import Status
 
 
 class Quality(NamedTuple):
-    """How good a trial's samples are, in the features of our classifier of the data."""
+    """The quality of a trial's samples, in the features of our classifier of the data."""
 
-    frechet_distance: float  # of the samples' features to the training split's
+    frechet_distance: float  # between the features of samples and of the training split
     precision: float  # share of samples that are like training samples
     recall: float  # share of training samples that are like samples
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial gave. `loss` is None unless `status` is completed."""
+    """The result of one trial; `loss` is None unless `status` is completed."""
 
     config: TrialConfig
     status: Status
@@ -34,10 +34,12 @@ class TrialResult:
     device: str
     curve: tuple[tuple[int, float], ...] = ()  # (step, mean training loss since the last point)
     held_out: tuple[tuple[int, float], ...] = ()  # (step, deciding loss of the weights then)
-    stopped_at_step: int | None = None  # where it was given up as hopeless
+    stopped_at_step: int | None = None  # the step after which it was given up as hopeless
     quality: Quality | None = None  # None: not asked for, not completed, or not finite
     pack_size: int = 1  # trials that really ran together, itself included; not recorded
-    notes: tuple[str, ...] = ()  # of its pack: a checkpoint that was no use, say; not recorded
+    notes: tuple[
+        str, ...
+    ] = ()  # of its pack, such as a checkpoint that could not be used; not recorded
 
 
 def closing_loss(curve: Iterable[tuple[int, float]], steps: int) -> float:

@@ -1,21 +1,20 @@
-"""Writing files whole or not at all, and what a full or read-only disk is answered with."""
+"""Files written whole or not at all, links kept inside a folder, and the errors of a full disk."""
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hptransfer.errors import MachineError, UserError, abbreviate
+from hptransfer.errors import MachineError, UserError
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into a MachineError."""
+    """Turn an OSError of the block, which writes `path`, into a MachineError with a remedy."""
     try:
         yield
     except OSError as error:
@@ -27,9 +26,12 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def opening(folder: Path, another: str = "--results") -> Iterator[None]:
-    """Turn what the user can fix by naming another folder into a UserError.
+    """Turn an OSError of the block, which writes into `folder`, into a sentence with a remedy.
 
-    `another` is the option that names it.
+    An error that another folder would mend becomes a UserError; any other becomes a MachineError.
+
+    Args:
+        another: the option that names another folder.
     """
     fixable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
     with writing(folder):
@@ -46,10 +48,10 @@ def opening(folder: Path, another: str = "--results") -> Iterator[None]:
 
 
 def require_inside(folder: Path, path: Path) -> None:
-    """Refuse a path that links lead out of a folder; the folder itself may be a link.
+    """Refuse a path that lies outside a folder, or that links lead out of it.
 
-    This keeps a received folder from naming files elsewhere, not a process that swaps links while
-    hptransfer runs.
+    The folder itself may be a link. This keeps a folder that was received from somebody from naming
+    files elsewhere; it does not guard against a process that swaps links while hptransfer runs.
     """
     real, root = (Path(os.path.realpath(each)) for each in (path, folder))
     if not real.is_relative_to(root):
@@ -61,9 +63,9 @@ def require_inside(folder: Path, path: Path) -> None:
 
 
 def require_links_inside(folder: Path) -> None:
-    """Refuse a results folder in which a link leads out of it, down to what a training run left.
+    """Refuse a results folder that holds a link to somewhere outside it.
 
-    Curves are not looked through: there are as many as trials.
+    The folders of training runs are searched too. `curves/` is not: it holds a file for each trial.
     """
     names = ("", "target", "target/runs", "trials", "figures", "exports")
     for inner in (*(folder / name for name in names), *folder.glob("target/runs/*")):
@@ -72,19 +74,8 @@ def require_links_inside(folder: Path) -> None:
                 require_inside(folder, path)
 
 
-def checked_key(key: object) -> str:
-    """Return a trial's key read from a file if it is one, since files are named after it."""
-    if not isinstance(key, str) or not re.fullmatch(r"[0-9a-f]{12}", key):
-        raise UserError(
-            f"A trial's key must be 12 hex digits, but got {abbreviate(key)}. The file "
-            "was changed by "
-            "hand, or is not from hptransfer; restore it."
-        )
-    return key
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all, and leave it untouched where it says the same."""
+    """Write a file whole or not at all; a file that holds the same text already stays untouched."""
     with opening(path.parent):
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             return
@@ -92,10 +83,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, and the folder it lies in, whole or not at all; what fails is an OSError.
+    """Write a file whole or not at all, and make the folder that it lies in.
 
-    It is written under a name of its own and renamed: several may write it at a time, and a link
-    of its name is replaced, not followed.
+    The content is written to a file of a random name, which is then renamed. So several processes
+    may write one file at a time, and a link of the file's name is replaced and not followed.
+
+    Raises:
+        OSError: the disk is full, or may not be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
@@ -110,7 +104,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a folder's new names on the disk."""
+    """Write a folder's list of names to the disk, so that a new file survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

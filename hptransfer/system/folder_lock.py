@@ -28,7 +28,7 @@ _WITHOUT_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
-class Owner:
+class LockOwner:
     """Who holds a lock."""
 
     host: str
@@ -58,7 +58,7 @@ class FolderLock:
         self.folder = folder
         self.path = folder / LOCK_NAME
         self.note: str | None = None
-        self._owner = Owner(
+        self._owner = LockOwner(
             socket.gethostname(), os.getpid(), _started(os.getpid()), datetime.now(UTC).isoformat()
         )
         self._descriptor = -1
@@ -115,7 +115,7 @@ class FolderLock:
         self._beat()
         self.note = " ".join(notes) or None
 
-    def _require_ended(self, holder: Owner, *, flocked: bool) -> None:
+    def _require_ended(self, holder: LockOwner, *, flocked: bool) -> None:
         """Refuse to take over from an owner who may still write."""
         if holder.host == self._owner.host:
             # Here the kernel releases a flock with its process, however that ends.
@@ -137,7 +137,7 @@ class FolderLock:
             now.flush()
             return os.fstat(now.fileno()).st_mtime - os.fstat(self._descriptor).st_mtime
 
-    def _refusal(self, holder: Owner | None, more: str) -> UserError:
+    def _refusal(self, holder: LockOwner | None, more: str) -> UserError:
         return UserError(
             f"One command at a time writes {self.folder}, but {holder or 'another process'} is "
             f"writing it. Wait until it is done or stop it.{more}"
@@ -201,18 +201,18 @@ class FolderLock:
             self._descriptor = -1
 
 
-def _owner(content: bytes) -> Owner | None:
+def _owner(content: bytes) -> LockOwner | None:
     """Return whom a lock file names; nobody where it is empty or was not written by `_beat`."""
     try:
         value = json.loads(content)
-        return Owner(
+        return LockOwner(
             str(value["host"]), int(value["pid"]), value["process_start"], str(value["since"])
         )
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _lives(owner: Owner) -> bool:
+def _lives(owner: LockOwner) -> bool:
     """Say whether the very process that took a lock on this host still runs."""
     try:
         os.kill(owner.pid, 0)

@@ -17,7 +17,7 @@ from hptransfer.analysis.target_rows import with_realised
 from hptransfer.config.conditions import CONDITIONS
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.importers.rows import UNKNOWN
+from hptransfer.results.importers.rows import UNKNOWN_LABEL
 from hptransfer.results.importers.sweep_file import overridden
 from hptransfer.results.sweep_file import ImportedFacts
 from hptransfer.system.files import write_text
@@ -167,7 +167,7 @@ def _default_arm(table: pd.DataFrame) -> str:
 
 def _require_family(table: pd.DataFrame, target: TrialConfig) -> None:
     found = _family(table)
-    if found not in (target.model.family, UNKNOWN):
+    if found not in (target.model.family, UNKNOWN_LABEL):
         raise UserError(
             f"The target must be of the rows' family, but it is a {target.model.family} and they "
             f"are of {found}. Choose a model= of that family, or give model.width alone for the "
@@ -179,11 +179,11 @@ def _arm_for(table: pd.DataFrame, target: TrialConfig) -> tuple[str, list[str]]:
     """Return the arm of the target's parametrization, and what must be taken on trust."""
     label, base = target.parametrization.scaling.value, target.model.base_width
     notes = []
-    if set(table["parametrization"]) <= {UNKNOWN, "shared"}:
+    if set(table["parametrization"]) <= {UNKNOWN_LABEL, "shared"}:
         notes.append(
             f"The rows do not say how their models were parametrized: it is taken to be {label}."
         )
-        label = UNKNOWN if UNKNOWN in set(table["parametrization"]) else label
+        label = UNKNOWN_LABEL if UNKNOWN_LABEL in set(table["parametrization"]) else label
     if target.parametrization.scaling.value == "mup":
         notes.append(
             "A µP learning rate is relative to a base width, which the rows do not say: it is "

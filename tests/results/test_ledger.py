@@ -255,9 +255,9 @@ def test_curves_round_trip(tmp_path: Path):
 def test_the_table_has_the_documented_columns():
     rows = [make_row(0), ledger_rows.ledger_row(diverged(1), HPS, PROVENANCE)]
     table = ledger_table.rows_table(rows)
-    names = [c.name.replace("<hp>", "lr") for c in ledger_table.COLUMNS]
+    names = [c.name.replace("<hp>", "lr") for c in ledger_table.TABLE_COLUMNS]
     assert list(table.columns) == names
-    for column in ledger_table.COLUMNS:
+    for column in ledger_table.TABLE_COLUMNS:
         dtype = str(table[column.name.replace("<hp>", "lr")].dtype)
         assert dtype in (column.dtype, "object"), column.name
     assert table["loss"].isna().tolist() == [False, True]

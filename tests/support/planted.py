@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.basins.curve import Floats
-from hptransfer.results.table import COLUMNS
+from hptransfer.results.table import TABLE_COLUMNS
 
 SHAPES = ("quadratic", "asymmetric", "cliff", "ties", "outliers", "heavy_tailed")
 # Held out until their coverage led to a finer list of shapes: no check any more.
@@ -196,7 +196,7 @@ def table(
         "trial_key": [f"{index:012x}" for index in range(len(rows))],
     }
     rows = rows.assign(**constant)
-    for column in COLUMNS:
+    for column in TABLE_COLUMNS:
         if column.name not in rows and column.name != "log2_<hp>":
             dtype = "Int64" if column.dtype == "Int64" else "float64"
             rows[column.name] = pd.array([np.nan] * len(rows), dtype=dtype)

@@ -25,7 +25,7 @@ _ARMS = {
     "shared": "shared",
 }
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
-DECIMALS = 6  # of log2 of an HP
+LOG2_DECIMALS = 6  # of log2 of an HP
 LONGEST_LABEL = 40  # characters; a ledger line is short
 
 
@@ -170,10 +170,10 @@ def log2_of(value: float, ours: str, place: str, file: str) -> float:
             f"The log2 of {hp} must lie within ±{LARGEST_LOG2:g}, but in {place} of {file} it is "
             f"{found:g}. Check the column's unit."
         )
-    return round(found, DECIMALS) + 0.0
+    return round(found, LOG2_DECIMALS) + 0.0
 
 
-def require_unit(name: str, column: str, low: float, high: float, file: str) -> None:
+def require_plausible_unit(name: str, column: str, low: float, high: float, file: str) -> None:
     """Refuse an HP column whose numbers, from `low` to `high`, can only be of another unit."""
     hp = hp_of(name) or name
     if name.startswith("log") and low > 0 and high < 1 and high / low >= 4:

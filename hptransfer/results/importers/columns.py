@@ -73,7 +73,7 @@ class Wide:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class ChosenColumns:
     """What each of our names is read from."""
 
     columns: Mapping[str, str]  # our name -> a column of the sheet
@@ -104,7 +104,7 @@ class Chosen:
         return dict(sorted(said.items()))
 
 
-def choose(words: Sequence[str], columns: Sequence[str], file: str) -> Chosen:
+def choose_columns(words: Sequence[str], columns: Sequence[str], file: str) -> ChosenColumns:
     """Return what is read from where: `--columns` first, the rest by well-known names.
 
     Raises:
@@ -118,11 +118,11 @@ def choose(words: Sequence[str], columns: Sequence[str], file: str) -> Chosen:
     is_hp_given = any(map(hp_of, taken))
     candidates: dict[str, list[str]] = {}
     for column in columns:
-        ours = known(column)
+        ours = recognised_name(column)
         if ours and ours not in taken and column not in used and not (is_hp_given and hp_of(ours)):
             candidates.setdefault(ours, []).append(column)
     found = {ours: named[0] for ours, named in candidates.items() if len(named) == 1}
-    chosen = Chosen({**given, **found}, constants, wide)
+    chosen = ChosenColumns({**given, **found}, constants, wide)
     _require_enough(chosen, candidates, columns, file)
     return chosen
 
@@ -213,7 +213,7 @@ def _matched_by(ours: str) -> str:
 
 
 def _require_enough(
-    chosen: Chosen, candidates: Mapping[str, list[str]], columns: Sequence[str], file: str
+    chosen: ChosenColumns, candidates: Mapping[str, list[str]], columns: Sequence[str], file: str
 ) -> None:
     """Refuse a table whose width, loss or HP no column gives or several may give."""
     problems, words = [], []
@@ -269,7 +269,7 @@ def normalised(column: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", name).strip("_")
 
 
-def known(column: str) -> str | None:
+def recognised_name(column: str) -> str | None:
     """Return our name for a column that its header tells; None where the header does not."""
     name = normalised(column)
     if column.startswith("_"):  # a tracker's own, such as the `_step` of its last report

@@ -13,7 +13,7 @@ from typing import Any
 from hptransfer.errors import UserError
 from hptransfer.results.curves import curve_file
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.importers.sweep_file import derive_question
+from hptransfer.results.importers.sweep_file import derive_sweep_file
 from hptransfer.results.ledger_rows import (
     LEDGER_NAME,
     Ledger,
@@ -26,13 +26,13 @@ from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.system.files import require_inside, write_text
 
-OUTCOME = ("status", "loss", "diverged_at_step", "stopped_at_step")
+OUTCOME_FIELDS = ("status", "loss", "diverged_at_step", "stopped_at_step")
 BATCH = 1000  # rows appended with one fsync
 _LEDGER_LINE = b'{"trial_key":"'
 
 
 @dataclass(frozen=True)
-class Slice:
+class LedgerSource:
     """A ledger to be imported, and the folder of the one that gets its rows."""
 
     ledger: Path
@@ -69,7 +69,7 @@ def import_ledger(source: Path, folder: ResultsFolder) -> dict[str, Any]:
         wanted = sum(map(facts.wants, appended)) if each.into == folder.path else None
         answers.append({**answer, "wanted": wanted, "notice": ledger.notice})
     if isinstance(facts, ImportedFacts):
-        derive_question(folder)
+        derive_sweep_file(folder)
     return {"folder": str(folder.path), "ledgers": answers}
 
 
@@ -81,21 +81,21 @@ def _read(path: Path) -> Ledger:
     return ledger
 
 
-def _slices(source: Path, folder: ResultsFolder) -> list[Slice]:
+def _slices(source: Path, folder: ResultsFolder) -> list[LedgerSource]:
     """Return the ledgers that a source names: rows of a target stay rows of a target."""
     if not source.exists():
         raise UserError(f"There is no ledger at {source}. Name a results folder or its ledger.")
     if source.is_file():
         home = source.resolve().parent
         name = home.name if source.name == LEDGER_NAME else source.name
-        return [Slice(source, name, _destination(home, folder))]
+        return [LedgerSource(source, name, _destination(home, folder))]
     home, target = source.resolve(), ResultsFolder(source).target
     require_inside(source, target)
     named = [
         (find_ledger(source), home.name, _destination(home, folder)),
         (find_ledger(target), f"{home.name}/{target.name}", folder.target),
     ]
-    found = [Slice(path, name, into) for path, name, into in named if path is not None]
+    found = [LedgerSource(path, name, into) for path, name, into in named if path is not None]
     if not found:
         raise UserError(f"There is no ledger at {source}. Name a results folder or its ledger.")
     return found
@@ -120,7 +120,7 @@ def _copy_question(source: Path, folder: ResultsFolder) -> None:
 
 
 def _append(
-    each: Slice, rows: Sequence[Mapping[str, Any]]
+    each: LedgerSource, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Append the rows whose trials have none; return them, and what became of all."""
     with LedgerWriter(each.into) as writer:
@@ -137,7 +137,7 @@ def _append(
             writer.append(batch)
         notice = writer.notice
     pairs = [(ours[row["trial_key"]], row) for row in rows if row["trial_key"] in ours]
-    differing = [(a, b) for a, b in pairs if any(a[name] != b[name] for name in OUTCOME)]
+    differing = [(a, b) for a, b in pairs if any(a[name] != b[name] for name in OUTCOME_FIELDS)]
     gaps = [abs(a["loss"] - b["loss"]) for a, b in differing if None not in (a["loss"], b["loss"])]
     return fresh, {
         "source": str(each.ledger),
@@ -151,7 +151,7 @@ def _append(
     }
 
 
-def _copy_curve(each: Slice, key: str) -> bool:
+def _copy_curve(each: LedgerSource, key: str) -> bool:
     """Copy a trial's curve where the source has one; say whether it had."""
     kept = curve_file(each.ledger.parent, key)
     if not kept.is_file():

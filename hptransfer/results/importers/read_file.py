@@ -19,7 +19,7 @@ from hptransfer.results.importers.sheet import Sheet
 if TYPE_CHECKING:
     import pandas as pd
 
-LARGEST_FILE = 1 << 30  # bytes; the text of a CSV is held in memory while its cells are read
+LARGEST_TABLE_FILE = 1 << 30  # bytes; the text of a CSV is held in memory while its cells are read
 LARGEST_JSON = 256 << 20  # bytes of a JSON file; parsed values take several times that
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = b"PAR1"
@@ -68,9 +68,9 @@ def _first_bytes(path: Path) -> bytes:
             )
         if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path} must be a file, but is a pipe or a device.")
-        if status.st_size > LARGEST_FILE:
+        if status.st_size > LARGEST_TABLE_FILE:
             raise UserError(
-                f"A file of rows may have {LARGEST_FILE >> 20} MiB, but {path} has "
+                f"A file of rows may have {LARGEST_TABLE_FILE >> 20} MiB, but {path} has "
                 f"{status.st_size >> 20}. Leave out the columns that are not needed, or split it."
             )
         with path.open("rb") as file:

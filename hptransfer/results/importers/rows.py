@@ -19,11 +19,11 @@ from hptransfer.results.importers.cells import (
     Numbers,
     label,
     log2_of,
-    require_unit,
+    require_plausible_unit,
     scaling_label,
     truth,
 )
-from hptransfer.results.importers.columns import Chosen, normalised
+from hptransfer.results.importers.columns import ChosenColumns, normalised
 from hptransfer.results.importers.sheet import Sheet
 from hptransfer.results.ledger_rows import LEDGER_SCHEMA, finite_or_none
 from hptransfer.results.table import conditions_of
@@ -32,7 +32,7 @@ from hptransfer.system.version import package_version
 if TYPE_CHECKING:
     import pandas as pd
 
-UNKNOWN = "imported"  # the family, and the arm, of rows that do not say theirs
+UNKNOWN_LABEL = "imported"  # the family, and the arm, of rows that do not say theirs
 # States of a run that did not have its whole budget: it has neither a loss nor a divergence.
 UNFINISHED = frozenset(
     {"running", "waiting", "pruned", "crashed", "killed", "scheduled", "queued", "pending"}
@@ -61,12 +61,12 @@ class OddRows:
 class Defaults:
     """The family and the arm of rows where no column gives them."""
 
-    family: str = UNKNOWN
-    arm: str = UNKNOWN
+    family: str = UNKNOWN_LABEL
+    arm: str = UNKNOWN_LABEL
 
 
 @dataclass(frozen=True)
-class Trials:
+class ImportedTrials:
     """The trials of a table, their cells converted."""
 
     file: str
@@ -82,13 +82,13 @@ class Trials:
 
 def read_trials(
     sheet: Sheet,
-    chosen: Chosen,
+    chosen: ChosenColumns,
     *,
     drop_missing: bool,
     defaults: Defaults,
     numbers: Numbers,
     odd: OddRows,
-) -> Trials:
+) -> ImportedTrials:
     """Return a table's trials; rows that are left out are counted in `odd`.
 
     Args:
@@ -154,10 +154,10 @@ def read_trials(
             lambda cell, place: scaling_label(cell, arm_column, place, sheet.name),
         )
     axes = tuple(axis for _, axis in chosen.axes)
-    return Trials(sheet.name, axes, pd.DataFrame(columns, index=frame.index))
+    return ImportedTrials(sheet.name, axes, pd.DataFrame(columns, index=frame.index))
 
 
-def _one_trial_a_row(sheet: Sheet, chosen: Chosen) -> pd.DataFrame:
+def _one_trial_a_row(sheet: Sheet, chosen: ChosenColumns) -> pd.DataFrame:
     """Load a table's cells by our names; a row of a wide table becomes one for each loss."""
     import pandas as pd
 
@@ -220,11 +220,11 @@ def _cells(column: Any) -> Iterable[Any]:
     return column.astype(object).where(column.notna(), None) if column.hasnans else column
 
 
-def _require_unit(name: str, chosen: Chosen, values: Iterable[float], file: str) -> None:
+def _require_unit(name: str, chosen: ChosenColumns, values: Iterable[float], file: str) -> None:
     """Refuse a column of a hyperparameter that as a whole can only be in another unit."""
     finite = [value for value in values if math.isfinite(value)]
     if finite and name in chosen.columns:
-        require_unit(name, chosen.columns[name], min(finite), max(finite), file)
+        require_plausible_unit(name, chosen.columns[name], min(finite), max(finite), file)
 
 
 def _row(trial: Mapping[str, Any], axes: Sequence[str], file: str) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def outcome(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return (row["status"], row["loss"], foreign.get("n_seeds"), foreign.get("loss_sd"))
 
 
-def describe_columns(chosen: Chosen) -> str:
+def describe_columns(chosen: ChosenColumns) -> str:
     """Return a sentence that says which column was taken for what."""
     parts = [f"{ours} = {column!r}" for ours, column in sorted(chosen.columns.items())]
     parts += [f"{ours} := {value}" for ours, value in sorted(chosen.constants.items())]

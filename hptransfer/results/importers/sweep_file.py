@@ -38,7 +38,7 @@ STATISTIC = (
 
 
 @dataclass
-class Survey:
+class RowSurvey:
     """The values that a folder's rows take."""
 
     rows: int = 0
@@ -69,17 +69,17 @@ class Survey:
                 self.files = {**(recorded.get("files") or {}), **self.files}
 
 
-def derive_question(folder: ResultsFolder) -> None:
+def derive_sweep_file(folder: ResultsFolder) -> None:
     """Derive an imported folder's sweep.yaml again from the rows it has."""
-    survey, found = Survey(), find_ledger(folder.path)
+    survey, found = RowSurvey(), find_ledger(folder.path)
     for stretch in scan_ledger(found) if found else ():
         for row in stretch.rows:
             survey.add(row)
     survey.add_recorded_files(folder)
-    write_question(folder, survey)
+    write_sweep_file(folder, survey)
 
 
-def write_question(folder: ResultsFolder, survey: Survey) -> None:
+def write_sweep_file(folder: ResultsFolder, survey: RowSurvey) -> None:
     """Write sweep.yaml: lists by the rows; name, question, target and verdict stay as they are."""
     kept: Mapping[str, Any] = {}
     if folder.sweep_file.is_file():
@@ -104,7 +104,7 @@ def write_question(folder: ResultsFolder, survey: Survey) -> None:
         },
         "verdict": kept.get("verdict") or {},
     }
-    write_text(folder.sweep_file, question_yaml(tree))
+    write_text(folder.sweep_file, sweep_file_text(tree))
 
 
 def _plain(text: str) -> str:
@@ -113,7 +113,7 @@ def _plain(text: str) -> str:
     return printable.replace("${", "$(").replace("???", "??")[:LONGEST_NAME]
 
 
-def question_yaml(tree: Mapping[str, Any]) -> str:
+def sweep_file_text(tree: Mapping[str, Any]) -> str:
     """Return an imported folder's sweep.yaml as text."""
     return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=96)
 

@@ -11,10 +11,10 @@ from typing import Any
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.cells import Numbers
-from hptransfer.results.importers.columns import Chosen, choose
+from hptransfer.results.importers.columns import ChosenColumns, choose_columns
 from hptransfer.results.importers.read_file import open_sheet
 from hptransfer.results.importers.rows import (
-    UNKNOWN,
+    UNKNOWN_LABEL,
     Defaults,
     OddRows,
     describe_columns,
@@ -23,7 +23,7 @@ from hptransfer.results.importers.rows import (
     read_trials,
     trial_digest,
 )
-from hptransfer.results.importers.sweep_file import Survey, write_question
+from hptransfer.results.importers.sweep_file import RowSurvey, write_sweep_file
 from hptransfer.results.ledger_rows import find_ledger, scan_ledger
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
@@ -79,7 +79,7 @@ def import_file(
         _require_imported(folder)
     require_links_inside(folder.path)
     sheet = open_sheet(local_file(source))
-    chosen = choose(words, sheet.columns, sheet.name)
+    chosen = choose_columns(words, sheet.columns, sheet.name)
     numbers = Numbers(sheet.name, sheet.decimal_comma)
     defaults = _target_defaults(folder) if is_target else Defaults()
     odd = OddRows()
@@ -89,7 +89,7 @@ def import_file(
     if trials.frame.empty:
         raise UserError(_nothing(sheet.name, odd))
 
-    seen, survey = _Seen(), Survey()
+    seen, survey = _Seen(), RowSurvey()
     known = _survey_recorded(folder.path, seen, survey)
     _require_same_axes(chosen, survey, sheet.name, folder)
     were_there = 0
@@ -103,7 +103,7 @@ def import_file(
     appended, notice = _append(folder.path, trials.rows())
     if not is_target:
         survey.add_file(sheet.name, chosen.record())
-        write_question(folder, survey)
+        write_sweep_file(folder, survey)
     checkpoints = len(set(trials.frame["steps"])) if "step" in chosen.names else 0
     return {
         "source": str(source),
@@ -162,10 +162,12 @@ def _target_defaults(folder: ResultsFolder) -> Defaults:
     """Return the family of the sweep that a target is of; its rows belong to every arm."""
     facts = read_facts(ResultsFolder(folder.path.absolute().parent))
     model = facts.tree.get("model") or {}
-    return Defaults(family=str(model.get("family", UNKNOWN)), arm="shared")
+    return Defaults(family=str(model.get("family", UNKNOWN_LABEL)), arm="shared")
 
 
-def _require_same_axes(chosen: Chosen, survey: Survey, file: str, folder: ResultsFolder) -> None:
+def _require_same_axes(
+    chosen: ChosenColumns, survey: RowSurvey, file: str, folder: ResultsFolder
+) -> None:
     axes = sorted({axis for _, axis in chosen.axes})
     if survey.points and sorted(survey.points) != axes:
         raise UserError(
@@ -175,7 +177,7 @@ def _require_same_axes(chosen: Chosen, survey: Survey, file: str, folder: Result
         )
 
 
-def _survey_recorded(folder: Path, seen: _Seen, survey: Survey) -> set[str]:
+def _survey_recorded(folder: Path, seen: _Seen, survey: RowSurvey) -> set[str]:
     """Note the rows that a folder has; return their keys."""
     keys = set[str]()
     found = find_ledger(folder)
@@ -208,7 +210,7 @@ def _append(folder: Path, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tupl
 
 
 def _notes(
-    chosen: Chosen, odd: OddRows, numbers: Numbers, defaults: Defaults, checkpoints: int
+    chosen: ChosenColumns, odd: OddRows, numbers: Numbers, defaults: Defaults, checkpoints: int
 ) -> list[str]:
     """Return what the user should know of an import, a sentence each."""
     notes = [describe_columns(chosen), *describe_exclusions(odd)]
@@ -216,10 +218,10 @@ def _notes(
         notes.append(f"{numbers.commas:,} numbers have a decimal comma: 0,5 was read as 0.5")
     if "seed" not in chosen.names:
         notes.append("no column of seeds: every row is seed 0 (seed=COLUMN says otherwise)")
-    if "parametrization" not in chosen.names and defaults.arm == UNKNOWN:
+    if "parametrization" not in chosen.names and defaults.arm == UNKNOWN_LABEL:
         notes.append(
-            f"no column of arms: all rows are one arm, {UNKNOWN!r} (parametrization=COLUMN, or "
-            "parametrization:=mup for all)"
+            f"no column of arms: all rows are one arm, {UNKNOWN_LABEL!r} "
+            "(parametrization=COLUMN, or parametrization:=mup for all)"
         )
     if checkpoints > 1:
         notes.append(

@@ -16,7 +16,7 @@ from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.importers.ledger import OUTCOME
+from hptransfer.results.importers.ledger import OUTCOME_FIELDS
 from hptransfer.results.ledger_rows import iterate_ledger_rows, ledger_row
 from hptransfer.results.provenance import provenance
 from hptransfer.system.files import write_text
@@ -194,7 +194,7 @@ def comparison(
         "difference": difference,
         "relative_difference": relative,
         "tolerance": TOLERANCE,
-        "equal": all(recorded[name] == now[name] for name in OUTCOME),
+        "equal": all(recorded[name] == now[name] for name in OUTCOME_FIELDS),
         "agrees": recorded["status"] == now["status"] and (relative or 0.0) <= TOLERANCE,
         "weights": None if weights_file is None else str(weights_file),
         "config": None if weights_file is None else str(weights_file.with_suffix(".yaml")),
@@ -204,7 +204,7 @@ def comparison(
 def _end(of: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a trial ended, where and by which code."""
     made = {name: of["provenance"].get(name) for name in ("commit", "torch")}
-    return {**{name: of[name] for name in OUTCOME}, "device": of["cost"]["device"], **made}
+    return {**{name: of[name] for name in OUTCOME_FIELDS}, "device": of["cost"]["device"], **made}
 
 
 def replay_text(answer: Mapping[str, Any]) -> str:
