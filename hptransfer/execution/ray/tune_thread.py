@@ -203,7 +203,8 @@ def _error_of(trial: Any) -> Exception:
     """Return the error that Tune has just written into the trial's folder; most kinds as text."""
     if trial.pickled_error_file is not None:
         return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-    return MachineError(Path(trial.error_file).read_text())
+    _count_and_time, _, text = Path(trial.error_file).read_text().partition("\n")
+    return MachineError(text)
 
 
 @contextmanager
