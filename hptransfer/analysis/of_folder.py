@@ -72,6 +72,11 @@ def wanted_rows(folder: ResultsFolder, facts: SweepFacts) -> list[dict[str, Any]
     return [r for r in read_ledger_rows(folder.path) if facts.wants(r)]
 
 
+def _left_out(folder: ResultsFolder, wanted: Sequence[Mapping[str, Any]]) -> int:
+    """Count the recorded rows that the sweep does not ask for."""
+    return len(read_ledger_rows(folder.path)) - len(wanted)
+
+
 def table_of(rows: Sequence[dict[str, Any]], folder: Path, metric: Metric = LOSS) -> Any:
     """Return rows as the table that analysis reads; a folder without any is the user's to fill."""
     if not rows:
@@ -129,7 +134,11 @@ def fresh_estimates(
     question = _at_transferred_target(_question(read_facts(folder), step, metric), folder)
     recorded = read_json(folder.estimates_by(metric), "arms")
     rows = wanted_rows(folder, question.facts)
-    if recorded is not None and recorded.get("inputs_sha256") == _inputs_sha256(question, rows):
+    is_fresh = recorded is not None and (
+        recorded.get("inputs_sha256") == _inputs_sha256(question, rows)
+        and recorded["trials"].get("left_out") == _left_out(folder, rows)
+    )
+    if recorded is not None and is_fresh:
         return recorded
     return _answered(question, folder)
 
@@ -192,7 +201,11 @@ def _answered(question: _Question, folder: ResultsFolder) -> dict[str, Any]:
         from hptransfer.analysis.surfaces.ped_anova import add_ped_anova
 
         add_ped_anova(estimates, table, facts.axes)
-    estimates["trials"] = {"fitted": len(rows), "missing": facts.wanted_count() - len(rows)}
+    estimates["trials"] = {
+        "fitted": len(rows),
+        "missing": facts.wanted_count() - len(rows),
+        "left_out": _left_out(folder, rows),
+    }
     estimates["step"] = question.step
     estimates["metric"] = metric.name
     estimates["inputs_sha256"] = _inputs_sha256(question, rows)

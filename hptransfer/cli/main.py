@@ -200,6 +200,10 @@ def _parser(name: str) -> argparse.ArgumentParser:
         parser.add_argument("--guidance", type=float, default=2.0, help="1: none (2)")
         parser.add_argument("--seed", type=int, default=0, help="of the noise (0)")
         parser.add_argument("--columns", type=int, default=10, help="samples a class (10)")
+    if name in ("run", "sweep"):
+        parser.add_argument(
+            "--shrink", action="store_true", help="leave out recorded trials not asked for any more"
+        )
     if name in ("run", "fit", "transfer"):
         parser.add_argument(
             "--strict", action="store_true", help="exit 1 unless the verdict is `transfers`"

@@ -39,7 +39,8 @@ def _job(arguments: argparse.Namespace) -> Iterator[Any]:
         yield None
         return
     quiet = arguments.quiet or arguments.json
-    with jobs.open_job(composed, arguments.results, quiet=quiet) as job:
+    shrink = arguments.shrink
+    with jobs.open_job(composed, arguments.results, quiet=quiet, shrink=shrink) as job:
         yield job
 
 

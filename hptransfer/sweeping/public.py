@@ -20,6 +20,7 @@ def sweep(
     results: str | Path = "results",
     config_dir: str | Path | None = None,
     quiet: bool = True,
+    shrink: bool = False,
 ) -> Results:
     """Run the missing trials of a sweep and return its results folder, as `hptransfer sweep` does.
 
@@ -31,6 +32,7 @@ def sweep(
         results: the folder that gets `NAME/`.
         config_dir: a folder of further config groups.
         quiet: whether only warnings are printed.
+        shrink: whether the sweep may leave out recorded trials that the folder asked for before.
 
     Raises:
         UserError: a sweep that cannot be run.
@@ -52,7 +54,7 @@ def sweep(
     from hptransfer.sweeping.run import driver, job
 
     composed = compose_file(find_sweep(str(question)), overrides, config_dir=_folder(config_dir))
-    with job.open_job(composed, Path(results), quiet=quiet) as opened:
+    with job.open_job(composed, Path(results), quiet=quiet, shrink=shrink) as opened:
         job.gate(opened)
         driver.sweep(opened)
         return Results(opened.folder)

@@ -148,7 +148,7 @@ def test_estimates_follow_the_rows(tiny_sweep: Path, capsys: pytest.CaptureFixtu
     assert main(["sweep", "tiny.yaml", "--quiet"]) == 0
     assert main(["plot", "tiny"]) == 0
     estimates = json.loads(Path("results/tiny/estimates.json").read_text())
-    assert estimates["trials"] == {"fitted": 60, "missing": 0}
+    assert estimates["trials"] == {"fitted": 60, "missing": 0, "left_out": 0}
     lines = Path("results/tiny/ledger.jsonl").read_bytes().splitlines(keepends=True)
     Path("results/tiny/ledger.jsonl").write_bytes(b"".join(lines[:50]))
     capsys.readouterr()

@@ -116,8 +116,8 @@ def test_growing_axes_adds_only_the_missing_trials(
     assert main(["sweep", "tiny.yaml", "sweep.seeds=0,1,2"]) == 0
     assert "36 of 90 trials are recorded; adds 54 trials" in capsys.readouterr().out
     assert LEDGER.read_bytes().startswith(first)
-    assert run("sweep", "tiny.yaml", "sweep.widths=8,16") == 0
-    assert "54 rows lie outside the wanted set: kept, not fitted" in capsys.readouterr().out
+    assert run("sweep", "tiny.yaml", "sweep.widths=8,16", "--shrink") == 0
+    assert "54 recorded rows are left out" in capsys.readouterr().out
 
 
 def test_a_changed_base_trial_under_an_old_name_is_refused(

@@ -12,7 +12,9 @@ from tests.support.figure_records import mup_arm, target_sweep
 
 
 def printed(*arms: dict[str, Any]) -> list[str]:
-    return optima_table({"sweep": "mine", "arms": arms, "trials": {"missing": 0}}).splitlines()
+    return optima_table(
+        {"sweep": "mine", "arms": arms, "trials": {"missing": 0, "left_out": 0}}
+    ).splitlines()
 
 
 def test_the_answer_says_whether_the_optimum_still_moves() -> None:

@@ -37,10 +37,11 @@ def opened(tiny_sweep: Path) -> Iterator[Callable[..., jobs.Job]]:
     """Open the tiny sweep's job, with overrides; the job opened before it is closed."""
     held = ExitStack()
 
-    def make(*overrides: str) -> jobs.Job:
+    def make(*overrides: str, shrink: bool = False) -> jobs.Job:
         held.close()
         composed = compose_file(tiny_sweep, list(overrides))
-        return held.enter_context(jobs.open_job(composed, Path("results"), quiet=True))
+        job = jobs.open_job(composed, Path("results"), quiet=True, shrink=shrink)
+        return held.enter_context(job)
 
     with held:
         yield make

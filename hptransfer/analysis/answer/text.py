@@ -39,10 +39,19 @@ def optima_table(estimates: Mapping[str, Any]) -> str:
         lines += arm_lines(arm, hp_named=len({each["hp"] for each in estimates["arms"]}) > 1)
     measured = metric_of(estimates).label
     columns = ["arm", "HP", "width", "optimum", "90 % interval", measured, "seeds", "censored"]
-    missing = estimates["trials"]["missing"]
-    if missing:
-        lines.append(f"{missing} trials of the sweep are missing: the answer may change.")
+    lines += trial_notes(estimates)
     return "\n".join([text_table(f"sweep {estimates['sweep']}", columns, cells), *lines])
+
+
+def trial_notes(estimates: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on missing trials and one on recorded trials that were left out."""
+    missing, left_out = (estimates["trials"][name] for name in ("missing", "left_out"))
+    notes = []
+    if missing:
+        notes.append(f"{missing} trials of the sweep are missing: the answer may change.")
+    if left_out:
+        notes.append(f"{left_out} recorded rows are left out: the sweep does not ask for them.")
+    return notes
 
 
 def arm_lines(arm: Mapping[str, Any], *, hp_named: bool) -> list[str]:

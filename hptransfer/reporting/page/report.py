@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hptransfer.analysis.answer.text import trial_notes
 from hptransfer.reporting.figures import Picture, wording
 from hptransfer.reporting.page import accounting, findings, laws
 from hptransfer.reporting.page.page import bullets, document, element, picture, section
@@ -115,6 +116,7 @@ def _header(estimates: Record, sweep: Record) -> str:
             element("p", str(question), "question") if question else "",
             element("p", f"Deciding statistic: {statistic}", "muted") if statistic else "",
             f'<div class="cards">\n{cards}\n</div>',
+            *(element("p", note, "note") for note in trial_notes(estimates)),
             element("p", _NOTE, "muted note"),
             "</header>",
         ]

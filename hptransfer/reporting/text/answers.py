@@ -157,7 +157,7 @@ def status_text(state: Mapping[str, Any]) -> str:
     ]
     if state["outside_count"]:
         count = state["outside_count"]
-        lines.append(f"{count} rows lie outside the wanted set: kept, not fitted")
+        lines.append(f"{count} recorded rows are left out: the sweep does not ask for them")
     lines += [f"failed   {sentence}" for sentence in state["failed"]]
     lines += [f"best     {best_point(best)}" for best in state["best"]]
     if state["notice"]:

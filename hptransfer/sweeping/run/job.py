@@ -13,9 +13,12 @@ from hptransfer.config.compose.compose import Composed, compose_file, resolved_y
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
 from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.config.sweep import SweepConfig
+from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
-from hptransfer.results.ledger_rows import iterate_ledger_rows
+from hptransfer.results.ledger_rows import iterate_ledger_rows, read_ledger_rows
+from hptransfer.sweeping.design.shrink import left_out, overrides_to_keep
 from hptransfer.sweeping.design.trials import check_same_question, check_target, wanted
+from hptransfer.system.console import say
 from hptransfer.system.files import require_links_inside, write_text
 from hptransfer.system.folder_lock import FolderLock
 
@@ -38,14 +41,17 @@ class Job:
 
 
 @contextmanager
-def open_job(composed: Composed, root: Path, *, quiet: bool) -> Iterator[Job]:
+def open_job(composed: Composed, root: Path, *, quiet: bool, shrink: bool = False) -> Iterator[Job]:
     """Hold a sweep's folder for a `with` block, with the sweep written into it.
 
     Everything that a refused command could change is read and written under the folder's lock.
 
+    Args:
+        shrink: whether the sweep may leave out recorded trials that the folder asked for before.
+
     Raises:
         UserError: another command writes the folder, the folder holds another question, the sweep
-            has no trials, or its data are not there.
+            leaves recorded trials out, it has no trials, or its data are not there.
     """
     sweep = sweep_config(composed)
     folder = ResultsFolder(root / sweep.name)
@@ -54,6 +60,7 @@ def open_job(composed: Composed, root: Path, *, quiet: bool) -> Iterator[Job]:
     _require_data(sweep, composed)
     with FolderLock(folder.path) as lock:
         check_question(sweep, folder)  # again: another command may have written one meanwhile
+        _check_shrinking(sweep, folder, allowed=shrink, quiet=quiet)
         write_text(folder.sweep_file, resolved_yaml(composed, name=sweep.name))
         yield Job(composed, sweep, folder, quiet, lock)
 
@@ -65,6 +72,33 @@ def check_question(sweep: SweepConfig, folder: ResultsFolder) -> None:
         check_target(sweep, sweep.target)
     if folder.sweep_file.is_file():
         check_same_question(recorded_sweep(folder), sweep, folder.path)
+
+
+def _check_shrinking(
+    sweep: SweepConfig, folder: ResultsFolder, *, allowed: bool, quiet: bool
+) -> None:
+    """Refuse or say that a sweep asks for less than its folder asked for before."""
+    if not folder.sweep_file.is_file():
+        return
+    recorded = recorded_sweep(folder)
+    to_keep = " ".join(overrides_to_keep(recorded, sweep))
+    if not to_keep:
+        return
+    rows = {row["trial_key"]: row for row in read_ledger_rows(folder.path)}
+    gone = [rows[key] for key in rows.keys() & left_out(recorded, sweep, rows)]
+    widths = ", ".join(map(str, sorted({row["width"] for row in gone})))
+    if gone and not allowed:
+        raise UserError(
+            f"A sweep keeps all trials that it has asked for, but {folder.path} records "
+            f"{len(gone)} that this command does not ask for (widths {widths}), so every fit would "
+            f"leave them out. Add {to_keep} to keep them, or --shrink to leave them out; their "
+            "rows stay in the ledger."
+        )
+    say(
+        f"{folder.path} asked for more before ({to_keep}); {len(gone)} recorded trials are left "
+        "out from here on.",
+        quiet=quiet,
+    )
 
 
 def _require_trials(sweep: SweepConfig) -> None:
