@@ -1,6 +1,7 @@
-"""What a step trains on: samples, labels, noise and timesteps from (seed, purpose, step).
+"""The inputs of a training step: samples, noise, timesteps and conditions from (seed, step).
 
-Trials that share a seed see the same of all four, whatever their width and hyperparameters.
+Trials that share a seed see the same inputs at every step, whatever their width and
+hyperparameters. Packs and targets draw from here, so that both train a trial on the same numbers.
 """
 
 from __future__ import annotations
@@ -17,35 +18,49 @@ from hptransfer.config.choices import Conditioning
 from hptransfer.data import Dataset, Split, batch_indices
 from hptransfer.system.random_streams import torch_generator
 
+ALL_SAMPLES = slice(None)
+
 
 class Batch(NamedTuple):
-    """Images (..., B, C, H, W), time quantiles u (..., B), noise of the images' shape, and the
-    condition: labels (..., B), or a caption's tokens, mask and pooled features (..., B, ...).
-    """
+    """The inputs of a step or of a part of a step, for one seed (B, ...) or several (S, B, ...)."""
 
-    images: Tensor
-    u: Tensor
-    noise: Tensor
-    condition: tuple[Tensor, ...]
+    images: Tensor  # (..., B, C, H, W)
+    u: Tensor  # (..., B): quantiles of the time axis, in [0, 1)
+    noise: Tensor  # (..., B, C, H, W)
+    condition: tuple[Tensor, ...]  # labels, or tokens, mask and pooled features: (..., B, ...)
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors in a fixed order, which `from_tensors` reads."""
+        return [self.images, self.u, self.noise, *self.condition]
+
+    @staticmethod
+    def from_tensors(tensors: Sequence[Tensor]) -> Batch:
+        """Return the batch whose `tensors()` these are."""
+        images, u, noise, *condition = tensors
+        return Batch(images, u, noise, tuple(condition))
+
+    def part(self, index: slice | Tensor, device: torch.device) -> Batch:
+        """Return the samples at `index` of the first axis, on a device."""
+        return Batch.from_tensors([tensor[index].to(device) for tensor in self.tensors()])
 
 
-WHOLE = slice(None)
+def train_batch(config: TrialConfig, train: Split, step: int, part: slice = ALL_SAMPLES) -> Batch:
+    """Return the batch of one trial's step `step` (from 0), on the CPU.
 
-
-def train_batch(config: TrialConfig, train: Split, step: int, part: slice = WHOLE) -> Batch:
-    """Return step `step`'s batch for one seed, or a `part` of it, conditions dropped to the null
-    one as configured.
+    Conditions are replaced by the null condition as often as `model.label_dropout` says. With
+    `part` only these samples of the batch are returned. The whole batch's randomness is drawn in
+    any case, so that a sample's noise does not depend on how a batch is divided among processes.
     """
     size, seed = config.budget.batch_size, config.seed
     chosen = batch_indices(len(train), size, seed, step)[part]
     images = train.images_at(chosen)
     uniform = torch.rand(size, generator=torch_generator(seed, "label dropout", step))
-    whole = (size, *images.shape[1:])  # drawn whole, so that a part is the same however it is cut
+    shape = (size, *images.shape[1:])
     condition = conditions_at(config, train, chosen)
     return Batch(
         images=images,
         u=torch.rand(size, generator=torch_generator(seed, "timestep", step))[part],
-        noise=torch.randn(whole, generator=torch_generator(seed, "noise", step))[part],
+        noise=torch.randn(shape, generator=torch_generator(seed, "noise", step))[part],
         condition=with_null_condition(
             config, condition, (uniform < config.model.label_dropout)[part]
         ),
@@ -53,7 +68,7 @@ def train_batch(config: TrialConfig, train: Split, step: int, part: slice = WHOL
 
 
 def conditions_at(config: TrialConfig, split: Split, chosen: np.ndarray) -> tuple[Tensor, ...]:
-    """Return what the model is told of the chosen samples."""
+    """Return the chosen samples' conditions: labels (B,), or tokens, mask and pooled features."""
     if config.model.conditioning is Conditioning.caption:
         return split.captions_at(chosen)
     return (split.labels_at(chosen),)
@@ -62,8 +77,10 @@ def conditions_at(config: TrialConfig, split: Split, chosen: np.ndarray) -> tupl
 def with_null_condition(
     config: TrialConfig, condition: tuple[Tensor, ...], where: Tensor
 ) -> tuple[Tensor, ...]:
-    """Replace conditions by the null one `where` (B,): the last label, or an empty caption (tokens
-    and pooled features zero, everything masked).
+    """Return conditions in which the samples at the mask `where` (B,) have the null condition.
+
+    The null condition is the label after the last class, or an empty caption: tokens and pooled
+    features zero, every token masked.
     """
     if config.model.conditioning is Conditioning.caption:
         return tuple(
@@ -74,7 +91,7 @@ def with_null_condition(
 
 
 class PackBatches:
-    """Batches of a pack's distinct seeds; members that share a seed share its batch."""
+    """The batches of a pack's distinct seeds; members that share a seed share its batch."""
 
     def __init__(self, configs: Sequence[TrialConfig], dataset: Dataset) -> None:
         by_seed = {config.seed: config for config in configs}
@@ -83,14 +100,8 @@ class PackBatches:
 
     def at(self, step: int) -> Batch:
         """Return the batches of a step, on the CPU, with a leading axis over the seeds (S, ...)."""
-        batches = [train_batch(config, self.train, step) for config in self.configs]
-        conditions = zip(*(batch.condition for batch in batches), strict=True)
-        return Batch(
-            images=torch.stack([batch.images for batch in batches]),
-            u=torch.stack([batch.u for batch in batches]),
-            noise=torch.stack([batch.noise for batch in batches]),
-            condition=tuple(torch.stack(part) for part in conditions),
-        )
+        batches = [train_batch(config, self.train, step).tensors() for config in self.configs]
+        return Batch.from_tensors([torch.stack(parts) for parts in zip(*batches, strict=True)])
 
 
 def seeds_of(configs: Sequence[TrialConfig]) -> list[int]:

@@ -80,14 +80,14 @@ def _run(block: nn.Module, function: Callable[..., Any], *arguments: Tensor) -> 
 
 
 def _function_of(block: nn.Module) -> Callable[..., Any]:
-    kind = _kind(block)
+    kind = block_kind(block)
     if kind not in _BY_KIND:
         own = copy.deepcopy(block).to("meta")  # its structure alone: tensors are arguments
         _BY_KIND[kind] = compiled(partial(functional_call, own))
     return _BY_KIND[kind]
 
 
-def _kind(block: nn.Module) -> Hashable:
+def block_kind(block: nn.Module) -> Hashable:
     """Return what two blocks must share to be one function: classes and plain attributes."""
     plain = (int, float, bool, str, tuple, type(None))
     return tuple(

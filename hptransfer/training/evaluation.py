@@ -1,7 +1,7 @@
 """The deciding loss: a fixed set of held-out (sample, noise, timestep) triples.
 
-Every trial of a data set, whatever its seed, is evaluated on the same triples; the timesteps of a
-sample's draws are stratified, one in each equal part of the time axis.
+Every trial of a data set, whatever its seed and whoever trains it, is evaluated on the same
+triples. The timesteps of a sample's draws are stratified: one in each equal part of the time axis.
 """
 
 from __future__ import annotations
@@ -36,16 +36,19 @@ def evaluation_batches(config: TrialConfig, validation: Split) -> Iterator[Batch
 def sample_losses(
     objective: ObjectiveConfig, prediction: Tensor, at: Noised, weight: float | Tensor | None
 ) -> Tensor:
-    """Return each sample's loss (..., B) of a prediction (..., B, C, H, W); `weight` is as for
-    `objective_loss`.
+    """Return each sample's loss (..., B) of a prediction (..., B, C, H, W).
+
+    `weight` is the weight of a learned variance's bound, as in `objective_loss`.
     """
     alone = Noised(at.x, at.t.unsqueeze(-1), *(part.unsqueeze(-4) for part in at[2:]))
     return objective_loss(objective, prediction.unsqueeze(-4), alone, weight=weight)
 
 
 def deciding_bound_weight(objective: ObjectiveConfig) -> float | None:
-    """Return the weight of a learned variance's bound that decides whatever trials trained under;
-    None where that is their own, or there is none.
+    """Return the weight of a learned variance's bound in the deciding loss, equal for all trials.
+
+    None where each trial decides under the weight that it was trained with, and where the objective
+    has no such bound.
     """
     if not isinstance(objective, DDPMConfig) or objective.deciding_vlb_weight is None:
         return None

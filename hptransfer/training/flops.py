@@ -1,4 +1,4 @@
-"""What a trial takes as its shapes tell it: FLOPs, parameters, memory; on torch's meta tensors."""
+"""FLOPs, parameters and memory of trials: counted by torch on meta tensors, nothing is computed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ def step_flops(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[flo
     )
 
 
+def train_step_flops(config: TrialConfig) -> float:
+    """Return the FLOPs of one training step of a trial: its batch forward and backward."""
+    return step_flops(config.model, config.data.layout, config.budget.batch_size)[1]
+
+
 def trial_flops(config: TrialConfig) -> float:
-    """Return the FLOPs of a whole trial: its steps, and its evaluation before and after."""
+    """Return the FLOPs of a whole trial: its steps, and its evaluation before and after them."""
     budget = config.budget
     forward, both = step_flops(config.model, config.data.layout, budget.batch_size)
     evaluated = budget.eval_samples * (budget.eval_draws + 1) / budget.batch_size

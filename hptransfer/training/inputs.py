@@ -1,4 +1,4 @@
-"""What a step is given: batches per seed and the optimizer's controls, made ahead on the host."""
+"""The inputs of coming steps, made in threads on the host while a GPU works on earlier steps."""
 
 from __future__ import annotations
 
@@ -11,44 +11,50 @@ from torch import Tensor
 
 from hptransfer.training.batches import Batch
 
-Made = TypeVar("Made")
+Inputs = TypeVar("Inputs")
 
-STEPS_AHEAD = 8  # steps whose inputs are made while a GPU works on an earlier one
-MAKER_THREADS = 4  # threads that make them
+STEPS_AHEAD = 8  # coming steps whose inputs are made in advance
+MAKER_THREADS = 4  # threads that make inputs
 
 
 class StepInputs(NamedTuple):
-    """All that differs between two steps: tensors of equal shapes at every step."""
+    """Everything that differs between two steps of a pack, in tensors of fixed shapes."""
 
     batch: Batch  # per distinct seed: (S, B, ...)
     controls: Tensor  # (4, T): the schedule's multiplier, rate, epsilon, step
 
     def on(self, device: torch.device) -> StepInputs:
-        """Return the same on a device."""
-        return StepInputs.of([part.to(device) for part in self.parts()])
+        """Return the same inputs on a device."""
+        return StepInputs.from_tensors([tensor.to(device) for tensor in self.tensors()])
 
-    def parts(self) -> list[Tensor]:
-        """Return the tensors in a fixed order."""
-        images, u, noise, condition = self.batch
-        return [images, u, noise, *condition, self.controls]
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors in a fixed order, which `from_tensors` reads."""
+        return [*self.batch.tensors(), self.controls]
 
     @staticmethod
-    def of(parts: list[Tensor]) -> StepInputs:
-        """Put tensors together again that `parts` listed."""
-        images, u, noise, *condition, controls = parts
-        return StepInputs(Batch(images, u, noise, tuple(condition)), controls)
+    def from_tensors(tensors: list[Tensor]) -> StepInputs:
+        """Return the inputs whose `tensors()` these are."""
+        return StepInputs(Batch.from_tensors(tensors[:-1]), tensors[-1])
 
 
-class InputQueue(Generic[Made]):
-    """Makes what the next steps are given in threads of its own; the result is the same."""
+class InputQueue(Generic[Inputs]):
+    """The inputs of steps by number; `make(step)` gives the same inputs at any time.
 
-    def __init__(self, make: Callable[[int], Made], steps: int) -> None:
+    With `ahead` the inputs of the next `STEPS_AHEAD` steps are made in threads; without it each
+    step's inputs are made when they are asked for.
+    """
+
+    def __init__(self, make: Callable[[int], Inputs], steps: int, *, ahead: bool) -> None:
         self.make, self.steps = make, steps
-        self.pool = ThreadPoolExecutor(MAKER_THREADS, thread_name_prefix="inputs")
-        self.coming: dict[int, Future[Made]] = {}
+        self.pool = None
+        if ahead:
+            self.pool = ThreadPoolExecutor(MAKER_THREADS, thread_name_prefix="inputs")
+        self.coming: dict[int, Future[Inputs]] = {}
 
-    def __call__(self, step: int) -> Made:
-        """Return a step's inputs, and see to those of the steps after it."""
+    def __call__(self, step: int) -> Inputs:
+        """Return the inputs of step `step`."""
+        if self.pool is None:
+            return self.make(step)
         wanted = {step, *range(step + 1, min(step + 1 + STEPS_AHEAD, self.steps))}
         self.coming = {
             s: self.coming.get(s) or self.pool.submit(self.make, s) for s in sorted(wanted)
@@ -57,4 +63,5 @@ class InputQueue(Generic[Made]):
 
     def close(self) -> None:
         """End the threads."""
-        self.pool.shutdown(wait=True, cancel_futures=True)
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)

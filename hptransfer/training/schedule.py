@@ -1,4 +1,4 @@
-"""The learning rate's multiplier over a run, per trial."""
+"""The learning rate's multiplier over a run, for each trial of a pack or for one target."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hptransfer.config.choices import Schedule
 def lr_multiplier(budget: BudgetConfig, step: int, warmup_fraction: Tensor) -> Tensor:
     """Return the multiplier of step `step` (from 0) for each trial: (T,).
 
-    Warm-up rises linearly and reaches 1 at its last step; the decay reaches zero just after the
-    run's last step.
+    `warmup_fraction` (T,) is each trial's share of the steps that warm up. The warm-up rises
+    linearly and reaches 1 at its last step. The decay reaches zero just after the run's last step.
     """
     warmup_steps = (warmup_fraction * budget.steps).clamp_min(1.0)
     warmup = ((step + 1) / warmup_steps).clamp_max(1.0)

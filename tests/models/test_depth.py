@@ -25,8 +25,8 @@ def growth(alpha: float | None) -> float:
             parametrization=ParametrizationConfig(depth_alpha=alpha or 1.0),
             init=Init.paper,
         )
-        probing = check._probing(config, -7.5)
-        run = check._probe_width(probing, load_data(config.data, None), RuntimeConfig())
+        probing = check.probe_config(config, -7.5)
+        run = check.measure_width(probing, load_data(config.data, None), RuntimeConfig())
         sizes = run.sizes[f"blocks.{depth - 1}", "update", max(check.MEASURED_STEPS)]
         changes.append(sum(map(math.log2, sizes)) / len(sizes))
     return (changes[1] - changes[0]) / math.log2(DEEP / SHALLOW)

@@ -50,12 +50,12 @@ def cut_off(
 
 def with_death(member: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a member's loss NaN at a step, whoever else still takes part."""
-    advance = TrainingState._advance
+    train_step = TrainingState.train_step
 
-    def poisoned(state: TrainingState, inputs: Any) -> None:
-        if member in state.members and int(inputs.controls[3, 0]) == step:
+    def poisoned(state: TrainingState, at: int) -> None:
+        if member in state.members and at == step:
             with torch.no_grad():
                 state.pack.flat[state.members.index(member)] = torch.nan
-        advance(state, inputs)
+        train_step(state, at)
 
-    monkeypatch.setattr(TrainingState, "_advance", poisoned)
+    monkeypatch.setattr(TrainingState, "train_step", poisoned)

@@ -17,6 +17,7 @@ from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision, Status, Weights
 from hptransfer.errors import MachineError, UserError
 from hptransfer.system.storage import LocalStorage
+from hptransfer.training import continuing
 from hptransfer.training.packs import checkpoint as checkpoint_module
 from hptransfer.training.packs import loop, run
 from hptransfer.training.packs.capture import WARM_UP
@@ -136,9 +137,7 @@ def rewrite(path: Path, change: Callable[[dict], dict], **counters: Any) -> None
     text, _ = _metadata(path)
     tensors = change(load_file(path))
     text = json.dumps({**json.loads(text), **counters})
-    save_file(
-        tensors, path, {"counters": text, "check": checkpoint_module._checksum(text, tensors)}
-    )
+    save_file(tensors, path, {"counters": text, "check": checkpoint_module.checksum(text, tensors)})
 
 
 def _metadata(path: Path) -> tuple[str, str]:
@@ -180,7 +179,7 @@ ELSEWHERE = [
     ("torch", lambda patch: patch.setattr(torch, "__version__", "1.0.0")),
     (
         "hptransfer",
-        lambda patch: patch.setattr(checkpoint_module, "package_version", lambda: "9.9"),
+        lambda patch: patch.setattr(continuing, "package_version", lambda: "9.9"),
     ),
     (
         "device",

@@ -21,8 +21,14 @@ from hptransfer.config import (
 )
 from hptransfer.config.choices import Broken, Init, Scaling, Schedule
 from hptransfer.errors import UserError
-from hptransfer.training.packs import coordinate_check as module
-from hptransfer.training.packs.coordinate_check import coordinate_check
+from hptransfer.training.packs.coordinate_check import (
+    WidthMeasurement,
+    answer_at_telling_rate,
+    check_record,
+    coordinate_check,
+    module_outputs,
+    probe_config,
+)
 
 BASE = TrialConfig(optimizer=AdamWConfig(beta2=0.99))
 WIDTHS = (24, 48, 96)
@@ -96,28 +102,35 @@ def test_updates_are_changes_since_initialisation() -> None:
 
 
 def test_a_module_that_is_still_at_one_width_only_fails() -> None:
-    def runs(still: float) -> dict:
-        return {
-            24: module._Run({("a", "init", 0): [1.0], ("b", "init", 0): [still]}, 0.5),
-            48: module._Run({("a", "init", 0): [1.0], ("b", "init", 0): [1.0]}, 0.5),
-        }
+    def record(still: float, loss_drop: float = 0.5) -> dict[str, Any]:
+        sizes = {("a", "init", 0): [1.0], ("b", "init", 0): [still]}
+        moving = {key: [1.0] for key in sizes}
+        runs = {24: WidthMeasurement(sizes, loss_drop), 48: WidthMeasurement(moving, loss_drop)}
+        return check_record(BASE, runs, -6.0)
 
-    answer = module._answer(BASE, runs(0.0), log2_lr=-6.0, loss_drop=0.5)
+    answer = record(0.0)
     assert (answer["verdict"], answer["zero"]) == ("fail", [])
     assert (answer["worst"]["module"], answer["worst"]["slope"]) == ("b", None)
-    assert module._answer(BASE, runs(1.0), log2_lr=-6.0, loss_drop=0.5)["verdict"] == "pass"
-    assert module._answer(BASE, runs(1.0), log2_lr=-6.0, loss_drop=0.04)["verdict"] == "fail"
+    assert record(1.0)["verdict"] == "pass"
+    assert record(1.0, loss_drop=0.04)["verdict"] == "fail"
 
 
-def test_the_loss_drop_is_the_base_widths(monkeypatch: pytest.MonkeyPatch) -> None:
-    def probed(config: TrialConfig, *_: object) -> Any:
-        budget = config.budget
-        assert (budget.schedule, budget.warmup_fraction) == (Schedule.constant, 0.0)
-        assert (budget.steps, config.optimizer.lr) == (6, 2.0**-5)
-        return module._Run({("a", "init", 0): [1.0]}, config.model.width / 1000)
+@pytest.mark.parametrize(
+    ("base_width", "widths", "expected"), [(24, (24, 48, 96), 0.024), (48, (24, 56, 96), 0.056)]
+)
+def test_the_loss_drop_is_that_of_the_width_nearest_to_the_base_width(
+    base_width: int, widths: tuple[int, ...], expected: float
+) -> None:
+    base = dataclasses.replace(BASE, model=DiTConfig(width=base_width, base_width=base_width))
+    runs = {width: WidthMeasurement({("a", "init", 0): [1.0]}, width / 1000) for width in widths}
+    assert check_record(base, runs, -5.0)["loss_drop"] == expected
 
-    monkeypatch.setattr(module, "_probe_width", probed)
-    assert coordinate_check(BASE, (24, 48, 96), -5.0, RuntimeConfig())["loss_drop"] == 0.024
+
+def test_the_probe_trains_six_steps_at_the_constant_rate_that_is_checked() -> None:
+    probe = probe_config(BASE, -5.0)
+    budget = probe.budget
+    assert (budget.schedule, budget.warmup_fraction) == (Schedule.constant, 0.0)
+    assert (budget.steps, probe.optimizer.lr) == (6, 2.0**-5)
 
 
 FAMILIES = [
@@ -163,21 +176,6 @@ def test_a_readout_that_starts_random_may_shrink_but_not_grow() -> None:
     assert not at_init(dataclasses.replace(base, parametrization=twice))["ok"]
 
 
-def answers_by_rate(monkeypatch: pytest.MonkeyPatch, slopes: dict[float, float | None]) -> None:
-    """Put checks with fixed worst slopes by rate in the place of measured ones."""
-
-    def checked(_base: TrialConfig, _widths: Any, log2_lr: float, *_: Any) -> dict[str, Any]:
-        slope = slopes[log2_lr]
-        return {
-            "log2_lr": log2_lr,
-            "verdict": "pass" if slope is not None and abs(slope) <= 0.2 else "fail",
-            "worst": {"slope": slope},
-            "loss_drop": 0.03 if log2_lr < -8 else 0.2,
-        }
-
-    monkeypatch.setattr(module, "_checked_at", checked)
-
-
 @pytest.mark.parametrize(
     ("slopes", "used", "verdict"),
     [
@@ -191,13 +189,19 @@ def answers_by_rate(monkeypatch: pytest.MonkeyPatch, slopes: dict[float, float |
     ],
 )
 def test_a_failure_that_may_be_the_rates_is_looked_at_below(
-    monkeypatch: pytest.MonkeyPatch, slopes: dict[float, float | None], used: float, verdict: str
+    slopes: dict[float, float | None], used: float, verdict: str
 ) -> None:
-    answers_by_rate(monkeypatch, slopes)
-    asked = next(iter(slopes))
-    answer = coordinate_check(BASE, WIDTHS, asked, RuntimeConfig())
-    assert (answer["log2_lr"], answer["asked_log2_lr"]) == (used, asked)
-    assert answer["verdict"] == verdict
+    def check_at(log2_lr: float) -> dict[str, Any]:
+        slope = slopes[log2_lr]  # no other rate may be asked for
+        return {
+            "log2_lr": log2_lr,
+            "verdict": "pass" if slope is not None and abs(slope) <= 0.2 else "fail",
+            "worst": {"slope": slope},
+            "loss_drop": 0.03 if log2_lr < -8 else 0.2,
+        }
+
+    answer = answer_at_telling_rate(check_at, next(iter(slopes)))
+    assert (answer["log2_lr"], answer["verdict"]) == (used, verdict)
 
 
 @pytest.mark.parametrize(
@@ -217,45 +221,51 @@ def test_only_what_holds_a_readout_may_shrink_and_only_by_half_an_octave_more(
     name: str, quantity: str, octaves: float, ok: bool
 ) -> None:
     runs = {
-        width: module._Run({(name, quantity, 0): [size]}, 0.5)
+        width: WidthMeasurement({(name, quantity, 0): [size]}, 0.5)
         for width, size in ((24, 1.0), (48, 2.0**octaves))
     }
-    answer = module._answer(BASE, runs, log2_lr=-6.0, loss_drop=0.5)
+    answer = check_record(BASE, runs, -6.0)
     assert answer["slopes"][0]["ok"] is ok
 
 
 def test_the_worst_is_what_fails_and_has_no_slope_or_the_steepest() -> None:
     def worst(**sizes: float) -> str:
         wide = {(name.replace("_", "."), "init", 0): [size] for name, size in sizes.items()}
-        runs = {24: module._Run({key: [1.0] for key in wide}, 0.5), 48: module._Run(wide, 0.5)}
-        return module._answer(BASE, runs, log2_lr=-6.0, loss_drop=0.5)["worst"]["module"]
+        runs = {
+            24: WidthMeasurement({key: [1.0] for key in wide}, 0.5),
+            48: WidthMeasurement(wide, 0.5),
+        }
+        return check_record(BASE, runs, -6.0)["worst"]["module"]
 
     assert worst(steep=2.0, still=0.0, steeper=4.0) == "still"
     assert worst(steep=2.0, steeper=4.0) == "steeper"
     runs = {
-        width: module._Run({("final_layer", "init", 0): [a], ("blocks.0", "init", 0): [b]}, 0.5)
+        width: WidthMeasurement(
+            {("final_layer", "init", 0): [a], ("blocks.0", "init", 0): [b]}, 0.5
+        )
         for width, a, b in ((24, 1.0, 1.0), (48, 2**-0.6, 2**0.3))
     }
-    answer = module._answer(BASE, runs, log2_lr=-6.0, loss_drop=0.5)
+    answer = check_record(BASE, runs, -6.0)
     assert answer["worst"]["module"] == "blocks.0"  # the readout falls faster, as it may
 
 
-def test_every_floating_part_of_a_modules_output_is_recorded() -> None:
-    outputs: dict[str, Any] = {}
-    parts = (torch.zeros(2), torch.ones(2, dtype=torch.bool), None, torch.ones(2))
-    module._recorder("pair", outputs)(torch.nn.Identity(), (), parts)
-    module._recorder("single", outputs)(torch.nn.Identity(), (), parts[0])
-    assert list(outputs) == ["pair[0]", "pair[3]", "single"]
-    assert outputs["pair[3]"].all()
+class Parts(torch.nn.Linear):
+    """A layer whose outputs are several, of which some have no size."""
+
+    def forward(self, x: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return x, x > 0, None, super().forward(x)
 
 
-def test_the_loss_drop_is_of_the_width_nearest_to_the_base_width(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def probed(config: TrialConfig, *_: object) -> Any:
-        return module._Run({("a", "init", 0): [1.0]}, config.model.width / 1000)
+def test_every_floating_output_of_every_module_with_parameters_is_recorded() -> None:
+    plain, without = torch.nn.Linear(2, 2), torch.nn.ReLU()
+    model = torch.nn.ModuleDict({"parts": Parts(2, 2), "plain": plain, "without": without})
+    x = torch.ones(3, 2)
 
-    monkeypatch.setattr(module, "_probe_width", probed)
-    base = dataclasses.replace(BASE, model=DiTConfig(width=48, base_width=48))
-    answer = coordinate_check(base, (24, 56, 96), -5.0, RuntimeConfig())
-    assert answer["loss_drop"] == 0.056
+    def call(_: torch.nn.Module) -> None:
+        model["parts"](x), model["without"](model["plain"](x))
+
+    outputs = module_outputs(model, call)
+    assert list(outputs) == ["parts[0]", "parts[3]", "plain"]
+    assert torch.equal(outputs["plain"], plain(x))
+    call(model)
+    assert list(outputs) == ["parts[0]", "parts[3]", "plain"]  # the hooks are gone

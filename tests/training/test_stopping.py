@@ -10,18 +10,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from hptransfer.analysis.basins.rows import read_rows, width_grids
-from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
+from hptransfer.config import BudgetConfig, CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Status, Weights
 from hptransfer.config.identity import trial_key
-from hptransfer.training.packs import loop
 from hptransfer.training.packs.run import run_pack
-from hptransfer.training.stopping import first_step, is_hopeless
+from hptransfer.training.packs.state import start_training
+from hptransfer.training.stopping import gives_up, is_hopeless
 from tests.support.checkpoints import cut_off, told
-from tests.support.packs import varied
+from tests.support.packs import dataset_of, varied
 
-RUNTIME = RuntimeConfig()
+RUNTIME, CPU = RuntimeConfig(), torch.device("cpu")
 STEPS, STOP_AFTER = 20, 0.5
 WILD = (0.0, 1.0)  # log2 rates that throw a tiny model's loss up, and leave it there
 
@@ -56,9 +57,13 @@ def test_who_is_hopeless(losses: list[float], hopeless: bool) -> None:
     assert is_hopeless([2 * loss for loss in losses], 2.0) is hopeless
 
 
-def test_no_trial_is_given_up_unless_asked() -> None:
-    assert first_step(None, 100) == math.inf
-    assert first_step(0.25, 100) == 25
+def test_no_trial_is_given_up_unless_asked_nor_early_nor_at_the_last_report() -> None:
+    def steps_given_up(stop_after: float | None) -> list[int]:
+        budget = BudgetConfig(steps=100, stop_after=stop_after)
+        return [step for step in range(101) if gives_up(budget, step, [1.0, 9.0], 1.0)]
+
+    assert steps_given_up(None) == []
+    assert steps_given_up(0.25) == list(range(25, 100))
     results = run_pack(beside((-8.0, *WILD), None), RUNTIME)
     assert [result.status for result in results] == [Status.completed] * 3
 
@@ -88,12 +93,24 @@ def test_a_trial_is_stopped_alike_alone_and_in_any_company() -> None:
     assert {r.status for r in alone} == {Status.completed, Status.stopped}
 
 
-@pytest.mark.parametrize("compacts", [True, False])
-def test_a_stopped_trial_changes_nobody_else_to_the_bit(
-    compacts: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not compacts:
-        monkeypatch.setattr(loop, "_pays_to_compact", lambda *_: False)
+@pytest.mark.parametrize("removes", [True, False])
+def test_the_weights_of_the_others_are_the_same_to_the_bit_removed_or_not(removes: bool) -> None:
+    trials = varied("dit", steps=STEPS, weights=Weights.ema)
+    calm, mixed = (start_training(trials, dataset_of(trials[0]), CPU, RUNTIME) for _ in range(2))
+    for step in range(8):
+        calm.train_step(step)
+        mixed.train_step(step)
+        if step == 3:
+            mixed.give_up([1], step + 1)
+            if removes:
+                mixed.compact()
+    assert len(mixed.members) == (3 if removes else 4)
+    for place, member in enumerate(mixed.members):
+        same = torch.equal(mixed.deciding_weights()[place], calm.deciding_weights()[member])
+        assert same is (member != 1)
+
+
+def test_a_stopped_trial_changes_nobody_else_to_the_bit() -> None:
     calm = run_pack(beside((-8.0, -7.5, -7.0), STOP_AFTER), RUNTIME)
     mixed = run_pack(beside((-8.0, WILD[0], -7.0), STOP_AFTER), RUNTIME)
     assert mixed[1].status is Status.stopped

@@ -19,7 +19,7 @@ from hptransfer.config.choices import EpsScaling, Precision, Weights
 from hptransfer.errors import UserError
 from hptransfer.models.families.layers import Attention
 from hptransfer.models.parametrization import build_model
-from hptransfer.training.compile import COMPILERS, _kind, compiled
+from hptransfer.training.compile import COMPILERS, block_kind, compiled
 from hptransfer.training.inputs import STEPS_AHEAD, InputQueue
 from hptransfer.training.objectives import (
     BoundInputs,
@@ -32,7 +32,7 @@ from hptransfer.training.objectives import (
 from hptransfer.training.packs import pack as pack_module
 from hptransfer.training.packs.loop import (
     RECAPTURE_FLOPS,
-    _pays_to_compact,
+    compaction_pays,
 )
 from hptransfer.training.packs.pack import Pack, row_layout
 from hptransfer.training.packs.state import TrainingState, pack_losses, start_training
@@ -144,11 +144,11 @@ def test_a_costly_pack_is_compacted_only_where_that_pays() -> None:
 
     trials = varied("dit", (-8.0, ABSURD))
     plain = stepped(trials, 3)
-    assert _pays_to_compact(plain, 1) and not _pays_to_compact(plain, 0)
+    assert compaction_pays(plain, 1) and not compaction_pays(plain, 0)
     plain.pack.runtime = RuntimeConfig(compile=True)
-    assert not _pays_to_compact(plain, 50)
-    assert _pays_to_compact(plain, int(RECAPTURE_FLOPS))
-    assert not _pays_to_compact(stepped(trials[:1], 1), 50)
+    assert not compaction_pays(plain, 50)
+    assert compaction_pays(plain, int(RECAPTURE_FLOPS))
+    assert not compaction_pays(stepped(trials[:1], 1), 50)
 
 
 def test_padded_rows_train_alike(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +211,7 @@ def test_a_custom_model_that_cannot_be_compiled_is_refused() -> None:
 
 def test_blocks_share_a_function_only_where_they_do_the_same() -> None:
     def kind(width: int, head_dim: int) -> Hashable:
-        return _kind(Attention(width, head_dim))
+        return block_kind(Attention(width, head_dim))
 
     assert kind(16, 4) == kind(16, 4)
     assert kind(16, 4) != kind(16, 8)  # the same parameters, other heads
@@ -225,10 +225,10 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_inputs_made_ahead_are_the_same() -> None:
     state = start_training(varied("mmdit"), dataset_of(base("mmdit")), CPU, RuntimeConfig())
-    ahead = InputQueue(state._inputs, steps=20)
+    ahead = InputQueue(state.inputs, steps=20, ahead=True)
     for step in (0, 1, 2, 7, 3, 19, 25):
-        made, direct = ahead(step), state._inputs(step)
-        for mine, theirs in zip(made.parts(), direct.parts(), strict=True):
+        made, direct = ahead(step), state.inputs(step)
+        for mine, theirs in zip(made.tensors(), direct.tensors(), strict=True):
             assert torch.equal(mine, theirs)
         assert len(ahead.coming) <= STEPS_AHEAD
     ahead.close()

@@ -1,1 +1,1 @@
-"""Packs: small trials of equal shapes, trained together along a leading trial axis."""
+"""Packs: trials of equal tensor shapes, trained together along a leading trial axis."""

@@ -1,12 +1,13 @@
-"""What a pack in training leaves behind, so that another process ends it with the same bits.
+"""Checkpoints of packs, from which another process ends the training with the same bits.
 
 A checkpoint is one safetensors file: the tensors of `TrainingState` and, as metadata, counters as
-JSON and a checksum over both. It is replaced whole, so no two of its parts are of different steps.
-A pack goes on from it only where sums are the same to the bit: trials, versions, device, settings.
+JSON and a checksum over both. The file is replaced whole, so all of it is of one step. A pack
+continues from it only where sums are the same to the bit: equal trials, versions, device, settings.
 
-It holds three float32 numbers per parameter, four with a moving average. Twelve DiTs of width 96
-(4.7 million parameters) take 56 MB, 0.3 to 0.6 s to write, 0.2 s to read; 10^8 parameters 1.2 GB,
-5 to 11 s and 4 s (one thread, a virtual disk in use by others; hashing is 1.4 GB/s of it).
+The file holds three float32 numbers per parameter, four with a moving average. Twelve DiTs of width
+96 (4.7 million parameters) take 56 MB, 0.3 to 0.6 s to write and 0.2 s to read; 10^8 parameters
+take 1.2 GB, 5 to 11 s and 4 s (one thread, a virtual disk that others used too; hashing takes 1 s
+per 1.4 GB of these).
 """
 
 from __future__ import annotations
@@ -27,26 +28,26 @@ from hptransfer.config import CheckpointConfig, TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError
 from hptransfer.system.storage import Storage, open_storage
-from hptransfer.system.version import package_version
+from hptransfer.training.continuing import differences, software_versions
 from hptransfer.training.device import hardware_model
 from hptransfer.training.packs.reports import PackProgress, Report
 from hptransfer.training.packs.state import MemberRecord, TrainingState
 
-CHECKPOINT_FORMAT = 1  # of the file; no other is read
-CURVE_TENSORS = ("losses_at_init", "curves", "held_out")  # tensors that are not the state's
+CHECKPOINT_FORMAT = 1  # version of the file's layout; files of another version are not used
+CURVE_TENSORS = ("losses_at_init", "curves", "held_out")  # in the file beside the state's
 
 
 @dataclass(frozen=True)
 class PackCheckpoints:
-    """Where a whole pack and the parts it may be divided into leave their checkpoints."""
+    """The checkpoints of a whole pack and of the parts that it may be divided into."""
 
     storage: Storage
     name: str
-    every_s: float
+    every_s: float  # least seconds between two checkpoints
 
     @staticmethod
     def of(checkpoints: CheckpointConfig, configs: Sequence[TrialConfig]) -> PackCheckpoints:
-        """Return the folder of a whole pack."""
+        """Return the checkpoints of a whole pack."""
         return PackCheckpoints(
             open_storage(checkpoints.folder), pack_id(configs), checkpoints.every_s
         )
@@ -57,7 +58,7 @@ class PackCheckpoints:
 
 
 class PackCheckpoint:
-    """The checkpoint of trials that train together; `notes` say what came of it."""
+    """The checkpoint of trials that train together; `notes` are sentences about its use."""
 
     def __init__(self, storage: Storage, name: str, every_s: float) -> None:
         self.storage, self.name, self.every_s = storage, f"{name}.safetensors", every_s
@@ -65,9 +66,10 @@ class PackCheckpoint:
         self.saved_at = time.monotonic()
 
     def restore(self, state: TrainingState) -> PackProgress | None:
-        """Put a new state where the checkpoint was, and return its past; None without a sound one.
+        """Restore a new state from the checkpoint, and return the pack's progress until then.
 
-        One that is damaged or was made elsewhere is left where it is, until it is replaced.
+        None where there is no checkpoint, or one that is damaged or was made elsewhere: such a file
+        stays until it is replaced, and the pack begins anew.
         """
         try:
             content = self.storage.read_bytes(self.name)
@@ -93,9 +95,10 @@ class PackCheckpoint:
         )
 
     def save(self, state: TrainingState, progress: PackProgress) -> None:
-        """Write the checkpoint at a report, unless the last one is too young.
+        """Write the checkpoint at a report, unless the last one is younger than `every_s`.
 
-        A pack goes on where that fails: it only has more to repeat after a fault.
+        Where the checkpoint cannot be written the pack continues: it only has more to repeat after
+        a fault.
         """
         if time.monotonic() - self.saved_at < self.every_s:
             return
@@ -120,14 +123,13 @@ class PackCheckpoint:
 
 
 def pack_origin(state: TrainingState) -> dict[str, Any]:
-    """Return what must be the same for a pack to go on with the same bits."""
+    """Return what must be equal for a pack to continue with the same bits."""
     pack, device = state.pack, state.pack.device
     kernels = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
     return {
         "format": CHECKPOINT_FORMAT,
         "trials": [trial_key(config) for config in state.started_with],
-        "hptransfer": package_version(),
-        "torch": torch.__version__,
+        **software_versions(),
         "device": f"{hardware_model(device)}, {kernels}" if kernels else hardware_model(device),
         "threads": pack.runtime.threads,
         "compile": [pack.runtime.compiled, pack.compiled],
@@ -137,7 +139,7 @@ def pack_origin(state: TrainingState) -> dict[str, Any]:
 
 
 def _curves(reports: Sequence[Report]) -> dict[str, Tensor]:
-    """Return the reports' losses, a row a report: (reports, T) each."""
+    """Return the losses of all reports, one row per report: (reports, T) each."""
     curves = {"curves": [report.train_losses for report in reports]}
     held_out = [r.held_out_losses for r in reports if r.held_out_losses is not None]
     if held_out:
@@ -146,7 +148,7 @@ def _curves(reports: Sequence[Report]) -> dict[str, Tensor]:
 
 
 def _reports(steps: Sequence[int], tensors: Mapping[str, Tensor]) -> list[Report]:
-    """Return the reports again that `_curves` laid down."""
+    """Return the reports whose losses `_curves` returned."""
     train = [tuple(losses) for losses in tensors["curves"].tolist()]
     found = tensors.get("held_out")
     held_out = [None] * len(train) if found is None else [tuple(row) for row in found.tolist()]
@@ -155,23 +157,24 @@ def _reports(steps: Sequence[int], tensors: Mapping[str, Tensor]) -> list[Report
 
 def _content(counters: Mapping[str, Any], tensors: dict[str, Tensor]) -> bytes:
     text = json.dumps(counters, separators=(",", ":"), allow_nan=False)
-    return save(tensors, {"counters": text, "check": _checksum(text, tensors)})
+    return save(tensors, {"counters": text, "check": checksum(text, tensors)})
 
 
 def _parsed(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a checkpoint's counters and tensors; raise ValueError if it is not whole."""
+    """Return a checkpoint's counters and tensors; raise ValueError if the file is damaged."""
     try:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         text, check = (header["__metadata__"][name] for name in ("counters", "check"))
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError("it is damaged, or no checkpoint of a pack.") from error
-    if check != _checksum(text, tensors):
+    if check != checksum(text, tensors):
         raise ValueError("it is damaged: its checksum is another.")
     return json.loads(text), tensors
 
 
-def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of a checkpoint's counters, as text, and of its tensors."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -180,14 +183,12 @@ def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _require_same(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    others = [name for name in now if was.get(name) != now[name]]
-    if others:
-        said = ", ".join(f"{name} was {was.get(name)} and is {now[name]}" for name in others)
-        raise ValueError(f"it would not end with the same bits, since {said}.")
+    if changed := differences(was, now):
+        raise ValueError(f"it would not end with the same bits, since {changed}.")
 
 
 def _require_fitting(tensors: Mapping[str, Tensor], state: TrainingState, left: int) -> None:
-    """Refuse tensors of other shapes, as a factory gives them whose code was changed."""
+    """Refuse tensors of other shapes, which the changed code of a model factory gives."""
     expected = {name: (left, *tensor.shape[1:]) for name, tensor in state.tensors().items()}
     found = {name: tuple(t.shape) for name, t in tensors.items() if name not in CURVE_TENSORS}
     if found != expected:
@@ -201,5 +202,5 @@ def pack_id(configs: Sequence[TrialConfig]) -> str:
 
 
 def discard_pack(checkpoints: CheckpointConfig, configs: Sequence[TrialConfig]) -> None:
-    """Remove all checkpoints of a whole pack, those of its parts included."""
+    """Remove all checkpoints of a whole pack and of its parts."""
     open_storage(checkpoints.folder).remove(pack_id(configs))

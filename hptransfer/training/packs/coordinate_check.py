@@ -1,16 +1,17 @@
-"""The coordinate check: is a parametrization really µP? (arXiv 2203.03466, Appendix D.1)
+"""The coordinate check, which shows whether a parametrization is µP (arXiv 2203.03466, App. D.1).
 
-Every module's output is measured on a fixed probe batch at several widths. Under µP its typical
-size at initialisation, and the size of its change after a few steps, do not depend on width: the
-slope of log2 RMS over log2 width is near zero. Changes h_t - h_0 have far more power than raw
-values: mean |activation| after training misses a hidden rate that is wrong by m.
+Every module's output is measured on a fixed probe batch at several widths. Under µP the output's
+root mean square (RMS) at initialisation, and the RMS of its change after a few steps, do not depend
+on width: the slope of log2 RMS over log2 width is near zero. Changes h_t - h_0 tell far more than
+raw values: mean |activation| after training does not reveal a hidden rate that is wrong by m.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,30 +33,36 @@ from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.state import pack_losses, start_training
 
 LARGEST_SLOPE = 0.2  # largest |slope| that passes, in octaves per doubling; true µP stays near 0.1
-MEASURED_STEPS = (2, 3, 4, 5, 6)  # steps at which updates are measured
-CHECK_SEEDS = tuple(range(8))
-PROBE_SAMPLES = 64
-LEAST_LOSS_DROP = 0.05  # share by which the base width's loss must fall: else nothing was learned
-OCTAVES_LOWER = 2  # the rate is lowered so far, octave by octave, while a check fails
-DECISIVE_SLOPE = 0.5  # |slope| beyond which no lower rate is tried
+MEASURED_STEPS = (2, 3, 4, 5, 6)  # steps taken when changes of outputs are measured
+CHECK_SEEDS = tuple(range(8))  # seeds of the trials over which an RMS is averaged
+PROBE_SAMPLES = 64  # held-out samples of the probe batch
+LEAST_LOSS_DROP = 0.05  # share by which the base width's loss must fall for a check to count
+OCTAVES_LOWER = 2  # octaves by which the rate is lowered, one by one, while a check fails
+DECISIVE_SLOPE = 0.5  # |slope| in octaves per doubling above which no lower rate is tried
 
 OutputSizes = dict[tuple[str, str, int], list[float]]  # (module, quantity, step) -> RMS per seed
 
 
-class _Run(NamedTuple):
+class WidthMeasurement(NamedTuple):
+    """The measurements of one width."""
+
     sizes: OutputSizes
-    loss_drop: float
+    loss_drop: float  # share by which the loss of the first batch fell
 
 
 def coordinate_check(
     base: TrialConfig, widths: Sequence[int], log2_lr: float, runtime: RuntimeConfig
 ) -> dict[str, Any]:
-    """Check a trial's parametrization over `widths` at base learning rate 2**log2_lr or a little
-    below.
+    """Return the coordinate check of a trial's parametrization over `widths`.
 
-    Returns the object of `hptransfer check --json`: slopes in octaves per width doubling, verdict
-    `pass` or `fail`, and the sizes behind them. What is exactly zero at all widths (a module
-    initialised to zero, or one that has not moved yet) has no slope and is listed under `zero`.
+    The base learning rate is 2**log2_lr, or up to `OCTAVES_LOWER` octaves lower where the check may
+    fail because of the rate. The answer is the object of `hptransfer check --json`: slopes in
+    octaves per width doubling, the verdict `pass` or `fail`, and the RMS values behind the slopes.
+    An output that is exactly zero at all widths (a module initialised to zero, or one that has not
+    changed yet) has no slope and is listed under `zero`.
+
+    Raises:
+        UserError: `widths` are fewer than two different ones.
     """
     if len(set(widths)) < 2 or set(widths) == {base.model.base_width}:
         raise UserError(
@@ -65,45 +72,45 @@ def coordinate_check(
         )
     torch.set_num_threads(runtime.threads)
     dataset = load_data(base.data, runtime.data_folder)
-    plainly = dataclasses.replace(runtime, compile=False, graph=False)
+    eager = dataclasses.replace(runtime, compile=False, graph=False)
+
+    def check_at(rate: float) -> dict[str, Any]:
+        probe = probe_config(base, rate)
+        runs = {w: measure_width(with_width(probe, w), dataset, eager) for w in widths}
+        return check_record(base, runs, rate)
+
+    return {**answer_at_telling_rate(check_at, log2_lr), "asked_log2_lr": log2_lr}
+
+
+def answer_at_telling_rate(
+    check_at: Callable[[float], dict[str, Any]], log2_lr: float
+) -> dict[str, Any]:
+    """Return the check at `log2_lr`, or at a lower rate if the rate alone may make it fail.
+
+    `check_at` returns the `check_record` at a log2 learning rate. Of several checks the last one
+    counts in which the base width's loss fell enough, or else the first.
+    """
     answers = []
     for lowered in range(OCTAVES_LOWER + 1):
-        answers.append(_checked_at(base, widths, log2_lr - lowered, dataset, plainly))
+        answers.append(check_at(log2_lr - lowered))
         if not _may_pass_lower(answers[-1]):
             break
-    return {**_telling(answers), "asked_log2_lr": log2_lr}
+    return next((a for a in reversed(answers) if a["loss_drop"] >= LEAST_LOSS_DROP), answers[0])
 
 
 def _may_pass_lower(answer: Mapping[str, Any]) -> bool:
-    """Whether a failure may be the rate's. Near the edge of stability a few steps are no longer
-    small changes and slopes of true µP stray beyond the limit; those of a wrong factor only get
-    cleaner at lower rates.
+    """Whether a check may pass at a lower rate.
+
+    Near the edge of stability a few steps are no longer small changes, and slopes of true µP exceed
+    the limit. Slopes of a wrong factor only get clearer at lower rates.
     """
     slope = answer["worst"]["slope"]
     failed = answer["verdict"] == "fail" and answer["loss_drop"] >= LEAST_LOSS_DROP
     return failed and (slope is None or abs(slope) <= DECISIVE_SLOPE)
 
 
-def _telling(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the last answer at which the model learned enough, or the first."""
-    return next((a for a in reversed(answers) if a["loss_drop"] >= LEAST_LOSS_DROP), answers[0])
-
-
-def _checked_at(
-    base: TrialConfig,
-    widths: Sequence[int],
-    log2_lr: float,
-    dataset: Dataset,
-    runtime: RuntimeConfig,
-) -> dict[str, Any]:
-    probing = _probing(base, log2_lr)
-    runs = {w: _probe_width(with_width(probing, w), dataset, runtime) for w in widths}
-    narrowest = min(runs, key=lambda width: abs(width - base.model.base_width))
-    return _answer(base, runs, log2_lr=log2_lr, loss_drop=runs[narrowest].loss_drop)
-
-
-def _probing(base: TrialConfig, log2_lr: float) -> TrialConfig:
-    """Return the trial at a constant rate for as many steps as are measured, in float32."""
+def probe_config(base: TrialConfig, log2_lr: float) -> TrialConfig:
+    """Return the trial in float32 at a constant rate, for the steps that are measured."""
     budget = dataclasses.replace(
         base.budget, steps=max(MEASURED_STEPS), schedule=Schedule.constant, warmup_fraction=0.0
     )
@@ -111,7 +118,10 @@ def _probing(base: TrialConfig, log2_lr: float) -> TrialConfig:
     return with_hyperparameters(config, {"log2_lr": log2_lr})
 
 
-def _probe_width(config: TrialConfig, dataset: Dataset, runtime: RuntimeConfig) -> _Run:
+def measure_width(
+    config: TrialConfig, dataset: Dataset, runtime: RuntimeConfig
+) -> WidthMeasurement:
+    """Return the RMS of all outputs, and of their changes in training, at the config's width."""
     seeded = [dataclasses.replace(config, seed=seed) for seed in CHECK_SEEDS]
     state = start_training(seeded, dataset, torch_device(runtime), runtime)
     pack, first_batch = state.pack, state.batch(0)
@@ -133,7 +143,7 @@ def _probe_width(config: TrialConfig, dataset: Dataset, runtime: RuntimeConfig) 
     with torch.no_grad():
         loss_after = pack_losses(pack, first_batch).mean()
     state.close()
-    return _Run(sizes, float(1 - loss_after / loss_before))
+    return WidthMeasurement(sizes, float(1 - loss_after / loss_before))
 
 
 def _rms(value: Tensor) -> float:
@@ -144,39 +154,51 @@ def _rms(value: Tensor) -> float:
 def _outputs(pack: Pack, member: int, dataset: Dataset) -> dict[str, Tensor]:
     """Return every module's output on the probe batch for one member."""
     config = pack.configs[member]
-    batch = next(iter(evaluation_batches(config, dataset.validation)))
-    device = pack.flat.device
-    images, u, noise = (part[:PROBE_SAMPLES].to(device) for part in batch[:3])
-    condition = tuple(part[:PROBE_SAMPLES].to(device) for part in batch.condition)
-    at = noised(config.objective, images, noise, u)
+    first = next(iter(evaluation_batches(config, dataset.validation)))
+    batch = first.part(slice(PROBE_SAMPLES), pack.device)
+    at = noised(config.objective, batch.images, batch.noise, batch.u)
+    tensors = pack.member_tensors(member)
+    return module_outputs(
+        pack.template,
+        lambda model: functional_call(model, tensors, (at.x, at.t, *batch.condition)),
+    )
+
+
+def module_outputs(model: nn.Module, call: Callable[[nn.Module], object]) -> dict[str, Tensor]:
+    """Return the outputs of all modules with parameters, by name, in one call of the model.
+
+    Several outputs of one module are named `name[index]`; a mask or None among them has no RMS and
+    is left out.
+    """
     outputs: dict[str, Tensor] = {}
+
+    def record(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            outputs[name] = output.detach()
+            return
+        for index, part in enumerate(output):
+            if isinstance(part, Tensor) and part.is_floating_point():
+                outputs[f"{name}[{index}]"] = part.detach()
+
     hooks = [
-        module.register_forward_hook(_recorder(name, outputs))
-        for name, module in pack.template.named_modules()
+        module.register_forward_hook(partial(record, name))
+        for name, module in model.named_modules()
         if name and any(True for _ in module.parameters())
     ]
-    functional_call(pack.template, pack.member_tensors(member), (at.x, at.t, *condition))
+    call(model)
     for hook in hooks:
         hook.remove()
     return outputs
 
 
-def _recorder(name: str, outputs: dict[str, Tensor]) -> Any:
-    def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            outputs[name] = output.detach()
-            return
-        for index, part in enumerate(output):
-            # A mask, or nothing, among a module's outputs has no size.
-            if isinstance(part, Tensor) and part.is_floating_point():
-                outputs[f"{name}[{index}]"] = part.detach()
-
-    return record
-
-
-def _answer(
-    base: TrialConfig, runs: Mapping[int, _Run], *, log2_lr: float, loss_drop: float
+def check_record(
+    base: TrialConfig, runs: Mapping[int, WidthMeasurement], log2_lr: float
 ) -> dict[str, Any]:
+    """Return the coordinate check of measurements by width: slopes, verdict and RMS values.
+
+    Its `loss_drop` is that of the width nearest to the base width.
+    """
+    loss_drop = runs[min(runs, key=lambda width: abs(width - base.model.base_width))].loss_drop
     widths = sorted(runs)
     keys = list(runs[widths[0]].sizes)
     sizes = {key: [runs[w].sizes[key] for w in widths] for key in keys}
@@ -205,7 +227,7 @@ def _answer(
         "loss_drop": round(loss_drop, 4),
         "slopes": slopes,
         "zero": [_occasion(key) for key in keys if key in zero],
-        "worst": max(slopes, key=_badness),
+        "worst": max(slopes, key=_excess),
         "verdict": "fail" if failed or loss_drop < LEAST_LOSS_DROP else "pass",
         "warnings": _warnings(loss_drop, log2_lr),
         "rms": [
@@ -217,8 +239,8 @@ def _answer(
     }
 
 
-def _badness(slope: Mapping[str, Any]) -> float:
-    """Return by how much a slope lies outside of what is allowed; negative inside."""
+def _excess(slope: Mapping[str, Any]) -> float:
+    """Return by how much a slope lies outside the allowed interval; negative if inside."""
     value = slope["slope"]
     return math.inf if value is None else max(value - LARGEST_SLOPE, slope["lowest"] - value)
 
@@ -242,8 +264,10 @@ def _is_in(key: tuple[str, str, int], modules: set[tuple[str, str]]) -> bool:
 
 
 def _may_shrink(base: TrialConfig) -> set[tuple[str, str]]:
-    """Return what µP lets fall with m^-1/2: a readout's output at initialisation where its weights
-    are not zero (arXiv 2203.03466, Appendix D.1), in every module that holds the readout.
+    """Return the (module, quantity) pairs whose RMS may fall as m^-1/2 under µP.
+
+    That is a readout's output at initialisation where its weights are not zero (arXiv 2203.03466,
+    Appendix D.1), in every module that holds the readout.
     """
     readouts = [
         rule.name.rpartition(".")[0] for rule in parameter_rules(base) if rule.role is Role.output

@@ -1,4 +1,4 @@
-"""The deciding loss of every member of a pack."""
+"""The held-out loss of every member of a pack."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hptransfer.training.packs.pack import Pack
 
 
 def validation_loss(pack: Pack, validation: Split, *, flat: Tensor, draws: int) -> Tensor:
-    """Return each trial's mean loss over the first `draws` draws: (T,), in float64.
+    """Return each trial's mean loss over the first `draws` evaluation batches: (T,), in float64.
 
-    `flat` (T, P) are the weights; all of `eval_draws` make the deciding loss. A compiled pack sees
-    chunks of the training batch's size under the training's own rules of differentiation, so that
-    no other shape has to be compiled.
+    `flat` (T, P) are the weights. With all of `budget.eval_draws` it is the deciding loss. A
+    compiled pack evaluates chunks of the training batch's size with gradients enabled as in
+    training, so that no other variant of the model is compiled.
     """
     config = pack.configs[0]
     total = torch.zeros(len(pack), dtype=torch.float64, device=pack.device)
@@ -35,23 +35,26 @@ def validation_loss(pack: Pack, validation: Split, *, flat: Tensor, draws: int) 
 
 
 def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor:
-    """Return the sum of losses over some samples (T,); places beyond the last are filled up."""
-    count = len(batch.u)
-    index = torch.tensor(chosen) % count
-    parts = [part[index].to(pack.device) for part in (*batch[:3], *batch.condition)]
-    images, u, noise, *condition = parts
-    objective = pack.configs[0].objective
-    at = noised(objective, images, noise, u)
-    x, t, *told = (part.expand(len(pack), *part.shape) for part in (at.x, at.t, *condition))
-    prediction = pack.predict(x, t, tuple(told), flat=flat).detach()
+    """Return the sum of losses over the chosen samples: (T,).
+
+    Indices beyond the last sample stand for samples from the first on, whose losses do not count.
+    """
+    count, objective = len(batch.u), pack.configs[0].objective
+    part = batch.part(torch.tensor(chosen) % count, pack.device)
+    at = noised(objective, part.images, part.noise, part.u)
+    x, t, *condition = (
+        tensor.expand(len(pack), *tensor.shape) for tensor in (at.x, at.t, *part.condition)
+    )
+    prediction = pack.predict(x, t, tuple(condition), flat=flat).detach()
     losses = sample_losses(objective, prediction, at, pack_bound_weight(pack))
     return losses[:, : count - chosen.start].double().sum(1)
 
 
 def pack_bound_weight(pack: Pack) -> float | Tensor | None:
-    """Return the weight of a learned variance's bound in the deciding loss: (T, 1), or one for all.
+    """Return the weight of a learned variance's bound in the deciding loss: (T, 1), or a number.
 
-    Trials that were trained under different weights compare only under one.
+    A number is the same for all trials: trials that trained under different weights can only be
+    compared under one weight.
     """
     fixed = deciding_bound_weight(pack.configs[0].objective)
     own = None if pack.bound_weights is None else pack.bound_weights.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The loop of all rows of sweeps: a pack from its first step to its deciding loss."""
+"""The training loop of a pack, from its first step to the deciding losses: all rows of sweeps."""
 
 from __future__ import annotations
 
@@ -11,36 +11,40 @@ from torch import Tensor
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import Dataset
-from hptransfer.training.flops import step_flops
+from hptransfer.training.flops import train_step_flops
 from hptransfer.training.packs.checkpoint import PackCheckpoint
 from hptransfer.training.packs.evaluation import validation_loss
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.reports import PackProgress, Report
 from hptransfer.training.packs.state import TrainingState, start_training
 from hptransfer.training.reports import has_point
-from hptransfer.training.stopping import first_step, is_hopeless
+from hptransfer.training.stopping import gives_up
 
-# The dead leave a captured pack where this many FLOPs are saved: compiling and capturing for fewer
-# members takes about 20 s, in which a pack of small models does 40 TFLOP/s.
+# FLOPs that removing diverged and stopped trials from a compiled or captured pack must save.
+# Compiling and capturing the step anew takes about 20 s, in which a pack of small models does
+# 40 TFLOP/s.
 RECAPTURE_FLOPS = 8e14
 
 
 class PackOutcome(NamedTuple):
-    """What a pack's training gave; all tensors (T,) on the CPU."""
+    """The outcome of a pack's training: tensors (T,) in the order of the start, on the CPU.
 
-    losses: Tensor  # the deciding loss, of no meaning where a trial diverged or was stopped
-    losses_at_init: Tensor  # on the first draw only: it scales, it does not decide
-    diverged_at: Tensor  # step, or -1
-    stopped_at: Tensor  # steps taken until it was given up, or -1
-    clipped_share: Tensor
+    `pack` holds only the members that were not removed while it trained.
+    """
+
+    losses: Tensor  # (T,) deciding losses; without meaning where a trial diverged or was stopped
+    losses_at_init: Tensor  # (T,) on the first evaluation draw only, since it only scales
+    diverged_at: Tensor  # (T,) step, or -1
+    stopped_at: Tensor  # (T,) steps taken until the trial was given up, or -1
+    clipped_share: Tensor  # (T,) share of the steps whose gradient was clipped
     reports: tuple[Report, ...]
     seconds: float  # wall time, of earlier processes too
-    pack: Pack  # of the members that were left
-    members: tuple[int, ...]  # where those stand in the tensors above
-    weights: Tensor  # those of theirs that decide, on the pack's device
+    pack: Pack  # the members at the end
+    members: tuple[int, ...]  # the place of each member of `pack` in the tensors above
+    weights: Tensor  # (members, P) deciding weights, on the pack's device
 
     def parameters(self, member: int) -> dict[str, Tensor]:
-        """Return one trial's deciding weights by name."""
+        """Return by name the deciding weights of the trial at place `member` of the start."""
         return self.pack.member_parameters(self.weights, self.members.index(member))
 
 
@@ -52,9 +56,10 @@ def train_pack(
     report: Callable[[Report], None],
     checkpoint: PackCheckpoint | None = None,
 ) -> PackOutcome:
-    """Train trials of one shape signature for their budget, or until none is left.
+    """Train trials of one shape signature for their budget, or until none takes part any more.
 
-    With a checkpoint training begins where that was made, and at reports a new one is left.
+    With a checkpoint, training begins at the step where the checkpoint was made, and new ones are
+    written at reports.
     """
     began = time.perf_counter()
     state = start_training(configs, dataset, device, runtime)
@@ -87,21 +92,18 @@ def _train(
             continue
         progress.reports.append(_report(state, step + 1, count))
         report(progress.reports[-1])
-        if step + 1 < steps:
-            _stop_hopeless(state, progress)
+        _stop_hopeless(state, progress)
         if not state.any_alive():
             break
-        if _pays_to_compact(state, steps - step - 1):
+        if compaction_pays(state, steps - step - 1):
             state.compact()
         if checkpoint is not None and step + 1 < steps:
             checkpoint.save(state, progress)
 
 
 def _stop_hopeless(state: TrainingState, progress: PackProgress) -> None:
-    if progress.step < first_step(state.budget.stop_after, state.budget.steps):
-        return
-    at_init = progress.losses_at_init.tolist()
-    hopeless = [m for m in state.members if is_hopeless(progress.curve(m), at_init[m])]
+    at_init, budget, step = progress.losses_at_init.tolist(), state.budget, progress.step
+    hopeless = [m for m in state.members if gives_up(budget, step, progress.curve(m), at_init[m])]
     if hopeless:
         state.give_up(hopeless, progress.step)
 
@@ -127,9 +129,9 @@ def _outcome(state: TrainingState, progress: PackProgress, dataset: Dataset) -> 
 
 
 def _report(state: TrainingState, step: int, count: int) -> Report:
-    """Say where the pack stands; the held-out losses are read off its weights and change nothing.
+    """Return the report after `step` steps, held-out losses included where they are asked for.
 
-    They cost a pass forward over all draws each: half as much again as training on as many samples.
+    Held-out losses change nothing in the training; they cost a forward pass over all draws.
     """
     losses, held_out = state.mean_losses(step), None
     if state.pack.runtime.held_out_curve:
@@ -144,16 +146,16 @@ def _report(state: TrainingState, step: int, count: int) -> Report:
 
 
 def _of_everybody(state: TrainingState, values: Tensor, count: int) -> Tensor:
-    """Return values of the members left (T,) in the order of the start, NaN for the others."""
+    """Return values (members,) of the pack in the order of the start: (T,), NaN for the removed."""
     everybody = torch.full((count,), torch.nan, dtype=values.dtype)
     everybody[list(state.members)] = values.cpu()
     return everybody
 
 
-def _pays_to_compact(state: TrainingState, steps_left: int) -> bool:
-    """Whether leaving the dead out saves more than building the step anew costs.
+def compaction_pays(state: TrainingState, steps_left: int) -> bool:
+    """Whether removing diverged and stopped trials saves more than building the step anew costs.
 
-    Both are reckoned from shapes and not from clocks, so that a pack is compacted at the same step
+    Both are computed from shapes and not from clocks, so that trials leave a pack at the same step
     whenever it runs.
     """
     dead = state.dead_count()
@@ -161,6 +163,4 @@ def _pays_to_compact(state: TrainingState, steps_left: int) -> bool:
         return False
     if not state.is_costly_to_rebuild:
         return True
-    config = state.pack.configs[0]
-    _, both = step_flops(config.model, config.data.layout, config.budget.batch_size)
-    return dead * steps_left * both > RECAPTURE_FLOPS
+    return dead * steps_left * train_step_flops(state.pack.configs[0]) > RECAPTURE_FLOPS

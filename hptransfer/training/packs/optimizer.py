@@ -1,4 +1,4 @@
-"""AdamW on flat parameters (T, P) with every hyperparameter per trial (arXiv 1711.05101).
+"""AdamW on flat parameters (T, P), each trial with its own hyperparameters (arXiv 1711.05101).
 
 All parameters of a trial lie in one row, so a step is a dozen elementwise operations whatever the
 model, and the µP factors are one vector over the row.
@@ -15,7 +15,7 @@ from hptransfer.config import TrialConfig
 from hptransfer.config.choices import WeightDecayMode
 from hptransfer.training.packs.pack import Pack
 
-CONTROLLED = ("lr", "beta1", "beta2", "eps")  # what the bias corrections are made of
+CONTROLLED = ("lr", "beta1", "beta2", "eps")  # HPs that enter a step's bias corrections
 
 
 def _per_trial(configs: Sequence[TrialConfig], name: str, device: torch.device) -> Tensor:
@@ -24,10 +24,10 @@ def _per_trial(configs: Sequence[TrialConfig], name: str, device: torch.device) 
 
 
 class PackedAdamW:
-    """AdamW for T trials at once; equals `torch.optim.AdamW` on `param_groups` for each.
+    """AdamW for T trials at once; equals `torch.optim.AdamW` on `param_groups` for each trial.
 
-    What a step's number decides is worked out on the host (`controls`), so that the step itself is
-    the same operations on the same tensors every time and can be captured.
+    Everything that depends on the step's number is computed on the host (`controls`). The step
+    itself is then the same operations on the same tensors every time, and can be captured.
     """
 
     def __init__(self, pack: Pack) -> None:
@@ -35,7 +35,8 @@ class PackedAdamW:
         self.pack = pack
         self.moment1 = torch.zeros_like(pack.flat, requires_grad=False)
         self.moment2 = torch.zeros_like(pack.flat, requires_grad=False)
-        # Where to put what is intermediate: allocating costs a third, but compiled code needs none.
+        # Memory for intermediate results, since allocating it costs a third of a step; compiled
+        # code needs none.
         compiled = pack.runtime.compiled
         self.scratch = None if compiled else torch.empty_like(pack.flat, requires_grad=False)
         cpu = torch.device("cpu")
@@ -46,14 +47,16 @@ class PackedAdamW:
         self.decay = _decay_per_step(pack, self.lr_factor)
 
     def keep(self, pack: Pack, members: Sequence[int]) -> PackedAdamW:
-        """Return the optimizer of some members alone, whose pack is `pack`, as they are now."""
+        """Return the optimizer of `pack`, which holds these members only, with their moments."""
         kept = PackedAdamW(pack)
         kept.moment1, kept.moment2 = (m[list(members)] for m in (self.moment1, self.moment2))
         return kept
 
     def controls(self, step: int, multiplier: Tensor) -> Tensor:
-        """Return what step `step` (from 0) needs at the schedule's multiplier (T,): (3, T) on the
-        CPU: the multiplier, the rate with both bias corrections, and the corrected epsilon.
+        """Return the controls of step `step` (from 0) at the schedule's multiplier (T,).
+
+        They are (3, T) on the CPU: the multiplier, the rate with both bias corrections, and the
+        corrected epsilon.
         """
         lr, beta1, beta2, eps = self.on_host
         debias1 = 1 - beta1.double() ** (step + 1)
@@ -63,7 +66,10 @@ class PackedAdamW:
         return torch.stack([multiplier, rate, (root * eps).float()])
 
     def clip(self, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Clip each trial's global norm in place; return the norms before and who was clipped."""
+        """Clip each trial's global norm of grad (T, P) in place.
+
+        Returns the norms before (T,), and 1.0 for each trial that was clipped, else 0.0 (T,).
+        """
         norm = torch.linalg.vector_norm(grad, dim=1)
         if self.clip_norm is None:
             return norm, torch.zeros_like(norm)
@@ -73,9 +79,12 @@ class PackedAdamW:
 
     @torch.no_grad()
     def step(self, grad: Tensor, controls: Tensor, alive: Tensor) -> None:
-        """Update the parameters from grad (T, P) and a step's `controls`; the dead keep theirs."""
+        """Update the parameters from grad (T, P) and a step's `controls` (3, T).
+
+        Trials that are not `alive` (T,) keep their parameters.
+        """
         multiplier, rate, eps = controls.unsqueeze(2).unbind(0)
-        # Not a product with zero: a rate may be infinite.
+        # A product with zero would not do: a rate may be infinite.
         multiplier, rate = (torch.where(alive.unsqueeze(1), c, 0.0) for c in (multiplier, rate))
         flat, out = self.pack.flat, self.scratch
         if self.decay is not None:
@@ -88,7 +97,7 @@ class PackedAdamW:
 
     @torch.no_grad()
     def quarantine(self, dead: Tensor) -> None:
-        """Zero the weights and moments of dead trials (T,), so that no NaN stays in memory."""
+        """Zero the weights and moments of the trials in `dead` (T,), so that no NaN is left."""
         for tensor in (self.pack.flat, self.moment1, self.moment2):
             tensor.masked_fill_(dead.unsqueeze(1), 0.0)
 
@@ -109,7 +118,7 @@ def _over_entries(pack: Pack, name: str) -> Tensor:
 
 
 def _decay_per_step(pack: Pack, lr_factor: Tensor) -> Tensor | None:
-    """Return what each entry loses per step at multiplier 1: (T, 1) or (T, P)."""
+    """Return the share that each entry decays per step at multiplier 1: (T, 1) or (T, P)."""
     lr, decay = (_per_trial(pack.configs, name, pack.device) for name in ("lr", "weight_decay"))
     if not any(config.optimizer.weight_decay > 0 for config in pack.configs):
         return None

@@ -1,8 +1,9 @@
 """The trial axis: trials of equal shapes as one program over stacked parameters.
 
-One plain model serves as the template; all trials' parameters are rows of one flat tensor (T, P).
-The families' layers take parameters stacked along the trial axis as they are; a model of the user's
-own is mapped over it by `torch.func.vmap`. The gradient of the summed losses is each trial's own.
+One plain model serves as the template. The parameters of each trial are one row of a flat tensor
+(T, P). The families' layers accept parameters stacked along the trial axis; a custom model is
+mapped over that axis by `torch.func.vmap`. Since the trials share no parameter, the gradient of the
+summed losses with respect to a row is the gradient of that trial's loss.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ from hptransfer.training.precision import arithmetic, autocast, bound_terms_on
 
 ConditionTensors = tuple[Tensor, ...]  # labels, or a caption's tokens, mask and pooled features
 
-# Parameters begin at multiples of so many floats: on a GPU compiled kernels copy other ones first.
+# Floats of which each parameter's place in a row is a multiple. On a GPU compiled kernels copy
+# parameters at other places before they use them.
 ALIGNMENT = {"cpu": 1, "cuda": 16}
 
 
 class Pack:
-    """T trials of one shape signature. `flat` (T, P) is the only leaf that requires a gradient."""
+    """T trials of one shape signature. Their weights `flat` (T, P) alone require a gradient."""
 
     def __init__(
         self,
@@ -55,15 +57,15 @@ class Pack:
         self.template = build_template(configs[0]).to(device)
         self.template.requires_grad_(False)
         self.rules = parameter_rules(configs[0])
-        self.columns = row_layout(self.rules, ALIGNMENT[device.type])
-        rows = [_flat_row(config, self.columns) for config in configs]
+        self.segments = row_layout(self.rules, ALIGNMENT[device.type])
+        rows = [_flat_row(config, self.segments) for config in configs]
         self.flat = torch.stack(rows).to(device).requires_grad_()
         self.multipliers = _multipliers(configs, device)
         self.seed_index = _seed_index(configs, device)
         self.bound_weights = _bound_weights(configs, device)
         custom = isinstance(configs[0].model, CustomConfig)
         self.compiled = self.runtime.compiles(custom=custom)
-        # Of the template alone: a pack of the members that are left must not hold this one's rows.
+        # Bound to the template and not to this pack, whose rows a smaller pack must not keep alive.
         mapped = partial(_mapped, self.template)
         self.mapped = compiled(mapped) if self.compiled and custom else mapped
         if self.compiled and not custom:
@@ -76,8 +78,13 @@ class Pack:
     def predict(
         self, x: Tensor, t: Tensor, condition: ConditionTensors, *, flat: Tensor | None = None
     ) -> Tensor:
-        """Predict for x (T, B, C, H, W), t (T, B) and a condition of tensors (T, B, ...), with the
-        weights `flat` if given; in float32, whatever the precision.
+        """Return predictions (T, B, C', H, W) in float32, whatever the precision.
+
+        Args:
+            x: noised images (T, B, C, H, W).
+            t: timesteps of the embedding (T, B), 0 to 1000.
+            condition: labels, or tokens, mask and pooled features (T, B, ...).
+            flat: weights (T, P) to use instead of the pack's own.
         """
         stacked = self._stacked(self.flat if flat is None else flat)
         model = self.configs[0].model
@@ -89,17 +96,17 @@ class Pack:
             return functional_call(self.template, stacked, (x, t, *condition)).float()
 
     def arithmetic(self) -> AbstractContextManager[None]:
-        """Set up a GPU for the trials' precision, for forward and backward in a `with` block."""
+        """Set a GPU to the trials' precision for forward and backward in a `with` block."""
         return arithmetic(self.configs[0].precision, self.device)
 
     def of_seeds(self, shared: Tensor) -> Tensor:
-        """Give each member its seed's part of a tensor (S, ...): (T, ...), a view if S is 1."""
+        """Return each member's part (T, ...) of a tensor by seed (S, ...); a view if S is 1."""
         if len(shared) == 1:
             return shared.expand(len(self), *shared.shape[1:])
         return shared.index_select(0, self.seed_index)
 
     def keep(self, members: Sequence[int]) -> Pack:
-        """Return the pack of some members alone, as they are now."""
+        """Return a pack of these members only, with their present weights."""
         kept = copy.copy(self)
         kept.configs = tuple(self.configs[member] for member in members)
         kept.flat = self.flat.detach()[list(members)].requires_grad_()
@@ -109,13 +116,13 @@ class Pack:
         return kept
 
     def over_entries(self, values: Sequence[float]) -> Tensor:
-        """Spread one value per parameter over the entries of a flat row: (P,); padding gets 1."""
+        """Return one value per parameter for each entry of a flat row: (P,); padding gets 1."""
         by_name = dict(zip((rule.name for rule in self.rules), values, strict=True))
-        parts = [torch.full((c.size,), by_name.get(c.name, 1.0)) for c in self.columns]
+        parts = [torch.full((c.size,), by_name.get(c.name, 1.0)) for c in self.segments]
         return torch.cat(parts).to(self.device)
 
     def member_tensors(self, member: int) -> dict[str, Tensor]:
-        """Return one trial's parameters and multipliers by name, for a call of the template."""
+        """Return one trial's parameters and multipliers by name, for a functional call."""
         return {name: tensor[member] for name, tensor in self._stacked(self.flat).items()}
 
     def member_parameters(self, flat: Tensor, member: int) -> dict[str, Tensor]:
@@ -124,11 +131,11 @@ class Pack:
         return {rule.name: stacked[rule.name][member] for rule in self.rules}
 
     def _stacked(self, flat: Tensor) -> dict[str, Tensor]:
-        parts = flat.split([column.size for column in self.columns], dim=1)
+        parts = flat.split([segment.size for segment in self.segments], dim=1)
         stacked = {
-            column.name: part.unflatten(1, column.shape)
-            for column, part in zip(self.columns, parts, strict=True)
-            if column.name
+            segment.name: part.unflatten(1, segment.shape)
+            for segment, part in zip(self.segments, parts, strict=True)
+            if segment.name
         }
         return {**stacked, **self.multipliers}
 
@@ -140,7 +147,7 @@ def _mapped(
     t: Tensor,
     condition: ConditionTensors,
 ) -> Tensor:
-    """Map a model of the user's own over the trial axis of its tensors and inputs."""
+    """Call a custom model once per trial, mapped over the trial axis of tensors and inputs."""
 
     def member(tensors: dict[str, Tensor], *inputs: Any) -> Tensor:
         *own, condition = inputs
@@ -150,25 +157,25 @@ def _mapped(
 
 
 class RowSegment(NamedTuple):
-    """A stretch of a flat row: a parameter, or padding without a name."""
+    """A segment of a flat row: a parameter, or padding, whose name is empty."""
 
     name: str
     shape: tuple[int, ...]
 
     @property
     def size(self) -> int:
-        """Entries of the row."""
+        """The number of entries."""
         return math.prod(self.shape)
 
 
 def row_layout(rules: Sequence[ParameterRule], alignment: int) -> list[RowSegment]:
-    """Lay parameters out in a row, each beginning at a multiple of `alignment` entries."""
-    laid = []
+    """Return the layout of parameters in a row, each at a multiple of `alignment` entries."""
+    segments = []
     for rule in rules:
-        column = RowSegment(rule.name, tuple(rule.shape))
-        missing = -column.size % alignment
-        laid += [column, RowSegment("", (missing,))] if missing else [column]
-    return laid
+        segments.append(RowSegment(rule.name, tuple(rule.shape)))
+        if padding := -segments[-1].size % alignment:
+            segments.append(RowSegment("", (padding,)))
+    return segments
 
 
 def _seed_index(configs: Sequence[TrialConfig], device: torch.device) -> Tensor:
@@ -177,19 +184,19 @@ def _seed_index(configs: Sequence[TrialConfig], device: torch.device) -> Tensor:
 
 
 def _bound_weights(configs: Sequence[TrialConfig], device: torch.device) -> Tensor | None:
-    """Return each member's weight of a learned variance's bound, times the steps: (T,)."""
+    """Return each trial's weight of a learned variance's bound, times the timesteps: (T,)."""
     objectives = [config.objective for config in configs]
     weights = [o.vlb_weight * o.timesteps for o in objectives if isinstance(o, DDPMConfig)]
     return torch.tensor(weights, device=device) if weights else None
 
 
 def _multipliers(configs: Sequence[TrialConfig], device: torch.device) -> dict[str, Tensor]:
-    """Return the forward multipliers of every member by buffer name: (T,) each."""
+    """Return the forward multipliers of all trials by buffer name: (T,) each."""
     each = [forward_multipliers(config) for config in configs]
     return {name: torch.tensor([m[name] for m in each], device=device) for name in each[0]}
 
 
-def _flat_row(config: TrialConfig, laid: Sequence[RowSegment]) -> Tensor:
+def _flat_row(config: TrialConfig, layout: Sequence[RowSegment]) -> Tensor:
     """Return a trial's initial parameters in one row (P,), padding zero."""
     initial = initial_parameters(config)
-    return torch.cat([initial[c.name].flatten() if c.name else torch.zeros(c.size) for c in laid])
+    return torch.cat([initial[c.name].flatten() if c.name else torch.zeros(c.size) for c in layout])

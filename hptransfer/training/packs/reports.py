@@ -1,4 +1,4 @@
-"""What a pack's training has told so far: all of a pack that does not lie in its tensors."""
+"""The reports of a pack in training, and what else of its progress is not in its tensors."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from torch import Tensor
 
 
 class Report(NamedTuple):
-    """Where a pack stands: the step, each trial's mean training loss since the last report, and
-    the deciding loss of its weights now where that is asked for; NaN once it takes no part.
+    """A pack's losses after `step` steps, of every trial that it began with.
+
+    A loss is NaN once its trial has diverged or was stopped.
     """
 
     step: int
-    train_losses: tuple[float, ...]
-    held_out_losses: tuple[float, ...] | None = None
+    train_losses: tuple[float, ...]  # mean training losses since the last report
+    held_out_losses: tuple[float, ...] | None = None  # of the weights now, where asked for
 
 
 @dataclass
 class PackProgress:
-    """A pack's past, of every trial that it began with."""
+    """The progress of a pack until now, of every trial that it began with."""
 
     losses_at_init: Tensor  # (T,) float64 on the CPU
     reports: list[Report] = field(default_factory=list)
-    began: float = 0.0  # on this process's clock, less what earlier processes spent
+    began: float = 0.0  # `time.perf_counter()` at the start, less the seconds of earlier processes
 
     @property
     def step(self) -> int:
-        """Steps taken at the last report."""
+        """The steps taken at the last report."""
         return self.reports[-1].step if self.reports else 0
 
     @property
     def seconds(self) -> float:
-        """Wall time spent on the pack, by earlier processes too."""
+        """The wall time spent on the pack, by earlier processes too."""
         return time.perf_counter() - self.began
 
     def curve(self, member: int) -> list[float]:
-        """Return a trial's mean training losses, NaN once it takes no part."""
+        """Return the mean training losses of the trial at place `member` of the start."""
         return [report.train_losses[member] for report in self.reports]

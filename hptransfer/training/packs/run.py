@@ -1,4 +1,4 @@
-"""From trial configs to trial results: a pure function; a single trial is a pack of one."""
+"""The training of trials as packs, from configs to results; a single trial is a pack of one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hptransfer.training.sampling.quality import load_real_samples
 
 
 def ignore_report(report: Report) -> None:
-    """Take no notice of a pack's progress."""
+    """Do nothing with a report."""
 
 
 def run_pack(
@@ -39,13 +39,20 @@ def run_pack(
     report: Callable[[Report], None] = ignore_report,
     checkpoints: CheckpointConfig | None = None,
 ) -> list[TrialResult]:
-    """Train trials of one shape signature together and return their results, in order.
+    """Train trials of one shape signature together and return their results, in the same order.
 
-    A pack that the device's memory does not hold runs as two halves, and these likewise; each
-    result says in `pack_size` how large its pack was. Divergence is an outcome; any exception is a
-    bug, the user's to fix (`UserError`) or the machine's (`MachineError`: one trial does not fit).
-    With checkpoints the pack goes on where an earlier run of it was cut off; `discard_pack` removes
-    them once the results are safe.
+    A pack that does not fit into the device's memory runs as two halves, and each half likewise;
+    `pack_size` of a result is the number of trials that really ran together. A trial that diverges
+    has a result, too.
+
+    Args:
+        report: is called with the pack's losses about thirty times, see `training.reports`.
+        checkpoints: where the pack's checkpoints are. A pack that was cut off continues from its
+            checkpoint; `discard_pack` removes the checkpoints once the results are recorded.
+
+    Raises:
+        UserError: the config, the data or the model is at fault.
+        MachineError: a single trial does not fit into the device's memory.
     """
     folder = None if checkpoints is None else PackCheckpoints.of(checkpoints, configs)
     return _run(configs, runtime, report, folder)
@@ -82,7 +89,7 @@ def _run(
     except RuntimeError as error:
         if len(configs) == 1 or not is_out_of_memory(error):
             raise
-    # Here the exception is gone, and with it the traceback that holds the pack's tensors.
+    # The exception is deleted here, and with it the traceback that keeps the pack's tensors alive.
     release_memory(torch_device(runtime))
     half = math.ceil(len(configs) / 2)
     parts = (configs[:half], configs[half:])
@@ -98,19 +105,19 @@ def _trained(
     device = torch_device(runtime)
     torch.set_num_threads(runtime.threads)
     dataset = load_dataset(configs[0], runtime)
-    # Before training, so that what is amiss with it is said at once.
-    asks_quality = configs[0].quality.samples > 0
-    known = load_real_samples(configs[0].data, runtime.data_folder) if asks_quality else None
+    real = None
+    if configs[0].quality.samples > 0:  # read before training, so that it is refused at once
+        real = load_real_samples(configs[0].data, runtime.data_folder)
     try:
         outcome = train_pack(configs, dataset, device, runtime, report, checkpoint)
-        judged = PackQuality() if known is None else measure_pack_quality(outcome, known)
+        quality = PackQuality() if real is None else measure_pack_quality(outcome, real)
     except RuntimeError as error:
         if len(configs) == 1 and is_out_of_memory(error):
             raise trial_too_large(configs[0], device) from error
         raise
     notes = () if checkpoint is None else tuple(checkpoint.notes)
     results = [
-        _result(config, outcome, index, judged, device=device_name(device), notes=notes)
+        _result(config, outcome, index, quality, device=device_name(device), notes=notes)
         for index, config in enumerate(configs)
     ]
     return results, outcome
@@ -120,7 +127,7 @@ def _result(
     config: TrialConfig,
     outcome: PackOutcome,
     index: int,
-    judged: PackQuality,
+    quality: PackQuality,
     *,
     device: str,
     notes: tuple[str, ...],
@@ -146,11 +153,11 @@ def _result(
         stopped_at_step=stopped_at if stopped_at >= 0 else None,
         clipped_share=float(outcome.clipped_share[index]),
         flops=trial_flops(config),
-        seconds=(outcome.seconds + judged.seconds) / len(outcome.losses),
+        seconds=(outcome.seconds + quality.seconds) / len(outcome.losses),
         device=device,
         curve=tuple(point for point in curve if point[1] == point[1]),
         held_out=tuple(point for point in held_out if point[1] == point[1]),
-        quality=judged.qualities.get(index),
+        quality=quality.qualities.get(index),
         pack_size=len(outcome.losses),
         notes=notes,
     )

@@ -1,4 +1,4 @@
-"""A pack in training: weights, optimizer, averages, who is alive, and how a step is taken."""
+"""A pack in training: weights, optimizer, moving averages, living members, and its step."""
 
 from __future__ import annotations
 
@@ -22,27 +22,31 @@ from hptransfer.training.schedule import lr_multiplier
 
 
 class MemberRecord(NamedTuple):
-    """What is kept of a member, taking part or not: steps are -1 where there is none."""
+    """The outcome of one member so far, whether it still takes part or not."""
 
-    diverged_at: float
-    stopped_at: float
-    clipped: float  # steps whose gradient was clipped
+    diverged_at: float  # the step, from 0, whose loss or gradient was not finite, or -1
+    stopped_at: float  # steps taken until the trial was given up, or -1
+    clipped: float  # number of steps whose gradient was clipped
 
 
 def start_training(
     configs: Sequence[TrialConfig], dataset: Dataset, device: torch.device, runtime: RuntimeConfig
 ) -> TrainingState:
-    """Prepare the training of trials of one shape signature as a pack on a device."""
+    """Return the state of a pack of trials of one shape signature before its first step."""
     return TrainingState(Pack(configs, device, runtime), dataset)
 
 
 class TrainingState:
-    """A pack in training. All of its tensors have a leading trial axis over the members left."""
+    """A pack in training.
+
+    All tensors have a leading axis over the members that still take part. `compact` removes members
+    that have diverged or were stopped; `members` are the places of the others at the start.
+    """
 
     def __init__(self, pack: Pack, dataset: Dataset) -> None:
         self.pack, self.dataset, self.budget = pack, dataset, pack.configs[0].budget
         self.started_with = pack.configs
-        self.members = list(range(len(pack)))  # where the members left stood at the start
+        self.members = list(range(len(pack)))  # their places at the start
         self.optimizer = PackedAdamW(pack)
         self.ema = pack.flat.detach().clone() if self.budget.weights is Weights.ema else None
         self.alive = torch.ones(len(pack), dtype=torch.bool, device=pack.device)
@@ -51,20 +55,19 @@ class TrainingState:
         self.clipped = torch.zeros(len(pack), device=pack.device)
         self.loss_sum = torch.zeros(len(pack), device=pack.device)
         self.reported_step = 0
-        self.left: dict[int, MemberRecord] = {}  # of those compacted away
+        self.left: dict[int, MemberRecord] = {}  # records of the removed members
         self._arrange()
 
     def _arrange(self) -> None:
-        """Set up what depends on who is in the pack."""
+        """Set up everything that depends on the members of the pack."""
         pack, runtime = self.pack, self.pack.runtime
         self.batches = PackBatches(pack.configs, self.dataset)
         self.warmup_fraction = torch.tensor([c.budget.warmup_fraction for c in pack.configs])
-        ahead = runtime.on_gpu
-        self.inputs = InputQueue(self._inputs, self.budget.steps) if ahead else self._inputs
+        self.inputs = InputQueue(self._make_inputs, self.budget.steps, ahead=runtime.on_gpu)
         self._apply = compiled(self._finish) if runtime.compiled else self._finish
         self._take = CapturedStep(self._advance, pack.device) if runtime.captured else self._advance
 
-    def _inputs(self, step: int) -> StepInputs:
+    def _make_inputs(self, step: int) -> StepInputs:
         multiplier = lr_multiplier(self.budget, step, self.warmup_fraction)
         controls = self.optimizer.controls(step, multiplier)
         return StepInputs(
@@ -72,13 +75,13 @@ class TrainingState:
         )
 
     def train_step(self, step: int) -> None:
-        """Take one optimizer step; a trial whose loss or gradient is non-finite is retired."""
+        """Take step `step` (from 0); a trial whose loss or gradient is not finite has diverged."""
         with self.pack.arithmetic():
             self._take(self.inputs(step))
 
     def batch(self, step: int) -> Batch:
-        """Return the batches that a step trains on, on the pack's device."""
-        return self._inputs(step).on(self.pack.device).batch
+        """Return the batches of step `step` by seed (S, B, ...), on the pack's device."""
+        return self.inputs.make(step).on(self.pack.device).batch
 
     def _advance(self, inputs: StepInputs) -> None:
         batch, controls = inputs.on(self.pack.device)
@@ -88,10 +91,13 @@ class TrainingState:
 
     @torch.no_grad()
     def _finish(self, grad: Tensor, losses: Tensor, controls: Tensor) -> None:
-        """Apply a step's gradient (T, P) and losses (T,); nothing non-finite is left in memory."""
+        """Apply a step's gradient (T, P), losses (T,) and controls (4, T).
+
+        Nothing that is not finite stays in weights, moments or averages.
+        """
         norm, clipped = self.optimizer.clip(grad)
         died = self.retire(torch.isfinite(losses) & torch.isfinite(norm), controls[3])
-        # Elsewhere than on the host asking who died would wait for the device.
+        # On a GPU asking whether any trial died would wait for the device.
         unconditional = self.pack.runtime.compiled or self.pack.device.type != "cpu"
         if unconditional or bool(died.any()):
             grad.masked_fill_(died.unsqueeze(1), 0.0)
@@ -105,7 +111,7 @@ class TrainingState:
             self.ema.lerp_(self.pack.flat, 1 - self.budget.ema_decay)
 
     def retire(self, sound: Tensor, step: Tensor | int) -> Tensor:
-        """Mark trials that are alive but not sound as diverged at `step`; return which died."""
+        """Mark living trials that are not `sound` (T,) as diverged at `step`; return which (T,)."""
         died = self.alive & ~sound
         self.diverged_at.copy_(torch.where(died, step, self.diverged_at))
         self.alive &= sound
@@ -113,7 +119,7 @@ class TrainingState:
 
     @torch.no_grad()
     def give_up(self, hopeless: Sequence[int], step: int) -> None:
-        """Stop training members, given as they stood at the start, after `step` steps."""
+        """Stop the training of members, given by their places at the start, after `step` steps."""
         stopped = torch.tensor([member in hopeless for member in self.members])
         stopped = stopped.to(self.pack.device) & self.alive
         self.stopped_at.masked_fill_(stopped, step)
@@ -123,7 +129,7 @@ class TrainingState:
             self.ema.masked_fill_(stopped.unsqueeze(1), 0.0)
 
     def mean_losses(self, step: int) -> Tensor:
-        """Return and reset the mean training losses since the last report (T,)."""
+        """Return the mean training losses since the last report (T,), and begin the next mean."""
         means = self.loss_sum / (step - self.reported_step)
         self.loss_sum.zero_()
         self.reported_step = step
@@ -143,7 +149,7 @@ class TrainingState:
         return self.pack.runtime.compiled or self.pack.runtime.captured
 
     def compact(self) -> None:
-        """Leave the dead members out from now on; for the others nothing else changes."""
+        """Remove the members that have diverged or were stopped; the others train on as before."""
         kept = self.alive.nonzero().squeeze(1).tolist()
         self.left |= self._records()
         self._keep(kept)
@@ -167,7 +173,7 @@ class TrainingState:
         self._arrange()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return by name what is not as at the start at a report, with an axis over those left."""
+        """Return by name the tensors that change in training, as a checkpoint must hold them."""
         named = {
             "flat": self.pack.flat.detach(),
             "moment1": self.optimizer.moment1,
@@ -187,9 +193,14 @@ class TrainingState:
         left: Mapping[int, MemberRecord],
         step: int,
     ) -> None:
-        """Become what a state of the same trials was after `step` steps, at a report.
+        """Restore what a state of the same trials was at the report after `step` steps.
 
-        To be called before the first step, so that a captured one reads what is put here.
+        It must be called before the first step, since a captured step reads these tensors.
+
+        Args:
+            tensors: as `tensors()` returned them.
+            members: the places at the start of the members that took part.
+            left: the records of the removed members.
         """
         if list(members) != self.members:
             self._keep(members)
@@ -198,7 +209,7 @@ class TrainingState:
         self.left, self.reported_step = dict(left), step
 
     def records(self, count: int) -> list[MemberRecord]:
-        """Return everybody's record in the order of the start."""
+        """Return the records of all `count` members of the start, in their order."""
         records = {**self.left, **self._records()}
         return [records[member] for member in range(count)]
 
@@ -208,13 +219,12 @@ class TrainingState:
         return {member: MemberRecord(*row) for member, row in zip(self.members, rows, strict=True)}
 
     def deciding_weights(self) -> Tensor:
-        """Return the weights that decide: raw, or their moving average."""
+        """Return the deciding weights (T, P): the trained ones, or their moving average."""
         return self.pack.flat if self.ema is None else self.ema
 
     def close(self) -> None:
         """End the threads that make inputs."""
-        if isinstance(self.inputs, InputQueue):
-            self.inputs.close()
+        self.inputs.close()
 
 
 def pack_losses(pack: Pack, batch: Batch) -> Tensor:

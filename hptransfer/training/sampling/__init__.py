@@ -1,1 +1,1 @@
-"""How good samples are: Fréchet distance, precision and recall in our classifiers' features."""
+"""Samples of trained models: samplers, pictures, and quality in a classifier's features."""

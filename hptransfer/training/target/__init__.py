@@ -1,1 +1,1 @@
-"""The trainer: one config as an ordinary torch module, alone or on several devices."""
+"""The trainer of one config as an ordinary torch module, on one device or several."""

@@ -1,7 +1,8 @@
-"""Checkpoints of a training run: tensors in files of bounded size beside a manifest of checksums.
+"""Checkpoints of a target's run: how they are written and read, and how a run resumes from one.
 
-A checkpoint is the folder `checkpoints/<step>`: it is written under another name and renamed last,
-so it is there whole or not at all. What was damaged later is found by its checksums.
+A checkpoint is the folder `checkpoints/<step>`: tensors in files of bounded size beside a manifest
+of checksums. The folder is written under another name and renamed last, so that it is there whole
+or not at all. Later damage is found by the checksums.
 """
 
 from __future__ import annotations
@@ -22,26 +23,27 @@ from torch import Tensor
 from hptransfer.errors import UserError
 from hptransfer.models.weights import write_tensors
 from hptransfer.system.files import require_inside, sync_folder, writing
+from hptransfer.training.continuing import differences
 from hptransfer.training.target.engine import Engine
 from hptransfer.training.target.progress import RunProgress
 from hptransfer.training.target.record import ProcessStart
 
-MANIFEST_FORMAT = 1  # of the manifest; no other is read
-FILE_BYTES = 2 << 30  # of tensors in one file, unless one alone is larger
+MANIFEST_FORMAT = 1  # version of the manifest's layout; checkpoints of another are not used
+FILE_BYTES = 2 << 30  # most bytes of tensors in one file, unless one tensor alone is larger
 MANIFEST = "manifest.json"
 TENSOR_FILE_NAME = re.compile(r"\d{5}\.safetensors")
 
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A sound checkpoint: the steps taken, the facts beside its tensors, and where these lie."""
+    """A checkpoint whose checksums are right: its step, its facts, and where its tensors are."""
 
-    step: int
-    facts: dict[str, Any]
-    files: Mapping[str, Path]  # by the tensor's name
+    step: int  # steps taken
+    facts: dict[str, Any]  # what `checkpoint_facts` returned
+    files: Mapping[str, Path]  # the file of each tensor, by the tensor's name
 
     def require(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Refuse a model whose tensors are others now, or of other shapes."""
+        """Refuse a model whose tensors have other names or `shapes` than the checkpoint's."""
         found: dict[str, tuple[int, ...]] = {}
         for path in set(self.files.values()):
             with safe_open(str(path), framework="pt") as file:
@@ -63,18 +65,18 @@ class SavedCheckpoint:
 
 
 class RunCheckpoints:
-    """The checkpoints in a folder, of which the newest `keep` stay."""
+    """The checkpoints in a folder; the newest `keep` are kept, older ones are removed."""
 
     def __init__(self, folder: Path, keep: int, chunk_bytes: int = FILE_BYTES) -> None:
         self.folder, self.keep, self.chunk_bytes = folder, keep, chunk_bytes
 
     def steps(self) -> list[int]:
-        """Return the steps of the checkpoints there are, sound or not, in order."""
+        """Return the steps of all checkpoints in the folder, damaged ones included, in order."""
         names = (path.name for path in self.folder.glob("*") if path.is_dir())
         return sorted(int(name) for name in names if name.isdecimal())
 
     def newest(self) -> tuple[SavedCheckpoint | None, list[str]]:
-        """Return the newest sound checkpoint, and a sentence about each newer one that is not."""
+        """Return the newest sound checkpoint, and a sentence about each damaged newer one."""
         notes = []
         for step in reversed(self.steps()):
             try:
@@ -84,7 +86,11 @@ class RunCheckpoints:
         return None, notes
 
     def read(self, step: int) -> SavedCheckpoint:
-        """Return a checkpoint; raise ValueError, saying why, if it is not as it was written."""
+        """Return the checkpoint of a step.
+
+        Raises:
+            ValueError: the checkpoint is damaged or of another version; the message says why.
+        """
         folder = self.folder / str(step)
         try:
             content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -108,9 +114,12 @@ class RunCheckpoints:
     def save(
         self, step: int, tensors: Iterable[tuple[str, Tensor]], facts: Mapping[str, Any]
     ) -> None:
-        """Write a checkpoint and remove what is older than those kept, or of a later step.
+        """Write a checkpoint; remove those older than the newest `keep`, and those of later steps.
 
-        Later steps are of a past that was left: the run went on before them.
+        Checkpoints of later steps were damaged or left behind, since the run resumed before them.
+
+        Raises:
+            MachineError: the checkpoint cannot be written.
         """
         partial, final = self.folder / f".{step}.partial", self.folder / str(step)
         with writing(final):
@@ -131,7 +140,9 @@ class RunCheckpoints:
                 json.dump(content, file, indent=1, allow_nan=False)
                 file.flush()
                 os.fsync(file.fileno())
-            if final.exists():  # damaged, or training would have gone on from there
+            if (
+                final.exists()
+            ):  # a damaged checkpoint of this step: a sound one would have been resumed
                 shutil.rmtree(final)
             partial.rename(final)
             sync_folder(self.folder)
@@ -144,68 +155,19 @@ class RunCheckpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _chunks(tensors: Iterable[tuple[str, Tensor]], most: int) -> Iterator[dict[str, Tensor]]:
-    """Group tensors in order, so that a group holds at most so many bytes or one tensor."""
-    chunk: dict[str, Tensor] = {}
-    size = 0
-    for name, tensor in tensors:
-        if chunk and size + tensor.nbytes > most:
-            yield chunk
-            chunk, size = {}, 0
-        chunk[name] = tensor.contiguous()
-        size += tensor.nbytes
-    if chunk:
-        yield chunk
-
-
-def _written(path: Path, chunk: dict[str, Tensor]) -> dict[str, Any]:
-    """Write a file of tensors and return its entry in the manifest."""
-    write_tensors(path, chunk)
-    return {"name": path.name, "sha256": _digest(path), "tensors": list(chunk)}
-
-
-def _inside(folder: Path, name: str) -> Path:
-    if not TENSOR_FILE_NAME.fullmatch(name):
-        raise ValueError("its manifest names files that no checkpoint has")
-    require_inside(folder, folder / name)
-    return folder / name
-
-
-def _said(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else f"of shape {shape}"
-
-
-def _is_whole(path: Path, sha256: str) -> bool:
-    """Whether a file is there, can be read, and holds what was written."""
-    try:
-        return _digest(path) == sha256
-    except OSError:
-        return False
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _digest_of(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 class ResumedRun(NamedTuple):
-    """What earlier processes did of a run."""
+    """What earlier processes did of a run, and the present one adds to."""
 
     progress: RunProgress
     starts: list[ProcessStart]
 
 
-def checkpoint_facts(past: ResumedRun, origin: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Return what a checkpoint holds beside its tensors, after so many seconds."""
+def checkpoint_facts(run: ResumedRun, origin: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Return the facts that a checkpoint holds beside its tensors, `seconds` after the start."""
     return {
         "origin": dict(origin),
-        "progress": past.progress.facts(seconds),
-        "starts": [start._asdict() for start in past.starts],
+        "progress": run.progress.facts(seconds),
+        "starts": [start._asdict() for start in run.starts],
     }
 
 
@@ -215,7 +177,18 @@ def resume(
     origin: Mapping[str, Any],
     tell: Callable[[str], None],
 ) -> ResumedRun:
-    """Put the engine where the newest sound checkpoint was; at the start where there is none."""
+    """Restore the engine from the newest sound checkpoint, and return the run until then.
+
+    Without a checkpoint the run begins at step 0, and its loss at initialisation is measured. All
+    processes must call this; the first one alone reads files.
+
+    Args:
+        origin: what must be equal for the same result to the bit (`run_origin`).
+        tell: is given sentences for people.
+
+    Raises:
+        UserError: the model now has other tensors than the checkpoint.
+    """
     group = engine.group
     saved = (
         _newest(checkpoints, origin, engine.config.budget.steps, tell) if group.is_first else None
@@ -233,7 +206,7 @@ def resume(
 def _newest(
     checkpoints: RunCheckpoints, origin: Mapping[str, Any], steps: int, tell: Callable[[str], None]
 ) -> SavedCheckpoint | None:
-    """Find the checkpoint to go on from, and tell what is to be said of it."""
+    """Return the newest sound checkpoint, and tell people of it and of damaged newer ones."""
     saved, notes = checkpoints.newest()
     for note in notes:
         tell(note)
@@ -241,20 +214,66 @@ def _newest(
         if notes:
             tell("No checkpoint is left to go on from, so the run begins anew.")
         return None
-    was = saved.facts["origin"]
-    others = [
-        f"{name} was {was[name]} and is {now}" for name, now in origin.items() if was[name] != now
-    ]
-    bits = f", not to the bit, since {', '.join(others)}" if others else ""
+    changed = differences(saved.facts["origin"], origin)
+    bits = f", not to the bit, since {changed}" if changed else ""
     tell(f"The run goes on at step {saved.step} of {steps}{bits}.")
     return saved
 
 
 def _reading(saved: SavedCheckpoint | None) -> Callable[[str], Tensor]:
-    """Return what reads tensors of a checkpoint; other processes than the first never call it."""
+    """Return the function that reads a checkpoint's tensors; only the first process calls it."""
 
     def read(name: str) -> Tensor:
         assert saved is not None, "only the first process reads"
         return saved.tensor(name)
 
     return read
+
+
+def _chunks(tensors: Iterable[tuple[str, Tensor]], most: int) -> Iterator[dict[str, Tensor]]:
+    """Yield the tensors in groups, in order; a group has at most `most` bytes, or one tensor."""
+    chunk: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if chunk and size + tensor.nbytes > most:
+            yield chunk
+            chunk, size = {}, 0
+        chunk[name] = tensor.contiguous()
+        size += tensor.nbytes
+    if chunk:
+        yield chunk
+
+
+def _written(path: Path, chunk: dict[str, Tensor]) -> dict[str, Any]:
+    """Write tensors to a file, and return the file's entry in the manifest."""
+    write_tensors(path, chunk)
+    return {"name": path.name, "sha256": _digest(path), "tensors": list(chunk)}
+
+
+def _inside(folder: Path, name: str) -> Path:
+    if not TENSOR_FILE_NAME.fullmatch(name):
+        raise ValueError("its manifest names files that no checkpoint has")
+    require_inside(folder, folder / name)
+    return folder / name
+
+
+def _said(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else f"of shape {shape}"
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    """Whether a file can be read and has the checksum of what was written."""
+    try:
+        return _digest(path) == sha256
+    except OSError:
+        return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""A target in training as an ordinary torch module: the pack's steps, for large models.
+"""A target in training as an ordinary torch module, on one device or several.
 
-Batches, noise, timesteps, schedule, clipping, moving average and deciding loss are the pack's, so
-both give the same numbers within float tolerance, on one device or several.
+Batches, noise, timesteps, schedule, objective, clipping, moving average and deciding loss are those
+of packs, so that a pack and an engine give the same losses within float tolerance.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from hptransfer.training.target.parallel import (
 
 
 class StepReport(NamedTuple):
-    """What a step gave, equal in all processes."""
+    """The outcome of one step, equal in all processes."""
 
     loss: float  # mean over the whole batch
     grad_norm: float  # before clipping
@@ -48,12 +48,12 @@ class StepReport(NamedTuple):
 
     @property
     def is_sound(self) -> bool:
-        """Whether loss and gradient were finite; where not, the run has diverged at this step."""
+        """Whether loss and gradient were finite; if not, the run has diverged at this step."""
         return abs(self.loss) + self.grad_norm < float("inf")
 
 
 class Engine:
-    """One config in training; in a parallel run every process calls the same, in the same order."""
+    """One config in training. In a parallel run all processes make the same calls in one order."""
 
     def __init__(
         self,
@@ -80,8 +80,7 @@ class Engine:
         self.ema = {n: w.detach().clone() for n, w in self.weights.items()} if averaged else None
         self.bound_terms = bound_terms_on(group.device, runtime)
         self.steps_taken = 0
-        make = InputQueue(self._batch, config.budget.steps) if runtime.on_gpu else self._batch
-        self.batches: Callable[[int], Batch] = make
+        self.batches = InputQueue(self._batch, config.budget.steps, ahead=runtime.on_gpu)
 
     def _batch(self, step: int) -> Batch:
         """Return this process's part of a step's batch, on the CPU."""
@@ -90,7 +89,7 @@ class Engine:
         return train_batch(self.config, self.dataset.train, step, part)
 
     def train_step(self, step: int) -> StepReport:
-        """Take step `step` (from 0); where loss or gradient are not finite nothing is changed."""
+        """Take step `step` (from 0); if loss or gradient is not finite, nothing changes."""
         self.optimizer.forget_gradients()
         with self._arithmetic():
             loss = self._backward(self.batches(step))
@@ -105,12 +104,12 @@ class Engine:
         return report
 
     def _backward(self, batch: Batch) -> Tensor:
-        """Add up the gradients of the micro-batches; return this process's mean loss."""
+        """Sum the gradients of the micro-batches, and return this process's mean loss."""
         total = torch.zeros((), device=self.group.device)
         for index in range(self.trainer.accumulate):
             part = slice(index * self.micro, (index + 1) * self.micro)
             with gradients_kept(self.trained, last=index + 1 == self.trainer.accumulate):
-                loss = self._loss(_part(batch, part, self.group.device)) / self.trainer.accumulate
+                loss = self._loss(batch.part(part, self.group.device)) / self.trainer.accumulate
                 loss.backward()
             total += loss.detach()
         return total
@@ -122,7 +121,7 @@ class Engine:
         return objective_loss(objective, prediction, at, self.bound_terms)
 
     def _predict(self, model: nn.Module, x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
-        """Predict in the trial's precision; the result is float32."""
+        """Return a prediction in float32, computed in the trial's precision."""
         own = self.config.model
         named = own.factory if self.compiled and isinstance(own, CustomConfig) else ""
         refused = refuse_uncompilable(named) if named else nullcontext()
@@ -130,7 +129,7 @@ class Engine:
             return model(x, t, *condition).float()
 
     def _gradients(self) -> list[Tensor]:
-        """Return all gradients; a parameter that took no part has a gradient of zero."""
+        """Return all gradients; that of a parameter which the step did not use is zero."""
         for weight in self.weights.values():
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
@@ -149,12 +148,15 @@ class Engine:
         self.steps_taken = step + 1
 
     def at_init_loss(self) -> float:
-        """Return the held-out loss of the first draw, before the first step: it only scales."""
+        """Return the held-out loss of the first draw before the first step.
+
+        One draw is enough, since this loss only scales other losses.
+        """
         assert self.steps_taken == 0, "the run has begun"
         return self.held_out_loss(draws=1)
 
     def held_out_loss(self, draws: int | None = None) -> float:
-        """Return the deciding weights' loss over the first `draws` draws; all: the deciding one."""
+        """Return the deciding weights' loss over the first `draws` evaluation batches, or all."""
         batches = evaluation_batches(self.config, self.dataset.validation)
         total = torch.zeros((), dtype=torch.float64, device=self.group.device)
         samples = 0
@@ -165,29 +167,30 @@ class Engine:
         return float(self.group.total(total)) / samples
 
     def _sum_of_losses(self, batch: Batch, predict: Callable[..., Tensor]) -> Tensor:
-        """Return the sum over this process's samples of a batch, taken in turns of a micro-batch.
+        """Return the sum of losses over this process's samples of an evaluation batch.
 
-        Places beyond the last sample are filled up: all processes call the model equally often,
-        and always with the shapes of training.
+        Processes take micro-batches in turns. Indices beyond the last sample stand for samples from
+        the first on, whose losses do not count: so all processes call the model equally often, and
+        always with the shapes of training.
         """
         objective, rank, size = self.config.objective, self.group.rank, self.group.size
         count = len(batch.u)
         total = torch.zeros((), dtype=torch.float64, device=self.group.device)
         for first in range(0, count, self.micro * size):
             own = torch.arange(self.micro) + first + rank * self.micro
-            images, u, noise, condition = _part(batch, own % count, self.group.device)
-            at = noised(objective, images, noise, u)
-            losses = sample_losses(
-                objective, predict(at.x, at.t, *condition), at, deciding_bound_weight(objective)
-            )
+            part = batch.part(own % count, self.group.device)
+            at = noised(objective, part.images, part.noise, part.u)
+            prediction = predict(at.x, at.t, *part.condition)
+            losses = sample_losses(objective, prediction, at, deciding_bound_weight(objective))
             total += losses[: int((own < count).sum())].double().sum()
         return total
 
     @contextmanager
     def sampling_model(self) -> Iterator[Callable[..., Tensor]]:
-        """Give (x, t, *condition) -> prediction of the deciding weights, for a `with` block.
+        """Provide the model with the deciding weights in a `with` block: (x, t, *condition) ->
+        prediction, of x (B, C, H, W) and t (B,).
 
-        Under FSDP2 all processes must call it equally often, with tensors of their own.
+        Under FSDP2 all processes must call the model equally often.
         """
 
         def predict(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
@@ -201,7 +204,7 @@ class Engine:
                 self._exchange()
 
     def _exchange(self) -> None:
-        """Let the model's weights and their moving average change places, to the bit."""
+        """Exchange the model's weights and their moving average, exactly."""
         for name, average in (self.ema or {}).items():
             theirs, ours = local_part(self.weights[name]), local_part(average)
             kept = theirs.clone()
@@ -209,10 +212,11 @@ class Engine:
             ours.copy_(kept)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield all that a checkpoint must hold beside `steps_taken`, by name, whole, on the CPU.
+        """Yield the tensors of a checkpoint by name, complete and on the CPU.
 
-        `weights/<parameter>`, `moment1/`, `moment2/` and, where there is one, `ema/`. Only the
-        first process is given them, but all must go through: tensors are gathered one by one.
+        Names are `weights/<parameter>`, `moment1/<parameter>`, `moment2/<parameter>` and, with a
+        moving average, `ema/<parameter>`. Tensors are yielded in the first process only, but all
+        processes must iterate to the end: tensors are gathered one by one.
         """
         for name, tensor in self._tensors().items():
             complete = gathered(tensor.detach())
@@ -220,14 +224,14 @@ class Engine:
                 yield name, complete.cpu()
 
     def shapes(self) -> dict[str, torch.Size]:
-        """Return the shapes of the tensors of `state`, by name."""
+        """Return the shapes of the tensors that `state` yields, by name."""
         return {name: tensor.shape for name, tensor in self._tensors().items()}
 
     @torch.no_grad()
     def restore(self, read: Callable[[str], Tensor], steps_taken: int) -> None:
-        """Become what a run of the same config was after `steps_taken` steps.
+        """Restore what a run of the same config was after `steps_taken` steps.
 
-        `read` gives a tensor of `state` by its name; it is called in the first process only.
+        `read` returns a tensor of `state` by its name; it is called in the first process only.
         """
         for name, tensor in self._tensors().items():
             value = read(name) if self.group.is_first else torch.empty(tensor.shape)
@@ -242,9 +246,9 @@ class Engine:
         return {f"{kind}/{n}": tensor for kind, own in kinds.items() for n, tensor in own.items()}
 
     def deciding_weights(self) -> dict[str, Tensor] | None:
-        """Return the weights that decide by parameter, on the CPU; None but in the first process.
+        """Return the deciding weights by parameter, on the CPU; None except in the first process.
 
-        All processes must call it.
+        All processes must call this.
         """
         decide = self.weights if self.ema is None else self.ema
         kept = {}
@@ -256,15 +260,18 @@ class Engine:
 
     def close(self) -> None:
         """End the threads that make batches."""
-        if isinstance(self.batches, InputQueue):
-            self.batches.close()
+        self.batches.close()
 
     def _arithmetic(self) -> Any:
         return arithmetic(self.config.precision, self.group.device)
 
 
 def micro_batch(config: TrialConfig, trainer: TrainerConfig, group: ProcessGroup) -> int:
-    """Return how many samples a process takes at a time."""
+    """Return the number of samples of a process's micro-batch.
+
+    Raises:
+        UserError: the batch cannot be divided evenly among processes and micro-batches.
+    """
     size, parts = config.budget.batch_size, group.size * trainer.accumulate
     require(
         size % parts == 0,
@@ -273,9 +280,3 @@ def micro_batch(config: TrialConfig, trainer: TrainerConfig, group: ProcessGroup
         "batch: it is the trial's own and stays as it is.",
     )
     return size // parts
-
-
-def _part(batch: Batch, index: slice | Tensor, device: torch.device) -> Batch:
-    """Return some samples of a batch, on a device."""
-    images, u, noise, *condition = (part[index].to(device) for part in (*batch[:3], *batch[3]))
-    return Batch(images, u, noise, tuple(condition))

@@ -1,4 +1,4 @@
-"""AdamW as a parametrization sets it up, and the schedule over it."""
+"""`torch.optim.AdamW` with the groups of a parametrization and the schedule of a budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hptransfer.training.target.parallel import local_part
 
 
 class ModuleAdamW:
-    """`torch.optim.AdamW` whose parameters each have their own rate, decay and epsilon."""
+    """`torch.optim.AdamW` in which each parameter has its own rate, decay and epsilon."""
 
     def __init__(
         self, model: nn.Module, config: TrialConfig, weights: Mapping[str, Tensor], *, fused: bool
@@ -22,7 +22,8 @@ class ModuleAdamW:
         self.budget = config.budget
         self.adamw = torch.optim.AdamW(param_groups(model, config), fused=fused or None)
         self.base_rates = [float(group["lr"]) for group in self.adamw.param_groups]
-        for weight in weights.values():  # what the first step would make, to be restored before it
+        # The state that AdamW would make in its first step: a checkpoint is restored before that.
+        for weight in weights.values():
             self.adamw.state[weight] = {
                 "step": torch.zeros((), device=local_part(weight).device if fused else "cpu"),
                 "exp_avg": torch.zeros_like(weight),
@@ -37,7 +38,7 @@ class ModuleAdamW:
         """Update the parameters from their gradients, as step `step` (from 0)."""
         multiplier = self.multiplier(step)
         for group, rate in zip(self.adamw.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * multiplier  # a factor: an absolute value would undo µP's own
+            group["lr"] = rate * multiplier  # an absolute value would undo µP's factors
         self.adamw.step()
 
     def multiplier(self, step: int) -> float:
@@ -46,10 +47,10 @@ class ModuleAdamW:
         return float(lr_multiplier(self.budget, step, warmup))
 
     def forget_gradients(self) -> None:
-        """Drop all gradients."""
+        """Set all gradients to None."""
         self.adamw.zero_grad(set_to_none=True)
 
     def has_taken(self, steps: int) -> None:
-        """Count `steps` steps as taken, by which moments are corrected."""
+        """Set the number of steps taken, on which the bias corrections depend."""
         for entry in self.adamw.state.values():
             entry["step"].fill_(steps)

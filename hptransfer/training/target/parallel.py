@@ -1,4 +1,9 @@
-"""The processes of a training run: who they are, what they agree on, and how they share a model."""
+"""The processes of a training run, and how a model is placed on them.
+
+First the process group and what its members exchange. Then models: placed under DDP or FSDP2, their
+blocks compiled, their activations recomputed. Then tensors of which each process may hold a part.
+Last, advice where the memory is too small.
+"""
 
 from __future__ import annotations
 
@@ -29,20 +34,25 @@ from hptransfer.training.device import is_out_of_memory, torch_device
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run, seen from one of them; all must call what needs the others."""
+    """The processes of a run, as one of them sees them.
+
+    All processes must call the methods that exchange tensors, in the same order.
+    """
 
     rank: int
     size: int
     device: torch.device  # of this process
     parallel: Parallel
-    owned: bool  # whether the process group was made here, and is ended here
+    owned: bool  # whether this run made the process group, and therefore ends it
 
     @staticmethod
     def of(trainer: TrainerConfig, runtime: RuntimeConfig) -> ProcessGroup:
-        """Set this process's threads, and join the run's others as torchrun's environment has them.
+        """Set this process's threads, and join the processes that torchrun started.
 
-        A process group that is there already, as Ray Train makes one, is used. Raises `UserError`
-        where the number of processes does not fit `train.parallel`.
+        An existing process group, such as Ray Train's, is used as it is.
+
+        Raises:
+            UserError: the number of processes does not fit `train.parallel`.
         """
         torch.set_num_threads(runtime.threads)
         started = int(os.environ.get("WORLD_SIZE", "1"))
@@ -88,14 +98,17 @@ class ProcessGroup:
         return summed
 
     def from_first(self, tensor: Tensor) -> Tensor:
-        """Return the first process's tensor, on this one's device; others give one of its shape."""
+        """Return the first process's tensor on this process's device.
+
+        Other processes pass a tensor of the same shape, whose values do not matter.
+        """
         tensor = tensor.to(self.device)
         if self.parallel is not Parallel.none:
             dist.broadcast(tensor, src=0)
         return tensor
 
     def facts_from_first(self, facts: Any) -> Any:
-        """Return what the first process says: anything that JSON holds."""
+        """Return the first process's `facts`: anything that JSON can hold."""
         if self.parallel is Parallel.none:
             return facts
         text = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
@@ -104,18 +117,18 @@ class ProcessGroup:
         return json.loads(self.from_first(said).cpu().numpy().tobytes())
 
     def close(self) -> None:
-        """Leave the other processes."""
+        """Leave the process group, if this run made it."""
         if self.owned:
             dist.destroy_process_group()
 
 
 def is_lost_process(error: RuntimeError) -> bool:
-    """Whether an error says that another process of the run is gone."""
+    """Whether an error means that another process of the run has ended."""
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 def _own_device(runtime: RuntimeConfig) -> torch.device:
-    """Return this process's device: of several GPUs of a machine the one of its local rank."""
+    """Return this process's device: on a machine with several GPUs, the one of its local rank."""
     if not runtime.on_gpu:
         return torch_device(runtime)
     require(
@@ -135,11 +148,14 @@ def _own_device(runtime: RuntimeConfig) -> torch.device:
 
 
 def distribute(model: nn.Module, group: ProcessGroup, *, may_skip: bool) -> nn.Module:
-    """Put a model on the group's devices; return what to call in training.
+    """Put a model on the group's devices, and return the module to call in training.
 
-    Under FSDP2 the model's parameters become DTensors, each cut along its first dimension, so that
-    a parameter stays itself and keeps its own learning rate. `may_skip`: not every parameter need
-    have a gradient in each step.
+    Under FSDP2 the model's parameters become DTensors, each divided along its first dimension, so
+    that every parameter remains one parameter with its own learning rate. With `may_skip` a step
+    may leave parameters without a gradient.
+
+    Raises:
+        UserError: a parameter has no dimension that FSDP2 could divide.
     """
     match group.parallel:
         case Parallel.none:
@@ -152,11 +168,12 @@ def distribute(model: nn.Module, group: ProcessGroup, *, may_skip: bool) -> nn.M
             )
         case Parallel.fsdp:
             _require_shardable(model)
-            # An image is a view of its patches; nobody writes into it, which alone would matter.
+            # The model's output is a view of its patches. FSDP2 warns, since writing into a view
+            # would be wrong; nothing writes into it.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
             mesh = init_device_mesh(group.device.type, (group.size,))
-            # The root's parameters too are gathered anew for each pass: what a held-out loss
-            # exchanges in between is then seen.
+            # The root's parameters too are gathered anew in each pass, so that the weights which
+            # `Engine.sampling_model` exchanges between passes are used.
             for part in (*blocks_of(model), model):
                 fully_shard(part, mesh=mesh, reshard_after_forward=True)
             return model.to(group.device)
@@ -173,27 +190,64 @@ def _require_shardable(model: nn.Module) -> None:
 
 @contextmanager
 def gradients_kept(module: nn.Module, *, last: bool) -> Iterator[None]:
-    """Let DDP sum a step's gradients over the processes once, in its `last` micro-batch.
+    """Let DDP sum a step's gradients over the processes only in the `last` micro-batch.
 
-    FSDP2 sums after each, so that nobody holds a whole gradient.
+    FSDP2 sums them after each micro-batch, so that no process holds a complete gradient.
     """
     ddp = isinstance(module, DistributedDataParallel)
     with module.no_sync() if ddp and not last else nullcontext():
         yield
 
 
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Return the entries of a model's outermost `nn.ModuleList`s, in the model's order."""
+    found: list[nn.Module] = []
+    for child in model.children():
+        found += list(child) if isinstance(child, nn.ModuleList) else blocks_of(child)
+    return found
+
+
+def compile_regions(model: nn.Module, *, custom: bool) -> None:
+    """Compile a model block by block: one function per kind of block, or per block if `custom`.
+
+    A custom model without lists of blocks is compiled as a whole.
+    """
+    if not custom:
+        compile_blocks(model)
+        return
+    for region in blocks_of(model) or [model]:
+        region.forward = compiled(region.forward)
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Store only each block's input; the block is computed again in the backward pass.
+
+    Raises:
+        UserError: the model has no lists of blocks.
+    """
+    blocks = blocks_of(model)
+    if not blocks:
+        raise UserError(
+            "`train.activation_checkpointing` works block by block, but the model has no "
+            "nn.ModuleList of blocks. Put its blocks into one, or leave it off."
+        )
+    for block in blocks:
+        again = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = again
+
+
 def local_part(tensor: Tensor) -> Tensor:
-    """Return the part of a tensor that this process holds; writing into it writes the tensor."""
+    """Return the part of a tensor that this process holds, as a view of that tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """Return a tensor gathered from all processes that hold parts of it."""
+    """Return the complete tensor, gathered from all processes that hold parts of it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def assign(tensor: Tensor, value: Tensor) -> None:
-    """Write a whole value, equal in all processes, into a tensor or this process's part of it."""
+    """Write a complete value, equal in all processes, into a tensor or this process's part."""
     if isinstance(tensor, DTensor):
         value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
     local_part(tensor).copy_(local_part(value))
@@ -201,7 +255,7 @@ def assign(tensor: Tensor, value: Tensor) -> None:
 
 @contextmanager
 def explain_out_of_memory(trainer: TrainerConfig, micro_batch: int) -> Iterator[None]:
-    """Turn running out of memory, in a `with` block, into a `MachineError` that says what helps."""
+    """Replace an out-of-memory error in a `with` block by a `MachineError` that says what helps."""
     try:
         yield
     except RuntimeError as error:
@@ -217,36 +271,3 @@ def explain_out_of_memory(trainer: TrainerConfig, micro_batch: int) -> Iterator[
             f"The device's memory does not hold the run with {micro_batch} samples a process at a "
             f"time. To need less without changing the result, {', or '.join(ways)}."
         ) from error
-
-
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return the members of a model's lists of blocks, outermost lists only, in its order."""
-    found: list[nn.Module] = []
-    for child in model.children():
-        found += list(child) if isinstance(child, nn.ModuleList) else blocks_of(child)
-    return found
-
-
-def compile_regions(model: nn.Module, *, custom: bool) -> None:
-    """Compile a model by region: a family's blocks by kind, each block of one of the user's own.
-
-    A model of the user's own without lists of blocks is one region.
-    """
-    if not custom:
-        compile_blocks(model)
-        return
-    for region in blocks_of(model) or [model]:
-        region.forward = compiled(region.forward)
-
-
-def checkpoint_activations(model: nn.Module) -> None:
-    """Keep only what enters each block; its inside is computed again in the backward."""
-    blocks = blocks_of(model)
-    if not blocks:
-        raise UserError(
-            "`train.activation_checkpointing` works block by block, but the model has no "
-            "nn.ModuleList of blocks. Put its blocks into one, or leave it off."
-        )
-    for block in blocks:
-        again = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-        block.forward = again

@@ -1,6 +1,6 @@
-"""What a training run says of itself: `run.json`, rewritten whole, and `log.jsonl`, a line a log.
+"""The records of a target's run: `run.json`, rewritten whole, and `log.jsonl`, line by line.
 
-Both are for people and their scripts. A run goes on from its checkpoints alone.
+Both are for people and their scripts; a run resumes from its checkpoints alone.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from hptransfer.results.folder import RunFolder, write_json
 from hptransfer.results.ledger_rows import finite_or_none
 from hptransfer.results.provenance import provenance, utc_now
 from hptransfer.system.files import opening, write_text
-from hptransfer.system.version import package_version
+from hptransfer.training.continuing import software_versions
 from hptransfer.training.target.progress import RunProgress
 from hptransfer.training.target.throughput import Speed
 
-SPEED_FIELDS = ("samples_per_second", "tflops", "utilisation")
+SPEED_FIELDS = ("samples_per_second", "tflops", "utilisation")  # of `Speed.of`, in `run.json`
+# The definition of `utilisation`, which `run.json` holds beside the number.
 UTILISATION = (
     "model FLOP/s over the FLOP/s of a large matrix product at the run's precision, measured on "
     "the same devices when the last of `starts` began"
@@ -32,40 +33,39 @@ UTILISATION = (
 
 
 class ProcessStart(NamedTuple):
-    """One of the processes, or groups of them, that a run took: from which step, when and where."""
+    """The start of a process, or of several that train together, from which a run went on."""
 
-    step: int
+    step: int  # steps taken before
     time: str  # UTC, ISO 8601
     device: str
     processes: int
 
     @staticmethod
     def now(step: int, device: str, processes: int) -> ProcessStart:
-        """Return the start of this process."""
+        """Return the start of the present processes."""
         return ProcessStart(step, utc_now(), device, processes)
 
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One line of the log; a number that is not finite is null."""
+    """One line of the log; a number that is not finite is None."""
 
     step: int  # steps taken
-    loss: float | None  # mean training loss since the line before
+    loss: float | None  # mean training loss since the previous line
     lr_multiplier: float  # of the last step
     grad_norm: float | None  # of the last step, before clipping
-    samples_per_second: float  # since the line before, steps alone
-    tflops: float
-    utilisation: float
-    held_out_loss: float | None  # where it was measured
+    samples_per_second: float  # since the previous line, time of steps alone
+    tflops: float  # TFLOP/s, as `Speed.of` computes them
+    utilisation: float  # see UTILISATION
+    held_out_loss: float | None  # None if it was not measured at this step
 
 
 def run_origin(
     runtime: RuntimeConfig, trainer: TrainerConfig, processes: int, device: str
 ) -> dict[str, Any]:
-    """Return what must be the same for a run to go on with the same bits."""
+    """Return what must be equal for a run to resume with the same bits."""
     return {
-        "hptransfer": package_version(),
-        "torch": torch.__version__,
+        **software_versions(),
         "device": device,
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": runtime.threads,
@@ -89,7 +89,7 @@ def write_run_record(
     measured: Mapping[str, float] | None,
     seconds: float,
 ) -> None:
-    """Write `run.json`; what was killed outright stays `running` in it."""
+    """Write `run.json`; after a kill without warning its status remains `running`."""
     record = {
         "trial_key": trial_key(config),
         "status": status,
@@ -114,7 +114,7 @@ def write_run_record(
 
 
 class RunLog:
-    """The log of a run that stands after `step` steps: later lines of a lost past are dropped."""
+    """The log of a run after `step` steps; lines of later steps, which it repeats, are removed."""
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
@@ -122,13 +122,13 @@ class RunLog:
         write_text(path, "".join(map(_line, kept)))
 
     def append(self, entry: LogEntry) -> None:
-        """Add a line."""
+        """Append a line."""
         with opening(self._path.parent), self._path.open("a", encoding="utf-8") as file:
             file.write(_line(asdict(entry)))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return a log's lines up to one that was cut off; none where there is no log."""
+    """Return a log's lines, up to the first damaged one; none if there is no log."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:

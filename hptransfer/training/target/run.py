@@ -1,8 +1,8 @@
-"""One training run in its directory: from its newest sound checkpoint to its deciding loss.
+"""A target's run in its directory, from its newest sound checkpoint to its deciding loss.
 
-All that a run owes its past is in a checkpoint, so that one process on a CPU ends with the same
-bits however often it was cut off. All processes of a run take part in everything that computes;
-the first one alone writes.
+A checkpoint holds everything that a run depends on, so that on a CPU one process ends with the same
+bits however often it was cut off. All processes of a run take part in computing; only the first one
+writes files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hptransfer.results.ledger_rows import finite_or_none
 from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
 from hptransfer.system.signals import requested_signal
 from hptransfer.training.device import device_name
-from hptransfer.training.flops import step_flops, trial_flops
+from hptransfer.training.flops import train_step_flops, trial_flops
 from hptransfer.training.sampling.draw import draw_quality_samples
 from hptransfer.training.sampling.generate import sample_grid
 from hptransfer.training.sampling.quality import load_real_samples, sample_quality
@@ -43,20 +43,23 @@ from hptransfer.training.target.record import (
 )
 from hptransfer.training.target.throughput import Speed, matmul_peak
 
-TERMINATE = int(signal.SIGTERM)  # what ends a process whose neighbour was asked to end
+# The signal that a process reports as the cause of its end, where only another process of the run
+# received one.
+TERMINATE = int(signal.SIGTERM)
 
 
 @dataclass(frozen=True)
 class RunListeners:
-    """Who is told of a run; they are called in its first process only."""
+    """The functions that a run calls as it trains, in its first process only."""
 
-    tell: Callable[[str], None]  # a sentence for people
-    log: Callable[[LogEntry], None]
-    samples: Callable[[int, np.ndarray], None]  # steps taken, images (rows, columns, C, H, W)
+    tell: Callable[[str], None]  # is given a sentence for people
+    log: Callable[[LogEntry], None]  # is given each line of the log
+    # Is given the steps taken and images (rows, columns, C, H, W).
+    samples: Callable[[int, np.ndarray], None]
 
 
 class TrainingRun:
-    """A run from where it stands to its end; `train` and `finish` are called once."""
+    """A run from its newest checkpoint to its end; `train`, then `finish`, are called once each."""
 
     def __init__(
         self,
@@ -66,14 +69,14 @@ class TrainingRun:
         dataset: Dataset,
         group: ProcessGroup,
         folder: RunFolder,
-        watchers: RunListeners,
+        listeners: RunListeners,
     ) -> None:
         self.config, self.runtime, self.trainer = config, runtime, trainer
-        self.dataset, self.group, self.folder, self.watchers = dataset, group, folder, watchers
+        self.dataset, self.group, self.folder, self.listeners = dataset, group, folder, listeners
         self.began = time.perf_counter()
         self.device = device_name(group.device)
         self.speed = self._speed()
-        # What is amiss with samples is said before training.
+        # Samplers and data that do not fit are refused before training.
         self.sampler = SamplerConfig(steps=trainer.sample_steps, guidance=trainer.guidance)
         if self._draws_images:
             require_fitting_sampler(config.objective, self.sampler)
@@ -82,9 +85,9 @@ class TrainingRun:
         self.engine = Engine(config, runtime, trainer, dataset, group)
         self.checkpoints = RunCheckpoints(folder.checkpoints, trainer.keep)
         self.origin = run_origin(runtime, trainer, group.size, self.device)
-        self.past = resume(self.engine, self.checkpoints, self.origin, watchers.tell)
-        self.progress = self.past.progress
-        self.past.starts.append(ProcessStart.now(self.progress.step, self.device, group.size))
+        self.resumed = resume(self.engine, self.checkpoints, self.origin, listeners.tell)
+        self.progress = self.resumed.progress
+        self.resumed.starts.append(ProcessStart.now(self.progress.step, self.device, group.size))
         self.began -= self.progress.seconds
         self.saved_at = time.monotonic()
         self.since_log = self.since_start = (0, 0.0)  # steps and their seconds
@@ -100,11 +103,14 @@ class TrainingRun:
         peak = matmul_peak(self.group.device, self.config.precision)
         all_devices = self.group.total(torch.tensor(peak, device=self.group.device))
         budget = self.config.budget
-        _, both = step_flops(self.config.model, self.config.data.layout, budget.batch_size)
-        return Speed(budget.batch_size, both, float(all_devices))
+        return Speed(budget.batch_size, train_step_flops(self.config), float(all_devices))
 
     def train(self) -> None:
-        """Train to the end of the run, or raise `Interrupted` with a checkpoint left behind."""
+        """Train to the end of the run.
+
+        Raises:
+            Interrupted: a signal asked for an end; a checkpoint was written.
+        """
         try:
             while self.status is None:
                 self._step()
@@ -113,11 +119,11 @@ class TrainingRun:
 
     @property
     def status(self) -> Status | None:
-        """How the run ended; None where it goes on."""
+        """How the run ended; None if it has not."""
         return self.progress.status(self.config.budget)
 
     def _step(self) -> None:
-        """Take a step, and what is due after it; a checkpoint comes last and holds all of that."""
+        """Take a step and do what is due after it; a checkpoint comes last, to hold all of that."""
         progress, budget, trainer = self.progress, self.config.budget, self.trainer
         report = self._timed(progress.step)
         progress.took(report.loss, clipped=report.clipped, sound=report.is_sound)
@@ -140,12 +146,12 @@ class TrainingRun:
         report = self.engine.train_step(step)
         seconds = time.perf_counter() - began  # the report's numbers have waited for the device
         self.since_log = (self.since_log[0] + 1, self.since_log[1] + seconds)
-        if self.progress.step > self.past.starts[-1].step:  # the first step loads and compiles
+        if self.progress.step > self.resumed.starts[-1].step:  # the first step loads and compiles
             self.since_start = (self.since_start[0] + 1, self.since_start[1] + seconds)
         return report
 
     def _sample(self) -> None:
-        """Draw a grid of images with the deciding weights; latents are not drawn."""
+        """Draw a grid of images with the deciding weights, unless the data are latents."""
         if not self._draws_images:
             return
         split, columns = self.dataset.validation, self.trainer.sample_columns
@@ -154,7 +160,7 @@ class TrainingRun:
                 self.config, model, split, self.sampler, self.group.device, columns=columns
             )
         if self.group.is_first:
-            self.watchers.samples(self.progress.step, drawn)
+            self.listeners.samples(self.progress.step, drawn)
 
     def _log(self, report: StepReport, held_out: float | None) -> None:
         step = self.progress.step
@@ -169,10 +175,13 @@ class TrainingRun:
         self.since_log = (0, 0.0)
         if self.group.is_first:
             self.log.append(entry)
-            self.watchers.log(entry)
+            self.listeners.log(entry)
 
     def _leave_checkpoint(self, *, at_log: bool) -> None:
-        """Save where that is due, at the end, and where an end was asked for: then end."""
+        """Write a checkpoint if one is due, or the run ends, or a signal asked for an end.
+
+        In the last case raise `Interrupted`, in all processes.
+        """
         done, number = self.status, requested_signal()
         if done is Status.diverged:
             return
@@ -184,20 +193,20 @@ class TrainingRun:
             self._interrupted(TERMINATE if number is None else number)
 
     def _save(self) -> None:
-        """Write a checkpoint; where that fails the run goes on, with more to repeat after a cut."""
+        """Write a checkpoint; if that fails, the run continues without."""
         state = self.engine.state()
         if self.group.is_first:
             try:
                 self.checkpoints.save(self.progress.step, state, self._facts())
                 self._describe("running")
             except MachineError as error:
-                self.watchers.tell(f"No checkpoint of step {self.progress.step}: {error}")
-        for _ in state:  # all processes gather all tensors, whatever became of them
+                self.listeners.tell(f"No checkpoint of step {self.progress.step}: {error}")
+        for _ in state:  # all processes must gather all tensors, even if writing failed
             pass
         self.saved_at = time.monotonic()
 
     def _facts(self) -> dict[str, Any]:
-        return checkpoint_facts(self.past, self.origin, self.seconds)
+        return checkpoint_facts(self.resumed, self.origin, self.seconds)
 
     def _interrupted(self, number: int) -> NoReturn:
         if self.group.is_first:
@@ -206,11 +215,11 @@ class TrainingRun:
 
     @property
     def seconds(self) -> float:
-        """Wall time spent on the run, by earlier processes too."""
+        """The wall time spent on the run in seconds, by earlier processes too."""
         return time.perf_counter() - self.began
 
     def finish(self) -> TrialResult:
-        """Write the deciding weights of a run that completed, and return what it gave."""
+        """Write the deciding weights of a run that completed, and return the run's result."""
         result = self._result()
         if result.status is Status.completed:
             weights = self.engine.deciding_weights()
@@ -242,23 +251,23 @@ class TrainingRun:
         )
 
     def _quality(self) -> Quality | None:
-        """Judge samples of the deciding weights, where the trial asks for that."""
+        """Return the quality of samples of the deciding weights, if the trial asks for it."""
         if not self.config.quality.samples:
             return None
-        known = load_real_samples(self.config.data, self.runtime.data_folder)
+        real = load_real_samples(self.config.data, self.runtime.data_folder)
         with self.engine.sampling_model() as model:
-            images = draw_quality_samples(self.config, known.train, model, self.group.device)
-        return sample_quality(self.config, known, images)
+            images = draw_quality_samples(self.config, real.train, model, self.group.device)
+        return sample_quality(self.config, real, images)
 
     def _describe(self, status: str) -> None:
-        """Write the run's record."""
+        """Write `run.json` with a status."""
         write_run_record(
             self.folder,
             self.config,
             self.progress,
             status,
             origin=self.origin,
-            starts=self.past.starts,
+            starts=self.resumed.starts,
             speed=self.speed,
             measured=self.speed.of(*self.since_start) if self.since_start[0] else None,
             seconds=self.seconds,

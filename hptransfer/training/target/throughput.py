@@ -1,8 +1,8 @@
-"""How fast a run trains, beside what its device can do: utilisation with a measured denominator.
+"""The speed of a run, and its utilisation of the device.
 
-Numerator: the model's FLOPs of a step (forward and backward, counted by torch on meta tensors;
-what activation checkpointing computes again does not count). Denominator: the FLOP/s of one large
-matrix product at the run's precision, measured on the same device when the run starts.
+Utilisation is the model's FLOP/s (forward and backward, counted by torch on meta tensors; FLOPs
+that activation checkpointing repeats do not count) over the FLOP/s of one large matrix product at
+the run's precision, measured on the same device when the run starts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from hptransfer.config.choices import Precision
 
-TIMED_PRODUCTS = 5  # timed products, of which the median counts
+TIMED_PRODUCTS = 5  # matrix products that are timed; their median counts
 MATRIX_ROWS = {
     "cpu": 768,
     "cuda": 8192,
@@ -53,14 +53,14 @@ def _wait(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class Speed:
-    """What steps cost: of a whole run's devices together."""
+    """The work of a step and the peak of the devices, of all processes of a run together."""
 
-    batch_size: int
-    step_flops: float
+    batch_size: int  # samples per step
+    step_flops: float  # FLOPs per step, forward and backward
     peak: float  # FLOP/s of all devices
 
     def of(self, steps: int, seconds: float) -> dict[str, float]:
-        """Return samples a second, TFLOP/s and their share of the peak for steps taken."""
+        """Return samples per second, TFLOP/s and utilisation of `steps` that took `seconds`."""
         flops = steps * self.step_flops / seconds
         return {
             "samples_per_second": float(f"{steps * self.batch_size / seconds:.6g}"),
