@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.reporting.figures.style import ARMS, INK, MUTED, RC, spread
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLORS = {
     "mup": ARMS[0],
@@ -84,7 +87,20 @@ def ratio_text(told: Mapping[str, Any] | None) -> str:
 
 
 def draw(answer: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw the lines with their bands, labelled at their right ends, as PNG and SVG."""
+    """Write the picture as PNG and SVG."""
+    from matplotlib import style
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"convergence.{suffix}" for suffix in ("png", "svg")]
+    with style.context(["default", RC]):
+        figure = convergence_figure(answer)
+        for path in paths:
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
+
+
+def convergence_figure(answer: Mapping[str, Any]) -> Figure:
+    """Return the lines with their bands, labelled at their right ends, as a figure."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -114,8 +130,4 @@ def draw(answer: Mapping[str, Any], folder: Path) -> list[Path]:
         axes.set_ylabel("held-out loss")
         axes.set_title(data.title, color=INK, pad=20)
         axes.text(0, 1.02, data.key, transform=axes.transAxes, fontsize=8.5, color=MUTED)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"convergence.{suffix}" for suffix in ("png", "svg")]
-        for path in paths:
-            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return paths
+    return figure

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.throughput_rows import AIMS, Row, Size, over, size_of
 from hptransfer.reporting.figures.style import ARMS, INK, MUTED, PAPER, RC
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MARKS = {
     ("official", "fp32"): ("official", MUTED, "o"),
@@ -19,7 +23,16 @@ MARKS = {
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw trial-steps per second by shape on a logarithmic axis, ours over others at the right."""
+    """Write the plot."""
+    from matplotlib import style
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with style.context(["default", RC]):
+        throughput_figure(rows).savefig(path)
+
+
+def throughput_figure(rows: Sequence[Row]) -> Figure:
+    """Return a figure of trial-steps per second by shape, with ours over others at the right."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -57,8 +70,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axes.set_xlabel("trial-steps per second")
         axes.set_title(f"Training throughput, {measured[0]['device']}", pad=22)
         figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+    return figure
 
 
 def _gains(rows: Sequence[Row], shape: Size) -> str:

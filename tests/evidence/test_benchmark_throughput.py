@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import throughput, throughput_processes, throughput_search
 from benchmarks.throughput_baseline import Diffusion, PlainDiT
+from benchmarks.throughput_plot import throughput_figure
 from benchmarks.throughput_processes import Cut, Failed, Machine, fault, plain_rates, window_of
 from benchmarks.throughput_profile import group_of, kernels, summary
 from benchmarks.throughput_roofline import Linear, Peaks, floor, parameters, step_flops
@@ -62,7 +64,11 @@ def test_throughput(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert row["error"] is None and row["gib"] > 0 and row["warmup_seconds"] > 0
         assert 0 < row["range"][0] <= row["trial_steps_per_second"] <= row["range"][1]
         assert row["roofline_quotient"] > 0 and row["utilisation"] > 0
-    assert out.with_suffix(".png").stat().st_size > 10_000
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    (axes,) = throughput_figure(rows).axes
+    drawn = [tuple(np.asarray(points.get_offsets())[0]) for points in axes.collections]
+    assert sorted(drawn) == sorted((row["trial_steps_per_second"], 0) for row in rows)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["16, 1, 4, 4"]
     printed = " ".join(capsys.readouterr().out.split())
     assert "| 16, 1, 4, 4 | ours | fp32 | 2 |" in printed
     assert "ours over official, at least 1" in printed

@@ -25,7 +25,7 @@ from benchmarks.convergence_answer import (
     risen,
     speed_up,
 )
-from benchmarks.convergence_plot import convergence_data, ratio_text
+from benchmarks.convergence_plot import convergence_data, convergence_figure, ratio_text
 from hptransfer.cli.main import main
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Schedule, Status, Weights
@@ -265,7 +265,7 @@ def test_the_target_is_trained_compared_and_drawn(swept: Path) -> None:
     assert answer["runs"] == len(rows) == 2 * len(places) >= 2 * (2 * 5 + 2)
     assert {(r["width"], r["config"]["budget"]["steps"]) for r in rows.values()} == {(24, 20)}
 
-    def curves(entry: dict[str, Any]) -> list[dict[int, float]]:
+    def held_out(entry: dict[str, Any]) -> list[dict[int, float]]:
         at = [
             row
             for row in rows.values()
@@ -273,13 +273,13 @@ def test_the_target_is_trained_compared_and_drawn(swept: Path) -> None:
             and abs(row["hps"]["log2_lr"] - entry["log2_lr"]) < 1e-9
         ]
         ordered = sorted(at, key=lambda row: row["seed"])
-        held_out = [curves.read_held_out(swept / "convergence", r["trial_key"]) for r in ordered]
-        return [{step: loss for step, loss in curve if loss is not None} for curve in held_out]
+        found = [curves.read_held_out(swept / "convergence", r["trial_key"]) for r in ordered]
+        return [{step: loss for step, loss in curve if loss is not None} for curve in found]
 
-    ours = curves(answer["transferred"])
+    ours = held_out(answer["transferred"])
     assert [curve[20] for curve in ours] == answer["transferred"]["losses"]
     for each in answer["baselines"]:
-        for mup, theirs, pair in zip(ours, curves(each), each["pairs"], strict=True):
+        for mup, theirs, pair in zip(ours, held_out(each), each["pairs"], strict=True):
             assert pair["level"] == max(mup[20], theirs[20])
             faster, slower = ("mup", "baseline") if mup[20] < theirs[20] else ("baseline", "mup")
             assert pair[f"{slower}_steps"] == 20
@@ -291,10 +291,13 @@ def test_the_target_is_trained_compared_and_drawn(swept: Path) -> None:
     assert answer["transferred"]["tuning_target_runs"] == pytest.approx(
         answer["cost"]["arm_over_target_percent"] / 100, rel=1e-3
     )
-    assert all(
-        (swept / "figures" / f"convergence.{s}").stat().st_size > 9e3 for s in ("png", "svg")
-    )
-    assert len(convergence_data(answer).lines) == 5
+    assert all((swept / "figures" / f"convergence.{s}").is_file() for s in ("png", "svg"))
+    data = convergence_data(answer)
+    assert len(data.lines) == 5
+    (axes,) = convergence_figure(answer).axes
+    for curve, line in zip(axes.lines, data.lines, strict=True):
+        assert np.array_equal(curve.get_xydata(), np.column_stack([line.steps, line.mean]))
+    assert [text.get_text() for text in axes.texts][:5] == [line.label for line in data.lines]
     lost = {**answer["transferred"], "loss": None, "curve": band([broken(planted(1.0))])}
     nowhere = {**lost, "curve": {**lost["curve"], "step": []}}
     drawn = convergence_data({**answer, "transferred": nowhere})

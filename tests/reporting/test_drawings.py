@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hptransfer.reporting.figures import drawn, figures_of, pictures, write_pictures
+from hptransfer.reporting.figures import drawn, pictures, write_pictures
 from hptransfer.reporting.figures.basins import basins_data, draw_basins
 from hptransfer.reporting.figures.conditions import condition_data, draw_condition
 from hptransfer.reporting.figures.coordinate_check import (
@@ -229,7 +229,7 @@ for _width in THIN["surfaces"][0]["widths"]:
 )
 @pytest.mark.filterwarnings("error")
 def test_any_number_of_arms_and_widths_is_drawn(estimates: dict[str, Any]) -> None:
-    figures = figures_of(estimates)
+    figures = {picture.name: drawn(picture) for picture in pictures(estimates=estimates)}
     basins = [figure for name, figure in figures.items() if name.startswith("basins")]
     assert len(basins) == len(estimates["arms"])
     for arm, figure in zip(estimates["arms"], basins, strict=True):

@@ -43,25 +43,6 @@ class Picture(NamedTuple):
     draw: Callable[[Figure], None]
 
 
-def figures_of(
-    estimates: dict[str, Any],
-    *,
-    check: dict[str, Any] | None = None,
-    realised: dict[str, Any] | None = None,
-    transfer: dict[str, Any] | None = None,
-) -> dict[str, Figure]:
-    """Return every picture that these records give as a matplotlib figure by name, unwritten.
-
-    Args:
-        estimates: what `fit` returns, and `estimates.json` holds.
-        check: a coordinate check, one of `check.json`.
-        realised: what the target's own sweep gave, `target/realised.json`.
-        transfer: what `transfer` returns, and `transfer.json` holds.
-    """
-    listed = pictures(estimates=estimates, check=check, realised=realised, transfer=transfer)
-    return {picture.name: drawn(picture) for picture in listed}
-
-
 def drawn(picture: Picture) -> Figure:
     """Return a picture as a matplotlib figure, laid out."""
     import matplotlib.style
@@ -99,7 +80,14 @@ def pictures(
     realised: dict[str, Any] | None = None,
     transfer: dict[str, Any] | None = None,
 ) -> list[Picture]:
-    """List the pictures these records give, in the order a reader wants them."""
+    """Return the pictures that these records give, in the order a reader wants them.
+
+    Args:
+        estimates: what `fit` returns, and `estimates.json` holds.
+        check: a coordinate check, one of `check.json`.
+        realised: what the target's own sweep gave, `target/realised.json`.
+        transfer: what `transfer` returns, and `transfer.json` holds.
+    """
     arms = [arm for arm in estimates["arms"] if arm["optima"]]
     estimates = {**estimates, "arms": arms}
     listed = _of_sweep(estimates, realised) if arms else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hptransfer.analysis.answer.warnings import excludes_zero
 from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.style import hp_label
 
@@ -98,8 +99,7 @@ def _drift(arm: Mapping[str, Any]) -> str:
     moved = span(drift, 2)
     if drift is None or moved == UNKNOWN:
         return "one value for all widths costs more than the limit"
-    low, high = drift["low"], drift["high"]
-    if None not in (low, high) and low <= 0 <= high:
+    if not excludes_zero(drift):
         return (
             "one value for all widths costs more than the limit, though its optimum is not seen "
             f"to move: {moved} octaves per doubling of the width"

@@ -50,7 +50,7 @@ def report_html(
 
     Args:
         drawn: the pictures that these records give, each with its SVG.
-        estimates, check, realised, transfer: as in `figures_of`.
+        estimates, check, realised, transfer: as in `pictures`.
         sweep: what `sweep.yaml` holds.
         timing: seconds of each section of a run.
         commands: what makes the page again.
