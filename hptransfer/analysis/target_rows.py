@@ -1,4 +1,4 @@
-"""What the target's own rows say of the transferred value: computed anew from its ledger.
+"""The regret that the transferred value really has at the target, from the target's own rows.
 
 The rows are ours, or another trainer's that were imported; they are never fitted with the sweep's.
 Nothing here imports torch, Ray or Hydra.
@@ -22,8 +22,9 @@ from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.results.table import conditions_of, rows_table
 
 ENOUGH = 3  # trained values of the first HP from which its regret is read
-NEAR = 0.1  # octaves: a value within this of the transferred one was rounded, not moved
-SAME_POINT = 1e-6  # octaves
+# Octaves: a trained value this near to the transferred one counts as the transferred one, rounded.
+NEAR = 0.1
+SAME_POINT = 1e-6  # octaves within which two values of an HP are the same
 
 
 def realised_answer(folder: ResultsFolder, record: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import pandas as pd
 from hptransfer.analysis.answer.run_health import (
     clipping_warnings,
     gap_warnings,
-    near_values,
+    runs_near_value,
     train_validation_gap,
 )
 from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred
@@ -74,7 +74,7 @@ def transfer_record(
 ) -> dict[str, Any]:
     """Return the object of `hptransfer transfer --json`; `target` has the transferred HPs."""
     apart = distances(sweep, target)
-    near = near_values(answer.of_condition(table), answer.point)
+    near = runs_near_value(answer.of_condition(table), answer.point)
     gap = train_validation_gap(near)
     return {
         "target": target_entry(target),

@@ -211,7 +211,7 @@ def _record(
 ) -> dict[str, Any]:
     from hptransfer.analysis.answer.run_health import (
         gap_warnings,
-        near_values,
+        runs_near_value,
         train_validation_gap,
     )
     from hptransfer.analysis.answer.transferred import EMPTY_REGRET
@@ -219,7 +219,7 @@ def _record(
     unknown = dict.fromkeys(("schedule", "weights", "ema_decay"))
     on = {**dict.fromkeys(("steps", "batch_size")), **unknown, "depth": None, **answer.at}
     regret = {**EMPTY_REGRET, "reason": "; ".join(apart)} if apart else answer.expected_regret
-    gap = train_validation_gap(near_values(answer.of_condition(table), answer.point))
+    gap = train_validation_gap(runs_near_value(answer.of_condition(table), answer.point))
     return {
         "target": {},
         "hps": answer.hps,

@@ -15,7 +15,7 @@ import pytest
 from hptransfer.analysis.basins.rows import Rows, read_rows
 from hptransfer.analysis.conditions.conditions import Shift, conditions_block
 from hptransfer.analysis.conditions.joint_law import Estimates, fit_joint
-from hptransfer.analysis.conditions.reference import at, caveats, reference
+from hptransfer.analysis.conditions.reference import caveats, reference, rows_at_condition
 from hptransfer.errors import UserError
 from tests.support import planted
 
@@ -196,7 +196,7 @@ def test_imported_rows_are_read_at_the_last_step_that_every_width_has() -> None:
     assert reference(arrays(table), {"steps": 300}) == {**BASE, "steps": 300.0}
     with pytest.raises(UserError, match=r"at steps=200, which must be .* they have 75, 150, 300"):
         reference(arrays(table), {"steps": 200})
-    kept = at(arrays(table), BASE)
+    kept = rows_at_condition(arrays(table), BASE)
     assert len(kept.width) == 3 * 3 * 9 and caveats(kept, BASE) == []
 
 
@@ -216,4 +216,4 @@ def test_rows_that_do_not_say_their_condition_are_counted() -> None:
     found = reference(arrays(table), None)
     assert caveats(arrays(table), found) == ["4 rows do not say their steps; they are left out."]
     unknown = reference(arrays(table.assign(steps=np.nan)), None)
-    assert unknown["steps"] is None and len(at(arrays(table), unknown).width) > 0
+    assert unknown["steps"] is None and len(rows_at_condition(arrays(table), unknown).width) > 0

@@ -250,7 +250,7 @@ def test_repeated_rows_and_unknown_hps_are_the_users_to_fix() -> None:
 
 def test_analysis_imports_neither_torch_nor_scipy_nor_matplotlib() -> None:
     program = (
-        "import sys, hptransfer.analysis.estimates; "
+        "import sys, hptransfer.analysis.answer.estimates; "
         "print([m for m in ('torch', 'ray', 'hydra', 'scipy', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.interpolate import Akima1DInterpolator
 
 from benchmarks.coverage import cells, measure, passes
 from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.analysis.answer.optimum_record import optimum_entry
 from hptransfer.analysis.basins.basin import build_grid, fit_basin, pool_noise
-from hptransfer.analysis.basins.cross_checks import akima, local_cubic
+from hptransfer.analysis.basins.cross_checks import FINE, akima, local_cubic
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.noise import NoiseSource
 from tests.support import planted
@@ -135,6 +136,17 @@ def test_cross_checks_find_a_cubic_and_a_parabola() -> None:
     assert akima(theta, offset**2) == pytest.approx(0.2, abs=0.1)
     assert akima(theta, theta) is None
     assert local_cubic(theta[:3], offset[:3]) is None
+
+
+def test_our_akima_spline_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    for count in (3, 4, 7):
+        theta = np.sort(rng.uniform(-8.0, -3.0, count))
+        losses = (theta + 5.5) ** 2 + rng.normal(0.0, 0.3, count)
+        fine = np.linspace(theta[0], theta[-1], FINE)
+        lowest = int(Akima1DInterpolator(theta, losses)(fine).argmin())
+        inside = 0 < lowest < FINE - 1
+        assert akima(theta, losses) == (fine[lowest] if inside else None)
 
 
 def test_without_any_noise_there_is_no_interval() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.analysis.answer.arm_answer import Answer, Request, answer_of, decision_of
+from hptransfer.analysis.answer.arm_answer import ArmAnswer, Request, answer_of, decision_of
 from hptransfer.analysis.answer.verdict import Verdict
 from hptransfer.analysis.basins.basin import build_grid, fit_basin, pool_noise
 from hptransfer.analysis.basins.curve import Floats
@@ -99,10 +99,10 @@ def _outcome(cell: planted.Cell, law: LawName, rng: np.random.Generator) -> Outc
     arm = plant(cell, law, rng)
     optima = {width: arm.truth.optimum(width) for width in cell.widths}
     answer = analysed(planted.draw(cell, optima, rng), arm.target, rng)
-    if answer.scaling is None:
+    if answer.arm_optima is None:
         x = float(np.mean(list(optima.values())))
     else:
-        x = constant_value(answer.scaling)
+        x = constant_value(answer.arm_optima)
     limit = arm.limit if answer.limit is None else answer.limit
     return Outcome(
         law=law,
@@ -162,7 +162,7 @@ def _offset(arm: Arm, ratio: float, *, side: float) -> float:
     return float(distances[np.searchsorted(costs, ratio * arm.limit)])
 
 
-def analysed(drawn: planted.Drawn, target: int, rng: np.random.Generator) -> Answer:
+def analysed(drawn: planted.Drawn, target: int, rng: np.random.Generator) -> ArmAnswer:
     """Fit one arm."""
     built = {
         width: build_grid(theta, losses, loss_at_init=planted.LOSS_AT_INIT)

@@ -11,7 +11,7 @@ import pytest
 from hptransfer.analysis.basins.basin import Basin, Grid, build_grid, fit_basin, pool_noise
 from hptransfer.analysis.laws.law import fit_laws, mix_laws
 from hptransfer.analysis.laws.loss_law import curvature_law, loss_law, loss_levels, mended
-from hptransfer.analysis.laws.regret import build_scaling
+from hptransfer.analysis.laws.regret import arm_optima_of
 from hptransfer.analysis.laws.usefulness import transfer_quality
 
 WIDTHS = (32, 64, 128, 256, 512)
@@ -49,7 +49,7 @@ def planted(
 
 
 def quality_of(basins: dict[int, Basin]) -> dict:
-    return transfer_quality(basins, build_scaling(basins), rng=np.random.default_rng(0))
+    return transfer_quality(basins, arm_optima_of(basins), rng=np.random.default_rng(0))
 
 
 def test_an_optimum_that_settles_at_once_is_useful_transfer() -> None:
@@ -82,7 +82,7 @@ def test_robustness_is_the_exponent_of_the_curvature(exponent: float) -> None:
     found = quality_of(basins)["robustness"]
     assert found["exponent"]["estimate"] == pytest.approx(exponent, abs=0.05)
     assert ("forgive less" in found["sentence"]) == (exponent > 0)
-    slope = curvature_law(basins, build_scaling(basins), rng=np.random.default_rng(0))
+    slope = curvature_law(basins, arm_optima_of(basins), rng=np.random.default_rng(0))
     assert slope["low"]["log2_per_doubling"]["estimate"] == pytest.approx(exponent, abs=0.1)
     assert slope["high"]["name"] in {"linear", "power"}
 
@@ -106,7 +106,7 @@ def test_without_noise_there_are_reasons_and_no_exponents() -> None:
     assert "add seeds" in answer["reason"]
     for part in quality_of(silent).values():
         assert "add seeds" in part["sentence"]
-    curvature = curvature_law(silent, build_scaling(silent), rng=np.random.default_rng(0))
+    curvature = curvature_law(silent, arm_optima_of(silent), rng=np.random.default_rng(0))
     assert curvature["low"]["name"] == "none"
     assert curvature["high"]["log2_per_doubling"]["estimate"] is None
 

@@ -15,7 +15,7 @@ from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.analysis.answer.run_health import (
     clipping_warnings,
     gap_warnings,
-    near_values,
+    runs_near_value,
     train_validation_gap,
 )
 from hptransfer.analysis.answer.transferred import Transferred, transferred, worst_verdict
@@ -205,22 +205,22 @@ EVEN = {24: 0.2, 48: 0.2, 96: 0.2}
 
 
 def test_the_gap_is_read_at_the_transferred_value_and_warned_of() -> None:
-    small = near_values(health_table({24: 0.01, 48: 0.012, 96: 0.014}, EVEN), {"log2_lr": -5.2})
+    small = runs_near_value(health_table({24: 0.01, 48: 0.012, 96: 0.014}, EVEN), {"log2_lr": -5.2})
     gap = train_validation_gap(small)
     assert gap is not None and gap["mean"] == pytest.approx(0.014)
     assert gap_warnings(gap) == []
-    grown = near_values(health_table({24: 0.0, 48: 0.03, 96: 0.09}, EVEN), {"log2_lr": -5.2})
+    grown = runs_near_value(health_table({24: 0.0, 48: 0.03, 96: 0.09}, EVEN), {"log2_lr": -5.2})
     found = gap_warnings(train_validation_gap(grown))
     assert "18% below the held-out loss" in found[0]
     assert "grows with width, from 0 at 24 to 0.09 at 96" in found[1]
     silent = health_table(EVEN, EVEN).assign(train_loss=np.nan)
-    assert train_validation_gap(near_values(silent, {"log2_lr": -5.0})) is None
+    assert train_validation_gap(runs_near_value(silent, {"log2_lr": -5.0})) is None
 
 
 def test_shares_of_clipped_steps_that_differ_between_widths_are_warned_of() -> None:
-    even = near_values(health_table(EVEN, EVEN), {"log2_lr": -5.0})
+    even = runs_near_value(health_table(EVEN, EVEN), {"log2_lr": -5.0})
     assert clipping_warnings(even, searched=False) == []
-    falling = near_values(health_table(EVEN, {24: 0.8, 48: 0.5, 96: 0.2}), {"log2_lr": -5.0})
+    falling = runs_near_value(health_table(EVEN, {24: 0.8, 48: 0.5, 96: 0.2}), {"log2_lr": -5.0})
     assert clipping_warnings(falling, searched=True) == []
     (warning,) = clipping_warnings(falling, searched=False)
     assert "20% of the steps at width 96 and in 80% at width 24" in warning

@@ -13,8 +13,8 @@ from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.laws.law import fit_drift, mix_laws
 from hptransfer.analysis.laws.regret import (
     COMMON,
-    Scaling,
-    build_scaling,
+    ArmOptima,
+    arm_optima_of,
     constant_value,
     emitted_value,
     gain_of_doubling,
@@ -44,24 +44,24 @@ def basins_at(optima: dict[int, float], *, k: float = 0.01, cliff: float = np.in
     return {width: fit_basin(grid, noise, rng=rng) for width, grid in grids.items()}
 
 
-def scaling_at(optima: dict[int, float], *, k: float = 0.01, cliff: float = np.inf) -> Scaling:
-    scaling = build_scaling(basins_at(optima, k=k, cliff=cliff))
-    assert scaling is not None
-    return scaling
+def arm_optima_at(optima: dict[int, float], *, k: float = 0.01, cliff: float = np.inf) -> ArmOptima:
+    arm_optima = arm_optima_of(basins_at(optima, k=k, cliff=cliff))
+    assert arm_optima is not None
+    return arm_optima
 
 
 def decision(basins: dict[int, Basin], *, limit: float | None, noise: bool = True) -> Decision:
-    scaling = build_scaling(basins)
+    arm_optima = arm_optima_of(basins)
     mixture = drift = held = at_target = None
-    if scaling is not None:
-        mixture = mix_laws(scaling, rng=np.random.default_rng(0))
-        drift, held = fit_drift(scaling), held_out_regret(scaling)
-    if scaling is not None and mixture is not None:
+    if arm_optima is not None:
+        mixture = mix_laws(arm_optima, rng=np.random.default_rng(0))
+        drift, held = fit_drift(arm_optima), held_out_regret(arm_optima)
+    if arm_optima is not None and mixture is not None:
         theta = mixture.draws_at(np.array([192.0]))[:, 0]
-        at_target = target_regret(scaling, constant_value(scaling), theta, width=192)
+        at_target = target_regret(arm_optima, constant_value(arm_optima), theta, width=192)
     evidence = Evidence(
         basins=basins,
-        scaling=scaling,
+        arm_optima=arm_optima,
         has_noise=noise,
         limit=limit,
         held_out=held,
@@ -77,7 +77,7 @@ def evidence_of(
     """Return evidence of these regrets and drifts (draw,), against a limit of 0.01."""
     return Evidence(
         basins=basins,
-        scaling=build_scaling(basins),
+        arm_optima=arm_optima_of(basins),
         has_noise=True,
         limit=0.01,
         held_out=held_out,
@@ -99,11 +99,11 @@ def test_regret_is_two_sided_and_infinite_past_the_cliff() -> None:
 
 
 def test_held_out_regret_uses_the_constant_without_the_widest() -> None:
-    scaling = scaling_at({24: -6.0, 48: -6.0, 96: -8.0})
-    held = held_out_regret(scaling)
+    arm_optima = arm_optima_at({24: -6.0, 48: -6.0, 96: -8.0})
+    held = held_out_regret(arm_optima)
     assert held is not None
     assert np.median(held) == pytest.approx(0.01 * 2.0**2, rel=0.2)
-    assert held_out_regret(scaling_at({24: -6.0, 48: -8.0})) is None
+    assert held_out_regret(arm_optima_at({24: -6.0, 48: -8.0})) is None
 
 
 def test_held_out_regret_follows_the_widest_widths_own_curve_up_a_wall() -> None:
@@ -118,23 +118,23 @@ def test_held_out_regret_follows_the_widest_widths_own_curve_up_a_wall() -> None
         for (width, optimum), error in zip({24: -5, 48: -5, 96: -6.5}.items(), noise, strict=True)
     }
     pooled = pool_noise((g for g in grids.values() if g is not None), rng=rng)
-    scaling = build_scaling(
+    arm_optima = arm_optima_of(
         {w: fit_basin(g, pooled, rng=rng) for w, g in grids.items() if g is not None}
     )
-    assert scaling is not None
-    held = held_out_regret(scaling)
+    assert arm_optima is not None
+    held = held_out_regret(arm_optima)
     assert held is not None
     assert np.median(held) == pytest.approx(0.01 * 1.5**2 + 0.2 * 0.5**2, rel=0.2)
-    without = held_out_regret(dataclasses.replace(scaling, widest=None))
+    without = held_out_regret(dataclasses.replace(arm_optima, widest=None))
     assert without is not None and np.median(without) < 0.045
 
 
 def test_the_error_that_widths_share_comes_from_what_shapes_leave_open() -> None:
     basins = basins_at({24: -5.7, 48: -5.5, 96: -5.6})
-    scaling = build_scaling(basins)
-    assert scaling is not None
+    arm_optima = arm_optima_of(basins)
+    assert arm_optima is not None
     squares = np.mean([basin.model_sd**2 for basin in basins.values()])
-    assert scaling.common_sd == pytest.approx(np.sqrt(COMMON * squares)) and squares > 0
+    assert arm_optima.common_sd == pytest.approx(np.sqrt(COMMON * squares)) and squares > 0
 
 
 def test_limit_is_the_larger_of_noise_and_a_quarter_of_the_gain() -> None:
@@ -150,13 +150,15 @@ def test_gain_is_per_doubling() -> None:
     assert gain_of_doubling([24], [0.6]) is None
 
 
-def replaced(scaling: Scaling, *, k_low: float, k_high: float, cliff: float = np.inf) -> Scaling:
-    shape = scaling.k_low.shape
-    return Scaling(
-        widths=scaling.widths,
-        optima=scaling.optima,
-        variances=scaling.variances,
-        theta_draws=scaling.theta_draws,
+def replaced(
+    arm_optima: ArmOptima, *, k_low: float, k_high: float, cliff: float = np.inf
+) -> ArmOptima:
+    shape = arm_optima.k_low.shape
+    return ArmOptima(
+        widths=arm_optima.widths,
+        optima=arm_optima.optima,
+        variances=arm_optima.variances,
+        theta_draws=arm_optima.theta_draws,
         k_low=np.full(shape, k_low),
         k_high=np.full(shape, k_high),
         high_side_seen=True,
@@ -166,17 +168,17 @@ def replaced(scaling: Scaling, *, k_low: float, k_high: float, cliff: float = np
     )
 
 
-def expected(scaling: Scaling, x: float, theta: Floats) -> float:
-    return float(target_regret(scaling, x, theta, width=192).mean())
+def expected(arm_optima: ArmOptima, x: float, theta: Floats) -> float:
+    return float(target_regret(arm_optima, x, theta, width=192).mean())
 
 
 def test_emitted_value_minimises_expected_regret() -> None:
-    scaling = scaling_at({24: -6.0, 48: -6.0, 96: -6.0})
-    theta = np.random.default_rng(0).normal(-6.0, 0.5, len(scaling.theta_draws))
+    arm_optima = arm_optima_at({24: -6.0, 48: -6.0, 96: -6.0})
+    theta = np.random.default_rng(0).normal(-6.0, 0.5, len(arm_optima.theta_draws))
     assert emitted_value(
-        replaced(scaling, k_low=0.01, k_high=0.01), theta, width=192
+        replaced(arm_optima, k_low=0.01, k_high=0.01), theta, width=192
     ) == pytest.approx(theta.mean())
-    steep = replaced(scaling, k_low=0.01, k_high=0.05)
+    steep = replaced(arm_optima, k_low=0.01, k_high=0.05)
     x = emitted_value(steep, theta, width=192)
     assert x < theta.mean() - 0.1
     assert expected(steep, x, theta) <= min(
@@ -185,20 +187,20 @@ def test_emitted_value_minimises_expected_regret() -> None:
 
 
 def test_emitted_value_keeps_off_the_cliff() -> None:
-    scaling = scaling_at({24: -6.0, 48: -6.0, 96: -6.0})
-    theta = np.random.default_rng(0).normal(-6.0, 0.5, len(scaling.theta_draws))
-    near = replaced(scaling, k_low=0.01, k_high=0.01, cliff=0.6)
+    arm_optima = arm_optima_at({24: -6.0, 48: -6.0, 96: -6.0})
+    theta = np.random.default_rng(0).normal(-6.0, 0.5, len(arm_optima.theta_draws))
+    near = replaced(arm_optima, k_low=0.01, k_high=0.01, cliff=0.6)
     x = emitted_value(near, theta, width=192)
     assert x < theta.mean() - 0.3
     assert np.isinf(target_regret(near, x, theta, width=192)).mean() <= 0.0101
 
 
 def test_the_narrowest_cliff_counts() -> None:
-    scaling = scaling_at({24: -6.0, 48: -6.0, 96: -6.6}, cliff=1.5)
-    assert scaling.cliffs == pytest.approx([2.0, 2.0, 1.6], abs=0.15)
-    theta = np.full(len(scaling.theta_draws), -6.0)
-    assert np.isinf(target_regret(scaling, -4.2, theta, width=192)).all()
-    assert np.isfinite(target_regret(scaling, -4.6, theta, width=192)).all()
+    arm_optima = arm_optima_at({24: -6.0, 48: -6.0, 96: -6.6}, cliff=1.5)
+    assert arm_optima.cliffs == pytest.approx([2.0, 2.0, 1.6], abs=0.15)
+    theta = np.full(len(arm_optima.theta_draws), -6.0)
+    assert np.isinf(target_regret(arm_optima, -4.2, theta, width=192)).all()
+    assert np.isfinite(target_regret(arm_optima, -4.6, theta, width=192)).all()
 
 
 def test_steady_optima_transfer_and_moving_ones_drift() -> None:
@@ -239,16 +241,16 @@ def test_a_bracketed_optimum_has_its_rise_per_octave_squared() -> None:
     losses = np.tile(0.5 + 0.01 * (theta + 5.0) ** 2, (2, 1))
     losses[:, theta > -5.0] = np.inf
     basin = fitted(theta, losses)
-    scaling = build_scaling({24: basin})
-    assert scaling is not None
-    assert scaling.k_low[:, 0] == pytest.approx(0.01)
+    arm_optima = arm_optima_of({24: basin})
+    assert arm_optima is not None
+    assert arm_optima.k_low[:, 0] == pytest.approx(0.01)
 
 
-def planted_curvatures(k: dict[int, float]) -> Scaling:
+def planted_curvatures(k: dict[int, float]) -> ArmOptima:
     rng = np.random.default_rng(0)
     draws = np.array(list(k.values())) * np.exp2(0.05 * rng.standard_normal((500, len(k))))
     flat = np.zeros((500, len(k))) + 0.01 * rng.standard_normal((500, len(k)))
-    return Scaling(
+    return ArmOptima(
         widths=np.array(list(k), dtype=float),
         optima=np.full(len(k), -6.0),
         variances=np.full(len(k), 1e-4),
@@ -274,9 +276,9 @@ def test_curvatures_follow_the_width_to_the_target() -> None:
 
 
 def test_either_side_follows_a_power_of_the_width_of_its_own() -> None:
-    scaling = planted_curvatures({32: 0.016, 64: 0.008, 128: 0.004, 256: 0.002})
-    noise = np.random.default_rng(1).standard_normal(scaling.k_high.shape)
-    sides = dataclasses.replace(scaling, k_high=0.01 * np.exp2(0.05 * noise))
+    arm_optima = planted_curvatures({32: 0.016, 64: 0.008, 128: 0.004, 256: 0.002})
+    noise = np.random.default_rng(1).standard_normal(arm_optima.k_high.shape)
+    sides = dataclasses.replace(arm_optima, k_high=0.01 * np.exp2(0.05 * noise))
     k_low, k_high = target_curvatures(sides, 1024)
     assert np.median(k_low) == pytest.approx(0.0005, rel=0.05)
     assert np.median(k_high) == pytest.approx(0.01, rel=0.05)
@@ -288,18 +290,18 @@ def test_two_widths_curvatures_are_averaged() -> None:
 
 
 def test_a_rise_of_zero_is_no_curvature_to_extrapolate() -> None:
-    scaling = planted_curvatures({32: 0.016, 64: 0.008, 128: 0.004, 256: 0.002})
-    scaling.k_low[0, 1] = scaling.k_high[0, 1] = 0.0
-    known = known_curvatures(scaling, scaling.k_low)
+    arm_optima = planted_curvatures({32: 0.016, 64: 0.008, 128: 0.004, 256: 0.002})
+    arm_optima.k_low[0, 1] = arm_optima.k_high[0, 1] = 0.0
+    known = known_curvatures(arm_optima, arm_optima.k_low)
     assert list(known.widths) == [32.0, 128.0, 256.0]
     assert np.isfinite(known.theta_draws).all()
 
 
 def test_errors_of_a_scaling_are_the_worst_widths() -> None:
     basins = basins_at({24: -5.7, 48: -5.5, 96: -5.6})
-    scaling = build_scaling(basins)
-    assert scaling is not None
-    assert scaling.fit_sd == max(basin.fit_sd for basin in basins.values())
+    arm_optima = arm_optima_of(basins)
+    assert arm_optima is not None
+    assert arm_optima.fit_sd == max(basin.fit_sd for basin in basins.values())
     assert len({basin.fit_sd for basin in basins.values()}) == 3
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.answer.arm_answer import Request, tolerance_of
-from hptransfer.analysis.answer.estimates import Found, find
+from hptransfer.analysis.answer.estimates import FittedArm, fit_basins_of_arm
 from hptransfer.analysis.basins.basin import Basin
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import interval, number, quantile
@@ -52,11 +52,15 @@ def agreement(
     return [_compared(loss, metric, request) for loss, metric in pairs]
 
 
-def _found(table: pd.DataFrame, axes: Sequence[str], request: Request) -> list[Found]:
-    return [each for arm in split_arms(read_rows(table, axes)) for each in find(arm, request)[0]]
+def _found(table: pd.DataFrame, axes: Sequence[str], request: Request) -> list[FittedArm]:
+    return [
+        each
+        for arm in split_arms(read_rows(table, axes))
+        for each in fit_basins_of_arm(arm, request)[0]
+    ]
 
 
-def _compared(loss: Found, metric: Found, request: Request) -> dict[str, Any]:
+def _compared(loss: FittedArm, metric: FittedArm, request: Request) -> dict[str, Any]:
     noisy = loss.noise is not None and metric.noise is not None
     shared = {w: (loss.basins[w], metric.basins[w]) for w in loss.basins if w in metric.basins}
     apart = {
@@ -87,7 +91,7 @@ def _compared(loss: Found, metric: Found, request: Request) -> dict[str, Any]:
 
 
 def _mean(
-    apart: Mapping[int, Floats], loss: Found, metric: Found, rng: np.random.Generator
+    apart: Mapping[int, Floats], loss: FittedArm, metric: FittedArm, rng: np.random.Generator
 ) -> Floats | None:
     """Return the mean over widths, (draw,). A basin's unknown shape is the same at all widths, and
     so is the error that comes of it: it does not average out.

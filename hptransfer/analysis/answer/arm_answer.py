@@ -13,8 +13,8 @@ from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.conditions.conditions import Shift
 from hptransfer.analysis.laws.law import Law, Mixture, fit_drift, mix_laws
 from hptransfer.analysis.laws.regret import (
-    Scaling,
-    build_scaling,
+    ArmOptima,
+    arm_optima_of,
     constant_value,
     gain_of_doubling,
     held_out_regret,
@@ -31,9 +31,7 @@ class Request:
     target_width: int | None
     rule: VerdictConfig
     draws: int
-    at: (
-        Mapping[str, float | None] | None
-    )  # the condition at which width is judged; None: the data's own
+    at: Mapping[str, float | None] | None  # condition at which width is judged; None: by the rows
     target_at: Mapping[str, float | None] | None  # the target's depth, batch size and steps
 
 
@@ -43,7 +41,7 @@ class ArmAnswer:
 
     basins: dict[int, Basin]
     noise: Noise | None
-    scaling: Scaling | None
+    arm_optima: ArmOptima | None
     mixture: Mixture | None
     drift: Law | None  # the linear law, from two usable widths on
     gain: float | None
@@ -69,29 +67,33 @@ def answer_of(
         shift: from the condition of the basins to the target's. Where it is needed and not known,
             nothing is said of the target but the constant law's value.
     """
-    scaling = build_scaling(basins)
-    mixture = None if scaling is None else mix_laws(scaling, rng=rng, common_sd=scaling.common_sd)
+    arm_optima = arm_optima_of(basins)
+    mixture = (
+        None
+        if arm_optima is None
+        else mix_laws(arm_optima, rng=rng, common_sd=arm_optima.common_sd)
+    )
     optimum, theta, at_target = None, None, None
     moved = 0.0 if shift.draws is None else float(np.median(shift.draws))
     width = request.target_width if shift.reason is None else None
-    if width is not None and mixture is not None and scaling is not None:
+    if width is not None and mixture is not None and arm_optima is not None:
         widths = np.array([width])
         optimum = float(mixture.at(widths)[0]) + moved
         theta = mixture.draws_at(widths)[:, 0]
         theta = theta if shift.draws is None else theta + shift.draws
-        at_target = target_regret(scaling, constant_value(scaling), theta, width=width)
+        at_target = target_regret(arm_optima, constant_value(arm_optima), theta, width=width)
     gain, limit = tolerance_of(basins, request.rule)
     return ArmAnswer(
         basins=basins,
         noise=noise,
-        scaling=scaling,
+        arm_optima=arm_optima,
         mixture=mixture,
-        drift=None if scaling is None else fit_drift(scaling),
+        drift=None if arm_optima is None else fit_drift(arm_optima),
         gain=gain,
         moved=moved,
         optimum_target=optimum,
         theta_target=theta,
-        held_out=None if scaling is None else held_out_regret(scaling),
+        held_out=None if arm_optima is None else held_out_regret(arm_optima),
         at_target=at_target,
         limit=limit,
     )
@@ -111,7 +113,7 @@ def decision_of(answer: ArmAnswer, rule: VerdictConfig, *, hp: str) -> Decision:
     """Apply the verdict's rule to an arm."""
     evidence = Evidence(
         basins=answer.basins,
-        scaling=answer.scaling,
+        arm_optima=answer.arm_optima,
         has_noise=answer.noise is not None,
         limit=answer.limit,
         held_out=answer.held_out,

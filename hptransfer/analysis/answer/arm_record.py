@@ -54,18 +54,18 @@ def law_entry(answer: ArmAnswer, target_width: int | None) -> dict[str, Any]:
 
 def target_entry(answer: ArmAnswer, width: int | None) -> dict[str, Any] | None:
     """Return the optimum at the target, the value to emit, and what that should cost."""
-    scaling = answer.scaling
+    arm_optima = answer.arm_optima
     if width is None or not answer.basins:
         return None
     optimum = answer.optimum_target
-    if scaling is None or answer.theta_target is None or optimum is None:
+    if arm_optima is None or answer.theta_target is None or optimum is None:
         widest = list(answer.basins.values())[-1].optimum
-        value = answer.moved + (widest if scaling is None else constant_value(scaling))
+        value = answer.moved + (widest if arm_optima is None else constant_value(arm_optima))
         return _at_target(width, value, emitted=value)
-    emitted = emitted_value(scaling, answer.theta_target, width=width)
+    emitted = emitted_value(arm_optima, answer.theta_target, width=width)
     if answer.noise is None:
         return _at_target(width, optimum, emitted=emitted)
-    regret = target_regret(scaling, emitted, answer.theta_target, width=width)
+    regret = target_regret(arm_optima, emitted, answer.theta_target, width=width)
     ends = (quantile(answer.theta_target, 0.05), quantile(answer.theta_target, 0.95))
     return _at_target(width, optimum, emitted=emitted, ends=ends, regret=regret)
 

@@ -17,7 +17,7 @@ from hptransfer.analysis.basins.basin import Basin, Noise, fit_basin, pool_noise
 from hptransfer.analysis.basins.numbers import SCHEMA, number
 from hptransfer.analysis.basins.rows import Arm, Rows, read_rows, split_arms, width_grids
 from hptransfer.analysis.conditions.conditions import Shift, conditions_block, unfitted_shift
-from hptransfer.analysis.conditions.reference import at, caveats, reference
+from hptransfer.analysis.conditions.reference import caveats, reference, rows_at_condition
 from hptransfer.analysis.laws.loss_law import curvature_law, loss_law
 from hptransfer.analysis.laws.usefulness import transfer_quality
 from hptransfer.analysis.surfaces.points import varying
@@ -28,8 +28,8 @@ from hptransfer.system.random_streams import stream
 
 
 @dataclass(frozen=True)
-class Found:
-    """One HP of an arm: its basins over width, ascending, and what goes with them."""
+class FittedArm:
+    """The fits of one arm and one HP: a basin per width, the noise, and the target's shift."""
 
     arm: Arm
     hp: str
@@ -43,7 +43,7 @@ class Found:
 
     @property
     def names(self) -> tuple[str, str, str]:
-        """What its random streams are named by: the same rows, the same digits."""
+        """The names of the arm's random streams, so that the same rows give the same digits."""
         return (self.arm.family, self.arm.parametrization, self.hp)
 
 
@@ -79,7 +79,7 @@ def estimate(
 
 def _answered(arm: Arm, request: Request) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return an arm's record per HP, and the surface over them where several vary."""
-    found, fitted = find(arm, request)
+    found, fitted = fit_basins_of_arm(arm, request)
     answers = {each.hp: _answer(each, request) for each in found}
     records = [_record(each, answers[each.hp], request) for each in found]
     if fitted is None:
@@ -89,20 +89,20 @@ def _answered(arm: Arm, request: Request) -> tuple[list[dict[str, Any]], list[di
     return records, [entry]
 
 
-def find(arm: Arm, request: Request) -> tuple[list[Found], ArmSurfaces | None]:
-    """Fit an arm's basins for every HP that varies, and the surface where several do.
+def fit_basins_of_arm(arm: Arm, request: Request) -> tuple[list[FittedArm], ArmSurfaces | None]:
+    """Return an arm's fitted basins for every HP that varies, and the surface of several HPs.
 
-    What is to be said of the surface is said with its first HP.
+    Notes on the surface stand with its first HP.
     """
     where = reference(arm.rows, request.at)
-    rows = at(arm.rows, where)
+    rows = rows_at_condition(arm.rows, where)
     hps = varying(rows) or tuple(rows.hps)[:1]
     if len(hps) == 1:
         return [_alone(arm, rows, where, request, hp=hps[0])], None
     fitted = arm_surfaces(rows, arm.family, arm.parametrization, draws=request.draws)
     shift = unfitted_shift(arm.rows, where, request.target_at)
     together = [
-        Found(arm, hp, where, fitted.basins(hp), fitted.noise, fitted.lost, shift) for hp in hps
+        FittedArm(arm, hp, where, fitted.basins(hp), fitted.noise, fitted.lost, shift) for hp in hps
     ]
     together[0] = replace(together[0], notes=tuple(surface_notes(fitted)))
     return together, fitted
@@ -110,7 +110,7 @@ def find(arm: Arm, request: Request) -> tuple[list[Found], ArmSurfaces | None]:
 
 def _alone(
     arm: Arm, rows: Rows, where: Mapping[str, float | None], request: Request, *, hp: str
-) -> Found:
+) -> FittedArm:
     """Fit the basins of the only HP that varies, and how they follow what varies beside width."""
     names = (arm.family, arm.parametrization, hp)
     block, shift = conditions_block(
@@ -124,15 +124,15 @@ def _alone(
         for width, grid in grids.items()
     }
     lost = [width for width, grid in every.items() if grid is None]
-    return Found(arm, hp, where, basins, noise, lost, shift, block)
+    return FittedArm(arm, hp, where, basins, noise, lost, shift, block)
 
 
-def _answer(found: Found, request: Request) -> ArmAnswer:
+def _answer(found: FittedArm, request: Request) -> ArmAnswer:
     rng = stream(*found.names, "law")
     return answer_of(found.basins, found.noise, request, shift=found.shift, rng=rng)
 
 
-def _record(found: Found, answer: ArmAnswer, request: Request) -> dict[str, Any]:
+def _record(found: FittedArm, answer: ArmAnswer, request: Request) -> dict[str, Any]:
     arm, basins, noise, width = found.arm, found.basins, found.noise, request.target_width
     decision = decision_of(answer, request.rule, hp=found.hp)
     loss_at_init = float(np.median(arm.rows.loss_at_init))
@@ -149,9 +149,9 @@ def _record(found: Found, answer: ArmAnswer, request: Request) -> dict[str, Any]
         "law": law_entry(answer, width),
         "loss_law": loss_law(basins, width, rng=stream(*found.names, "loss")),
         "curvature_law": curvature_law(
-            basins, answer.scaling, rng=stream(*found.names, "curvature")
+            basins, answer.arm_optima, rng=stream(*found.names, "curvature")
         ),
-        "quality": transfer_quality(basins, answer.scaling, rng=stream(*found.names, "quality")),
+        "quality": transfer_quality(basins, answer.arm_optima, rng=stream(*found.names, "quality")),
         "conditions": found.conditions,
         "target": target_entry(answer, width),
         "gain": {"estimate": number(answer.gain)},

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import number
 
-LARGE_GAP = 0.1  # of the held-out loss
-GROWING_GAP = 0.05  # of the held-out loss, from the narrowest width to the widest
-CLIPPED_APART = 0.1  # of the steps, between two widths
-ERRORS = 2.0  # standard errors over seeds that a gap must exceed
+LARGE_GAP = 0.1  # share of the held-out loss above which a gap is warned of
+GROWING_GAP = 0.05  # growth from the narrowest width to the widest, as a share of the held-out loss
+CLIPPED_APART = 0.1  # difference of two widths' shares of clipped steps that is warned of
+ERRORS = 2.0  # standard errors over seeds that a gap must exceed to be warned of
 SAME_POINT = 1e-6  # octaves
 
 
 @dataclass(frozen=True)
-class Near:
-    """The completed runs of each width that are nearest to the transferred values, (run,) each."""
+class RunsNearValue:
+    """Each width's completed runs that are nearest to the transferred values; fields are (run,)."""
 
     width: NDArray[np.int64]
     loss: Floats
@@ -34,7 +34,7 @@ class Near:
     clipped_share: Floats
 
 
-def near_values(table: pd.DataFrame, values: Mapping[str, float]) -> Near:
+def runs_near_value(table: pd.DataFrame, values: Mapping[str, float]) -> RunsNearValue:
     """Return each width's completed runs at the point nearest to `values` by HP, in octaves."""
     sound = (table["status"].to_numpy() == "completed") & table["loss"].notna().to_numpy()
     width = table["width"].to_numpy(dtype=np.int64)
@@ -50,10 +50,10 @@ def near_values(table: pd.DataFrame, values: Mapping[str, float]) -> Near:
         table[name].to_numpy(dtype=np.float64)[keep]
         for name in ("loss", "train_loss", "clipped_share")
     )
-    return Near(width[keep], loss, train_loss, clipped)
+    return RunsNearValue(width[keep], loss, train_loss, clipped)
 
 
-def train_validation_gap(near: Near) -> dict[str, Any] | None:
+def train_validation_gap(near: RunsNearValue) -> dict[str, Any] | None:
     """Return held-out minus training loss by width, and at the widest its share of the loss.
 
     None where no row holds a training loss; `error` is the mean's, null for a single seed.
@@ -101,7 +101,7 @@ def gap_warnings(gap: Mapping[str, Any] | None) -> list[str]:
     return warnings
 
 
-def clipping_warnings(near: Near, *, searched: bool) -> list[str]:
+def clipping_warnings(near: RunsNearValue, *, searched: bool) -> list[str]:
     """Say where the share of clipped steps differs between widths, unless the norm is searched."""
     if searched:
         return []

@@ -16,7 +16,7 @@ import numpy as np
 from hptransfer.analysis.basins.basin import Basin, Censoring
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import quantile
-from hptransfer.analysis.laws.regret import Scaling
+from hptransfer.analysis.laws.regret import ArmOptima
 from hptransfer.config.sweep import VerdictConfig
 
 
@@ -34,7 +34,7 @@ class Evidence:
     """What the verdict rests on. Regrets have shape (draw,)."""
 
     basins: dict[int, Basin]
-    scaling: Scaling | None
+    arm_optima: ArmOptima | None
     has_noise: bool
     limit: float | None
     held_out: Floats | None
@@ -117,12 +117,12 @@ def _edges(basins: dict[int, Basin], hp: str, share: float) -> tuple[str, ...]:
 
 
 def _gap(evidence: Evidence) -> str | None:
-    count = 0 if evidence.scaling is None else len(evidence.scaling.widths)
+    count = 0 if evidence.arm_optima is None else len(evidence.arm_optima.widths)
     if count < 3:
         return f"A verdict needs three usable widths, but the sweep has {count}: add widths."
     if not evidence.has_noise:
         return "There is no noise estimate: add seeds (two or more), or points near the minimum."
-    if evidence.scaling is not None and not evidence.scaling.high_side_seen:
+    if evidence.arm_optima is not None and not evidence.arm_optima.high_side_seen:
         return (
             "Above the minimum every trial failed at every width, so what a value too high costs "
             "is unknown: refine the grid between the best point and the first failed one."
@@ -133,14 +133,14 @@ def _gap(evidence: Evidence) -> str | None:
 
 
 def _action(evidence: Evidence, *, only_target: bool) -> str:
-    scaling = evidence.scaling
-    assert scaling is not None
+    arm_optima = evidence.arm_optima
+    assert arm_optima is not None
     bracketed = [w for w, b in evidence.basins.items() if b.censored is Censoring.divergence]
     if bracketed:
         return f"Do next: refine the grid below the first failed point at width {bracketed[-1]}."
     if only_target:
         return "Do next: add a width nearer to the target; the extrapolation is what is uncertain."
-    if scaling.fit_sd > scaling.model_sd:
+    if arm_optima.fit_sd > arm_optima.model_sd:
         return "Do next: add seeds; noise is the larger part of the optima's errors."
     return "Do next: refine the grid; its step is the larger part of the optima's errors."
 

@@ -1,4 +1,4 @@
-"""Two plain readings of an optimum beside ours: a local cubic and an Akima spline."""
+"""The optimum by two plain methods, as a check on the posterior: a cubic and an Akima spline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import Grid
 
-FINE = 400  # places between the ends of a window at which a reading is evaluated
+FINE = 400  # places across a window at which a spline or cubic is evaluated
 CUBIC_POINTS = 4
 
 
@@ -32,7 +32,10 @@ def local_cubic(theta: Floats, means: Floats) -> float | None:
 
 
 def akima(theta: Floats, means: Floats) -> float | None:
-    """Return the minimum of the Akima spline through the points (Akima 1970, J. ACM 17, 589)."""
+    """Return the minimum of the Akima spline through the points (Akima 1970, J. ACM 17, 589).
+
+    It is scipy's `Akima1DInterpolator`, whose import would take half a second of every fit.
+    """
     if len(theta) < 3:
         return None
     slopes = np.diff(means) / np.diff(theta)

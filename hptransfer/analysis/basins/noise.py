@@ -1,8 +1,8 @@
-"""How far one run's loss scatters, by whatever the rows tell, and points cleaned of outliers.
+"""The noise of one run's loss, estimated from the rows, and mean losses without outliers.
 
-In this order: seeds that share points (the residual after seed and HP effects), standard deviations
-that rows give, and, with one run everywhere, what neighbouring points differ by beyond a smooth
-curve. All are pooled over widths.
+The noise comes from the first of these that the rows have, pooled over widths: seeds that share
+points (the residual after seed and HP effects); standard deviations that imported rows give; the
+third differences of neighbouring points, which are zero for a parabola.
 """
 
 from __future__ import annotations
@@ -18,20 +18,24 @@ from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import Grid
 from hptransfer.analysis.basins.shapes import Points
 
-OUTLIER = 4.0  # robust sds: one in 16,000 normal losses
-FEW = 8.0  # so many residuals double the limit: their sd is itself uncertain
-MOST_OUTLIERS = 0.2  # of a width's losses; where more lie far off, the noise itself is uneven
-SAME_SIZE = 0.75  # of the farthest: outliers of about one size leave together
-SWEEPS = 30  # of alternating seed and point means; a few losses of a table are missing
+# Residual, in robust sds, beyond which a loss is an outlier: one in 16,000 normal losses.
+OUTLIER = 4.0
+FEW = 8.0  # degrees of freedom at which the limit for outliers is twice OUTLIER; it falls with more
+MOST_OUTLIERS = 0.2  # share of a width's losses; with more outliers than this, none is left out
+# Outliers leave in rounds: each takes the residuals of at least this share of the largest.
+SAME_SIZE = 0.75
+ALTERNATIONS = 30  # rounds of seed means and point means, where a table lacks losses
 NORMAL_MAD = 0.6745  # median of the absolute value of a standard normal
-NEIGHBOURS = 4  # points whose third difference shows noise; a parabola's is zero
-LOW_SHARE = 4.0  # ... of points up to so many times the ceiling's rise
-NEAR_CLIFF = 3.0  # octaves above the lowest point: a failure so near says that a wall is likely
-OVERLAP = 3.0  # third differences share points and give a median: fewer degrees of freedom
+NEIGHBOURS = 4  # points of a third difference
+# Points enter third differences if their rise above the best loss is at most this multiple of the
+# ceiling's rise (`Grid.ceiling`): higher ones lie on walls.
+LOW_RISES = 4.0
+NEAR_CLIFF = 3.0  # octaves between the lowest point and a failed one that make a wall likely
+OVERLAP = 3.0  # third differences per degree of freedom: they share points, and give a median
 
 
 class NoiseSource(Enum):
-    """What a noise was learnt from."""
+    """The rows' content that a noise was estimated from."""
 
     seeds = "seeds"
     given = "given"  # standard deviations of imported rows
@@ -51,7 +55,7 @@ class Noise:
 def pool_noise(
     grids: Iterable[Grid], *, rng: np.random.Generator, draws: int = 2000
 ) -> Noise | None:
-    """Pool the grids' noise; None if they tell nothing of it."""
+    """Return the noise of one run, pooled over the grids; None if the rows do not show it."""
     grids = list(grids)
     for source, estimate in (
         (NoiseSource.seeds, _from_seeds),
@@ -156,7 +160,7 @@ def _third_differences(grid: Grid) -> Floats:
     """Return the contrasts of four neighbours that are zero for a parabola, of unit noise."""
     losses = grid.losses[0, grid.sound]
     best = float(losses.min())
-    low = grid.sound[losses <= best + LOW_SHARE * (grid.ceiling - best)]
+    low = grid.sound[losses <= best + LOW_RISES * (grid.ceiling - best)]
     theta, losses = grid.theta[low], grid.losses[0, low]
     if len(low) < NEIGHBOURS:
         return np.zeros(0)
@@ -174,7 +178,7 @@ def _two_way(losses: Floats, keep: NDArray[np.bool_]) -> Floats:
         return losses.mean(axis=0) + losses.mean(axis=1, keepdims=True) - losses.mean()
     weights = keep.astype(np.float64)
     seed, point = np.zeros((len(losses), 1)), np.zeros((1, losses.shape[1]))
-    for _ in range(SWEEPS):
+    for _ in range(ALTERNATIONS):
         point = _weighted_mean(losses - seed, weights, axis=0)
         seed = _weighted_mean(losses - point, weights, axis=1)
     return seed + point
@@ -192,11 +196,11 @@ def _studentised(losses: Floats, keep: NDArray[np.bool_]) -> Floats:
 
 
 def _inliers(losses: Floats, sd: float) -> NDArray[np.bool_]:
-    """Leave out the losses farthest off while they are outliers; returns those kept (seed, theta).
+    """Return which losses are no outliers, shape (seed, theta); those farthest off leave first.
 
     An outlier pulls its seed's and its point's effects, so that its neighbours look off too, by at
-    most half as much: only those of about its own size leave with it.
-    With two seeds nothing tells which of a pair is off: see `_agreement`.
+    most half as much: only outliers of about its own size leave in the same round.
+    With two seeds it is unknown which of a pair is off: see `_agreement`.
     """
     keep = np.ones_like(losses, dtype=np.bool_)
     if len(losses) < 3 or sd <= 0:

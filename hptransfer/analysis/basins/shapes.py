@@ -1,16 +1,16 @@
-"""Where a basin's minimum lies: a posterior over its position and over the basin's shape.
+"""The posterior of a basin's minimum: over its position and over the basin's shape.
 
-Nobody knows a basin's shape, and on a grid of an octave the shape decides where the minimum is
-read. So several shapes are tried, each at every candidate minimum θ*:
+The shape of a basin is not known, and on a grid of an octave it decides where the minimum is read.
+So several shapes are tried, each at every candidate minimum θ*:
 
     loss(θ) = level + k·shape(θ - θ*),    k >= 0
 
 the parabola, smooth ones (curve.py's exponentials), two parabolas that meet at θ*, parabolas with a
 wall that begins above θ*, and parabolas with a fourth power, which steepen on both sides. Level, k
-and the noise's variance are integrated out (flat priors; the variance's χ²). Precise data rule
-shapes out; what they cannot tell apart is spread in the interval. So the steps between listed
-ratios must be finer than what data resolve. A point counts by its runs, and the less the higher it
-lies, where no shape holds exactly.
+and the noise's variance are integrated out (flat priors; χ² for the variance). Precise data rule
+shapes out; shapes that the data cannot tell apart widen the interval. So the steps between listed
+ratios must be finer than the data resolve. A point's weight grows with its runs, and falls with its
+height above the lowest point, where no shape holds exactly.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from numpy.typing import NDArray
 
 from hptransfer.analysis.basins.curve import PIECES, WALL_ONSETS, Curves, Floats, basis
 
-CANDIDATES = 121  # minima that are tried across a window
-VISIBLE = 0.02  # least variance of a shape over the points, as a share of its mean square there
+CANDIDATES = 121  # candidate minima across a window
+# Least variance of a shape over the points that is fitted, as a share of its mean square there.
+VISIBLE = 0.02
 DISCREPANCY = 0.01  # sd of a shape's error, as a share of a point's rise above the lowest
 NOMINAL_NOISE = 0.05  # of the window's range, where nothing tells the noise: no interval then
 KNOWN = 1000  # degrees of freedom of a variance that is not in doubt
 ROUNDING = 1e-9  # of the loss: the least noise
 SMOOTH = (0.0, 0.25, 0.5, 0.75, 1.0)  # share of the fast exponential
 KINKS = np.geomspace(1 / 5, 5, 20)  # right curvature over the left one
-PARABOLA, KINKED, STEEPENING = 0.2, 2.0, 0.5  # odds of these kinds of shape, the others having 1
-WALL_ODDS = 15.0  # by which a failed point above makes walls likelier
+# Prior odds of three kinds of shape; smooth and walled ones have 1. These and the other constants
+# were chosen by the coverage of intervals on planted basins (docs/coverage.md).
+PARABOLA, KINKED, STEEPENING = 0.2, 2.0, 0.5
+WALL_ODDS = 15.0  # factor on the odds of walled shapes where a trial failed not far above
 QUARTICS = np.geomspace(0.02, 0.6, 7)  # of the fourth power over the square, per squared octave
 WALLS = (1.0, 2.0, 4.0, 8.0, 16.0)  # curvature that a wall adds, over the parabola's
 
@@ -79,7 +82,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is known of a window's minimum."""
+    """The posterior of a window's minimum, as its centre and draws."""
 
     curve: Curves  # a bundle of one: the likeliest shape, its minimum at the posterior's median
     draws: Curves

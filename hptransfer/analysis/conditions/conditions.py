@@ -18,7 +18,7 @@ from hptransfer.analysis.basins.numbers import interval, number
 from hptransfer.analysis.basins.rows import Rows, width_grids
 from hptransfer.analysis.conditions.joint_law import JointLaw, fit_joint
 from hptransfer.analysis.conditions.one_condition import PLACE, over_entry
-from hptransfer.analysis.conditions.reference import WORDS, at
+from hptransfer.analysis.conditions.reference import WORDS, rows_at_condition
 from hptransfer.analysis.conditions.settings import Setting, estimates_of
 from hptransfer.config.conditions import CONDITIONS
 from hptransfer.system.random_streams import stream
@@ -30,7 +30,7 @@ EXTRAPOLATION = 0.5
 
 @dataclass(frozen=True)
 class Shift:
-    """What leads from the condition where width was judged to the target's."""
+    """The optimum's move from the condition where width was judged to the target's."""
 
     draws: Floats | None = None  # octaves, (draw,); None: the same condition, or see `reason`
     reason: str | None = None  # why a shift that is needed is not known
@@ -95,7 +95,9 @@ def _settings(
         (width, {**reference, **condition}, grid)
         for values in np.unique(known, axis=0).tolist()
         for condition in [dict(zip(varied, values, strict=True))]
-        for width, grid in width_grids(at(rows, {**reference, **condition}), hp).items()
+        for width, grid in width_grids(
+            rows_at_condition(rows, {**reference, **condition}), hp
+        ).items()
         if grid is not None
     ]
     noise = pool_noise((g for *_, g in grids), rng=stream(*names, "conditions"), draws=draws)
@@ -186,7 +188,11 @@ def _shift(
 def unfitted_shift(
     rows: Rows, reference: Mapping[str, float | None], target: Mapping[str, float | None] | None
 ) -> Shift:
-    """Return several HPs' shift, whose joint law is not fitted: known only where none is needed."""
+    """Return the shift of several HPs' optima, for which no joint law is fitted.
+
+    It is zero where the target has the conditions of the rows; elsewhere it is unknown, with a
+    reason.
+    """
     differing = [
         WORDS[name]
         for name in CONDITIONS

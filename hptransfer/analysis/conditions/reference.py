@@ -20,8 +20,8 @@ _ORDER = ("steps", "batch_size", "depth")  # steps first: they differ the most o
 def reference(rows: Rows, asked: Mapping[str, float | None] | None) -> Condition:
     """Return the condition at which width is judged.
 
-    What is not asked follows from the rows: the most steps that every width has, and the most
-    frequent of the other values that every width has; None where every width has its own.
+    A value that is not asked for follows from the rows: the most steps that every width has, the
+    most frequent batch size and depth that every width has; None where every width has its own.
 
     Raises:
         UserError: no row has what is asked.
@@ -38,12 +38,12 @@ def reference(rows: Rows, asked: Mapping[str, float | None] | None) -> Condition
                 + (f"they have {known}. Name one of these." if known else f"they say no {name}.")
             )
         found[name] = value
-        rows = at(rows, {name: value})
+        rows = rows_at_condition(rows, {name: value})
     return {name: found[name] for name in CONDITIONS}
 
 
-def at(rows: Rows, condition: Mapping[str, float | None]) -> Rows:
-    """Return the rows under a condition; what is None is not held."""
+def rows_at_condition(rows: Rows, condition: Mapping[str, float | None]) -> Rows:
+    """Return the rows under a condition; of a value that is None every row is kept."""
     held = [
         rows.conditions[name] == value for name, value in condition.items() if value is not None
     ]
@@ -51,7 +51,10 @@ def at(rows: Rows, condition: Mapping[str, float | None]) -> Rows:
 
 
 def caveats(rows: Rows, condition: Mapping[str, float | None]) -> list[str]:
-    """Say what grows with the width, and which rows are left out since they do not say theirs."""
+    """Return warnings of a condition that changes with the width, and of rows that lack it.
+
+    Rows that do not say a condition that is held are left out of the answer.
+    """
     told = []
     for name in CONDITIONS:
         values = rows.conditions[name]

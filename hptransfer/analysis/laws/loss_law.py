@@ -16,7 +16,7 @@ from hptransfer.analysis.basins.basin import Basin
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import interval, number, numbers, quantile
 from hptransfer.analysis.laws.law import MIN_WIDTHS, Mixture, Optima, fit_drift, fit_laws, mix_laws
-from hptransfer.analysis.laws.regret import Scaling, gain_draws, known_curvatures
+from hptransfer.analysis.laws.regret import ArmOptima, gain_draws, known_curvatures
 
 BAND_WIDTHS = 40
 
@@ -123,18 +123,20 @@ def predicted_at(mixture: Mixture | None, width: int | None) -> dict[str, Any] |
 
 
 def curvature_law(
-    basins: dict[int, Basin], scaling: Scaling | None, *, rng: np.random.Generator
+    basins: dict[int, Basin], arm_optima: ArmOptima | None, *, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Return the laws of log2 k below (`low`) and above (`high`) the optimum, if noise is known."""
     if not has_intervals(basins):
-        scaling = None
-    sides = (None, None) if scaling is None else (scaling.k_low, scaling.k_high)
+        arm_optima = None
+    sides = (None, None) if arm_optima is None else (arm_optima.k_low, arm_optima.k_high)
     named = zip(("low", "high"), sides, strict=True)
-    return {side: _side(scaling, k, rng=rng) for side, k in named}
+    return {side: _side(arm_optima, k, rng=rng) for side, k in named}
 
 
-def _side(scaling: Scaling | None, k: Floats | None, *, rng: np.random.Generator) -> dict[str, Any]:
-    known = None if scaling is None or k is None else known_curvatures(scaling, k)
+def _side(
+    arm_optima: ArmOptima | None, k: Floats | None, *, rng: np.random.Generator
+) -> dict[str, Any]:
+    known = None if arm_optima is None or k is None else known_curvatures(arm_optima, k)
     drift = None if known is None else fit_drift(known)
     slope = None if drift is None else drift.coefficient_draws[:, 1]
     return {

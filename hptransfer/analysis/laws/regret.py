@@ -4,12 +4,11 @@
 
 k_low and k_high are what the basin rises one octave below and above its optimum. Each goes as a
 power of the width: kept constant it overstates the regret at a target wider than the widths, where
-a smaller loss has shallower basins. Mixed laws of their sum overstated it too, k_high by 25 to 46 %
-beside a wall; with these the 90 % interval covers at least 93 % instead of 82 % (docs/verdicts.md).
+a smaller loss has shallower basins. Its 90 % interval covers at least 93 % (docs/verdicts.md).
 
 Which shape basins have is unknown, and the same at every width: errors of the optima that come from
-it do not average out over widths. A share of them is added to the target's optimum as one error.
-Pairing the widths' draws by rank instead made drift and regret overconfident (docs/verdicts.md).
+it do not average out over widths. A share of them is added to the target's optimum as one error;
+docs/verdicts.md compares it with other ways to draw that error.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from hptransfer.analysis.laws.law import MIN_WIDTHS, LawName, Optima, fit_drift,
 from hptransfer.config.sweep import VerdictConfig
 
 CLIFF_RISK = 0.01  # the emitted value passes the cliff in at most this share of draws
-COMMON = 0.25  # of the variance between shapes: what no number of widths averages out
+COMMON = 0.25  # share of the variance between shapes that no number of widths averages out
 
 
 @dataclass(frozen=True)
-class Scaling(Optima):
+class ArmOptima(Optima):
     """An arm's usable optima over width, with what a regret needs."""
 
     k_low: Floats  # (draw, width), loss at one octave below the optimum minus loss there
@@ -43,7 +42,7 @@ class Scaling(Optima):
     widest: Curves | None = None  # the widest width's draws; None where no curve was fitted
 
 
-def build_scaling(basins: dict[int, Basin]) -> Scaling | None:
+def arm_optima_of(basins: dict[int, Basin]) -> ArmOptima | None:
     """Collect the usable basins; None if there is none."""
     usable = {width: basin for width, basin in sorted(basins.items()) if basin.usable}
     if not usable:
@@ -54,7 +53,7 @@ def build_scaling(basins: dict[int, Basin]) -> Scaling | None:
     k_high = np.stack([_rises(basin, +1.0, len(draws)) for basin in chosen], axis=1)
     seen = ~np.isnan(k_high[0])
     above = k_high[:, seen].mean(axis=1) if seen.any() else k_low.mean(axis=1)
-    return Scaling(
+    return ArmOptima(
         widths=np.array(list(usable), dtype=float),
         optima=np.array([basin.optimum for basin in chosen]),
         variances=draws.var(axis=0),
@@ -100,41 +99,43 @@ def regret_draws(
     return np.where(distance >= cliff, np.inf, finite)
 
 
-def held_out_regret(scaling: Scaling) -> Floats | None:
+def held_out_regret(arm_optima: ArmOptima) -> Floats | None:
     """Return the widest width's regret of the constant law fitted without it, shape (draw,).
 
     It is read off the width's own curves, where it has some: beside a wall they cover 92 % of
     planted truths, k·d² 81 %.
     None below three widths: one alone gives no law to hold against the next.
     """
-    if len(scaling.widths) < MIN_WIDTHS:
+    if len(arm_optima.widths) < MIN_WIDTHS:
         return None
-    x, theta = constant_value(scaling.without_widest()), scaling.theta_draws[:, -1]
-    cliff = float(scaling.cliffs[-1])
-    if scaling.widest is None:
-        k_low, k_high = scaling.k_low[:, -1], scaling.k_high[:, -1]
+    x, theta = constant_value(arm_optima.without_widest()), arm_optima.theta_draws[:, -1]
+    cliff = float(arm_optima.cliffs[-1])
+    if arm_optima.widest is None:
+        k_low, k_high = arm_optima.k_low[:, -1], arm_optima.k_high[:, -1]
         return regret_draws(x, theta, k_low=k_low, k_high=k_high, cliff=cliff)
     distance = x - theta
-    rise = scaling.widest.rise(distance[:, None])[:, 0]
+    rise = arm_optima.widest.rise(distance[:, None])[:, 0]
     return np.where(distance >= cliff, np.inf, rise)
 
 
-def target_curvatures(scaling: Scaling, width: float) -> tuple[Floats, Floats]:
+def target_curvatures(arm_optima: ArmOptima, width: float) -> tuple[Floats, Floats]:
     """Return k_low and k_high at a width, each of shape (draw,).
 
     Each is a power of the width, or the widths' mean where fewer than three widths' curvatures are
     known with an error.
     """
-    return _at_width(scaling, scaling.k_low, width), _at_width(scaling, scaling.k_high, width)
+    return _at_width(arm_optima, arm_optima.k_low, width), _at_width(
+        arm_optima, arm_optima.k_high, width
+    )
 
 
-def _at_width(scaling: Scaling, k: Floats, width: float) -> Floats:
-    known = known_curvatures(scaling, k)
+def _at_width(arm_optima: ArmOptima, k: Floats, width: float) -> Floats:
+    known = known_curvatures(arm_optima, k)
     law = fit_drift(known) if len(known.widths) >= MIN_WIDTHS else None
     return k.mean(axis=1) if law is None else np.exp2(law.draws_at(np.array([width]))[:, 0])
 
 
-def known_curvatures(scaling: Scaling, k: Floats) -> Optima:
+def known_curvatures(arm_optima: ArmOptima, k: Floats) -> Optima:
     """Return log2 k (draw, width) of the widths whose draws all rise and differ.
 
     All have the same variance, their mean: a rise that noise makes small has a large error in
@@ -143,13 +144,13 @@ def known_curvatures(scaling: Scaling, k: Floats) -> Optima:
     known = (k > 0).all(axis=0) & (np.ptp(k, axis=0) > 0)
     logs = np.log2(k[:, known])
     variances = np.full(logs.shape[1], logs.var(axis=0).mean() if known.any() else 0.0)
-    return Optima(scaling.widths[known], np.median(logs, axis=0), variances, logs)
+    return Optima(arm_optima.widths[known], np.median(logs, axis=0), variances, logs)
 
 
-def target_regret(scaling: Scaling, x: float, theta: Floats, *, width: float) -> Floats:
+def target_regret(arm_optima: ArmOptima, x: float, theta: Floats, *, width: float) -> Floats:
     """Return R_T(x) at the target for the draws `theta` of its optimum, shape (draw,)."""
-    k_low, k_high = target_curvatures(scaling, width)
-    return regret_draws(x, theta, k_low=k_low, k_high=k_high, cliff=float(scaling.cliffs.min()))
+    k_low, k_high = target_curvatures(arm_optima, width)
+    return regret_draws(x, theta, k_low=k_low, k_high=k_high, cliff=float(arm_optima.cliffs.min()))
 
 
 def constant_value(optima: Optima) -> float:
@@ -157,16 +158,16 @@ def constant_value(optima: Optima) -> float:
     return float(fit_law(LawName.constant, optima).coefficients[0])
 
 
-def emitted_value(scaling: Scaling, theta: Floats, *, width: float) -> float:
+def emitted_value(arm_optima: ArmOptima, theta: Floats, *, width: float) -> float:
     """Return argmin E[R_T] (an expectile of θ_T) among values with P(past the cliff) <= 1 %."""
-    k_low, k_high = target_curvatures(scaling, width)
+    k_low, k_high = target_curvatures(arm_optima, width)
     x = float(np.mean(theta))
     for _ in range(50):  # fixed point of the first-order condition; it contracts
         weight = np.where(theta > x, k_low, k_high)
         if not weight.sum() > 0:
             break
         x = float((weight * theta).sum() / weight.sum())
-    return min(x, quantile(theta, CLIFF_RISK) + float(scaling.cliffs.min()))
+    return min(x, quantile(theta, CLIFF_RISK) + float(arm_optima.cliffs.min()))
 
 
 def regret_limit(gain: float | None, run_sd: float | None, rule: VerdictConfig) -> float | None:

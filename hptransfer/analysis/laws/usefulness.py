@@ -30,14 +30,14 @@ from hptransfer.analysis.laws.law import (
     fit_law,
 )
 from hptransfer.analysis.laws.loss_law import has_intervals, loss_levels
-from hptransfer.analysis.laws.regret import Scaling, known_curvatures
+from hptransfer.analysis.laws.regret import ArmOptima, known_curvatures
 
 TOO_FEW = "Not assessable below five widths; here {count} can be used."
 NO_NOISE = "Not assessable without a noise estimate: add seeds."
 
 
 def transfer_quality(
-    basins: dict[int, Basin], scaling: Scaling | None, *, rng: np.random.Generator
+    basins: dict[int, Basin], arm_optima: ArmOptima | None, *, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Return whether transfer is useful and the robustness exponent, each with a sentence.
 
@@ -46,22 +46,22 @@ def transfer_quality(
     """
     return {
         "useful_transfer": _useful(
-            loss_levels(basins, rng=rng), scaling, noisy=has_intervals(basins)
+            loss_levels(basins, rng=rng), arm_optima, noisy=has_intervals(basins)
         ),
-        "robustness": _robustness(scaling, noisy=has_intervals(basins)),
+        "robustness": _robustness(arm_optima, noisy=has_intervals(basins)),
     }
 
 
-def _useful(levels: Optima | None, scaling: Scaling | None, *, noisy: bool) -> dict[str, Any]:
+def _useful(levels: Optima | None, arm_optima: ArmOptima | None, *, noisy: bool) -> dict[str, Any]:
     count = 0 if levels is None else len(levels.widths)
-    if levels is None or scaling is None or count < POWER_WIDTHS:
+    if levels is None or arm_optima is None or count < POWER_WIDTHS:
         return _useful_entry(None, TOO_FEW.format(count=count))
     if not noisy:
         return _useful_entry(None, NO_NOISE)
-    fitted = np.isin(scaling.widths, levels.widths)  # a bracketed optimum has no loss
-    regret = 2.0 * exponent_draws(scaling.at(fitted))
+    fitted = np.isin(arm_optima.widths, levels.widths)  # a bracketed optimum has no loss
+    regret = 2.0 * exponent_draws(arm_optima.at(fitted))
     loss = exponent_draws(levels)
-    answer, sentence = _faster(regret - loss, _moves(scaling), _falls(levels))
+    answer, sentence = _faster(regret - loss, _moves(arm_optima), _falls(levels))
     return _useful_entry(answer, sentence, regret=regret, loss=loss)
 
 
@@ -119,12 +119,12 @@ def _useful_entry(
     }
 
 
-def _robustness(scaling: Scaling | None, *, noisy: bool) -> dict[str, Any]:
-    if scaling is None or len(scaling.widths) < POWER_WIDTHS:
-        count = 0 if scaling is None else len(scaling.widths)
+def _robustness(arm_optima: ArmOptima | None, *, noisy: bool) -> dict[str, Any]:
+    if arm_optima is None or len(arm_optima.widths) < POWER_WIDTHS:
+        count = 0 if arm_optima is None else len(arm_optima.widths)
         return {"exponent": interval(None), "sentence": TOO_FEW.format(count=count)}
-    both = (scaling.k_low + scaling.k_high) / 2.0
-    known = known_curvatures(scaling, both)
+    both = (arm_optima.k_low + arm_optima.k_high) / 2.0
+    known = known_curvatures(arm_optima, both)
     if not noisy:
         return {"exponent": interval(None), "sentence": NO_NOISE}
     law = fit_drift(known) if len(known.widths) >= POWER_WIDTHS else None

@@ -19,7 +19,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
 from hptransfer.analysis.basins.rows import Rows, read_rows, split_arms
-from hptransfer.analysis.conditions.reference import at
+from hptransfer.analysis.conditions.reference import rows_at_condition
 from hptransfer.analysis.surfaces.points import point_array
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def add_ped_anova(estimates: dict[str, Any], table: pd.DataFrame, axes: Sequence
     read_at = {(arm["family"], arm["parametrization"]): arm["at"] for arm in estimates["arms"]}
     for entry in estimates["surfaces"]:
         name = (entry["family"], entry["parametrization"])
-        shares = ped_anova(at(arms[name].rows, read_at[name]), entry["hps"])
+        shares = ped_anova(rows_at_condition(arms[name].rows, read_at[name]), entry["hps"])
         entry["importance"]["ped_anova"] = shares and {
             hp: round(share, 4) for hp, share in shares.items()
         }
