@@ -14,6 +14,7 @@ from hptransfer.cli.main import main
 from hptransfer.results import ledger_rows
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.sweep_file import read_facts
+from tests.support.files import unchangeable
 from tests.support.recorded_rows import append_rows, diverged, make_row, result, write_sweep
 
 
@@ -51,6 +52,15 @@ def test_status_counts_every_row_and_names_the_first_outside(
         *(make_row(seed)["trial_key"] for seed in (20, 21)),
     ]
     assert "50 bytes" in state["notice"]
+
+
+def test_a_folder_that_may_not_be_written_is_counted_and_verified(
+    folder: ResultsFolder, capsys: pytest.CaptureFixture[str]
+):
+    with unchangeable(folder.path):
+        assert main(["status", "tiny", "--verify", "--export", "rows.csv"]) == 0
+        assert "60 of 60 trials recorded" in capsys.readouterr().out
+        assert "may not be written" in refused(capsys, "--export", "results/tiny/rows.csv")
 
 
 def test_a_point_of_the_grid_is_one_up_to_rounding(folder: ResultsFolder):

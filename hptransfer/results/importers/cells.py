@@ -1,4 +1,4 @@
-"""What single cells say: numbers, labels, truth values, and units that cannot be right."""
+"""The cells of another program's table converted to numbers, labels and truth values."""
 
 from __future__ import annotations
 
@@ -13,33 +13,36 @@ from hptransfer.config.hyperparameters import LARGEST_LOG2
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.importers.columns import hp_of
 
+# Texts of a missing cell, in lower case.
 EMPTY = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "--", "#n/a", "<na>"})
-ENDLESS = frozenset({"diverged", "∞"})  # besides what Python reads as infinite
+ENDLESS = frozenset({"diverged", "∞"})  # texts of an infinite number, besides Python's own
+# Texts of truth values, in lower case.
 _TRUTH = {
     **dict.fromkeys(("true", "yes", "1", "y", "t", "1.0"), True),
     **dict.fromkeys(("false", "no", "0", "n", "f", "0.0", ""), False),
 }
+# Other programs' labels of an arm, in lower case and without blanks -> ours.
 _ARMS = {
     **dict.fromkeys(("sp", "standard", "std", "standardparametrization"), "standard"),
     **dict.fromkeys(("mup", "μp"), "mup"),
     "shared": "shared",
 }
 _DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
-LOG2_DECIMALS = 6  # of log2 of an HP
-LONGEST_LABEL = 40  # characters; a ledger line is short
+LOG2_DECIMALS = 6  # of the log2 of a hyperparameter in the ledger
+LONGEST_LABEL = 40  # characters of an arm's or a family's name
 
 
 @dataclass
 class Numbers:
-    """How numbers are written in one sheet: with a decimal point, or all with a comma."""
+    """The numbers of one table, all written with a decimal point or all with a decimal comma."""
 
     file: str
-    decimal_comma: bool
-    first: dict[str, str] = field(default_factory=dict)  # "," or "." -> where it was seen first
-    commas: int = 0
+    decimal_comma: bool  # whether 0,5 may be a number
+    first: dict[str, str] = field(default_factory=dict)  # "," or "." -> the place of the first one
+    commas: int = 0  # numbers with a decimal comma
 
     def number(self, cell: Any, ours: str, place: str) -> float:
-        """Return a cell as a number; NaN where it is empty, infinite where it says so."""
+        """Return a cell as a number: NaN if it is missing, inf if it is infinite."""
         if isinstance(cell, int | float) and not isinstance(cell, bool):
             return float(cell)
         text = "" if cell is None else str(cell).strip()
@@ -56,7 +59,7 @@ class Numbers:
         return value
 
     def _written(self, text: str, ours: str, place: str) -> float:
-        """Return what is no number to Python: nothing, a divergence, or one with a comma."""
+        """Read a text that Python does not take for a number: missing, infinite or with a comma."""
         lowered = text.lower()
         if lowered in EMPTY:
             return math.nan
@@ -101,7 +104,7 @@ class Numbers:
 
 
 def truth(cell: Any, ours: str, place: str, file: str) -> bool:
-    """Return a cell as a truth value; empty is false."""
+    """Return a cell as a truth value; a missing cell is false."""
     text = "" if cell is None else str(cell).strip().lower()
     if text not in _TRUTH:
         raise UserError(
@@ -111,7 +114,7 @@ def truth(cell: Any, ours: str, place: str, file: str) -> bool:
 
 
 def label(cell: Any, ours: str, place: str, file: str) -> str:
-    """Return a label as written, or ours where it is a known one's spelling."""
+    """Return the label in a cell; a known arm in another spelling gets our name."""
     text = "" if cell is None else str(cell)
     found = _label(text, ours)
     if found is None:
@@ -125,7 +128,7 @@ def label(cell: Any, ours: str, place: str, file: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _label(text: str, ours: str) -> str | None:
-    """Return a label, None for what cannot be one."""
+    """Return a label, or None where a text cannot be one."""
     text = unicodedata.normalize("NFKC", text).strip()
     if text.lower() in EMPTY or not text.isprintable() or len(text) > LONGEST_LABEL:
         return None
@@ -139,7 +142,7 @@ def _label(text: str, ours: str) -> str | None:
 
 
 def scaling_label(cell: Any, column: str, place: str, file: str) -> str:
-    """Return the arm that a column says; one called `mup` may hold truth values."""
+    """Return the arm in a cell; a column with the name `mup` may hold truth values."""
     if column in ("mup", "use_mup"):
         text = str(cell).strip().lower()
         if text and text in _TRUTH:
@@ -148,10 +151,10 @@ def scaling_label(cell: Any, column: str, place: str, file: str) -> str:
 
 
 def log2_of(value: float, ours: str, place: str, file: str) -> float:
-    """Return log2 of a hyperparameter, to 6 decimals: what files print as 0.00024414062 is 2^-12.
+    """Return the log2 of a hyperparameter, rounded so that a printed 0.00024414062 is 2^-12.
 
     Raises:
-        UserError: it is empty, infinite, zero or negative, or no value of such an HP.
+        UserError: the value is missing, not positive, or far from what a hyperparameter may be.
     """
     hp = hp_of(ours) or ours
     if ours.startswith("log2_") or ours.startswith("log10_"):
@@ -174,7 +177,7 @@ def log2_of(value: float, ours: str, place: str, file: str) -> float:
 
 
 def require_plausible_unit(name: str, column: str, low: float, high: float, file: str) -> None:
-    """Refuse an HP column whose numbers, from `low` to `high`, can only be of another unit."""
+    """Refuse a column whose values, from `low` to `high`, show that its unit is another."""
     hp = hp_of(name) or name
     if name.startswith("log") and low > 0 and high < 1 and high / low >= 4:
         raise UserError(

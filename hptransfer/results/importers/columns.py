@@ -17,7 +17,7 @@ from functools import cache, cached_property
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, VLB_WEIGHT
 from hptransfer.errors import UserError
 
-MOST_SHOWN = 12  # columns that a sentence lists
+MOST_SHOWN = 12  # columns of a table that an error message lists
 KNOWN_HPS = {**HYPERPARAMETERS, "vlb_weight": VLB_WEIGHT}
 _LR = ("lr", "learning_rate", "base_lr", "base_learning_rate", "peak_lr", "max_lr", "eta")
 # Our name of a column -> what other programs call it, as `normalised` writes it.
@@ -74,7 +74,7 @@ class Wide:
 
 @dataclass(frozen=True)
 class ChosenColumns:
-    """What each of our names is read from."""
+    """The source of each of our columns: a column of the table, a constant, or column names."""
 
     columns: Mapping[str, str]  # our name -> a column of the sheet
     constants: Mapping[str, str] = field(default_factory=dict)  # our name -> its value in all rows
@@ -82,7 +82,7 @@ class ChosenColumns:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Every name of ours that has a value."""
+        """All of our names that have a source."""
         of_wide = ("loss", *self.wide.names) if self.wide else ()
         return frozenset((*self.columns, *self.constants, *of_wide))
 
@@ -93,11 +93,11 @@ class ChosenColumns:
 
     @cached_property
     def axes(self) -> tuple[tuple[str, str], ...]:
-        """Those names, each with the axis that the ledger has for it: `log2_<hp>`."""
+        """Pairs of such a name and the hyperparameter's name in the ledger, `log2_<hp>`."""
         return tuple((name, f"log2_{hp_of(name)}") for name in self.hps)
 
     def record(self) -> dict[str, str]:
-        """Return the choice as `--columns` words would say it, for the folder's sweep.yaml."""
+        """Return the sources as words of `--columns` give them, for the folder's sweep.yaml."""
         said = {**self.columns, **{name: f":={text}" for name, text in self.constants.items()}}
         if self.wide:
             said["loss"] = self.wide.pattern
@@ -105,11 +105,16 @@ class ChosenColumns:
 
 
 def choose_columns(words: Sequence[str], columns: Sequence[str], file: str) -> ChosenColumns:
-    """Return what is read from where: `--columns` first, the rest by well-known names.
+    """Return the source of each of our columns: `--columns` first, the rest by recognised names.
+
+    Args:
+        words: the words of `--columns`.
+        columns: the names of the table's columns.
+        file: the file's name, for messages.
 
     Raises:
-        UserError: an unknown name or column, or one that is needed and cannot be told, with what
-            to type.
+        UserError: a word names no column, or a needed column has no source or several; the sentence
+            says what to type.
     """
     given, constants, unread, wide = _given(words, columns, file)
     in_names = set(wide.names) if wide else set()  # what the names of a wide table's columns say
@@ -130,7 +135,10 @@ def choose_columns(words: Sequence[str], columns: Sequence[str], file: str) -> C
 def _given(
     words: Sequence[str], columns: Sequence[str], file: str
 ) -> tuple[dict[str, str], dict[str, str], set[str], Wide | None]:
-    """Parse `--columns`: ours=theirs, ours:=value, ours= (not read), loss=a pattern."""
+    """Parse the words of `--columns`.
+
+    They are ours=theirs, ours:=value, ours= (nothing is read as ours) and loss=pattern.
+    """
     given: dict[str, str] = {}
     constants: dict[str, str] = {}
     unread: set[str] = set()
@@ -248,7 +256,7 @@ def _listed(columns: Sequence[str]) -> str:
 
 @cache
 def hp_of(name: str) -> str | None:
-    """Return the HP that our name of a column stands for: `lr`, `log2_lr` and `log10_lr` are lr."""
+    """Return the hyperparameter of one of our names, such as lr of `log10_lr`, or None."""
     match = _HP.fullmatch(name)
     if match is None or (name in SPELLINGS and name != "lr"):
         return None
@@ -272,7 +280,7 @@ def normalised(column: str) -> str:
 def recognised_name(column: str) -> str | None:
     """Return our name for a column that its header tells; None where the header does not."""
     name = normalised(column)
-    if column.startswith("_"):  # a tracker's own, such as the `_step` of its last report
+    if column.startswith("_"):  # W&B's own, such as the `_step` of a run's last report
         return None
     if name in _BY_SPELLING:
         return _BY_SPELLING[name]

@@ -1,6 +1,6 @@
-"""Rows of another ledger appended to a sweep's: a study that was run in slices.
+"""The import of another ledger of our own, such as a part of the sweep that ran elsewhere.
 
-Tables that another program wrote are `foreign`'s.
+The tables of other programs are imported by `table`.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.system.files import require_inside, write_text
 
+# Fields of a row that its trial decides.
 OUTCOME_FIELDS = ("status", "loss", "diverged_at_step", "stopped_at_step")
-BATCH = 1000  # rows appended with one fsync
+ROWS_PER_BATCH = 1000  # each append is one fsync, after the curves of its rows
 _LEDGER_LINE = b'{"trial_key":"'
 
 
 @dataclass(frozen=True)
 class LedgerSource:
-    """A ledger to be imported, and the folder of the one that gets its rows."""
+    """A ledger to be imported, and the folder of the ledger that gets its rows."""
 
     ledger: Path
-    name: str  # what its rows remember as their `source`
+    name: str  # the field `source` of the rows that are imported from it
     into: Path
 
 
 def is_ledger(source: Path) -> bool:
-    """Say whether a path is a results folder's or a ledger's, and not another program's table."""
+    """Say whether a path names a results folder or a ledger, and not another program's table."""
     if source.is_dir() or source.name == LEDGER_NAME or source.name.endswith(".jsonl.gz"):
         return True
     if not source.is_file():  # a bare name can only mean a folder; what has a suffix is a file
@@ -51,17 +52,20 @@ def is_ledger(source: Path) -> bool:
 
 
 def import_ledger(source: Path, folder: ResultsFolder) -> dict[str, Any]:
-    """Append the rows of a results folder or ledger that a folder lacks; nothing is altered.
+    """Append the rows of a results folder or ledger that a folder lacks; describe what was done.
+
+    No row of the folder is altered.
 
     Raises:
-        UserError: no ledger there, a damaged one, or no sweep that the rows could belong to.
+        UserError: there is no ledger or a damaged one, or the folder has no sweep.yaml and gets
+            none from the source.
     """
     slices = _slices(source, folder)
     for each in slices:
         require_inside(folder.path, each.into)
     read_all = [(each, _read(each.ledger)) for each in slices]
     if not folder.sweep_file.is_file():
-        _copy_question(source, folder)
+        _copy_sweep_file(source, folder)
     facts = read_facts(folder)
     answers = []
     for each, ledger in read_all:
@@ -74,7 +78,7 @@ def import_ledger(source: Path, folder: ResultsFolder) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Ledger:
-    """Read a ledger from elsewhere: its keys name files here, so they must be what they say."""
+    """Read a ledger and check its keys against its configs, since keys become names of files."""
     ledger = read_ledger(path)
     for number, row in enumerate(ledger.rows, start=1):
         require_key(row, path, number)
@@ -82,7 +86,7 @@ def _read(path: Path) -> Ledger:
 
 
 def _slices(source: Path, folder: ResultsFolder) -> list[LedgerSource]:
-    """Return the ledgers that a source names: rows of a target stay rows of a target."""
+    """Return the ledgers of a source; the rows of its target go into the folder's target."""
     if not source.exists():
         raise UserError(f"There is no ledger at {source}. Name a results folder or its ledger.")
     if source.is_file():
@@ -106,7 +110,7 @@ def _destination(home: Path, folder: ResultsFolder) -> Path:
     return folder.target if is_target else folder.path
 
 
-def _copy_question(source: Path, folder: ResultsFolder) -> None:
+def _copy_sweep_file(source: Path, folder: ResultsFolder) -> None:
     asked = ResultsFolder(source)
     if not asked.sweep_file.is_file():
         raise UserError(
@@ -122,7 +126,7 @@ def _copy_question(source: Path, folder: ResultsFolder) -> None:
 def _append(
     each: LedgerSource, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Append the rows whose trials have none; return them, and what became of all."""
+    """Append the rows of trials that have none; return these rows, and counts of all."""
     with LedgerWriter(each.into) as writer:
         ours = {row["trial_key"]: row for row in read_ledger_rows(each.into)}
         fresh = [
@@ -131,8 +135,8 @@ def _append(
             if row["trial_key"] not in ours
         ]
         curves = 0
-        for start in range(0, len(fresh), BATCH):
-            batch = fresh[start : start + BATCH]
+        for start in range(0, len(fresh), ROWS_PER_BATCH):
+            batch = fresh[start : start + ROWS_PER_BATCH]
             curves += sum(_copy_curve(each, row["trial_key"]) for row in batch)
             writer.append(batch)
         notice = writer.notice
@@ -152,7 +156,7 @@ def _append(
 
 
 def _copy_curve(each: LedgerSource, key: str) -> bool:
-    """Copy a trial's curve where the source has one; say whether it had."""
+    """Copy a trial's curves if the source has them; say whether it has."""
     kept = curve_file(each.ledger.parent, key)
     if not kept.is_file():
         return False

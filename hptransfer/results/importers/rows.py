@@ -119,12 +119,14 @@ def read_trials(
 
     def count(name: str) -> Callable[[Any, str], float]:
         """Return a converter to a whole number as a float: NaN where the cell is missing."""
-        least = _COUNTS[name]
-        return lambda cell, place: (
-            math.nan
-            if math.isnan(numbers.number(cell, name, place))
-            else numbers.whole(cell, name, place, least=least)
-        )
+
+        def convert(cell: Any, place: str) -> float:
+            value = numbers.number(cell, name, place)
+            if math.isnan(value):
+                return value
+            return numbers.whole(value, name, place, least=_COUNTS[name])
+
+        return convert
 
     columns: dict[str, Any] = {"loss": frame["loss"]}
     for name, axis in chosen.axes:

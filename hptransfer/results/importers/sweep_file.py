@@ -1,6 +1,6 @@
-"""What an imported folder asks: its sweep.yaml, derived from its rows, and what may be overridden.
+"""The sweep.yaml of an imported folder: derived from the folder's rows, and its overrides.
 
-An imported folder has no trial that could be composed or run again, so Hydra has no part in it.
+An imported folder has no trial that could be composed or trained again, so Hydra is not used.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import yaml
 from hptransfer.config.sweep import VerdictConfig
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.ledger_rows import find_ledger, scan_ledger
+from hptransfer.results.ledger_rows import iterate_ledger_rows
 from hptransfer.system.files import write_text
 from hptransfer.system.safe_yaml import read_mapping
 
-MOST_LISTED = 2000  # values of one axis that sweep.yaml lists; of more it gives the ends
-LONGEST_NAME = 200  # characters of a file's or column's name that are kept
+MOST_LISTED = 2000  # values of an axis that sweep.yaml lists; of more values it lists the ends
+LONGEST_NAME = 200  # characters of a file's or column's name in sweep.yaml
 _TARGET = {
     f"sweep.target.{key}": ("sweep", "target", *key.split("."))
     for key in ("model.width", "model.depth", "budget.steps", "budget.batch_size")
@@ -39,17 +39,17 @@ STATISTIC = (
 
 @dataclass
 class RowSurvey:
-    """The values that a folder's rows take."""
+    """The values that the rows of a folder have on each axis, and the files they came from."""
 
     rows: int = 0
     widths: set[int] = field(default_factory=set)
     seeds: set[int] = field(default_factory=set)
     arms: set[str] = field(default_factory=set)
     points: dict[str, set[float]] = field(default_factory=dict)  # log2_<hp> -> its values
-    files: dict[str, Mapping[str, str]] = field(default_factory=dict)  # file -> its columns
+    files: dict[str, Mapping[str, str]] = field(default_factory=dict)  # file -> column sources
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Note one row."""
+        """Add the values of a row."""
         self.rows += 1
         self.widths.add(row["width"])
         self.seeds.add(row["seed"])
@@ -58,11 +58,11 @@ class RowSurvey:
             self.points.setdefault(name, set()).add(value)
 
     def add_file(self, name: str, columns: Mapping[str, str]) -> None:
-        """Note a file and what its columns were taken for."""
+        """Add a file and the sources of our columns in it."""
         self.files[_plain(name)] = {ours: _plain(theirs) for ours, theirs in columns.items()}
 
     def add_recorded_files(self, folder: ResultsFolder) -> None:
-        """Note the files that a folder's sweep.yaml names."""
+        """Add the files that a folder's sweep.yaml names."""
         if folder.sweep_file.is_file():
             recorded = read_mapping(folder.sweep_file).get("imported")
             if isinstance(recorded, dict):
@@ -70,17 +70,16 @@ class RowSurvey:
 
 
 def derive_sweep_file(folder: ResultsFolder) -> None:
-    """Derive an imported folder's sweep.yaml again from the rows it has."""
-    survey, found = RowSurvey(), find_ledger(folder.path)
-    for stretch in scan_ledger(found) if found else ():
-        for row in stretch.rows:
-            survey.add(row)
+    """Derive an imported folder's sweep.yaml again from its rows."""
+    survey = RowSurvey()
+    for row in iterate_ledger_rows(folder.path):
+        survey.add(row)
     survey.add_recorded_files(folder)
     write_sweep_file(folder, survey)
 
 
 def write_sweep_file(folder: ResultsFolder, survey: RowSurvey) -> None:
-    """Write sweep.yaml: lists by the rows; name, question, target and verdict stay as they are."""
+    """Write sweep.yaml with the rows' values; its name, question, target and verdict stay."""
     kept: Mapping[str, Any] = {}
     if folder.sweep_file.is_file():
         kept = read_mapping(folder.sweep_file)
@@ -108,7 +107,7 @@ def write_sweep_file(folder: ResultsFolder, survey: RowSurvey) -> None:
 
 
 def _plain(text: str) -> str:
-    """Return somebody's text as a config may hold it: printable, short, looking nothing up."""
+    """Return a text without what a config would look up, unprintable characters, and its end."""
     printable = "".join(c if c.isprintable() else " " for c in text)
     return printable.replace("${", "$(").replace("???", "??")[:LONGEST_NAME]
 

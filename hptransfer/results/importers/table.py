@@ -24,12 +24,12 @@ from hptransfer.results.importers.rows import (
     trial_digest,
 )
 from hptransfer.results.importers.sweep_file import RowSurvey, write_sweep_file
-from hptransfer.results.ledger_rows import find_ledger, scan_ledger
+from hptransfer.results.ledger_rows import find_ledger, iterate_ledger_rows
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.system.files import require_inside, require_links_inside
 
-BATCH = 2000  # rows appended with one fsync
+ROWS_PER_APPEND = 2000  # each append is one fsync
 _OTHER_STORAGES = ("mysql", "postgresql", "redis", "journal")
 
 
@@ -61,16 +61,22 @@ class _Seen:
 
 
 def import_file(
-    source: Path, folder: ResultsFolder, words: Sequence[str], *, drop_missing: bool
+    source: str | Path, folder: ResultsFolder, words: Sequence[str], *, drop_missing: bool
 ) -> dict[str, Any]:
-    """Append the trials of somebody's table to an imported folder, or to a sweep's `target/`.
+    """Append the trials of another program's table to a folder; describe what was done.
 
-    Nothing is written before every row is known to be sound. Trials that are there already add
-    nothing; the folder's sweep.yaml is derived again from all its rows.
+    Nothing is written before all rows have been checked. Trials that the folder has are left as
+    they are, and the folder's sweep.yaml is derived again from all its rows.
+
+    Args:
+        source: a file, or an Optuna `sqlite:///` address.
+        folder: an imported folder, a new one, or the `target/` of a sweep.
+        words: the words of `--columns`.
+        drop_missing: whether rows without a loss are left out, and not taken as diverged trials.
 
     Raises:
-        UserError: a file, column or cell that cannot be what it should, or a folder of our own
-            sweep's rows.
+        UserError: the file is no table, a column or cell is not as it must be, or the folder holds
+            rows of our own sweep.
     """
     is_target = _is_target(folder)
     if is_target:
@@ -116,8 +122,8 @@ def import_file(
     }
 
 
-def local_file(source: Path) -> Path:
-    """Return the file that a path or an Optuna `sqlite:///` address means."""
+def local_file(source: str | Path) -> Path:
+    """Return the file of a path or of an Optuna `sqlite:///` address."""
     scheme, colon, rest = str(source).partition(":/")
     if colon and scheme.split("+")[0] in _OTHER_STORAGES:
         raise UserError(
@@ -125,7 +131,7 @@ def local_file(source: Path) -> Path:
             "study.trials_dataframe().to_csv('trials.csv')"
         )
     if not colon or scheme != "sqlite":
-        return source
+        return Path(source)
     relative = Path(rest.lstrip("/"))
     return relative if relative.exists() else Path(f"/{relative}")
 
@@ -152,14 +158,12 @@ def _require_imported(folder: ResultsFolder) -> None:
 
 
 def _only_foreign(folder: Path) -> bool:
-    """Say whether a ledger holds imported rows alone: an import that was cut short."""
-    found = find_ledger(folder)
-    stretches = scan_ledger(found) if found else ()
-    return all("foreign" in row["config"] for each in stretches for row in each.rows)
+    """Say whether a folder's ledger has imported rows only, as an interrupted import leaves it."""
+    return all("foreign" in row["config"] for row in iterate_ledger_rows(folder))
 
 
 def _target_defaults(folder: ResultsFolder) -> Defaults:
-    """Return the family of the sweep that a target is of; its rows belong to every arm."""
+    """Return the family of a target's sweep, and the arm `shared` of rows that every arm has."""
     facts = read_facts(ResultsFolder(folder.path.absolute().parent))
     model = facts.tree.get("model") or {}
     return Defaults(family=str(model.get("family", UNKNOWN_LABEL)), arm="shared")
@@ -178,21 +182,18 @@ def _require_same_axes(
 
 
 def _survey_recorded(folder: Path, seen: _Seen, survey: RowSurvey) -> set[str]:
-    """Note the rows that a folder has; return their keys."""
+    """Add the rows that a folder has to `seen` and `survey`; return their keys."""
     keys = set[str]()
-    found = find_ledger(folder)
-    for stretch in scan_ledger(found) if found else ():
-        for row in stretch.rows:
-            seen.is_new(row, f"{row.get('source', 'a row')} (in {folder})")
-            survey.add(row)
-            keys.add(row["trial_key"])
-    if found is not None:
-        survey.add_recorded_files(ResultsFolder(folder))
+    for row in iterate_ledger_rows(folder):
+        seen.is_new(row, f"{row.get('source', 'a row')} (in {folder})")
+        survey.add(row)
+        keys.add(row["trial_key"])
+    survey.add_recorded_files(ResultsFolder(folder))
     return keys
 
 
 def _append(folder: Path, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[int, str | None]:
-    """Append the rows whose trials have none; return how many, and what had to be repaired."""
+    """Append the rows of trials that have none; return their number and the writer's notice."""
     appended, batch, waiting = 0, [], set[str]()
     with LedgerWriter(folder) as writer:
         for _, row in rows:
@@ -201,9 +202,9 @@ def _append(folder: Path, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> tupl
                 continue
             batch.append(row)
             waiting.add(key)
-            if len(batch) == BATCH:
+            if len(batch) == ROWS_PER_APPEND:
                 writer.append(batch)
-                appended, batch, waiting = appended + BATCH, [], set()
+                appended, batch, waiting = appended + ROWS_PER_APPEND, [], set()
         if batch:
             writer.append(batch)
         return appended + len(batch), writer.notice
