@@ -19,7 +19,7 @@ from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.sweeping.design.history import Place, Tried, places
+from hptransfer.sweeping.design.history import ArmAndWidth, TriedPoint, arms_and_widths
 from hptransfer.sweeping.design.optuna_samplers import next_points, propose, told_values
 from hptransfer.sweeping.design.rounds import asked, write_study
 
@@ -113,7 +113,7 @@ def test_no_trial_is_asked_twice_and_the_budget_holds(method: Method) -> None:
     rounds, _ = run(sweep)
     flat = [key for each in rounds for key in each]
     assert len(flat) == len(set(flat))
-    budget = sweep.design.total * len(places(sweep)) * len(sweep.seeds)
+    budget = sweep.design.total * len(arms_and_widths(sweep)) * len(sweep.seeds)
     assert 0.7 * budget < len(flat) <= budget
 
 
@@ -129,7 +129,7 @@ def test_a_grown_search_keeps_the_trials_that_it_has(method: Method) -> None:
 
 def test_arms_share_the_search_at_base_width_and_every_seed_runs_a_point() -> None:
     sweep = SEARCHES[Method.tpe]
-    assert [(p.arm, p.width) for p in places(sweep)] == [
+    assert [(p.arm, p.width) for p in arms_and_widths(sweep)] == [
         *(("shared", 24), ("mup", 48), ("mup", 96), ("standard", 48), ("standard", 96))
     ]
     first = asked(sweep, {})[0]
@@ -140,8 +140,8 @@ def test_arms_share_the_search_at_base_width_and_every_seed_runs_a_point() -> No
     assert len(set(own.values())) == 5  # every place draws points of its own
 
 
-def histories(sweep: SweepConfig) -> dict[Place, list[list[Tried]]]:
-    return {place: [] for place in places(sweep)}
+def histories(sweep: SweepConfig) -> dict[ArmAndWidth, list[list[TriedPoint]]]:
+    return {place: [] for place in arms_and_widths(sweep)}
 
 
 def test_the_choice_has_a_seed_of_its_own() -> None:
@@ -152,7 +152,7 @@ def test_the_choice_has_a_seed_of_its_own() -> None:
 
 def test_a_point_of_which_a_seed_failed_is_told_as_worse_than_all_sound_ones() -> None:
     points = [
-        Tried((("log2_lr", x),), losses, 1.7)
+        TriedPoint((("log2_lr", x),), losses, 1.7)
         for x, losses in ((-5.0, (0.5, 0.7)), (-6.0, (0.8, 0.8)), (-3.0, (0.4, math.inf)))
     ]
     assert told_values(points) == pytest.approx([0.6, 0.8, 1.0])

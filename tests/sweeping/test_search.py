@@ -14,7 +14,7 @@ from hptransfer.config.choices import Method, Scaling
 from hptransfer.config.design import DesignConfig
 from hptransfer.config.hyperparameters import hps, searchable
 from hptransfer.config.identity import arm_of, canonical, trial_key
-from hptransfer.config.sweep import Axis, SweepConfig
+from hptransfer.config.sweep import Axis, SweepConfig, axis_entry
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import by_shape
 from hptransfer.results.asked_points import best_points, write_asked_points
@@ -53,7 +53,7 @@ def tree_of(sweep: SweepConfig) -> dict[str, Any]:
     return {
         "name": sweep.name,
         "model": {"base_width": 24},
-        "search": {name: dataclasses.asdict(axis) for name, axis in sweep.search},
+        "search": {name: axis_entry(axis) for name, axis in sweep.search},
         "verdict": {"max_regret": None},
         "sweep": {
             "widths": list(sweep.widths),

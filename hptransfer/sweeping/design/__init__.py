@@ -1,1 +1,1 @@
-"""Which trials a sweep wants: grids, sequences, and points chosen in rounds."""
+"""The trials that a sweep asks for: grids, sequences, and points chosen in rounds."""

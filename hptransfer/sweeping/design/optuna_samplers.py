@@ -1,12 +1,13 @@
-"""Optuna's samplers, asked and told in rounds: TPE, Gaussian processes, CMA-ES.
+"""Points chosen by Optuna's samplers, round by round: TPE, Gaussian processes, CMA-ES.
 
-Every arm and width has a study of its own, in memory. TPE and GP know nothing but the trials of
-their study, so each round has a fresh study of the trials before it; CMA-ES carries a state from
-round to round and is replayed from the first. Nothing is ever loaded from a file.
+Every arm and width has a study of its own, in memory. TPE and Gaussian processes depend on nothing
+but the trials of their study, so each round has a fresh study of the trials before it. CMA-ES
+carries a state from round to round, so its study is replayed from the first round. No study is
+ever loaded from a file.
 
-A failed point is told as a loss as far above the worst sound one as that is above the best. TPE
-ignores trials of state FAIL, and would ask there again; a huge loss would flatten all differences
-between the others in a Gaussian process.
+The samplers get a failed point as a loss that is as far above the worst sound loss as that is above
+the best one. TPE ignores trials of state FAIL and would ask for the same point again. In a Gaussian
+process a huge loss would flatten all differences between the others.
 """
 
 from __future__ import annotations
@@ -33,22 +34,30 @@ from hptransfer.config.identity import trial_key
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import MachineError
 from hptransfer.results.asked_points import AskedPoints, asked_points_record
-from hptransfer.sweeping.design.history import History, Place, Point, Rows, Tried, places, tried
+from hptransfer.sweeping.design.history import (
+    ArmAndWidth,
+    History,
+    Point,
+    Rows,
+    TriedPoint,
+    arms_and_widths,
+    tried_point,
+)
 from hptransfer.system.files import opening
 from hptransfer.system.random_streams import stream
 
-# Of a point in log2: a thousandth of an octave is finer than any basin, and coarse enough that
-# the last bits of another machine's arithmetic do not make another point.
+# Decimals of a point in log2. A thousandth of an octave is finer than any basin, and coarse enough
+# that the last bits of another machine's arithmetic do not make another point.
 DECIMALS = 3
 
 Search = tuple[tuple[str, Axis], ...]
-Rounds = tuple[tuple[Tried, ...], ...]
+Rounds = tuple[tuple[TriedPoint, ...], ...]
 
 
-def propose(sweep: SweepConfig, history: History) -> Mapping[Place, Sequence[Point]]:
-    """Return the next round's points of every place, none when all were asked."""
+def propose(sweep: SweepConfig, history: History) -> Mapping[ArmAndWidth, Sequence[Point]]:
+    """Return the next round's points of every arm and width; none once all were asked for."""
     method, batch = sweep.design.method, sweep.design.batch
-    chosen: dict[Place, Sequence[Point]] = {}
+    chosen: dict[ArmAndWidth, Sequence[Point]] = {}
     for place, rounds in history.items():
         count = min(batch, sweep.design.total - sum(map(len, rounds)))
         if count > 0:
@@ -74,7 +83,7 @@ def next_points(
 def _after_replay(
     search: Search, name: tuple[object, ...], rounds: Rounds, count: int, batch: int
 ) -> tuple[Point, ...]:
-    """Ask and tell one CMA-ES study, a generation a round; only order within a round matters."""
+    """Return the next points of a CMA-ES study that is replayed: each round is a generation."""
     study = optuna.create_study(sampler=_sampler(Method.cmaes, name, 0, batch))
     for points in rounds:
         numbers = [_ask(study, search)[0] for _ in points]
@@ -93,7 +102,7 @@ def _sampler(method: Method, name: tuple[object, ...], index: int, batch: int) -
 
 
 def distributions(search: Search) -> dict[str, FloatDistribution]:
-    """Return the axes as Optuna names them."""
+    """Return the axes as Optuna's distributions, by `log2_<hp>`."""
     return {f"log2_{name}": FloatDistribution(axis.low, axis.high) for name, axis in search}
 
 
@@ -107,14 +116,14 @@ def _ask(study: optuna.Study, search: Search) -> tuple[int, Point]:
     return trial.number, {axis: point[axis] for axis in box}
 
 
-def _past(search: Search, points: Sequence[Tried]) -> list[FrozenTrial]:
+def _past(search: Search, points: Sequence[TriedPoint]) -> list[FrozenTrial]:
     return [
         create_trial(params=dict(p.point), distributions=dict(distributions(search)), value=value)
         for p, value in zip(points, told_values(points), strict=True)
     ]
 
 
-def told_values(points: Sequence[Tried]) -> list[float]:
+def told_values(points: Sequence[TriedPoint]) -> list[float]:
     """Return the points' mean losses; a failed one is worse than all sound ones of the list."""
     sound = [p.loss for p in points if math.isfinite(p.loss)]
     worst = 2 * max(sound) - min(sound) if len(set(sound)) > 1 else max(sound, default=0.0) + 1.0
@@ -124,23 +133,23 @@ def told_values(points: Sequence[Tried]) -> list[float]:
 def write_study(
     path: Path, sweep: SweepConfig, rounds: Sequence[Sequence[TrialConfig]], rows: Rows
 ) -> None:
-    """Write a SQLite file for optuna-dashboard, whole and then in place: a study per place.
+    """Write a SQLite file for optuna-dashboard, with a study for each arm and width.
 
-    A point's losses per seed are its user attributes. A failed point is FAIL there, one that lacks
-    rows is left out. The file is made of the rows alone and never read.
+    A point's losses are its user attributes, one for each seed. A failed point has the state FAIL;
+    a point without all rows is left out. The file is made from the rows alone and never read.
     """
     asked = AskedPoints.of_record(asked_points_record(sweep, rounds)).points
     draft = path.with_name(f".{path.name}.partial")
     with quiet(), opening(path.parent), _storing(path):
         draft.unlink(missing_ok=True)
         storage = RDBStorage("sqlite:///:memory:")  # a file would be synced for each trial
-        for place in places(sweep):
+        for place in arms_and_widths(sweep):
             study = optuna.create_study(
                 study_name=f"{sweep.name} {place.arm} width {place.width}", storage=storage
             )
             study.add_trials(
                 [
-                    _shown(tried(place, point, sweep.seeds, rows), sweep)
+                    _shown(tried_point(place, point, sweep.seeds, rows), sweep)
                     for point in asked.get((place.arm, place.width), ())
                     if all(trial_key(c) in rows for c in place.trials(point, sweep.seeds))
                 ]
@@ -161,7 +170,7 @@ def _storing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _shown(point: Tried, sweep: SweepConfig) -> FrozenTrial:
+def _shown(point: TriedPoint, sweep: SweepConfig) -> FrozenTrial:
     losses = zip(sweep.seeds, point.losses, strict=True)
     sound = math.isfinite(point.loss)
     return create_trial(

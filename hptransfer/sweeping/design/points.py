@@ -1,4 +1,4 @@
-"""Where to look: a sweep's points where they are known beforehand, and a record of those asked."""
+"""The points of designs that do not depend on losses: grids and Sobol sequences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hptransfer.config.choices import Method
 from hptransfer.config.sweep import Axis, SweepConfig
 
-DECIMALS = 9  # of a point in log2, as on a grid
+DECIMALS = 9  # of a point in log2, as a row keeps it
 
 
 def points(sweep: SweepConfig) -> list[dict[str, float]]:
@@ -37,7 +37,7 @@ def sobol(search: Sequence[tuple[str, Axis]], *, count: int, seed: int) -> list[
 
 
 def in_box(search: Sequence[tuple[str, Axis]], unit: Sequence[float]) -> dict[str, float]:
-    """Return the point of the axes' box at these shares of its sides."""
+    """Return the point at shares in [0, 1] of the axes, in log2."""
     return {
         f"log2_{name}": round(axis.low + share * (axis.high - axis.low), DECIMALS)
         for (name, axis), share in zip(search, unit, strict=True)

@@ -1,14 +1,16 @@
 """Adaptive refinement of one axis: coarse first, then where the target's optimum gains most.
 
 Bracketing. The narrowest width of an arm is tried over the whole axis at every second grid point.
-A wider one starts with three grid points around what the narrower ones predict, and is followed
-in whole steps until its minimum lies between two points that are worse, or at an end of the axis.
+A wider width starts with three grid points around the optimum that the narrower widths predict.
+Points are then added in whole grid steps, until the width's minimum lies between two points that
+are worse, or at an end of the axis.
 
-Refinement. All other points lie on a grid of half the step. Each goes where it lowers most the
-predicted variance of the optimum at the target: of a width's optimum under its fitted curve with
-the points that it would then have (delta method, plus the model error of such a grid), carried to
-the target by the constant and the linear law. The prediction needs no loss of the new points, so
-a round of several is chosen one after another. Points that would not lower it are not asked.
+Refinement. All other points lie on a grid of half the step. Each is put where it lowers the
+predicted variance of the target's optimum most. That prediction takes the variance of a width's
+optimum under its fitted curve, with the points that the width would then have (delta method, plus
+the model error of such a grid), and carries it to the target by the constant and the linear law.
+It needs no loss of the new points, so the points of a round are chosen one after another. A point
+that would not lower the variance is not asked for.
 """
 
 from __future__ import annotations
@@ -30,28 +32,30 @@ from hptransfer.analysis.basins.basin import (
 from hptransfer.analysis.basins.curve import Curves, Floats, fit_curves
 from hptransfer.analysis.laws.law import LawName, regressors
 from hptransfer.config.sweep import Axis, SweepConfig
-from hptransfer.sweeping.design.history import History, Place, Point, Tried
+from hptransfer.sweeping.design.history import ArmAndWidth, History, Point, TriedPoint
 from hptransfer.sweeping.design.points import DECIMALS
 from hptransfer.system.random_streams import stream
 
 COARSE = 2  # grid steps between the first points of the narrowest width
-FINEST = 0.5  # of a grid step: no two points are closer
+FINEST = 0.5  # grid steps: the least distance of two points
 REACH = 2  # grid steps from the minimum within which points may be added
-NOISE_SHARE = 0.002  # sd over loss where no seeds tell
-AMPLITUDE_SD = 0.5  # share by which a curve's two amplitudes may differ from their mean
-# A trial of twice the width costs about four times as much. With its full weight the widest
-# widths, on which the target depends most, would be left without points.
-COST_POWER = 1.0  # of the width
-SAME = 1e-6  # octaves
-NINETY = 3.29  # sds that a 90 % interval spans
-FLAT_SD = 2.0  # octaves of an optimum's error where the fit would find no minimum
+NOISE_SHARE = 0.002  # sd of a loss as a share of the loss, where no seeds measure it
+# Standard deviation of a curve's two amplitudes about their mean, as a share of that mean.
+AMPLITUDE_SD = 0.5
+# Power of the width by which a point's gain is divided. A trial of twice the width costs about four
+# times as much, but with power 2 the widest widths, on which the target depends most, would be left
+# without points.
+COST_POWER = 1.0
+SAME = 1e-6  # octaves below which two points are the same
+NINETY = 3.29  # standard deviations that a 90 % interval spans
+FLAT_SD = 2.0  # octaves: error of an optimum on a window in which the fit would find no minimum
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of one place."""
+class TriedWidth:
+    """The tried points of one arm at one width, as a grid for the fit."""
 
-    place: Place
+    place: ArmAndWidth
     theta: Floats  # (point,), ascending
     grid: Grid | None  # None where no point is sound
 
@@ -62,40 +66,40 @@ class Known:
         return float(self.grid.theta[self.grid.minimum])
 
 
-def propose(sweep: SweepConfig, history: History) -> Mapping[Place, Sequence[Point]]:
-    """Return the next round's points: those that bracket minima, and once all are, the finest."""
+def propose(sweep: SweepConfig, history: History) -> Mapping[ArmAndWidth, Sequence[Point]]:
+    """Return the next round's points: those that bracket minima, later those of the refinement."""
     ((name, axis),) = sweep.search
     known = [_known(place, rounds) for place, rounds in history.items()]
     left = sweep.design.total * len(known) - sum(len(k.theta) for k in known)
-    chosen: Sequence[tuple[Place, float]] = [*dict.fromkeys(_bracketing(known, axis))]
+    chosen: Sequence[tuple[ArmAndWidth, float]] = [*dict.fromkeys(_bracketing(known, axis))]
     if not chosen:
         count = max(min(left, sweep.design.batch * len(known)), 0)
         chosen = list(itertools.islice(_refining(sweep, known, axis), count))
-    by_place: dict[Place, list[Point]] = {}
+    by_place: dict[ArmAndWidth, list[Point]] = {}
     for place, theta in chosen[: max(left, 0)]:
         by_place.setdefault(place, []).append({f"log2_{name}": round(theta, DECIMALS)})
     return by_place
 
 
-def _known(place: Place, rounds: Sequence[Sequence[Tried]]) -> Known:
+def _known(place: ArmAndWidth, rounds: Sequence[Sequence[TriedPoint]]) -> TriedWidth:
     points = sorted((p for points in rounds for p in points), key=lambda p: p.point)
     if not points:
-        return Known(place, np.empty(0), None)
+        return TriedWidth(place, np.empty(0), None)
     theta = np.array([p.point[0][1] for p in points])
     losses = np.array([p.losses for p in points]).T
     start = float(np.median([p.loss_at_init for p in points]))
-    return Known(place, theta, build_grid(theta, losses, loss_at_init=start))
+    return TriedWidth(place, theta, build_grid(theta, losses, loss_at_init=start))
 
 
-def _arms(known: Sequence[Known]) -> list[list[Known]]:
-    """Return each arm's places, narrow widths first; the shared base width stands in all."""
+def _arms(known: Sequence[TriedWidth]) -> list[list[TriedWidth]]:
+    """Return each arm's widths, narrow ones first; the shared base width belongs to every arm."""
     own = dict.fromkeys(k.place.arm for k in known if k.place.arm != "shared")
     arms = [[k for k in known if k.place.arm in (arm, "shared")] for arm in own] or [list(known)]
     return [sorted(arm, key=lambda k: k.place.width) for arm in arms]
 
 
-def _bracketing(known: Sequence[Known], axis: Axis) -> Iterator[tuple[Place, float]]:
-    """Yield the points that each arm's narrowest unsettled width still needs."""
+def _bracketing(known: Sequence[TriedWidth], axis: Axis) -> Iterator[tuple[ArmAndWidth, float]]:
+    """Yield the points that bracket the minimum of each arm's narrowest width without a bracket."""
     for arm in _arms(known):
         for index, k in enumerate(arm):
             points = _following(k, axis) if len(k.theta) else _starting(k, arm[:index], axis)
@@ -104,8 +108,8 @@ def _bracketing(known: Sequence[Known], axis: Axis) -> Iterator[tuple[Place, flo
                 break
 
 
-def _starting(k: Known, narrower: Sequence[Known], axis: Axis) -> list[float]:
-    """Return a width's first points: coarse over the axis, or around what narrower widths say."""
+def _starting(k: TriedWidth, narrower: Sequence[TriedWidth], axis: Axis) -> list[float]:
+    """Return a width's first points: a coarse grid, or around the optimum of narrower widths."""
     found = [known for known in narrower if known.grid is not None]
     if not found:
         return list(axis.points[::COARSE])
@@ -120,8 +124,8 @@ def _starting(k: Known, narrower: Sequence[Known], axis: Axis) -> list[float]:
     return list(axis.points[max(at - 1, 0) : at + 2])
 
 
-def _following(k: Known, axis: Axis) -> list[float]:
-    """Return the point that a width still lacks beside its minimum, none if it is settled."""
+def _following(k: TriedWidth, axis: Axis) -> list[float]:
+    """Return the point that a width lacks beside its minimum; none if nothing is lacking."""
     low, high = k.theta[0] - axis.step, k.theta[-1] + axis.step
     if k.grid is None:
         return [low] if low >= axis.low - SAME else []
@@ -136,16 +140,16 @@ def _following(k: Known, axis: Axis) -> list[float]:
     return []
 
 
-def _is_bracketed(k: Known) -> bool:
+def _is_bracketed(k: TriedWidth) -> bool:
     """Whether sound points that are worse lie on both sides of a width's minimum."""
     grid = k.grid
     return grid is not None and bool(grid.sound[0] < grid.minimum < grid.sound[-1])
 
 
 def _refining(
-    sweep: SweepConfig, known: Sequence[Known], axis: Axis
-) -> Iterator[tuple[Place, float]]:
-    """Yield points, each where it lowers the target's variance most for what it costs."""
+    sweep: SweepConfig, known: Sequence[TriedWidth], axis: Axis
+) -> Iterator[tuple[ArmAndWidth, float]]:
+    """Yield points, each where it lowers the target's variance most for its cost."""
     noise = _standard_errors(known)
     target = max(sweep.widths) if sweep.target is None else sweep.target.model.width
     curves = {k.place: _curve(k) for k in known if _is_bracketed(k)}
@@ -155,7 +159,7 @@ def _refining(
     }
     members = [[k.place for k in arm if k.place in grids] for arm in _arms(known)]
 
-    def total(of_place: Mapping[Place, float]) -> float:
+    def total(of_place: Mapping[ArmAndWidth, float]) -> float:
         return sum(_at_target(arm, of_place, target) for arm in members if arm)
 
     while True:
@@ -197,7 +201,7 @@ def _with_point(grid: Grid, theta: float, curve: Curves) -> Grid:
     )
 
 
-def _curve(k: Known) -> Curves:
+def _curve(k: TriedWidth) -> Curves:
     """Return the curve through a width's window, or a level at its best point."""
     assert k.grid is not None, "a place without a sound point has no curve"
     window = k.grid.window
@@ -208,9 +212,9 @@ def _curve(k: Known) -> Curves:
     return fit_curves(k.grid.theta[window], means[None, :])
 
 
-def _standard_errors(known: Sequence[Known]) -> dict[Place, float]:
+def _standard_errors(known: Sequence[TriedWidth]) -> dict[ArmAndWidth, float]:
     """Return the sd of a point's mean loss: pooled over its arm, the largest of its arms."""
-    errors: dict[Place, float] = {}
+    errors: dict[ArmAndWidth, float] = {}
     for arm in _arms(known):
         grids = [k.grid for k in arm if k.grid is not None]
         noise = pool_noise(grids, rng=stream("refine"), draws=1)
@@ -227,9 +231,12 @@ def _standard_errors(known: Sequence[Known]) -> dict[Place, float]:
 def _variance(grid: Grid, curve: Curves, noise: float) -> float:
     """Return the variance of a width's optimum: delta method, plus the grid's model error.
 
-    `noise` is the sd of a point's mean loss. The amplitudes have a prior about their mean, and the
-    optimum a weak one as wide as the window, so that three points suffice. A window on which the
-    fit would find no minimum is as good as none: points must not be drawn too close.
+    The amplitudes have a prior about their mean, and the optimum a weak prior as wide as the
+    window, so that three points suffice. A window on which the fit would find no minimum counts as
+    no knowledge; otherwise points would be drawn too close together.
+
+    Args:
+        noise: standard deviation of a point's mean loss.
     """
     theta = grid.theta[grid.window]
     offset, small = theta - curve.optimum[0], 1e-3
@@ -251,7 +258,9 @@ def _variance(grid: Grid, curve: Curves, noise: float) -> float:
     return fit + (MODEL_ERROR_STEPS * grid.step) ** 2
 
 
-def _at_target(arm: Sequence[Place], variances: Mapping[Place, float], target: int) -> float:
+def _at_target(
+    arm: Sequence[ArmAndWidth], variances: Mapping[ArmAndWidth, float], target: int
+) -> float:
     """Return the variance of an arm's optimum at the target, a mean over the two laws."""
     widths = np.array([place.width for place in arm], dtype=float)
     weights = 1.0 / np.array([variances[place] for place in arm])

@@ -1,7 +1,7 @@
-"""Designs that ask in rounds, each from the losses of those before.
+"""Adaptive designs: rounds of trials, each chosen from the losses of the rounds before.
 
-Nothing is kept of a search but the ledger's rows: whoever continues it replays it, so a search
-that was killed anywhere asks for the same points as one that was not.
+Nothing is stored of a search but the ledger's rows. A search that is continued is replayed from its
+rows, so it asks for the same points wherever it was killed.
 """
 
 from __future__ import annotations
@@ -13,19 +13,29 @@ from hptransfer.config.choices import Method
 from hptransfer.config.identity import trial_key
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.sweeping.design.history import History, Place, Point, Rows, Tried, places, tried
+from hptransfer.sweeping.design.history import (
+    ArmAndWidth,
+    History,
+    Point,
+    Rows,
+    TriedPoint,
+    arms_and_widths,
+    tried_point,
+)
 
-Propose = Callable[[SweepConfig, History], Mapping[Place, Sequence[Point]]]
+Propose = Callable[[SweepConfig, History], Mapping[ArmAndWidth, Sequence[Point]]]
 
 
 def asked(sweep: SweepConfig, rows: Rows) -> list[tuple[TrialConfig, ...]]:
-    """Return all rounds asked so far; a round follows from the complete rows of those before.
+    """Return the trials of all rounds asked so far.
 
-    The last round is the only one that may lack rows; if it lacks none, the search is over. A
-    trial stands in the first round that asks for it, and in no other.
+    Only the last round may lack rows; if it lacks none, the search is over. A trial that several
+    rounds ask for belongs to the first of them.
     """
     propose = _method(sweep)
-    history: dict[Place, list[list[Tried]]] = {place: [] for place in places(sweep)}
+    history: dict[ArmAndWidth, list[list[TriedPoint]]] = {
+        place: [] for place in arms_and_widths(sweep)
+    }
     rounds: list[tuple[TrialConfig, ...]] = []
     seen: set[str] = set()
     while chosen := propose(sweep, history):
@@ -37,12 +47,12 @@ def asked(sweep: SweepConfig, rows: Rows) -> list[tuple[TrialConfig, ...]]:
         if not rows.keys() >= trials.keys():
             break
         for place, points in chosen.items():
-            history[place].append([tried(place, p, sweep.seeds, rows) for p in points])
+            history[place].append([tried_point(place, p, sweep.seeds, rows) for p in points])
     return rounds
 
 
-def _trials(sweep: SweepConfig, chosen: Mapping[Place, Sequence[Point]]) -> list[TrialConfig]:
-    """Return the trials of the chosen points: place by place, seed by seed, as a grid's are."""
+def _trials(sweep: SweepConfig, chosen: Mapping[ArmAndWidth, Sequence[Point]]) -> list[TrialConfig]:
+    """Return the trials of the chosen points, in a grid's order: arm and width, seed, point."""
     return [
         config
         for place, points in chosen.items()
@@ -65,7 +75,7 @@ def write_study(
     rounds: Sequence[Sequence[TrialConfig]],
     rows: Rows,
 ) -> None:
-    """Write `optuna.db` for optuna-dashboard, where the method is Optuna's; it is never read."""
+    """Write `optuna.db` for optuna-dashboard, if the method is Optuna's; the file is never read."""
     if sweep.design.method is Method.refine:
         return
     from hptransfer.sweeping.design import optuna_samplers

@@ -1,4 +1,4 @@
-"""Which trials a sweep wants, which packs are still pending, and what is another question."""
+"""The trials that a sweep asks for, and the checks of its target and of the question it asks."""
 
 from __future__ import annotations
 

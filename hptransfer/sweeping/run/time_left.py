@@ -13,7 +13,7 @@ from hptransfer.config.identity import arm_of
 from hptransfer.results.trial_result import TrialResult
 
 ArmAndWidth = tuple[str, int]
-NINETY = 1.645  # standard deviations from the middle to an end of a 90 % interval
+MARGIN_SDS = 1.645  # standard deviations from the middle of a 90 % interval to its end
 
 
 def arm_and_width(config: TrialConfig) -> ArmAndWidth:
@@ -94,7 +94,7 @@ def seconds_left(
         packs = max(len(counts[nearest].packs), 1)
         packs_left = max(each.left * packs / counts[nearest].finished, 1.0)
         variance += (work * growth * spread) ** 2 * (1 / packs + 1 / packs_left)
-    margin = NINETY * math.sqrt(variance)
+    margin = MARGIN_SDS * math.sqrt(variance)
     return SecondsLeft(max(low - margin, 0.0), likely, high + margin)
 
 

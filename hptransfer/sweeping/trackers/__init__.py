@@ -1,4 +1,4 @@
-"""Who is told how a sweep goes: a log, TensorBoard, tracking services, and a word at its end."""
+"""Watchers of a sweep: its log, TensorBoard, tracking services, and a call at its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A word at a sweep's end: a post to a URL, or a command that gets the same JSON."""
+"""`executor.on_finish`: a URL that gets the end of a sweep as JSON, or a command that reads it."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from hptransfer.errors import UserError
 
-POST_SECONDS = 10.0
-COMMAND_SECONDS = 60.0
+POST_SECONDS = 10.0  # seconds in which the URL must answer
+COMMAND_SECONDS = 60.0  # seconds in which the command must end
 
 
 class Finish(NamedTuple):
-    """What is done at a sweep's end, under a name that shows no secret."""
+    """The call at a sweep's end."""
 
-    name: str
+    name: str  # of the URL or command, without credentials
     tell: Callable[[Mapping[str, Any]], None]  # raises OSError where it fails
-    seconds: float  # it may take
+    seconds: float  # that the call may take
 
 
 def finish(target: str) -> Finish:
-    """Read a target: a URL of http or https, else a command, which runs without a shell.
+    """Return the call that a target names: a URL of http or https, else a command without a shell.
 
     Raises:
-        UserError: it is neither, or there is no such command.
+        UserError: the target is neither, or there is no such command.
     """
     first = target.split(maxsplit=1)[:1]
     return _post(target) if first and "://" in first[0] else _command(target)

@@ -1,4 +1,4 @@
-"""A sweep's log: one strict-JSON line per event in `log.jsonl`; every run of the sweep appends."""
+"""`log.jsonl`: one strict-JSON line per event of a sweep; every command appends its own events."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hptransfer.system.files import opening, require_inside
 FILE_NAME = "log.jsonl"
 
 
-class Log:
-    """An open log.
+class EventLog:
+    """The open log of a sweep.
 
     Raises:
         UserError: the folder cannot be written, or the log is a link out of it.
@@ -30,11 +30,11 @@ class Log:
             torn = _is_torn(path)
             # Unbuffered: a line is one write, whole or refused, from whichever thread.
             self._file = path.open("ab", buffering=0)
-            if torn:  # the last run was killed within a line: the next one starts on its own
+            if torn:  # a command was killed while it wrote: its line ends here
                 self._file.write(b"\n")
 
     def event(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Append one line: when (UTC), what, and its fields."""
+        """Append one line: the time (UTC), the event's name and its fields."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": time, "event": name, **fields}, allow_nan=False)
         self._file.write(line.encode() + b"\n")

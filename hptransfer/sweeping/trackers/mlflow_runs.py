@@ -1,6 +1,7 @@
-"""MLflow: an experiment per sweep, a run per trial; MLFLOW_TRACKING_URI and its like work as ever.
+"""MLflow: an experiment per sweep and a run per trial.
 
-The client is used and not the fluent functions, which add the user, the command and the commit.
+MLflow's own variables, such as MLFLOW_TRACKING_URI, hold. Runs are made by MLflow's client, since
+MLflow's fluent functions would add the user, the command and the commit.
 """
 
 from __future__ import annotations
@@ -13,37 +14,32 @@ from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImport
 
 from hptransfer.sweeping.trackers.run_names import (
     PROJECT,
-    Curve,
     Row,
-    finite,
-    last_step,
+    TrainingCurve,
+    TrialTracker,
     parameters,
     run_name,
+    scalars,
 )
 
-MOST_METRICS, MOST_PARAMS = 900, 100  # of one request, by MLflow's own limits
+MOST_METRICS, MOST_PARAMS = 900, 100  # in one request; MLflow itself allows 1000 and 100
 
 
-class MlflowRuns:
-    """Runs of a sweep; the experiment is made before anything runs."""
+class MlflowRuns(TrialTracker):
+    """The MLflow runs of a sweep; the experiment is made before anything runs."""
 
     def __init__(self, folder: Path, sweep_name: str) -> None:
         self._experiment = set_experiment(f"{PROJECT}-{sweep_name}").experiment_id
         self._client = MlflowClient()
 
-    def row(self, row: Row, curve: Curve) -> None:
+    def row(self, row: Row, curve: TrainingCurve) -> None:
         """Send a trial as a finished run."""
         run = self._client.create_run(self._experiment, run_name=run_name(row)).info.run_id
         now = int(time.time() * 1000)
-        metrics = [Metric("train_loss", loss, now, step) for step, loss in finite(curve)]
-        if row["loss"] is not None:
-            metrics.append(Metric("loss", row["loss"], now, last_step(curve)))
+        metrics = [Metric(name, value, now, step) for name, step, value in scalars(row, curve)]
         params = [Param(name, str(value)) for name, value in parameters(row).items()]
         for first in range(0, len(params), MOST_PARAMS):
             self._client.log_batch(run, params=params[first : first + MOST_PARAMS])
         for first in range(0, len(metrics), MOST_METRICS):
             self._client.log_batch(run, metrics=metrics[first : first + MOST_METRICS])
         self._client.set_terminated(run, status="FINISHED")
-
-    def close(self) -> None:
-        """Nothing stays open between trials."""

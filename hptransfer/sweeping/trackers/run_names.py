@@ -1,4 +1,4 @@
-"""What trackers show of a trial: a name, its config as flat parameters, its curve."""
+"""The form in which trackers get a trial: a name, flat parameters, and scalars by step."""
 
 from __future__ import annotations
 
@@ -6,31 +6,39 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]  # of the ledger
-Curve = Sequence[tuple[int, float]]  # (step, training loss)
+Row = Mapping[str, Any]  # a row of the ledger
+TrainingCurve = Sequence[tuple[int, float]]  # (step, training loss)
+Scalar = tuple[str, int, float]  # (name, step, value)
 
 PROJECT = "hptransfer"
-TRIAL_RUNS = 1000  # trials shown as runs of their own: beyond, no dashboard stays usable
+TRIAL_RUNS = 1000  # trials shown as runs of their own; with more, no dashboard stays usable
+
+
+class TrialTracker:
+    """A tracker that sends every trial as one finished run, so nothing is open between trials."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 def run_name(row: Row) -> str:
-    """Name a trial for people: arm, width, swept HPs, seed; `/` groups them in a dashboard."""
+    """Return a trial's name for people: arm, width, swept HPs and seed.
+
+    Dashboards group runs by the parts between `/`.
+    """
     values = [f"{name}={value:.6g}" for name, value in row["hps"].items()]
-    return "/".join((row["parametrization"], f"w{row['width']}", ",".join((*values, _seed(row)))))
-
-
-def _seed(row: Row) -> str:
-    return f"seed={row['seed']}"
+    last = ",".join((*values, f"seed={row['seed']}"))
+    return f"{row['parametrization']}/w{row['width']}/{last}"
 
 
 def summary(row: Row) -> dict[str, str | float]:
-    """Return what trials are compared by: the swept HPs and what tells the arms apart."""
+    """Return the fields by which trials are compared: the swept HPs, width, arm, seed, status."""
     fields = ("trial_key", "status", "width", "parametrization", "seed")
     return {**row["hps"], **{name: row[name] for name in fields}}
 
 
 def parameters(row: Row) -> dict[str, Any]:
-    """Return a trial's config by dotted keys, and its summary: all that is sent."""
+    """Return a trial's config by dotted keys, and its summary."""
     return {**_flat(row["config"]), **summary(row)}
 
 
@@ -42,11 +50,13 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return fields
 
 
-def finite(curve: Curve) -> list[tuple[int, float]]:
-    """Return the points of a curve that can be drawn."""
-    return [(step, loss) for step, loss in curve if math.isfinite(loss)]
+def curve_scalars(curve: TrainingCurve) -> list[Scalar]:
+    """Return a training curve as the scalars `train_loss`, without losses that are not finite."""
+    return [("train_loss", step, loss) for step, loss in curve if math.isfinite(loss)]
 
 
-def last_step(curve: Curve) -> int:
-    """Return the step at which a trial's deciding loss is shown."""
-    return curve[-1][0] if curve else 0
+def scalars(row: Row, curve: TrainingCurve) -> list[Scalar]:
+    """Return a trial's training curve, and its deciding loss as `loss` at the curve's last step."""
+    if row["loss"] is None:
+        return curve_scalars(curve)
+    return [*curve_scalars(curve), ("loss", curve[-1][0] if curve else 0, row["loss"])]

@@ -1,11 +1,12 @@
 """TensorBoard: `tensorboard --logdir <folder>/tensorboard`.
 
-A trial is a run, `<arm>/w<width>/<HPs>,seed=<seed>`: its curve is the scalar `train_loss`, and its
-HPs and deciding loss are in the HPARAMS view, whose scatter plot is the loss over `log2_lr`. Only
-the first `TRIAL_RUNS` trials of a folder are runs of their own. All of them count in the run
+A trial is a run named `<arm>/w<width>/<HPs>,seed=<seed>`. Its curve is the scalar `train_loss`; its
+HPs and deciding loss are in the HPARAMS view, whose scatter plot shows the loss over a swept HP.
+Only the first `TRIAL_RUNS` trials of a folder are runs of their own. All trials count in the run
 `sweep/<start>`, one per command: rows by status, and the best loss so far of each arm and width.
 
-Events are written in the caller's thread and not in tensorboardX's own, which hides a full disk.
+Events are written by tensorboardX's `EventsWriter` in the caller's thread, since tensorboardX's
+`SummaryWriter` would write them in a thread that hides a full disk.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from tensorboardX.summary import hparams
 
 from hptransfer.sweeping.trackers.run_names import (
     TRIAL_RUNS,
-    Curve,
     Row,
-    finite,
-    last_step,
+    Scalar,
+    TrainingCurve,
     run_name,
+    scalars,
     summary,
 )
 from hptransfer.system.files import require_inside
 
 
 class TensorBoard:
-    """Event files under a sweep's folder."""
+    """The event files of a sweep, under its folder."""
 
     def __init__(self, folder: Path, sweep_name: str) -> None:
         self._root = folder / "tensorboard"
@@ -48,7 +49,7 @@ class TensorBoard:
         self._best: dict[str, float] = {}
         self._sweep: EventsWriter | None = None  # opened at the first row
 
-    def row(self, row: Row, curve: Curve) -> None:
+    def row(self, row: Row, curve: TrainingCurve) -> None:
         """Write a trial's run, and count it in the sweep's."""
         if self._trials < TRIAL_RUNS:
             self._trials += 1
@@ -70,13 +71,11 @@ class TensorBoard:
         if self._sweep is not None:
             self._sweep.close()
 
-    def _trial(self, row: Row, curve: Curve) -> None:
+    def _trial(self, row: Row, curve: TrainingCurve) -> None:
         run = _writer(self._root / run_name(row))
         for part in hparams(summary(row), {"loss": row["loss"]}):
             run.write_event(Event(summary=part))
-        _write(run, [("train_loss", step, loss) for step, loss in finite(curve)])
-        if row["loss"] is not None:
-            _write(run, [("loss", last_step(curve), row["loss"])])
+        _write(run, scalars(row, curve))
         run.close()
 
 
@@ -88,15 +87,18 @@ class RunBoard:
         require_inside(folder, self._root)
         self._events: EventsWriter | None = None  # opened at the first scalars
 
-    def write(self, step: int, scalars: Mapping[str, float | None]) -> None:
-        """Write the scalars of a step; those of later steps of a lost past no longer show."""
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        """Write the scalars of a step.
+
+        After a restart from a checkpoint, TensorBoard no longer shows what an earlier process wrote
+        of later steps.
+        """
         if self._events is None:
             self._events = _writer(self._root)
             start = SessionLog(status=SessionLog.START)
             self._events.write_event(Event(step=step, wall_time=time.time(), session_log=start))
-        _write(
-            self._events, [(n, step, value) for n, value in scalars.items() if value is not None]
-        )
+        known = [(name, step, value) for name, value in values.items() if value is not None]
+        _write(self._events, known)
         self._events.flush()
 
     def close(self) -> None:
@@ -105,8 +107,8 @@ class RunBoard:
             self._events.close()
 
 
-def _write(writer: EventsWriter, scalars: Iterable[tuple[str, int, float]]) -> None:
-    for tag, step, value in scalars:
+def _write(writer: EventsWriter, values: Iterable[Scalar]) -> None:
+    for tag, step, value in values:
         part = Summary(value=[Summary.Value(tag=tag, simple_value=value)])
         writer.write_event(Event(step=step, wall_time=time.time(), summary=part))
 

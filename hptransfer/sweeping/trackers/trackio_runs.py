@@ -1,6 +1,6 @@
 """trackio: a run per trial in the project `hptransfer`, grouped by sweep.
 
-`trackio show` draws them. TRACKIO_SPACE_ID sends them to a Space, as ever.
+`trackio show` draws the runs. With TRACKIO_SPACE_ID they are sent to a Space.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import trackio  # pyright: ignore[reportMissingImports]
 
 from hptransfer.sweeping.trackers.run_names import (
     PROJECT,
-    Curve,
     Row,
-    finite,
-    last_step,
+    TrainingCurve,
+    TrialTracker,
     parameters,
     run_name,
+    scalars,
 )
 
 
-class TrackioRuns:
-    """Runs of a sweep."""
+class TrackioRuns(TrialTracker):
+    """The trackio runs of a sweep."""
 
     def __init__(self, folder: Path, sweep_name: str) -> None:
         self._sweep_name = sweep_name
 
-    def row(self, row: Row, curve: Curve) -> None:
+    def row(self, row: Row, curve: TrainingCurve) -> None:
         """Send a trial as a finished run."""
-        with redirect_stdout(sys.stderr):  # it prints, and stdout holds only what a command answers
+        with redirect_stdout(sys.stderr):  # trackio prints; stdout holds only a command's answer
             run = trackio.init(
                 project=PROJECT,
                 name=f"{self._sweep_name}/{run_name(row)}",
@@ -38,11 +38,6 @@ class TrackioRuns:
                 config=parameters(row),
                 embed=False,
             )
-            for step, loss in finite(curve):
-                run.log({"train_loss": loss}, step=step)
-            if row["loss"] is not None:
-                run.log({"loss": row["loss"]}, step=last_step(curve))
+            for name, step, value in scalars(row, curve):
+                run.log({name: value}, step=step)
             run.finish()
-
-    def close(self) -> None:
-        """Nothing stays open between trials."""

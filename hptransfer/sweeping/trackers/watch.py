@@ -1,7 +1,7 @@
-"""One interface to everybody who watches a sweep; none of them can end it.
+"""Trackers, log and `on_finish` of a sweep behind one interface; none of them can end the sweep.
 
-The ledger is the truth. A watcher that cannot start is refused before anything runs; one that fails
-later is told once on stderr and in the log, and left out from there on.
+A tracker that cannot start is refused before anything runs. One that fails later is left out from
+there on, which is said once on stderr and in the log; the ledger has all rows.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from hptransfer.errors import MachineError, UserError
 from hptransfer.results.failed_trials import FailedTrial
 from hptransfer.sweeping.trackers.delivery import Delivery
 from hptransfer.sweeping.trackers.finish import Finish, finish
-from hptransfer.sweeping.trackers.log import Log
-from hptransfer.sweeping.trackers.run_names import TRIAL_RUNS, Curve, Row
+from hptransfer.sweeping.trackers.log import EventLog
+from hptransfer.sweeping.trackers.run_names import TRIAL_RUNS, Row, TrainingCurve
 from hptransfer.system.console import say
 from hptransfer.system.version import package_version
 
@@ -34,14 +34,15 @@ TRACKERS = {
     "mlflow": ("mlflow_runs", "MlflowRuns"),
     "trackio": ("trackio_runs", "TrackioRuns"),
 }
-# Seconds a service may take to be told what is left: a scheduler that cuts a sweep soon kills it.
+# Seconds that a service gets for the rows not yet sent, by the sweep's end. They are few after an
+# interruption, since a scheduler that interrupts a sweep soon kills it.
 END_SECONDS = {"done": 60.0, "interrupted": 10.0, "failed": 10.0}
 
 
 class Watcher(Protocol):
-    """Is told of a sweep's trials as they are recorded, in one thread."""
+    """A tracker: it gets a sweep's trials as they are recorded, all in one thread."""
 
-    def row(self, row: Row, curve: Curve) -> None:
+    def row(self, row: Row, curve: TrainingCurve) -> None:
         """Show a recorded trial with its training curve."""
         ...
 
@@ -84,7 +85,10 @@ def _started(name: str, folder: Path, sweep_name: str) -> Watcher:
 
 
 class Watch:
-    """Tells all watchers. The end of its `with` block says how the sweep ended."""
+    """Passes a sweep's events on to the log and the trackers.
+
+    How its `with` block ends decides the outcome: done, interrupted or failed.
+    """
 
     def __init__(
         self,
@@ -98,7 +102,7 @@ class Watch:
         self._running: set[int] = set()
         self._began = time.monotonic()
         self._ended = False
-        self._log: Log | None = Log(folder)
+        self._log: EventLog | None = EventLog(folder)
         self._trackers = trackers
         self._deliveries = {name: Delivery(name, partial(self._failed, name)) for name in trackers}
 
@@ -120,7 +124,7 @@ class Watch:
         self._event("started", host=socket.gethostname(), version=package_version(), **facts)
 
     def pack_started(self, index: int, trials: int) -> None:
-        """Log that a pack was handed to a worker; again means that the worker before was lost."""
+        """Log that a pack was handed to a worker; the second time, its first worker was lost."""
         if index in self._running:
             self._event("pack_lost", pack=index)
         self._running.add(index)
@@ -145,8 +149,8 @@ class Watch:
         """Log a sentence that the user was told."""
         self._event("note", text=text)
 
-    def row(self, row: Row, curve: Curve) -> None:
-        """Tell of a trial whose row is in the ledger, with its training curve."""
+    def row(self, row: Row, curve: TrainingCurve) -> None:
+        """Pass on a trial whose row is in the ledger, with its training curve."""
         shown = ("trial_key", "status", "loss", "width", "parametrization", "hps", "seed")
         self._event("row", **{name: row[name] for name in shown})
         self._counts.update(["rows", row["status"]])
@@ -157,7 +161,7 @@ class Watch:
                 delivery.put(partial(self._trackers[name].row, row, curve))
 
     def finished(self, outcome: Mapping[str, Any]) -> None:
-        """Tell the end: `outcome` is done, interrupted or failed. What comes later is not told."""
+        """Pass on the end: `outcome` is done, interrupted or failed. Later events are dropped."""
         if self._ended:
             return
         self._ended = True
