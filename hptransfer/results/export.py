@@ -12,7 +12,7 @@ from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.results.sweep_file import SweepFacts
 from hptransfer.results.table import TABLE_COLUMNS, TableColumn, rows_table
-from hptransfer.system.files import require_inside, write_whole, writing
+from hptransfer.system.files import opening, require_inside, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,8 @@ def export_rows(folder: ResultsFolder, facts: SweepFacts, path: str | Path) -> d
     Raises:
         UserError: the file has another suffix or cannot be written, or there is no row yet.
     """
+    import pandas as pd
+
     path = Path(path)
     _require_writable(folder, path)
     rows = read_ledger_rows(folder.path)
@@ -41,8 +43,9 @@ def export_rows(folder: ResultsFolder, facts: SweepFacts, path: str | Path) -> d
     frame[WANTED.name] = [facts.wants(row) for row in rows]
     columns = dictionary(frame, arms)
     meanings = dictionary_file(path)
-    _replace(path, _parquet(frame, columns) if path.suffix == ".parquet" else _csv(frame))
-    _replace(meanings, _csv(_as_frame(columns)))
+    with opening(path.parent, "--export"):
+        write_whole(path, _parquet(frame, columns) if path.suffix == ".parquet" else _csv(frame))
+        write_whole(meanings, _csv(pd.DataFrame(columns, columns=TableColumn._fields)))
     return {"file": str(path), "dictionary": str(meanings), "rows": len(rows)}
 
 
@@ -86,12 +89,6 @@ def _csv(frame: pd.DataFrame) -> bytes:
     return frame.to_csv(index=False, lineterminator="\n").encode()
 
 
-def _as_frame(columns: Sequence[TableColumn]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(columns, columns=TableColumn._fields)
-
-
 def _parquet(frame: pd.DataFrame, columns: Sequence[TableColumn]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
@@ -105,12 +102,3 @@ def _parquet(frame: pd.DataFrame, columns: Sequence[TableColumn]) -> bytes:
     file = io.BytesIO()
     parquet.write_table(described, file)
     return file.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with writing(path):
-        try:
-            write_whole(path, content)
-        except PermissionError as error:
-            raise UserError(f"{path} may not be written: {error.strerror}.") from error

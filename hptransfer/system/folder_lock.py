@@ -1,6 +1,9 @@
-"""One writer for each folder: flock where it reaches, and an owner with a heartbeat where not.
+"""The lock that lets one process at a time write a folder.
 
-The lock file says who writes (host, pid, since when) and is empty once the writer released it.
+flock decides between processes that it reaches, and ends with its process. Some file systems have
+no flock, or one that other hosts do not see. So the lock file also names its owner (host, pid,
+since when) and is written every `HEARTBEAT_S`: an owner on another host that is silent for
+`SILENCE_S` counts as ended. The file is empty once its owner released it.
 """
 
 from __future__ import annotations
@@ -22,41 +25,41 @@ from hptransfer.errors import UserError
 from hptransfer.system.files import opening, require_inside
 
 LOCK_NAME = ".lock"
-HEARTBEAT_S = 10.0  # between two signs of life
-SILENCE_S = 60.0  # after which the owner on another host counts as ended
+HEARTBEAT_S = 10.0  # seconds between two writes of the lock file by its owner
+SILENCE_S = 60.0  # seconds without a write after which an owner on another host has ended
 _WITHOUT_FLOCK = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @dataclass(frozen=True)
 class LockOwner:
-    """Who holds a lock."""
+    """The process that holds a lock."""
 
     host: str
     pid: int
-    process_start: int | None  # clock ticks since boot, where /proc tells: pids are used again
-    since: str
+    process_start: int | None  # clock ticks since boot, as pids are reused; None: no /proc
+    since: str  # UTC, ISO 8601
 
     def __str__(self) -> str:
         return f"host {self.host} pid {self.pid}"
 
     @property
     def head(self) -> bytes:
-        """How the lock file begins while this owner holds it."""
+        """The bytes that the lock file begins with while this owner holds the lock."""
         return json.dumps(asdict(self), separators=(",", ":")).encode()[:-1] + b',"heartbeat":"'
 
 
 class FolderLock:
     """The lock of a results folder, held from `take` to `release` or in a `with` block.
 
-    `note` says what was unusual when the lock was taken.
+    `note` says what was unusual when the lock was taken, or is None.
 
-    A heartbeat is the lock file's own time, compared with the file system's clock: hosts' clocks
-    may differ by more than `SILENCE_S`.
+    The age of a heartbeat is that of the lock file by the file system's clock, since the clocks of
+    two hosts may differ by more than `SILENCE_S`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / LOCK_NAME
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / LOCK_NAME
         self.note: str | None = None
         self._owner = LockOwner(
             socket.gethostname(), os.getpid(), _started(os.getpid()), datetime.now(UTC).isoformat()
@@ -116,7 +119,7 @@ class FolderLock:
         self.note = " ".join(notes) or None
 
     def _require_ended(self, holder: LockOwner, *, flocked: bool) -> None:
-        """Refuse to take over from an owner who may still write."""
+        """Refuse to take the lock over from an owner who may still write."""
         if holder.host == self._owner.host:
             # Here the kernel releases a flock with its process, however that ends.
             if not flocked and _lives(holder):
@@ -131,7 +134,7 @@ class FolderLock:
             )
 
     def _silence(self) -> float:
-        """Return how many seconds ago the lock was written, by the file system's clock."""
+        """Return the age of the lock file in seconds, by the file system's clock."""
         with tempfile.NamedTemporaryFile(dir=self.folder, prefix=f"{LOCK_NAME}.") as now:
             now.write(b"\n")
             now.flush()
@@ -144,7 +147,7 @@ class FolderLock:
         )
 
     def _content(self) -> bytes:
-        """Read the lock file by its name, so that one in place of ours is seen."""
+        """Read the file that has the lock's name now, which may have replaced the one we opened."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:
@@ -155,7 +158,7 @@ class FolderLock:
             os.close(descriptor)
 
     def _beat(self) -> None:
-        """Write the owner and the time in one piece, over what was there."""
+        """Write our name and the time into the lock file, in one write."""
         time = datetime.now(UTC).isoformat(timespec="seconds")
         content = self._owner.head + time.encode() + b'"}\n'
         os.pwrite(self._descriptor, content, 0)
@@ -163,7 +166,8 @@ class FolderLock:
 
     def _beat_on(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
-            # A beat that cannot be written is missed; `require_ours` tells if that cost the lock.
+            # A heartbeat that cannot be written is left out; if that costs the lock,
+            # `require_ours` says so before the next row is written.
             with suppress(OSError):
                 if not self._is_ours():
                     return
@@ -173,7 +177,7 @@ class FolderLock:
         return self._content().startswith(self._owner.head)
 
     def require_ours(self) -> None:
-        """Refuse to go on once somebody else has taken the lock over.
+        """Refuse to write once somebody else has taken the lock over.
 
         Raises:
             UserError: the lock file names somebody else, or is gone.
@@ -187,13 +191,13 @@ class FolderLock:
             )
 
     def release(self) -> None:
-        """Release the lock and leave its file empty: nobody has to be taken over from."""
+        """Release the lock and leave its file empty, so that the next owner sees that we ended."""
         if self._descriptor < 0:
             return
         self._released.set()
         try:
             self._heart.join()
-            with suppress(OSError):  # whoever comes next then reads that we ended without this
+            with suppress(OSError):  # the next owner then says that we ended without releasing
                 if self._is_ours():
                     os.ftruncate(self._descriptor, 0)
         finally:
@@ -202,7 +206,7 @@ class FolderLock:
 
 
 def _owner(content: bytes) -> LockOwner | None:
-    """Return whom a lock file names; nobody where it is empty or was not written by `_beat`."""
+    """Return the owner that a lock file names; None where it is empty or of an earlier version."""
     try:
         value = json.loads(content)
         return LockOwner(
@@ -224,7 +228,7 @@ def _lives(owner: LockOwner) -> bool:
 
 
 def _started(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None where /proc does not tell."""
+    """Return the start of a process in clock ticks since boot; None where there is no /proc."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
