@@ -34,11 +34,10 @@ CALLS = {  # what no source may call, whatever it is given
     *("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "pandas.read_pickle"),
     *("pd.read_pickle", "subprocess.getoutput", "subprocess.getstatusoutput"),
 }
-# The only files that import what a text names: a subcommand of our own, a public name of the
-# package, a tracker of our own, and `model.factory`.
+# The only files that import what a text names: a public name of the package, a tracker of our own,
+# and `model.factory`.
 BY_NAME = {
     "__init__.py",
-    "cli/main.py",
     "sweeping/trackers/watch.py",
     "models/families/custom.py",
 }

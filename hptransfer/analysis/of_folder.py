@@ -88,6 +88,7 @@ def fit(
     folder: ResultsFolder,
     overrides: Sequence[str] = (),
     *,
+    config_dir: Path | None = None,
     step: int | None = None,
     metric: Metric = LOSS,
 ) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def fit(
     They are written to `estimates.json`, or `estimates-METRIC.json`, unless `overrides` or `step`
     ask another question than `sweep.yaml`: that answer is only returned.
     """
-    estimates = estimates_of(folder, overrides, step=step, metric=metric)
+    estimates = estimates_of(folder, overrides, config_dir=config_dir, step=step, metric=metric)
     if not overrides and step is None:
         write_json(folder.estimates_by(metric), estimates)
     return estimates
@@ -106,6 +107,7 @@ def estimates_of(
     folder: ResultsFolder,
     overrides: Sequence[str] = (),
     *,
+    config_dir: Path | None = None,
     step: int | None = None,
     metric: Metric = LOSS,
 ) -> dict[str, Any]:
@@ -113,13 +115,14 @@ def estimates_of(
 
     Args:
         overrides: of `sweep.yaml`, e.g. `verdict.max_regret=0.01`.
+        config_dir: the folder of config groups that overrides may choose from.
         step: training step at which losses are read, where rows have several.
         metric: what rows are judged by. A field of the estimates that is called loss holds the
             metric then, and `agreement` compares the metric's optima with the loss's.
     """
     facts = read_facts(folder)
     if overrides:
-        facts = _overridden(folder, facts, overrides)
+        facts = _overridden(folder, facts, overrides, config_dir)
     return _answered(_question(facts, step, metric), folder)
 
 
@@ -241,7 +244,9 @@ def estimated(
     )
 
 
-def _overridden(folder: ResultsFolder, facts: SweepFacts, overrides: Sequence[str]) -> SweepFacts:
+def _overridden(
+    folder: ResultsFolder, facts: SweepFacts, overrides: Sequence[str], config_dir: Path | None
+) -> SweepFacts:
     if isinstance(facts, ImportedFacts):
         from hptransfer.results.importers.sweep_file import overridden
 
@@ -249,7 +254,7 @@ def _overridden(folder: ResultsFolder, facts: SweepFacts, overrides: Sequence[st
     else:
         from hptransfer.config.compose.compose import compose_file
 
-        tree = compose_file(folder.sweep_file, list(overrides)).tree
+        tree = compose_file(folder.sweep_file, overrides, config_dir=config_dir).tree
     return facts_of(tree, name=facts.name, design=facts.design)
 
 

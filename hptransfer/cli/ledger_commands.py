@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hptransfer.cli.sweep_commands import existing, next_after, on_results_folder
-from hptransfer.cli.terminal import print_json, print_recorded, typed
+from hptransfer.cli.next_lines import after_status
+from hptransfer.cli.sweep_commands import on_results_folder
+from hptransfer.cli.terminal import command_line, print_json
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.sweep_file import read_facts
@@ -38,7 +39,7 @@ def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         print(_verified_line(ledger))
     if "exported" in asked:
         print(_exported_line(asked["exported"]))
-    print(f"next: {next_after(arguments, folder, state)}")
+    print(f"next: {after_status(arguments, folder, state)}")
     return 0
 
 
@@ -61,8 +62,6 @@ def import_command(arguments: argparse.Namespace) -> int:
     from hptransfer.analysis import of_folder
     from hptransfer.results.importers.ledger import import_ledger, is_ledger
 
-    if arguments.print_config:
-        return print_recorded(arguments, existing(arguments).sweep_file)
     folder = ResultsFolder(_named(arguments.folder, arguments.results))
     source = _named(arguments.source, arguments.results)
     if not is_ledger(source):
@@ -79,7 +78,7 @@ def import_command(arguments: argparse.Namespace) -> int:
     for ledger in answer["ledgers"]:
         print(_imported_text(ledger))
     state = of_folder.status(folder)
-    print(f"next: {next_after(arguments, folder, state)}")
+    print(f"next: {after_status(arguments, folder, state)}")
     return 0
 
 
@@ -102,7 +101,7 @@ def _import_table(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         print(answer["repaired"])
     into_target = not folder.sweep_file.is_file()  # a target's rows have the sweep above them
     after = ("report", folder.path.parent) if into_target else ("fit", folder.path)
-    print(f"next: {typed(after[0], arguments, str(after[1]))}")
+    print(f"next: {command_line(after[0], arguments, str(after[1]))}")
     return 0
 
 

@@ -7,16 +7,23 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hptransfer.cli.terminal import interruptible, print_config, print_json, typed
+from hptransfer.cli.next_lines import after_check
+from hptransfer.cli.terminal import (
+    command_line,
+    config_words,
+    interruptible,
+    print_config,
+    print_json,
+)
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Init
 
 
 def list_command(arguments: argparse.Namespace) -> int:
     """`hptransfer list`."""
-    from hptransfer.config.compose.catalogue import entries_of
+    from hptransfer.config.compose.catalogue import LISTS, entries_of
 
-    entries = entries_of(arguments.what)
+    entries = LISTS if arguments.what is None else entries_of(arguments.what)
     if arguments.json:
         print_json(entries)
     else:
@@ -39,7 +46,8 @@ def check_command(arguments: argparse.Namespace) -> int:
 
     if not (arguments.quiet or arguments.json):
         print(f"checking {sweep.base.model.family} at widths {list(sweep.widths)} ...", flush=True)
-    with interruptible(typed("check", arguments, *arguments.overrides), kept="nothing is lost"):
+    again = command_line("check", arguments, *config_words(arguments))
+    with interruptible(again, kept="nothing is lost"):
         answer = coordinate_check(
             sweep.base, sweep.widths, job.central_log2_lr(sweep), composed.runtime
         )
@@ -50,7 +58,7 @@ def check_command(arguments: argparse.Namespace) -> int:
         print(text.check_text(answer))
         print(f"picture  {files[0]}")
         if answer["verdict"] == "pass":
-            print(f"next: {typed('sweep', arguments, 'quickstart', *arguments.overrides)}")
+            print(f"next: {after_check(arguments, sweep.widths)}")
     return int(answer["verdict"] == "fail")
 
 
@@ -85,14 +93,14 @@ def rules_command(arguments: argparse.Namespace) -> int:
         return 0
     print(rules_text(table, parameters))
     check = _checkable(arguments, composed.trial.model.family)
-    print(f"next: {typed('check', arguments, *check)}")
+    print(f"next: {command_line('check', arguments, *check)}")
     return 0
 
 
 def _checkable(arguments: argparse.Namespace, family: str) -> list[str]:
     """Return the overrides of a check that fits a laptop: the family's small model on its data."""
     if family == "custom":
-        return arguments.overrides
+        return config_words(arguments)
     of_checks = ("init", "parametrization", "model.depth", "model.base_depth")
     kept = [word for word in arguments.overrides if word.startswith(of_checks)]
     return [f"model={family}", *kept]

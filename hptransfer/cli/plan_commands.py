@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from hptransfer.cli.terminal import interruptible, print_config, print_json, typed
+from hptransfer.cli.terminal import (
+    command_line,
+    config_words,
+    interruptible,
+    print_config,
+    print_json,
+)
 from hptransfer.errors import UserError
 from hptransfer.system.console import say
 
@@ -40,8 +46,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         return print_config(arguments, composed, sweep.name)
     check_question(sweep, ResultsFolder(arguments.results / sweep.name))
-    words = [arguments.sweep, *arguments.overrides]
-    command = typed("plan", arguments, *words)
+    words = [arguments.sweep, *config_words(arguments)]
+    command = command_line("plan", arguments, *words)
     if arguments.budget is not None:
         command += f" --budget={arguments.budget}"
     if arguments.measure:
@@ -59,7 +65,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
         text, answer, changes = _planned(inputs, arguments.budget)
     keys = {word.partition("=")[0] for word in changes}
     kept = [word for word in words if word.partition("=")[0] not in keys]
-    next_command = typed("sweep", arguments, *kept, *changes)
+    next_command = command_line("sweep", arguments, *kept, *changes)
     if arguments.json:
         print_json(answer if arguments.budget is None else {**answer, "next": next_command})
     else:

@@ -11,17 +11,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from hptransfer.cli.next_lines import after_fit, after_report, after_status, step_words
 from hptransfer.cli.terminal import (
     Clock,
+    command_line,
+    config_words,
     interruptible,
     print_config,
     print_json,
     print_recorded,
     say,
-    typed,
 )
+from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder, find_folder, read_json
-from hptransfer.results.metrics import LOSS, metric_named
+from hptransfer.results.metrics import metric_named
 from hptransfer.results.sweep_file import read_facts
 
 
@@ -66,7 +69,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     from hptransfer.sweeping.run import driver
     from hptransfer.transfer import transfer as pipeline
 
-    resume = typed("run", arguments, arguments.sweep, *arguments.overrides)
+    resume = command_line("run", arguments, arguments.sweep, *config_words(arguments))
     clock = Clock()
     with interruptible(resume), _job(arguments) as job:
         if job is None:
@@ -105,7 +108,7 @@ def _finish_run(
         print(text.realised_line(realised))
         print(text.timing_line(clock.laps))
         print(f"picture  {folder.figures / 'summary.png'}\nreport   {folder.report_file}")
-        print(f"next: {typed('train', arguments, str(folder.target_file))}")
+        print(f"next: {command_line('train', arguments, str(folder.target_file))}")
     return _strict(arguments, [transferred["verdict"]])
 
 
@@ -120,7 +123,7 @@ def sweep_command(arguments: argparse.Namespace) -> int:
     from hptransfer.sweeping.run import driver
     from hptransfer.sweeping.run import job as jobs
 
-    resume = typed("sweep", arguments, arguments.sweep, *arguments.overrides)
+    resume = command_line("sweep", arguments, arguments.sweep, *config_words(arguments))
     with interruptible(resume), _job(arguments) as job:
         if job is None:
             return 0
@@ -135,13 +138,8 @@ def sweep_command(arguments: argparse.Namespace) -> int:
         print_json({**state, "ran": ran})
     else:
         print(text.status_text(state))
-        print(f"next: {next_after(arguments, job.folder, state)}")
+        print(f"next: {after_status(arguments, job.folder, state)}")
     return 0
-
-
-def existing(arguments: argparse.Namespace) -> ResultsFolder:
-    """Return the folder named: a path, or a sweep's name in the results folder."""
-    return find_folder(arguments.folder, arguments.results)
 
 
 def on_results_folder(
@@ -151,26 +149,12 @@ def on_results_folder(
 
     @functools.wraps(command)
     def found(arguments: argparse.Namespace) -> int:
-        folder = existing(arguments)
+        folder = find_folder(arguments.folder, arguments.results)
         if arguments.print_config:
             return print_recorded(arguments, folder.sweep_file)
         return command(arguments, folder)
 
     return found
-
-
-def next_command(arguments: argparse.Namespace, folder: ResultsFolder, *, missing: int) -> str:
-    """Return what to type next for a sweep with so many trials missing."""
-    if missing:
-        return typed("sweep", arguments, str(folder.sweep_file))
-    return typed("fit", arguments, str(folder.path))
-
-
-def next_after(
-    arguments: argparse.Namespace, folder: ResultsFolder, state: Mapping[str, Any]
-) -> str:
-    """Return what to type next where a sweep stands so."""
-    return next_command(arguments, folder, missing=state["wanted"] - state["recorded"])
 
 
 @on_results_folder
@@ -180,37 +164,21 @@ def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     from hptransfer.analysis.answer.text import estimates_text
 
     metric = metric_named(arguments.metric)
-    estimates = of_folder.fit(folder, arguments.overrides, step=arguments.step, metric=metric)
+    estimates = of_folder.fit(
+        folder,
+        arguments.overrides,
+        config_dir=arguments.config_dir,
+        step=arguments.step,
+        metric=metric,
+    )
     if arguments.json:
         print_json(estimates)
     else:
         print(estimates_text(estimates))
         if arguments.overrides or arguments.step is not None:
             print(f"not kept: {folder.sweep_file.name} asks another question than this one.")
-        print(f"next: {_after_fit(arguments, folder, estimates)}")
+        print(f"next: {after_fit(arguments, folder, estimates)}")
     return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
-
-
-def _after_fit(
-    arguments: argparse.Namespace, folder: ResultsFolder, estimates: Mapping[str, Any]
-) -> str:
-    """Return what to type after a fit; a target that was only named there is named again."""
-    path, missing = str(folder.path), estimates["trials"]["missing"]
-    if missing:
-        return next_command(arguments, folder, missing=missing)
-    if estimates["metric"] != LOSS.name:
-        named = f"--metric={estimates['metric']}"
-        return typed("plot", arguments, path, *_steps(arguments), named)
-    if not any(arm["optima"] for arm in estimates["arms"]):
-        return typed("status", arguments, path)
-    if all(arm["target"] is None for arm in estimates["arms"]):
-        return typed("transfer", arguments, path, "model.width=WIDTH")
-    target = [word for word in arguments.overrides if word.startswith("sweep.target.")]
-    return typed("transfer", arguments, path, *target, *_steps(arguments))
-
-
-def _steps(arguments: argparse.Namespace) -> list[str]:
-    return [] if arguments.step is None else [f"--step={arguments.step}"]
 
 
 @on_results_folder
@@ -228,7 +196,7 @@ def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> in
         print(text.transfer_lines(record))
         trainable = record["target"]["params"] is not None
         after = folder.target_file if trainable else folder.path
-        print(f"next: {typed('train' if trainable else 'report', arguments, str(after))}")
+        print(f"next: {command_line('train' if trainable else 'report', arguments, str(after))}")
     return _strict(arguments, [record["verdict"]])
 
 
@@ -239,6 +207,11 @@ def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     from hptransfer.reporting import of_folder as pages
 
     metric = metric_named(arguments.metric)
+    if arguments.terminal and (arguments.json or arguments.out is not None):
+        raise UserError(
+            "`hptransfer plot --terminal` prints text and writes no file, so it takes neither "
+            "--json nor --out. Leave them out, or leave out --terminal."
+        )
     if arguments.terminal:
         found = of_folder.fresh_estimates(folder, step=arguments.step, metric=metric)
         print(_basins_text(found))
@@ -250,7 +223,7 @@ def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     else:
         print("\n".join(paths))
         elsewhere = [] if arguments.out is None else [f"--out={arguments.out}"]
-        print(f"next: {typed('report', arguments, str(folder.path), *elsewhere)}")
+        print(f"next: {command_line('report', arguments, str(folder.path), *elsewhere)}")
     return 0
 
 
@@ -277,35 +250,28 @@ def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         print_json({"files": [str(path)]})
     else:
         print(f"report   {path}")
-        print(f"next: {_after_report(arguments, folder)}")
+        print(f"next: {after_report(arguments, folder)}")
     return 0
-
-
-def _after_report(arguments: argparse.Namespace, folder: ResultsFolder) -> str:
-    transferred = read_json(folder.transfer_file, "target")
-    if transferred is None:
-        return typed("fit", arguments, str(folder.path))
-    if transferred["target"]["params"] is None:  # trained elsewhere: its rows can come back
-        return typed("import", arguments, "TARGET_ROWS.csv", str(folder.target))
-    return typed("train", arguments, str(folder.target_file))
 
 
 def _made_by(arguments: argparse.Namespace, folder: ResultsFolder) -> list[str]:
     """Return the commands that make a folder's report again, from its rows' source on."""
     tree, path = read_facts(folder).tree, str(folder.path)
-    steps = _steps(arguments)
+    steps = step_words(arguments)
     files = (tree.get("imported") or {}).get("files") or {}
     rows = [
-        typed("import", arguments, name, path, "--columns", *(f"{o}={t}" for o, t in taken.items()))
+        command_line(
+            "import", arguments, name, path, "--columns", *(f"{o}={t}" for o, t in taken.items())
+        )
         for name, taken in files.items()
-    ] or [typed("sweep", arguments, str(folder.sweep_file))]
+    ] or [command_line("sweep", arguments, str(folder.sweep_file))]
     transfer, done = [], read_json(folder.transfer_file, "target")
     if done is not None:
         width = [f"model.width={done['target']['width']}"] if files else []
-        transfer = [typed("transfer", arguments, path, *width, *steps)]
+        transfer = [command_line("transfer", arguments, path, *width, *steps)]
     return [
         *rows,
-        typed("fit", arguments, path, *steps),
+        command_line("fit", arguments, path, *steps),
         *transfer,
-        typed("report", arguments, path, *steps),
+        command_line("report", arguments, path, *steps),
     ]

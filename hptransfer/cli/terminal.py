@@ -49,10 +49,17 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False))
 
 
-def typed(command: str, arguments: argparse.Namespace, *words: str) -> str:
-    """Return a command as one would type it."""
-    extra = [] if arguments.results == Path("results") else [f"--results={arguments.results}"]
+def command_line(command: str, arguments: argparse.Namespace, *words: str) -> str:
+    """A command as one would type it after this one, with the same `--results`."""
+    root = getattr(arguments, "results", Path("results"))
+    extra = [] if root == Path("results") else [f"--results={root}"]
     return shlex.join(["hptransfer", command, *words, *extra])
+
+
+def config_words(arguments: argparse.Namespace) -> list[str]:
+    """The overrides of this command, with the folder in which their groups are found."""
+    folder = arguments.config_dir
+    return [*arguments.overrides, *([] if folder is None else [f"--config-dir={folder}"])]
 
 
 def print_config(arguments: argparse.Namespace, composed: Any, name: str) -> int:
@@ -72,12 +79,12 @@ def print_recorded(arguments: argparse.Namespace, path: Path) -> int:
     from hptransfer.results.importers.sweep_file import overridden, sweep_file_text
     from hptransfer.system.safe_yaml import read_mapping
 
-    tree = read_mapping(path)
+    tree, overrides = read_mapping(path), getattr(arguments, "overrides", [])
     if "imported" in tree:  # no trial of ours, so nothing to compose
-        changed = overridden(tree, arguments.overrides)
+        changed = overridden(tree, overrides)
         print_json(changed) if arguments.json else print(sweep_file_text(changed), end="")
         return 0
-    composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
+    composed = compose_file(path, overrides, config_dir=getattr(arguments, "config_dir", None))
     return print_config(arguments, composed, composed.name)
 
 

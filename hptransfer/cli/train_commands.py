@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hptransfer.cli.terminal import (
+    command_line,
+    config_words,
     interruptible,
     print_config,
     print_json,
     print_recorded,
     say,
-    typed,
 )
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def train_command(arguments: argparse.Namespace) -> int:
 
     if arguments.print_config:
         return print_recorded(arguments, arguments.file)
-    again = _launcher() + typed("train", arguments, str(arguments.file), *arguments.overrides)
+    words = (str(arguments.file), *config_words(arguments))
+    again = _launcher() + command_line("train", arguments, *words)
     others = os.environ.get("RANK", "0") != "0"
     with interruptible(again, CUT_OFF, at_once=False, quiet=others):
         answer = target_run.train(
@@ -85,11 +86,11 @@ def _print_trained(arguments: argparse.Namespace, answer: dict[str, Any]) -> Non
         print_json(answer)
         return
     print(text.trained_line(answer))
-    of_trial = [word for word in arguments.overrides if not word.startswith("train.")]
+    of_trial = [word for word in config_words(arguments) if not word.startswith("train.")]
     trained = ("sample", str(arguments.file), *of_trial)
     look_on = ("report", str(arguments.file.parent))
     command, *words = trained if answer["weights"] else look_on
-    print(f"next: {typed(command, arguments, *words)}")
+    print(f"next: {command_line(command, arguments, *words)}")
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -102,8 +103,9 @@ def _replay(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         _, again = replay.run_again(*words)
         return print_config(arguments, again, again.name)
-    asked = ("train", str(arguments.file), "--trial", arguments.trial, *arguments.overrides)
-    with interruptible(shlex.join(["hptransfer", *asked]), kept="nothing recorded has changed"):
+    asked = (str(arguments.file), "--trial", arguments.trial, *config_words(arguments))
+    again = command_line("train", arguments, *asked)
+    with interruptible(again, kept="nothing recorded has changed"):
         answer = replay.replay(*words)
     if arguments.json:
         print_json(answer)
@@ -111,7 +113,7 @@ def _replay(arguments: argparse.Namespace) -> int:
         print(replay.replay_text(answer))
         if answer["weights"]:
             words = (answer["config"], "--weights", answer["weights"])
-            print(f"next: {typed('sample', arguments, *words)}")
+            print(f"next: {command_line('sample', arguments, *words)}")
     return int(not answer["agrees"])
 
 
@@ -122,7 +124,8 @@ def sample_command(arguments: argparse.Namespace) -> int:
 
     if arguments.print_config:
         return print_recorded(arguments, arguments.file)
-    with interruptible(typed("sample", arguments, str(arguments.file), *arguments.overrides)):
+    words = (str(arguments.file), *config_words(arguments))
+    with interruptible(command_line("sample", arguments, *words)):
         path = target_run.draw(
             arguments.file,
             arguments.overrides,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# The units, and what each counts.
+# Unit -> what is counted in it.
 UNITS = {
     "gpuh": "GPU-hours",
     "cpuh": "core-hours",

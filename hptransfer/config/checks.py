@@ -1,4 +1,4 @@
-"""What must hold of a config, in one sentence where it does not."""
+"""Checks of config values, each of which raises `UserError` in a sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from hptransfer.errors import UserError, require
 
-TAG = {"tag": True}  # marks the field that names a group's member: it is always written out
+TAG = {"tag": True}  # metadata of the field that names a group's member, e.g. model.family
 
 
 def require_positive(name: str, value: float) -> None:

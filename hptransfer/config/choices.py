@@ -38,7 +38,7 @@ class Init(Enum):
 
 
 class Conditioning(Enum):
-    """What a model is told of a sample besides its timestep."""
+    """The condition that a model gets with a sample besides its timestep."""
 
     none = "none"
     label = "label"
@@ -90,7 +90,7 @@ class Weights(Enum):
 
 
 class Precision(Enum):
-    """In which arithmetic a trial is trained; weights and moments are float32 in all of them."""
+    """The arithmetic of a trial's training; weights and moments are float32 in all of them."""
 
     fp32 = "fp32"  # matrix products in TF32 where the device has it
     fp32_ieee = "fp32_ieee"  # no TF32

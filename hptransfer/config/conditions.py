@@ -1,4 +1,7 @@
-"""What a sweep varies besides width: depth, batch size and steps, each with the others at rest."""
+"""Conditions of a trial that a sweep may vary besides width: depth, batch size and steps.
+
+They are varied one at a time, the others at the values of the base trial.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,15 @@ from hptransfer.config.choices import Method
 from hptransfer.config.design import DesignConfig
 from hptransfer.errors import require
 
-Condition = Mapping[str, int | None]  # depth, batch_size, steps; None: the model has no depth
+Condition = Mapping[str, int | None]  # name in CONDITIONS -> value; None: a model without depth
 
-GROUPS = {"depth": "model", "batch_size": "budget", "steps": "budget"}
+CONDITION_GROUPS = {"depth": "model", "batch_size": "budget", "steps": "budget"}
+CONDITIONS = tuple(CONDITION_GROUPS)
 
 
 @dataclass(frozen=True)
 class VaryConfig:
-    """Further values of a condition; the base trial's own is always there and may be named."""
+    """Further values of each condition; the base trial's own value is always swept as well."""
 
     depth: tuple[int, ...] = ()
     batch_size: tuple[int, ...] = ()
@@ -39,21 +43,23 @@ class VaryConfig:
 
 
 def condition_of(config: TrialConfig) -> Condition:
-    """Return the condition under which a trial trains."""
-    return {name: getattr(getattr(config, GROUPS[name]), name, None) for name in CONDITIONS}
+    """Return the depth, batch size and steps of a trial."""
+    return {
+        name: getattr(getattr(config, CONDITION_GROUPS[name]), name, None) for name in CONDITIONS
+    }
 
 
 def with_condition(config: TrialConfig, condition: Condition) -> TrialConfig:
-    """Return the trial under another condition."""
+    """Return the trial with the depth, batch size and steps of a condition."""
     for name, value in condition.items():
         if value is not None:
-            group = dataclasses.replace(getattr(config, GROUPS[name]), **{name: value})
-            config = dataclasses.replace(config, **{GROUPS[name]: group})
+            group = dataclasses.replace(getattr(config, CONDITION_GROUPS[name]), **{name: value})
+            config = dataclasses.replace(config, **{CONDITION_GROUPS[name]: group})
     return config
 
 
-def star(base: Condition, vary: VaryConfig) -> tuple[Condition, ...]:
-    """Return the base's condition and then those that differ from it in one value."""
+def one_at_a_time(base: Condition, vary: VaryConfig) -> tuple[Condition, ...]:
+    """Return the base condition, then every condition that differs from it in one value."""
     further = [
         {**base, name: value}
         for name in CONDITIONS
@@ -66,7 +72,11 @@ def star(base: Condition, vary: VaryConfig) -> tuple[Condition, ...]:
 def require_varied(
     base: TrialConfig, vary: VaryConfig, design: DesignConfig, axes: Sequence[str]
 ) -> None:
-    """Refuse values that vary nothing or cannot be trained, and points that cut out no basins."""
+    """Refuse a `sweep.vary` that no basins can be compared by.
+
+    That is one under a design whose points differ between conditions, one that names the base's
+    values alone, and one of which a trial cannot be trained.
+    """
     method = design.method
     require(
         vary == VaryConfig()
@@ -76,9 +86,9 @@ def require_varied(
         f"it needs a grid, or sobol with one HP, but got {method.value} with {', '.join(axes)}. "
         "Set sweep.design.method=grid, or leave sweep.vary out.",
     )
-    resting = condition_of(base)
+    of_base = condition_of(base)
     for name in CONDITIONS:
-        values, own = getattr(vary, name), resting[name]
+        values, own = getattr(vary, name), of_base[name]
         require(
             not values or own is not None,
             f"`sweep.vary.{name}` needs a model with a {name}, but a {base.model.family} model "
@@ -89,8 +99,5 @@ def require_varied(
             f"`sweep.vary.{name}` must name a value besides the base trial's own, but got {own} "
             "alone. Add one, or leave it out.",
         )
-    for condition in star(resting, vary):
+    for condition in one_at_a_time(of_base, vary):
         with_condition(base, condition)
-
-
-CONDITIONS = ("depth", "batch_size", "steps")  # what an optimum may follow besides width

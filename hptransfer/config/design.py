@@ -1,4 +1,4 @@
-"""How a sweep's points are chosen: by a grid, a sequence, or in rounds from what was found."""
+"""The design of a sweep: how its points are chosen, by a grid, a sequence, or in rounds."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hptransfer.config import require_count
 from hptransfer.config.choices import Method
 from hptransfer.errors import require
 
-MOST_POINTS = 100_000  # of an arm at a width
+MOST_POINTS = 100_000  # points of an arm at a width: more can only be a slip
 
 ADAPTIVE = frozenset({Method.tpe, Method.gp, Method.cmaes, Method.refine})
-# Points of an arm at a width, and how many of them are asked at a time. 80 are what the paper's
-# MMDiT search has; refinement seldom spends more than six (benchmarks/refine.py).
+# Default points of an arm at a width, all rounds together, and points of a round. The paper's MMDiT
+# search has 80; refinement seldom spends more than six (benchmarks/refine.py).
 POINTS = {Method.sobol: 16, Method.tpe: 80, Method.gp: 80, Method.cmaes: 80, Method.refine: 6}
 ROUND = {Method.tpe: 8, Method.gp: 8, Method.cmaes: 8, Method.refine: 2}
 
@@ -23,18 +23,18 @@ class DesignConfig:
     """How a sweep's points are chosen from its axes."""
 
     method: Method = Method.grid
-    points: int | None = None  # of an arm at a width, all rounds together; null: the method's own
-    round: int | None = None  # points asked at a time of an arm at a width; null: the method's own
-    seed: int = 0  # of the choice, not of the trials
+    points: int | None = None  # points of an arm at a width, all rounds; null: the method's own
+    round: int | None = None  # points of a round, arm and width; null: the method's own
+    seed: int = 0  # of the Sobol or Optuna sampler; trials have `sweep.seeds`
 
     @property
     def total(self) -> int:
-        """Points of an arm at a width: as given, or the method's own."""
+        """The points of an arm at a width, all rounds together."""
         return self.points or POINTS[self.method]
 
     @property
     def batch(self) -> int:
-        """Points asked at a time: as given, or the adaptive method's own."""
+        """The points of a round of an adaptive method, for an arm at a width."""
         return self.round or ROUND[self.method]
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class DesignConfig:
 
 
 def require_axes(design: DesignConfig, axes: Sequence[str]) -> None:
-    """Refuse a method that cannot search so many axes, and fields that it would ignore."""
+    """Refuse a method that cannot search so many axes, and fields that the method ignores."""
     method, names = design.method, ", ".join(axes)
     require(
         method is not Method.refine or len(axes) == 1,

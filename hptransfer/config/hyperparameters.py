@@ -11,22 +11,21 @@ from hptransfer.config import DDPMConfig, ObjectiveConfig, TrialConfig
 from hptransfer.errors import require
 
 
-# The hyperparameters a sweep may search: where each lives, and how θ = log2 HP maps to the field.
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A searchable HP. On the axis stands log2 of the value (or of 1 - value for the betas)."""
+    """A searchable HP; its axis is in log2 of a config field, or of 1 minus that for betas."""
 
-    group: str
-    field: str
-    complement: bool = False  # the axis is log2(1 - value)
-    meaning: str = ""
+    group: str  # of the config, e.g. optimizer
+    field: str  # of that group
+    complement: bool = False  # the axis is in log2 of 1 minus the field
+    meaning: str = ""  # in words, for pictures and tables
 
     def value(self, log2: float) -> float:
-        """The field's value at a point of the axis."""
+        """The value of the field at a point of the axis."""
         return 1.0 - 2.0**log2 if self.complement else 2.0**log2
 
     def log2(self, config: TrialConfig) -> float:
-        """The point of the axis at which a trial stands."""
+        """The point of the axis, in log2, that a trial's field is."""
         value = getattr(getattr(config, self.group), self.field)
         return round(math.log2(1.0 - value if self.complement else value), 9)
 
@@ -48,7 +47,7 @@ VLB_WEIGHT = Hyperparameter("objective", "vlb_weight", meaning="weight of the va
 
 
 def searchable(objective: ObjectiveConfig) -> dict[str, Hyperparameter]:
-    """Return the HPs of a trial by name: those above, and what its objective has.
+    """Return the searchable HPs of trials with this objective, by name.
 
     Other scalars of an objective change the loss that decides, so no search can compare them.
     """
@@ -63,12 +62,12 @@ def hyperparameter(axis: str, objective: ObjectiveConfig) -> Hyperparameter:
 
 
 def hps(config: TrialConfig, axes: Sequence[str]) -> dict[str, float]:
-    """Return where a trial stands on the axes `log2_<hp>`."""
+    """Return the points of a trial on the axes `log2_<hp>`."""
     return {axis: hyperparameter(axis, config.objective).log2(config) for axis in axes}
 
 
 def with_hyperparameters(config: TrialConfig, log2_values: Mapping[str, float]) -> TrialConfig:
-    """A trial with HPs set; `log2_values` maps `log2_<hp>` to a point of its axis."""
+    """Return the trial with HPs set; `log2_values` maps `log2_<hp>` to a point of its axis."""
     for name, log2 in log2_values.items():
         hp = hyperparameter(name, config.objective)
         group = dataclasses.replace(getattr(config, hp.group), **{hp.field: hp.value(log2)})
@@ -76,7 +75,7 @@ def with_hyperparameters(config: TrialConfig, log2_values: Mapping[str, float]) 
     return config
 
 
-LARGEST_LOG2 = 120.0  # of an HP: 2**±120 is still a normal float32
+LARGEST_LOG2 = 120.0  # largest size of a point: 2**±120 is still a normal float32
 
 
 def require_known_hp(name: str, objective: ObjectiveConfig) -> None:

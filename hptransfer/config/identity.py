@@ -1,4 +1,4 @@
-"""The identity of a trial: its canonical JSON, its key, its arm, and what a pack must share."""
+"""The identity of a trial: its canonical JSON, its key, its arm, and the shape of its pack."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ V = TypeVar("V")
 
 
 def _remembered(function: Callable[[T], V]) -> Callable[[T], V]:
-    """Keep a function's answer in the frozen object it is about, as `cached_property` does.
+    """A function whose answer is kept in its argument, a frozen object, as `cached_property` does.
 
-    A cache by value would hash all of a nested config at every look: ten times the work.
+    A cache by value would hash the whole nested config at every call, which is ten times the work.
     """
     name = f"_{function.__name__.strip('_')}"
 
@@ -41,10 +41,10 @@ def _remembered(function: Callable[[T], V]) -> Callable[[T], V]:
 
 
 def shape_signature(config: TrialConfig) -> TrialConfig:
-    """What trials of one pack must share: the trial without its per-member fields.
+    """The trial with every field at its default in which trials of one pack may differ.
 
-    Members may differ in every optimizer field, warm-up, init and output scale, the weight of a
-    learned variance's bound, and seed.
+    They may differ in every field of the optimizer, in warm-up, init scale, output scale, seed, and
+    the weight of a learned variance's bound.
     """
     return dataclasses.replace(
         config,
@@ -52,13 +52,13 @@ def shape_signature(config: TrialConfig) -> TrialConfig:
         parametrization=dataclasses.replace(
             config.parametrization, init_scale=1.0, output_scale=1.0
         ),
-        objective=_of_no_member(config.objective),
+        objective=_without_trial_weight(config.objective),
         budget=dataclasses.replace(config.budget, warmup_fraction=0.0),
         seed=0,
     )
 
 
-def _of_no_member(objective: ObjectiveConfig) -> ObjectiveConfig:
+def _without_trial_weight(objective: ObjectiveConfig) -> ObjectiveConfig:
     if isinstance(objective, DDPMConfig):
         return dataclasses.replace(objective, vlb_weight=DDPMConfig().vlb_weight)
     return objective
@@ -87,7 +87,7 @@ def arm_of(config: TrialConfig) -> str:
 
 
 def canonical(config: TrialConfig) -> dict[str, Any]:
-    """A trial as the smallest JSON object that still says it all.
+    """The smallest JSON object that tells a trial from every other.
 
     Fields equal to their default are left out, tags of groups stay, floats have 12 significant
     digits, and a trial at base width is `mup` whatever its arm: there all arms are one trial.
@@ -99,7 +99,7 @@ def canonical(config: TrialConfig) -> dict[str, Any]:
 
 @_remembered
 def _neutral(parametrization: ParametrizationConfig) -> ParametrizationConfig:
-    """Return what a parametrization is at base width."""
+    """The parametrization that stands for every arm at base width, where all arms are one model."""
     return dataclasses.replace(parametrization, scaling=Scaling.mup, broken=Broken.none)
 
 
@@ -133,9 +133,9 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def canonical_json(config: TrialConfig) -> str:
-    """`canonical` as text with sorted keys: what the trial's key is the hash of.
+    """The text of `canonical` with sorted keys, of which a trial's key is the hash.
 
-    Put together from the texts of its groups, which the trials of a sweep share.
+    It is put together from the texts of the groups, since the trials of a sweep share most groups.
     """
     groups = {name: getattr(config, name) for name in _GROUPS}
     if arm_of(config) == "shared":

@@ -1,4 +1,4 @@
-"""The families: what an architecture is, but for the shapes that the data give it."""
+"""The architectures of each family; the data give their input shapes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hptransfer.config.checks import TAG, require_count, require_share
 from hptransfer.config.choices import Conditioning
 from hptransfer.errors import require
 
-MOST_WIDTH, MOST_DEPTH = 2**20, 2**14  # sixty times what was ever trained
+MOST_WIDTH, MOST_DEPTH = 2**20, 2**14  # channels and blocks: more can only be a slip
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where a pack runs and who runs it: what cannot change a result beyond float tolerance."""
+"""Where and how packs and targets run, which changes no result beyond float tolerance."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hptransfer.errors import require
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """What cannot change a result beyond float tolerance: where and how a pack runs."""
+    """The device of a pack, and how it runs there."""
 
     device: str = "cpu"  # cpu, cuda or cuda:N
     threads: int = 1  # CPU threads per pack

@@ -1,4 +1,4 @@
-"""What a sweep asks: its searchable hyperparameters, axes, and the sweep itself."""
+"""The record of a sweep: its base trial, widths, arms, seeds, axes, target and verdict rule."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from hptransfer.config import (
 )
 from hptransfer.config.choices import Method, Scaling
 from hptransfer.config.conditions import (
-    GROUPS,
+    CONDITION_GROUPS,
     Condition,
     VaryConfig,
     condition_of,
+    one_at_a_time,
     require_varied,
-    star,
 )
 from hptransfer.config.design import ADAPTIVE, DesignConfig, require_axes
 from hptransfer.config.hyperparameters import LARGEST_LOG2, require_known_hp
 from hptransfer.config.records import read_value
 from hptransfer.errors import UserError, abbreviate, require
 
-MOST_POINTS = 10_000  # of an axis
-MOST_TRIALS = 1_000_000  # of a sweep
+MOST_AXIS_POINTS = 10_000  # points of an axis, and of a target's own sweep
+MOST_TRIALS = 1_000_000  # trials of a sweep: more than a ledger is made for
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class Axis:
         )
         count = len(self.listed) or (self.high - self.low) / self.step
         require(
-            count < MOST_POINTS,
-            f"A search axis may have {MOST_POINTS} points at most; step={self.step} gives more.",
+            count < MOST_AXIS_POINTS,
+            f"A search axis may have {MOST_AXIS_POINTS} points at most; step={self.step} gives "
+            "more.",
         )
         require(
             bool(self.listed) or abs(count - round(count)) < 1e-6,
@@ -122,10 +123,10 @@ def axis_entry(axis: Axis) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RealiseConfig:
-    """The target's own sweep, which says afterwards what the transferred value cost."""
+    """The target's own trials, which tell afterwards what the transferred value cost."""
 
-    points: int = 5  # grid points around the transferred value
-    seeds: int = 3
+    points: int = 5  # grid points nearest to the transferred value
+    seeds: int = 3  # seeds of each point
 
     def __post_init__(self) -> None:
         require(
@@ -134,18 +135,18 @@ class RealiseConfig:
             f"points={self.points}, seeds={self.seeds}.",
         )
         for name in ("points", "seeds"):
-            require_count(f"sweep.realise.{name}", getattr(self, name), most=MOST_POINTS)
+            require_count(f"sweep.realise.{name}", getattr(self, name), most=MOST_AXIS_POINTS)
 
 
 @dataclass(frozen=True)
 class VerdictConfig:
-    """The rule of the verdict; its defaults were validated on planted truth."""
+    """The thresholds of the verdict; docs/verdicts.md tells how often the defaults are right."""
 
-    max_regret: float | None = None  # δ, units of the loss; null: max(run-to-run sd, share of gain)
-    gain_share: float = 0.25  # of the gain of the last width doubling that a transfer may cost
-    sure: float = 0.95  # quantile of regret that must keep δ; 1 - sure must exceed it to drift
-    likely: float = 0.25  # quantile of regret that must exceed δ where the drift itself is certain
-    edge_share: float = 0.05  # more draws than this share on the edge of a grid: extend it
+    max_regret: float | None = None  # δ, the limit of regret in units of the loss; null: gain_share
+    gain_share: float = 0.25  # δ is the larger of noise and this share of the last doubling's gain
+    sure: float = 0.95  # quantile of regret: transfers if within δ, drifts if 1 - sure's is not
+    likely: float = 0.25  # quantile of regret: drifts if above δ while the optimum surely moves
+    edge_share: float = 0.05  # extend: more than this share of draws with their minimum at an end
 
     def __post_init__(self) -> None:
         require_finite("verdict.max_regret", self.max_regret, least=0)
@@ -160,7 +161,7 @@ class VerdictConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A question: a set of trials, and the statistic that will answer it."""
+    """A sweep: a set of trials, and the statistic that will answer its question."""
 
     name: str
     question: str
@@ -170,7 +171,7 @@ class SweepConfig:
     parametrizations: tuple[Scaling, ...]
     seeds: tuple[int, ...]
     search: tuple[tuple[str, Axis], ...]  # (hp name, axis), in the order of the file
-    target: TrialConfig | None = None  # the target run, but for the transferred HPs
+    target: TrialConfig | None = None  # the target run, before its HPs are set
     realise: RealiseConfig = RealiseConfig()
     verdict: VerdictConfig = VerdictConfig()
     design: DesignConfig = DesignConfig()
@@ -225,19 +226,21 @@ class SweepConfig:
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """The conditions under which every width is swept, the base trial's first."""
-        return star(condition_of(self.base), self.vary)
+        """The conditions under which every width is swept, that of the base trial first."""
+        return one_at_a_time(condition_of(self.base), self.vary)
 
     @property
     def varied(self) -> tuple[str, ...]:
         """The dotted keys of the conditions of which there are several values."""
         return tuple(
-            f"{group}.{name}" for name, group in GROUPS.items() if getattr(self.vary, name)
+            f"{group}.{name}"
+            for name, group in CONDITION_GROUPS.items()
+            if getattr(self.vary, name)
         )
 
 
 def _require_one_measure(sweep: SweepConfig) -> None:
-    """Refuse to search a weight of nothing, or to compare losses that weigh it differently."""
+    """Refuse to search the weight of a learned variance that trials cannot be compared by."""
     if "log2_vlb_weight" not in sweep.axes:
         return
     require(
@@ -253,7 +256,7 @@ def _require_one_measure(sweep: SweepConfig) -> None:
 
 
 def _require_modest(sweep: SweepConfig) -> None:
-    """Refuse a sweep of more trials than a ledger is made for, before its grid is laid out."""
+    """Refuse a sweep of more than `MOST_TRIALS` trials, before its grid is laid out."""
     of_grid = math.prod(len(axis.points) for _, axis in sweep.search)
     points = of_grid if sweep.design.method is Method.grid else sweep.design.total
     models = len(sweep.widths) * len(sweep.parametrizations) * len(sweep.conditions)
@@ -274,5 +277,5 @@ _SWEEP_PATHS = {
 
 
 def require_allowable(allow: Collection[str]) -> None:
-    """Refuse what no target may differ in."""
+    """Refuse names in `transfer.allow` other than depth."""
     require(set(allow) <= {"depth"}, f"`transfer.allow` may hold depth, but got {list(allow)}.")

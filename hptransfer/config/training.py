@@ -1,4 +1,4 @@
-"""How a trial is parametrized, optimized and for how long."""
+"""Parametrization, optimizer, budget and sample quality of a trial."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class BudgetConfig:
         return math.exp(-1.0 / max(self.ema_fraction * self.steps, 1e-9))
 
 
-LEAST_SAMPLES = 100  # more than the classifiers have features
+LEAST_SAMPLES = 100  # samples of a trial: more than the classifiers have features
 
 
 @dataclass(frozen=True)

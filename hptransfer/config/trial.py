@@ -1,4 +1,4 @@
-"""One trial: everything that can change a number."""
+"""The config of one trial: every value that can change its result."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from hptransfer.config.training import (
 )
 from hptransfer.errors import require
 
-JUDGED = (
-    DigitsConfig,
-    FashionMNISTConfig,
-)  # data with a classifier in `hptransfer.training.sampling`
+# Data sets with a classifier in `hptransfer.training.sampling`.
+JUDGED = (DigitsConfig, FashionMNISTConfig)
 
 
 @dataclass(frozen=True)

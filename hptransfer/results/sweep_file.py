@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from hptransfer.config.choices import Method
-from hptransfer.config.conditions import Condition, VaryConfig, star
+from hptransfer.config.conditions import Condition, VaryConfig, one_at_a_time
 from hptransfer.config.sweep import VerdictConfig, read_axis
 from hptransfer.errors import UserError
 from hptransfer.results.asked_points import AskedPoints
@@ -82,7 +82,7 @@ class SweepFacts:
     @cached_property
     def _conditions(self) -> tuple[Condition, ...]:
         vary = VaryConfig(**self.tree["sweep"].get("vary", {}))
-        return star(conditions_of(self.tree), vary)
+        return one_at_a_time(conditions_of(self.tree), vary)
 
     def _models(self, arm: str, width: int) -> int:
         """Return the number of conditions under which an arm has trials of its own at a width."""

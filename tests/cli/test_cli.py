@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.cli.main import COMMANDS, main
+from hptransfer.cli.commands import COMMANDS
+from hptransfer.cli.main import main
 from hptransfer.cli.sweep_commands import _strict
 from hptransfer.errors import MachineError
 from hptransfer.results.ledger_rows import read_ledger_rows
@@ -31,10 +32,10 @@ def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"  {command} " in out for command in COMMANDS)
+    assert all(f"  {command.name} " in out for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", list(COMMANDS))
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -53,7 +54,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
             "A results folder must hold a sweep.yaml, but nowhere does not. Run `hptransfer sweep` "
             "first, or name the folder it printed.",
         ),
-        (["list", "model"], "There is a list of models, data, sweeps, but not of 'model'."),
+        (["list", "model"], "There is a list of models, sweeps, data, but not of 'model'."),
         (["train", "no.yaml"], "There is no config file no.yaml. Check the path."),
     ],
 )
@@ -104,11 +105,34 @@ def test_bad_paths_are_one_sentence(tiny_sweep: Path, capsys: pytest.CaptureFixt
     assert "so it is swept and not trained" in error_of(capsys, "train", "tiny.yaml")
 
 
-def test_reading_commands_take_no_override(
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["status", "tiny", "a=1"], ["plot", "tiny", "a=1"], ["report", "tiny", "a=1"]),
+        *(
+            ["list", "--print-config"],
+            ["list", "--results=x"],
+            ["status", "tiny", "--config-dir=x"],
+        ),
+        *(["rules", "--results=x"], ["import", "a.csv", "b", "--print-config"]),
+    ],
+    ids=" ".join,
+)
+def test_what_a_command_would_ignore_is_refused(
+    words: list[str], tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"nrecognized arguments: {words[-1]}" in error_of(capsys, *words)
+
+
+def test_a_plot_as_text_takes_no_option_of_files(
     tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command in ("status", "plot", "report"):
-        assert "takes no override, but got 'a=1'" in error_of(capsys, command, "tiny", "a=1")
+    Path("tiny").mkdir()
+    Path("tiny/sweep.yaml").write_text("name: x\n")
+    for option in ("--json", "--out=x"):
+        assert "neither --json nor --out" in error_of(
+            capsys, "plot", "./tiny", "--terminal", option
+        )
 
 
 def test_what_a_folder_holds_is_checked_before_it_is_used(
@@ -189,6 +213,11 @@ def test_check_fails_with_exit_1_and_names_the_module(
 
 
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        _, program, *words = line.partition(":")[0].split()
+        assert program == "hptransfer" and main(words) == 0
+    capsys.readouterr()
     assert main(["list", "models", "--json"]) == 0
     models = json.loads(capsys.readouterr().out)
     assert "DiT small enough for a CPU" in models["dit"]

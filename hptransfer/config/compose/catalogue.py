@@ -8,6 +8,12 @@ from hptransfer.config.compose.compose import shipped_folder
 from hptransfer.config.records import nearest
 from hptransfer.errors import UserError
 
+LISTS = {
+    "models": "hptransfer list models: families, and every released size as a preset",
+    "sweeps": "hptransfer list sweeps: the sweeps that ship, and those in ./sweeps",
+    "data": "hptransfer list data: data sets, embedded or in a folder",
+}
+
 
 def find_sweep(name: str) -> Path:
     """Return a sweep's file: a path, or a bare name in ./sweeps, then among those that ship."""
@@ -28,8 +34,8 @@ def entries_of(kind: str) -> dict[str, str]:
     """Return what there is of a kind, each with the first line of its file."""
     kinds = {
         "models": [shipped_folder("conf") / "model"],
-        "data": [shipped_folder("conf") / "data"],
         "sweeps": [shipped_folder("sweeps"), Path("sweeps")],
+        "data": [shipped_folder("conf") / "data"],
     }
     if kind not in kinds:
         raise UserError(f"There is a list of {', '.join(kinds)}, but not of {kind!r}.")

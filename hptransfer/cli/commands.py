@@ -1,0 +1,260 @@
+"""The registry of commands: name, meaning, arguments and function of each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hptransfer.cli.ledger_commands import import_command, status_command
+from hptransfer.cli.model_commands import check_command, list_command, rules_command
+from hptransfer.cli.plan_commands import plan_command
+from hptransfer.cli.sweep_commands import (
+    fit_command,
+    plot_command,
+    report_command,
+    run_command,
+    sweep_command,
+    transfer_command,
+)
+from hptransfer.cli.train_commands import sample_command, train_command
+from hptransfer.errors import UserError
+
+EPILOG = """\
+a SWEEP is a file or a bare name: looked up in ./sweeps, then among those that ship
+overrides:  group=choice  or  key=value, e.g.  model.depth=4  'sweep.widths=[64,128]'
+            search.lr.low=-12  executor=local  runtime.device=cuda  name=mine
+exit codes: 0 done; 1 it ran and the answer is no; 2 change the command; 3 the machine failed;
+            130, 143 interrupted
+"""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of a command: its names, and how argparse reads it."""
+
+    names: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `hptransfer`."""
+
+    name: str
+    meaning: str
+    function: Callable[[argparse.Namespace], int]  # returns the exit code
+    arguments: tuple[Argument, ...]  # besides --json and --quiet, which every command has
+
+
+def _argument(*names: str, **settings: Any) -> Argument:
+    return Argument(names, settings)
+
+
+def _flag(name: str, meaning: str) -> Argument:
+    return Argument((name,), {"action": "store_true", "help": meaning})
+
+
+SWEEP = _argument("sweep", help="a sweep file or name")
+FOLDER = _argument("folder", type=Path, help="a results folder, or the name of one in --results")
+RESULTS = _argument(
+    "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of results folders"
+)
+PRINT_CONFIG = _flag("--print-config", "compose, print, do nothing")
+COMPOSED = (
+    _argument("overrides", nargs="*", metavar="override", help="Hydra override"),
+    _argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own config groups"),
+    PRINT_CONFIG,
+)
+SHRINK = _flag("--shrink", "leave out recorded trials that are not asked for any more")
+STRICT = _flag("--strict", "exit 1 unless the verdict is `transfers`")
+STEP = _argument("--step", type=int, help="read losses at this step of training")
+METRIC = _argument(
+    "--metric",
+    default="loss",
+    help="judge rows by loss (default), train_loss, frechet_distance, precision or recall",
+)
+OUT = _argument(
+    "--out",
+    type=Path,
+    metavar="DIR",
+    help="write here and nothing into the results folder, which may be read-only",
+)
+EVERYWHERE = (
+    _flag("--json", "only JSON on standard output"),
+    _flag("--quiet", "no progress, only the answer"),
+)
+
+COMMANDS = (
+    Command(
+        "run",
+        "check, sweep, fit, transfer, train the target, draw and report, in that order",
+        run_command,
+        (SWEEP, *COMPOSED, RESULTS, SHRINK, STRICT),
+    ),
+    Command(
+        "list",
+        "what there is: models, sweeps, data",
+        list_command,
+        (_argument("what", nargs="?", help="models, sweeps or data; nothing: these words"),),
+    ),
+    Command(
+        "check",
+        "is a parametrization really µP? verdict by coordinate check",
+        check_command,
+        (*COMPOSED, RESULTS),
+    ),
+    Command(
+        "rules",
+        "how a model's init and factors go with width, beside the vanilla Transformer's",
+        rules_command,
+        (*COMPOSED, _flag("--all", "every parameter, not only roles")),
+    ),
+    Command(
+        "plan",
+        "what a sweep will cost, before anything runs",
+        plan_command,
+        (
+            SWEEP,
+            *COMPOSED,
+            RESULTS,
+            _argument("--workers", type=int, help="places for packs, where none can be asked"),
+            _argument("--budget", metavar="8gpuh", help="what to sweep for so much"),
+            _flag(
+                "--measure",
+                "train a few steps (at most a minute, a quarter of the free memory) where nothing "
+                "recorded or cached tells how long packs take; with --budget also a pilot",
+            ),
+        ),
+    ),
+    Command("sweep", "run what is missing of a sweep", sweep_command, (SWEEP, *COMPOSED, RESULTS)),
+    Command(
+        "status",
+        "how far a sweep is; --verify its ledger, --export its rows",
+        status_command,
+        (
+            FOLDER,
+            RESULTS,
+            PRINT_CONFIG,
+            _flag("--verify", "read and check every line"),
+            _argument("--export", type=Path, metavar="FILE", help="rows as .csv or .parquet"),
+        ),
+    ),
+    Command(
+        "import",
+        "rows of another program's table, or of another ledger, into a folder",
+        import_command,
+        (
+            _argument(
+                "source",
+                type=Path,
+                help="CSV, Parquet, JSON, JSON lines, Optuna SQLite, or a sweep's folder",
+            ),
+            _argument("folder", type=Path, help="the results folder that gets the rows"),
+            RESULTS,
+            _argument(
+                "--columns",
+                nargs="+",
+                metavar="OURS=THEIRS",
+                help="where well-known names do not tell: width=, loss= and lr=, log2_<hp>= or "
+                "log10_<hp>=; also seed, parametrization, family, step, steps, depth, batch_size, "
+                "diverged, status, n_seeds, loss_std. OURS:=VALUE holds for every row, OURS= is "
+                "not read, 'loss=run{seed} loss' takes several columns that differ in {seed}, "
+                "{width}, ...",
+            ),
+            _argument(
+                "--missing",
+                choices=("diverged", "drop"),
+                default="diverged",
+                help="an empty or NaN loss is a diverged trial (diverged), or left out (drop)",
+            ),
+        ),
+    ),
+    Command(
+        "fit",
+        "optimum per width with interval, law and verdict",
+        fit_command,
+        (FOLDER, *COMPOSED, RESULTS, STEP, METRIC, STRICT),
+    ),
+    Command(
+        "transfer",
+        "the target run's config, ready to train",
+        transfer_command,
+        (FOLDER, *COMPOSED, RESULTS, STEP, STRICT),
+    ),
+    Command(
+        "plot",
+        "draw the pictures of a sweep",
+        plot_command,
+        (
+            FOLDER,
+            RESULTS,
+            PRINT_CONFIG,
+            _flag("--terminal", "basins as text, no files"),
+            *(OUT, STEP, METRIC),
+        ),
+    ),
+    Command(
+        "report",
+        "one self-contained HTML page",
+        report_command,
+        (FOLDER, RESULTS, PRINT_CONFIG, OUT, STEP),
+    ),
+    Command(
+        "train",
+        "train a config, such as an emitted target.yaml; --trial a recorded row again",
+        train_command,
+        (
+            _argument(
+                "file",
+                type=Path,
+                help="a config file, such as results/NAME/target.yaml, or with --trial a folder",
+            ),
+            *COMPOSED,
+            RESULTS,
+            _argument(
+                "--trial",
+                metavar="KEY",
+                help="train this row of a results folder again, and compare; its first digits "
+                "will do",
+            ),
+        ),
+    ),
+    Command(
+        "sample",
+        "draw samples of a trained config as a picture",
+        sample_command,
+        (
+            _argument("file", type=Path, help="a config file that was trained"),
+            *COMPOSED,
+            RESULTS,
+            _argument("--weights", type=Path, help="weights other than those `train` kept"),
+            _argument("--steps", type=int, default=20, help="model evaluations (20)"),
+            _argument("--guidance", type=float, default=2.0, help="1: none (2)"),
+            _argument("--seed", type=int, default=0, help="of the noise (0)"),
+            _argument("--columns", type=int, default=10, help="samples a class (10)"),
+        ),
+    ),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that refuses arguments in one sentence, as all other refusals are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[:1].upper()}{message[1:]}. See `{self.prog} --help`.")
+
+
+def parser_of(command: Command) -> argparse.ArgumentParser:
+    """The parser of a command's arguments, which raises `UserError` where they are wrong."""
+    parser = _Parser(
+        prog=f"hptransfer {command.name}",
+        description=command.meaning,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for argument in (*command.arguments, *EVERYWHERE):
+        parser.add_argument(*argument.names, **argument.settings)
+    return parser

@@ -1,0 +1,122 @@
+"""What to type next: the command that each command proposes on its line `next:`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hptransfer.cli.terminal import command_line, config_words
+from hptransfer.config.choices import Method
+from hptransfer.config.sweep import Axis, read_axis
+from hptransfer.results.folder import ResultsFolder, read_json
+from hptransfer.results.metrics import LOSS
+from hptransfer.results.sweep_file import ImportedFacts, SweepFacts, read_facts
+
+QUICKSTART_WIDTHS = (24, 48, 96)  # of sweeps/quickstart.yaml
+MORE_STEPS = 2  # grid steps by which an axis is extended
+
+
+def after_check(arguments: argparse.Namespace, widths: Sequence[int]) -> str:
+    """The quickstart of a model whose check passed at these widths, and swept at them."""
+    words = config_words(arguments)
+    if tuple(widths) != QUICKSTART_WIDTHS:
+        listed = ",".join(map(str, widths))
+        words = [word for word in words if not word.startswith("sweep.widths=")]
+        words += [f"sweep.widths=[{listed}]", f"sweep.target.model.width={2 * widths[-1]}"]
+    return command_line("sweep", arguments, "quickstart", *words)
+
+
+def after_status(
+    arguments: argparse.Namespace, folder: ResultsFolder, state: Mapping[str, Any]
+) -> str:
+    """The sweep where trials are missing, else the fit."""
+    return _sweep_or_fit(arguments, folder, missing=state["wanted"] - state["recorded"])
+
+
+def _sweep_or_fit(arguments: argparse.Namespace, folder: ResultsFolder, *, missing: int) -> str:
+    if missing:
+        return command_line("sweep", arguments, str(folder.sweep_file))
+    return command_line("fit", arguments, str(folder.path))
+
+
+def after_fit(
+    arguments: argparse.Namespace, folder: ResultsFolder, estimates: Mapping[str, Any]
+) -> str:
+    """The command after a fit: trials that are missing, wider axes, a picture or the transfer.
+
+    A target that was only named in the fit is named again.
+    """
+    path, missing = str(folder.path), estimates["trials"]["missing"]
+    if missing:
+        return _sweep_or_fit(arguments, folder, missing=missing)
+    if estimates["metric"] != LOSS.name:
+        named = f"--metric={estimates['metric']}"
+        return command_line("plot", arguments, path, *step_words(arguments), named)
+    arms = estimates["arms"]
+    if not any(arm["optima"] for arm in arms):
+        return command_line("status", arguments, path)
+    facts = read_facts(folder)
+    wider = [] if isinstance(facts, ImportedFacts) else list(extended_axes(facts, arms))
+    if wider:
+        return command_line("sweep", arguments, str(folder.sweep_file), *wider)
+    target = [word for word in arguments.overrides if word.startswith("sweep.target.")]
+    target += _arm_word(facts, arms)
+    if all(arm["target"] is None for arm in arms):
+        widest = max(optimum["width"] for arm in arms for optimum in arm["optima"])
+        target.append(f"model.width={2 * widest}")
+    return command_line("transfer", arguments, path, *target, *step_words(arguments))
+
+
+def _arm_word(facts: SweepFacts, arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The override that names one of several arms of another program, where none is µP's."""
+    labels = list(dict.fromkeys(arm["parametrization"] for arm in arms))
+    several = isinstance(facts, ImportedFacts) and len(labels) > 1 and "mup" not in labels
+    return [f"parametrization={labels[0]}"] if several else []
+
+
+def extended_axes(facts: SweepFacts, arms: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield overrides of the sweep that extend each axis at whose ends a minimum lies.
+
+    The points of a design that is no grid follow from the ends, so that its sweep gets a name of
+    its own.
+    """
+    words = []
+    for name, entry in facts.tree["search"].items():
+        axis, share = read_axis(name, entry), facts.verdict.edge_share
+        edges = [
+            optimum["edge"]
+            for arm in arms
+            if arm["verdict"] == "extend" and arm["hp"] == f"log2_{name}"
+            for optimum in arm["optima"]
+        ]
+        sides = [side for side in ("low", "high") if any((e[side] or 0) > share for e in edges)]
+        words += _extended(name, axis, sides)
+    method = facts.tree["sweep"].get("design", {}).get("method", Method.grid.value)
+    if words and method != Method.grid.value:
+        words.append(f"name={facts.name}-wider")
+    yield from words
+
+
+def _extended(name: str, axis: Axis, sides: Sequence[str]) -> list[str]:
+    reach = MORE_STEPS * axis.step
+    ends = {"low": axis.low - reach, "high": axis.high + reach}
+    if not axis.listed:
+        return [f"search.{name}.{side}={ends[side]:g}" for side in sides]
+    points = sorted([*axis.listed, *(ends[side] for side in sides)])
+    return [f"search.{name}.points=[{','.join(map(repr, points))}]"] if sides else []
+
+
+def after_report(arguments: argparse.Namespace, folder: ResultsFolder) -> str:
+    """The fit, the target's training, or the import of its rows where it is trained elsewhere."""
+    transferred = read_json(folder.transfer_file, "target")
+    if transferred is None:
+        return command_line("fit", arguments, str(folder.path))
+    if transferred["target"]["params"] is None:
+        return command_line("import", arguments, "TARGET_ROWS.csv", str(folder.target))
+    return command_line("train", arguments, str(folder.target_file))
+
+
+def step_words(arguments: argparse.Namespace) -> list[str]:
+    """The option `--step` of this command, where it was given."""
+    return [] if arguments.step is None else [f"--step={arguments.step}"]
