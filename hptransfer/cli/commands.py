@@ -129,7 +129,12 @@ COMMANDS = (
             ),
         ),
     ),
-    Command("sweep", "run what is missing of a sweep", sweep_command, (SWEEP, *COMPOSED, RESULTS)),
+    Command(
+        "sweep",
+        "run what is missing of a sweep",
+        sweep_command,
+        (SWEEP, *COMPOSED, RESULTS, SHRINK),
+    ),
     Command(
         "status",
         "how far a sweep is; --verify its ledger, --export its rows",

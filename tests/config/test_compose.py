@@ -241,6 +241,10 @@ def test_a_list_of_rates_is_an_axis(tmp_path: Path) -> None:
     path.write_text(resolved_yaml(in_file, name="mine"))
     assert sweep_config(compose_file(path, [])).search == typed.search
     assert yaml.safe_load(path.read_text())["search"]["lr"] == {"points": list(axis.points)}
+    grid = sweep_config(compose_file(path, ["search.lr={low: -9, high: -3}"]))
+    assert grid.search == (("lr", Axis(-9, -3)),)
+    points = f"search.lr={{points: {list(axis.points)}}}"
+    assert sweep_config(compose_file(QUICKSTART, [points])).search == typed.search
     assert wanted(sweep_config(in_file)).keys() == wanted(sweep_config(compose_file(path))).keys()
 
 

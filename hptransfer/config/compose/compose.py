@@ -216,12 +216,19 @@ def _apply(tree: dict[str, Any], change: Change) -> None:
         require_mapping(where, inner or {})
         level[section] = dict(inner or {})
         level = level[section]
+    below, above = level.get(name), change.value
+    if sections == ["search"] and _is_list_of_points(below) != _is_list_of_points(above):
+        below = None  # a list of points takes the place of a grid, and a grid that of a list
     if not change.removed:
-        level[name] = _laid_over(level.get(name), change.value)
+        level[name] = _laid_over(below, above)
     elif name in level:
         del level[name]
     else:
         raise UserError(f"There is no `{change.key}` to remove. Leave ~{change.key} out.")
+
+
+def _is_list_of_points(entry: Any) -> bool:
+    return isinstance(entry, Mapping) and "points" in entry
 
 
 def _member(group: str, section: Any) -> type:

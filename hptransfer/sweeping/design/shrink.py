@@ -54,7 +54,7 @@ def _axis_overrides(key: str, before: Axis, now: Axis) -> list[str]:
     if set(before.points) <= set(now.points):
         return []
     if before.listed or now.listed:
-        points = ", ".join(f"{point:g}" for point in _union(before.points, now.points))
+        points = ", ".join(repr(point) for point in _union(before.points, now.points))
         return [f"{key}={{points: [{points}]}}"]
     both = {
         "low": min(before.low, now.low),
