@@ -1,8 +1,8 @@
-"""Data sources, and batches as a pure function of (config, seed, step).
+"""Data sets, and the samples of each batch as a pure function of (config, seed, step).
 
-A small set is read whole: it adds one file here that returns arrays, its dataclass in
-`hptransfer.config.data`, and one case in `_read`. A set in a folder is read by index: it adds a
-`Source`, its dataclass, and one case in `open_folder`.
+A small data set is read whole: to add one takes a module here that returns arrays, a dataclass in
+`hptransfer.config.data`, and a case in `_read`. A data set in a folder is read by index: to add one
+takes a `Source`, a dataclass, and a case in `open_folder`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,12 @@ LabelledImages = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) in [0, 1],
 
 @lru_cache(maxsize=2)
 def load_data(config: DataConfig, folder: str | None) -> Dataset:
-    """Return a data set whose content is the one that the config names.
+    """Return the data set of a config, from `folder` if it is not embedded.
 
-    A folder is scanned and hashed once, and then only where its files have changed.
+    A folder is read and hashed once, and again only after its files have changed.
+
+    Raises:
+        UserError: the data are missing or broken, or their hash is not the config's.
     """
     if isinstance(config, FolderConfig):
         source = open_folder(config, folder)
@@ -62,7 +65,7 @@ def load_data(config: DataConfig, folder: str | None) -> Dataset:
 
 
 def verify_data(config: DataConfig, folder: str | None) -> None:
-    """Read every sample and hash every file, whether that was done before or not."""
+    """Read every sample and hash every file again; raise a `UserError` if anything is wrong."""
     if isinstance(config, FolderConfig):
         check_source(config, open_folder(config, folder), trust_seal=False)
     else:
@@ -70,7 +73,7 @@ def verify_data(config: DataConfig, folder: str | None) -> None:
 
 
 def open_folder(config: FolderConfig, folder: str | None) -> Source:
-    """Open a data set in a folder: names and headers are read, and no sample."""
+    """Return the source of a data set in a folder; only names and headers are read."""
     path = named_folder(config, folder)
     match config:
         case FeaturesConfig():
@@ -99,6 +102,7 @@ def _load_whole(config: DataConfig, folder: str | None) -> Dataset:
     return Dataset(train, validation)
 
 
+# The nouns of the classes and the sentences about them, from which captions are made.
 _WORDING = {
     DigitsConfig: (digits.NOUNS, digits.TEMPLATES),
     FashionMNISTConfig: (fashion_mnist.NOUNS, fashion_mnist.TEMPLATES),
@@ -108,7 +112,7 @@ _WORDING = {
 def _in_memory(
     arrays: LabelledImages, sentences: tuple[Tensor, Tensor, Tensor], templates: int
 ) -> MemorySplit:
-    """Say of the i-th sample what template i mod `templates` says of its class."""
+    """Return samples in memory; the caption of sample i is template i mod `templates`."""
     images, labels = arrays
     sentence = labels * templates + np.arange(len(labels)) % templates
     return MemorySplit(
@@ -134,7 +138,7 @@ def _read(config: DataConfig, folder: str | None) -> list[LabelledImages]:
 
 
 def _split(config: DataConfig, content: list[LabelledImages]) -> list[LabelledImages]:
-    """Return train and validation; a source without a split of its own is split once, by seed 0."""
+    """Return training and held-out samples; digits, which have no split, are split by seed 0."""
     if not isinstance(config, DigitsConfig):
         return content
     ((images, labels),) = content
@@ -151,7 +155,10 @@ def _content_hash(content: list[LabelledImages]) -> str:
 
 
 def batch_indices(samples: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Return which samples step `step` (from 0) sees: epochs are permutations, back to back."""
+    """Return the indices (batch_size,) of the samples of step `step` (from 0).
+
+    Epochs are permutations of all samples, one after the other.
+    """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // samples
     orders = {e: _epoch_order(samples, seed, int(e)) for e in np.unique(epochs)}

@@ -1,9 +1,9 @@
-"""A frozen text encoder that needs no download: hashed word vectors with positions.
+"""A fixed text encoder that needs no download: random word vectors with positions.
 
-Every word has a fixed random vector of its own, as random features have (Rahimi & Recht, 2007); a
-token is its word's vector plus its position's, and a caption's pooled features are their sum, which
-forgets the order. All have unit variance. It knows no language: it only tells sentences, words and
-their order apart, always in the same way.
+Every word has a fixed random vector, as random features have (Rahimi & Recht, 2007). A token is the
+vector of its word plus the vector of its position; the pooled features are the sum of all tokens,
+which does not depend on their order. All have unit variance. The encoder knows no language: it only
+gives different sentences different features, always the same.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from hptransfer.config.data import CAPTION_CHANNELS, CAPTION_TOKENS, FolderConfi
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import torch_generator
 
-# A token's standard deviation due to its word and to its position: half as much, 1 together.
+# The standard deviations of a word's and of a position's part of a token; their variances sum to 1.
 _WORD_SCALE, _POSITION_SCALE = 0.8**0.5, 0.2**0.5
-_SHOWN = 80  # characters of a caption in a complaint
+_SHOWN = 80  # characters of a caption that an error shows
 
 
 def encode_captions(
     captions: Sequence[str], tokens: int = CAPTION_TOKENS, channels: int = CAPTION_CHANNELS
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Encode N captions of at most `tokens` words, case and punctuation aside.
+    """Return the features of N captions of at most `tokens` words.
 
-    Returns tokens (N, L, K), zero where padded, mask (N, L), True at words, and pooled features
-    (N, K) of unit variance.
+    They are tokens (N, L, K), zero where padded, the mask (N, L), True at words, and pooled
+    features (N, K) of unit variance. Case and punctuation do not count.
+
+    Raises:
+        UserError: a caption has no word, or too many.
     """
     features = torch.zeros(len(captions), tokens, channels)
     mask = torch.zeros(len(captions), tokens, dtype=torch.bool)
@@ -52,10 +55,7 @@ def encode_captions(
 def encode_named_captions(
     captions: Sequence[str], places: Sequence[str], config: FolderConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Encode N captions in the config's sizes, and name the place of one that has no right length.
-
-    Returns what `encode_captions` does.
-    """
+    """Return `encode_captions` in the config's sizes; an error names the place of its caption."""
     encoded = []
     for caption, place in zip(captions, places, strict=True):
         try:

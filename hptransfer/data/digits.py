@@ -1,4 +1,4 @@
-"""The embedded default: 1,797 real handwritten digits, 8x8 grey, from scikit-learn."""
+"""The default data set: 1,797 handwritten digits, 8x8 pixels, grey, from scikit-learn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEMPLATES = (
 def read() -> tuple[np.ndarray, np.ndarray]:
     """Return images (1797, 1, 8, 8) in [0, 1] as float32 and labels (1797,) as int64.
 
-    The file is read without importing scikit-learn, which takes 1.3 seconds in every worker.
+    The file is read without importing scikit-learn, since that takes 1.3 s in every worker.
     """
     spec = find_spec("sklearn")
     assert spec is not None and spec.origin is not None, "scikit-learn is a dependency"

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (arXiv 1708.07747): clothes, 28x28 grey, from the standard IDX files."""
+"""Fashion-MNIST (arXiv 1708.07747): clothes, 28x28 pixels, grey, from the standard IDX files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FILES = {
 
 
 def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a split's images (N, 1, 32, 32) in [0, 1], zero-padded, and labels (N,)."""
+    """Return a split's images (N, 1, 32, 32) in [0, 1], padded with zeros, and labels (N,)."""
     images, labels = (_read_idx(_find(folder, name)) for name in FILES[split])
     if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
         raise UserError(

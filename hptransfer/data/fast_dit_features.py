@@ -1,4 +1,4 @@
-"""fast-DiT's extraction: one npy file of latents and one of labels for every sample.
+"""Features as fast-DiT extracts them: one npy file of a latent and one of a label per sample.
 
 `imagenet256_features/NAME.npy`, each (1, C, H, H), and `imagenet256_labels/NAME.npy`, each (1,).
 Samples are in the order of their names.
@@ -21,7 +21,7 @@ from hptransfer.errors import UserError
 
 
 class FastDiTFeatures:
-    """fast-DiT's folders: `imagenet256_features/*.npy` and `imagenet256_labels/*.npy`."""
+    """The samples of the folders `imagenet256_features` and `imagenet256_labels`."""
 
     advice = ()
 
@@ -46,7 +46,7 @@ class FastDiTFeatures:
         return len(self.names)
 
     def place(self, index: int) -> str:
-        """Name a sample's file."""
+        """Return the name of a sample's file, for errors."""
         return f"{self.folder / self.features / self.names[index]} (or its label)"
 
     def images_at(self, indices: np.ndarray) -> Tensor:
@@ -60,7 +60,7 @@ class FastDiTFeatures:
         return torch.cat(self._read(self.labels, indices, (1,), INTEGERS[1:])).long()
 
     def captions_at(self, indices: np.ndarray) -> Captions:
-        """Return captions of no token, (B, 0, 0): there are none."""
+        """Return captions without tokens (B, 0, 0), since there are none."""
         none = torch.zeros(len(indices), 0)
         return none.unsqueeze(-1), none.bool(), none
 

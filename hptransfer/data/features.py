@@ -1,7 +1,7 @@
 """Precomputed latents and text features on disk, in one of three layouts.
 
-`manifest.json`, our own: a few arrays, cut along the samples into shards. For 20,000 latents with
-labels and text features it reads
+The layout of hptransfer is a `manifest.json` and a few arrays, divided along the samples into
+shards. For 20,000 latents with labels and text features the manifest reads
 
     {
       "format": "hptransfer-features",
@@ -18,16 +18,16 @@ labels and text features it reads
       "shards": [{"name": "0000", "samples": 10000}, {"name": "0001", "samples": 10000}]
     }
 
-Shapes are those of one sample, (C, H, H), (), (L, K), (L,) and (A,). Only `latents` must be there;
-`tokens` needs `mask`, `pooled` needs `tokens`, and without `labels` there is one class. A shard is
-`0000.safetensors` with all arrays, or with storage `npy` one file an array, `0000.latents.npy`.
-`write_features` writes all this.
+Shapes are those of one sample: (C, H, H), (), (L, K), (L,) and (A,). Only `latents` is required;
+`tokens` requires `mask`, `pooled` requires `tokens`, and without `labels` there is one class. A
+shard is `0000.safetensors` with all arrays, or with storage `npy` one file per array, such as
+`0000.latents.npy`. `write_features` writes this layout.
 
-fast-DiT's extraction: `imagenet256_features/*.npy`, each (1, 4, 32, 32), and of the same names
+fast-DiT's layout is `imagenet256_features/*.npy`, each (1, 4, 32, 32), and of the same names
 `imagenet256_labels/*.npy`, each (1,). These latents are already scaled.
 
-PixArt-α's extraction (`tools/extract_features.py`): see `hptransfer.data.pixart_features`. These
-latents are not scaled: set data.scale=0.18215 for the VAE of Stable Diffusion.
+PixArt-α's layout is described in `hptransfer.data.pixart_features`. These latents are not scaled:
+set data.scale=0.18215 for the VAE of Stable Diffusion.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from hptransfer.system.files import write_text
 
 
 def open_features(config: FeaturesConfig, folder: Path) -> Source:
-    """Open a folder of features in whichever layout it has."""
+    """Return the source of a folder of features, in any of the three layouts."""
     if (folder / "manifest.json").is_file():
         return ShardedFeatures(config, folder)
     if any(folder.glob("imagenet*_features")):
@@ -68,7 +68,7 @@ def open_features(config: FeaturesConfig, folder: Path) -> Source:
 
 
 class ShardedFeatures:
-    """The samples of a manifest's folder."""
+    """The samples of a folder with a `manifest.json`."""
 
     advice = ()
 
@@ -80,7 +80,7 @@ class ShardedFeatures:
         pairs = [(shard, array) for shard, _ in self.manifest.shards for array in self._arrays]
         shards = dict.fromkeys(self.manifest.file(*pair) for pair in pairs)
         self.files = ["manifest.json", *shards]
-        # A cache of open files, since a process may open about a thousand.
+        # At most 64 files are open at a time, since a process may open about a thousand.
         self._open = lru_cache(maxsize=64)(self._opened)
         for pair in pairs:
             self._open(*pair)
@@ -93,7 +93,7 @@ class ShardedFeatures:
         return int(self.ends[-1])
 
     def place(self, index: int) -> str:
-        """Name a sample's file and its row there."""
+        """Return the name of a sample's file and its row there, for errors."""
         shard, row = self._shard_and_row(np.array([index]))
         name = self.manifest.file(self.manifest.shards[shard[0]][0], "latents")
         return f"{self.folder / name}, sample {row[0]},"
@@ -103,13 +103,13 @@ class ShardedFeatures:
         return self._take("latents", indices).float() * self.scale
 
     def labels_at(self, indices: np.ndarray) -> Tensor:
-        """Return labels (B,); all 0 where the folder has none."""
+        """Return labels (B,); all are 0 if the folder has none."""
         if "labels" not in self.manifest.arrays:
             return torch.zeros(len(indices), dtype=torch.long)
         return self._take("labels", indices).long()
 
     def captions_at(self, indices: np.ndarray) -> Captions:
-        """Return tokens, zero where padded, mask, and pooled features, (B, 0) without any."""
+        """Return tokens, zero where padded, mask, and pooled features, (B, 0) if there are none."""
         mask = self._take("mask", indices).bool()
         tokens = self._take("tokens", indices).float().masked_fill(~mask.unsqueeze(-1), 0)
         if "pooled" not in self.manifest.arrays:
@@ -150,7 +150,11 @@ def write_features(
     classes: int = 1,
     storage: str = "safetensors",
 ) -> None:
-    """Write shards, each a mapping of arrays (N, ...) by name, and then their manifest."""
+    """Write shards, each a mapping of arrays (N, ...) by name, and their manifest.
+
+    Raises:
+        UserError: shards differ in arrays, shapes or dtypes, or cannot be stored.
+    """
     if storage not in SHARD_SUFFIX:
         raise UserError(
             f"Shards must be stored as {' or '.join(SHARD_SUFFIX)}, but got {storage!r}."

@@ -1,4 +1,4 @@
-"""A Hugging Face `datasets` folder, as `save_to_disk` writes it; nothing is downloaded."""
+"""A folder of the Hugging Face package `datasets`, written by its `save_to_disk`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hptransfer.errors import UserError
 
 
 class HuggingFace:
-    """The images, labels and captions of a saved `datasets.Dataset`, memory-mapped by Arrow."""
+    """The samples of a saved `datasets.Dataset`, memory-mapped by Arrow; nothing is downloaded."""
 
     advice = ()
 
@@ -51,7 +51,7 @@ class HuggingFace:
         return len(self.table)
 
     def place(self, index: int) -> str:
-        """Name a sample."""
+        """Return the name of a sample, for errors."""
         return f"{self.folder}, sample {index},"
 
     def images_at(self, indices: np.ndarray) -> Tensor:
@@ -85,7 +85,7 @@ class HuggingFace:
 
 
 def _opened(folder: Path) -> Any:
-    """Open a saved dataset, which must not be a dictionary of splits."""
+    """Return a saved dataset, which must not be a dictionary of splits."""
     if find_spec("datasets") is None:
         raise UserError(
             "data=huggingface needs the package datasets, but it is not installed. Run "
@@ -113,7 +113,7 @@ def _require_column(table: Any, name: str, folder: Path) -> None:
 
 
 def _undecoded(table: Any, column: str, folder: Path) -> Any:
-    """Return the images' column as the bytes that were saved."""
+    """Return the column of images as the bytes that were saved."""
     import datasets
 
     if not isinstance(table.features[column], datasets.Image):
@@ -125,5 +125,5 @@ def _undecoded(table: Any, column: str, folder: Path) -> Any:
 
 
 def _classes(config: HuggingFaceConfig, table: Any) -> int:
-    """Return how many classes the table names, or the config's number where it names none."""
+    """Return the number of classes that the table names, or the config's if it names none."""
     return getattr(table.features[config.label_column], "num_classes", config.classes)

@@ -1,6 +1,6 @@
-"""Images in one folder a class: ROOT/CLASS/**/*.png, jpg, jpeg or webp; classes sorted by name.
+"""Images in one folder per class: ROOT/CLASS/**/*.png, jpg, jpeg or webp, classes sorted by name.
 
-Captions, where the config asks for them, come from the first of these that there is:
+Captions, if the config asks for them, come from the first of these that exists:
 
     ROOT/CLASS/NAME.txt       beside NAME.png: the whole file is its caption
     ROOT/CLASS/captions.txt   lines `NAME.png<TAB>caption`, for the images of its own folder
@@ -27,11 +27,11 @@ from hptransfer.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "an image that shows a {}", "this is a {}")
-LIST = "captions.txt"
+LIST = "captions.txt"  # file of captions in a class's folder
 
 
 class ImageFolder:
-    """The images of a folder with one folder a class."""
+    """The images of a folder with one folder per class."""
 
     advice = ()
 
@@ -52,7 +52,7 @@ class ImageFolder:
         self._decoded = DecodedImages(self._content, self.place, config.channels, config.image_size)
 
     def _refuse_empty(self) -> None:
-        """Refuse a folder without classes, a class without images, and captions left unread."""
+        """Refuse a folder without classes, a class without images, and a misplaced list."""
         filled = {name.split("/", 1)[0] for name in self.images}
         empty = [name for name in self.classes if name not in filled]
         if empty or not self.classes:
@@ -71,7 +71,7 @@ class ImageFolder:
         return len(self.images)
 
     def place(self, index: int) -> str:
-        """Name a sample's file."""
+        """Return the name of a sample's file, for errors."""
         return str(self.folder / self.images[index])
 
     def images_at(self, indices: np.ndarray) -> Tensor:
@@ -82,7 +82,7 @@ class ImageFolder:
         return (self.folder / self.images[index]).read_bytes()
 
     def labels_at(self, indices: np.ndarray) -> Tensor:
-        """Return labels (B,): places of the class's name in sorted order."""
+        """Return labels (B,): the place of the class's name in sorted order."""
         return self.labels[torch.from_numpy(indices)]
 
     def captions_at(self, indices: np.ndarray) -> Captions:
@@ -103,7 +103,7 @@ class ImageFolder:
         return lines.get(file, TEMPLATES[index % len(TEMPLATES)].format(noun))
 
     def _listed(self, folder: str) -> dict[str, str]:
-        """Return the captions listed in a folder, each of which must be of an image in it."""
+        """Return the captions of a folder's list by image; each image must be in the folder."""
         path = self.folder / folder / LIST
         captions = _listed_captions(path, path.stat().st_mtime_ns)
         for name in captions:
@@ -116,7 +116,7 @@ class ImageFolder:
 
 
 def _layout(config: ImageFolderConfig, classes: int) -> Layout:
-    """Return the shapes: all but the number of classes are the config's to choose."""
+    """Return the shapes: those of the config, and the number of classes found."""
     length, features = config.caption_tokens, config.caption_channels
     return Layout(
         config.channels, config.image_size, classes, length, features, config.pooled_channels

@@ -1,4 +1,4 @@
-"""Images to arrays: the shorter side resized, the centre cropped (arXiv 2105.05233's crop)."""
+"""Decoding of images to arrays, resized and cropped to the centre as in arXiv 2105.05233."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hptransfer.data.reading import reading
 from hptransfer.data.seal import reader_threads
 from hptransfer.errors import UserError
 
-IMAGE_MODES = {1: "L", 3: "RGB"}  # by channels
-CACHE_BYTES = 256 * 2**20  # of decoded images that a data set keeps
+IMAGE_MODES = {1: "L", 3: "RGB"}  # Pillow's mode by number of channels
+CACHE_BYTES = 256 * 2**20  # bytes of decoded images that a data set keeps in memory
 
 
 def decode_image(content: bytes, channels: int, size: int, place: str) -> np.ndarray:
-    """Decode an image to (C, size, size), uint8."""
+    """Return an image's pixels (C, size, size) as uint8."""
     try:
         with reading(place), Image.open(io.BytesIO(content)) as image:
             if image.mode.startswith(("I", "F")):
@@ -32,8 +32,9 @@ def decode_image(content: bytes, channels: int, size: int, place: str) -> np.nda
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """Resize the shorter side to `size`, by halves of whole pixels as long as they fit, and crop
-    the centre.
+    """Return the image with its shorter side resized to `size` and its centre cropped.
+
+    As long as both sides stay at least twice `size`, the image is halved by averaging pixels.
     """
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -45,9 +46,10 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 class DecodedImages:
-    """Images by index, decoded by threads when asked for; the first that fit are kept.
+    """Images by index, decoded by threads when they are asked for.
 
-    Every epoch visits every sample once, so nothing kept is ever worth replacing.
+    The first images that fit into `cache_bytes` are kept. None is replaced, since every epoch reads
+    every image once.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""`manifest.json`: which arrays a folder of features holds, and how they are cut into shards."""
+"""The `manifest.json` of a folder of features: its arrays and their shards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hptransfer.errors import UserError
 MANIFEST_NAME, MANIFEST_VERSION = "hptransfer-features", 1
 SHARD_SUFFIX = {"safetensors": ".safetensors", "npy": ".npy"}
 
-# Dimensions and dtypes of one sample, by the array's name.
+# The number of dimensions and the dtypes of one sample, by the array's name.
 ARRAY_KINDS = {
     "latents": (3, FLOATS),
     "labels": (0, INTEGERS[1:]),
@@ -23,28 +23,29 @@ ARRAY_KINDS = {
     "mask": (1, INTEGERS),
     "pooled": (1, FLOATS),
 }
+# The array without which another one is refused.
 NEEDED_ARRAYS = {"tokens": "mask", "mask": "tokens", "pooled": "tokens"}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder says it holds: one sample's shape and dtype by array, and shards by name."""
+    """The content of a manifest: one sample's shape and dtype by array, and the shards."""
 
     storage: str
     classes: int
     arrays: dict[str, tuple[tuple[int, ...], str]]
-    shards: tuple[tuple[str, int], ...]  # name, samples
+    shards: tuple[tuple[str, int], ...]  # name and number of samples
 
     @property
     def layout(self) -> Layout:
-        """The shapes that a model sees."""
+        """The shapes of a sample, and the number of classes."""
         channels, size, _ = self.arrays["latents"][0]
         length, features = self.arrays["tokens"][0] if "tokens" in self.arrays else (0, 0)
         (pooled,) = self.arrays["pooled"][0] if "pooled" in self.arrays else (0,)
         return Layout(channels, size, self.classes, length, features, pooled)
 
     def file(self, shard: str, array: str) -> str:
-        """Name the file that holds one shard of an array."""
+        """Return the name of the file that holds one shard of an array."""
         part = f".{array}" if self.storage == "npy" else ""
         return f"{shard}{part}{SHARD_SUFFIX[self.storage]}"
 
@@ -58,7 +59,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read and check a manifest."""
+    """Return the manifest in a file; raise a `UserError` if it is wrong."""
     with reading(path):
         tree = json.loads(path.read_text(encoding="utf-8"))
     try:
@@ -86,7 +87,7 @@ def _manifest(tree: dict[str, Any]) -> Manifest:
 
 
 def fault_of(manifest: Manifest) -> str:
-    """Return what is wrong with a manifest, as a predicate; empty where nothing is."""
+    """Return what is wrong with a manifest as the end of a sentence; empty if nothing is."""
     if manifest.storage not in SHARD_SUFFIX:
         return f"must name the storage safetensors or npy, but names {manifest.storage!r}"
     if not manifest.shards or any(samples < 1 for _, samples in manifest.shards):

@@ -1,15 +1,16 @@
-"""PixArt-α's extraction (arXiv 2310.00426): one npy file of latents and one npz of text a sample.
+"""Features as PixArt-α extracts them (arXiv 2310.00426): latents in npy files, text in npz files.
 
-Its `tools/extract_features.py` leaves
+Its `tools/extract_features.py` writes
 
     data_info.json                                  [{"path": ..., "ratio": ...}, ...]
     caption_feature_wmask/NAME.npz                  caption_feature (1, L, K), attention_mask (1, L)
     img_vae_features/256resolution/noflip/NAME.npy  mean, then standard deviation: (2·C, H, H)
 
-where the list may lie in `partition/`, the resolution may stand in the folder's name as their
-loader has it (`img_vae_features_256resolution/noflip`), and NAME is the image's file name, or with
-its folder `folder_file`. As theirs, images with a ratio above 4 are left out, and a latent is mean
-+ std·noise; but the noise is a sample's own, the same at every visit. There are no labels.
+The list may also be in `partition/`, and the resolution in the folder's name, as PixArt-α's loader
+expects it (`img_vae_features_256resolution/noflip`). NAME is the image's file name, or
+`folder_file` for an image in a folder. As in that loader, images with a ratio above 4 are left out,
+and a latent is mean + std·noise; but here a sample has the same noise in every epoch. There are no
+labels.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from hptransfer.system.random_streams import torch_generator
 LIST_FILES = ("data_info.json", "partition/data_info.json")
 LATENT_FOLDERS = ("img_vae_features*/*resolution/noflip", "img_vae_features*/noflip")
 CAPTION_FOLDERS = ("caption_feature_wmask", "caption_features_new", "caption_features")
-MAX_RATIO = 4  # of an image's sides
+MAX_RATIO = 4  # largest ratio of an image's sides
 # Factor that gives the latents of Stable Diffusion's VAE a variance near 1; the extraction leaves
 # latents unscaled.
 VAE_SCALE = 0.18215
 
 
 class PixArtFeatures:
-    """PixArt-α's extraction; layouts and names are in the module's docstring."""
+    """The samples of a folder that PixArt-α's extraction wrote."""
 
     def __init__(self, config: FeaturesConfig, folder: Path) -> None:
         self.folder, self.config = folder, config
@@ -70,7 +71,7 @@ class PixArtFeatures:
         self.layout = Layout(shape[0] // 2, shape[1], 1, length, channels)
 
     def _caption_shape(self) -> tuple[int, int]:
-        """Return the first caption's shape; the config may leave room for longer ones."""
+        """Return the first caption's shape, or with more tokens if the config says so."""
         if not self.captions:
             return 0, 0
         tokens, _ = _caption(self.captions[0])
@@ -80,7 +81,7 @@ class PixArtFeatures:
         return len(self.latents)
 
     def place(self, index: int) -> str:
-        """Name a sample's file."""
+        """Return the name of a sample's file, for errors."""
         return f"{self.latents[index]} (or its caption)"
 
     def images_at(self, indices: np.ndarray) -> Tensor:
@@ -124,12 +125,12 @@ class PixArtFeatures:
 
 
 def data_info(folder: Path) -> Path | None:
-    """Return the list of images, if the folder has one."""
+    """Return the path of the list of images; None if the folder has none."""
     return next((folder / name for name in LIST_FILES if (folder / name).is_file()), None)
 
 
 def _listed(path: Path) -> list[str]:
-    """Return the images that are not too long for their height."""
+    """Return the listed images whose ratio is at most `MAX_RATIO`."""
     with reading(path):
         items = json.loads(path.read_text(encoding="utf-8"))
     try:
@@ -144,7 +145,7 @@ def _listed(path: Path) -> list[str]:
 
 
 def _folder(folder: Path, patterns: Sequence[str]) -> Path | None:
-    """Return the only folder that matches the first pattern which has any."""
+    """Return the only folder that matches the first pattern with a match; None without any."""
     for pattern in patterns:
         found = sorted(path for path in folder.glob(pattern) if path.is_dir())
         if len(found) > 1:
@@ -158,7 +159,7 @@ def _folder(folder: Path, patterns: Sequence[str]) -> Path | None:
 
 
 def _matched(folder: Path, suffix: str, images: Sequence[str]) -> list[Path]:
-    """Return the file of every image, which may be that of no other."""
+    """Return the file of every image; two images must not share one."""
     paths = [_file_of(folder, suffix, image) for image in images]
     path, count = Counter(paths).most_common(1)[0]
     if count > 1:
@@ -181,7 +182,7 @@ def _file_of(folder: Path, suffix: str, image: str) -> Path:
 
 
 def _caption(path: Path) -> tuple[Tensor, Tensor]:
-    """Read a caption's features (L, K) and mask (L,), all True where the file has none."""
+    """Return a caption's features (L, K) and mask (L,), all True if the file has no mask."""
     with reading(path), np.load(path, allow_pickle=False) as stored:
         features = stored["caption_feature"]
         has_mask = "attention_mask" in stored.files

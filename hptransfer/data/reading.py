@@ -1,4 +1,4 @@
-"""Failures to read a file, each in a sentence that names the file."""
+"""Errors of broken files, as sentences that name the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from hptransfer.errors import UserError
 
-# What numpy, safetensors, Pillow, Arrow and json raise on broken files.
+# Exceptions that numpy, safetensors, Pillow, Arrow and json raise on broken files.
 _FAILURES = (
     *(OSError, ValueError, SyntaxError, KeyError, EOFError, OverflowError),
     *(BadZipFile, zlib.error, struct.error, SafetensorError),
@@ -22,7 +22,7 @@ _FAILURES = (
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
-    """Turn a failure to read a file into a sentence that names it."""
+    """Replace an error of reading a file, in a `with` block, by a `UserError` that names it."""
     try:
         yield
     except UserError:

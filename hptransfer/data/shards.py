@@ -1,4 +1,4 @@
-"""Arrays in files, read by row: memory-mapped npy files, and tensors of safetensors files."""
+"""Arrays in npy and safetensors files, of which single rows can be read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SAFETENSORS = {
 
 
 class StoredArray(NamedTuple):
-    """An array in a file: its shape and dtype, and how to read some rows (B,) of it."""
+    """An array in a file: its shape, its dtype, and a function that reads rows (B,)."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -31,7 +31,7 @@ class StoredArray(NamedTuple):
 
 
 def npy_array(path: Path) -> StoredArray:
-    """Open an npy file; nothing but the rows asked for is read."""
+    """Return the memory-mapped array of an npy file."""
     with reading(path):
         stored = np.lib.format.open_memmap(path, mode="r")
         size, expected = path.stat().st_size, stored.offset + stored.nbytes
@@ -43,7 +43,7 @@ def npy_array(path: Path) -> StoredArray:
 
 
 def safetensors_array(path: Path, name: str) -> StoredArray:
-    """Open one tensor of a safetensors file; nothing but the rows asked for is read."""
+    """Return one tensor of a safetensors file; only the rows asked for are read."""
     with reading(path):
         file = safe_open(path, framework="pt")
         if name not in file.keys():  # noqa: SIM118  (no container, only a `keys` method)
@@ -55,7 +55,7 @@ def safetensors_array(path: Path, name: str) -> StoredArray:
 
 
 def npy_sample(path: Path, shape: tuple[int, ...] | None, dtypes: tuple[str, ...]) -> np.ndarray:
-    """Read a small npy file whole, and check its shape (any if None) and dtype."""
+    """Return the content of a small npy file of this shape (any if None) and one of the dtypes."""
     with reading(path):
         sample = np.load(path, allow_pickle=False)
     require_array(path, sample.shape, str(sample.dtype), shape, dtypes)
@@ -69,7 +69,7 @@ def require_array(
     shape: tuple[int, ...] | None,
     dtypes: tuple[str, ...],
 ) -> None:
-    """Refuse an array of another shape or dtype than it must have."""
+    """Raise a `UserError` if an array has not the shape (any if None) or one of the dtypes."""
     if dtype not in dtypes or (shape is not None and found != shape):
         wanted = "" if shape is None else f"of shape {shape} and "
         raise UserError(

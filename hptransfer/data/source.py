@@ -1,9 +1,8 @@
-"""What every data set in a folder must be: complete, finite, and the one that the config names.
+"""Data sets in folders, and the check that one is complete, finite and the one of the config.
 
-Three things are done, in this order. Opening a folder reads names and headers only. A scan then
-reads every sample as training will, so that a broken one is named before a run starts, and hashes
-every file. Its outcome is sealed (see `hptransfer.data.seal`): as long as no file changes, workers
-and later runs do not scan again.
+A folder is opened by reading names and headers. A scan then reads every sample as training does, so
+that a broken sample is named before a run starts, and hashes every file. The outcome is sealed (see
+`hptransfer.data.seal`): as long as no file changes, workers and later runs do not scan again.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from hptransfer.data.seal import content_hash, fingerprint, sealed_hash, write_s
 from hptransfer.data.split import Dataset, SourceRows, Split, split_rows
 from hptransfer.errors import UserError
 
-SCAN_SAMPLES = 64  # samples that a scan holds in memory
+SCAN_SAMPLES = 64  # samples that a scan holds in memory at once
 
 
 class Source(Split, Protocol):
@@ -29,31 +28,31 @@ class Source(Split, Protocol):
 
     @property
     def folder(self) -> Path:
-        """Where the files are."""
+        """The folder of the files."""
         ...
 
     @property
     def files(self) -> Sequence[str]:
-        """Every file that is read, relative to the folder, in an order that only names decide."""
+        """All files that are read, relative to the folder, in an order that only names decide."""
         ...
 
     @property
     def advice(self) -> Sequence[str]:
-        """Overrides that a folder of this kind suggests besides its shapes."""
+        """Overrides that an error suggests for a folder of this kind, beside its shapes."""
         ...
 
     @property
     def layout(self) -> Layout:
-        """The shapes found in the files, or the config's where the files leave them free."""
+        """The shapes found in the files, or the config's if the files do not fix them."""
         ...
 
     def place(self, index: int) -> str:
-        """Name where a sample lies."""
+        """Return the name of a sample's place, for errors."""
         ...
 
 
 def named_folder(config: FolderConfig, folder: str | None) -> Path:
-    """Return the folder of a data set, which must be named and exist."""
+    """Return the folder of a data set; raise a `UserError` if none is named or it is missing."""
     if folder is None:
         raise UserError(
             f"data={config.name} is read from a folder, but none is named. Set "
@@ -68,13 +67,13 @@ def named_folder(config: FolderConfig, folder: str | None) -> Path:
 
 
 def split_source(config: FolderConfig, source: Source) -> Dataset:
-    """Return both splits of a source."""
+    """Return the training and the held-out split of a source."""
     kept, held_out = split_rows(len(source), config.held_out)
     return Dataset(SourceRows(source, kept), SourceRows(source, held_out))
 
 
 def check_source(config: FolderConfig, source: Source, *, trust_seal: bool) -> None:
-    """Refuse a source that is broken or not the one that the config names."""
+    """Raise a `UserError` if a source is broken or is not the one of the config."""
     if config.held_out >= len(source):
         raise UserError(
             f"`data.held_out` must leave both splits non-empty of the {len(source)} samples in "
@@ -93,7 +92,7 @@ def check_source(config: FolderConfig, source: Source, *, trust_seal: bool) -> N
 
 
 def scan_source(config: FolderConfig, source: Source) -> None:
-    """Read every sample as training does, and refuse the first that is broken."""
+    """Read every sample as training does; raise a `UserError` at the first broken one."""
     for start in range(0, len(source), SCAN_SAMPLES):
         indices = np.arange(start, min(start + SCAN_SAMPLES, len(source)))
         _refuse(source, indices, ~_finite(source.images_at(indices)), "is not all finite")
@@ -119,14 +118,14 @@ def _refuse(source: Source, indices: np.ndarray, bad: torch.Tensor, what: str) -
 
 
 def _misfits(config: FolderConfig, found: Layout) -> bool:
-    """Whether shapes differ; captions that the config does not ask for do not count."""
+    """Whether shapes differ from the config's; captions count only if it asks for them."""
     if config.caption_tokens == 0:
         found = dataclasses.replace(found, caption_tokens=0, caption_channels=0, pooled_channels=0)
     return found != config.layout
 
 
 def _not_as_named(config: FolderConfig, source: Source, sha256: str) -> UserError:
-    """Say all that the config must state of a folder, ready to be pasted."""
+    """Return the error that lists all overrides which a folder needs, ready to be pasted."""
     if config.caption_tokens and not source.layout.caption_tokens:
         return UserError(
             f"The config asks for captions, but {source.folder} holds none. Choose a folder with "

@@ -1,4 +1,4 @@
-"""Splits of a data set: samples by index, in memory or read when they are asked for."""
+"""The splits of a data set: samples by index, in memory or read on demand."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Captions = tuple[Tensor, Tensor, Tensor]  # tokens (B, L, K), mask (B, L), poole
 
 
 class Split(Protocol):
-    """Samples by index. Indices are arrays (B,); what they give is on the CPU."""
+    """Samples by indices (B,); all tensors are on the CPU."""
 
     def __len__(self) -> int: ...
 
     def images_at(self, indices: np.ndarray) -> Tensor:
-        """Return images (B, C, H, W), as the model is to see them: in [-1, 1], or latents."""
+        """Return images (B, C, H, W) in [-1, 1], or latents."""
         ...
 
     def labels_at(self, indices: np.ndarray) -> Tensor:
@@ -33,7 +33,7 @@ class Split(Protocol):
 
 
 class Dataset(NamedTuple):
-    """The two splits. The validation split is never trained on."""
+    """The two splits of a data set; the validation split is never trained on."""
 
     train: Split
     validation: Split
@@ -41,14 +41,12 @@ class Dataset(NamedTuple):
 
 @dataclass(frozen=True)
 class MemorySplit:
-    """Samples in memory: images (N, C, H, W) in [-1, 1], labels (N,), and which of a table of
-    encoded sentences (S, ...) describes each.
-    """
+    """Samples in memory, each described by one of a few encoded sentences."""
 
-    images: Tensor
-    labels: Tensor
-    caption: Tensor  # (N,), rows of the sentences
-    sentences: Captions
+    images: Tensor  # (N, C, H, W) in [-1, 1]
+    labels: Tensor  # (N,)
+    caption: Tensor  # (N,): the row of each sample's sentence
+    sentences: Captions  # (S, ...) each
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +68,7 @@ class MemorySplit:
 
 @dataclass(frozen=True)
 class SourceRows:
-    """Some samples of a source: its `rows` (N,), read when they are asked for."""
+    """The samples at `rows` (N,) of a source, read on demand."""
 
     source: Split
     rows: np.ndarray
@@ -92,6 +90,6 @@ class SourceRows:
 
 
 def split_rows(samples: int, held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which samples train and which are held out: drawn once, whatever the trial's seed."""
+    """Return the indices of training and of held-out samples; they depend on no trial's seed."""
     order = numpy_generator(0, "split").permutation(samples)
     return order[held_out:], order[:held_out]

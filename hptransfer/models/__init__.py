@@ -1,1 +1,1 @@
-"""Models (`families`), how they scale with width (`parametrization`), and weight files."""
+"""Model families, their scaling with width and depth (`parametrization`), and weight files."""

@@ -1,7 +1,7 @@
-"""Weights on disk: ours as safetensors with what they were trained under, and published ones.
+"""Weight files: written as safetensors with the trial's config, read from these and published ones.
 
-A µP model's readout is scaled by its width over its base width, which no state dict holds: without
-the base width in the file's metadata a µP checkpoint cannot be told from a standard one.
+A µP model's readout is scaled by its base width over its width, which no state dict holds. Without
+the base width in a file's metadata, a µP checkpoint looks like one of the standard parametrization.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ Stored = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata by nam
 
 
 def save_weights(path: Path, config: TrialConfig, weights: Mapping[str, Tensor]) -> None:
-    """Write a trial's trained parameters, whole or not at all."""
+    """Write a trial's trained parameters to a safetensors file, whole or not at all.
+
+    Raises:
+        UserError: the folder cannot be written.
+        MachineError: the disk is full or broken.
+    """
     with opening(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
@@ -66,20 +71,28 @@ def save_weights(path: Path, config: TrialConfig, weights: Mapping[str, Tensor])
 def write_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write contiguous tensors to a safetensors file, on the disk when it returns, or OSError."""
+    """Write contiguous tensors to a safetensors file, and wait until they are on the disk.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     try:
         save_file(tensors, str(path), metadata)
-    except SafetensorError as error:  # what it makes of a full disk
+    except SafetensorError as error:  # safetensors raises this if the disk is full
         raise OSError(errno.EIO, str(error)) from error
     with path.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def load_weights(config: TrialConfig, path: str | Path) -> nn.Module:
-    """Build a trial's model with weights from a file: ours, or a published checkpoint.
+    """Return a trial's model with the weights of a file: one of hptransfer, or a published one.
 
-    Reads .safetensors, and anything else by `torch.load(weights_only=True)`. Prefixes that trainers
-    add are taken off; of a moving average and raw weights in one file the average is taken.
+    Files other than .safetensors are read by `torch.load(weights_only=True)`. Prefixes that
+    trainers add to names are removed. If a file holds a moving average and raw weights, the average
+    is taken.
+
+    Raises:
+        UserError: the file is broken, or is not of this model in this parametrization.
 
     Example:
         >>> import torch
@@ -106,7 +119,7 @@ def load_weights(config: TrialConfig, path: str | Path) -> nn.Module:
 
 
 def _tables(model: nn.Module) -> dict[str, Tensor]:
-    """Return the fixed tables, which a checkpoint may leave out: the model makes them anew."""
+    """Return the model's buffers, which it computes and a checkpoint may leave out."""
     names = {name for name, _ in model.named_parameters()}
     return {name: value for name, value in model.state_dict().items() if name not in names}
 
@@ -132,7 +145,7 @@ def _stored(path: Path) -> Stored:
 
 
 def _innermost(content: Any) -> Stored:
-    """Return the tensors of a checkpoint, with what stands beside them as metadata."""
+    """Return the tensors of a checkpoint, and the text and numbers beside them as metadata."""
     metadata: dict[str, str] = {}
     while isinstance(content, dict) and not all(isinstance(v, Tensor) for v in content.values()):
         metadata |= {k: str(v) for k, v in content.items() if isinstance(v, str | int | float)}
@@ -150,7 +163,7 @@ def _innermost(content: Any) -> Stored:
 
 
 def _unwrapped(tensors: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
-    """Take wrappers' prefixes off, as long as all names share one and none is already right."""
+    """Return tensors without wrappers' prefixes, removed while all names share one."""
     ours = [name for name in tensors if name.startswith(MODEL_PREFIX_IN_BUNDLES)]
     if ours:
         return {name.removeprefix(MODEL_PREFIX_IN_BUNDLES): tensors[name] for name in ours}
@@ -165,7 +178,7 @@ def _unwrapped(tensors: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor
 
 
 def _require_scaled_alike(config: TrialConfig, metadata: Mapping[str, str], path: Path) -> None:
-    """Refuse weights whose forward multipliers are not the config's, or cannot be known."""
+    """Refuse weights whose forward multipliers are not the config's, or are unknown."""
     stated = metadata.get("base_width", "").removesuffix(".0") or None
     own = str(config.model.base_width)
     if stated is not None and stated != own:
@@ -192,13 +205,13 @@ def _require_scaled_alike(config: TrialConfig, metadata: Mapping[str, str], path
 
 
 def _multipliers(config: TrialConfig) -> str:
-    """Return the forward multipliers other than 1, as text that compares."""
+    """Return the forward multipliers other than 1 as sorted JSON."""
     scaled = {name: f for name, f in forward_multipliers(config).items() if f != 1}
     return json.dumps(scaled, sort_keys=True)
 
 
 def _require_match(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights of another model, in one sentence."""
+    """Refuse tensors whose names or shapes are not the model's."""
     missing = [name for name in wanted if name not in found]
     foreign = [name for name in found if name not in wanted]
     other = [

@@ -1,4 +1,4 @@
-"""Random streams derived from (seed, purpose, step), never from a global generator."""
+"""Random generators derived from (seed, purpose, step) or from names, never from a global one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _entropy(seed: int, purpose: str, step: int) -> np.random.SeedSequence:
 
 
 def torch_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
-    """Return a CPU generator that only (seed, purpose, step) decide."""
+    """Return torch's CPU generator for (seed, purpose, step)."""
     import torch
 
     state = int(_entropy(seed, purpose, step).generate_state(1, np.uint64)[0])
@@ -25,11 +25,11 @@ def torch_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 
 
 def numpy_generator(seed: int, purpose: str, step: int = 0) -> np.random.Generator:
-    """Return a numpy generator that only (seed, purpose, step) decide."""
+    """Return the numpy generator for (seed, purpose, step)."""
     return np.random.default_rng(_entropy(seed, purpose, step))
 
 
 def stream(*names: object) -> np.random.Generator:
-    """Return the generator that belongs to these names, whatever else is computed."""
+    """Return the numpy generator for these names; other draws do not change its numbers."""
     digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))

@@ -1,9 +1,9 @@
-"""Signals that ask for an end: raised at once, and once more where the exception was lost.
-
-A training run is not cut off in the middle of a step: it is only told, and ends in order.
+"""Signals that ask for an end, raised as `Interrupted`.
 
 Python drops an exception that a signal handler raises inside a finaliser or a weak reference's
-callback ("Exception ignored in"), and libraries have both; so what was asked is also remembered.
+callback ("Exception ignored in"), and libraries have both. So the signal is also remembered, and
+raised again later. A target's run is not interrupted within a step: it looks at the remembered
+signal between steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from hptransfer.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-_asked: list[int] = []
+_received: list[int] = []  # signals since the `with` block began
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def raised_as_interrupted(*, at_once: bool = True) -> Iterator[None]:
     """
 
     def interrupt(number: int, _frame: Any) -> None:
-        _asked.append(number)
+        _received.append(number)
         if at_once:
             raise Interrupted(number)
 
@@ -40,15 +40,15 @@ def raised_as_interrupted(*, at_once: bool = True) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _asked.clear()
+        _received.clear()
 
 
 def requested_signal() -> int | None:
-    """Return the signal that asked for an end, if one did."""
-    return _asked[-1] if _asked else None
+    """Return the last signal that asked for an end; None if there was none."""
+    return _received[-1] if _received else None
 
 
 def end_if_asked() -> None:
-    """Raise what a signal asked for, if its own exception was lost; called between packs."""
-    if _asked:
-        raise Interrupted(_asked[-1])
+    """Raise `Interrupted` if a signal asked for an end, whose own exception may have been lost."""
+    if _received:
+        raise Interrupted(_received[-1])

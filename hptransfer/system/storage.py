@@ -1,7 +1,7 @@
-"""Where packs leave their checkpoints: a folder, or a URL that fsspec knows.
+"""The storage of packs' checkpoints: a folder, or a URL that fsspec knows.
 
-A file is there whole or not at all: locally by renaming, in an object store by a single put. Each
-whole pack has a sub-folder of its own, named after its trials, so that it can be removed at once.
+A file is stored whole or not at all: locally by renaming, in an object store by a single put. Each
+pack has a sub-folder named after its trials, so that all its files can be removed at once.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 class Storage(Protocol):
-    """Files by their names below one folder; whatever fails is a MachineError."""
+    """Files by name below one folder; every failure is a `MachineError`."""
 
     def read_bytes(self, name: str) -> bytes | None:
-        """Return a file's content, or None where there is no such file."""
+        """Return a file's content; None if there is no such file."""
         ...
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file, and the folders it lies in, in place of one that is there."""
+        """Write a file and its folders; an existing file is replaced."""
         ...
 
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder with all that it holds; nothing if there is none."""
+        """Remove a file, or a folder with its content; nothing happens if there is none."""
         ...
 
     def names(self, folder: str = "") -> list[str]:
@@ -71,13 +71,13 @@ def open_storage(folder: str) -> Storage:
 
 
 def without_credentials(folder: str) -> str:
-    """Return a path or URL as it may be printed, without a user's name and password."""
+    """Return a path or URL without a user's name and password, as it may be printed."""
     return re.sub(r"//[^/@]*@", "//", folder)
 
 
 @dataclass(frozen=True)
 class LocalStorage:
-    """Files below a folder of this machine, or one that is mounted on it."""
+    """Files below a local or mounted folder."""
 
     folder: Path
 
@@ -97,7 +97,7 @@ class LocalStorage:
             write_whole(path, content)
 
     def remove(self, name: str) -> None:
-        """Remove a file, or a folder with all that it holds."""
+        """Remove a file, or a folder with its content."""
         path = self.folder / name
         with _reaching(str(path), "removed", OSError):
             if path.is_dir() and not path.is_symlink():
@@ -106,7 +106,7 @@ class LocalStorage:
                 path.unlink(missing_ok=True)
 
     def names(self, folder: str = "") -> list[str]:
-        """Return the names of all whole files below a folder."""
+        """Return the names of all complete files below a folder."""
         files = (path for path in (self.folder / folder).rglob("[!.]*") if path.is_file())
         with _reaching(str(self.folder / folder), "listed", OSError):
             return sorted(path.relative_to(self.folder).as_posix() for path in files)
@@ -114,11 +114,11 @@ class LocalStorage:
 
 @dataclass(frozen=True)
 class UrlStorage:
-    """Files below a URL; what backends raise is of many kinds, and all of it the machine's."""
+    """Files below a URL; backends raise errors of many kinds, all of them the machine's fault."""
 
     filesystem: AbstractFileSystem
-    root: str  # as the file system names it
-    url: str  # as it is printed
+    root: str  # the folder, as the file system names it
+    url: str  # the folder as it is printed
 
     def read_bytes(self, name: str) -> bytes | None:
         """Return an object's content, or None where there is none."""
@@ -131,7 +131,7 @@ class UrlStorage:
         return content
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Put an object; a file system with folders is given those that are missing."""
+        """Put an object; if a file system has folders, missing ones are made."""
         path = self._path(name)
         with _reaching(f"{self.url}/{name}", "written", Exception):
             try:
@@ -141,7 +141,7 @@ class UrlStorage:
                 self.filesystem.pipe_file(path, content)
 
     def remove(self, name: str) -> None:
-        """Remove an object, or all whose names begin with this folder."""
+        """Remove an object, or all objects below this folder."""
         with _reaching(f"{self.url}/{name}", "removed", Exception):
             self.filesystem.invalidate_cache()
             try:
@@ -162,7 +162,7 @@ class UrlStorage:
 
 @contextmanager
 def _reaching(where: str, done: str, faults: type[Exception]) -> Iterator[None]:
-    """Turn what goes wrong with a storage into a MachineError."""
+    """Replace a storage's errors, in a `with` block, by a `MachineError` that says what failed."""
     try:
         yield
     except faults as error:

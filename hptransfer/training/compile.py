@@ -1,8 +1,8 @@
 """Regional compilation: one compiled function per kind of block, whatever the model's depth.
 
-Blocks of one kind share a function whose arguments are their parameters, so it is compiled once
-for all depths and all packs of a shape; torch keeps what it compiled on disk between processes.
-Compiling a whole training step instead takes minutes.
+Blocks of one kind share a function whose arguments are the blocks' parameters, so that it is
+compiled once for all depths and for all packs of a shape. Torch keeps compiled code on disk between
+processes. Compiling a whole training step instead takes minutes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ from torch.func import functional_call
 
 from hptransfer.errors import UserError
 
-# Shapes that one function may be compiled for in one process; torch's own 8 would silently run
-# the ninth width of a sweep uncompiled.
+# Shapes that one function may be compiled for in one process. Torch's default of 8 would silently
+# leave the ninth width of a sweep uncompiled.
 MOST_SHAPES = 512
 
-COMPILERS = ("g++", "clang++", "gcc", "clang")
+COMPILERS = ("g++", "clang++", "gcc", "clang")  # commands, one of which torch.compile needs
 
 _BY_KIND: dict[Hashable, Callable[..., Any]] = {}
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function compiled whole for every shape it is called with; no part runs eagerly."""
+    """Return a function that is compiled as a whole for every shape it is called with.
+
+    Raises:
+        UserError: there is no C++ compiler.
+    """
     _require_compiler()
     torch._dynamo.config.recompile_limit = MOST_SHAPES
     torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES
@@ -41,8 +45,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def refuse_uncompilable(name: str) -> Iterator[None]:
-    """Say in a sentence that a model of the user's own cannot be compiled, in a `with` block."""
-    from torch._dynamo.exc import TorchDynamoException  # dear, and needed here only
+    """Raise a `UserError` if the custom model `name` cannot be compiled, in a `with` block."""
+    from torch._dynamo.exc import TorchDynamoException  # slow to import, and needed only here
 
     try:
         yield
@@ -64,14 +68,14 @@ def _require_compiler() -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Let every block in the model's lists of blocks run as the compiled function of its kind."""
+    """Replace the forward of every block in an `nn.ModuleList` by its kind's compiled function."""
     for blocks in [child for child in model.modules() if isinstance(child, nn.ModuleList)]:
         for block in blocks:
             block.forward = partial(_run, block, _function_of(block))
 
 
 def _run(block: nn.Module, function: Callable[..., Any], *arguments: Tensor) -> Any:
-    """Call a block's function with the tensors it has now, stacked ones in a functional call."""
+    """Call a block's function with its present tensors, which a functional call may replace."""
     tensors = {
         **dict(block.named_parameters(remove_duplicate=False)),
         **dict(block.named_buffers(remove_duplicate=False)),
@@ -82,13 +86,13 @@ def _run(block: nn.Module, function: Callable[..., Any], *arguments: Tensor) -> 
 def _function_of(block: nn.Module) -> Callable[..., Any]:
     kind = block_kind(block)
     if kind not in _BY_KIND:
-        own = copy.deepcopy(block).to("meta")  # its structure alone: tensors are arguments
+        own = copy.deepcopy(block).to("meta")  # the structure only: tensors are arguments
         _BY_KIND[kind] = compiled(partial(functional_call, own))
     return _BY_KIND[kind]
 
 
 def block_kind(block: nn.Module) -> Hashable:
-    """Return what two blocks must share to be one function: classes and plain attributes."""
+    """Return the classes and plain attributes that blocks of one compiled function share."""
     plain = (int, float, bool, str, tuple, type(None))
     return tuple(
         (name, type(child), *sorted((k, v) for k, v in vars(child).items() if isinstance(v, plain)))

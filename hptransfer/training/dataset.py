@@ -1,4 +1,4 @@
-"""The data set that a trial trains on."""
+"""The loading of the data set that a trial trains on."""
 
 from __future__ import annotations
 

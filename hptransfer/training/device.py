@@ -1,4 +1,4 @@
-"""The device that trains: which one a config asks for, and what to do where its memory ends."""
+"""The device that a runtime names, its hardware, and errors of its memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hptransfer.errors import MachineError, UserError
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether a device's memory ran out: torch's own error, or one that it led to.
+    """Whether an error, or the error that caused it, says that a device's memory ran out.
 
-    Raised while a CUDA graph is captured it reaches us as the context of the capture's own error.
+    While a CUDA graph is captured, the out-of-memory error is the context of the capture's error.
     """
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
@@ -25,14 +25,14 @@ def is_out_of_memory(error: BaseException | None) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what nothing refers to any more."""
+    """Free the memory of objects that nothing refers to."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:
-    """Build the error of a single trial that does not fit into a device's memory."""
+    """Return the error of a single trial that does not fit into a device's memory."""
     layout, budget = config.data.layout, config.budget
     patch = getattr(config.model, "patch_size", 1)
     memory = ""
@@ -48,7 +48,11 @@ def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:
 
 
 def torch_device(runtime: RuntimeConfig) -> torch.device:
-    """Return the runtime's device, or say that it is not there."""
+    """Return the runtime's device.
+
+    Raises:
+        UserError: torch does not see that device.
+    """
     if runtime.device.split(":")[0] not in ("cpu", "cuda"):
         raise UserError(
             f"`runtime.device` must be cpu, cuda or cuda:N, but got {runtime.device!r}."

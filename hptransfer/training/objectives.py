@@ -1,7 +1,7 @@
 """Noising paths, regression targets and losses: pure functions of tensors.
 
-`noised` turns a sample, a noise and a uniform draw into what the model sees, the timestep it is
-told (0 to 1000) and what it must predict; `objective_loss` scores the prediction.
+`noised` turns a sample, a noise and a uniform draw into the model's input, the timestep of its
+embedding (0 to 1000) and the regression target. `objective_loss` scores a prediction.
 """
 
 from __future__ import annotations
@@ -19,18 +19,16 @@ from hptransfer.config.choices import BetaSchedule, TimestepSampling
 
 
 class Noised(NamedTuple):
-    """The noised sample x (..., C, H, W), the timestep for the embedding (...,), the regression
-    target (..., C, H, W), and the clean sample.
-    """
+    """Noised samples, and what a prediction of them is compared with."""
 
-    x: Tensor
-    t: Tensor
-    target: Tensor
-    clean: Tensor
+    x: Tensor  # (..., C, H, W): the noised sample, the model's input
+    t: Tensor  # (...,): the timestep of the embedding, 0 to 1000
+    target: Tensor  # (..., C, H, W): the regression target
+    clean: Tensor  # (..., C, H, W): the sample without noise
 
 
 def noised(objective: ObjectiveConfig, x: Tensor, noise: Tensor, u: Tensor) -> Noised:
-    """Noise x (..., C, H, W) with `noise` of its shape at quantile u (...,) of the time axis."""
+    """Return x (..., C, H, W) noised with `noise` of equal shape at quantile u (...,) of time."""
     match objective:
         case RectifiedFlowConfig():
             # arXiv 2209.03003, Eq. 1, with t = 1 at the noise; the embedding is fed 1000·t.
@@ -56,8 +54,8 @@ def _per_image(values: Tensor) -> Tensor:
 def flow_times(objective: RectifiedFlowConfig, u: Tensor) -> Tensor:
     """Return the times in [0, 1] at quantiles u (...,), increasing in u (arXiv 2403.03206, Eq. 19).
 
-    No quantile needs a guard: u = 0 has normal quantile -∞ and so t = 0, data without noise, as it
-    has for uniform times.
+    The quantile u = 0 needs no guard: its normal quantile is -∞, so that t = 0, which is data
+    without noise, as for uniform times.
     """
     match objective.timesteps:
         case TimestepSampling.uniform:
@@ -68,14 +66,16 @@ def flow_times(objective: RectifiedFlowConfig, u: Tensor) -> Tensor:
 
 
 def vp_scales(objective: VPConfig, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the signal's and the noise's scale at times t (...,) in [0, 1]."""
+    """Return the scales of signal and noise (...,) at times t (...,) in [0, 1] (arXiv 2011.13456,
+    Appendix C).
+    """
     growth = objective.beta_max - objective.beta_min
     log_alpha = -0.25 * growth * t.square() - 0.5 * objective.beta_min * t
     return log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt()
 
 
 def alphas_cumprod(objective: DDPMConfig) -> Tensor:
-    """The signal's share of the variance after each step: (timesteps,), in float64."""
+    """Return the signal's share of the variance after each step: (timesteps,), in float64."""
     return (1 - _betas(objective)).cumprod(0)
 
 
@@ -86,20 +86,20 @@ def _betas(objective: DDPMConfig) -> Tensor:
 
 
 class _Schedule(NamedTuple):
-    """Tables by step (timesteps,), in float32."""
+    """A variance schedule as tables by step, in float32."""
 
-    signal: Tensor  # the signal's share of the variance
+    signal: Tensor  # (timesteps,): the signal's share of the variance
     variances: Tensor  # (2, timesteps): the logarithms of β̃ and β
-    mean_scale: Tensor  # of the posterior mean's error over the predicted noise's
+    mean_scale: Tensor  # (timesteps,): error of the posterior mean over error of predicted noise
 
 
 @lru_cache(maxsize=8)
 def _schedule(objective: DDPMConfig, device: torch.device) -> _Schedule:
-    """Tabulate a schedule (arXiv 2006.11239, Eq. 7 and 11) on a device, once."""
+    """Return the tables of a schedule (arXiv 2006.11239, Eq. 7 and 11) on a device."""
     beta, signal = _betas(objective), alphas_cumprod(objective)
     before = torch.cat([torch.ones(1, dtype=torch.float64), signal[:-1]])
     posterior = beta * (1 - before) / (1 - signal)
-    posterior[0] = posterior[1]  # that of the first step is zero, which has no logarithm
+    posterior[0] = posterior[1]  # the first step's variance is zero, which has no logarithm
     tables = (
         signal,
         torch.stack([posterior.log(), beta.log()]),
@@ -115,11 +115,13 @@ def objective_loss(
     terms: Callable[[BoundInputs], Tensor] | None = None,
     weight: float | Tensor | None = None,
 ) -> Tensor:
-    """Return the loss of a prediction (..., B, C, H, W), over batch and pixels: (...,).
+    """Return the loss of a prediction (..., B, C, H, W), averaged over batch and pixels: (...,).
 
-    A prediction of twice the target's channels has a learned variance in its second half. `terms`
-    computes its bound: `bound_terms` unless given. `weight` (...,) is the bound's weight, times
-    the number of steps; the objective's unless given.
+    A prediction of twice the target's channels has a learned variance in its second half.
+
+    Args:
+        terms: computes each sample's term of the variance's bound; `bound_terms` if None.
+        weight: the bound's weight (...,) times the number of timesteps; the objective's if None.
     """
     if prediction.shape[-3] == at.target.shape[-3]:
         return squared_error(prediction, at.target)
@@ -133,17 +135,17 @@ def objective_loss(
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error over batch and pixels of (..., B, C, H, W): (...,)."""
+    """Return the mean squared error of (..., B, C, H, W) over batch and pixels: (...,)."""
     return (prediction - target).square().mean((-4, -3, -2, -1))
 
 
 class BoundInputs(NamedTuple):
-    """What a sample's term of the bound is made of: all broadcast to (..., C, H, W)."""
+    """The inputs of a sample's term of the bound; all broadcast to (..., C, H, W)."""
 
     error: Tensor  # true minus predicted posterior mean; of the data at step 0
     low: Tensor  # log β̃
     log_variance: Tensor  # predicted
-    clean: Tensor
+    clean: Tensor  # the sample without noise
     first: Tensor  # (..., 1, 1, 1): whether the step is 0, whose term is the data's likelihood
 
 
@@ -156,8 +158,9 @@ def variational_bound(
 ) -> Tensor:
     """Return each sample's term of the variational bound, in bits per dimension: (...,).
 
-    `noise` and `fraction` (..., C, H, W) are predicted; a fraction of -1 is the variance β̃ and of
-    1 is β, in between logarithmically (arXiv 2102.09672, Eq. 15, with v = (1 + fraction)/2).
+    `noise` and `fraction` (..., C, H, W) are predictions. A fraction of -1 means the variance β̃, 1
+    means β, and values between are interpolated logarithmically (arXiv 2102.09672, Eq. 15, with
+    v = (1 + fraction)/2).
     """
     step, schedule = at.t.long(), _schedule(objective, noise.device)
     low, high = (_per_image(table[step]) for table in schedule.variances)
@@ -169,7 +172,7 @@ def variational_bound(
 
 
 def bound_terms(inputs: BoundInputs) -> Tensor:
-    """Return the terms in nats (...,). The likelihood is dear, so it is that of few samples."""
+    """Return the terms in nats (...,); the expensive likelihood is computed at step 0 only."""
     error, low, log_variance, clean, first = inputs
     nats = gaussian_kl(error, low, log_variance).mean((-3, -2, -1))
     few = first[..., 0, 0, 0].expand(nats.shape).nonzero(as_tuple=True)
@@ -178,9 +181,13 @@ def bound_terms(inputs: BoundInputs) -> Tensor:
 
 
 def bound_terms_of_fixed_shape(inputs: BoundInputs) -> Tensor:
-    """Return the same by the same operations whatever the steps are, as capturing them needs."""
+    """Return the terms of `bound_terms` by operations that do not depend on the steps.
+
+    Compiled and captured code needs fixed shapes, so the likelihood is computed for all samples.
+    """
     error, low, log_variance, clean, first = inputs
-    # Where the likelihood is not wanted it is that of harmless values: 0 times infinity is NaN.
+    # Where the likelihood is not used it is computed from zeros: an infinite one, although not
+    # used, would make the gradient NaN.
     decoded = discretised_nll(
         clean, torch.where(first, error, 0.0), torch.where(first, log_variance, 0.0)
     )
@@ -202,10 +209,10 @@ def discretised_nll(clean: Tensor, error: Tensor, log_variance: Tensor) -> Tenso
     precision = torch.exp(-0.5 * log_variance)
     above = torch.special.log_ndtr((error + 1 / 255) * precision)
     below = torch.special.log_ndtr(-(error - 1 / 255) * precision)
-    # Both edges on the lower tail's side, where the difference of the two masses is exact.
+    # Both edges are mirrored to the lower tail, where the difference of the two masses is exact.
     near, far = ((edge - error.abs()) * precision for edge in (1 / 255, -1 / 255))
     log_near = torch.special.log_ndtr(near)
     inside = log_near + torch.log(-torch.expm1(torch.special.log_ndtr(far) - log_near))
-    # Levels are 2/255 apart: half of that tells an outermost one from its neighbour.
+    # Levels are 2/255 apart: half of that distinguishes an outermost level from its neighbour.
     edge = 1 - 1 / 255
     return -torch.where(clean < -edge, above, torch.where(clean > edge, below, inside))

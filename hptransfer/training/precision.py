@@ -1,4 +1,4 @@
-"""In which arithmetic trials are trained: what their precision and the device decide."""
+"""The arithmetic of training, as a trial's precision and the device decide it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from hptransfer.training.objectives import BoundInputs, bound_terms, bound_terms
 
 @contextmanager
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Allow TF32 as a precision says, and let a GPU sum in the same order every time, for forward
-    and backward in a `with` block.
+    """Set a GPU's arithmetic for forward and backward in a `with` block; a CPU needs nothing.
+
+    TF32 products are allowed as the precision says, and sums are taken in the same order in every
+    run.
     """
     if device.type == "cpu":
         yield
@@ -46,13 +48,13 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """Cast a forward's products to bfloat16 where the precision says so."""
+    """Return the context in which products are bfloat16, if the precision is bf16."""
     enabled = precision is Precision.bf16
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
 
 
 def bound_terms_on(device: torch.device, runtime: RuntimeConfig) -> Callable[[BoundInputs], Tensor]:
-    """Choose how a learned variance's bound is computed: of fixed shape but on an eager CPU."""
+    """Return the function of a learned variance's bound: of fixed shape but on an eager CPU."""
     if runtime.compiled:
         return compiled(bound_terms_of_fixed_shape)
     return bound_terms if device.type == "cpu" else bound_terms_of_fixed_shape

@@ -45,8 +45,9 @@ def test_a_pack_cut_off_at_any_report_ends_with_the_same_bits(
     trials = varied("dit", steps=STEPS, weights=weights, ema_fraction=0.5)
     for member, step in zip((1, 3), deaths, strict=False):
         with_death(member, step, monkeypatch)
-    expected = told(run_pack(trials, RUNTIME))
-    died = [result for result in run_pack(trials, RUNTIME) if result.status is Status.diverged]
+    whole = run_pack(trials, RUNTIME)
+    expected = told(whole)
+    died = [result for result in whole if result.status is Status.diverged]
     assert [result.diverged_at_step for result in died] == list(deaths)
     for report in range(STEPS):
         checkpoints = CheckpointConfig(str(tmp_path / f"{report}"), every_s=0.0)

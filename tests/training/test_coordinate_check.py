@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 from typing import Any
 
 import pytest
@@ -35,8 +36,9 @@ WIDTHS = (24, 48, 96)
 CENTRAL = -6.5
 
 
-def checked(base: TrialConfig) -> dict:
-    return coordinate_check(base, WIDTHS, CENTRAL, RuntimeConfig())
+@cache
+def checked(base: TrialConfig, widths: tuple[int, ...] = WIDTHS) -> dict[str, Any]:
+    return coordinate_check(base, widths, CENTRAL, RuntimeConfig())
 
 
 @pytest.mark.parametrize("init", [Init.paper, Init.adaln_zero])
@@ -51,13 +53,13 @@ def test_mup_passes(init: Init) -> None:
 @pytest.mark.parametrize("scaling", [Scaling.standard, Scaling.standard_embed])
 def test_standard_fails(scaling: Scaling) -> None:
     base = dataclasses.replace(BASE, parametrization=ParametrizationConfig(scaling=scaling))
-    assert checked(base)["verdict"] == "fail"
+    assert checked(base, (24, 48))["verdict"] == "fail"
 
 
 @pytest.mark.parametrize("broken", [b for b in Broken if b is not Broken.none])
 def test_broken_mup_fails_and_names_a_module(broken: Broken) -> None:
     base = dataclasses.replace(BASE, parametrization=ParametrizationConfig(broken=broken))
-    answer = checked(base)
+    answer = checked(base, (24, 48))
     assert answer["verdict"] == "fail"
     assert abs(answer["worst"]["slope"]) > 0.2
     assert answer["worst"]["module"]
@@ -73,7 +75,7 @@ def test_exact_zeros_are_listed_and_left_out() -> None:
 
 
 def test_a_rate_too_low_to_tell_does_not_pass() -> None:
-    answer = coordinate_check(BASE, WIDTHS, -16.0, RuntimeConfig())
+    answer = coordinate_check(BASE, (24, 48), -16.0, RuntimeConfig())
     assert answer["verdict"] == "fail"
     assert "check at a higher rate" in answer["warnings"][0]
 
@@ -142,12 +144,15 @@ FAMILIES = [
 families = pytest.mark.parametrize("model", FAMILIES, ids=lambda model: model.family)
 
 
+FOUR_DOUBLINGS = pytest.param((16, 32, 64, 128, 256), marks=pytest.mark.slow, id="four")
+
+
 @families
-def test_every_family_passes_over_four_doublings(model: ModelConfig) -> None:
-    widths = (16, 32, 64, 128, 256)
-    answer = coordinate_check(
-        dataclasses.replace(BASE, model=model), widths, CENTRAL, RuntimeConfig()
-    )
+@pytest.mark.parametrize("widths", [pytest.param((16, 32, 64), id="two"), FOUR_DOUBLINGS])
+def test_every_family_passes_over_doublings_of_its_width(
+    model: ModelConfig, widths: tuple[int, ...]
+) -> None:
+    answer = checked(dataclasses.replace(BASE, model=model), widths)
     assert answer["verdict"] == "pass" and answer["loss_drop"] >= 0.05
     modules = {slope["module"] for slope in answer["slopes"]}
     last = "out_blocks.0" if model.family == "uvit" else "blocks.1"
@@ -159,7 +164,7 @@ def test_every_family_passes_over_four_doublings(model: ModelConfig) -> None:
 def test_every_family_fails_under_the_standard_parametrization(model: ModelConfig) -> None:
     standard = ParametrizationConfig(scaling=Scaling.standard)
     base = dataclasses.replace(BASE, model=model, parametrization=standard)
-    answer = coordinate_check(base, (16, 32, 64), CENTRAL, RuntimeConfig())
+    answer = checked(base, (16, 32))
     assert answer["verdict"] == "fail" and abs(answer["worst"]["slope"]) > 0.5
 
 
@@ -168,10 +173,11 @@ def test_a_readout_that_starts_random_may_shrink_but_not_grow() -> None:
     base = dataclasses.replace(BASE, model=model, init=Init.original)
 
     def at_init(config: TrialConfig) -> dict:
-        slopes = coordinate_check(config, (16, 32, 64), CENTRAL, RuntimeConfig())["slopes"]
+        slopes = checked(config, (16, 64))["slopes"]
         return next(s for s in slopes if (s["module"], s["quantity"]) == ("decoder_pred", "init"))
 
-    assert at_init(base)["ok"] and -0.7 < at_init(base)["slope"] < -0.3
+    sound = at_init(base)
+    assert sound["ok"] and -0.7 < sound["slope"] < -0.3
     twice = ParametrizationConfig(broken=Broken.readout_twice)
     assert not at_init(dataclasses.replace(base, parametrization=twice))["ok"]
 

@@ -12,8 +12,8 @@ import torch
 from hptransfer.config import BudgetConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Weights
 from hptransfer.data import load_data
-from hptransfer.training import evaluation
 from hptransfer.training.evaluation import evaluation_batches
+from hptransfer.training.packs import evaluation
 from hptransfer.training.packs.evaluation import validation_loss
 from hptransfer.training.packs.loop import Report
 from hptransfer.training.packs.pack import Pack

@@ -1,8 +1,8 @@
-"""From a model config to a plain `nn.Module`, and to the way its parameters start.
+"""The model families: from a model config to an `nn.Module` and its parameters' initialisation.
 
-A model's `forward(x, t, *condition)` takes images, timesteps (0 to 1000) and the condition: labels,
-or a caption's tokens, mask and pooled features. It only wires its children; a family adds one
-file here and one line in `_FAMILIES`. A model of the user's own brings its initialisation along.
+A model's `forward(x, t, *condition)` takes images (..., B, C, H, W), timesteps (..., B) from 0 to
+1000, and the condition: labels, or a caption's tokens, mask and pooled features. A family is one
+module here and one line in `_FAMILIES`. A custom model brings its initialisation along.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FAMILIES: dict[type[ModelConfig], tuple[type[nn.Module], ModuleType]] = {
 
 
 def build_architecture(model: ModelConfig, layout: Layout) -> nn.Module:
-    """Build a model on the current default device, in its code's own initialisation."""
+    """Return a model on the current default device, initialised as its own code does."""
     if isinstance(model, CustomConfig):
         return custom.build_custom_model(model)
     build, _ = _family(model)
@@ -42,7 +42,7 @@ def build_architecture(model: ModelConfig, layout: Layout) -> nn.Module:
 
 
 def initializer(model: ModelConfig, layout: Layout, name: str, init: Init) -> Initializer:
-    """Say how the parameter `name` of a family starts."""
+    """Return the initialiser of the parameter `name` of a family."""
     _, module = _family(model)
     return module.initializer(model, layout, name, init)
 
@@ -55,7 +55,7 @@ def _family(model: ModelConfig) -> tuple[type[nn.Module], ModuleType]:
 
 
 def empty_batch(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[Tensor, ...]:
-    """Return uninitialised arguments of a model's forward, on the current default device."""
+    """Return uninitialised arguments (B, ...) of a forward, on the current default device."""
     size = layout.image_size
     x = torch.empty(batch_size, layout.channels, size, size)
     t = torch.empty(batch_size)

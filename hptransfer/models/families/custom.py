@@ -1,8 +1,8 @@
-"""A model of the user's own: a function `width -> nn.Module`, named as package.module:function.
+"""Custom models: the user's function `width -> nn.Module`, named as package.module:function.
 
-The function draws its weights from torch's global generator, which is set for it and put back. What
-the model must be, to be scaled by µP and trained along a trial axis, is checked once, on the model
-of the base width.
+The function draws its weights from torch's global generator, which is seeded before the call and
+restored after it. Whether a model can be scaled by µP and trained along a trial axis is checked
+once, on the model of the base width.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from hptransfer.config.choices import Conditioning
 from hptransfer.errors import UserError, require
 from hptransfer.system.random_streams import torch_generator
 
-_MOST_DIMENSIONS = 4
+_MOST_DIMENSIONS = 4  # of a parameter: the weight of a 2-D convolution
 
 
 def build_custom_model(config: CustomConfig, stream: torch.Generator | None = None) -> nn.Module:
-    """Build the model at the config's width in eval mode, on the current default device.
+    """Return the model at the config's width in eval mode, on the current default device.
 
-    The factory draws as `stream`'s seed says; without one, as the seed of trial 0 does.
+    The factory draws from the seed of `stream`, or from that of trial seed 0.
+
+    Raises:
+        UserError: the factory cannot be imported, raises, or returns something else than a module.
     """
     stream = torch_generator(0, "init") if stream is None else stream
     with torch.random.fork_rng(devices=[]):
@@ -52,7 +55,7 @@ def _made(config: CustomConfig) -> nn.Module:
         raise
     except (Exception, SystemExit) as error:
         if torch.get_default_device().type == "meta":
-            # A factory that reads a value as it builds needs storage; its shapes are the same.
+            # A factory that reads a tensor's value needs storage; shapes are the same on a CPU.
             with torch.device("cpu"):
                 return _made(config)
         raise UserError(
@@ -69,7 +72,7 @@ def _made(config: CustomConfig) -> nn.Module:
 
 @cache
 def _factory(name: str) -> Callable[[int], Any]:
-    """Import a factory; modules in the current folder are found as `python -m` finds them."""
+    """Return the function of that name; modules are looked for in the current folder, too."""
     require(
         re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None,
         "`model.factory` must name the function that builds your model from a width, as "
@@ -81,7 +84,7 @@ def _factory(name: str) -> Callable[[int], Any]:
         sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
-        # What a module draws or keeps as it is imported is no trial's, and has storage.
+        # An import must neither use the trial's random numbers nor create tensors without storage.
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
@@ -108,10 +111,10 @@ def _named(error: BaseException) -> str:
 
 @contextmanager
 def packable_attention() -> Iterator[None]:
-    """Run torch's attention as plain matrix products in a `with` block.
+    """Let torch compute attention by plain matrix products in a `with` block.
 
-    `vmap` has no rule for the fused kernels and loops over the trials, and torch's fused encoder
-    layer, which eval mode chooses, has no backward.
+    For the fused kernels `vmap` has no rule and would loop over the trials. Torch's fused encoder
+    layer, which is used in eval mode, has no backward.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -124,7 +127,7 @@ def packable_attention() -> Iterator[None]:
 
 @cache
 def require_usable(config: CustomConfig, layout: Layout) -> None:
-    """Refuse a model that cannot be scaled or packed: its parameters, then its forward."""
+    """Raise a `UserError` if a model's parameters or its forward cannot be scaled or packed."""
     with torch.device("cpu"):
         model, again = (build_custom_model(config) for _ in range(2))
         _require_parameters(model, config)
@@ -182,7 +185,7 @@ def _require_untied(model: nn.Module) -> None:
 
 
 def _example(config: CustomConfig, layout: Layout) -> tuple[Tensor, ...]:
-    """Return arguments of a forward for two samples; the second's condition is the null one."""
+    """Return arguments of a forward for two samples, the second with the null condition."""
     stream = torch_generator(0, "example")
 
     def normal(*shape: int) -> Tensor:
@@ -218,6 +221,7 @@ def _require_forward(model: nn.Module, config: CustomConfig, example: Sequence[T
     _require_packable(model, config, example, output)
 
 
+# The condition in the words of an error, by kind.
 _SAID = {
     Conditioning.none: "empty (model.condition=none)",
     Conditioning.label: "labels (B,), where the null label is the number of classes",
@@ -228,7 +232,7 @@ _SAID = {
 def _require_packable(
     model: nn.Module, config: CustomConfig, example: Sequence[Tensor], output: Tensor
 ) -> None:
-    """Refuse a model that cannot be mapped over trials, or whose output then differs."""
+    """Refuse a model that `vmap` cannot map over trials, or whose output then differs."""
     tensors = {
         name: torch.stack([value.detach()] * 2).requires_grad_()
         for name, value in model.requires_grad_(False).named_parameters()
@@ -255,7 +259,7 @@ def _require_packable(
 
 
 def _require_own_device(empty: nn.Module, config: CustomConfig, example: Sequence[Tensor]) -> None:
-    """Refuse a model whose tensors are not where its inputs are: FLOPs are counted on meta."""
+    """Refuse a model that does not run on the meta device, on which FLOPs are counted."""
     try:
         empty(*(part.to("meta") for part in example))
     except Exception as error:
@@ -268,7 +272,7 @@ def _require_own_device(empty: nn.Module, config: CustomConfig, example: Sequenc
 
 @cache
 def require_called(config: CustomConfig, layout: Layout, modules: tuple[str, ...]) -> None:
-    """Refuse readouts whose input a hook cannot scale, since the model never calls them."""
+    """Raise a `UserError` if a readout is not called as a module, so that no hook can scale it."""
     with torch.device("cpu"):
         model = build_custom_model(config)
         called: set[str] = set()

@@ -1,4 +1,4 @@
-"""DiT: diffusion transformer with adaptive layer norm (arXiv 2212.09748, Section 3.2).
+"""DiT, the diffusion transformer with adaptive layer norm (arXiv 2212.09748, Section 3.2).
 
 Parameter names, shapes and counts are those of the released models.
 """
@@ -46,7 +46,7 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """Predict the target for images x (..., C, H, W), timesteps t (...,) and labels y (...,)."""
+    """The model: images x (..., C, H, W), timesteps t (...,), labels y (...,) to predictions."""
 
     pos_embed: Tensor
 
@@ -71,8 +71,10 @@ class DiT(nn.Module):
 
 
 def initializer(config: DiTConfig, layout: Layout, name: str, init: Init) -> Initializer:
-    """Say how a parameter starts: that of arXiv 2505.15270 (`paper`), the same with adaLN zero
-    (`adaln_zero`), or the released models' (`original`).
+    """Return the initialiser of a parameter.
+
+    `paper` is that of arXiv 2505.15270, `adaln_zero` the same with zero adaptive norms, `original`
+    that of the released models.
     """
     if name.endswith(".bias") or name == "final_layer.linear.weight":
         return ZERO

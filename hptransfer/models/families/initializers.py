@@ -1,4 +1,4 @@
-"""How a single parameter starts, as data: a distribution and its std for a given shape."""
+"""Initialisers of single parameters: a distribution, and its std for a given shape."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ class Distribution(Enum):
 
 @dataclass(frozen=True)
 class Initializer:
-    """A distribution, with the std of those whose shape does not give it."""
+    """A distribution, with its std where the shape does not give it."""
 
     distribution: Distribution
-    given_std: float = 0.0
+    given_std: float = 0.0  # std of `normal` and `uniform`; the shape gives the others'
 
     def std(self, shape: Sequence[int]) -> float:
-        """The std for a weight of `shape` (fan_out, fan_in, *kernel), a kernel flattened into
-        fan_in as in a patch embedding.
+        """Return the std for a weight of `shape` (fan_out, fan_in, *kernel).
+
+        The kernel counts into the fan-in, as in a patch embedding.
         """
         match self.distribution:
             case Distribution.zero | Distribution.one:
@@ -47,7 +48,7 @@ class Initializer:
                 return math.sqrt(2.0 / (shape[0] + math.prod(shape[1:])))
 
     def draw(self, shape: Sequence[int], std: float, generator: torch.Generator) -> Tensor:
-        """Draw a float32 tensor of `shape` with this distribution's form and the given std."""
+        """Return a float32 tensor of `shape`, drawn from this distribution with the given std."""
         match self.distribution:
             case Distribution.zero:
                 return torch.zeros(tuple(shape))
@@ -68,5 +69,5 @@ XAVIER = Initializer(Distribution.xavier_uniform)
 
 
 def normal(std: float) -> Initializer:
-    """Return N(0, std²)."""
+    """Return the initialiser N(0, std²)."""
     return Initializer(Distribution.normal, std)

@@ -1,8 +1,8 @@
-"""Layers that the families share, with or without a trial axis.
+"""The layers that the families share, with or without a trial axis.
 
-Every layer takes its parameters as they are, or stacked along a leading trial axis (T, ...) for
-inputs that have one too: a model of these layers trains T trials as one program. Shapes are
-written with negative dimensions, so that what stands between the layers need not know.
+A layer's parameters are plain, or stacked along a leading trial axis (T, ...) for inputs with that
+axis: a model of these layers trains T trials as one program. Code between the layers indexes
+dimensions from the end, so that it works with and without a trial axis.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Keys from which a fused kernel is used. On a CPU two plain products take 0.85 of its time at 16
-# tokens and 1.3 times as long at 64.
+# Number of keys from which the fused attention kernel is used. On a CPU two plain matrix products
+# take 0.85 of the kernel's time at 16 keys, and 1.3 of it at 64.
 FUSED_TOKENS = 64
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention with scale 1/sqrt(head_dim); all tensors (..., B, heads, tokens, head_dim).
+    """Return softmax attention of q, k and v (..., B, heads, tokens, head_dim).
 
-    `mask` (..., tokens of k) is True where a key may be seen. The scale is a constant: the head
-    dimension never grows with width, so µP's 1/head_dim (arXiv 2203.03466, Definition 4.1) is not
-    needed.
+    `mask` (..., B, tokens of k) is True at keys that are used. The scale is 1/sqrt(head_dim): since
+    the head dimension does not grow with width, µP's 1/head_dim (arXiv 2203.03466, Definition 4.1)
+    would differ from it by a constant only.
     """
     if k.shape[-2] >= FUSED_TOKENS:
         seen = None if mask is None else mask[..., None, None, :].flatten(0, -4)
@@ -36,7 +36,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Apply weight (out, in) to x (..., in), or weights (T, out, in) to x (T, ..., in)."""
+    """Return weight (out, in) applied to x (..., in), or (T, out, in) to x (T, ..., in)."""
     if weight.ndim == 2:
         return F.linear(x, weight, bias)
     if len(weight) == 1:
@@ -44,7 +44,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     rows = x.flatten(1, -2)
     if bias is None:
         product = torch.bmm(rows, weight.mT)
-    elif torch.compiler.is_compiling():  # compiled, the sum is part of what follows it
+    elif torch.compiler.is_compiling():  # compiled code fuses the sum with what follows
         product = torch.bmm(rows, weight.mT)
         product = product + bias.to(product.dtype).unsqueeze(1)
     else:
@@ -53,7 +53,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def as_stacked(parameter: Tensor, x: Tensor) -> Tensor:
-    """Give stacked parameters (T, ...) the axes they lack to broadcast against x (T, ..., ...)."""
+    """Return stacked parameters (T, ...) with the axes that broadcast against x (T, ..., ...)."""
     missing = [1] * (x.ndim - parameter.ndim)
     return parameter.unflatten(0, (-1, *missing)) if missing else parameter
 
@@ -103,7 +103,7 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         assert self.bias is not None, "a stacked convolution has a bias"
         trials, stacked = len(self.weight), (x, self.weight, self.bias)
-        if trials == 1:  # a single group is another kernel, whose sums differ in their last bits
+        if trials == 1:  # one group uses another kernel, whose sums differ in the last bits
             stacked = tuple(torch.cat([part, part]) for part in stacked)
         x, weight, bias = stacked
         channels = x.transpose(0, 1).flatten(1, 2)  # B, T·C, H, W: a group of channels a trial
@@ -119,23 +119,23 @@ class Conv2d(nn.Conv2d):
 
 
 def split_heads(x: Tensor, parts: int, head_dim: int) -> tuple[Tensor, ...]:
-    """Cut (..., tokens, parts·heads·head_dim) into `parts` of (..., heads, tokens, head_dim)."""
+    """Split (..., tokens, parts·heads·head_dim) into `parts` of (..., heads, tokens, head_dim)."""
     x = x.unflatten(-1, (parts, -1, head_dim))  # ..., tokens, parts, heads, head_dim
     return x.movedim(-3, 0).transpose(-2, -3).unbind(0)
 
 
 def join_heads(x: Tensor) -> Tensor:
-    """Put (..., heads, tokens, head_dim) back to (..., tokens, heads·head_dim)."""
+    """Return (..., heads, tokens, head_dim) as (..., tokens, heads·head_dim)."""
     return x.transpose(-2, -3).flatten(-2)
 
 
 def norm(x: Tensor) -> Tensor:
-    """Layer norm over the last dimension without gain or bias, epsilon 1e-6."""
+    """Return the layer norm over the last dimension, without gain or bias, epsilon 1e-6."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Apply adaptive shift and scale (..., d) to tokens (..., tokens, d)."""
+    """Return tokens (..., tokens, d) with adaptive shift and scale (..., d) applied."""
     return x * (1 + scale.unsqueeze(-2)) + shift.unsqueeze(-2)
 
 
@@ -152,10 +152,9 @@ def timestep_waves(t: Tensor, dim: int) -> Tensor:
 
 
 def sincos_grid(size: int, dim: int) -> Tensor:
-    """Fixed 2-D positions of a size x size grid, (1, size², dim): columns first, then rows."""
-    if (
-        torch.get_default_device().type == "meta"
-    ):  # arithmetic there would import torch's decompositions
+    """Return fixed positions of a size x size grid (1, size², dim): columns first, then rows."""
+    # On the meta device arithmetic would import torch's decompositions, which is slow.
+    if torch.get_default_device().type == "meta":
         return torch.empty(1, size * size, dim)
     index = torch.arange(size, dtype=torch.float64)
     row, column = torch.meshgrid(index, index, indexing="ij")
@@ -165,7 +164,7 @@ def sincos_grid(size: int, dim: int) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image (..., C, H, W) into p x p patches and embed each: (..., tokens, d)."""
+    """Embedding of an image's p x p patches: (..., C, H, W) to (..., tokens, d)."""
 
     def __init__(self, patch_size: int, channels: int, width: int) -> None:
         super().__init__()
@@ -180,7 +179,7 @@ class PatchEmbed(nn.Module):
 
 
 class Unpatchify(nn.Module):
-    """Turn tokens (..., tokens, p·p·C) back into an image (..., C, H, W)."""
+    """Tokens (..., tokens, p·p·C) arranged as an image (..., C, H, W)."""
 
     def __init__(self, patch_size: int, channels: int) -> None:
         super().__init__()
@@ -194,7 +193,7 @@ class Unpatchify(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Embed timesteps (...,) of scale 0 to 1000: sine-cosine of 256, then a two-layer MLP."""
+    """Embedding of timesteps (...,) from 0 to 1000: 256 sines and cosines, then a two-layer MLP."""
 
     frequencies = 256
 
@@ -207,7 +206,7 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """Look labels (...,) up; the last row is the null class."""
+    """Table of label embeddings; the last row is the null label's."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
@@ -232,14 +231,14 @@ class Attention(nn.Module):
 
 
 def as_multiplier(multiplier: Tensor, x: Tensor) -> Tensor:
-    """Shape one factor (), or one per trial (T,), to multiply x (..., d)."""
+    """Return one multiplier (), or one per trial (T,), shaped to multiply x (..., d)."""
     return multiplier.view(-1, *[1] * (x.ndim - 1))
 
 
 class Residual(nn.Module):
-    """Add a branch to the stream, gated or not, times `multiplier`.
+    """Sum of the residual stream and a branch, gated or not, times `multiplier`.
 
-    The multiplier is depth scaling's r^-α (arXiv 2505.01618, Table 1), 1 where it is off.
+    The multiplier is depth scaling's r^-α (arXiv 2505.01618, Table 1), or 1 without it.
     """
 
     multiplier: Tensor
@@ -249,7 +248,7 @@ class Residual(nn.Module):
         self.register_buffer("multiplier", torch.ones(()), persistent=False)
 
     def forward(self, x: Tensor, branch: Tensor, gate: Tensor | None = None) -> Tensor:
-        """Add `branch` (..., tokens, d), times `gate` (..., d) if there is one, to x."""
+        """Return x plus `branch` (..., tokens, d), times `gate` (..., d) if there is one."""
         if gate is None:
             return x + as_multiplier(self.multiplier, branch) * branch
         return x + (as_multiplier(self.multiplier, gate) * gate).unsqueeze(-2) * branch
@@ -271,10 +270,10 @@ class Mlp(nn.Module):
 
 
 class Readout(Linear):
-    """A linear layer on `multiplier`·x: µP's output layer (arXiv 2203.03466, Table 8).
+    """A linear layer on `multiplier`·x, which is µP's output layer (arXiv 2203.03466, Table 8).
 
-    The multiplier (output scale over m) is a plain number in a buffer of its own, so it survives
-    copies, stacking and functional calls.
+    The multiplier (output scale over m) is a buffer, so that copies, stacked parameters and
+    functional calls keep it.
     """
 
     multiplier: Tensor
@@ -288,7 +287,7 @@ class Readout(Linear):
 
 
 class AdaptiveReadout(nn.Module):
-    """Modulated norm and readout to p·p·C values a token."""
+    """Modulated norm and readout to p·p·C values per token."""
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""MMDiT: captions and patches as two streams with weights of their own and joint attention.
+"""MMDiT: caption and patches as two streams with separate weights and joint attention.
 
 arXiv 2403.03206, Section 4. Parameter names, shapes and counts are those of the released models;
-width and depth are free of each other here.
+here width and depth are independent of each other.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class StreamAttention(nn.Module):
 
 
 class StreamBlock(nn.Module):
-    """One stream's half of a joint block. `pre_only` contributes keys and values, then ends."""
+    """One stream's half of a joint block; with `pre_only` it ends after its keys and values."""
 
     def __init__(self, config: MMDiTConfig, *, pre_only: bool) -> None:
         super().__init__()
@@ -75,20 +75,20 @@ class StreamBlock(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(d, parts * d))
 
     def before(self, x: Tensor, c: Tensor) -> tuple[Heads, tuple[Tensor, ...]]:
-        """Return the stream's heads, and the modulation left for `after`."""
+        """Return the stream's queries, keys and values, and the modulation that `after` needs."""
         parts = self.adaLN_modulation(c).chunk(2 if self.pre_only else 6, dim=-1)
         shift, scale, *rest = parts
         return self.attn.heads(modulate(norm(x), shift, scale)), tuple(rest)
 
     def after(self, x: Tensor, mixed: Tensor, rest: tuple[Tensor, ...]) -> Tensor:
-        """Return the stream after attention and MLP."""
+        """Return the stream (..., tokens, d) after attention and MLP."""
         gate1, shift, scale, gate2 = rest
         x = self.residual(x, self.attn.proj(mixed), gate1)
         return self.residual(x, self.mlp(modulate(norm(x), shift, scale)), gate2)
 
 
 class JointBlock(nn.Module):
-    """One softmax attention over caption and patch tokens; all else per stream."""
+    """A block with one attention over caption and patch tokens; all else is per stream."""
 
     def __init__(self, config: MMDiTConfig, *, pre_only: bool) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class JointBlock(nn.Module):
 
 
 class PooledEmbedder(nn.Module):
-    """Embed a caption's pooled features (..., A)."""
+    """Embedding of a caption's pooled features (..., A): a two-layer MLP."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -118,10 +118,10 @@ class PooledEmbedder(nn.Module):
 
 
 class MMDiT(nn.Module):
-    """Predict the target for images x (..., C, H, W), timesteps t (...,) and captions.
+    """The model: images x (..., C, H, W), timesteps t (...,) and captions to predictions.
 
-    A caption is tokens (..., L, K), whose mask is not used (padding is attended to, as in the
-    released models), and pooled features (..., A), used where the layout has them.
+    A caption is tokens (..., L, K), a mask, which is not used (padding is attended to, as in the
+    released models), and pooled features (..., A), used if the layout has them.
     """
 
     pos_embed: Tensor
@@ -155,7 +155,7 @@ class MMDiT(nn.Module):
         return self.unpatchify(self.final_layer(x, c))
 
     def _positions(self) -> Tensor:
-        """Return the centre of the stored position table."""
+        """Return the centre of the stored table of positions: (1, tokens, d)."""
         side = math.isqrt(self.pos_embed.shape[-2])
         first = (side - self.grid) // 2
         table = self.pos_embed.unflatten(-2, (side, side))
@@ -164,8 +164,10 @@ class MMDiT(nn.Module):
 
 
 def initializer(config: MMDiTConfig, layout: Layout, name: str, init: Init) -> Initializer:
-    """Say how a parameter starts: fan-in with a zero readout (`paper`), the same with the adaptive
-    norms zero (`adaln_zero`), or torch's own (`original`: the reference code states no other).
+    """Return the initialiser of a parameter.
+
+    `paper` is fan-in with a zero readout, `adaln_zero` the same with zero adaptive norms,
+    `original` torch's default, since the reference code states no other.
     """
     if "ln_q" in name or "ln_k" in name:
         return ONE

@@ -50,7 +50,10 @@ class CrossAttention(nn.Module):
 
 
 class PixArtBlock(nn.Module):
-    """Gated self-attention, cross-attention, gated MLP; the modulation is shared plus a table."""
+    """Gated self-attention, cross-attention and gated MLP.
+
+    The modulation is that shared by all blocks, plus the block's own table.
+    """
 
     def __init__(self, config: PixArtConfig) -> None:
         super().__init__()
@@ -70,7 +73,7 @@ class PixArtBlock(nn.Module):
 
 
 class CaptionEmbedder(nn.Module):
-    """Embed caption features (..., L, K); an all-masked caption becomes the null caption."""
+    """Embedding of caption features (..., L, K); an all-masked caption is the null caption."""
 
     y_embedding: Tensor
 
@@ -104,7 +107,7 @@ class FinalLayer(nn.Module):
 
 
 class PixArt(nn.Module):
-    """Predict the target for images x (..., C, H, W), timesteps t (...,) and captions.
+    """The model: images x (..., C, H, W), timesteps t (...,) and captions to predictions.
 
     A caption is tokens (..., L, K) and mask (..., L), True at real tokens; its pooled features are
     not used.
@@ -136,8 +139,10 @@ class PixArt(nn.Module):
 
 
 def initializer(config: PixArtConfig, layout: Layout, name: str, init: Init) -> Initializer:
-    """Say how a parameter starts: that of arXiv 2505.15270 (`paper`), the same with the blocks'
-    modulation zero (`adaln_zero`), or the released model's (`original`).
+    """Return the initialiser of a parameter.
+
+    `paper` is that of arXiv 2505.15270, `adaln_zero` the same with zero modulation of the blocks,
+    `original` that of the released model.
     """
     if name.endswith(".bias") or name == "final_layer.linear.weight" or "cross_attn.proj" in name:
         return ZERO

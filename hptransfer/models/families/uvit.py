@@ -37,7 +37,7 @@ from hptransfer.models.families.layers import (
 
 
 class UViTBlock(nn.Module):
-    """Pre-norm attention and MLP; a block of the second half first takes a skip in."""
+    """Pre-norm attention and MLP; a block of the second half first mixes in a long skip."""
 
     def __init__(self, config: UViTConfig, *, skip: bool) -> None:
         super().__init__()
@@ -58,10 +58,10 @@ class UViTBlock(nn.Module):
 
 
 class UViT(nn.Module):
-    """Predict the target for images x (..., C, H, W) and timesteps t (...,).
+    """The model: images x (..., C, H, W), timesteps t (...,) and a condition to predictions.
 
-    Further arguments: labels y (...,), or caption tokens (..., L, K) with their mask and pooled
-    features, of which only the tokens are used, as in the released text model.
+    The condition is labels (...,), or a caption's tokens (..., L, K), mask and pooled features, of
+    which only the tokens are used, as in the released text model.
     """
 
     def __init__(self, config: UViTConfig, layout: Layout) -> None:
@@ -118,8 +118,10 @@ def _condition_tokens(config: UViTConfig, layout: Layout) -> int:
 
 
 def initializer(config: UViTConfig, layout: Layout, name: str, init: Init) -> Initializer:
-    """Say how a parameter starts: fan-in with a zero readout (`paper`; there is no adaptive norm,
-    so `adaln_zero` is the same), or the released models' (`original`).
+    """Return the initialiser of a parameter.
+
+    `paper` is fan-in with a zero readout, `adaln_zero` the same since there is no adaptive norm,
+    `original` that of the released models.
     """
     if name == "pos_embed":
         return normal(0.02)

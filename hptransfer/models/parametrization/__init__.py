@@ -1,4 +1,4 @@
-"""µP and the standard parametrization, from a config to factors per parameter and models."""
+"""µP and the standard parametrization: factors of every parameter, models, optimizer groups."""
 
 from __future__ import annotations
 

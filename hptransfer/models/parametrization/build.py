@@ -1,4 +1,4 @@
-"""A trial's parametrization for any torch training loop: the model and its optimizer groups."""
+"""A trial's model and optimizer groups for any torch training loop."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from hptransfer.models.parametrization.rules import (
 
 
 def build_model(config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.hook) -> nn.Module:
-    """Build a trial's model, parametrized and initialised, ready to train in any loop.
+    """Return a trial's model, parametrized and initialised, ready to train in any loop.
 
-    With `readout="folded"` its forward has no width factor: `param_groups` must be told the same.
+    With `readout="folded"` the model's forward has no width factor, and `param_groups` must be
+    called with the same argument.
 
     Example:
         >>> config = hptransfer.load_trial("results/studies/quickstart/target.yaml")
@@ -53,10 +54,10 @@ def build_model(config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.ho
 def param_groups(
     model: nn.Module, config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.hook
 ) -> list[dict[str, object]]:
-    """Return groups for any torch optimizer with per-group lr, weight_decay and eps.
+    """Return parameter groups for any torch optimizer with lr, weight_decay and eps per group.
 
-    Multiply a schedule into each group's `lr`; an absolute value would undo the factors. Under
-    `WeightDecayMode.independent` the decay is λ per step at the base schedule.
+    A schedule must multiply each group's `lr`; an absolute value would undo the factors. Under
+    `WeightDecayMode.independent` a weight decays by the configured λ per step at multiplier 1.
 
     Example:
         >>> import torch

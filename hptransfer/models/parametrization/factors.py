@@ -1,4 +1,6 @@
-"""The rule: from a parameter's role and the width and depth ratios to every factor.
+"""The parametrization's rule: every factor of a parameter from its role and the model's ratios.
+
+m is the width over the base width, r the depth over the base depth.
 
 Table 8 of arXiv 2203.03466 for Adam, as arXiv 2505.15270 applies it to diffusion transformers;
 depth by Table 1 of arXiv 2505.01618 (CompleteP). Invariants: at m = r = 1 every factor is 1 in
@@ -15,21 +17,21 @@ from hptransfer.config.choices import Broken, EpsScaling, Scaling, WeightDecayMo
 
 
 class Role(Enum):
-    """What width does to a parameter: which of its dimensions grow."""
+    """The dimensions of a parameter that grow with width."""
 
-    input = "input"  # fan-out grows: embeddings, first layers
-    hidden = "hidden"  # both grow
-    output = "output"  # fan-in grows: the readout
+    input = "input"  # the fan-out grows: embeddings, first layers
+    hidden = "hidden"  # fan-in and fan-out grow
+    output = "output"  # the fan-in grows: the readout
     vector = "vector"  # biases and gains whose length grows
-    finite = "finite"  # nothing grows
+    finite = "finite"  # no dimension grows
 
 
 @dataclass(frozen=True)
 class Factors:
-    """What width multiplies, for one parameter."""
+    """The factors of one parameter, which multiply its hyperparameters and its layer's input."""
 
     lr: float
-    weight_decay: float  # of a coupled AdamW's λ, so that lr·λ follows `WeightDecayMode`
+    weight_decay: float  # of the λ of AdamW, which multiplies λ by lr
     eps: float
     forward: float  # of the layer's input
 
@@ -39,7 +41,7 @@ def role_factors(
 ) -> Factors:
     """Return the factors of a role at width ratio m (arXiv 2203.03466, Table 8, Adam).
 
-    `r` is the depth ratio for a parameter inside a residual block, and 1 for all others.
+    `r` is the depth ratio for a parameter inside a residual block, and must be 1 for all others.
     """
     mup = parametrization.scaling is Scaling.mup
     alpha = parametrization.depth_alpha
@@ -65,12 +67,12 @@ def coupled_weight_decay(config: TrialConfig) -> float:
 
 
 def branch_factor(r: float, parametrization: ParametrizationConfig) -> float:
-    """Return what multiplies every residual branch at depth ratio r (arXiv 2505.01618, Table 1)."""
+    """Return the multiplier of residual branches at depth ratio r (arXiv 2505.01618, Table 1)."""
     return r**-parametrization.depth_alpha if parametrization.scaling is Scaling.mup else 1.0
 
 
 def init_factor(role: Role, m: float, parametrization: ParametrizationConfig) -> float:
-    """Return how an initial std goes on from base width (arXiv 2203.03466, Table 8)."""
+    """Return the initial std over that at base width (arXiv 2203.03466, Table 8)."""
     hidden = parametrization.scaling is Scaling.mup and role is Role.hidden
     return m**-0.5 if hidden else 1.0
 

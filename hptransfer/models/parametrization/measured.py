@@ -1,8 +1,8 @@
-"""How a custom model's parameters start: measured at three widths, and mended where µP is broken.
+"""The initial stds of a custom model, measured at three widths and rescaled where µP needs it.
 
-Shapes tell a parameter's role, but not how the factory's standard deviation goes with width. So it
-is measured: the root mean square of the entries over several draws, and its exponent in width. µP
-wants -1/2 of hidden weights and 0 of all others (arXiv 2203.03466, Table 8).
+Shapes tell a parameter's role, but not how its initial std depends on width. So the std is measured
+as the root mean square (RMS) of the entries over several draws, at three widths, and an exponent in
+width is fitted. µP needs -1/2 for hidden weights and 0 for all others (arXiv 2203.03466, Table 8).
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from hptransfer.models.parametrization.factors import Role, init_factor
 from hptransfer.models.parametrization.roles import ShapedParameter, shaped_parameters
 from hptransfer.system.random_streams import torch_generator
 
-INIT_EXPONENT_TOLERANCE = 0.1  # of an exponent, beyond twice its standard error
-MEASURED_DRAWS = 16  # at the measured widths; beyond them, as many as give a vector as many entries
-_MULTIPLES = (1, 2, 4)  # of the base width
+INIT_EXPONENT_TOLERANCE = 0.1  # allowed error of an exponent, beside twice its standard error
+MEASURED_DRAWS = 16  # draws at the measured widths; at wider ones fewer, of as many entries
+_MULTIPLES = (1, 2, 4)  # measured widths, in multiples of the base width
 
 
 @dataclass(frozen=True)
 class MeasuredSpread:
-    """The root mean square of a parameter's entries over draws, and of how many entries."""
+    """The RMS of a parameter's entries over draws."""
 
     rms: float
-    entries: int
+    entries: int  # number of entries, of all draws
     constant: bool  # all entries of all draws are equal: a norm's gain, a zero bias
 
 
 @dataclass(frozen=True)
 class MeasuredInit:
-    """How a parameter starts at base width, and its measured exponent in width."""
+    """A parameter's initial spread at base width, and the measured exponent in width."""
 
     base: MeasuredSpread
-    exponent: float  # 0 for zeros
+    exponent: float  # 0 if all entries are zero
     error: float  # the exponent's standard error
 
 
 @cache
 def _spreads(model: CustomConfig, width: int) -> dict[str, MeasuredSpread]:
-    """Measure every trainable parameter at a width, the same whatever the trial's seed."""
+    """Return the measured spread of every trainable parameter at a width, for any trial seed."""
     draws = max(2, math.ceil(MEASURED_DRAWS * min(1.0, _MULTIPLES[-1] * model.base_width / width)))
     at_width = dataclasses.replace(model, width=width)
     seen: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
@@ -74,7 +74,7 @@ def _spread(rows: list[tuple[float, float, float]], size: int) -> MeasuredSpread
 
 @cache
 def measured_inits(model: CustomConfig) -> dict[str, MeasuredInit]:
-    """Measure how every parameter starts; `model` at its base width."""
+    """Return the measured initialisation of every parameter; `model` must have its base width."""
     multiples = np.log2(_MULTIPLES)
     spreads = [_spreads(model, multiple * model.base_width) for multiple in _MULTIPLES]
     return {name: _start(name, [s[name] for s in spreads], multiples) for name in spreads[0]}
@@ -98,7 +98,7 @@ def _start(name: str, spreads: list[MeasuredSpread], log2_widths: np.ndarray) ->
 
 
 def wanted_exponent(role: Role) -> float:
-    """Return the exponent in width that µP wants of a role's std."""
+    """Return the exponent in width that µP needs for the initial std of a role."""
     return math.log2(init_factor(role, 2.0, ParametrizationConfig()))
 
 
@@ -108,7 +108,7 @@ def _at_base(model: CustomConfig) -> CustomConfig:
 
 @cache
 def _breaking(model: CustomConfig, layout: Layout) -> dict[str, Role]:
-    """Return the parameters whose std does not go with width as µP wants."""
+    """Return the parameters whose std does not depend on width as µP needs, with their roles."""
     measured = measured_inits(_at_base(model))
     roles = {shaped.name: shaped.role for shaped in shaped_parameters(_at_base(model), layout)}
     return {name: role for name, role in roles.items() if _breaks_mup(measured[name], role)}
@@ -119,8 +119,12 @@ def _breaks_mup(start: MeasuredInit, role: Role) -> bool:
     return start.base.rms > 0 and off > INIT_EXPONENT_TOLERANCE + 2 * start.error
 
 
-def _to_mend(config: TrialConfig) -> dict[str, Role]:
-    """Return the parameters whose std is to be mended; refuse them where that is not wished."""
+def _to_rescale(config: TrialConfig) -> dict[str, Role]:
+    """Return the parameters to rescale, with their roles.
+
+    Raises:
+        UserError: there are some, but `model.rescale_init` is false.
+    """
     model = config.model
     assert isinstance(model, CustomConfig), "only a custom model is measured"
     if config.parametrization.scaling is not Scaling.mup:
@@ -140,11 +144,11 @@ def _to_mend(config: TrialConfig) -> dict[str, Role]:
 
 
 def measured_std(config: TrialConfig, shaped: ShapedParameter) -> float:
-    """Return a parameter's std at the trial's width: the base's, continued by its exponent."""
+    """Return a parameter's std at the trial's width: that at base width, scaled by its exponent."""
     assert isinstance(config.model, CustomConfig), "only a custom model is measured"
     start = measured_inits(_at_base(config.model))[shaped.name]
     scale = 1.0 if start.base.constant else config.parametrization.init_scale
-    if shaped.name in _to_mend(config):
+    if shaped.name in _to_rescale(config):
         growth = init_factor(shaped.role, shaped.width_mult, config.parametrization)
     else:
         growth = (config.model.width / config.model.base_width) ** start.exponent
@@ -152,7 +156,7 @@ def measured_std(config: TrialConfig, shaped: ShapedParameter) -> float:
 
 
 def drawn_parameters(config: TrialConfig) -> dict[str, Tensor]:
-    """Draw a custom model's parameters from its factory, stds mended under µP.
+    """Return a custom model's parameters as its factory draws them, rescaled where µP needs it.
 
     At base width they are the factory's own to the bit, in every parametrization.
     """
@@ -175,7 +179,7 @@ def _draw_multiplier(config: TrialConfig, shaped: ShapedParameter) -> float:
     assert isinstance(model, CustomConfig), "only a custom model has a factory"
     base = measured_inits(_at_base(model))[shaped.name].base
     scale = 1.0 if base.constant else config.parametrization.init_scale
-    if shaped.name not in _to_mend(config) or model.width == model.base_width:
+    if shaped.name not in _to_rescale(config) or model.width == model.base_width:
         return scale
     wanted = base.rms * init_factor(shaped.role, shaped.width_mult, config.parametrization)
     return scale * wanted / _spreads(_at_base(model), model.width)[shaped.name].rms

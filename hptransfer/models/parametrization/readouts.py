@@ -1,9 +1,9 @@
-"""Where a readout's factor acts: on the input of its layer, or folded into its weight.
+"""The two forms of a readout's factor: on the input of its layer, or folded into its weight.
 
 Under AdamW a layer on f·x with weight W and the same layer on x with weight f·W train alike if the
-second has f times the learning rate, and 1/f times the weight decay and epsilon: its gradient is
-1/f times the first's, and AdamW's step without epsilon does not see a gradient's scale (the
-abc-symmetry of arXiv 2011.14522, for Adam). A clipped global gradient norm does see it.
+second has f times the learning rate, and 1/f times the weight decay and epsilon. The second's
+gradient is 1/f times the first's, and AdamW's step without epsilon does not depend on a gradient's
+scale (the abc-symmetry of arXiv 2011.14522, for Adam). A clipped global gradient norm does.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from hptransfer.models.parametrization.rules import ParameterRule, parameter_rul
 
 
 class ReadoutForm(Enum):
-    """Where a readout's factor acts."""
+    """The form of a readout's factor."""
 
-    hook = "hook"  # on the input of the layer; weights are of one size at all widths
-    folded = "folded"  # in the weight, its rate, decay and epsilon; the forward has no factor
+    hook = "hook"  # on the layer's input, by a forward hook
+    folded = "folded"  # in the weight, its rate, decay and epsilon; no factor in the forward
 
 
 def build_template(config: TrialConfig) -> nn.Module:
-    """Build a trial's architecture with a `multiplier` buffer, still 1, on every readout."""
+    """Return a trial's architecture with a `multiplier` buffer, of value 1, on every readout."""
     model = build_architecture(config.model, config.data.layout)
     for rule in parameter_rules(config):
         layer = model.get_submodule(rule.name.rpartition(".")[0])
@@ -41,13 +41,13 @@ def build_template(config: TrialConfig) -> nn.Module:
 
 
 def _scale_input(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    multiplier = layer.get_buffer("multiplier")  # a member's own under a functional call
+    multiplier = layer.get_buffer("multiplier")  # under a functional call, one trial's own
     return (arguments[0] * multiplier, *arguments[1:])
 
 
 @cache
 def rules_in_form(config: TrialConfig, form: ReadoutForm) -> tuple[ParameterRule, ...]:
-    """Return the trial's rules, with the readouts' factors folded in where the form says so."""
+    """Return the trial's rules, with the readouts' factors folded in if the form says so."""
     rules = parameter_rules(config)
     if form is ReadoutForm.hook:
         return rules
@@ -55,7 +55,7 @@ def rules_in_form(config: TrialConfig, form: ReadoutForm) -> tuple[ParameterRule
 
 
 def _folded(rule: ParameterRule, f: float) -> ParameterRule:
-    """Fold the forward factor f, the output scale included, into a rule."""
+    """Return a rule with the forward factor f, the output scale included, folded in."""
     own = rule.factors
     factors = dataclasses.replace(
         own, lr=own.lr * f, weight_decay=own.weight_decay / f, eps=own.eps / f, forward=1.0

@@ -1,4 +1,4 @@
-"""Which dimensions of each parameter grow with width: roles, by the `mup` package's base shapes."""
+"""The roles of parameters: which dimensions grow with width, by the `mup` package's base shapes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from hptransfer.models.parametrization.factors import Role
 
 @dataclass(frozen=True)
 class ShapedParameter:
-    """A parameter's place in its family: what grows, by how much, and whether depth acts on it."""
+    """A parameter's shape, role and width ratio, and whether it lies in a residual block."""
 
     name: str
     shape: tuple[int, ...]
     base_shape: tuple[int, ...]
     role: Role
-    width_mult: float  # of the dimension that sets the factors: fan-in where it grows
-    in_block: bool  # inside a module with residual branches: depth acts on it
+    width_mult: float  # ratio m of the fan-in if it grows, else of the growing dimension
+    in_block: bool  # in a module with residual branches, so that depth scaling acts on it
 
 
 def on_meta(model: ModelConfig, layout: Layout, width: int) -> nn.Module:
-    """Return a family's member without storage. Do not change it: it is shared."""
+    """Return a model at a width on the meta device; callers share it and must not change it."""
     return _on_meta(dataclasses.replace(model, width=width), layout)
 
 
@@ -48,7 +48,7 @@ def _on_meta(model: ModelConfig, layout: Layout) -> nn.Module:
 def shaped_parameters(model: ModelConfig, layout: Layout) -> tuple[ShapedParameter, ...]:
     """Return every trainable parameter's role and base shape, in the model's own order.
 
-    The delta model doubles the base width, so no growing dimension can pass for a fixed one.
+    A dimension grows if it differs between the models of the base width and of twice that width.
     """
     if isinstance(model, CustomConfig):
         return _custom_parameters(model, layout)
@@ -76,7 +76,7 @@ def _inferred(model: ModelConfig, layout: Layout) -> tuple[ShapedParameter, ...]
 
 
 def _fan_in_dimensions(model: nn.Module) -> dict[str, int]:
-    """Say which dimension of a layer's weight is the fan-in; other weights have features last."""
+    """Return the fan-in dimension of the weights of linear layers and convolutions, by name."""
     plain = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
     transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     return {
@@ -87,7 +87,7 @@ def _fan_in_dimensions(model: nn.Module) -> dict[str, int]:
 
 
 def _blocks(model: nn.Module) -> tuple[str, ...]:
-    """Return the name prefixes of the blocks: list entries that hold residual branches."""
+    """Return the name prefixes of the blocks: entries of lists, with residual branches."""
     return tuple(
         f"{name}.{index}."
         for name, child in model.named_modules()
@@ -114,7 +114,7 @@ def _role(name: str, infshape: InfShape, fan_in: Mapping[str, int]) -> Role:
 
 
 def _custom_parameters(model: CustomConfig, layout: Layout) -> tuple[ShapedParameter, ...]:
-    """Infer a custom model's roles, override them, and refuse what cannot be scaled."""
+    """Return a custom model's parameters with inferred or stated roles; refuse unscalable ones."""
     require_usable(dataclasses.replace(model, width=model.base_width), layout)
     _require_same_names(model, layout)
     parameters = _inferred(model, layout)
@@ -148,7 +148,7 @@ def _require_same_names(model: CustomConfig, layout: Layout) -> None:
 def _overridden(
     roles: Sequence[str], parameters: Sequence[ShapedParameter]
 ) -> tuple[ShapedParameter, ...]:
-    """Lay `pattern=role` over the inferred roles; the first pattern that matches a name counts."""
+    """Return parameters with the roles of `pattern=role`; the first pattern that matches counts."""
     rules = [_override(text, parameters) for text in roles]
 
     def role(shaped: ShapedParameter) -> Role:
@@ -178,7 +178,7 @@ def _override(text: str, parameters: Sequence[ShapedParameter]) -> tuple[str, Ro
 def _require_readouts(
     model: CustomConfig, layout: Layout, parameters: Sequence[ShapedParameter]
 ) -> None:
-    """Refuse readouts whose input cannot be scaled."""
+    """Refuse readouts whose input cannot be multiplied by 1/m."""
     outputs = [shaped.name for shaped in parameters if shaped.role is Role.output]
     scalable = _fan_in_dimensions(on_meta(model, layout, model.base_width))
     for name in outputs:

@@ -1,7 +1,8 @@
-"""What `rules` says of a model: factors per role and parameter, beside the vanilla Transformer's.
+"""The tables of `hptransfer rules`: factors per role and per parameter of a model.
 
-The vanilla Transformer's rules are Table 8 of arXiv 2203.03466 for Adam, written down as exponents
-of the width. Ours are read off the model's own rules at two widths, so the two are independent.
+Beside them stand the vanilla Transformer's, which are Table 8 of arXiv 2203.03466 for Adam, written
+down as exponents of the width. The model's exponents are computed from its rules at two widths, so
+the two are independent.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hptransfer.config.identity import with_width
 from hptransfer.models.parametrization import ParameterRule, Role, parameter_count, parameter_rules
 
 RULE_COLUMNS = ("init_std", "lr_factor", "weight_decay_factor", "eps_factor", "forward_factor")
-EXPONENT_TOLERANCE = 0.1  # of an exponent: the stds of a custom model are measured
+EXPONENT_TOLERANCE = 0.1  # allowed error of an exponent; a custom model's stds are measured
 
 Exponents = tuple[float, float, float, float, float]  # of the width, in the order of QUANTITIES
 
@@ -31,7 +32,7 @@ VANILLA_EXPONENTS: dict[Role, Exponents] = {
 
 
 def parameter_table(config: TrialConfig) -> list[dict[str, Any]]:
-    """Return the rule of every parameter, for people who train in their own code base."""
+    """Return the rule of every parameter, as a table for people who train in other code."""
     return [
         {
             "parameter": rule.name,
@@ -44,8 +45,10 @@ def parameter_table(config: TrialConfig) -> list[dict[str, Any]]:
 
 
 def role_table(config: TrialConfig) -> dict[str, Any]:
-    """Return the object of `hptransfer rules --json`: every role that the model has, its factors at
-    this width and their exponents, and where they differ from the vanilla Transformer's.
+    """Return the object of `hptransfer rules --json`.
+
+    It holds, for every role of the model, the factors at this width, their exponents in width, and
+    which of these differ from the vanilla Transformer's.
     """
     narrow, wide = _two_widths(config)
     ratio = wide.width_mult
@@ -80,8 +83,9 @@ class _Spread(NamedTuple):
 
 
 def _two_widths(config: TrialConfig) -> tuple[TrialConfig, TrialConfig]:
-    """Return the trial at base width and at its own; at twice the base where its own is the base,
-    since there every parametrization has all factors 1.
+    """Return the trial at base width and at its own width, or at twice the base width.
+
+    Twice the base width is taken where its own is the base, at which every factor is 1.
     """
     base, own = config.model.base_width, config.model.width
     return with_width(config, base), with_width(config, own if own != base else 2 * base)
@@ -93,7 +97,7 @@ def _values(rule: ParameterRule) -> tuple[float, ...]:
 
 
 def _exponents(narrow: ParameterRule, wide: ParameterRule, ratio: float) -> tuple[Any, ...]:
-    """Return the width exponents of a parameter's rule; None for what is zero at both widths."""
+    """Return the width exponents of a parameter's rule; None for values that are zero."""
     return tuple(
         math.log(after / before, ratio) if before else None
         for before, after in zip(_values(narrow), _values(wide), strict=True)
@@ -124,7 +128,7 @@ def _role_entry(
 
 
 def _spread(values: Sequence[float | None]) -> _Spread | None:
-    """Return the lowest and highest of the values that there are."""
+    """Return the lowest and highest of the values that are not None."""
     there = [value for value in values if value is not None]
     return _Spread(min(there), max(there)) if there else None
 

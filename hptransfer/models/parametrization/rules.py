@@ -1,4 +1,4 @@
-"""What a parametrization decides for every parameter of a trial, and how the parameters start."""
+"""The rule of every parameter of a trial: role, factors, initial std; and initial parameters."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from hptransfer.system.random_streams import torch_generator
 
 @dataclass(frozen=True)
 class ParameterRule:
-    """A parameter of a model, with everything its parametrization decides."""
+    """A parameter of a model, with everything that the parametrization decides for it."""
 
     name: str
     shape: tuple[int, ...]
     base_shape: tuple[int, ...]
     role: Role
-    init_std: float  # the trial's init scale included; a custom model's as measured
+    init_std: float  # with the trial's init scale; measured if the model is custom
     factors: Factors
 
 
@@ -59,15 +59,15 @@ def parameter_rules(config: TrialConfig) -> tuple[ParameterRule, ...]:
 
 
 def parameter_count(config: TrialConfig) -> int:
-    """Return how many numbers a trial's model learns."""
+    """Return the number of trainable numbers in a trial's model."""
     return sum(math.prod(rule.shape) for rule in parameter_rules(config))
 
 
 def _initial_std(config: TrialConfig, shaped: ShapedParameter) -> float:
-    """Return the std: `init` says what it is at base width, the scaling how it goes on from there.
+    """Return a parameter's initial std.
 
-    Under µP a hidden matrix continues with m^-1/2 and all others stay; under the standard
-    parametrization the initialiser's own formula is taken at the actual shape.
+    Under µP it is the initialiser's at base width, times m^-1/2 for hidden matrices. Under the
+    standard parametrization it is the initialiser's at the actual shape.
     """
     if isinstance(config.model, CustomConfig):
         return measured_std(config, shaped)
@@ -83,7 +83,7 @@ def _initial_std(config: TrialConfig, shaped: ShapedParameter) -> float:
 
 
 def initial_parameters(config: TrialConfig) -> dict[str, Tensor]:
-    """Draw every parameter, a family's each from its own stream of (seed, its name)."""
+    """Return every parameter's initial value by name; a family's each have a random stream."""
     if isinstance(config.model, CustomConfig):
         return drawn_parameters(config)
     parameters = {}
@@ -97,8 +97,8 @@ def initial_parameters(config: TrialConfig) -> dict[str, Tensor]:
 def forward_multipliers(config: TrialConfig) -> dict[str, float]:
     """Return the forward multipliers by buffer name.
 
-    A readout's is the output scale times its factor; a residual branch's is there where depth
-    scaling is on.
+    A readout's is the output scale times the forward factor. A residual branch has one only if
+    depth scaling is on.
     """
     readouts = {
         f"{rule.name.removesuffix('.weight')}.multiplier": readout_factor(config, rule)
@@ -109,7 +109,7 @@ def forward_multipliers(config: TrialConfig) -> dict[str, float]:
 
 
 def readout_factor(config: TrialConfig, rule: ParameterRule) -> float:
-    """Return what multiplies a readout's input, and 1 for every other parameter."""
+    """Return the multiplier of a readout's input; 1 for every other parameter."""
     scale = config.parametrization.output_scale if rule.role is Role.output else 1.0
     return rule.factors.forward * scale
 

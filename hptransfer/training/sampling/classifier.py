@@ -1,7 +1,7 @@
-"""The small classifiers in whose features samples are judged: one a data set, trained by us.
+"""The small classifiers whose features measure the quality of samples, one per data set.
 
-`python -m benchmarks.classifier` trains them anew with a fixed seed and writes the files beside
-this one, with their accuracy and the data they were trained on.
+`python -m benchmarks.classifier` trains them anew with a fixed seed, and writes the weight files
+beside this module, with their accuracy and the hash of their data.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from torch import Tensor, nn
 from hptransfer.config import DataConfig, Layout
 from hptransfer.errors import UserError
 
-FEATURES = 64
-# Channels of the convolutions by pixels a side: the first keeps the size, the others halve it to 4.
+FEATURES = 64  # features per image
+# Channels of the convolutions, by the image's side in pixels. The first convolution keeps the size,
+# the others halve it down to 4.
 CHANNELS = {8: (32, 64), 32: (16, 32, 64, 64)}
-# Whether the features are the last convolution's channels, averaged over the image as FID's are, or
-# the hidden layer. Of clothes that keeps so little that noise lies among them (docs/quality.md).
+# Whether the features are the last convolution's channels averaged over the image, as FID's are, or
+# else the hidden layer. The hidden layer cannot tell clothes from noise (docs/quality.md).
 POOLED = {8: False, 32: True}
-IMAGES_AT_ONCE = 500  # images at a time
+IMAGES_AT_ONCE = 500  # images of one forward of the classifier
 
 
 class Classifier(nn.Module):
-    """Convolutions, one hidden layer and a class each; one of the layers gives the features."""
+    """A classifier of convolutions and one hidden layer; one of these gives the features."""
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class Classifier(nn.Module):
         return convolved.mean((-2, -1)) if self.pooled else self._hidden(convolved)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return a logit a class (B, classes)."""
+        """Return one logit per class (B, classes)."""
         return self.classes(self._hidden(self._convolved(images)))
 
     def _convolved(self, images: Tensor) -> Tensor:
@@ -63,12 +64,12 @@ class Classifier(nn.Module):
 
 
 def weights_file(data: DataConfig) -> Path:
-    """Return where a data set's classifier lies in the package."""
+    """Return the path of a data set's classifier in the package."""
     return Path(__file__).parent / f"{data.name}.safetensors"
 
 
 def classifier_facts(data: DataConfig) -> dict[str, Any]:
-    """Return what a classifier's file says of it: its data's content, its accuracy, its command."""
+    """Return the facts in a classifier's file: its data's hash, its accuracy, its command."""
     with safe_open(str(weights_file(data)), framework="pt") as file:
         return json.loads(file.metadata()["about"])
 
@@ -78,7 +79,7 @@ def load_classifier(data: DataConfig) -> Classifier:
     """Return the classifier of a data set, on the CPU.
 
     Raises:
-        UserError: it was trained on other content of the same name.
+        UserError: the classifier was trained on other content of the same name.
     """
     trained_on = classifier_facts(data)["data_sha256"]
     if trained_on != data.sha256:
@@ -94,8 +95,8 @@ def load_classifier(data: DataConfig) -> Classifier:
 
 @torch.no_grad()
 def features_of(data: DataConfig, images: Tensor) -> Tensor:
-    """Return the features (N, 64) of images (N, C, H, W) in [-1, 1]; all on the images' device."""
+    """Return the features (N, 64) of images (N, C, H, W) in [-1, 1], on the images' device."""
     model = load_classifier(data).to(images.device)
-    # A GPU would multiply in TF32 by default, and choose its algorithm by the clock.
+    # By default a GPU would multiply in TF32, and choose its algorithm by timing.
     with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True, benchmark=False):
         return torch.cat([model.features(part) for part in images.split(IMAGES_AT_ONCE)])

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-GAP = 1  # pixels between images, before enlarging
-SIDE = 64  # pixels an image is enlarged to at least
+GAP = 1  # pixels between images, before they are enlarged
+SIDE = 64  # least side of an image in pixels, after it is enlarged
 
 
 def lay_out_samples(samples: np.ndarray) -> np.ndarray:
-    """Lay samples (rows, columns, C, H, W) in [-1, 1] out on one white page: (H', W', 3) in [0, 1].
+    """Return samples (rows, columns, C, H, W) in [-1, 1] on one white page (H', W', 3) in [0, 1].
 
-    One channel is shown as grey, three as colours.
+    One channel is shown as grey, three as colours; values outside [-1, 1] are clipped.
     """
     rows, columns, channels, height, width = samples.shape
     assert channels in (1, 3), f"{channels} channels are no image"
@@ -26,7 +26,7 @@ def lay_out_samples(samples: np.ndarray) -> np.ndarray:
 
 
 def write_samples_png(path: Path, page: np.ndarray) -> None:
-    """Write a page as PNG."""
+    """Write a page (H, W, 3) in [0, 1] as PNG."""
     from matplotlib import image
 
     path.parent.mkdir(parents=True, exist_ok=True)

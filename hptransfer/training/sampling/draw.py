@@ -1,6 +1,6 @@
-"""Samples by which a trial is judged: the same noise and conditions for every trial of a data set.
+"""Samples that measure a trial's quality, from the same noise and conditions for every trial.
 
-Two trials' samples then differ by their weights alone, whatever pack those were trained in.
+The samples of two trials of a data set differ by the trials' weights alone.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def draw_quality_samples(
     train: Split,
     model: Model,
     device: torch.device,
-    trials: tuple[int, ...] = (),
+    leading: tuple[int, ...] = (),
 ) -> Tensor:
-    """Draw `quality.samples` samples (*trials, n, C, H, W) of a model, on the CPU.
+    """Return `quality.samples` samples (*leading, n, C, H, W) of a model, on the CPU.
 
-    `trials` are the axes that the model's inputs have before the batch's. Samples are drawn in
-    chunks that take the model no more images than a training step did: they fit where training did,
-    and a compiled model need not be compiled for another size.
+    `leading` is the shape of the axes before the batch axis in the model's inputs: () for a plain
+    model, (T,) for a pack. The model is never given more images at once than in a training step:
+    so the samples fit into memory, and a compiled model is not compiled for another size.
     """
     noise, chosen = quality_noise(config), quality_rows(config, train)
     sampler = SamplerConfig(steps=config.quality.steps, guidance=config.quality.guidance)
@@ -38,7 +38,7 @@ def draw_quality_samples(
         condition = conditions_at(config, train, chosen[index])
         null = with_null_condition(config, condition, torch.ones(len(index), dtype=torch.bool))
         start, told, untold = (
-            [part.to(device).expand(*trials, *part.shape) for part in parts]
+            [part.to(device).expand(*leading, *part.shape) for part in parts]
             for parts in ((noise[index],), condition, null)
         )
         drawn = sample(config.objective, model, start[0], told, untold, sampler)
@@ -47,7 +47,7 @@ def draw_quality_samples(
 
 
 def quality_noise(config: TrialConfig) -> Tensor:
-    """Return the noise (n, C, H, W) of samples: each has its own, however many there are."""
+    """Return the noise (n, C, H, W) of samples; a sample's noise does not depend on n."""
     layout = config.data.layout
     shape = (layout.channels, layout.image_size, layout.image_size)
     rows = range(config.quality.samples)
@@ -57,9 +57,10 @@ def quality_noise(config: TrialConfig) -> Tensor:
 
 
 def quality_rows(config: TrialConfig, train: Split) -> np.ndarray:
-    """Return the training samples (n,) whose conditions samples are drawn for.
+    """Return the indices (n,) of the training samples for whose conditions samples are drawn.
 
-    They are evenly spaced in the order of classes: each class has its share of the training split.
+    They are evenly spaced in the training split ordered by class, so that each class has the share
+    that it has in the split.
     """
     by_class = np.argsort(train.labels_at(np.arange(len(train))).numpy(), kind="stable")
     samples = config.quality.samples
@@ -67,9 +68,9 @@ def quality_rows(config: TrialConfig, train: Split) -> np.ndarray:
 
 
 def _chunks(config: TrialConfig) -> Iterator[np.ndarray]:
-    """Yield indices of samples in chunks of one size; places beyond the last are filled up."""
+    """Yield indices of samples in chunks of one size; the last chunk is filled from the first."""
     quality = config.quality
-    # Guidance shows the model every sample twice.
+    # With guidance the model is given every sample twice.
     size = max(1, config.budget.batch_size // (1 if quality.guidance == 1 else 2))
     for first in range(0, quality.samples, size):
         yield np.arange(first, first + size) % quality.samples

@@ -16,7 +16,7 @@ class Moments(NamedTuple):
 
 
 def moments(features: Tensor) -> Moments:
-    """Return the moments of features (N, F), N at least 2."""
+    """Return the moments of features (N, F), where N is at least 2."""
     features = features.double()
     return Moments(features.mean(0), torch.cov(features.T))
 
@@ -24,14 +24,14 @@ def moments(features: Tensor) -> Moments:
 def frechet_distance(one: Moments, other: Moments) -> float:
     """Return |μ - μ'|² + tr(Σ + Σ' - 2 (Σ^½ Σ' Σ^½)^½), which is 0 for equal moments."""
     root = _root(one.covariance)
-    # The eigenvalues of Σ^½ Σ' Σ^½ are those of ΣΣ', and real: singular covariances do no harm.
+    # The eigenvalues of Σ^½ Σ' Σ^½ are those of ΣΣ', and real even for singular covariances.
     common = _eigenvalues_of(root @ other.covariance @ root).sqrt().sum()
     spread = one.covariance.trace() + other.covariance.trace() - 2 * common
     return float((one.mean - other.mean).square().sum() + spread)
 
 
 def _root(matrix: Tensor) -> Tensor:
-    """Return the symmetric root of a covariance."""
+    """Return the symmetric square root of a covariance (F, F)."""
     values, vectors = torch.linalg.eigh(matrix)
     return (vectors * _not_negative(values).sqrt()) @ vectors.T
 
@@ -41,5 +41,5 @@ def _eigenvalues_of(matrix: Tensor) -> Tensor:
 
 
 def _not_negative(values: Tensor) -> Tensor:
-    """Take eigenvalues of a covariance that rounding put below zero for zero."""
+    """Return a covariance's eigenvalues, with those that rounding made negative set to zero."""
     return values.clamp_min(0.0)

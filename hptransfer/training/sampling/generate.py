@@ -1,4 +1,4 @@
-"""Samples of a trained model: a row per class or caption of the held-out data."""
+"""Samples of a trained model as a grid: one row per class of the held-out data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hptransfer.training.batches import conditions_at, with_null_condition
 from hptransfer.training.device import torch_device
 from hptransfer.training.sampling.samplers import Model, SamplerConfig, sample
 
-MOST_GRID_ROWS = 10  # classes or captions in one picture
+MOST_GRID_ROWS = 10  # classes in one picture
 
 
 def generate(
@@ -28,10 +28,10 @@ def generate(
     columns: int,
     seed: int = 0,
 ) -> np.ndarray:
-    """Return samples (rows, columns, C, H, W), in [-1, 1] for images.
+    """Return samples (rows, columns, C, H, W) of the weights in a file, in [-1, 1] for images.
 
-    A row is a class of the held-out samples, in order, with the first such sample's label or
-    caption; the noise of a row follows from (seed, row).
+    Each row is one class of the held-out data, in order, with the label or caption of the class's
+    first held-out sample. The noise of a row depends on (seed, row) only.
     """
     device = torch_device(runtime)
     torch.set_num_threads(runtime.threads)
@@ -50,7 +50,7 @@ def sample_grid(
     columns: int,
     seed: int = 0,
 ) -> np.ndarray:
-    """Return what `generate` does, of a model that is there, for a split's classes."""
+    """Return samples of a model for the classes of a split, as `generate` does."""
     chosen = _one_of_each_class(split)
     condition = conditions_at(config, split, np.repeat(chosen, columns))
     null = with_null_condition(

@@ -5,20 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NEIGHBOURS = 3  # the k whose distance is a point's radius, as in the paper
-DISTANCE_ROWS = 1000  # rows of a table of distances at a time
+NEIGHBOURS = 3  # k: a point's radius is its distance to the k-th nearest, as in the paper
+DISTANCE_ROWS = 1000  # points whose distances are computed at once
 
 
 def precision_and_recall(real: Tensor, drawn: Tensor) -> tuple[float, float]:
-    """Return the share of drawn features (M, F) within a real one's radius, and that of real ones
-    (N, F) within a drawn one's. Both depend on N and M: compare equal ones.
+    """Return precision and recall of drawn features (M, F) against real ones (N, F).
+
+    Precision is the share of drawn points within a real point's radius, recall the share of real
+    points within a drawn point's radius. Both depend on N and M: compare at equal numbers only.
     """
     return share_covered(drawn, real), share_covered(real, drawn)
 
 
 def share_covered(points: Tensor, centres: Tensor) -> float:
-    """Return the share of points (M, F) in the ball of any centre (N, F): each reaches to its third
-    nearest other centre.
+    """Return the share of points (M, F) that lie within the radius of any centre (N, F).
+
+    A centre's radius is the distance to its third nearest other centre.
     """
     radii = _radii(centres)
     covered = [
@@ -38,5 +41,5 @@ def _radii(centres: Tensor) -> Tensor:
 
 
 def _distances(points: Tensor, centres: Tensor) -> Tensor:
-    # Not by products of matrices, which would leave a point at a small distance of itself.
+    # Matrix products are faster, but would give a point a small distance to itself.
     return torch.cdist(points, centres, compute_mode="donot_use_mm_for_euclid_dist")

@@ -1,4 +1,4 @@
-"""How good samples are: compared with the training split in the features of our classifier."""
+"""The quality of samples, compared with the training split in a classifier's features."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hptransfer.training.sampling.draw import quality_rows
 from hptransfer.training.sampling.frechet import Moments, frechet_distance, moments
 from hptransfer.training.sampling.neighbours import precision_and_recall
 
-IMAGES_READ_AT_ONCE = 2000  # images read at a time
+IMAGES_READ_AT_ONCE = 2000  # images of the training split in memory at once
 
 
 class RealSamples(NamedTuple):
-    """What samples are compared with: the training split in the classifier's features."""
+    """The training split in the classifier's features, with which samples are compared."""
 
     train: Split
     features: Tensor  # (N, F), on the CPU
@@ -30,10 +30,10 @@ class RealSamples(NamedTuple):
 
 @lru_cache(maxsize=2)
 def load_real_samples(data: DataConfig, folder: str | None) -> RealSamples:
-    """Return the training split of a data set with its features, kept for the next pack.
+    """Return the training split of a data set with its features; the last two are cached.
 
     Raises:
-        UserError: its classifier was trained on other content.
+        UserError: the data set's classifier was trained on other content.
     """
     train = load_data(data, folder).train
     parts = np.array_split(np.arange(len(train)), -(-len(train) // IMAGES_READ_AT_ONCE))
@@ -41,16 +41,16 @@ def load_real_samples(data: DataConfig, folder: str | None) -> RealSamples:
     return RealSamples(train, features, moments(features))
 
 
-def sample_quality(config: TrialConfig, known: RealSamples, images: Tensor) -> Quality | None:
-    """Judge samples (n, C, H, W) in [-1, 1] on the CPU; None unless all are finite.
+def sample_quality(config: TrialConfig, real: RealSamples, images: Tensor) -> Quality | None:
+    """Return the quality of samples (n, C, H, W) on the CPU; None if any value is not finite.
 
-    What lies outside is cut off, as in a picture. Precision and recall are against as many training
-    samples as samples, the ones whose conditions these have.
+    Values outside [-1, 1] are clipped, as in a picture. Precision and recall compare the samples
+    with the n training samples whose conditions they were drawn for.
     """
     if not torch.isfinite(images).all():
         return None
     drawn = features_of(config.data, images.clamp(-1, 1))
-    real = known.features[np.unique(quality_rows(config, known.train))]
+    compared = real.features[np.unique(quality_rows(config, real.train))]
     return Quality(
-        frechet_distance(moments(drawn), known.moments), *precision_and_recall(real, drawn)
+        frechet_distance(moments(drawn), real.moments), *precision_and_recall(compared, drawn)
     )

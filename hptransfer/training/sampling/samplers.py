@@ -1,7 +1,8 @@
-"""Samplers: from noise to data along the probability-flow ODE, with classifier-free guidance.
+"""Samplers from noise to data along the probability-flow ODE, with classifier-free guidance.
 
-Every objective is seen as x_t = α·x + σ·noise: a step needs only α and σ at its ends, and what the
-model's prediction says of x and of the noise. Steps cut the objective's time axis evenly.
+Every objective is written as x_t = α·x + σ·noise. A step then needs only α and σ at its two ends,
+and the estimates of x and of the noise that follow from the model's prediction. Steps divide the
+objective's time axis evenly.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Predict = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> prediction, its condit
 
 
 class Sampler(Enum):
-    """How a step moves along the ODE."""
+    """The rule by which a step moves along the ODE."""
 
     ddim = "ddim"  # first order, of noise predictions (arXiv 2010.02502, Eq. 12 with σ = 0)
     euler = "euler"  # first order, of velocities (arXiv 2209.03003)
@@ -34,7 +35,7 @@ class Sampler(Enum):
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """How samples are drawn."""
+    """The settings of a sampler."""
 
     name: Sampler = Sampler.dpm_solver
     steps: int = 20  # model evaluations
@@ -58,7 +59,15 @@ def sample(
     null: Sequence[Tensor],
     config: SamplerConfig,
 ) -> Tensor:
-    """Turn noise (..., B, C, H, W) into samples of the condition; `null` is the dropped one."""
+    """Return samples (..., B, C, H, W) from noise of that shape.
+
+    Args:
+        condition: labels, or tokens, mask and pooled features: (..., B, ...) each.
+        null: the null condition, in the same shapes, for guidance.
+
+    Raises:
+        UserError: the sampler does not fit the objective.
+    """
     require_fitting_sampler(objective, config)
     predict = guided(model, condition, null, config.guidance)
     points = [path_point(objective, 1 - i / config.steps) for i in range(config.steps + 1)]
@@ -67,7 +76,7 @@ def sample(
 
 
 def require_fitting_sampler(objective: ObjectiveConfig, config: SamplerConfig) -> None:
-    """Refuse a sampler that cannot draw samples of an objective."""
+    """Raise a `UserError` if a sampler does not fit an objective."""
     own = Sampler.euler if isinstance(objective, RectifiedFlowConfig) else Sampler.ddim
     require(
         config.name in (own, Sampler.dpm_solver),
@@ -84,8 +93,9 @@ def require_fitting_sampler(objective: ObjectiveConfig, config: SamplerConfig) -
 def guided(
     model: Model, condition: Sequence[Tensor], null: Sequence[Tensor], scale: float
 ) -> Predict:
-    """Return the prediction null + scale·(conditional - null), both halves in one batch
-    (arXiv 2207.12598, Eq. 6, with scale 1 + w).
+    """Return the guided prediction: unconditional + scale·(conditional - unconditional).
+
+    Both parts are computed in one batch (arXiv 2207.12598, Eq. 6, with scale 1 + w).
     """
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
@@ -107,7 +117,7 @@ def _without_variance(prediction: Tensor, x: Tensor) -> Tensor:
 
 
 class PathPoint(NamedTuple):
-    """A point of the noising path: the scales of signal and noise, and the embedding's timestep."""
+    """A point of the noising path: scales of signal and noise, and the embedding's timestep."""
 
     alpha: float
     sigma: float
@@ -115,19 +125,19 @@ class PathPoint(NamedTuple):
 
     @property
     def log_ratio(self) -> float:
-        """λ = log(α/σ), infinite at either end of a path."""
+        """The half log signal-to-noise ratio λ = log(α/σ), infinite at either end of a path."""
         if self.alpha == 0 or self.sigma == 0:
             return -math.inf if self.alpha == 0 else math.inf
         return math.log(self.alpha / self.sigma)
 
 
 def path_point(objective: ObjectiveConfig, time: float) -> PathPoint:
-    """Return the point at a share of the time axis: 1 is where training's noise ends, 0 is data."""
+    """Return the point at a share of the time axis: 1 is the most noise in training, 0 is data."""
     match objective:
         case RectifiedFlowConfig():
             return PathPoint(1 - time, time, 1000 * time)
         case DDPMConfig():
-            noisings = round(time * objective.timesteps)  # of which the n-th has step n - 1
+            noisings = round(time * objective.timesteps)  # the n-th noising has step n - 1
             kept = alphas_cumprod(objective)[noisings - 1].item() if noisings else 1.0
             return PathPoint(math.sqrt(kept), math.sqrt(1 - kept), noisings - 1)
         case VPConfig():
@@ -140,7 +150,7 @@ def path_point(objective: ObjectiveConfig, time: float) -> PathPoint:
 def data_and_noise(
     objective: ObjectiveConfig, predict: Predict, x: Tensor, at: PathPoint
 ) -> tuple[Tensor, Tensor]:
-    """Return what the model takes for the data and for the noise in x (..., B, C, H, W)."""
+    """Return the model's estimates of the data and of the noise in x (..., B, C, H, W)."""
     prediction = predict(x, x.new_full(x.shape[:-3], at.t))
     if isinstance(objective, RectifiedFlowConfig):  # the target is noise - data, and α + σ = 1
         return x - at.sigma * prediction, x + at.alpha * prediction
@@ -150,7 +160,7 @@ def data_and_noise(
 def first_order(
     objective: ObjectiveConfig, predict: Predict, x: Tensor, points: Sequence[PathPoint]
 ) -> Tensor:
-    """Take each step with the data and noise held fixed: DDIM, and for straight paths Euler."""
+    """Return x at the last point, with estimates held fixed in each step: DDIM, or Euler."""
     for here, there in pairwise(points):
         data, noise = data_and_noise(objective, predict, x, here)
         x = there.alpha * data + there.sigma * noise
@@ -160,15 +170,15 @@ def first_order(
 def second_order(
     objective: ObjectiveConfig, predict: Predict, x: Tensor, points: Sequence[PathPoint]
 ) -> Tensor:
-    """Extrapolate the data over λ from the last two points: DPM-Solver++(2M)."""
+    """Return x at the last point, extrapolating the data over λ: DPM-Solver++(2M)."""
     previous, last_step = None, math.inf
     for here, there in pairwise(points):
         data, _ = data_and_noise(objective, predict, x, here)
         step = there.log_ratio - here.log_ratio
-        # One step reaches out to λ = ±∞ at most at the ends of a path: those are first order.
+        # The first and the last step may reach λ = ±∞; such a step is first order.
         weight = step / (2 * last_step) if math.isfinite(step) else 0.0
         ahead = data if previous is None else torch.lerp(previous, data, 1 + weight)
-        # The paper's -α'·(e^-h - 1), written so that it holds at the ends too.
+        # The paper's -α'·(e^-h - 1), in a form that is finite at the ends too.
         gain = there.alpha - there.sigma * here.alpha / here.sigma
         x = (there.sigma / here.sigma) * x + gain * ahead
         previous, last_step = data, step
