@@ -1,4 +1,4 @@
-"""What a pack asks of a cluster, and whether a cluster can give it; knows nothing of Ray's code."""
+"""Resources that a pack asks for, and how many packs fit on nodes; without Ray's code."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import UserError
 
-# Ray's part of a node's `accelerator_type:NAME` that a task asking for the type takes.
+# Share of a node's resource `accelerator_type:NAME` that one task takes, as Ray itself does it.
 ACCELERATOR_SHARE = 0.001
 GIB = 2**30
-# Fields of their own, which `executor.resources` must not name again.
+# Resources that have fields of their own, so `executor.resources` must not name them.
 OWN_FIELDS = {"CPU": "cpus", "GPU": "gpus", "memory": "memory_gib"}
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What one pack asks for."""
+    """The resources that one pack asks for."""
 
     cpus: float
     gpus: float
@@ -31,7 +31,7 @@ class Resources:
 
     @property
     def bundle(self) -> dict[str, float]:
-        """All of it by Ray's names, memory in bytes; nothing that is zero."""
+        """All amounts above zero by Ray's names; memory in bytes."""
         amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": int(self.memory_gib * GIB)}
         return {name: amount for name, amount in {**amounts, **self.others}.items() if amount}
 
@@ -40,7 +40,7 @@ class Resources:
 
 
 def resources_of(runtime: RuntimeConfig, executor: ExecutorConfig) -> Resources:
-    """Work out what a pack asks for: by default one GPU on cuda, else none."""
+    """Return what a pack asks for: by default one GPU on cuda, else none."""
     gpus = executor.gpus if executor.gpus is not None else float(runtime.on_gpu)
     if runtime.on_gpu and gpus <= 0:
         raise UserError(
@@ -69,7 +69,7 @@ def resources_of(runtime: RuntimeConfig, executor: ExecutorConfig) -> Resources:
 
 
 def places(nodes: Sequence[Mapping[str, Any]], request: Resources) -> int:
-    """Count the packs that fit on the living nodes, listed as `ray.nodes()` does."""
+    """Count the packs that fit on the living nodes of a list as `ray.nodes()` returns it."""
     return sum(_places(offer, request.bundle) for offer in _offers(nodes))
 
 
@@ -82,7 +82,7 @@ def concurrent_packs(
 
 
 def no_place(nodes: Sequence[Mapping[str, Any]], request: Resources) -> UserError:
-    """Build the error of a pack that fits on no node: what it asks for, and what there is."""
+    """Return the error of a pack that fits on no node: its request and the nodes' resources."""
     kinds = Counter(_text(offer, request.bundle) for offer in _offers(nodes))
     offers = "; ".join(f"{n} with {kind}" if n > 1 else kind for kind, n in kinds.most_common())
     return UserError(
@@ -102,7 +102,7 @@ def _places(offer: Mapping[str, float], bundle: Mapping[str, float]) -> int:
 
 
 def _text(amounts: Mapping[str, float], asked: Mapping[str, float]) -> str:
-    """Say how much there is of CPUs, GPUs and whatever else is asked for."""
+    """Return amounts as text: CPUs, GPUs and whatever else is asked for."""
     parts = [f"{amounts.get('CPU', 0.0):g} CPUs", f"{amounts.get('GPU', 0.0):g} GPUs"]
     if "memory" in asked:
         parts.append(f"{amounts.get('memory', 0.0) / GIB:.3g} GiB of memory")

@@ -1,4 +1,4 @@
-"""Looking at a cluster: how many packs it holds, and whether it is there."""
+"""The state of a Ray cluster: how many packs fit on its nodes, and whether its head answers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ COUNT_SECONDS = 2.0
 WAIT_SECONDS = 1.0
 # Seconds that the head may be silent; Ray ends the whole process after 60.
 HEAD_SECONDS = 20.0
-# Seconds without any node that fits, where `executor.wait_for_nodes_s` is no longer.
+# Seconds that there may be no node that a pack fits on; `executor.wait_for_nodes_s` may be longer.
 NODE_SECONDS = 20.0
-# Seconds between two questions whether the head and a node are there.
+# Seconds between two looks at the head and the nodes.
 LOOK_SECONDS = 3.0
-# Packs that an autoscaler is asked to make room for at most.
+# The most packs that an autoscaler is asked to make room for.
 MOST_ASKED = 1000
 
 
 class Cluster:
-    """The nodes of the Ray that this process has joined, as places for packs."""
+    """The Ray cluster that this process has joined, as places for packs."""
 
     def __init__(self, executor: ExecutorConfig, request: Resources) -> None:
         self._executor = executor
@@ -69,17 +69,17 @@ class Cluster:
             time.sleep(WAIT_SECONDS)
 
     def ask_for(self, packs: int) -> None:
-        """Tell an autoscaling cluster how many packs are left; others take no notice."""
+        """Ask an autoscaling cluster for room for the packs left; other clusters ignore that."""
         if self._executor.wait_for_nodes_s > 0 and answers(self._head):
             wanted = min(packs, self._executor.workers or packs, MOST_ASKED)
             request_resources(bundles=[self._request.bundle] * wanted)
 
     def look(self, packs: int) -> None:
-        """See from time to time that the cluster is there, and tell it how many packs are left.
+        """Check every few seconds that the cluster answers, and ask it for room for the packs left.
 
         Raises:
-            MachineError: its head is silent, or no node is left that a pack fits on; without this
-                Ray would end the process, and Tune wait for ever.
+            MachineError: the head is silent, where Ray would end this process later; or no node is
+                left that a pack fits on, where Tune would wait for ever.
         """
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
@@ -104,7 +104,9 @@ class Cluster:
 
 @contextmanager
 def joined_cluster(executor: ExecutorConfig, request: Resources, packs: int) -> Iterator[Cluster]:
-    """Look at the cluster that `ray_session` has joined; it may shrink again afterwards.
+    """Yield the cluster that `ray_session` has joined, once a pack fits on it.
+
+    At the end of the `with` block, an autoscaling cluster is told that no pack is left.
 
     Raises:
         UserError: no node has what a pack asks for, after `executor.wait_for_nodes_s`.

@@ -1,4 +1,4 @@
-"""How a process meets Ray: address, authentication, environment and signals, without its code."""
+"""Address, authentication, environment and signals for joining Ray; without Ray's code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def answers(address: str) -> bool:
     """Whether something listens at `host:port`.
 
     Raises:
-        UserError: it is no `host:port`.
+        UserError: the address is no `host:port`.
     """
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
@@ -50,7 +50,7 @@ def answers(address: str) -> bool:
 
 
 def no_cluster(address: str) -> UserError:
-    """Build the error of an address where no Ray cluster answers."""
+    """Return the error of an address where no Ray cluster answers."""
     return UserError(
         f"`executor.address` must name a running Ray cluster, but none answers at {address}. "
         "Start one with `ray start --head`, or use executor.address=local."
@@ -58,7 +58,7 @@ def no_cluster(address: str) -> UserError:
 
 
 def wrong_token(address: str) -> UserError:
-    """Build the error of a cluster that refuses this process's token, or has none itself."""
+    """Return the error of a cluster that refuses this process's token, or has none itself."""
     return UserError(
         f"The Ray cluster at {address} must have the same authentication as this command, but "
         f"here it is RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']} and the cluster refuses that or "
@@ -67,7 +67,7 @@ def wrong_token(address: str) -> UserError:
 
 
 def auth_mode(address: str) -> str:
-    """Return the authentication mode to join `host:port` with, and say where it is unsafe.
+    """Return the authentication mode for joining `host:port`; print a warning if it is unsafe.
 
     Raises:
         UserError: nobody chose a mode for an address that others can reach.
@@ -109,7 +109,7 @@ def is_loopback(address: str) -> bool:
 
 
 def ray_environment(auth: str, *, local: bool) -> dict[str, str]:
-    """Build the variables Ray is started under: silent, private, leaving signals alone."""
+    """Return the variables for starting Ray: silent, private, without its signal handlers."""
     variables = {
         "RAY_AIR_NEW_OUTPUT": "0",
         "RAY_AUTH_MODE": auth,
@@ -117,7 +117,7 @@ def ray_environment(auth: str, *, local: bool) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the queue of packs keeps to what nodes hold
+        "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # `PackQueue` has the real limit
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     }
     if local:
@@ -143,14 +143,14 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def short_temporary_folder() -> str:
-    """Choose where Ray's sockets go: the temporary folder unless its path is too long for them."""
+    """Return the folder for Ray's sockets: the temporary one, or /tmp if its path is too long."""
     folder = tempfile.gettempdir()
     return folder if len(folder) <= LONGEST_FOLDER else "/tmp"
 
 
 @contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Keep the SIGTERM handler in a `with` block; `ray.init` would leave one that exits with 15."""
+    """Keep the SIGTERM handler over a `with` block, where `ray.init` would leave its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

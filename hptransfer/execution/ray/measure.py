@@ -1,4 +1,4 @@
-"""Measuring pack costs on Ray's workers, before the packs are cut."""
+"""The measurement of pack costs on Ray's workers, before trials are cut into packs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def measure_packs(
 
 
 def _share(request: Resources, runtime: RuntimeConfig, workers: int) -> float:
-    """Return the part of a GPU's memory, or of a node's, that a pack has to itself."""
+    """Return the share of a GPU's memory, or of a node's, that one pack may use."""
     if runtime.on_gpu:
         return min(request.gpus, 1.0)
     fullest = max(places([node], request) for node in ray.nodes())
@@ -82,7 +82,7 @@ def _share(request: Resources, runtime: RuntimeConfig, workers: int) -> float:
 def measured(
     groups: Sequence[Trials], runtime: RuntimeConfig, share: float, limits: MeasureLimits | None
 ) -> Measured | Exception:
-    """Measure in a worker; what it raises comes back as data."""
+    """Measure in a worker; an exception comes back as data."""
     from hptransfer.execution.measure import measured_costs
 
     try:

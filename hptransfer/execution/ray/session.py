@@ -1,4 +1,4 @@
-"""Starting a Ray of this machine alone, or joining a cluster."""
+"""A Ray session for the length of a command: on this machine alone, or joined to a cluster."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from hptransfer.execution.ray.connection import (
 from hptransfer.execution.resources import usable_cpus
 
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
-# Results are small; Ray would otherwise claim 30 % of the memory.
+# Bytes of Ray's object store. Results are small; by default Ray would claim 30 % of the memory.
 OBJECT_STORE_BYTES = 200 * 10**6
-# Seconds in which Ray must let go; it would try for a minute to tell a head that is gone.
+# Seconds that `ray.shutdown` may take; it would try for a minute to reach a head that is gone.
 SHUTDOWN_SECONDS = 10.0
 
 
 class Brief(io.TextIOBase):
-    """Passes on the first line of each text: the others are stack traces of Ray's processes."""
+    """Passes on the first line of each text; further lines are stack traces of Ray's processes."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -52,12 +52,12 @@ class Brief(io.TextIOBase):
 
 @contextmanager
 def ray_session(executor: ExecutorConfig) -> Iterator[Path]:
-    """Start or join Ray for the length of a `with` block; yields a folder that is then removed.
+    """Start or join Ray for the length of a `with` block; yield a folder that is then removed.
 
-    The process's environment and signal handlers are afterwards as they were; stdout is left to
-    the command's answer, so what is printed meanwhile goes to stderr. A Ray of this machine alone
-    has the CPUs that this process may use, listens on loopback only, and keeps its files where no
-    other user can look.
+    Afterwards the process's environment and signal handlers are as before. What is printed
+    meanwhile goes to stderr, since stdout holds only the command's answer. A Ray of this machine
+    alone has the CPUs that this process may use, listens on loopback only, and keeps its files
+    where no other user can read them.
 
     Raises:
         UserError: no cluster answers, or not to this process's token.

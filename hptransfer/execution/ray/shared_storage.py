@@ -1,4 +1,4 @@
-"""Whether the storage of checkpoints is the same on all nodes, tried before it is trusted."""
+"""The test that all nodes of a cluster see the same storage of checkpoints."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hptransfer.errors import MachineError, UserError
 from hptransfer.execution.resources import Resources, places
 from hptransfer.system.storage import open_storage, without_credentials
 
-# Seconds in which every node must have answered; a worker takes some to start.
+# Seconds in which every node must answer, with the start of its worker.
 ANSWER_SECONDS = 60.0
-# Times a node looks for the token, a second apart: shared file systems lag.
+# How often a node looks for the token, a second apart, since shared file systems lag.
 LOOKS = 3
 
 
 def require_shared(folder: str, request: Resources) -> None:
-    """Have every node that takes packs read what this process writes to the storage.
+    """Refuse a storage that one of the nodes for packs does not share with this process.
 
     Raises:
-        UserError: a node reads nothing there, or something else.
+        UserError: a node does not read there what this process writes.
         MachineError: a node does not answer.
     """
     name, token = f".probe-{secrets.token_hex(8)}", secrets.token_hex(16)
@@ -52,7 +52,7 @@ def _asked(node_id: str, folder: str, name: str) -> ray.ObjectRef:
 
 
 def seen(folder: str, name: str) -> str | None:
-    """Look for a token on this node; a storage that cannot be reached from here holds none."""
+    """Return the token in the storage as this node sees it; None if there is none or no access."""
     for look in range(LOOKS):
         time.sleep(min(look, 1))
         try:

@@ -102,7 +102,7 @@ def _check_shrinking(
 
 
 def _require_trials(sweep: SweepConfig) -> None:
-    """Build the trials at the ends of every axis, which raise where there can be none."""
+    """Refuse widths and axes without trials, by building those at the ends of every axis."""
     for width in sweep.widths:
         proxy = with_width(sweep.base, width)
         for name, axis in sweep.search:
@@ -125,7 +125,10 @@ def _require_data(sweep: SweepConfig, composed: Composed) -> None:
 
 
 def check(job: Job) -> list[dict[str, Any]]:
-    """Check every arm once at the sweep's widths and central learning rate; kept in check.json."""
+    """Return the coordinate checks of all arms at the sweep's widths and central learning rate.
+
+    Checks are kept in check.json, and made again where widths or rate have changed.
+    """
     asked = {"widths": list(job.sweep.widths), "asked_log2_lr": central_log2_lr(job.sweep)}
     arms = [scaling.value for scaling in job.sweep.parametrizations]
     recorded = read_json(job.folder.check_file, "checks")
@@ -153,7 +156,11 @@ def central_log2_lr(sweep: SweepConfig) -> float:
 
 
 def gate(job: Job) -> list[dict[str, Any]]:
-    """Check all arms; refuse to go on where a µP arm fails."""
+    """Return the checks of all arms; none where `sweep.gate` is false or there is one width.
+
+    Raises:
+        CheckFailed: the µP arm failed.
+    """
     if len(job.sweep.widths) < 2 or not job.sweep.gate:
         return []
     checks = check(job)
@@ -164,7 +171,7 @@ def gate(job: Job) -> list[dict[str, Any]]:
 
 
 def failure_sentence(answer: dict[str, Any]) -> str:
-    """Say why a coordinate check failed, and what to do."""
+    """Return why a coordinate check failed, and what to do."""
     worst = answer["worst"]
     reason = " ".join(answer["warnings"]) or (
         f"{worst['module']} ({worst['quantity']}, step {worst['step']}) changes by "
@@ -177,7 +184,7 @@ def failure_sentence(answer: dict[str, Any]) -> str:
 
 
 def intention(job: Job) -> str:
-    """Say what a sweep is about to do."""
+    """Return a line on how many trials are recorded and how many will run."""
     done = {row["trial_key"] for row in iterate_ledger_rows(job.folder.path)}
     if job.sweep.is_adaptive:
         return f"{job.sweep.name}: {len(done)} trials are recorded; asks for more in rounds"

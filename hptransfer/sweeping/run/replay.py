@@ -1,4 +1,4 @@
-"""A ledger's row run again: its own config, as a pack of one. Nothing recorded changes."""
+"""The replay of a ledger's row: its config trained again as a pack of one, and both compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from hptransfer.results.provenance import provenance
 from hptransfer.system.files import write_text
 from hptransfer.system.signals import end_if_asked
 
-TOLERANCE = 1e-3  # of the recorded loss: what devices and versions of torch may differ by
+# Relative difference up to which two losses agree: devices and versions of torch differ by less.
+TOLERANCE = 1e-3
 
 
 def replay(
@@ -31,11 +32,11 @@ def replay(
     overrides: Sequence[str] = (),
     config_dir: Path | None = None,
 ) -> dict[str, Any]:
-    """Train one of a folder's trials again; keep its weights and say how the results compare.
+    """Train a recorded trial again, keep its weights, and return the comparison of both results.
 
     Args:
         prefix: the first digits of the trial's key, enough of them to tell it from the others.
-        overrides: of `runtime` only, which cannot change a result beyond float tolerance.
+        overrides: of `runtime` only; they cannot change a result beyond float tolerance.
 
     Raises:
         UserError: no such row, several, another program's, or an override of the trial.
@@ -110,7 +111,7 @@ def find(folder: ResultsFolder, prefix: str) -> dict[str, Any]:
 
 
 def _rows_from(folder: ResultsFolder, prefix: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows whose keys begin so, those of the sweep's own ledger last."""
+    """Yield the rows whose keys begin with `prefix`, rows of the sweep's own ledger last."""
     for home in (folder.target, folder.path):
         yield from (row for row in iterate_ledger_rows(home) if row["trial_key"].startswith(prefix))
 
@@ -118,8 +119,8 @@ def _rows_from(folder: ResultsFolder, prefix: str) -> Iterator[dict[str, Any]]:
 def trial_of(recorded: Mapping[str, Any]) -> TrialConfig:
     """Return the trial that a row of ours records: the inverse of `identity.canonical`.
 
-    A config holds 12 digits of its numbers. Swept HPs follow in full from the row's points of their
-    axes, where those have no more than the 9 decimals that a row keeps.
+    A row's config keeps 12 digits of its numbers. The full values of swept HPs follow from `hps`,
+    which keeps 9 decimals in log2: enough for every point that designs choose.
 
     Raises:
         UserError: a config that this version does not read as the trial with the row's key.
@@ -144,7 +145,7 @@ def _unread(recorded: Mapping[str, Any], reason: str) -> UserError:
 
 
 def _trial(short: Mapping[str, Any]) -> TrialConfig:
-    """Build a trial from its short form: what is left out has its default."""
+    """Return a trial from its short form, in which fields with default values are left out."""
     groups = {
         f.name: _record(_member(f.name, f.default, short), short.get(f.name, {}))
         for f in dataclasses.fields(TrialConfig)
@@ -154,13 +155,13 @@ def _trial(short: Mapping[str, Any]) -> TrialConfig:
 
 
 def _member(group: str, default: Any, short: Mapping[str, Any]) -> Any:
-    """Return the class of a trial's group: the one that its tag names, where it has a tag."""
+    """Return the class of a trial's group: the default's, or the one that the group's tag names."""
     tag = _tag(default)
     return MEMBERS[group][short[group][tag]] if tag else type(default)
 
 
 def _tag(record: Any) -> str | None:
-    """Return the field that names a group's member; None for a group of one."""
+    """Return the field that names a group's member; None for a group with one member."""
     return next((f.name for f in dataclasses.fields(record) if f.metadata.get("tag")), None)
 
 
@@ -202,13 +203,13 @@ def comparison(
 
 
 def _end(of: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a trial ended, where and by which code."""
+    """Return how a trial ended, on which device and with which code."""
     made = {name: of["provenance"].get(name) for name in ("commit", "torch")}
     return {**{name: of[name] for name in OUTCOME_FIELDS}, "device": of["cost"]["device"], **made}
 
 
 def replay_text(answer: Mapping[str, Any]) -> str:
-    """Say what a row recorded, what its trial gave now, and whether they agree."""
+    """Return the comparison as text: the trial, both results, and whether they agree."""
     hps = ", ".join(f"{name} {value:g}" for name, value in answer["hps"].items())
     lines = [
         f"trial    {answer['trial_key']}: {answer['family']} at width {answer['width']}, "
