@@ -8,8 +8,9 @@ from typing import Any
 
 from benchmarks.convergence_plot import ratio_text
 from benchmarks.studies_read import NOT_RUN, Record, Study
+from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures import wording
-from hptransfer.reporting.figures.style import arm_name, hp_name
+from hptransfer.reporting.figures.style import hp_name
 
 UNKNOWN = "–"
 LINE = "<br>"  # between the sentences of an answer
@@ -39,7 +40,7 @@ def plain(record: Record | None, digits: int = DIGITS, center: str = "estimate")
     """Write an estimate with its interval, a regret for instance."""
     if record is None or (record[center] is None and record["low"] is None):
         return UNKNOWN
-    return wording.span(record, digits, center)
+    return wording.estimate_text(record, digits, center)
 
 
 def drift(arm: Record | None) -> str:

@@ -86,7 +86,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         realised = pipeline.realise(job, transferred)
         clock.lap("target")
         pages.record_timing(job.folder, clock.laps, worked=ran > 0)
-        pages.report(job.folder, [resume])
+        pages.report_folder(job.folder, [resume])
         clock.lap("plot and report")
     return _finish_run(arguments, job.folder, realised, clock)
 
@@ -216,7 +216,7 @@ def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         found = of_folder.fresh_estimates(folder, step=arguments.step, metric=metric)
         print(_basins_text(found))
         return 0
-    drawn = pages.plot(folder, out=arguments.out, step=arguments.step, metric=metric)
+    drawn = pages.plot_folder(folder, out=arguments.out, step=arguments.step, metric=metric)
     paths = [str(path) for path in drawn]
     if arguments.json:
         print_json({"files": paths})
@@ -245,7 +245,7 @@ def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     from hptransfer.reporting import of_folder as pages
 
     made_by = _made_by(arguments, folder)
-    path = pages.report(folder, made_by, out=arguments.out, step=arguments.step)
+    path = pages.report_folder(folder, made_by, out=arguments.out, step=arguments.step)
     if arguments.json:
         print_json({"files": [str(path)]})
     else:

@@ -35,7 +35,7 @@ def read_records(folder: ResultsFolder, step: int | None = None) -> Records:
     return Records(fresh_estimates(folder, step=step), mup_check(folder), realised, transfer)
 
 
-def plot(
+def plot_folder(
     folder: ResultsFolder,
     *,
     out: Path | None = None,
@@ -89,7 +89,7 @@ def mup_check(folder: ResultsFolder) -> dict[str, Any] | None:
     return next((c for c in checks if c["parametrization"] == Scaling.mup.value), None)
 
 
-def report(
+def report_folder(
     folder: ResultsFolder,
     commands: Sequence[str],
     *,

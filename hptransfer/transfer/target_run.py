@@ -1,4 +1,4 @@
-"""A config trained as a target, and samples drawn of it: in the run directory of its trial."""
+"""Training of one config as a target, and samples of it, in the run directory of its trial."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from hptransfer.training.target.run import RunListeners
 
 
-def unheard(_said: object) -> None:
-    """Tell nobody."""
+def ignore(_message: object) -> None:
+    """Do nothing with a message: the default of every callback here."""
 
 
 def train(
@@ -50,20 +50,22 @@ def train(
     *,
     config_dir: Path | None,
     root: Path,
-    announce: Callable[[str], None] = unheard,
-    tell: Callable[[str], None] = unheard,
-    show: Callable[[LogEntry], None] = unheard,
+    announce: Callable[[str], None] = ignore,
+    tell: Callable[[str], None] = ignore,
+    show: Callable[[LogEntry], None] = ignore,
 ) -> dict[str, Any] | None:
-    """Train one config in its run directory, and record its row in the target's ledger.
+    """Train one config in its run directory, record its row in the target's ledger, return both.
 
-    A run that was cut off goes on at its last sound checkpoint. Where weights and row are both
-    there nothing is trained; where only the row is, the run's end is made again and the row stays.
-    Of several processes the first one alone returns an answer.
+    A run that was interrupted continues from its last sound checkpoint. If weights and row exist,
+    nothing is trained. If only the row exists, the run is finished again from its checkpoint and
+    the row is kept. Of several processes only the first returns the answer, the others None.
 
     Args:
-        announce: is given, before a run begins, where it is found.
-        tell: is given sentences for people.
-        show: is given the lines of the run's log.
+        path: a config file, such as `target.yaml`.
+        root: the folder that gets a results folder for a config that lies outside of one.
+        announce: called with a sentence on where the run's files are, before it begins.
+        tell: called with sentences for people.
+        show: called with every entry of the run's log.
     """
     from hptransfer.training.dataset import load_dataset
     from hptransfer.training.target.parallel import ProcessGroup
@@ -99,7 +101,7 @@ def _needs_nothing(known: dict[str, Any], run: RunFolder) -> bool:
 
 @contextmanager
 def _writing(run: RunFolder, group: ProcessGroup) -> Iterator[None]:
-    """Let one run at a time write a run directory."""
+    """Hold the lock of a run directory, so that one run at a time writes it."""
     if not group.is_first:
         yield
         return
@@ -119,7 +121,7 @@ def _run(
     tell: Callable[[str], None],
     show: Callable[[LogEntry], None],
 ) -> TrialResult:
-    """Train from where the run directory stands to the run's end."""
+    """Train from the last checkpoint in the run directory, or from the start, to the end."""
     from hptransfer.training.dataset import load_dataset
     from hptransfer.training.target.engine import micro_batch
     from hptransfer.training.target.parallel import explain_out_of_memory, is_lost_process
@@ -158,7 +160,7 @@ def _run(
 
 
 def _begins(composed: Composed, run: RunFolder) -> str:
-    """Say where a run is found, and why nothing may be heard of it for a while."""
+    """Return a sentence on where a run's files are, and that compiling may take minutes."""
     compiles = composed.runtime.compiles(custom=isinstance(composed.trial.model, CustomConfig))
     first = "; its blocks are compiled first, which can take minutes" if compiles else ""
     return f"run      {run.path}{first}"
@@ -171,7 +173,7 @@ def _watchers(
     tell: Callable[[str], None],
     show: Callable[[LogEntry], None],
 ) -> Iterator[RunListeners]:
-    """Give those who are told of a run: the caller, TensorBoard and the pictures of samples."""
+    """Return the callbacks of a run: the caller's, TensorBoard's and the one that draws samples."""
     from hptransfer.sweeping.trackers.tensorboard import RunBoard
     from hptransfer.training.sampling.contact_sheet import lay_out_samples, write_samples_png
     from hptransfer.training.target.run import RunListeners
@@ -195,7 +197,7 @@ def _watchers(
 
 
 def _recorded(folder: ResultsFolder, result: TrialResult, fresh: dict[str, Any]) -> bool:
-    """Record a row with its curves unless there is one; return whether there was."""
+    """Record a row with its curves if its trial has none; return whether it had one."""
     key = fresh["trial_key"]
     with LedgerWriter(folder.target) as writer:
         if key in writer.keys:

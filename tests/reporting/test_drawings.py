@@ -160,7 +160,7 @@ def test_a_condition_draws_each_widths_optima_and_the_drift() -> None:
     data = condition_data(arm, arm["conditions"]["over"][0])
     upper, lower = figure_of(partial(draw_condition, data=data)).axes
     for line in data.lines:
-        values = [setting.estimate for setting in line.settings]
+        values = [point.estimate for point in line.points]
         assert values in [[y for _, y in points] for points in lines(upper)]
         assert f"d = {line.width}" in texts(upper)
     assert len(marked(upper, "D")) == 1  # the censored one

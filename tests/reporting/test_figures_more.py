@@ -123,8 +123,8 @@ def test_a_condition_is_shown_at_the_others_own_values():
     other = {**arm["conditions"]["optima"][0], "batch_size": 128, "optimum": 9.0}
     arm["conditions"]["optima"].append(other)
     data = condition_data(arm, arm["conditions"]["over"][0])
-    assert [(line.width, len(line.settings)) for line in data.lines] == [(24, 4), (48, 4), (96, 4)]
-    assert data.lines[0].settings[3].censored == "grid_low"
+    assert [(line.width, len(line.points)) for line in data.lines] == [(24, 4), (48, 4), (96, 4)]
+    assert data.lines[0].points[3].censored == "grid_low"
     assert [s.value for s in data.drift] == [75, 150, 300, 600]
     assert (data.title, data.read_at) == ("µP: still moves", 600)
 

@@ -333,14 +333,19 @@ def test_a_headline_without_a_target_does_not_deny_one():
 
 
 def test_numbers_are_written_for_readers():
-    assert wording.number(-0.00001, 4) == "0.0000"
-    assert wording.number(-5.6, 2) == "−5.60"
-    assert wording.number(None, 2) == "not known"
-    assert wording.regret({"estimate": 4e-7, "low": 0.0, "high": 0.0000021}) == (
+    assert wording.number_text(-0.00001, 4) == "0.0000"
+    assert wording.number_text(-5.6, 2) == "−5.60"
+    assert wording.number_text(None, 2) == "not known"
+    assert wording.regret_text({"estimate": 4e-7, "low": 0.0, "high": 0.0000021}) == (
         "0.0000004 (0.0000000 to 0.0000021)"
     )
-    assert wording.regret({"estimate": 0.1, "low": None, "high": None}) == "0.1000 (no interval)"
-    assert wording.regret({"estimate": 0.1, "low": 0.05, "high": None}) == "0.1000 (0.0500 or more)"
-    assert wording.regret({"estimate": None, "low": 0.05, "high": None}) == "at least 0.0500"
-    assert wording.flops(9.31e13) == "93.1 TFLOP"
-    assert wording.percent(None) == "not known"
+    assert (
+        wording.regret_text({"estimate": 0.1, "low": None, "high": None}) == "0.1000 (no interval)"
+    )
+    assert (
+        wording.regret_text({"estimate": 0.1, "low": 0.05, "high": None})
+        == "0.1000 (0.0500 or more)"
+    )
+    assert wording.regret_text({"estimate": None, "low": 0.05, "high": None}) == "at least 0.0500"
+    assert wording.flops_text(9.31e13) == "93.1 TFLOP"
+    assert wording.percent_text(None) == "not known"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ def figure_of(draw: Callable[[Figure], None]) -> Figure:
     return figure
 
 
-def axes_of(draw: Callable[[Axes, object], None], data: object) -> Axes:
+def axes_of(draw: Callable[[Axes, Any], None], data: object) -> Axes:
     """Return axes with a drawing on them."""
     ax = Figure().subplots()
     draw(ax, data)

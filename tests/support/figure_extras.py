@@ -182,6 +182,7 @@ def full_estimates() -> dict[str, Any]:
     return {
         "schema": 1,
         "sweep": "full",
+        "trials": {"fitted": 120, "missing": 0, "left_out": 0},
         "arms": [mup, standard],
         "surfaces": [surface()],
     }

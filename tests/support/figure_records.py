@@ -162,7 +162,9 @@ def standard_arm() -> dict[str, Any]:
 
 def quickstart() -> dict[str, Any]:
     """Estimates like those of the digits quickstart: three widths, two arms, target 192."""
-    return {"schema": 1, "sweep": "quickstart", "arms": [mup_arm(), standard_arm()]}
+    trials = {"fitted": 120, "missing": 0, "left_out": 0}
+    arms = [mup_arm(), standard_arm()]
+    return {"schema": 1, "sweep": "quickstart", "arms": arms, "trials": trials}
 
 
 def target_sweep() -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Every picture of a sweep, written from its estimates as PNG, SVG and PDF; no statistics here."""
+"""Every picture of a sweep, drawn from its estimates and written as PNG, SVG and PDF.
+
+A picture is a data function, which selects from the records, and a draw function. No statistics
+are computed here.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 
 class Picture(NamedTuple):
-    """A figure by file name, size in inches, and how to draw it; `label` says what it shows."""
+    """A picture that is not drawn yet: file name, what it shows, size in inches, draw function."""
 
     name: str
     label: str
@@ -58,7 +62,7 @@ def drawn(picture: Picture) -> Figure:
 
 
 def write_pictures(folder: Path, listed: Sequence[Picture]) -> list[Path]:
-    """Write pictures as PNG (160 dpi), SVG and PDF, the same bytes each time; list the files."""
+    """Write pictures as PNG (160 dpi), SVG and PDF, the same bytes each time; return the files."""
     import matplotlib.style
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -190,7 +194,7 @@ def _of_target(own: dict[str, Any]) -> Picture:
 
 
 def check_pictures(check: dict[str, Any]) -> list[Picture]:
-    """List the pictures of a coordinate check."""
+    """Return the pictures of a coordinate check."""
     slopes = coordinate_check.coordinate_check_data(check)
     rms = coordinate_check.coordinate_rms_data(check)
     height = 1.5 + 0.24 * max(len(slopes.modules), 4)
@@ -208,12 +212,12 @@ def _on_axes(figure: Figure, *, draw: Callable[..., None], data: Any) -> None:
 
 
 def _endings(labels: list[str]) -> list[str]:
-    """Return what tells apart the files of one kind: nothing where there is only one."""
+    """Return the ends of the file names of one kind of picture; empty if there is only one."""
     return [f"-{name}" for name in _file_names(labels)] if len(labels) > 1 else [""] * len(labels)
 
 
 def _file_names(labels: list[str]) -> list[str]:
-    """Make labels safe as file names; an arm's label may come from an imported file."""
+    """Return labels as safe, distinct file names: an arm's label may come from an imported file."""
     names: list[str] = []
     for label in labels:
         name = re.sub(r"[^A-Za-z0-9_-]+", "_", label)

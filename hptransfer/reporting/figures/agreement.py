@@ -1,4 +1,4 @@
-"""Does another measure of the runs choose the same value? Its basins and optima beside the loss's.
+"""The picture of two measures of the same runs: the optima by a metric beside those by the loss.
 
 A row per arm and HP: the basins by the loss, those by the metric, and both optima over width.
 """
@@ -19,7 +19,7 @@ from hptransfer.reporting.figures.optimum_width import (
     theta_limits,
 )
 from hptransfer.reporting.figures.style import ARMS, hp_label
-from hptransfer.reporting.figures.wording import span
+from hptransfer.reporting.figures.wording import estimate_text
 from hptransfer.results.metrics import LOSS, metric_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class AgreementData(NamedTuple):
 
 
 def agreement_pictures(by_loss: dict[str, Any], by_metric: dict[str, Any]) -> list[Picture]:
-    """List the picture of two measures of one sweep; none where no width has both."""
+    """Return the picture of two measures of one sweep; none if no width has both optima."""
     data = agreement_data(by_loss, by_metric)
     if not data.rows:
         return []
@@ -84,7 +84,7 @@ def _over(arm: dict[str, Any], peers: list[dict[str, Any]], label: str) -> OverW
     mean = arm["mean_difference"]
     count = f"{mean['widths']} width{'' if mean['widths'] == 1 else 's'}"
     return OverWidth(
-        key=f"apart by {span(mean, 2)} octaves, the mean of {count}\nbars: 90 % intervals",
+        key=f"apart by {estimate_text(mean, 2)} octaves, the mean of {count}\nbars: 90 % intervals",
         y_label=f"optimal {hp_label(arm['hp'])}",
         tracks=_tracks(arm, label),
         widths=tuple(at["width"] for at in arm["widths"]),

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-EDGE_SHARE = 0.05  # of the draws on an end of the grid: above it is said
+EDGE_SHARE = 0.05  # a larger share of draws with their optimum on an end of the grid is noted
 LANE = 0.046  # height of one width's lane in the strip, as a share of the loss window
 BARS: dict[str, Any] = {"elinewidth": 1.8, "capsize": 4.5, "capthick": 1.5, "zorder": 5}
 OPTIMUM: dict[str, Any] = {"ms": 5.5, "mew": 1.6, "zorder": 6}
 
 
-class Point(NamedTuple):
+class GridPoint(NamedTuple):
     """A grid point's mean loss with the range over seeds."""
 
     theta: float
@@ -34,12 +34,12 @@ class Point(NamedTuple):
     high: float
 
 
-class Curve(NamedTuple):
+class BasinCurve(NamedTuple):
     """One width's basin; `above`, `failed` and the cliff are drawn in the strip at the top."""
 
     width: int
     color: str
-    points: tuple[Point, ...]
+    points: tuple[GridPoint, ...]
     above: tuple[float, ...]
     failed: tuple[float, ...]
     fit: tuple[tuple[float, float], ...]
@@ -48,7 +48,7 @@ class Curve(NamedTuple):
     loss: float
     censored: str | None
     cliff: float | None  # from here on up every point failed
-    note: str  # what the width's name alone does not say
+    note: str  # stands under the width's name: draws whose optimum is an end of the grid
 
 
 class BasinPanel(NamedTuple):
@@ -56,7 +56,7 @@ class BasinPanel(NamedTuple):
 
     title: str
     x_label: str
-    curves: tuple[Curve, ...]
+    curves: tuple[BasinCurve, ...]
     x_limits: tuple[float, float]
     floor: float
     ceiling: float  # losses above are drawn as arrows
@@ -79,8 +79,8 @@ def basins_data(estimates: dict[str, Any]) -> BasinsData:
     return BasinsData(tuple(_panel(arm, arms, colors, metric) for arm in arms))
 
 
-def basin_curve(optimum: dict[str, Any], color: str, ceiling: float) -> Curve:
-    """Sort one width's grid points into those inside the picture, above it, and failed."""
+def basin_curve(optimum: dict[str, Any], color: str, ceiling: float) -> BasinCurve:
+    """Return one width's basin: its grid points inside the picture, above it, and failed."""
     basin = optimum["basin"]
     grid = list(
         zip(
@@ -88,13 +88,13 @@ def basin_curve(optimum: dict[str, Any], color: str, ceiling: float) -> Curve:
         )
     )
     sound = [
-        Point(t, m, m if lo is None else lo, m if hi is None else hi)
+        GridPoint(t, m, m if lo is None else lo, m if hi is None else hi)
         for t, m, lo, hi, failed in grid
         if not failed and m is not None
     ]
     fit = zip(basin["fit_theta"] or [], basin["fit_loss"] or [], strict=True)
     ends = (optimum["low"], optimum["high"])
-    return Curve(
+    return BasinCurve(
         width=optimum["width"],
         color=color,
         points=tuple(sound),
@@ -125,7 +125,7 @@ def _seeds(optima: list[dict[str, Any]]) -> str:
 
 
 def loss_window(optima: list[dict[str, Any]]) -> tuple[float, float]:
-    """Choose the loss range that shows every minimum and a shoulder of every fit."""
+    """Return the loss range that shows every minimum and one side of every fit."""
     bottoms = [_bottom(o) for o in optima]
     fits = [o["basin"]["fit_loss"] for o in optima if o["basin"]["fit_loss"]]
     # The lower shoulder: the higher one often climbs a cliff, which would flatten all the rest.
@@ -191,7 +191,7 @@ def frame_losses(ax: Axes, floor: float, ceiling: float, top: float) -> None:
     ax.yaxis.set_major_locator(FixedLocator([t for t in ticks if floor <= t <= ceiling]))
 
 
-def draw_curve(ax: Axes, curve: Curve) -> None:
+def draw_curve(ax: Axes, curve: BasinCurve) -> None:
     """Draw one width's points, seed ranges, local fit with the window's ends, and optimum."""
     color = curve.color
     ends = (curve.fit[0][0], curve.fit[-1][0]) if curve.fit else (0.0, 0.0)
@@ -214,7 +214,7 @@ def draw_curve(ax: Axes, curve: Curve) -> None:
     ax.plot([curve.optimum], [curve.loss], shape, mfc=face, mec=color, **OPTIMUM)
 
 
-def draw_lane(ax: Axes, curve: Curve, level: float) -> None:
+def draw_lane(ax: Axes, curve: BasinCurve, level: float) -> None:
     """Draw what lies outside the picture at one height: arrows above it, crosses failed."""
     lane = {"ls": "none", "zorder": 4, "color": curve.color}
     if curve.cliff is not None:

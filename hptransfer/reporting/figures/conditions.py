@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.basins import BARS, OPTIMUM
 from hptransfer.reporting.figures.style import (
     INK,
     MUTED,
     PAPER,
-    arm_name,
     hp_label,
     spread,
     width_colors,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAMES = {"steps": "training steps", "batch_size": "batch size", "depth": "depth"}
 
 
-class Setting(NamedTuple):
+class ConditionPoint(NamedTuple):
     """A number with its 90 % interval at one value of the condition."""
 
     value: float
@@ -36,7 +36,7 @@ class WidthLine(NamedTuple):
 
     width: int
     color: str
-    settings: tuple[Setting, ...]
+    points: tuple[ConditionPoint, ...]
 
 
 class ConditionData(NamedTuple):
@@ -46,7 +46,7 @@ class ConditionData(NamedTuple):
     x_label: str
     y_label: str
     lines: tuple[WidthLine, ...]
-    drift: tuple[Setting, ...]
+    drift: tuple[ConditionPoint, ...]
     read_at: float | None
 
 
@@ -64,7 +64,7 @@ def condition_data(arm: dict[str, Any], over: dict[str, Any]) -> ConditionData:
             width,
             color,
             tuple(
-                _setting(row[axis], {**row, "estimate": row["optimum"]}, row["censored"])
+                _point(row[axis], {**row, "estimate": row["optimum"]}, row["censored"])
                 for row in sorted(rows, key=lambda row: row[axis])
                 if row["width"] == width
             ),
@@ -72,7 +72,7 @@ def condition_data(arm: dict[str, Any], over: dict[str, Any]) -> ConditionData:
         for width, color in colors.items()
     ]
     drifts = [
-        _setting(entry["value"], entry["drift"])
+        _point(entry["value"], entry["drift"])
         for entry in over["values"]
         if entry["drift"] and entry["drift"]["estimate"] is not None
     ]
@@ -87,9 +87,9 @@ def condition_data(arm: dict[str, Any], over: dict[str, Any]) -> ConditionData:
     )
 
 
-def _setting(value: float, told: dict[str, Any], censored: str | None = None) -> Setting:
+def _point(value: float, told: dict[str, Any], censored: str | None = None) -> ConditionPoint:
     ends = (told["low"], told["high"])
-    return Setting(value, told["estimate"], None if None in ends else ends, censored)
+    return ConditionPoint(value, told["estimate"], None if None in ends else ends, censored)
 
 
 def draw_condition(figure: Figure, data: ConditionData) -> None:
@@ -102,7 +102,7 @@ def draw_condition(figure: Figure, data: ConditionData) -> None:
     if lower is not None:
         _draw_drift(lower, data)
     bottom = upper if lower is None else lower
-    values = sorted({s.value for line in data.lines for s in line.settings})
+    values = sorted({s.value for line in data.lines for s in line.points})
     bottom.set_xscale("log", base=2)
     bottom.set(xlabel=data.x_label, xlim=(values[0] / 1.25, values[-1] * 1.25))
     bottom.set_xticks(values, [f"{value:g}" for value in values])
@@ -115,16 +115,14 @@ def _draw_optima(ax: Axes, data: ConditionData) -> None:
     _mark_read_at(ax, data)
     for index, line in enumerate(data.lines):
         nudge = 1 + 0.03 * (index - (len(data.lines) - 1) / 2)
-        at = [s.value * nudge for s in line.settings]
-        ax.plot(at, [s.estimate for s in line.settings], color=line.color, lw=1.4)
-        for x, setting in zip(at, line.settings, strict=True):
-            _draw_setting(ax, x, setting, line.color)
-    low, high = _limits([s for line in data.lines for s in line.settings], least=3.0)
+        at = [s.value * nudge for s in line.points]
+        ax.plot(at, [s.estimate for s in line.points], color=line.color, lw=1.4)
+        for x, point in zip(at, line.points, strict=True):
+            _draw_point(ax, x, point, line.color)
+    low, high = _limits([s for line in data.lines for s in line.points], least=3.0)
     ax.set_ylim(low, high)
-    drawn = [line for line in data.lines if line.settings]
-    places = spread(
-        [line.settings[-1].estimate for line in drawn], 0.075 * (high - low), (low, high)
-    )
+    drawn = [line for line in data.lines if line.points]
+    places = spread([line.points[-1].estimate for line in drawn], 0.075 * (high - low), (low, high))
     for line, place in zip(drawn, places, strict=True):
         ax.annotate(
             f"d = {line.width}", (1, place), (5, 0), xycoords=("axes fraction", "data"),
@@ -137,9 +135,9 @@ def _draw_drift(ax: Axes, data: ConditionData) -> None:
     ax.axhline(0, color=MUTED, lw=1)
     _mark_read_at(ax, data)
     ax.plot([s.value for s in data.drift], [s.estimate for s in data.drift], color=INK, lw=1.2)
-    for setting in data.drift:
-        _draw_setting(ax, setting.value, setting, INK)
-    ax.set_ylim(*_limits([*data.drift, Setting(0, 0.0, None, None)], least=0.5))
+    for point in data.drift:
+        _draw_point(ax, point.value, point, INK)
+    ax.set_ylim(*_limits([*data.drift, ConditionPoint(0, 0.0, None, None)], least=0.5))
     ax.set_ylabel("drift, octaves\nper doubling")
     ax.locator_params(axis="y", nbins=5)
 
@@ -149,19 +147,19 @@ def _mark_read_at(ax: Axes, data: ConditionData) -> None:
         ax.axvline(data.read_at, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
 
 
-def _draw_setting(ax: Axes, x: float, setting: Setting, color: str) -> None:
-    if setting.interval is not None:
-        low, high = setting.interval
-        ends = [[setting.estimate - low], [high - setting.estimate]]
-        ax.errorbar([x], [setting.estimate], ends, fmt="none", color=color, **BARS)
-    shape, face = ("o", color) if setting.censored is None else ("D", PAPER)
-    ax.plot([x], [setting.estimate], shape, mfc=face, mec=color, **OPTIMUM)
+def _draw_point(ax: Axes, x: float, point: ConditionPoint, color: str) -> None:
+    if point.interval is not None:
+        low, high = point.interval
+        ends = [[point.estimate - low], [high - point.estimate]]
+        ax.errorbar([x], [point.estimate], ends, fmt="none", color=color, **BARS)
+    shape, face = ("o", color) if point.censored is None else ("D", PAPER)
+    ax.plot([x], [point.estimate], shape, mfc=face, mec=color, **OPTIMUM)
 
 
-def _limits(settings: list[Setting], least: float) -> tuple[float, float]:
+def _limits(points: list[ConditionPoint], least: float) -> tuple[float, float]:
     """Hold every estimate and at least `least`; long intervals are cut."""
-    values = [s.estimate for s in settings]
-    ends = [end for s in settings if s.interval for end in s.interval]
+    values = [s.estimate for s in points]
+    ends = [end for s in points if s.interval for end in s.interval]
     reach = max(least / 2, max(values) - min(values))
     low = max(min([*values, *ends]), min(values) - reach)
     high = min(max([*values, *ends]), max(values) + reach)

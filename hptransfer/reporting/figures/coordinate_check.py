@@ -31,7 +31,7 @@ class CoordinateCheckData(NamedTuple):
     limit: float
 
 
-class Line(NamedTuple):
+class RmsLine(NamedTuple):
     """One module's RMS over width at the last step."""
 
     module: str
@@ -45,7 +45,7 @@ class CoordinateRmsData(NamedTuple):
 
     step: int
     widths: tuple[int, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[RmsLine, ...]
 
 
 def coordinate_check_data(check: dict[str, Any]) -> CoordinateCheckData:
@@ -76,7 +76,7 @@ def coordinate_rms_data(check: dict[str, Any]) -> CoordinateRmsData:
         rows = sorted((r["width"], r["rms"]) for r in last if r["module"] == module)
         if all(rms is not None and rms > 0 for _, rms in rows):
             widths, values = zip(*rows, strict=True)
-            lines.append(Line(module, widths, values, module not in bad))
+            lines.append(RmsLine(module, widths, values, module not in bad))
     return CoordinateRmsData(step, tuple(sorted({r["width"] for r in last})), tuple(lines))
 
 

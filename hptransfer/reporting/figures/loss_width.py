@@ -1,4 +1,4 @@
-"""The picture of the loss at the optimum over width: is wider better, and what comes next?"""
+"""The picture of the loss at the optimum over width, its law, and the target's expected loss."""
 
 from __future__ import annotations
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.style import (
     INK,
     MUTED,
     PAPER,
     arm_colors,
-    arm_name,
     hp_label,
     key_line,
     spread,

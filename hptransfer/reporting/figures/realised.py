@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.reporting.figures.basins import (
-    Curve,
+    BasinCurve,
     basin_curve,
     draw_curve,
     draw_lane,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Interval(NamedTuple):
+class RegretInterval(NamedTuple):
     """A regret with its 90 % interval; null where it is not known."""
 
     name: str
@@ -34,12 +34,12 @@ class RealisedData(NamedTuple):
 
     title: str
     x_label: str
-    curve: Curve
+    curve: BasinCurve
     transferred: float
     loss_at_transferred: float | None
     window: tuple[float, float]
-    predicted: Interval
-    realised: Interval
+    predicted: RegretInterval
+    realised: RegretInterval
     missed: bool
 
 
@@ -57,10 +57,16 @@ def realised_data(realised: dict[str, Any]) -> RealisedData:
         transferred=realised["transferred"],
         loss_at_transferred=realised["loss_at_transferred"],
         window=(floor, ceiling),
-        predicted=Interval("predicted", predicted["mean"], predicted["low"], predicted["high"]),
-        realised=Interval("realised", regret["estimate"], regret["low"], regret["high"]),
+        predicted=RegretInterval(
+            "predicted", predicted["mean"], predicted["low"], predicted["high"]
+        ),
+        realised=RegretInterval("realised", regret["estimate"], regret["low"], regret["high"]),
         missed=realised["missed"],
     )
+
+
+def _regret(name: str, value: float | None, ends: dict[str, Any]) -> RegretInterval:
+    return RegretInterval(name, value, ends["low"], ends["high"])
 
 
 def draw_realised(figure: Figure, data: RealisedData) -> None:

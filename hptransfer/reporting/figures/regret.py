@@ -6,12 +6,12 @@ import math
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.style import (
     MUTED,
     PAPER,
     SHADE,
     arm_colors,
-    arm_name,
     hp_label,
     key_line,
 )
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-POINTS = 121
-REACH = 1.75  # octaves shown on either side of the targets' optima
-NEAR = 0.35  # of the picture's width: names of curves closer than this have lines of their own
+GRID_POINTS = 121  # of the HP, at which regret is drawn
+SHOWN_OCTAVES = 1.75  # shown on either side of the targets' optima
+NAME_CLEARANCE = 0.35  # share of the width: closer names get lines of their own
 FLOOR, CEILING = 1e-3, 1e3  # multiples of δ that the lower picture shows
 
 
@@ -69,7 +69,7 @@ def regret_data(estimates: dict[str, Any], *, hp: str) -> RegretData:
     centers = [
         t["optimum"] for arm in arms if (t := arm.get("target")) and t["optimum"] is not None
     ]
-    span = (min(centers, default=0.0) - REACH, max(centers, default=0.0) + REACH)
+    span = (min(centers, default=0.0) - SHOWN_OCTAVES, max(centers, default=0.0) + SHOWN_OCTAVES)
     curves = [curve for arm, color in coloured if (curve := _curve(arm, color, span))]
     rows = [row for arm, color in coloured for row in _rows(arm, color)]
     y_label = f"regret at the target ({metric_of(estimates).label})"
@@ -91,7 +91,7 @@ def _curve(arm: dict[str, Any], color: str, span: tuple[float, float]) -> Regret
             return math.inf
         return (below if x < optimum else above) * (x - optimum) ** 2
 
-    grid = [span[0] + (span[1] - span[0]) * i / (POINTS - 1) for i in range(POINTS)]
+    grid = [span[0] + (span[1] - span[0]) * i / (GRID_POINTS - 1) for i in range(GRID_POINTS)]
     best, ends = target["optimum"], (target["low"], target["high"])
     sound = [x for x in grid if x - best < cliff]
     known = None not in ends
@@ -199,7 +199,7 @@ def name_lines(curves: tuple[RegretCurve, ...]) -> list[int]:
     """Return the line from the top, from 0, where each name stands clear of its neighbours."""
     lines: list[int] = []
     for curve in curves:
-        clear = NEAR * (curve.theta[-1] - curve.theta[0])
+        clear = NAME_CLEARANCE * (curve.theta[-1] - curve.theta[0])
         near = zip(curves, lines, strict=False)  # those that have a line
         taken = {line for other, line in near if abs(other.emitted - curve.emitted) < clear}
         lines.append(next(line for line in count() if line not in taken))

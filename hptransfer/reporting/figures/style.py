@@ -89,7 +89,7 @@ RC: dict[str, Any] = {
 
 
 def arm_title(arm: dict[str, Any]) -> str:
-    """Name an arm with its verdict, where it has one."""
+    """Return an arm's name with its verdict, where it has one."""
     name = arm_name(arm["parametrization"])
     return f"{name}: {arm['verdict']}" if arm.get("verdict") else name
 
@@ -113,7 +113,7 @@ def width_colors(widths: list[int]) -> dict[int, str]:
 
 
 def hp_name(hp: str) -> str:
-    """Say what an axis `log2_<hp>` is a logarithm of, in words."""
+    """Return an HP's name in words; `hp` may begin with `log2_`."""
     short = hp.removeprefix("log2_")
     if short in HYPERPARAMETERS:
         return HYPERPARAMETERS[short].meaning
@@ -121,12 +121,12 @@ def hp_name(hp: str) -> str:
 
 
 def hp_label(hp: str) -> str:
-    """Label the axis of an HP."""
+    """Return the label of an HP's axis."""
     return f"log2 {hp_name(hp)}" if hp.startswith("log2_") else hp_name(hp)
 
 
 def spread(positions: list[float], gap: float, limits: tuple[float, float]) -> list[float]:
-    """Move label positions apart to at least `gap`, in order, as a group that stays in `limits`.
+    """Return label positions at least `gap` apart, in the same order and together in `limits`.
 
     Of equal positions the first is placed highest.
     """

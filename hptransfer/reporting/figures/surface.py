@@ -6,12 +6,12 @@ import math
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.style import (
     INK,
     MUTED,
     PAPER,
     WIDTHS,
-    arm_name,
     hp_label,
     spread,
     width_colors,
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 4  # HPs in one picture
-GRID = 61
-SHELLS = 6  # contour lines, each twice the loss of the one within
+MOST_HPS = 4  # in one picture; the most important ones are drawn
+AXIS_POINTS = 61  # of each HP, at which the surface is evaluated
+CONTOUR_LINES = 6  # each at twice the excess loss of the one within
 Z90 = 1.645  # normal sds from the middle to an end of a 90 % interval
 JOINT90 = 2.146  # sds to the edge of a 90 % region of two, sqrt(chi2)
 
@@ -78,7 +78,7 @@ def surface_data(surface: dict[str, Any]) -> SurfaceData:
     every = surface["hps"]
     # The first ones in the order of importance; a page has no room for more.
     shares = (surface.get("importance") or {}).get("surface") or {}
-    hps = sorted(every, key=lambda hp: -(shares.get(hp) or 0.0))[:MOST]
+    hps = sorted(every, key=lambda hp: -(shares.get(hp) or 0.0))[:MOST_HPS]
     axes = [_axis(told, hp) for hp in hps]
     colors = width_colors([entry["width"] for entry in told])
     slices = [
@@ -102,7 +102,7 @@ def _axis(entries: list[dict[str, Any]], hp: str) -> tuple[float, ...]:
     """Span the points that any width was fitted to."""
     ends = [end for entry in entries for end in entry["box"][hp]]
     low, high = min(ends), max(ends)
-    return tuple(low + (high - low) * i / (GRID - 1) for i in range(GRID))
+    return tuple(low + (high - low) * i / (AXIS_POINTS - 1) for i in range(AXIS_POINTS))
 
 
 def _slice(entry: dict[str, Any], hp: str, at: int, axis: tuple[float, ...], color: str) -> Slice:
@@ -153,7 +153,7 @@ def _contours(
 
 def _levels(top: float) -> tuple[float, ...]:
     """Halve the highest loss again and again, to two digits."""
-    halves = [float(f"{top / 2**k:.1e}") for k in range(SHELLS, 0, -1)]
+    halves = [float(f"{top / 2**k:.1e}") for k in range(CONTOUR_LINES, 0, -1)]
     return tuple(halves) if top > 0 else ()
 
 

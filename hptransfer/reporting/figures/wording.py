@@ -1,4 +1,4 @@
-"""The report's numbers and sentences: what a verdict means, in words a tired reader grasps."""
+"""Numbers and sentences of pictures and report; what a verdict means, in plain words."""
 
 from __future__ import annotations
 
@@ -20,57 +20,59 @@ CENSORED = {
 }
 
 
-def number(value: float | None, digits: int) -> str:
-    """Write a number with a true minus sign; null is `not known`, a tiny share is not -0.00."""
+def number_text(value: float | None, digits: int) -> str:
+    """Return a number with a true minus sign; None is `not known`, and zero has no sign."""
     if value is None:
         return UNKNOWN
     text = f"{value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def hp_value(theta: float | None) -> str:
-    """Write log2 of an HP with the HP's own value behind it."""
-    return UNKNOWN if theta is None else f"{number(theta, 2)} ({2.0**theta:.3g})"
+def hp_text(theta: float | None) -> str:
+    """Return log2 of an HP with the HP's own value in brackets."""
+    return UNKNOWN if theta is None else f"{number_text(theta, 2)} ({2.0**theta:.3g})"
 
 
 def digits_for(*values: float | None) -> int:
-    """Choose four decimals, or up to seven where the largest regret has no two digits in four."""
+    """Return 4 decimals, or up to 7 where the largest value would have fewer than two digits."""
     largest = max((abs(v) for v in values if v is not None), default=0.0)
     return next((digits for digits in range(4, 8) if largest >= 10.0 ** (1 - digits)), 4)
 
 
-def span(record: Mapping[str, Any] | None, digits: int, center: str = "estimate") -> str:
-    """Write an estimate with its 90 % interval."""
+def estimate_text(record: Mapping[str, Any] | None, digits: int, center: str = "estimate") -> str:
+    """Return an estimate, at the key `center`, with its 90 % interval."""
     if record is None or (record[center] is None and record["low"] is None):
         return UNKNOWN
     if record[center] is None:
-        return f"at least {number(record['low'], digits)}"  # most draws are past the cliff
-    return number(record[center], digits) + interval(record["low"], record["high"], digits)
+        return f"at least {number_text(record['low'], digits)}"  # most draws are past the cliff
+    return number_text(record[center], digits) + interval_text(
+        record["low"], record["high"], digits
+    )
 
 
-def interval(low: float | None, high: float | None, digits: int) -> str:
-    """Write an interval in brackets; without an upper end it reaches past the cliff."""
+def interval_text(low: float | None, high: float | None, digits: int) -> str:
+    """Return an interval in brackets; one without an upper end reaches past the cliff."""
     if low is None:
         return " (no interval)"
     if high is None:
-        return f" ({number(low, digits)} or more)"
-    return f" ({number(low, digits)} to {number(high, digits)})"
+        return f" ({number_text(low, digits)} or more)"
+    return f" ({number_text(low, digits)} to {number_text(high, digits)})"
 
 
-def regret(record: Mapping[str, Any] | None, center: str = "estimate") -> str:
-    """Write a regret with as many decimals as its interval needs."""
+def regret_text(record: Mapping[str, Any] | None, center: str = "estimate") -> str:
+    """Return a regret with its 90 % interval, in as many decimals as it needs."""
     if record is None:
         return UNKNOWN
-    return span(record, digits_for(record[center], record["low"], record["high"]), center)
+    return estimate_text(record, digits_for(record[center], record["low"], record["high"]), center)
 
 
-def subject(arm: Mapping[str, Any]) -> str:
-    """Name an arm and the HP whose optimum is spoken of."""
+def arm_and_hp(arm: Mapping[str, Any]) -> str:
+    """Return the names of an arm and of the HP that its estimates are of."""
     return f"{arm_name(arm['parametrization'])}, {hp_label(arm['hp'])}"
 
 
 def headline(arm: Mapping[str, Any]) -> str:
-    """Say in one sentence what an arm's verdict is and what to do."""
+    """Return one sentence on an arm's verdict and what to do."""
     name = arm_name(arm["parametrization"])
     match arm.get("verdict"):
         case "transfers":
@@ -89,14 +91,14 @@ def _advice(arm: Mapping[str, Any]) -> str:
     hp = hp_label(arm["hp"])
     if target is None or target.get("emitted") is None:
         return f"one value of {hp} serves every width of the sweep, which names no target."
-    sentence = f"train width {target['width']} at {hp} {hp_value(target['emitted'])}; "
-    return sentence + f"expected regret {regret(target.get('expected_regret'), 'mean')}."
+    sentence = f"train width {target['width']} at {hp} {hp_text(target['emitted'])}; "
+    return sentence + f"expected regret {regret_text(target.get('expected_regret'), 'mean')}."
 
 
 def _drift(arm: Mapping[str, Any]) -> str:
-    """Say why a transfer fails: the optimum moves, or only the loss shows it."""
+    """Return why a transfer fails: the optimum moves, or only its cost in loss is seen."""
     drift = arm.get("drift_octaves_per_doubling")
-    moved = span(drift, 2)
+    moved = estimate_text(drift, 2)
     if drift is None or moved == UNKNOWN:
         return "one value for all widths costs more than the limit"
     if not excludes_zero(drift):
@@ -111,8 +113,8 @@ def _fallback(arm: Mapping[str, Any]) -> str:
     target = arm.get("target")
     if target is None or target.get("emitted") is None:
         return "Sweep again at every width."
-    value = hp_value(target["emitted"])
-    expected = regret(target.get("expected_regret"), "mean")
+    value = hp_text(target["emitted"])
+    expected = regret_text(target.get("expected_regret"), "mean")
     return (
         f"Its law would give width {target['width']} {hp_label(arm['hp'])} {value}, "
         f"expected regret {expected}."
@@ -123,8 +125,8 @@ def _first_reason(arm: Mapping[str, Any]) -> str:
     return arm["reasons"][0] if arm.get("reasons") else ""
 
 
-def flops(value: float | None) -> str:
-    """Write FLOPs with an SI prefix."""
+def flops_text(value: float | None) -> str:
+    """Return FLOPs with an SI prefix, in three digits."""
     if value is None:
         return UNKNOWN
     for size, prefix in (
@@ -140,6 +142,6 @@ def flops(value: float | None) -> str:
     return f"{value:.3g} FLOP"
 
 
-def percent(value: float | None) -> str:
-    """Write a percentage with three significant digits."""
+def percent_text(value: float | None) -> str:
+    """Return a percentage with three significant digits."""
     return UNKNOWN if value is None else f"{value:.3g} %".replace("-", "−")

@@ -1,31 +1,28 @@
-"""The report's accounts: FLOPs, time, the commands that were typed, and where it all came from."""
+"""Sections of the report: FLOPs and time spent, commands, files, imported rows, provenance."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
-from typing import Any
 
 import yaml
 
 from hptransfer.reporting.figures import wording
 from hptransfer.reporting.figures.cost import DENOMINATORS
-from hptransfer.reporting.page.page import bullets, cell, element, table
+from hptransfer.reporting.page.page import JsonObject, bullets, cell, element, table
 from hptransfer.system.text import duration
 from hptransfer.system.version import package_version
 
-Record = Mapping[str, Any]
 
-
-def cost_table(cost: Record | None) -> str:
+def cost_table(cost: JsonObject | None) -> str:
     """Tabulate FLOPs and the three ratios, each with its denominator."""
     if cost is None:
         return ""
     totals = [
-        ("the whole sweep", wording.flops(cost["sweep_flops"])),
-        ("one target run", wording.flops(cost["target_flops"])),
+        ("the whole sweep", wording.flops_text(cost["sweep_flops"])),
+        ("one target run", wording.flops_text(cost["target_flops"])),
     ]
-    ratios = [(what, wording.percent(cost[key]), of) for key, what, of in DENOMINATORS]
+    ratios = [(what, wording.percent_text(cost[key]), of) for key, what, of in DENOMINATORS]
     return "\n".join(
         [
             table("", ("", "FLOPs#"), totals),
@@ -61,7 +58,7 @@ def files_list(files: list[str] | None) -> str:
     return f"<ul>{bullets(files)}</ul>" if files else ""
 
 
-def imported_table(imported: Record | None) -> str:
+def imported_table(imported: JsonObject | None) -> str:
     """Say which files the rows came from, and which of their columns was read as what."""
     if not imported:
         return ""
@@ -73,7 +70,7 @@ def imported_table(imported: Record | None) -> str:
     return element("p", said) + "\n" + table("", ("file", "columns"), rows)
 
 
-def provenance(sweep: Record) -> str:
+def provenance_section(sweep: JsonObject) -> str:
     """Show the version and the sweep as it was run."""
     text = yaml.safe_dump(dict(sweep), sort_keys=False, allow_unicode=True, width=88)
     return "\n".join(

@@ -1,27 +1,24 @@
-"""The report's findings: optima, transfer, laws, the target's values, and the checks of both."""
+"""Sections of the report: optima, verdicts, the target's values, realised regret, check."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures import wording
 from hptransfer.reporting.figures.style import hp_label
-from hptransfer.reporting.page.page import bullets, element, table
-
-Record = Mapping[str, Any]
+from hptransfer.reporting.page.page import JsonObject, bullets, element, table
 
 
-def optima_table(arm: Record) -> str:
+def arm_optima_table(arm: JsonObject) -> str:
     """Tabulate one arm's optima with interval and censoring."""
     columns = {
         "width#": lambda o: str(o["width"]),
-        "optimum#": lambda o: wording.hp_value(o["optimum"]),
-        "90 % interval#": lambda o: wording.interval(o["low"], o["high"], 2).strip(" ()"),
-        "loss#": lambda o: wording.number(o["loss"], 4),
-        "seeds#": lambda o: wording.number(o["n_seeds"], 0),
-        "points#": lambda o: wording.number(o["n_points"], 0),
+        "optimum#": lambda o: wording.hp_text(o["optimum"]),
+        "90 % interval#": lambda o: wording.interval_text(o["low"], o["high"], 2).strip(" ()"),
+        "loss#": lambda o: wording.number_text(o["loss"], 4),
+        "seeds#": lambda o: wording.number_text(o["n_seeds"], 0),
+        "points#": lambda o: wording.number_text(o["n_points"], 0),
         "draws on an edge#": lambda o: _edges(o.get("edge")),
         "censored": lambda o: wording.CENSORED[o["censored"]] if o["censored"] else "no",
     }
@@ -30,45 +27,45 @@ def optima_table(arm: Record) -> str:
     return table(caption, list(columns), rows)
 
 
-def _edges(edge: Record | None) -> str:
+def _edges(edge: JsonObject | None) -> str:
     if edge is None or None in (edge["low"], edge["high"]):
         return wording.UNKNOWN
-    return wording.percent(100 * (edge["low"] + edge["high"]))
+    return wording.percent_text(100 * (edge["low"] + edge["high"]))
 
 
-def transfer_table(arms: list[Record]) -> str:
+def transfer_table(arms: list[JsonObject]) -> str:
     """Tabulate verdict, drift and regret, a column per arm."""
     if not arms:
         return ""
     several = len({arm["hp"] for arm in arms}) > 1
-    names = (wording.subject(a) if several else arm_name(a["parametrization"]) for a in arms)
+    names = (wording.arm_and_hp(a) if several else arm_name(a["parametrization"]) for a in arms)
     heads = ["", *(f"{name}#" for name in names)]
     rows = [
         ["verdict", *(str(arm.get("verdict") or "none") for arm in arms)],
         [
             "drift, octaves per doubling",
-            *(wording.span(arm.get("drift_octaves_per_doubling"), 2) for arm in arms),
+            *(wording.estimate_text(arm.get("drift_octaves_per_doubling"), 2) for arm in arms),
         ],
-        ["tolerance δ", *(wording.number(_part(arm, "delta"), 4) for arm in arms)],
+        ["tolerance δ", *(wording.number_text(_part(arm, "delta"), 4) for arm in arms)],
         [
             "regret, widest width held out",
-            *(wording.regret(_part(arm, "held_out")) for arm in arms),
+            *(wording.regret_text(_part(arm, "held_out")) for arm in arms),
         ],
-        ["regret at the target", *(wording.regret(_part(arm, "at_target")) for arm in arms)],
+        ["regret at the target", *(wording.regret_text(_part(arm, "at_target")) for arm in arms)],
         [
             "as a share of the last doubling's gain",
-            *(wording.span(_part(arm, "share_of_gain"), 3) for arm in arms),
+            *(wording.estimate_text(_part(arm, "share_of_gain"), 3) for arm in arms),
         ],
-        ["in % of the loss", *(wording.span(_part(arm, "percent"), 2) for arm in arms)],
+        ["in % of the loss", *(wording.estimate_text(_part(arm, "percent"), 2) for arm in arms)],
     ]
     return table("", heads, rows)
 
 
-def _part(arm: Record, name: str) -> Any:
+def _part(arm: JsonObject, name: str) -> Any:
     return (arm.get("regret") or {}).get(name)
 
 
-def target_values(transfer: Record) -> str:
+def target_values(transfer: JsonObject) -> str:
     """Tabulate the values for the target with their conditions and warnings."""
     target, expected = transfer["target"], transfer.get("expected_regret")
     params = target.get("params")
@@ -78,13 +75,13 @@ def target_values(transfer: Record) -> str:
     rows = [
         (
             hp_label(name),
-            wording.hp_value(hp["value"]),
-            wording.interval(hp["low"], hp["high"], 2).strip(" ()"),
+            wording.hp_text(hp["value"]),
+            wording.interval_text(hp["low"], hp["high"], 2).strip(" ()"),
         )
         for name, hp in transfer["hps"].items()
     ]
     known = expected is not None and expected.get("mean") is not None
-    regret = wording.regret(expected, "mean") if known else wording.UNKNOWN
+    regret = wording.regret_text(expected, "mean") if known else wording.UNKNOWN
     return "\n".join(
         [
             element("p", sentence),
@@ -96,22 +93,24 @@ def target_values(transfer: Record) -> str:
     )
 
 
-def _gap(gap: Record | None) -> str:
+def _gap(gap: JsonObject | None) -> str:
     """Tabulate held-out minus training loss by width, at the point nearest to the value."""
     if gap is None:
         return ""
     rows = [
-        (str(w["width"]), wording.number(w["mean"], 4), wording.number(w["error"], 4))
+        (str(w["width"]), wording.number_text(w["mean"], 4), wording.number_text(w["error"], 4))
         for w in gap["widths"]
     ]
     heads = ("width#", "held-out minus training loss#", "standard error#")
     share = gap["share_of_loss"]
-    said = "" if share is None else f"At the widest, {wording.percent(100 * share)} of the loss."
+    said = (
+        "" if share is None else f"At the widest, {wording.percent_text(100 * share)} of the loss."
+    )
     caption = "train-validation gap at the transferred value"
     return "\n".join([table(caption, heads, rows), element("p", said, "muted") if said else ""])
 
 
-def _conditions(expected: Record | None) -> str:
+def _conditions(expected: JsonObject | None) -> str:
     conditional = (expected or {}).get("conditional_on")
     listed = ", ".join(
         f"{name} {value}" for name, value in (conditional or {}).items() if value is not None
@@ -123,21 +122,21 @@ def _notes(warnings: list[str] | None) -> str:
     return f"<ul>{bullets(warnings, 'warning')}</ul>" if warnings else ""
 
 
-def realised_table(realised: Record) -> str:
+def realised_table(realised: JsonObject) -> str:
     """Tabulate what the target's own sweep says about the transferred value."""
     answer = "missed" if realised["missed"] else "held"
     sentence = f"The target, width {realised['width']}, was swept itself: the prediction {answer}."
     rows = [
-        ("predicted regret", wording.regret(realised["predicted"], "mean")),
-        ("realised regret", wording.regret(realised["regret"])),
-        ("transferred value", wording.hp_value(realised["transferred"])),
-        ("the target's own optimum", wording.hp_value(realised["optimum"]["optimum"])),
-        ("loss at the transferred value", wording.number(realised["loss_at_transferred"], 4)),
+        ("predicted regret", wording.regret_text(realised["predicted"], "mean")),
+        ("realised regret", wording.regret_text(realised["regret"])),
+        ("transferred value", wording.hp_text(realised["transferred"])),
+        ("the target's own optimum", wording.hp_text(realised["optimum"]["optimum"])),
+        ("loss at the transferred value", wording.number_text(realised["loss_at_transferred"], 4)),
     ]
     return element("p", sentence) + "\n" + table("", ("", "#"), rows)
 
 
-def check_sentence(check: Record) -> str:
+def check_sentence(check: JsonObject) -> str:
     """Say whether the coordinate check passed, where it is worst, and what it covered."""
     worst = check["worst"]
     verdict = {"pass": "passes", "fail": "fails"}[check["verdict"]]
@@ -146,13 +145,13 @@ def check_sentence(check: Record) -> str:
     if worst is not None:
         when = "at init" if worst["quantity"] == "init" else f"after step {worst['step']}"
         sentences.append(
-            f"The steepest slope is {wording.number(worst['slope'], 2)} "
+            f"The steepest slope is {wording.number_text(worst['slope'], 2)} "
             f"({worst['module']}, {when}); the limit is ±{check['limit']:g}."
         )
     widths = ", ".join(str(width) for width in check["widths"])
     seeds = "1 seed" if len(check["seeds"]) == 1 else f"{len(check['seeds'])} seeds"
     covered = f"Widths {widths}; {seeds}; "
-    covered += f"log2 base learning rate {wording.number(check['log2_lr'], 1)}; "
+    covered += f"log2 base learning rate {wording.number_text(check['log2_lr'], 1)}; "
     covered += f"the base width's loss fell by {100 * check['loss_drop']:.0f} %."
     zero = f" Zero, so without a slope: {', '.join(check['zero'])}." if check["zero"] else ""
     return "\n".join(

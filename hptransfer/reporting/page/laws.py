@@ -1,18 +1,13 @@
-"""The report's tables of laws: over width, of several HPs together, and over other conditions."""
+"""Sections of the report: laws over width, several HPs together, and other conditions."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures import wording
 from hptransfer.reporting.figures.conditions import NAMES
 from hptransfer.reporting.figures.importance import METHODS
 from hptransfer.reporting.figures.style import hp_label, hp_name
-from hptransfer.reporting.page.page import bullets, element, table
-
-Record = Mapping[str, Any]
+from hptransfer.reporting.page.page import JsonObject, bullets, element, table
 
 _FORMULAS = {
     "constant": "constant: {y} = a",
@@ -23,22 +18,22 @@ _FORMULAS = {
 _SIDES = {"low": "below", "high": "above"}
 
 
-def laws_table(arm: Record) -> str:
+def laws_table(arm: JsonObject) -> str:
     """Tabulate one arm's candidate laws of the optimum, or say that there is none."""
-    name = wording.subject(arm)
+    name = wording.arm_and_hp(arm)
     law = arm.get("law") or {"name": "none", "candidates": []}
     if law["name"] == "none" or not law["candidates"]:
         return element("p", f"{name}: no law; a law needs three usable widths.")
     return _candidates(f"{name}: laws of the optimum", law, "θ")
 
 
-def _candidates(caption: str, law: Record, quantity: str) -> str:
+def _candidates(caption: str, law: JsonObject, quantity: str) -> str:
     rows = [
         (
             _FORMULAS[c["name"]].format(y=quantity),
-            wording.number(c["weight"], 2),
+            wording.number_text(c["weight"], 2),
             ", ".join(f"{k} = {_figure(v)}" for k, v in c["coefficients"].items()),
-            wording.number(c["chi2"], 1),
+            wording.number_text(c["chi2"], 1),
         )
         for c in law["candidates"]
     ]
@@ -48,16 +43,16 @@ def _candidates(caption: str, law: Record, quantity: str) -> str:
 def _figure(value: float | None) -> str:
     """Write a coefficient with two decimals, or two digits where it is small."""
     if value is None or value == 0 or abs(value) >= 0.1:
-        return wording.number(value, 2)
+        return wording.number_text(value, 2)
     return f"{value:.2g}".replace("-", "−")
 
 
-def loss_table(arm: Record) -> str:
+def loss_table(arm: JsonObject) -> str:
     """Say whether wider is better, with the laws of the loss at the optimum."""
     law = arm.get("loss_law")
     if not law:
         return ""
-    name = wording.subject(arm)
+    name = wording.arm_and_hp(arm)
     answer = {True: "wider is better", False: "wider is not better", None: "not decided"}
     said = f"{name}: {answer[law['wider_is_better']]}. {law.get('reason') or ''}".rstrip()
     parts = [element("p", said)]
@@ -65,12 +60,12 @@ def loss_table(arm: Record) -> str:
         since = f", widths from {law['from_width']}" if law.get("from_width") else ""
         parts.append(_candidates(f"{name}: laws of the loss at the optimum{since}", law, "loss"))
     if law.get("at_target"):
-        expected = wording.span(law["at_target"], 4)
+        expected = wording.estimate_text(law["at_target"], 4)
         parts.append(element("p", f"Loss expected at the target's optimum: {expected}."))
     return "\n".join(parts)
 
 
-def curvature_table(arm: Record) -> str:
+def curvature_table(arm: JsonObject) -> str:
     """Tabulate how fast the basin's rise, one octave off, changes with width."""
     told = arm.get("curvature_law")
     if not told:
@@ -79,16 +74,16 @@ def curvature_table(arm: Record) -> str:
         (
             f"one octave {_SIDES[side]} the optimum",
             told[side]["name"],
-            wording.span(told[side]["log2_per_doubling"], 2),
+            wording.estimate_text(told[side]["log2_per_doubling"], 2),
         )
         for side in _SIDES
         if told.get(side)
     ]
     heads = ("rise of the loss", "law", "octaves per doubling of the width#")
-    return table(f"{wording.subject(arm)}: laws of the curvature", heads, rows)
+    return table(f"{wording.arm_and_hp(arm)}: laws of the curvature", heads, rows)
 
 
-def quality_list(arm: Record) -> str:
+def quality_list(arm: JsonObject) -> str:
     """Say whether transfer is useful, and whether wider models forgive less."""
     quality = arm.get("quality")
     if not quality:
@@ -98,11 +93,11 @@ def quality_list(arm: Record) -> str:
         ("useful transfer", _answer(useful.get("answer")), useful.get("sentence") or ""),
         (
             "robustness exponent",
-            wording.span(robust.get("exponent"), 2),
+            wording.estimate_text(robust.get("exponent"), 2),
             robust.get("sentence") or "",
         ),
     ]
-    caption = f"{wording.subject(arm)}: quality of the transfer"
+    caption = f"{wording.arm_and_hp(arm)}: quality of the transfer"
     return table(caption, ("", "answer", "why"), rows)
 
 
@@ -110,7 +105,7 @@ def _answer(answer: bool | None) -> str:
     return {True: "yes", False: "no", None: wording.UNKNOWN}[answer]
 
 
-def joint_table(surface: Record) -> str:
+def joint_table(surface: JsonObject) -> str:
     """Tabulate one arm's joint optima over width, the joint value for the target, what is flat."""
     name = arm_name(surface["parametrization"])
     hps = surface["hps"]
@@ -118,7 +113,7 @@ def joint_table(surface: Record) -> str:
         (
             str(entry["width"]),
             *(_value(entry["optimum"][hp], (entry.get("censored") or {}).get(hp)) for hp in hps),
-            wording.number(entry["loss"], 4),
+            wording.number_text(entry["loss"], 4),
             str(entry["n_points"]),
         )
         for entry in surface["widths"]
@@ -132,7 +127,7 @@ def joint_table(surface: Record) -> str:
         for entry in surface["widths"]
         for direction in entry.get("flat_directions") or []
     ]
-    regret = wording.regret(target["expected_regret"], "mean") if target is not None else ""
+    regret = wording.regret_text(target["expected_regret"], "mean") if target is not None else ""
     return "\n".join(
         [
             table(f"{name}: joint optimum", heads, rows),
@@ -142,14 +137,14 @@ def joint_table(surface: Record) -> str:
     )
 
 
-def _value(optimum: Record, censored: str | None) -> str:
-    value = wording.number(optimum["value"], 2)
+def _value(optimum: JsonObject, censored: str | None) -> str:
+    value = wording.number_text(optimum["value"], 2)
     if censored:
         return f"{value} ({wording.CENSORED[censored]})"
-    return value + wording.interval(optimum["low"], optimum["high"], 2)
+    return value + wording.interval_text(optimum["low"], optimum["high"], 2)
 
 
-def importance_table(surface: Record) -> str:
+def importance_table(surface: JsonObject) -> str:
     """Tabulate the share of each HP, by the surface and by PED-ANOVA."""
     told = surface.get("importance") or {}
     methods = [method for method in METHODS if told.get(method)]
@@ -164,7 +159,7 @@ def importance_table(surface: Record) -> str:
 
 
 def _share(share: float | None) -> str:
-    return wording.UNKNOWN if share is None else wording.percent(100 * share)
+    return wording.UNKNOWN if share is None else wording.percent_text(100 * share)
 
 
 _TERMS = {
@@ -174,36 +169,38 @@ _TERMS = {
 }
 
 
-def conditions_table(arm: Record) -> str:
+def conditions_table(arm: JsonObject) -> str:
     """Tabulate the joint law over width and varied conditions; say whether each still moves it."""
     told = arm.get("conditions")
     if not told:
         return ""
-    name = wording.subject(arm)
+    name = wording.arm_and_hp(arm)
     said = bullets(f"{name}: {over['sentence']}" for over in told["over"])
     parts = [f"<ul>{said}</ul>"] if said else []
     if told.get("joint"):
-        rows = [(_TERMS[c["name"]], wording.span(c, 2)) for c in told["joint"]["coefficients"]]
+        rows = [
+            (_TERMS[c["name"]], wording.estimate_text(c, 2)) for c in told["joint"]["coefficients"]
+        ]
         parts.append(table(f"{name}: joint law, octaves", ("", "coefficient#"), rows))
         parts.append(element("p", _fit(told["joint"]), "muted"))
     parts += [_drifts(name, over) for over in told["over"]]
     if told.get("shift_to_target"):
-        shift = wording.span(told["shift_to_target"], 2)
+        shift = wording.estimate_text(told["shift_to_target"], 2)
         parts.append(element("p", f"From the sweep's conditions to the target's: {shift} octaves."))
     return "\n".join(parts)
 
 
-def _fit(joint: Record) -> str:
-    chi2 = wording.number(joint["chi2"], 1)
+def _fit(joint: JsonObject) -> str:
+    chi2 = wording.number_text(joint["chi2"], 1)
     return f"Fitted to {joint['settings']} settings; χ² {chi2} on {joint['degrees']} degrees."
 
 
-def _drifts(name: str, over: Record) -> str:
+def _drifts(name: str, over: JsonObject) -> str:
     rows = [
         (
             f"{entry['value']:g}",
-            wording.span(entry["drift"], 2),
-            wording.hp_value(entry["optimum_at_widest"]),
+            wording.estimate_text(entry["drift"], 2),
+            wording.hp_text(entry["optimum_at_widest"]),
         )
         for entry in over["values"]
     ]

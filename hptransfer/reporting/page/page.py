@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from hptransfer.reporting.figures.style import DARK, FAIL, GRID, INK, MUTED, PAPER
+
+JsonObject = Mapping[str, Any]  # an entry of estimates.json or another record of a folder
 
 _RULES = """
 *{box-sizing:border-box}
@@ -106,7 +109,7 @@ def element(tag: str, text: str, css: str = "") -> str:
 
 
 def bullets(items: Iterable[str], css: str = "") -> str:
-    """List items of plain text; nothing where there are none."""
+    """Return list items of plain text; empty if there are none."""
     return "".join(element("li", item, css) for item in items)
 
 

@@ -1,4 +1,4 @@
-"""The report: one self-contained page that says what a sweep found, how surely, at what cost.
+"""The report of a sweep as one self-contained HTML page.
 
 The page holds no time stamps and no outside references: the same records give the same bytes.
 """
@@ -11,9 +11,7 @@ from typing import Any
 from hptransfer.analysis.answer.text import trial_notes
 from hptransfer.reporting.figures import Picture, wording
 from hptransfer.reporting.page import accounting, findings, laws
-from hptransfer.reporting.page.page import bullets, document, element, picture, section
-
-Record = Mapping[str, Any]
+from hptransfer.reporting.page.page import JsonObject, bullets, document, element, picture, section
 
 HALF_PAGE = 5.0  # inches that are readable in one of two columns
 
@@ -46,7 +44,7 @@ def report_html(
     timing: dict[str, float] | None,
     commands: list[str],
 ) -> str:
-    """Return the page.
+    """Return the report of a sweep as HTML.
 
     Args:
         drawn: the pictures that these records give, each with its SVG.
@@ -72,17 +70,17 @@ def report_html(
         section("Files for the target", accounting.files_list(handed["files"])),
         section("Commands", accounting.command_list(commands)),
         section("Imported rows", accounting.imported_table(sweep.get("imported"))),
-        section("Provenance", accounting.provenance(sweep)),
+        section("Provenance", accounting.provenance_section(sweep)),
     ]
     return document(f"{estimates['sweep']}: hptransfer report", parts)
 
 
-def _answers(estimates: Record, figures: Mapping[str, str]) -> list[str]:
-    """What was found of each arm, from its curves to its laws."""
+def _answers(estimates: JsonObject, figures: Mapping[str, str]) -> list[str]:
+    """Return the sections on each arm, from its curves to its laws."""
     arms, surfaces = estimates["arms"], estimates.get("surfaces") or []
     return [
         section("The curves", _grid(figures, ("basins", "optimum_width"), _key())),
-        section("Optimum at each width", *map(findings.optima_table, arms)),
+        section("Optimum at each width", *map(findings.arm_optima_table, arms)),
         section(
             "Does it transfer?",
             findings.transfer_table(arms),
@@ -105,7 +103,7 @@ def _answers(estimates: Record, figures: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _header(estimates: Record, sweep: Record) -> str:
+def _header(estimates: JsonObject, sweep: JsonObject) -> str:
     cards = "\n".join(_card(arm) for arm in estimates["arms"])
     question, statistic = sweep.get("question"), sweep.get("statistic")
     return "\n".join(
@@ -123,7 +121,7 @@ def _header(estimates: Record, sweep: Record) -> str:
     )
 
 
-def _card(arm: Record) -> str:
+def _card(arm: JsonObject) -> str:
     reasons = list(arm.get("reasons") or [])
     if arm.get("verdict") in ("extend", "inconclusive"):
         reasons = reasons[1:]  # the headline quotes the first
@@ -150,7 +148,7 @@ def _key() -> str:
     )
 
 
-def _realised(realised: Record | None, figures: Mapping[str, str]) -> str:
+def _realised(realised: JsonObject | None, figures: Mapping[str, str]) -> str:
     if realised is None:
         return ""
     return _beside(findings.realised_table(realised), figures["realised"])

@@ -10,14 +10,14 @@ from string import ascii_uppercase
 from typing import Any
 
 from hptransfer.reporting.figures import wording
-from hptransfer.reporting.figures.basins import BasinPanel, Curve, basins_data
+from hptransfer.reporting.figures.basins import BasinCurve, BasinPanel, basins_data
 
 ROWS = 16  # lines of a panel's loss axis
 MARGIN = 9  # columns left of the plot
 NARROWEST = 40  # columns that any picture needs
 TICK_ROOM = 6  # columns from one label of the HP axis to the next
 
-COLOURS = (34, 36, 32, 33, 35, 31)  # ANSI colours of the widths; a terminal adapts them to its own
+ANSI_COLOURS = (34, 36, 32, 33, 35, 31)  # of the widths, in turn
 ASCII = str.maketrans("●◇□·×▲─├┤│└┴−µδθ±–", "o?#.x^-|||++-udt+-")  # for terminals without UTF-8
 KEY = (
     "A, B, ...: mean losses of a width (*: of more than one); ·: fit; ●: optimum, with its 90 % "
@@ -25,7 +25,7 @@ KEY = (
     "the target"
 )
 
-Line = dict[int, tuple[str, int | None]]  # column to a character and the number of its width
+TextLine = dict[int, tuple[str, int | None]]  # column to a character and the number of its width
 
 
 def basins_text(estimates: Mapping[str, Any], *, columns: int, unicode: bool, colour: bool) -> str:
@@ -76,9 +76,9 @@ def _column(limits: tuple[float, float], columns: int, theta: float) -> int:
     return round(min(max((theta - low) / (high - low), 0.0), 1.0) * (columns - 1))
 
 
-def _plot(panel: BasinPanel, column: Callable[[float], int]) -> list[Line]:
+def _plot(panel: BasinPanel, column: Callable[[float], int]) -> list[TextLine]:
     """Return the loss axis, highest loss first: fits, over them points, over them optima."""
-    lines: list[Line] = [{} for _ in range(ROWS)]
+    lines: list[TextLine] = [{} for _ in range(ROWS)]
     span = panel.ceiling - panel.floor
 
     def put(theta: float, loss: float, character: str, index: int) -> None:
@@ -99,7 +99,7 @@ def _plot(panel: BasinPanel, column: Callable[[float], int]) -> list[Line]:
     return lines
 
 
-def _fit_points(curve: Curve, column: Callable[[float], int]) -> list[tuple[float, float]]:
+def _fit_points(curve: BasinCurve, column: Callable[[float], int]) -> list[tuple[float, float]]:
     """Return the fit at every column it spans, straight between its given points."""
     points = []
     for (a, loss_a), (b, loss_b) in pairwise(curve.fit):
@@ -135,9 +135,9 @@ def _bar(
     shape: str,
     index: int | None,
     column: Callable[[float], int],
-) -> Line:
+) -> TextLine:
     """Return an optimum with its interval."""
-    line: Line = {}
+    line: TextLine = {}
     if interval is not None:
         low, high = map(column, interval)
         line = {at: ("─", index) for at in range(low, high + 1)}
@@ -146,24 +146,26 @@ def _bar(
 
 
 def _optimum_text(optimum: Mapping[str, Any], label: str) -> str:
-    ends = wording.interval(optimum["low"], optimum["high"], 2)
+    ends = wording.interval_text(optimum["low"], optimum["high"], 2)
     why = optimum["censored"]
     said = f"; {wording.CENSORED[why]}" if why else ""
     loss = "" if optimum["loss"] is None else f", {label} {optimum['loss']:.4g}"
-    return f"width {optimum['width']}: {wording.number(optimum['optimum'], 2)}{ends}{loss}{said}"
+    middle = wording.number_text(optimum["optimum"], 2)
+    return f"width {optimum['width']}: {middle}{ends}{loss}{said}"
 
 
-def _named(name: str, line: Line, colour: bool) -> str:
+def _named(name: str, line: TextLine, colour: bool) -> str:
     return f"{_cut(name, MARGIN - 1):<{MARGIN}}{_painted(line, colour)}"
 
 
-def _painted(line: Line, colour: bool) -> str:
+def _painted(line: TextLine, colour: bool) -> str:
     """Return a line's characters, coloured by width where that is wanted."""
     text = ""
     for at in range(max(line, default=-1) + 1):
         character, index = line.get(at, (" ", None))
-        painted = colour and index is not None
-        text += f"\x1b[{COLOURS[index % len(COLOURS)]}m{character}\x1b[0m" if painted else character
+        if colour and index is not None:
+            character = f"\x1b[{ANSI_COLOURS[index % len(ANSI_COLOURS)]}m{character}\x1b[0m"
+        text += character
     return text
 
 

@@ -9,7 +9,7 @@ from hptransfer.config.choices import arm_name
 from hptransfer.system.text import text_table
 
 # Columns of `rules`, and the names of the factors that they show.
-FACTORS = {"lr": "lr", "decay": "weight_decay", "eps": "eps", "forward": "forward"}
+FACTOR_COLUMNS = {"lr": "lr", "decay": "weight_decay", "eps": "eps", "forward": "forward"}
 
 
 def rules_text(table: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]) -> str:
@@ -21,11 +21,11 @@ def rules_text(table: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]
         f"m = {table['width_mult']:g}{depth}; {arm_name(table['parametrization'])}{fault}; "
         f"{table['parameters']:,} parameters"
     )
-    columns = ["role", "tensors", "params", "init std", "init", *FACTORS, "vanilla"]
+    columns = ["role", "tensors", "params", "init std", "init", *FACTOR_COLUMNS, "vanilla"]
     cells = [_role_cells(role, entry) for role, entry in table["roles"].items()]
     lines = [text_table(title, columns, cells), *_differences(table)]
     if parameters:
-        columns = ["parameter", "shape", "role", "init std", *FACTORS]
+        columns = ["parameter", "shape", "role", "init std", *FACTOR_COLUMNS]
         lines.append(
             text_table("every parameter", columns, [_parameter_cells(p) for p in parameters])
         )
@@ -40,22 +40,21 @@ def _role_cells(role: str, entry: Mapping[str, Any]) -> list[str]:
         _count(entry["parameters"]),
         _range(entry["init_std"], "{:.2g}".format),
         "-" if exponent is None else _range(exponent, _power),
-        *(_range(entry[f"{name}_factor"]) for name in FACTORS.values()),
+        *(_range(entry[f"{name}_factor"]) for name in FACTOR_COLUMNS.values()),
         " ".join(_power(exponent) for exponent in entry["vanilla_exponents"].values()),
     ]
 
 
 def _parameter_cells(row: Mapping[str, Any]) -> list[str]:
     shape = "x".join(map(str, row["shape"]))
-    factors = [f"{row[f'{name}_factor']:.4g}" for name in FACTORS.values()]
+    factors = [f"{row[f'{name}_factor']:.4g}" for name in FACTOR_COLUMNS.values()]
     return [row["parameter"], shape, row["role"], f"{row['init_std']:.4g}", *factors]
 
 
 def _differences(table: Mapping[str, Any]) -> list[str]:
     """Say whether a model's rules are the vanilla Transformer's, else what differs."""
-    lines = [
-        f"vanilla: {', '.join(['init', *FACTORS])} of a Transformer (arXiv 2203.03466, Table 8)"
-    ]
+    columns = ", ".join(["init", *FACTOR_COLUMNS])
+    lines = [f"vanilla: {columns} of a Transformer (arXiv 2203.03466, Table 8)"]
     if table["depth_mult"] != 1:
         lines.append("Width is compared; the values hold the factors of depth too.")
     if table["coincide"]:

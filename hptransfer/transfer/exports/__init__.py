@@ -1,4 +1,4 @@
-"""The target for other trainers: plain JSON, torch, diffusers with accelerate, Megatron-LM.
+"""Files that hold the target's values for other trainers: JSON, torch, diffusers, Megatron-LM.
 
 Each file is described in docs/export.md.
 """
@@ -40,10 +40,10 @@ def exports(config: TrialConfig) -> dict[str, str]:
             readout="folded",
             says=[_names(config.model.family), *notes],
         ),
-        "diffusers_args.txt": diffusers.arguments_text(config),
+        "diffusers_args.txt": diffusers.diffusers_arguments_text(config),
         "accelerate.yaml": diffusers.accelerate_text(config),
-        "megatron_args.txt": megatron.arguments_text(config),
-        "megatron_groups.py": megatron.groups_text(config),
+        "megatron_args.txt": megatron.megatron_arguments_text(config),
+        "megatron_groups.py": megatron.megatron_groups_text(config),
     }
 
 

@@ -114,7 +114,7 @@ def _renamed(
     ]
 
 
-def arguments_text(config: TrialConfig) -> str:
+def diffusers_arguments_text(config: TrialConfig) -> str:
     """Return the arguments of diffusers' training scripts that the target decides, one a line."""
     optimizer, budget = config.optimizer, config.budget
     lines = [

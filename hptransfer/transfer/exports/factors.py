@@ -1,4 +1,4 @@
-"""Every parameter of a target run with its resolved values: base times factor."""
+"""The parameters of a target run with their resolved values, base times factor, also as JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from hptransfer.models.parametrization import (
 from hptransfer.models.parametrization.measured import draw_multipliers
 from hptransfer.models.parametrization.rules import readout_factor
 
-SCHEMA = 1
+FACTORS_SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter, or several alike under a name with * for their numbers."""
+    """One parameter, or several equal ones under a name that has * for their numbers."""
 
     name: str
     shape: tuple[int, ...]
@@ -71,8 +71,8 @@ def _distribution(config: TrialConfig, name: str) -> str:
     return how.distribution.value.rpartition("_")[2]  # fan_in_normal is a normal one
 
 
-def folded(parameter: Parameter) -> Parameter:
-    """Return a parameter with its forward factor in the weight: AdamW trains both alike."""
+def with_factor_in_weight(parameter: Parameter) -> Parameter:
+    """Return a parameter whose forward factor is in its weight; AdamW trains both the same."""
     f = parameter.forward
     return dataclasses.replace(
         parameter,
@@ -86,7 +86,7 @@ def folded(parameter: Parameter) -> Parameter:
 
 
 def patterns(parameters: Sequence[Parameter]) -> list[Parameter]:
-    """Return parameters alike in all but a number of their name as one, with * in its place."""
+    """Return parameters, those merged that differ only in numbers of their names, with * there."""
     alike: dict[str, list[Parameter]] = {}
     for parameter in parameters:
         alike.setdefault(re.sub(r"(?<=\.)\d+(?=\.)", "*", parameter.name), []).append(parameter)
@@ -104,7 +104,7 @@ def factors_text(config: TrialConfig) -> str:
     """
     optimizer, budget, model = config.optimizer, config.budget, config.model
     head = {
-        "schema": SCHEMA,
+        "schema": FACTORS_SCHEMA,
         "family": model.family,
         "width": model.width,
         "base_width": model.base_width,
@@ -115,7 +115,9 @@ def factors_text(config: TrialConfig) -> str:
         "forward_multipliers": forward_multipliers(config),
     }
     parameters = resolved(config)
-    readouts = [folded(parameter) for parameter in parameters if parameter.forward != 1.0]
+    readouts = [
+        with_factor_in_weight(parameter) for parameter in parameters if parameter.forward != 1.0
+    ]
     body = [f'"{key}": {json.dumps(value)}' for key, value in head.items()]
     body += [f'"parameters": {_lines(parameters)}', f'"folded": {_lines(readouts)}']
     return "{\n" + ",\n".join(body) + "\n}\n"

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Precision, Schedule
-from hptransfer.transfer.exports.factors import Parameter, folded, patterns, resolved
+from hptransfer.transfer.exports.factors import Parameter, patterns, resolved, with_factor_in_weight
 
 
-def arguments_text(config: TrialConfig) -> str:
+def megatron_arguments_text(config: TrialConfig) -> str:
     """Return the arguments that the target decides, one a line."""
     optimizer, budget = config.optimizer, config.budget
     lines = [
@@ -73,11 +73,11 @@ def _init_lines(config: TrialConfig) -> list[str]:
     ]
 
 
-def groups_text(config: TrialConfig) -> str:
+def megatron_groups_text(config: TrialConfig) -> str:
     """Return a Python file that makes megatron-core's optimizer overrides by parameter name."""
     optimizer = config.optimizer
     groups: dict[tuple[float, float, float], list[Parameter]] = {}
-    for parameter in patterns([folded(p) for p in resolved(config)]):
+    for parameter in patterns([with_factor_in_weight(p) for p in resolved(config)]):
         key = (parameter.lr, parameter.eps, _decay_factor(parameter, optimizer.weight_decay))
         groups.setdefault(key, []).append(parameter)
     table = "\n".join(_group(*key, members) for key, members in groups.items())
