@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from hptransfer.analysis.of_folder import fresh_estimates
 from hptransfer.cli.commands import COMMANDS
 from hptransfer.cli.main import main
 from hptransfer.cli.sweep_commands import _strict
 from hptransfer.errors import MachineError
+from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.sweeping.run import driver
 from tests.support.paths import ROOT
@@ -168,10 +170,9 @@ def test_overrides_of_fit_and_transfer_count_or_are_refused(
 
 def test_estimates_follow_the_rows(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "tiny.yaml", "sweep.seeds=[0]", "--quiet"]) == 0
-    assert main(["plot", "tiny"]) == 0
+    assert main(["fit", "tiny"]) == 0
     assert main(["sweep", "tiny.yaml", "--quiet"]) == 0
-    assert main(["plot", "tiny"]) == 0
-    estimates = json.loads(Path("results/tiny/estimates.json").read_text())
+    estimates = fresh_estimates(ResultsFolder(Path("results/tiny")))
     assert estimates["trials"] == {"fitted": 60, "missing": 0, "left_out": 0}
     lines = Path("results/tiny/ledger.jsonl").read_bytes().splitlines(keepends=True)
     Path("results/tiny/ledger.jsonl").write_bytes(b"".join(lines[:50]))

@@ -283,20 +283,15 @@ def test_an_idle_run_keeps_the_timing_of_the_one_that_worked(tmp_path: Path) -> 
     assert read_json(folder.timing_file, "seconds") == {"seconds": {"sweep": 2.0}}
 
 
-def test_the_set_limit_reaches_fit_and_transfer(tiny_sweep: Path, monkeypatch) -> None:
+def test_the_set_limit_reaches_fit_and_transfer(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run("sweep", "tiny.yaml", "verdict.max_regret=0.5") == 0
-    assert run("fit", "tiny") == 0
-    deltas = [
-        a["regret"]["delta"]
-        for a in json.loads(Path("results/tiny/estimates.json").read_text())["arms"]
-    ]
-    assert deltas == [0.5, 0.5]
-    assert run("fit", "tiny", "verdict.max_regret=0.25") == 0
-    deltas = [
-        a["regret"]["delta"]
-        for a in json.loads(Path("results/tiny/estimates.json").read_text())["arms"]
-    ]
-    assert deltas == [0.25, 0.25]
+    for words, limit in (((), 0.5), (("verdict.max_regret=0.25",), 0.25)):
+        capsys.readouterr()
+        assert run("fit", "tiny", *words, "--json") == 0
+        printed = json.loads(capsys.readouterr().out)
+        assert [arm["regret"]["delta"] for arm in printed["arms"]] == [limit, limit]
     seen = {}
     import hptransfer.analysis.answer.estimates as module
 
