@@ -24,14 +24,14 @@ DELIMITERS = (",", ";", "\t", "|")
 LONGEST_LINE = 1 << 20  # characters
 
 
-def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
+def decoded_lines(path: Path, longest: int = LONGEST_LINE) -> Iterator[tuple[int, str]]:
     """Yield a text file's lines with their numbers, without a byte-order mark.
 
     Raises:
-        UserError: a line is not UTF-8, or longer than `LONGEST_LINE`.
+        UserError: a line is not UTF-8, or longer than `longest` characters.
     """
     with path.open("rb") as file:
-        for number, raw in enumerate(iter(lambda: file.readline(4 * LONGEST_LINE), b""), start=1):
+        for number, raw in enumerate(iter(lambda: file.readline(4 * longest), b""), start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
@@ -40,9 +40,9 @@ def decoded_lines(path: Path) -> Iterator[tuple[int, str]]:
                     f"({raw[error.start]:#04x}) is not. Convert it, e.g.: iconv -f WINDOWS-1252 "
                     f"-t UTF-8 {path.name} > utf8-{path.name}"
                 ) from None
-            if len(line) > LONGEST_LINE:
+            if len(line) > longest:
                 raise UserError(
-                    f"A line may have {LONGEST_LINE:,} characters, but line {number} of {path} has "
+                    f"A line may have {longest:,} characters, but line {number} of {path} has "
                     "more. Remove that cell, or check the file's quotes."
                 )
             yield number, line
@@ -108,7 +108,7 @@ class _Table:
         count, delimiters = len(self.columns), record.count(self.delimiter)
         if delimiters == count - 1 and '"' not in record and self.delimiter != " ":
             return  # nearly every row, told in a fraction of the time that splitting it takes
-        cells = _cells(record, self.delimiter)
+        cells = _cells(record, self.delimiter, f"Line {line} of {self.path}")
         surplus = any(cell.strip() for cell in cells[count:])
         if len(cells) < count or surplus:
             hint = ""
@@ -128,6 +128,11 @@ def _records(path: Path) -> Iterator[tuple[int, str]]:
     for number, line in decoded_lines(path):
         if not held and (not line.strip() or line.lstrip().startswith("#")):
             continue
+        if "\r" in line.rstrip("\r\n"):
+            raise UserError(
+                f"A line must end with a newline, but line {number} of {path} has a carriage "
+                f"return within it. Convert it: tr '\\r' '\\n' < {path.name} > rows.csv"
+            )
         held.append(line)
         is_open ^= line.count('"') % 2 == 1
         if not is_open:
@@ -140,10 +145,14 @@ def _records(path: Path) -> Iterator[tuple[int, str]]:
         )
 
 
-def _cells(record: str, delimiter: str) -> list[str]:
+def _cells(record: str, delimiter: str, place: str) -> list[str]:
+    """Split a row's text; `place` is for the message about a quote that stands within a cell."""
     if delimiter == " ":
         return record.split()
-    return next(csv.reader([record.rstrip("\r\n")], delimiter=delimiter), [])
+    try:
+        return next(csv.reader([record.rstrip("\r\n")], delimiter=delimiter), [])
+    except csv.Error as error:
+        raise UserError(f"{place} cannot be read: {error}. Check the quotes there.") from None
 
 
 def _delimiter(header: str) -> str:
@@ -156,7 +165,7 @@ def _delimiter(header: str) -> str:
 
 
 def _column_names(path: Path, line: int, header: str, delimiter: str) -> tuple[str, ...]:
-    names = [name.strip() for name in _cells(header, delimiter)]
+    names = [name.strip() for name in _cells(header, delimiter, f"Line {line} of {path}")]
     while names and not names[-1]:
         names.pop()
     named = [name or f"column {i}" for i, name in enumerate(names, start=1)]

@@ -133,7 +133,7 @@ def _json_sheet(path: Path) -> Sheet:
             f"A JSON file of rows may have {LARGEST_JSON >> 20} MiB, but {path} has "
             f"{path.stat().st_size >> 20}. Split it, or write it as CSV."
         )
-    text = "".join(line for _, line in decoded_lines(path))
+    text = "".join(line for _, line in decoded_lines(path, LARGEST_JSON))
     first = text.split("\n", 1)[0].strip()
     if first.startswith("{") and first.endswith("}") and text.strip() != first:
         return _json_lines_sheet(path)

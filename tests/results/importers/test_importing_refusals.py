@@ -64,6 +64,15 @@ REFUSED = {
         "a decimal comma (line 2) and a decimal point (line 3)",
     ),
     "an endless line": (HEAD + "x" * 5_000_000, "line may have"),
+    "quotes within cells": (
+        HEAD + '64,0.1,0",3\n64,0.2,0",3\n',
+        "Line 3 of rows.csv cannot be read",
+    ),
+    "carriage returns": (
+        HEAD + "64,0.1,0,3\r" * 4 + "\n",
+        "line 2 of rows.csv has a carriage return",
+    ),
+    "a carriage return": (HEAD + "64,0.1\r,0,3\n", "line 2 of rows.csv has a carriage return"),
     "quotes": (HEAD + '64,0.1,0,"3\n', "Check its quotes"),
     "a long label": (f"width,lr,loss,arm\n64,0.1,3,{'x' * 50}\n", "at most 40 characters"),
     "a count of parameters": (
