@@ -181,7 +181,7 @@ def test_the_forward_is_the_papers(family: str) -> None:  # DiT's is in tests/te
     config = FAMILIES[family]
     model, batch = filled(config), batch_for(config)
     expected = REFERENCES[type(config)](model.state_dict(), *batch)
-    torch.testing.assert_close(model(*batch), expected, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(model(*batch), expected, rtol=1e-5, atol=5e-5)
 
 
 @every_family

@@ -21,12 +21,15 @@ from hptransfer.config import (
     UViTConfig,
 )
 from hptransfer.config.choices import Broken, Init, Scaling, Schedule
+from hptransfer.config.identity import with_width
+from hptransfer.data import load_data
 from hptransfer.errors import UserError
 from hptransfer.training.packs.coordinate_check import (
     WidthMeasurement,
     answer_at_telling_rate,
     check_record,
     coordinate_check,
+    measure_width,
     module_outputs,
     probe_config,
 )
@@ -172,8 +175,10 @@ def test_a_readout_that_starts_random_may_shrink_but_not_grow() -> None:
     model = UViTConfig(width=16, base_width=16)
     base = dataclasses.replace(BASE, model=model, init=Init.original)
 
-    def at_init(config: TrialConfig) -> dict:
-        slopes = checked(config, (16, 64))["slopes"]
+    def at_init(config: TrialConfig) -> dict[str, Any]:
+        probe, dataset = probe_config(config, CENTRAL), load_data(config.data, None)
+        runs = {w: measure_width(with_width(probe, w), dataset, RuntimeConfig()) for w in (16, 64)}
+        slopes = check_record(config, runs, CENTRAL)["slopes"]
         return next(s for s in slopes if (s["module"], s["quantity"]) == ("decoder_pred", "init"))
 
     sound = at_init(base)
