@@ -40,8 +40,8 @@ def decimal(value: float | None, form: str = "+.2f") -> str:
 def duration(seconds: float) -> str:
     """Return a time span in two or three digits, such as `0.2 s`, `2.1 min` or `2 h 01 min`."""
     if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+        return f"{seconds:.2g} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = seconds / 60
     if minutes < 90:
-        return f"{minutes:.1f} min" if minutes < 9.95 else f"{minutes:.0f} min"
+        return f"{minutes:.2g} min" if minutes < 9.95 else f"{minutes:.0f} min"
     return f"{round(minutes) // 60} h {round(minutes) % 60:02d} min"

@@ -19,7 +19,6 @@ from hptransfer.sweeping.run.time_left import (
     SecondsLeft,
     TrialCounts,
     seconds_left,
-    time_text,
 )
 from tests.support.paths import ROOT
 
@@ -113,14 +112,6 @@ def test_more_work_and_stopped_trials_are_counted(tiny_trial):
     assert progress.line() == "3/4 trials, 1 running, 0 diverged, 2 stopped, ~1 s left"
     progress.finished(1, [_result(second[1])])
     assert progress.line() == "4/4 trials, 0 running, 0 diverged, 2 stopped"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.2, "1 s"), (80, "80 s"), (200, "3 min"), (5430, "1 h 30 min")],
-)
-def test_time_is_told_coarsely(seconds: float, text: str):
-    assert time_text(seconds) == text
 
 
 def test_plain_lines_are_sparse_and_on_stderr(tiny_trial, capsys):

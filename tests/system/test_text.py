@@ -10,7 +10,8 @@ from hptransfer.system.text import duration
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.04, "0.0 s"),
+        (0.04, "0.04 s"),
+        (1.0, "1 s"),
         (9.94, "9.9 s"),
         (9.96, "10 s"),
         (80, "80 s"),

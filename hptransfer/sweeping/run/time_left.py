@@ -11,6 +11,7 @@ from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
 from hptransfer.config.identity import arm_of
 from hptransfer.results.trial_result import TrialResult
+from hptransfer.system.text import duration
 
 ArmAndWidth = tuple[str, int]
 MARGIN_SDS = 1.645  # standard deviations from the middle of a 90 % interval to its end
@@ -58,7 +59,7 @@ class SecondsLeft(NamedTuple):
     high: float
 
     def __str__(self) -> str:
-        low, likely, high = map(time_text, self)
+        low, likely, high = (duration(max(round(seconds), 1)) for seconds in self)
         return f"~{likely} left" + (f" ({low} to {high})" if low != high else "")
 
 
@@ -105,11 +106,3 @@ def _relative_spread(counts: Mapping[ArmAndWidth, TrialCounts]) -> float:
         return 0.0
     squares = (sum((x * len(p) / sum(p) - 1) ** 2 for x in p) for p in several if sum(p))
     return math.sqrt(sum(squares) / sum(len(p) - 1 for p in several))
-
-
-def time_text(seconds: float) -> str:
-    """Return a duration in seconds, minutes, or hours and minutes: two digits at least."""
-    if seconds < 90:
-        return f"{max(round(seconds), 1)} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
