@@ -37,6 +37,7 @@ def sweep(
     Raises:
         UserError: a sweep that cannot be run.
         CheckFailed: a µP arm failed its coordinate check.
+        TrialsFailed: trials raised, which is a bug; all other trials are recorded.
 
     Example:
         >>> results = hptransfer.sweep(

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
 from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, with_trial
-from hptransfer.config.compose.schema import MEMBERS
+from hptransfer.config.compose.schema import TRIAL_GROUPS, member
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import trial_key
+from hptransfer.config.records import read_record
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.ledger import OUTCOME_FIELDS
@@ -128,8 +127,8 @@ def trial_of(recorded: Mapping[str, Any]) -> TrialConfig:
     try:
         rounded = _trial(recorded["config"])
         exact = with_hyperparameters(rounded, recorded["hps"])
-    except (KeyError, TypeError) as error:
-        raise _unread(recorded, repr(error)) from None
+    except (UserError, TypeError) as error:
+        raise _unread(recorded, str(error)) from None
     for config in (exact, rounded):
         if trial_key(config) == recorded["trial_key"]:
             return config
@@ -146,33 +145,12 @@ def _unread(recorded: Mapping[str, Any], reason: str) -> UserError:
 
 def _trial(short: Mapping[str, Any]) -> TrialConfig:
     """Return a trial from its short form, in which fields with default values are left out."""
+    sections = {group: short.get(group, {}) for group in TRIAL_GROUPS}
     groups = {
-        f.name: _record(_member(f.name, f.default, short), short.get(f.name, {}))
-        for f in dataclasses.fields(TrialConfig)
-        if dataclasses.is_dataclass(f.default)
+        group: read_record(member(group, section), section, group)
+        for group, section in sections.items()
     }
-    return _record(TrialConfig, {**short, **groups})
-
-
-def _member(group: str, default: Any, short: Mapping[str, Any]) -> Any:
-    """Return the class of a trial's group: the default's, or the one that the group's tag names."""
-    tag = _tag(default)
-    return MEMBERS[group][short[group][tag]] if tag else type(default)
-
-
-def _tag(record: Any) -> str | None:
-    """Return the field that names a group's member; None for a group with one member."""
-    return next((f.name for f in dataclasses.fields(record) if f.metadata.get("tag")), None)
-
-
-def _record(cls: Any, short: Mapping[str, Any]) -> Any:
-    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
-    return cls(
-        **{
-            name: type(defaults[name])(value) if isinstance(defaults[name], Enum) else value
-            for name, value in short.items()
-        }
-    )
+    return TrialConfig(**{**short, **groups})
 
 
 def comparison(

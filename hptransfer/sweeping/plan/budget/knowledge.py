@@ -19,6 +19,7 @@ from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution import run_packs
+from hptransfer.execution.pack_sizes import Trials
 from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.results.table import rows_table
 from hptransfer.results.trial_result import TrialResult
@@ -191,7 +192,7 @@ def pilot_trials(sweep: SweepConfig, *, steps: int, seeds: int) -> tuple[TrialCo
 
 
 def run_pilot(
-    packs: Sequence[Sequence[TrialConfig]],
+    packs: Sequence[Trials],
     sweep: SweepConfig,
     runtime: RuntimeConfig,
     executor: ExecutorConfig,
