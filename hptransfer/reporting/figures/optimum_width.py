@@ -82,7 +82,7 @@ def optimum_width_data(
 
 
 def key_text(target: object, own: object) -> str:
-    """Say what the marks are, of the target only what is drawn."""
+    """Return the key line: what bars mean, and the target's marks where they are drawn."""
     marks = [f"{mark} {said}" for mark, said in (("□", target), ("★", own)) if said]
     return "   ".join(["bars: 90 % intervals", *marks])
 

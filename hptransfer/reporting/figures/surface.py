@@ -63,7 +63,7 @@ class SurfaceData(NamedTuple):
 
 
 def drawable(surface: dict[str, Any]) -> bool:
-    """Say whether any width of an arm has a fitted surface."""
+    """Return whether any width of an arm has a fitted surface."""
     return any(_fitted(entry) for entry in surface["widths"])
 
 

@@ -59,7 +59,7 @@ def files_list(files: list[str] | None) -> str:
 
 
 def imported_table(imported: JsonObject | None) -> str:
-    """Say which files the rows came from, and which of their columns was read as what."""
+    """Tabulate the files that imported rows came from, and what each column was read as."""
     if not imported:
         return ""
     rows = [

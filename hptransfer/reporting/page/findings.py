@@ -137,7 +137,7 @@ def realised_table(realised: JsonObject) -> str:
 
 
 def check_sentence(check: JsonObject) -> str:
-    """Say whether the coordinate check passed, where it is worst, and what it covered."""
+    """Return the coordinate check's verdict, its steepest slope and what it covered, as HTML."""
     worst = check["worst"]
     verdict = {"pass": "passes", "fail": "fails"}[check["verdict"]]
     name = arm_name(check["parametrization"])

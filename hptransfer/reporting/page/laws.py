@@ -48,7 +48,7 @@ def _figure(value: float | None) -> str:
 
 
 def loss_table(arm: JsonObject) -> str:
-    """Say whether wider is better, with the laws of the loss at the optimum."""
+    """Return whether wider is better, and the laws of the loss at the optimum, as HTML."""
     law = arm.get("loss_law")
     if not law:
         return ""
@@ -84,7 +84,7 @@ def curvature_table(arm: JsonObject) -> str:
 
 
 def quality_list(arm: JsonObject) -> str:
-    """Say whether transfer is useful, and whether wider models forgive less."""
+    """Tabulate whether transfer is useful, and whether wider models forgive a wrong value less."""
     quality = arm.get("quality")
     if not quality:
         return ""

@@ -1,4 +1,4 @@
-"""Answers as text for a terminal, 100 columns wide."""
+"""Checks, transfers, status and trained targets as text for a terminal, 100 columns wide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hptransfer.system.text import decimal, interval, text_table
 
 
 def check_line(answer: Mapping[str, Any]) -> str:
-    """Say in a line what a coordinate check found."""
+    """Return a coordinate check's verdict and its steepest slope in one line."""
     worst = answer["worst"]
     role = "" if answer["parametrization"] == "mup" else " (a control: reported only)"
     return (
@@ -21,7 +21,7 @@ def check_line(answer: Mapping[str, Any]) -> str:
 
 
 def check_text(answer: Mapping[str, Any]) -> str:
-    """Say what a coordinate check found, module by module where it failed."""
+    """Return a coordinate check's verdict with a table of the modules that failed."""
     rows = [s for s in answer["slopes"] if not s["ok"]] or [answer["worst"]]
     worst_per_module: dict[str, Mapping[str, Any]] = {}
     for row in sorted(rows, key=lambda s: -abs(s["slope"] if s["slope"] is not None else 99.0)):
@@ -43,13 +43,13 @@ def check_text(answer: Mapping[str, Any]) -> str:
 
 
 def _some(names: Sequence[str], shown: int = 4) -> str:
-    """List the first names, and how many more there are."""
+    """Return the first `shown` names, and the number of the others."""
     more = f" and {len(names) - shown} more (--json lists them)" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 
 def transfer_lines(record: Mapping[str, Any]) -> str:
-    """Say what to train, what it should cost, what the search cost, and what was realised."""
+    """Return lines on the target's values, expected regret and loss, and the search's cost."""
     target = record["target"]
     size = "" if target["params"] is None else f" ({target['params']:,} parameters)"
     lines = [
@@ -81,9 +81,7 @@ def _regret_line(regret: Mapping[str, Any]) -> str:
 
 
 def _loss_lines(record: Mapping[str, Any]) -> list[str]:
-    """Say what loss was predicted, how far training and held-out losses are apart, and what came
-    of the target so far.
-    """
+    """Return lines on the predicted loss, the train-validation gap, and the trained target."""
     lines = []
     predicted, gap, realised = (
         record.get(name) for name in ("predicted_loss", "train_validation_gap", "realised")
@@ -126,7 +124,7 @@ def _cost_line(cost: Mapping[str, Any]) -> str:
 
 
 def realised_line(realised: Mapping[str, Any]) -> str:
-    """Say what the transferred value really cost at the target."""
+    """Return the regret of the transferred value at the target, beside the predicted one."""
     regret, predicted = realised["regret"], realised["predicted"]
     own = realised["optimum"]
     if own is None:
@@ -143,13 +141,13 @@ def realised_line(realised: Mapping[str, Any]) -> str:
 
 
 def timing_line(laps: Mapping[str, float]) -> str:
-    """Say where the time went."""
+    """Return the seconds of a run and of each of its parts in one line."""
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in laps.items())
     return f"time     {sum(laps.values()):.0f} s: {parts}"
 
 
 def status_text(state: Mapping[str, Any]) -> str:
-    """Say how far a sweep is."""
+    """Return a sweep's counts of trials, failures and best points, as lines."""
     lines = [
         f"{state['sweep']}: {state['recorded']} of {state['wanted']} trials recorded "
         f"({state['completed']} completed, {state['diverged']} diverged, {state['stopped']} "
@@ -166,7 +164,7 @@ def status_text(state: Mapping[str, Any]) -> str:
 
 
 def best_point(best: Mapping[str, Any]) -> str:
-    """Say where an arm's loss is least at a width."""
+    """Return the point of an arm and width with the lowest loss, in one line."""
     point = ", ".join(f"{axis} {value:.2f}" for axis, value in best["hps"].items())
     return (
         f"{arm_name(best['parametrization'])} width {best['width']}: loss {best['loss']:.5f} at "
@@ -175,7 +173,7 @@ def best_point(best: Mapping[str, Any]) -> str:
 
 
 def trained_line(answer: Mapping[str, Any]) -> str:
-    """Say how a trained config ended."""
+    """Return the outcome of training one config, and where its weights are."""
     if answer["status"] == "diverged":
         return "trained  diverged: the loss turned non-finite"
     if answer["status"] == "stopped":

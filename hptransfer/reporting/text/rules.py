@@ -1,4 +1,4 @@
-"""A model's rules as text for a terminal."""
+"""How a model's inits and factors go with width, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from hptransfer.config.choices import arm_name
 from hptransfer.system.text import text_table
 
-# Columns of `rules`, and the names of the factors that they show.
+# Head of a column to the factor that it shows.
 FACTOR_COLUMNS = {"lr": "lr", "decay": "weight_decay", "eps": "eps", "forward": "forward"}
 
 
 def rules_text(table: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]) -> str:
-    """Say how a model goes with width: a line per role, and one per parameter where listed."""
+    """Return tables of inits and factors: a line per role, and one for each of `parameters`."""
     depth = f", depth ratio {table['depth_mult']:g}" if table["depth_mult"] != 1 else ""
     fault = f" broken by {table['broken']}" if table["broken"] != "none" else ""
     title = (
@@ -52,7 +52,7 @@ def _parameter_cells(row: Mapping[str, Any]) -> list[str]:
 
 
 def _differences(table: Mapping[str, Any]) -> list[str]:
-    """Say whether a model's rules are the vanilla Transformer's, else what differs."""
+    """Return lines on which roles' rules differ from those of a vanilla Transformer."""
     columns = ", ".join(["init", *FACTOR_COLUMNS])
     lines = [f"vanilla: {columns} of a Transformer (arXiv 2203.03466, Table 8)"]
     if table["depth_mult"] != 1:
