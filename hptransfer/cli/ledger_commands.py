@@ -1,4 +1,4 @@
-"""The commands about a sweep's rows: how far they are, whether they are whole, from elsewhere."""
+"""The commands `status` (count, verify and export rows) and `import`."""
 
 from __future__ import annotations
 

@@ -44,11 +44,6 @@ class Ledger:
     torn_bytes: int = 0  # of the cut-off line
 
     @property
-    def keys(self) -> frozenset[str]:
-        """The keys of the trials that have a row."""
-        return frozenset(row["trial_key"] for row in self.rows)
-
-    @property
     def notice(self) -> str | None:
         """A sentence about a cut-off last line, or None where there is none."""
         return torn_line_notice(self.path, self.torn_bytes)
