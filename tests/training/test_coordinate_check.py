@@ -273,7 +273,8 @@ def test_every_floating_output_of_every_module_with_parameters_is_recorded() -> 
     x = torch.ones(3, 2)
 
     def call(_: torch.nn.Module) -> None:
-        model["parts"](x), model["without"](model["plain"](x))
+        model["parts"](x)
+        model["without"](model["plain"](x))
 
     outputs = module_outputs(model, call)
     assert list(outputs) == ["parts[0]", "parts[3]", "plain"]
