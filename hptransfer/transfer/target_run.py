@@ -54,11 +54,11 @@ def train(
     tell: Callable[[str], None] = ignore,
     show: Callable[[LogEntry], None] = ignore,
 ) -> dict[str, Any] | None:
-    """Train one config in its run directory, record its row in the target's ledger, return both.
+    """Train one config in its run directory, record its row, and return its outcome as a dict.
 
     A run that was interrupted continues from its last sound checkpoint. If weights and row exist,
-    nothing is trained. If only the row exists, the run is finished again from its checkpoint and
-    the row is kept. Of several processes only the first returns the answer, the others None.
+    nothing is trained. If only the row exists, the run is trained again for its weights, and the
+    row is kept. Of several processes only the first returns the answer, the others None.
 
     Args:
         path: a config file, such as `target.yaml`.
