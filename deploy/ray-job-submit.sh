@@ -15,4 +15,4 @@ fi
 
 exec ray job submit --address "$DASHBOARD" --working-dir . -- \
     hptransfer sweep "${1:-quickstart}" --results="$SHARED/results" runtime=cuda \
-    executor.address=auto executor.storage="$SHARED/checkpoints" "${@:2}"
+    executor=ray executor.address=auto executor.storage="$SHARED/checkpoints" "${@:2}"
