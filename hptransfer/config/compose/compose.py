@@ -246,6 +246,20 @@ def _read_group(group: str, cls: type, section: Any) -> Any:
     return record
 
 
+def read_trial(tree: Mapping[str, Any]) -> TrialConfig:
+    """The trial that a tree of plain values describes; what the tree lacks has its default.
+
+    Raises:
+        UserError: a key or a value that no trial has.
+    """
+    sections = {group: tree.get(group, {}) for group in TRIAL_GROUPS}
+    groups = {
+        group: _read_group(group, _member(group, section), section)
+        for group, section in sections.items()
+    }
+    return TrialConfig(**groups, **_trial_fields(tree))
+
+
 def _trial_fields(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: read_value(key_types()[name], tree[name], name)

@@ -8,11 +8,15 @@ from typing import Any
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
-from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, with_trial
-from hptransfer.config.compose.schema import TRIAL_GROUPS, member
+from hptransfer.config.compose.compose import (
+    Composed,
+    compose_file,
+    read_trial,
+    resolved_yaml,
+    with_trial,
+)
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import trial_key
-from hptransfer.config.records import read_record
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.ledger import OUTCOME_FIELDS
@@ -125,9 +129,9 @@ def trial_of(recorded: Mapping[str, Any]) -> TrialConfig:
         UserError: a config that this version does not read as the trial with the row's key.
     """
     try:
-        rounded = _trial(recorded["config"])
+        rounded = read_trial(recorded["config"])
         exact = with_hyperparameters(rounded, recorded["hps"])
-    except (UserError, TypeError) as error:
+    except (KeyError, UserError) as error:
         raise _unread(recorded, str(error)) from None
     for config in (exact, rounded):
         if trial_key(config) == recorded["trial_key"]:
@@ -141,16 +145,6 @@ def _unread(recorded: Mapping[str, Any], reason: str) -> UserError:
         f"Trial {recorded['trial_key']} cannot be run again by this hptransfer, which reads its "
         f"config otherwise ({reason}). Use the version that wrote the row: {version}."
     )
-
-
-def _trial(short: Mapping[str, Any]) -> TrialConfig:
-    """Return a trial from its short form, in which fields with default values are left out."""
-    sections = {group: short.get(group, {}) for group in TRIAL_GROUPS}
-    groups = {
-        group: read_record(member(group, section), section, group)
-        for group, section in sections.items()
-    }
-    return TrialConfig(**{**short, **groups})
 
 
 def comparison(
