@@ -56,7 +56,7 @@ def test_lists_of_points_are_joined() -> None:
         dataclasses.replace(quickstart(), search=(("lr", Axis(min(p), max(p), 1.0, p)),))
         for p in ((-8.0, -6.5, -4.0), (-8.0, -5.0))
     )
-    assert overrides_to_keep(before, now) == ["search.lr={points: [-8, -6.5, -5, -4]}"]
+    assert overrides_to_keep(before, now) == ["search.lr={points: [-8.0, -6.5, -5.0, -4.0]}"]
 
 
 def test_recorded_trials_are_not_left_out_without_a_word(
