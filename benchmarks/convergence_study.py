@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.analysis.answer.realised import realised
+from hptransfer.analysis.answer.realised import realised_regret
 from hptransfer.analysis.answer.transferred import arm_rows, transferred
 from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of, wanted_rows
 from hptransfer.config import TrialConfig
@@ -180,7 +180,7 @@ def own_fit(study: Study, scaling: Scaling, log2_lr: float) -> dict[str, Any]:
     places = [study.configs(scaling, value) for value in {*study.grid(), log2_lr}]
     emitted = transferred(study.estimates, scaling.value)
     predicted = emitted.expected_regret if emitted.point[AXIS] == log2_lr else {}
-    return realised(
+    return realised_regret(
         rows_table([rows[trial_key(config)] for configs in places for config in configs]),
         transferred=log2_lr,
         predicted=predicted,

@@ -23,7 +23,7 @@ from hptransfer.analysis.basins.basin import Basin, fit_basin, pool_noise
 from hptransfer.analysis.basins.cross_checks import FINE, akima, local_cubic
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import Grid
-from hptransfer.analysis.basins.rows import Rows, read_rows, width_grids
+from hptransfer.analysis.basins.rows import TrialArrays, read_rows, width_grids
 from hptransfer.results.folder import write_json
 from hptransfer.results.ledger_rows import read_ledger
 from hptransfer.results.table import rows_table
@@ -144,7 +144,7 @@ def recorded_errors() -> Iterator[dict[str, float]]:
             yield from _thinned(rows.where(rows.parametrization == arm))
 
 
-def _thinned(rows: Rows) -> Iterator[dict[str, float]]:
+def _thinned(rows: TrialArrays) -> Iterator[dict[str, float]]:
     truths = {width: _truth(grid) for width, grid in width_grids(rows, AXIS).items() if grid}
     for start in (0.0, 0.5):
         thin = width_grids(rows.where(rows.hps[AXIS] % 1.0 == start), AXIS)

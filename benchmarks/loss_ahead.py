@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import measure
 from benchmarks.refine import RESULTS
-from hptransfer.analysis.answer.optimum_record import NINETY
+from hptransfer.analysis.answer.optimum_record import NORMAL_NINETY
 from hptransfer.analysis.laws.law import MIN_WIDTHS, Optima, mix_laws
 from hptransfer.analysis.laws.loss_law import mended, predicted_at
 from hptransfer.results.folder import ResultsFolder, read_json
@@ -74,7 +74,7 @@ def _levels(arm: Any) -> Optima:
     ]
     widths = np.array([width for width, _ in known], dtype=float)
     losses = np.array([loss["estimate"] for _, loss in known])
-    sd = np.array([(loss["high"] - loss["low"]) / (2 * NINETY) for _, loss in known])
+    sd = np.array([(loss["high"] - loss["low"]) / (2 * NORMAL_NINETY) for _, loss in known])
     noise = np.random.default_rng(0).standard_normal((DRAWS, len(known)))
     return Optima(widths, losses, sd**2, losses + sd * noise)
 

@@ -30,7 +30,7 @@ import pandas as pd
 from benchmarks import measure
 from benchmarks.refine import AXIS, RESULTS, STUDIES
 from hptransfer.analysis.answer.estimates import estimate
-from hptransfer.analysis.answer.realised import realised
+from hptransfer.analysis.answer.realised import realised_regret
 from hptransfer.results.ledger_rows import read_ledger
 from hptransfer.results.table import rows_table
 
@@ -78,7 +78,7 @@ def widths_left_out(family: str) -> Iterator[dict[str, Any]]:
         arm = fitted(coarse.loc[coarse.width != width], target_width=width)["mup"]
         target, own_rows = arm["target"], coarse.loc[coarse.width == width]
         found = {"left_out": "width", "family": family, "arm": "mup", "width": width}
-        its = realised(
+        its = realised_regret(
             own_rows,
             transferred=target["emitted"],
             predicted=target["expected_regret"],

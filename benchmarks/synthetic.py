@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hptransfer.analysis.answer.realised import realised
+from hptransfer.analysis.answer.realised import realised_regret
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Scaling, Status
 from hptransfer.config.compose.compose import (
@@ -120,7 +120,7 @@ def _write_realised(folder: ResultsFolder, sweep: SweepConfig) -> None:
     """Write what invented rows of the target say about the transferred rate."""
     assert sweep.target is not None, "the quickstart names a target"
     rows = rows_of(list(target_trials(sweep, sweep.target, {"log2_lr": OPTIMUM})), sweep)
-    answer = realised(
+    answer = realised_regret(
         rows_table(rows),
         transferred=OPTIMUM,
         predicted={"mean": 0.001, "low": 0.0, "high": 0.003},

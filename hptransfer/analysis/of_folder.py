@@ -84,7 +84,7 @@ def table_of(rows: Sequence[dict[str, Any]], folder: Path, metric: Metric = LOSS
     return rows_table(rows, metric)
 
 
-def fit(
+def fit_folder(
     folder: ResultsFolder,
     overrides: Sequence[str] = (),
     *,

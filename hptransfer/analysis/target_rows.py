@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hptransfer.analysis.answer.realised import realised
-from hptransfer.analysis.basins.numbers import SCHEMA, number
+from hptransfer.analysis.answer.realised import realised_regret
+from hptransfer.analysis.basins.numbers import SAME_POINT, SCHEMA, number
 from hptransfer.config import DDPMConfig
 from hptransfer.config.hyperparameters import hyperparameter
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
@@ -24,7 +24,6 @@ from hptransfer.results.table import conditions_of, rows_table
 ENOUGH = 3  # trained values of the first HP from which its regret is read
 # Octaves: a trained value this near to the transferred one counts as the transferred one, rounded.
 NEAR = 0.1
-SAME_POINT = 1e-6  # octaves within which two values of an HP are the same
 
 
 def realised_answer(folder: ResultsFolder, record: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -48,7 +47,7 @@ def realised_answer(folder: ResultsFolder, record: Mapping[str, Any]) -> dict[st
     if len(values) < ENOUGH or not ends[0] <= value["value"] <= ends[1]:
         reason = _reason(len(values), value["value"], hp, trained=bool(at_value.any()))
         return {**_unanswered(record, hp), **common, "reason": reason}
-    answer = realised(
+    answer = realised_regret(
         trained.loc[_of_whole_seeds(trained, hp)],
         transferred=value["value"],
         predicted=record["expected_regret"],

@@ -80,7 +80,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         clock.lap("check")
         ran = driver.sweep(job)
         clock.lap("sweep")
-        of_folder.fit(job.folder)
+        of_folder.fit_folder(job.folder)
         transferred = pipeline.transfer(job.folder)
         clock.lap("fit and transfer")
         realised = pipeline.realise(job, transferred)
@@ -164,7 +164,7 @@ def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     from hptransfer.analysis.answer.text import estimates_text
 
     metric = metric_named(arguments.metric)
-    estimates = of_folder.fit(
+    estimates = of_folder.fit_folder(
         folder,
         arguments.overrides,
         config_dir=arguments.config_dir,

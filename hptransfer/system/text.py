@@ -24,7 +24,7 @@ def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 
-def interval(low: float | None, high: float | None, form: str) -> str:
+def interval_text(low: float | None, high: float | None, form: str) -> str:
     """Return an interval as [low, high]; an end the data does not support is a dash."""
     return f"[{decimal(low, form)}, {decimal(high, form)}]"
 

@@ -24,7 +24,7 @@ from hptransfer.models.parametrization import parameter_count
 from hptransfer.models.parametrization.rule_table import parameter_table
 from hptransfer.sweeping.plan.search_cost import cost, swept_points
 
-CONDITIONS = ("budget", "model", "objective", "data", "optimizer", "init", "precision")
+COMPARED = ("budget", "model", "objective", "data", "optimizer", "init", "precision")
 
 
 def distances(sweep: SweepConfig, target: TrialConfig) -> list[str]:
@@ -42,7 +42,7 @@ def distances(sweep: SweepConfig, target: TrialConfig) -> list[str]:
 def _conditions(config: TrialConfig, sweep: SweepConfig) -> dict[str, Any]:
     same = dict.fromkeys(sweep.axes, -2.0)  # what is swept is no condition: any value, but one
     fields = flat(with_hyperparameters(config, same))
-    return {key: value for key, value in fields.items() if key.split(".")[0] in CONDITIONS}
+    return {key: value for key, value in fields.items() if key.split(".")[0] in COMPARED}
 
 
 def _ratio(target: Any, proxy: Any) -> str:

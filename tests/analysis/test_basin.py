@@ -13,7 +13,7 @@ from hptransfer.analysis.basins.basin import (
     pool_noise,
 )
 from hptransfer.analysis.basins.curve import Curves, Floats, fit_curves
-from hptransfer.analysis.basins.shapes import Points, locate
+from hptransfer.analysis.basins.shapes import WindowPoints, locate
 from tests.support.basins import fitted
 
 THETA: Floats = np.arange(-10.0, -2.0)
@@ -289,7 +289,7 @@ def test_uneven_noise_is_no_table_of_outliers() -> None:
 
 def test_a_shape_that_the_points_do_not_show_is_not_fitted() -> None:
     theta, means = np.array([-8.0, -7.0, -6.0]), np.array([0.5, 0.1, 0.9])
-    points = Points(theta, means, np.array([1.0, 1e-9, 1.0]), below_cliff=True)
+    points = WindowPoints(theta, means, np.array([1.0, 1e-9, 1.0]), below_cliff=True)
     found = locate(points, 1e-6, 20, rng=np.random.default_rng(0), draws=400)
     assert found is not None and 0.0 < found.curve.level[0] <= 0.5
     assert found.draws.level.min() > -1.0

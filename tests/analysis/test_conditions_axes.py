@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hptransfer.analysis.basins.rows import Rows, read_rows
+from hptransfer.analysis.basins.rows import TrialArrays, read_rows
 from hptransfer.analysis.conditions.conditions import Shift, conditions_block
 from hptransfer.analysis.conditions.joint_law import Estimates, fit_joint
 from hptransfer.analysis.conditions.reference import caveats, reference, rows_at_condition
@@ -43,7 +43,7 @@ def rows_of(
     return pd.concat(parts, ignore_index=True)
 
 
-def arrays(table: Any) -> Rows:
+def arrays(table: Any) -> TrialArrays:
     return read_rows(table, ["log2_lr"])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hptransfer.analysis import of_folder
-from hptransfer.analysis.of_folder import fit, fresh_estimates
+from hptransfer.analysis.of_folder import fit_folder, fresh_estimates
 from hptransfer.cli.main import main
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read_ledger
@@ -61,8 +61,8 @@ def test_a_fit_of_another_question_is_printed_and_not_kept(
 
 def test_a_fit_at_another_step_does_not_stick(tmp_path: Path) -> None:
     conditions = copied("conditions", tmp_path)
-    own = fit(conditions)
-    late = fit(conditions, step=600)
+    own = fit_folder(conditions)
+    late = fit_folder(conditions, step=600)
     assert late["step"] == 600 and late["arms"][0]["at"]["steps"] == 600
     assert late["arms"][0]["optima"] != own["arms"][0]["optima"]
     assert fresh_estimates(conditions) == own
@@ -74,7 +74,7 @@ def test_estimates_are_read_while_they_are_right_and_never_written_by_readers(
 ) -> None:
     found = fresh_estimates(swept)
     assert not swept.estimates_file.exists()
-    assert fit(swept) == found
+    assert fit_folder(swept) == found
     marked = rewrite_json(swept.estimates_file, {"surfaces": ["read, not made"]})
     assert fresh_estimates(swept) == marked
 
@@ -82,14 +82,14 @@ def test_estimates_are_read_while_they_are_right_and_never_written_by_readers(
 def test_an_upgrade_of_the_analysis_makes_estimates_anew(
     swept: ResultsFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = fit(swept)
+    found = fit_folder(swept)
     rewrite_json(swept.estimates_file, {"arms": []})
     monkeypatch.setattr(of_folder, "ANALYSIS_VERSION", of_folder.ANALYSIS_VERSION + 1)
     assert fresh_estimates(swept)["arms"] == found["arms"]
 
 
 def test_a_changed_threshold_in_the_sweeps_file_counts(swept: ResultsFolder) -> None:
-    assert verdicts(fit(swept))[0] == "transfers"
+    assert verdicts(fit_folder(swept))[0] == "transfers"
     text = swept.sweep_file.read_text()
     assert text.count("max_regret: null") == 1
     swept.sweep_file.write_text(text.replace("max_regret: null", "max_regret: 1.0e-9"))
@@ -103,7 +103,7 @@ def test_estimates_of_other_losses_in_as_many_rows_are_not_taken(tmp_path: Path)
         losses = [0.5 + 0.02 * (row["hps"]["log2_lr"] - best) ** 2 for row in rows]
         append_rows(folder.path, [{**row, "loss": x} for row, x in zip(rows, losses, strict=True)])
         folders.append(folder)
-        found.append(fit(folder))
+        found.append(fit_folder(folder))
     assert len(read_ledger(folders[0].path).rows) == len(read_ledger(folders[1].path).rows)
     shutil.copy(folders[0].estimates_file, folders[1].estimates_file)
     assert fresh_estimates(folders[1]) == found[1] != found[0]
@@ -115,7 +115,7 @@ def test_plot_and_report_show_the_target_of_the_last_transfer(
     def target() -> float:
         return fresh_estimates(swept)["arms"][0]["target"]["width"]
 
-    fit(swept)
+    fit_folder(swept)
     assert target() == 192
     printed(capsys, "transfer", str(swept.path), "model.width=256")
     assert target() == 256

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from hptransfer.analysis.answer.agreement import agreement
-from hptransfer.analysis.answer.realised import realised
+from hptransfer.analysis.answer.realised import realised_regret
 from hptransfer.analysis.target_rows import realised_answer, refreshed, with_realised
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
@@ -39,7 +39,7 @@ def target_rows(transferred: float, *, seeds: int = 3) -> pd.DataFrame:
 
 
 def outcome(transferred: float, *, high: float, seeds: int = 3) -> dict[str, Any]:
-    found = realised(
+    found = realised_regret(
         target_rows(transferred, seeds=seeds),
         transferred=transferred,
         predicted={"mean": high / 2, "low": 0.0, "high": high},
@@ -76,7 +76,7 @@ def test_bad_transfer_is_missed_inside_and_outside_the_window() -> None:
 def test_a_value_on_the_wall_of_a_widened_window_is_read_off_the_curve() -> None:
     rows = widened()
     value = {"transferred": -5.4, "predicted": {}, "hp": "log2_lr", "width": 64}
-    found = realised(rows, **value)
+    found = realised_regret(rows, **value)
     assert found["optimum"]["n_points"] == 5  # the floor's three, and a neighbour on either side
     assert 0.03 < found["regret"]["low"] < found["regret"]["high"] < 0.12
     moved = rows.assign(log2_lr=rows["log2_lr"] + 1.6)
@@ -96,12 +96,12 @@ def test_failed_transfer_is_missed_and_absent_one_is_an_error() -> None:
     table = target_rows(-4.4)
     table.loc[table["log2_lr"] == -4.4, ["status", "loss"]] = ["diverged", np.nan]
     predicted = {"mean": 0.0, "low": 0.0, "high": 0.01}
-    found = realised(table, transferred=-4.4, predicted=predicted, hp="log2_lr", width=192)
+    found = realised_regret(table, transferred=-4.4, predicted=predicted, hp="log2_lr", width=192)
     assert found["missed"] and found["regret"]["estimate"] is None
     with pytest.raises(UserError, match="must hold the transferred value"):
-        realised(table, transferred=-9.5, predicted=predicted, hp="log2_lr", width=192)
+        realised_regret(table, transferred=-9.5, predicted=predicted, hp="log2_lr", width=192)
     with pytest.raises(UserError, match="none is usable"):
-        realised(table, transferred=-5.0, predicted=predicted, hp="log2_lr", width=384)
+        realised_regret(table, transferred=-5.0, predicted=predicted, hp="log2_lr", width=384)
 
 
 def test_a_prediction_inside_the_interval_is_not_missed() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hptransfer.analysis.basins.curve import Floats
-from hptransfer.analysis.basins.rows import Rows
+from hptransfer.analysis.basins.rows import TrialArrays
 from hptransfer.analysis.surfaces.importance import importance
 from hptransfer.analysis.surfaces.joint_regret import joint_regret, joint_value
 from hptransfer.analysis.surfaces.ped_anova import ped_anova
@@ -21,7 +21,7 @@ WIDTHS = (32, 64, 128)
 NO_CLIFF = np.full(2, np.inf)
 
 
-def sweep(cell: Cell, bends: Floats, *, seed: int = 0) -> Rows:
+def sweep(cell: Cell, bends: Floats, *, seed: int = 0) -> TrialArrays:
     """Return the rows of a sweep whose optimum is the same at every width."""
     rng = np.random.default_rng(seed)
     optimum = rng.uniform(-0.5, 0.5, cell.hps)
@@ -33,7 +33,7 @@ def sweep(cell: Cell, bends: Floats, *, seed: int = 0) -> Rows:
     return rows_of(planted)
 
 
-def answered(rows: Rows) -> tuple[ArmSurfaces, dict[str, Floats]]:
+def answered(rows: TrialArrays) -> tuple[ArmSurfaces, dict[str, Floats]]:
     """Return the arm and, as stand-in for a law, the mean of its widths' draws."""
     arm = arm_surfaces(rows, "arm", draws=400)
     drawn = {

@@ -44,7 +44,7 @@ def test_a_synthetic_folder_is_what_a_sweep_would_have_written(tmp_path: Path) -
     assert all(facts.wants(row) for row in rows)
     assert len(rows) == facts.wanted_count() == 2 * synthetic.ROWS_PER_SEED
     assert {row["status"] for row in rows} == {"completed", "diverged"}
-    verdicts = {a["parametrization"]: a["verdict"] for a in of_folder.fit(folder)["arms"]}
+    verdicts = {a["parametrization"]: a["verdict"] for a in of_folder.fit_folder(folder)["arms"]}
     assert verdicts == {"mup": "transfers", "standard": "drifts", "standard_embed": "drifts"}
     assert folder.check_file.is_file() and folder.realised_file.is_file()
     again = synthetic.write_folder(tmp_path / "again", 2 * synthetic.ROWS_PER_SEED)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hptransfer.analysis.of_folder import fit
+from hptransfer.analysis.of_folder import fit_folder
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.metrics import METRICS
 from hptransfer.transfer.transfer import transfer
@@ -62,7 +62,7 @@ def test_a_study_fitted_again_gives_its_committed_estimates(name: str, tmp_path:
     assert by
     for metric in by:
         kept = read(committed.estimates_by(metric))
-        assert differences(fit(folder, metric=metric), kept) == [], (
+        assert differences(fit_folder(folder, metric=metric), kept) == [], (
             f"run `hptransfer fit results/studies/{name}` and commit what it writes"
         )
 

@@ -124,7 +124,7 @@ def test_an_answer_of_the_trials_so_far_says_how_many_there_are(results: Path) -
     folder = results / "studies" / "lr_transfer"
     rows = (folder / "ledger.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "ledger.jsonl").write_bytes(b"".join(rows[:100]))
-    of_folder.fit(ResultsFolder(folder))
+    of_folder.fit_folder(ResultsFolder(folder))
     table = families_table(results / "studies")
     assert "target 192; 3 seeds, 100 of 120 + 18 trials; " in cells(table, "swept")[1]
     assert "(" in cells(table, "µP: drift")[1]
@@ -194,7 +194,7 @@ def test_a_speed_up_names_its_baseline_and_counts_the_tuning(results: Path) -> N
 def test_agreement_is_said_of_each_arm_with_its_interval(results: Path) -> None:
     # By the training loss, which the quickstart's rows have, in place of the Fréchet distance.
     folder = ResultsFolder(results / "studies" / "lr_transfer")
-    found = of_folder.fit(folder, metric=METRICS["train_loss"])["agreement"]
+    found = of_folder.fit_folder(folder, metric=METRICS["train_loss"])["agreement"]
     folder.estimates_by(METRICS["train_loss"]).rename(
         folder.estimates_by(METRICS["frechet_distance"])
     )

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import qmc
 
 from hptransfer.analysis.basins.curve import Curves, Floats
-from hptransfer.analysis.basins.rows import Rows
+from hptransfer.analysis.basins.rows import TrialArrays
 
 LEVEL = 0.5
 REACH = 3.0  # octaves from the box's middle to its faces
@@ -86,7 +86,7 @@ def _positions(cell: Cell, optimum: Floats, rng: np.random.Generator) -> Floats:
     return np.clip(np.concatenate([spread, near]), -REACH, REACH)
 
 
-def rows_of(planted: dict[int, Planted]) -> Rows:
+def rows_of(planted: dict[int, Planted]) -> TrialArrays:
     """Return the trials of every width as the analysis reads them; +inf where one failed."""
     parts = [
         (width, seed, position, loss)
@@ -96,7 +96,7 @@ def rows_of(planted: dict[int, Planted]) -> Rows:
     ]
     widths, seeds, positions, losses = (np.array(column) for column in zip(*parts, strict=True))
     count = len(widths)
-    return Rows(
+    return TrialArrays(
         family=np.full(count, "dit"),
         parametrization=np.full(count, "mup"),
         width=widths,

@@ -75,12 +75,12 @@ def test_every_row_has_its_curve_before_it_is_recorded(opened, monkeypatch) -> N
 def test_what_lies_outside_is_neither_counted_nor_fitted(opened) -> None:
     driver.sweep(opened("sweep.widths=8,16"))
     small = opened("sweep.widths=8,16")
-    before = of_folder.fit(small.folder)
+    before = of_folder.fit_folder(small.folder)
     driver.sweep(opened("sweep.seeds=0,1,2"))
     small = opened("sweep.widths=8,16", shrink=True)
     assert jobs.intention(small) == "tiny: all 36 trials are recorded"
     assert of_folder.status(small.folder)["recorded"] == 36
-    after = of_folder.fit(small.folder)
+    after = of_folder.fit_folder(small.folder)
     assert after.pop("trials") == {"fitted": 36, "missing": 0, "left_out": 54}
     assert before.pop("trials") == {"fitted": 36, "missing": 0, "left_out": 0}
     assert after == before

@@ -52,7 +52,7 @@ def law_entry(answer: ArmAnswer, target_width: int | None) -> dict[str, Any]:
     return {**mixture_entry(answer.mixture), "band": band}
 
 
-def target_entry(answer: ArmAnswer, width: int | None) -> dict[str, Any] | None:
+def at_target_entry(answer: ArmAnswer, width: int | None) -> dict[str, Any] | None:
     """Return the optimum at the target, the value to emit, and what that should cost."""
     arm_optima = answer.arm_optima
     if width is None or not answer.basins:

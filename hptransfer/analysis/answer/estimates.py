@@ -10,12 +10,17 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.answer.arm_answer import ArmAnswer, Request, answer_of, decision_of
-from hptransfer.analysis.answer.arm_record import drift_entry, law_entry, regret_entry, target_entry
+from hptransfer.analysis.answer.arm_record import (
+    at_target_entry,
+    drift_entry,
+    law_entry,
+    regret_entry,
+)
 from hptransfer.analysis.answer.optimum_record import optimum_entry
 from hptransfer.analysis.answer.warnings import warnings_of
 from hptransfer.analysis.basins.basin import Basin, Noise, fit_basin, pool_noise
 from hptransfer.analysis.basins.numbers import SCHEMA, number
-from hptransfer.analysis.basins.rows import Arm, Rows, read_rows, split_arms, width_grids
+from hptransfer.analysis.basins.rows import Arm, TrialArrays, read_rows, split_arms, width_grids
 from hptransfer.analysis.conditions.conditions import Shift, conditions_block, unfitted_shift
 from hptransfer.analysis.conditions.reference import caveats, reference, rows_at_condition
 from hptransfer.analysis.laws.loss_law import curvature_law, loss_law
@@ -109,7 +114,7 @@ def fit_basins_of_arm(arm: Arm, request: Request) -> tuple[list[FittedArm], ArmS
 
 
 def _alone(
-    arm: Arm, rows: Rows, where: Mapping[str, float | None], request: Request, *, hp: str
+    arm: Arm, rows: TrialArrays, where: Mapping[str, float | None], request: Request, *, hp: str
 ) -> FittedArm:
     """Fit the basins of the only HP that varies, and how they follow what varies beside width."""
     names = (arm.family, arm.parametrization, hp)
@@ -153,7 +158,7 @@ def _record(found: FittedArm, answer: ArmAnswer, request: Request) -> dict[str, 
         ),
         "quality": transfer_quality(basins, answer.arm_optima, rng=stream(*found.names, "quality")),
         "conditions": found.conditions,
-        "target": target_entry(answer, width),
+        "target": at_target_entry(answer, width),
         "gain": {"estimate": number(answer.gain)},
         "verdict": decision.verdict.value,
         "reasons": list(decision.reasons),

@@ -10,9 +10,9 @@ from hptransfer.analysis.basins.basin import Basin, Noise
 from hptransfer.analysis.basins.cross_checks import cross_checks
 from hptransfer.analysis.basins.numbers import interval, number, numbers, quantile
 
-CURVE_POINTS = 60
+FITTED_CURVE_POINTS = 60
 SIDES = np.array([-1.0, 1.0])  # octaves from the optimum at which a basin's rise is its curvature
-NINETY = 1.645  # sds from the middle to the ends of a normal 90 % interval
+NORMAL_NINETY = 1.645  # sds from the middle to the ends of a normal 90 % interval
 
 
 def optimum_entry(width: int, basin: Basin, noise: Noise | None) -> dict[str, Any]:
@@ -69,15 +69,17 @@ def _loss_at_optimum(basin: Basin, *, noisy: bool) -> dict[str, Any] | None:
     draws = basin.curve_draws.level
     shift = 0.0 if basin.run_sd is None else basin.run_sd / np.sqrt(len(basin.grid.losses))
     middle = float(np.median(draws))
-    spread = np.hypot(np.array([quantile(draws, q) for q in (0.05, 0.95)]) - middle, NINETY * shift)
-    ends = (basin.loss - spread[0], basin.loss + spread[1]) if noisy else (None, None)
-    return {"estimate": number(basin.loss), "low": number(ends[0]), "high": number(ends[1])}
+    spread = np.hypot(
+        np.array([quantile(draws, q) for q in (0.05, 0.95)]) - middle, NORMAL_NINETY * shift
+    )
+    low, high = (basin.loss - spread[0], basin.loss + spread[1]) if noisy else (None, None)
+    return {"estimate": number(basin.loss), "low": number(low), "high": number(high)}
 
 
 def _basin_points(basin: Basin) -> dict[str, Any]:
     grid = basin.grid
     edges = grid.theta[basin.window[[0, -1]]]
-    fit_theta = np.linspace(edges[0], edges[1], CURVE_POINTS)
+    fit_theta = np.linspace(edges[0], edges[1], FITTED_CURVE_POINTS)
     fitted = None if basin.curve is None else basin.curve.loss(fit_theta)[0]
     return {
         "theta": numbers(grid.theta),

@@ -11,15 +11,13 @@ import pandas as pd
 from hptransfer.analysis.answer.optimum_record import optimum_entry
 from hptransfer.analysis.basins.basin import Basin, Noise, fit_basin, pool_noise
 from hptransfer.analysis.basins.curve import Floats
-from hptransfer.analysis.basins.numbers import SCHEMA, interval, number, quantile
+from hptransfer.analysis.basins.numbers import SAME_POINT, SCHEMA, interval, number, quantile
 from hptransfer.analysis.basins.rows import read_rows, width_grids
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import stream
 
-SAME_POINT = 1e-6  # octaves
 
-
-def realised(
+def realised_regret(
     table: pd.DataFrame,
     *,
     transferred: float,

@@ -15,13 +15,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hptransfer.analysis.basins.curve import Floats
-from hptransfer.analysis.basins.numbers import number
+from hptransfer.analysis.basins.numbers import SAME_POINT, number
 
 LARGE_GAP = 0.1  # share of the held-out loss above which a gap is warned of
 GROWING_GAP = 0.05  # growth from the narrowest width to the widest, as a share of the held-out loss
 CLIPPED_APART = 0.1  # difference of two widths' shares of clipped steps that is warned of
 ERRORS = 2.0  # standard errors over seeds that a gap must exceed to be warned of
-SAME_POINT = 1e-6  # octaves
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from hptransfer.config.choices import arm_name
 from hptransfer.results.metrics import metric_of
-from hptransfer.system.text import decimal, interval, text_table
+from hptransfer.system.text import decimal, interval_text, text_table
 
 
 def estimates_text(estimates: Mapping[str, Any]) -> str:
@@ -30,7 +30,7 @@ def optima_table(estimates: Mapping[str, Any]) -> str:
                     arm["hp"].replace("_", " "),
                     str(optimum["width"]),
                     f"{optimum['optimum']:.2f}",
-                    interval(optimum["low"], optimum["high"], ".2f"),
+                    interval_text(optimum["low"], optimum["high"], ".2f"),
                     _loss(optimum["loss"]),
                     str(optimum["n_seeds"]),
                     optimum["censored"] or "",
@@ -62,7 +62,7 @@ def arm_lines(arm: Mapping[str, Any], *, hp_named: bool) -> list[str]:
         name += f", {arm['hp'].replace('_', ' ')}"
     lines = [
         f"{name}: {arm['verdict']}; drift {decimal(drift['estimate'])} octaves per doubling "
-        f"{interval(drift['low'], drift['high'], '+.2f')}"
+        f"{interval_text(drift['low'], drift['high'], '+.2f')}"
     ]
     lines += [f"  {reason}" for reason in arm["reasons"]]
     lines += [f"  {over['sentence']}" for over in (arm.get("conditions") or {}).get("over", ())]
@@ -116,4 +116,4 @@ def _optimum(told: Mapping[str, Any]) -> str:
 def _spanned(told: Mapping[str, Any], form: str) -> str:
     if told["estimate"] is None and told["low"] is not None:
         return f"{format(told['low'], form)} or more"
-    return f"{decimal(told['estimate'], form)} {interval(told['low'], told['high'], form)}"
+    return f"{decimal(told['estimate'], form)} {interval_text(told['low'], told['high'], form)}"

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 SLOW_RATE = -0.25
 FAST_RATE = 1.25
-CANDIDATES = 81  # candidate optima across a window: 1/20 of a step where it spans four steps
+CANDIDATE_OPTIMA = 81  # candidate optima across a window: 1/20 of a step where it spans four steps
 PARALLEL = 1e-12  # 1 - cos² below which two shapes count as one
 FREE_SHAPE_POINTS = 4  # with fewer points the two amplitudes are one parameter
 # Parabolas that begin some octaves from the optimum on one side (-1 below, 1 above): kinks, walls.
@@ -68,7 +68,7 @@ def fit_curves(theta: Floats, losses: Floats) -> Curves:
     The optimum is profiled: for each candidate between the outermost points the two amplitudes
     are a non-negative least-squares problem in closed form, whose projections all rows share.
     """
-    candidates = np.linspace(theta[0], theta[-1], CANDIDATES)
+    candidates = np.linspace(theta[0], theta[-1], CANDIDATE_OPTIMA)
     slow, fast = (_unit(basis)[0] for basis in _bases(theta[None, :] - candidates[:, None]))
     centred = losses - losses.mean(axis=1, keepdims=True)
     gain = _gain(slow @ centred.T, fast @ centred.T, *_cosine(slow, fast))

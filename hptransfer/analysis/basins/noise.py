@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import Grid
-from hptransfer.analysis.basins.shapes import Points
+from hptransfer.analysis.basins.shapes import WindowPoints
 
 # Residual, in robust sds, beyond which a loss is an outlier: one in 16,000 normal losses.
 OUTLIER = 4.0
@@ -26,7 +26,7 @@ MOST_OUTLIERS = 0.2  # share of a width's losses; with more outliers than this, 
 SAME_SIZE = 0.75
 ALTERNATIONS = 30  # rounds of seed means and point means, where a table lacks losses
 NORMAL_MAD = 0.6745  # median of the absolute value of a standard normal
-NEIGHBOURS = 4  # points of a third difference
+DIFFERENCE_POINTS = 4  # points of a third difference
 # Points enter third differences if their rise above the best loss is at most this multiple of the
 # ceiling's rise (`Grid.ceiling`): higher ones lie on walls.
 LOW_RISES = 4.0
@@ -69,14 +69,14 @@ def pool_noise(
     return None
 
 
-def mean_points(grid: Grid, index: NDArray[np.intp], noise: Noise | None) -> Points:
+def mean_points(grid: Grid, index: NDArray[np.intp], noise: Noise | None) -> WindowPoints:
     """Return the points' mean losses, seeds as blocks, and how many runs each mean is worth."""
     losses = grid.losses[:, index]
     runs = np.ones_like(losses) if grid.runs is None else grid.runs[:, index]
     theta = grid.theta[index]
     near = grid.cliff is not None and grid.cliff - grid.theta[grid.minimum] <= NEAR_CLIFF
     if noise is None or len(losses) == 1 or len(index) == 1:
-        return Points(theta, losses.mean(axis=0), _runs_of_mean(runs), near)
+        return WindowPoints(theta, losses.mean(axis=0), _runs_of_mean(runs), near)
     scaled = noise.sd / np.sqrt(runs.mean()) * _limit(noise.degrees) / OUTLIER
     keep = _inliers(losses, scaled)
     fitted = _two_way(losses, keep)
@@ -84,7 +84,7 @@ def mean_points(grid: Grid, index: NDArray[np.intp], noise: Noise | None) -> Poi
     worth = np.where(keep, runs, 0.0).sum(axis=0)
     if len(losses) == 2:
         worth *= _agreement(losses, scaled)
-    return Points(theta, means, worth, near)
+    return WindowPoints(theta, means, worth, near)
 
 
 def _runs_of_mean(runs: Floats) -> Floats:
@@ -162,10 +162,10 @@ def _third_differences(grid: Grid) -> Floats:
     best = float(losses.min())
     low = grid.sound[losses <= best + LOW_RISES * (grid.ceiling - best)]
     theta, losses = grid.theta[low], grid.losses[0, low]
-    if len(low) < NEIGHBOURS:
+    if len(low) < DIFFERENCE_POINTS:
         return np.zeros(0)
-    places = np.arange(len(low) - NEIGHBOURS + 1)[:, None] + np.arange(NEIGHBOURS)
-    gaps = theta[places][:, :, None] - theta[places][:, None, :] + np.eye(NEIGHBOURS)
+    places = np.arange(len(low) - DIFFERENCE_POINTS + 1)[:, None] + np.arange(DIFFERENCE_POINTS)
+    gaps = theta[places][:, :, None] - theta[places][:, None, :] + np.eye(DIFFERENCE_POINTS)
     weights = 1.0 / gaps.prod(axis=2)
     runs = np.ones(len(low)) if grid.runs is None else grid.runs[0, low]
     norm = np.sqrt((weights**2 / runs[places]).sum(axis=1))

@@ -9,16 +9,14 @@ import numpy as np
 
 from hptransfer.analysis.basins.curve import Floats
 
+SCHEMA = 1  # of estimates.json and realised.json
+DIGITS = 7  # significant digits of a number in them
+SAME_POINT = 1e-6  # octaves within which two values of an HP are the same
+
 
 def quantile(draws: Floats, share: float) -> float:
     """Return an observed draw, never an interpolation: regrets may be infinite."""
     return float(np.quantile(draws, share, method="inverted_cdf"))
-
-
-SCHEMA = 1
-
-
-DIGITS = 7
 
 
 def number(value: float | None) -> float | None:

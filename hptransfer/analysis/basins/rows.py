@@ -15,11 +15,11 @@ from hptransfer.config.conditions import CONDITIONS
 from hptransfer.errors import UserError
 
 SHARED = "shared"
-DECIMALS = 9  # grid values that agree to this many decimals are the same point
+SAME_DECIMALS = 9  # grid values that agree to this many decimals are the same point
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrialArrays:
     """Trials as arrays of shape (row,)."""
 
     family: NDArray[np.str_]
@@ -33,9 +33,9 @@ class Rows:
     conditions: dict[str, Floats]  # depth, batch_size, steps; NaN where not known
     hps: dict[str, Floats]
 
-    def where(self, keep: NDArray[np.bool_]) -> Rows:
+    def where(self, keep: NDArray[np.bool_]) -> TrialArrays:
         """Return the rows that are to be kept."""
-        return Rows(
+        return TrialArrays(
             family=self.family[keep],
             parametrization=self.parametrization[keep],
             width=self.width[keep],
@@ -55,10 +55,10 @@ class Arm:
 
     family: str
     parametrization: str
-    rows: Rows
+    rows: TrialArrays
 
 
-def read_rows(table: pd.DataFrame, axes: Sequence[str]) -> Rows:
+def read_rows(table: pd.DataFrame, axes: Sequence[str]) -> TrialArrays:
     """Return the table's columns as arrays; a trial that did not complete has an infinite loss.
 
     Raises:
@@ -72,7 +72,7 @@ def read_rows(table: pd.DataFrame, axes: Sequence[str]) -> Rows:
         )
     loss = table["loss"].to_numpy(dtype=np.float64)
     completed = (table["status"].to_numpy() == "completed") & np.isfinite(loss)
-    return Rows(
+    return TrialArrays(
         family=table["family"].to_numpy(dtype=np.str_),
         parametrization=table["parametrization"].to_numpy(dtype=np.str_),
         width=table["width"].to_numpy(dtype=np.int64),
@@ -87,10 +87,12 @@ def read_rows(table: pd.DataFrame, axes: Sequence[str]) -> Rows:
 
 
 def _grid_values(table: pd.DataFrame, axis: str) -> Floats:
-    return np.asarray(np.round(table[axis].to_numpy(dtype=np.float64), DECIMALS), dtype=np.float64)
+    return np.asarray(
+        np.round(table[axis].to_numpy(dtype=np.float64), SAME_DECIMALS), dtype=np.float64
+    )
 
 
-def split_arms(rows: Rows) -> list[Arm]:
+def split_arms(rows: TrialArrays) -> list[Arm]:
     """Return an arm per family and parametrization; shared rows belong to every one."""
     arms: list[Arm] = []
     for family in np.unique(rows.family):
@@ -102,13 +104,15 @@ def split_arms(rows: Rows) -> list[Arm]:
     return arms
 
 
-def _arranged(rows: Rows, hp: str, *columns: Floats) -> tuple[Floats, list[Floats]]:
+def _arranged(rows: TrialArrays, hp: str, *columns: Floats) -> tuple[Floats, list[Floats]]:
     """Return theta ascending and each column as (seed, theta), NaN where there is no row."""
     theta, place = np.unique(rows.hps[hp], return_inverse=True)
     return theta, by_seed(rows, place.reshape(-1), *columns, what=hp)
 
 
-def by_seed(rows: Rows, place: NDArray[np.intp], *columns: Floats, what: str) -> list[Floats]:
+def by_seed(
+    rows: TrialArrays, place: NDArray[np.intp], *columns: Floats, what: str
+) -> list[Floats]:
     """Return each column (row,) as (seed, place), NaN where there is no row.
 
     Args:
@@ -136,7 +140,7 @@ def by_seed(rows: Rows, place: NDArray[np.intp], *columns: Floats, what: str) ->
     return arrays
 
 
-def width_grids(rows: Rows, hp: str) -> dict[int, Grid | None]:
+def width_grids(rows: TrialArrays, hp: str) -> dict[int, Grid | None]:
     """Return each width's grid, widths ascending; None where no point is sound."""
     grids: dict[int, Grid | None] = {}
     for width in np.unique(rows.width):

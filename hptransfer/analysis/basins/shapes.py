@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from hptransfer.analysis.basins.curve import PIECES, WALL_ONSETS, Curves, Floats, basis
 
-CANDIDATES = 121  # candidate minima across a window
+CANDIDATE_MINIMA = 121  # candidate minima across a window
 # Least variance of a shape over the points that is fitted, as a share of its mean square there.
 VISIBLE = 0.02
 DISCREPANCY = 0.01  # sd of a shape's error, as a share of a point's rise above the lowest
@@ -71,7 +71,7 @@ Places = tuple[NDArray[np.intp], ...]  # indices of shapes and of candidates
 
 
 @dataclass(frozen=True)
-class Points:
+class WindowPoints:
     """A window's points: positions, mean losses, and how many runs each mean is worth; (theta,)."""
 
     theta: Floats
@@ -115,7 +115,7 @@ class _Fits:
         return np.where(self.visible & (self.amplitude > 0), density, -np.inf)
 
 
-def _fit(points: Points, weights: Floats, candidates: Floats) -> _Fits:
+def _fit(points: WindowPoints, weights: Floats, candidates: Floats) -> _Fits:
     bases = basis(points.theta[None, :] - candidates[:, None])
     mixtures = np.tensordot(SHAPES, bases, 1)
     share = weights / weights.sum()
@@ -138,7 +138,12 @@ def _is_visible(shapes: Floats, share: Floats) -> NDArray[np.bool_]:
 
 
 def locate(
-    points: Points, variance: float | None, degrees: int, *, rng: np.random.Generator, draws: int
+    points: WindowPoints,
+    variance: float | None,
+    degrees: int,
+    *,
+    rng: np.random.Generator,
+    draws: int,
 ) -> Posterior | None:
     """Locate a window's minimum; `variance` is one run's, known with `degrees` of freedom.
 
@@ -149,7 +154,7 @@ def locate(
     variance = max(variance, float((ROUNDING * np.abs(points.means).max()) ** 2))
     above = DISCREPANCY * (points.means - points.means.min())
     weights = 1.0 / (1.0 / points.runs + above**2 / variance)
-    candidates = np.linspace(points.theta[0], points.theta[-1], CANDIDATES)
+    candidates = np.linspace(points.theta[0], points.theta[-1], CANDIDATE_MINIMA)
     fits = _fit(points, weights, candidates)
     log_density = fits.log_density(degrees, variance, below_cliff=points.below_cliff)
     if not np.isfinite(log_density.max()):

@@ -15,11 +15,11 @@ import numpy as np
 from hptransfer.analysis.basins.basin import Basin, fit_basin, pool_noise
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import interval, number
-from hptransfer.analysis.basins.rows import Rows, width_grids
+from hptransfer.analysis.basins.rows import TrialArrays, width_grids
 from hptransfer.analysis.conditions.joint_law import JointLaw, fit_joint
 from hptransfer.analysis.conditions.one_condition import PLACE, over_entry
 from hptransfer.analysis.conditions.reference import WORDS, rows_at_condition
-from hptransfer.analysis.conditions.settings import Setting, estimates_of
+from hptransfer.analysis.conditions.settings import Setting, setting_estimates
 from hptransfer.config.conditions import CONDITIONS
 from hptransfer.system.random_streams import stream
 
@@ -38,7 +38,7 @@ class Shift:
 
 
 def conditions_block(
-    rows: Rows,
+    rows: TrialArrays,
     reference: Mapping[str, float | None],
     target: Mapping[str, float | None] | None,
     *,
@@ -72,7 +72,7 @@ def conditions_block(
     return block, shift
 
 
-def _varies(rows: Rows, name: str, reference: Mapping[str, float | None]) -> bool:
+def _varies(rows: TrialArrays, name: str, reference: Mapping[str, float | None]) -> bool:
     values = rows.conditions[name]
     return reference[name] is not None and bool(
         (values[~np.isnan(values)] != reference[name]).any()
@@ -80,7 +80,7 @@ def _varies(rows: Rows, name: str, reference: Mapping[str, float | None]) -> boo
 
 
 def _settings(
-    rows: Rows,
+    rows: TrialArrays,
     reference: Mapping[str, float | None],
     varied: Sequence[str],
     *,
@@ -119,7 +119,7 @@ def _joint(settings: Sequence[Setting], varied: Sequence[str]) -> JointLaw | Non
         octaves = np.log2([setting.value(name) for setting in usable])
         if np.ptp(octaves) > 0:
             terms[f"log2_{name}"] = octaves
-    return fit_joint(terms, estimates_of(usable))
+    return fit_joint(terms, setting_estimates(usable))
 
 
 def _joint_entry(law: JointLaw, *, noisy: bool) -> dict[str, Any]:
@@ -186,7 +186,9 @@ def _shift(
 
 
 def unfitted_shift(
-    rows: Rows, reference: Mapping[str, float | None], target: Mapping[str, float | None] | None
+    rows: TrialArrays,
+    reference: Mapping[str, float | None],
+    target: Mapping[str, float | None] | None,
 ) -> Shift:
     """Return the shift of several HPs' optima, for which no joint law is fitted.
 

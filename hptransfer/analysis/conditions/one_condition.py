@@ -11,9 +11,9 @@ import numpy as np
 from hptransfer.analysis.basins.numbers import interval, number
 from hptransfer.analysis.conditions.joint_law import Estimates, JointLaw, fit_joint
 from hptransfer.analysis.conditions.reference import WORDS
-from hptransfer.analysis.conditions.settings import Setting, estimates_of
+from hptransfer.analysis.conditions.settings import Setting, setting_estimates
 
-SETTLED = 0.25  # octaves per doubling: it takes four doublings to lose an octave
+SETTLED_SLOPE = 0.25  # octaves per doubling: it takes four doublings to lose an octave
 
 _LONGER = {"steps": "a longer run", "batch_size": "a larger batch", "depth": "a deeper model"}
 PLACE = {"steps": "{:g} steps", "batch_size": "a batch size of {:g}", "depth": "depth {:g}"}
@@ -63,7 +63,7 @@ def _drift(line: Sequence[Setting]) -> JointLaw | None:
     if len(line) < 2:
         return None
     octaves = np.log2([setting.width for setting in line])
-    return fit_joint({"a": np.ones(len(line)), "slope": octaves}, estimates_of(line))
+    return fit_joint({"a": np.ones(len(line)), "slope": octaves}, setting_estimates(line))
 
 
 def _moved(
@@ -73,7 +73,7 @@ def _moved(
     widths = sorted(before.keys() & after.keys())
     if not widths:
         return None
-    first, second = (estimates_of([line[w] for w in widths]) for line in (before, after))
+    first, second = (setting_estimates([line[w] for w in widths]) for line in (before, after))
     octaves = np.log2(ratio)
     rates = Estimates(
         (second.values - first.values) / octaves, (second.draws - first.draws) / octaves
@@ -103,7 +103,7 @@ def _still_moves(
         return None, f"Whether the optimum still moves at {place} is not known: {lack}."
     rate = step.coefficients["slope"]
     low, high = np.quantile(step.draws["slope"], (0.05, 0.95))
-    if low >= -SETTLED and high <= SETTLED:
+    if low >= -SETTLED_SLOPE and high <= SETTLED_SLOPE:
         most = max(abs(low), abs(high))
         return False, (
             f"At {place} the optimum moves by at most {most:.2f} octaves per doubling of the "

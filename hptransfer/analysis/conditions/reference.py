@@ -7,17 +7,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from hptransfer.analysis.basins.curve import Floats
-from hptransfer.analysis.basins.rows import Rows
+from hptransfer.analysis.basins.rows import TrialArrays
 from hptransfer.config.conditions import CONDITIONS
 from hptransfer.errors import UserError
 
-Condition = dict[str, float | None]  # None: not known, or not held
+HeldCondition = dict[str, float | None]  # None: not known, or not held
 
 WORDS = {"depth": "depth", "batch_size": "batch size", "steps": "training time"}
 _ORDER = ("steps", "batch_size", "depth")  # steps first: they differ the most often
 
 
-def reference(rows: Rows, asked: Mapping[str, float | None] | None) -> Condition:
+def reference(rows: TrialArrays, asked: Mapping[str, float | None] | None) -> HeldCondition:
     """Return the condition at which width is judged.
 
     A value that is not asked for follows from the rows: the most steps that every width has, the
@@ -26,7 +26,7 @@ def reference(rows: Rows, asked: Mapping[str, float | None] | None) -> Condition
     Raises:
         UserError: no row has what is asked.
     """
-    found: Condition = {}
+    found: HeldCondition = {}
     for name in _ORDER:
         value = (asked or {}).get(name)
         if value is None:
@@ -42,7 +42,7 @@ def reference(rows: Rows, asked: Mapping[str, float | None] | None) -> Condition
     return {name: found[name] for name in CONDITIONS}
 
 
-def rows_at_condition(rows: Rows, condition: Mapping[str, float | None]) -> Rows:
+def rows_at_condition(rows: TrialArrays, condition: Mapping[str, float | None]) -> TrialArrays:
     """Return the rows under a condition; of a value that is None every row is kept."""
     held = [
         rows.conditions[name] == value for name, value in condition.items() if value is not None
@@ -50,7 +50,7 @@ def rows_at_condition(rows: Rows, condition: Mapping[str, float | None]) -> Rows
     return rows.where(np.logical_and.reduce(held)) if held else rows
 
 
-def caveats(rows: Rows, condition: Mapping[str, float | None]) -> list[str]:
+def caveats(rows: TrialArrays, condition: Mapping[str, float | None]) -> list[str]:
     """Return warnings of a condition that changes with the width, and of rows that lack it.
 
     Rows that do not say a condition that is held are left out of the answer.
@@ -73,7 +73,7 @@ def _values(values: Floats) -> list[float]:
     return np.unique(values[~np.isnan(values)]).tolist()
 
 
-def _usual(rows: Rows, name: str) -> float | None:
+def _usual(rows: TrialArrays, name: str) -> float | None:
     """Return the value that rows are compared at, if there is one."""
     values = rows.conditions[name]
     by_width = [set(_values(values[rows.width == width])) for width in np.unique(rows.width)]

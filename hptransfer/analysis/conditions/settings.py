@@ -26,7 +26,7 @@ class Setting:
         return found
 
 
-def estimates_of(settings: Sequence[Setting]) -> Estimates:
+def setting_estimates(settings: Sequence[Setting]) -> Estimates:
     """Return the optima of usable settings with their draws."""
     draws = [s.basin.theta_draws for s in settings if s.basin.theta_draws is not None]
     assert len(draws) == len(settings), "only usable basins have draws"

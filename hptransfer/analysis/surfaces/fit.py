@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.noise import Noise, NoiseSource
-from hptransfer.analysis.surfaces.points import Points
+from hptransfer.analysis.surfaces.points import SurfacePoints
 from hptransfer.analysis.surfaces.quadratic import (
     FLAT,
     Basis,
@@ -21,7 +21,7 @@ from hptransfer.analysis.surfaces.quadratic import (
 )
 
 FITS = 0.95  # a misfit beyond this quantile of what noise alone gives asks for a smaller window
-SHRINK = 0.75  # share of a window's points that the next one has
+NEXT_SHARE = 0.75  # share of a window's points that the next one has
 # Weights of the prior on interactions, in units of points: 0 leaves them free, 1e6 forbids them.
 RIDGES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 1e6)
 RIDGE_GAIN = 0.05  # share by which a ridge must lower the cross-validated error to be taken
@@ -54,7 +54,7 @@ class Window:
         return self.centre + self.half * z
 
 
-def choose_window(points: Points, noise: Noise | None) -> Window | None:
+def choose_window(points: SurfacePoints, noise: Noise | None) -> Window | None:
     """Return the largest window that a surface fits within noise; None if there is none to fit.
 
     Where none does, or a single seed leaves nothing to compare with, it is the window whose
@@ -71,7 +71,7 @@ def choose_window(points: Points, noise: Noise | None) -> Window | None:
     return min(tried, key=lambda pair: pair[0])[1] if tried else None
 
 
-def _nested(points: Points) -> list[NDArray[np.intp]]:
+def _nested(points: SurfacePoints) -> list[NDArray[np.intp]]:
     """Return sets of the lowest points, the largest first.
 
     Where the points below the ceiling do not determine a surface, more are taken.
@@ -79,10 +79,10 @@ def _nested(points: Points) -> list[NDArray[np.intp]]:
     order = np.argsort(points.means, kind="stable")
     most, sound = points.inside, int((~points.failed).sum())
     while most < sound and not is_determined(points.positions[order[:most]]):
-        most = min(sound, math.ceil(most / SHRINK))
+        most = min(sound, math.ceil(most / NEXT_SHARE))
     sizes = [most]
     while sizes[-1] > points.needed:
-        sizes.append(max(points.needed, math.floor(SHRINK * sizes[-1])))
+        sizes.append(max(points.needed, math.floor(NEXT_SHARE * sizes[-1])))
     return [np.sort(order[:size]) for size in sizes]
 
 
@@ -94,7 +94,7 @@ def is_within_noise(window: Window, noise: Noise, *, seeds: int) -> bool:
     return bool(window.misfit <= limit * noise.sd**2 / seeds)
 
 
-def is_shapeless(points: Points, window: Window) -> bool:
+def is_shapeless(points: SurfacePoints, window: Window) -> bool:
     """Say whether the surface explains no more of the points' differences than noise would."""
     from scipy.special import fdtri
 
@@ -105,7 +105,7 @@ def is_shapeless(points: Points, window: Window) -> bool:
     return bool(explained / fitted <= limit * window.misfit)
 
 
-def _fitted(points: Points, index: NDArray[np.intp], noise: Noise | None) -> Window | None:
+def _fitted(points: SurfacePoints, index: NDArray[np.intp], noise: Noise | None) -> Window | None:
     chosen = points.positions[index]
     if not is_determined(chosen):
         return None
@@ -147,7 +147,12 @@ def _variance_of_optimum(window: Window) -> float:
 
 
 def draw_surfaces(
-    points: Points, window: Window, noise: Noise | None, *, rng: np.random.Generator, draws: int
+    points: SurfacePoints,
+    window: Window,
+    noise: Noise | None,
+    *,
+    rng: np.random.Generator,
+    draws: int,
 ) -> Quadratics:
     """Return surfaces fitted to losses and priors simulated around the fitted one.
 

@@ -18,7 +18,7 @@ from optuna.distributions import FloatDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
-from hptransfer.analysis.basins.rows import Rows, read_rows, split_arms
+from hptransfer.analysis.basins.rows import TrialArrays, read_rows, split_arms
 from hptransfer.analysis.conditions.reference import rows_at_condition
 from hptransfer.analysis.surfaces.points import point_array
 
@@ -30,7 +30,7 @@ TOP_POINTS = 5  # of which Optuna's documentation asks for this many at least
 FEWEST = 10  # sound points, so that the best ones are no more than half of them
 
 
-def ped_anova(rows: Rows, axes: Sequence[str]) -> dict[str, float] | None:
+def ped_anova(rows: TrialArrays, axes: Sequence[str]) -> dict[str, float] | None:
     """Return each axis's share at the widest width; None for too few points to tell.
 
     `rows` are one arm's. Losses are means over seeds; failed points are left out, as they tell how

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import BASIN_RISE
 from hptransfer.analysis.basins.noise import Noise
-from hptransfer.analysis.basins.rows import Rows, by_seed
+from hptransfer.analysis.basins.rows import TrialArrays, by_seed
 from hptransfer.analysis.surfaces.quadratic import SPARE_POINTS, coefficients
 
 
 @dataclass(frozen=True)
-class Points:
+class SurfacePoints:
     """One width's points in lexicographic order of position."""
 
     hps: tuple[str, ...]
@@ -63,7 +63,7 @@ class Points:
 
 def build_points(
     hps: tuple[str, ...], positions: Floats, losses: Floats, *, loss_at_init: float
-) -> Points | None:
+) -> SurfacePoints | None:
     """Decide which points are sound; None if none is.
 
     `losses` (seed, point) are finite, +inf (diverged or stopped) or NaN (no row).
@@ -79,7 +79,7 @@ def build_points(
         return None
     best = float(losses[:, ~failed].mean(axis=0).min())
     rise = BASIN_RISE * (loss_at_init - best)
-    return Points(
+    return SurfacePoints(
         hps=hps,
         positions=positions,
         losses=np.where(failed[None, :], np.inf, losses),
@@ -91,14 +91,14 @@ def build_points(
     )
 
 
-def varying(rows: Rows) -> tuple[str, ...]:
+def varying(rows: TrialArrays) -> tuple[str, ...]:
     """Return the HPs that take more than one value, in the rows' order."""
     return tuple(name for name, values in rows.hps.items() if len(np.unique(values)) > 1)
 
 
-def width_points(rows: Rows, hps: tuple[str, ...]) -> dict[int, Points | None]:
+def width_points(rows: TrialArrays, hps: tuple[str, ...]) -> dict[int, SurfacePoints | None]:
     """Return each width's points, widths ascending; None where no point is sound."""
-    found: dict[int, Points | None] = {}
+    found: dict[int, SurfacePoints | None] = {}
     for width in np.unique(rows.width):
         members = rows.where(rows.width == width)
         positions, losses = point_array(members, hps)
@@ -107,7 +107,7 @@ def width_points(rows: Rows, hps: tuple[str, ...]) -> dict[int, Points | None]:
     return found
 
 
-def point_array(rows: Rows, hps: tuple[str, ...]) -> tuple[Floats, Floats]:
+def point_array(rows: TrialArrays, hps: tuple[str, ...]) -> tuple[Floats, Floats]:
     """Return the distinct positions (point, hp) and losses (seed, point), NaN for no row.
 
     Raises:
@@ -120,7 +120,7 @@ def point_array(rows: Rows, hps: tuple[str, ...]) -> tuple[Floats, Floats]:
 
 
 def seed_noise(
-    every: Iterable[Points], *, rng: np.random.Generator, draws: int = 2000
+    every: Iterable[SurfacePoints], *, rng: np.random.Generator, draws: int = 2000
 ) -> Noise | None:
     """Pool the residuals around seed plus point effects below the ceilings; None for one seed."""
     squares, degrees = 0.0, 0

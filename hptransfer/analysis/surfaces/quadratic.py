@@ -18,7 +18,7 @@ import numpy as np
 from hptransfer.analysis.basins.curve import Floats
 
 SWEEPS = 200  # of coordinate descent
-SETTLED = 1e-7  # of a box's half: a sweep that moves nothing farther has converged
+CONVERGED = 1e-7  # of a box's half: a sweep that moves nothing farther has converged
 SPARE_POINTS = 2  # fewer say nothing of how well a surface fits
 FLAT = 1e-12  # curvature in units of the loss that counts as none
 
@@ -65,7 +65,7 @@ class Quadratics:
                 bend = self.hessian[:, hp, hp]
                 others = np.einsum("dg,dg->d", self.hessian[:, hp], z) - bend * z[:, hp]
                 z[:, hp] = _lowest(self.slope[:, hp] + others, bend, self.skew[:, hp])
-            if np.abs(z - before).max(initial=0.0) < SETTLED:
+            if np.abs(z - before).max(initial=0.0) < CONVERGED:
                 break
         return z
 

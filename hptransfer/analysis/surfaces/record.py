@@ -13,7 +13,7 @@ from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import number, numbers, quantile
 from hptransfer.analysis.surfaces.importance import importance
 from hptransfer.analysis.surfaces.joint_regret import joint_regret, joint_value
-from hptransfer.analysis.surfaces.surface import ArmSurfaces, Fit, Surface
+from hptransfer.analysis.surfaces.surface import ArmSurfaces, Surface, SurfaceFit
 
 NAMED = 0.2  # a component of a direction below it is not worth a word
 
@@ -101,7 +101,7 @@ def _optimum(surface: Surface) -> dict[str, Any]:
     return entry
 
 
-def _box(hps: tuple[str, ...], fit: Fit) -> dict[str, list[float | None]]:
+def _box(hps: tuple[str, ...], fit: SurfaceFit) -> dict[str, list[float | None]]:
     low, high = fit.window.centre - fit.window.half, fit.window.centre + fit.window.half
     return {hp: numbers(np.array(ends)) for hp, *ends in zip(hps, low, high, strict=True)}
 

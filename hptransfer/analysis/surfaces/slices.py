@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hptransfer.analysis.basins.curve import FAST_RATE, SLOW_RATE, Curves, Floats
 from hptransfer.analysis.basins.grid import Grid, build_grid
 from hptransfer.analysis.surfaces.fit import Window
-from hptransfer.analysis.surfaces.points import Points
+from hptransfer.analysis.surfaces.points import SurfacePoints
 
 LN2 = float(np.log(2.0))
 BINS = 7  # of a slice through scattered points
@@ -30,7 +30,7 @@ def slice_curves(optimum: Floats, level: Floats, bend: Floats, skew: Floats) -> 
     return Curves(optimum, level, amplitude - fast, fast)
 
 
-def slice_grid(points: Points, window: Window, optimum: Floats, at: int) -> Grid:
+def slice_grid(points: SurfacePoints, window: Window, optimum: Floats, at: int) -> Grid:
     """Return points as partial residuals: the slice plus what each lies off the surface.
 
     Of the points with one value of the HP (scattered ones: in one of BINS bins) the nearest to the
@@ -57,7 +57,7 @@ def slice_grid(points: Points, window: Window, optimum: Floats, at: int) -> Grid
     )
 
 
-def _nearest(points: Points, window: Window, optimum: Floats, at: int) -> NDArray[np.intp]:
+def _nearest(points: SurfacePoints, window: Window, optimum: Floats, at: int) -> NDArray[np.intp]:
     """Return indices of the points that stand for their bins, ascending along the HP."""
     theta = points.positions[window.index, at]
     offset = window.scaled(points.positions[window.index]) - window.scaled(optimum)
@@ -71,7 +71,7 @@ def _nearest(points: Points, window: Window, optimum: Floats, at: int) -> NDArra
     return window.index[order[first]]
 
 
-def _failures(points: Points, window: Window, optimum: Floats, at: int) -> Floats:
+def _failures(points: SurfacePoints, window: Window, optimum: Floats, at: int) -> Floats:
     """Return where along this HP points failed whose other HPs lie in the window's box.
 
     A finite loss that has all but failed counts above the optimum only, as in a grid.
@@ -83,7 +83,7 @@ def _failures(points: Points, window: Window, optimum: Floats, at: int) -> Float
     return np.unique(gone[near, at])
 
 
-def cut_grid(points: Points, at: int) -> Grid:
+def cut_grid(points: SurfacePoints, at: int) -> Grid:
     """Return the points that share the best one's other HPs."""
     others = np.arange(len(points.hps)) != at
     best = points.positions[points.best]

@@ -18,7 +18,7 @@ from hptransfer.analysis.basins.basin import FLAT_SPAN, INTERVAL, Basin, Censori
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import Grid
 from hptransfer.analysis.basins.noise import Noise
-from hptransfer.analysis.basins.rows import Rows
+from hptransfer.analysis.basins.rows import TrialArrays
 from hptransfer.analysis.surfaces.fit import (
     Window,
     choose_window,
@@ -26,7 +26,7 @@ from hptransfer.analysis.surfaces.fit import (
     is_shapeless,
     residual_noise,
 )
-from hptransfer.analysis.surfaces.points import Points, seed_noise, varying, width_points
+from hptransfer.analysis.surfaces.points import SurfacePoints, seed_noise, varying, width_points
 from hptransfer.analysis.surfaces.quadratic import Quadratics
 from hptransfer.analysis.surfaces.slices import cut_grid, slice_curves, slice_grid
 from hptransfer.system.random_streams import stream
@@ -41,7 +41,7 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Fit:
+class SurfaceFit:
     """The fitted surface, and its draws in log2 of the HPs."""
 
     window: Window
@@ -86,9 +86,9 @@ class Fit:
 class Surface:
     """One width's answer for all HPs together, in the order of `hps`."""
 
-    points: Points
+    points: SurfacePoints
     basins: tuple[Basin, ...]  # the slices through the optimum, draws aligned over HPs
-    fit: Fit | None  # None for too few points: the basins are then cut out at the best one
+    fit: SurfaceFit | None  # None for too few points: the basins are then cut out at the best one
 
     @property
     def hps(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class ArmSurfaces:
         return {width: surface.basin(hp) for width, surface in self.surfaces.items()}
 
 
-def arm_surfaces(rows: Rows, *names: object, draws: int = 2000) -> ArmSurfaces:
+def arm_surfaces(rows: TrialArrays, *names: object, draws: int = 2000) -> ArmSurfaces:
     """Fit every width of one arm's rows over all HPs that vary; `names` name its random streams."""
     hps = varying(rows)
     every = width_points(rows, hps)
@@ -131,7 +131,7 @@ def arm_surfaces(rows: Rows, *names: object, draws: int = 2000) -> ArmSurfaces:
 
 
 def fit_surface(
-    points: Points, noise: Noise | None, *, rng: np.random.Generator, draws: int = 2000
+    points: SurfacePoints, noise: Noise | None, *, rng: np.random.Generator, draws: int = 2000
 ) -> Surface:
     """Locate the joint optimum; with too few points, each HP's at the best point of the others."""
     window = choose_window(points, noise)
@@ -149,7 +149,7 @@ def fit_surface(
     for at, (why, grid) in enumerate(zip(censored, grids, strict=True)):
         if why is Censoring.divergence and grid.cliff is not None:
             theta_draws[:, at] = rng.uniform(grid.theta[grid.sound[-2]], grid.cliff, draws)
-    fit = Fit(window, surfaces, minima, theta_draws, model_sd)
+    fit = SurfaceFit(window, surfaces, minima, theta_draws, model_sd)
     edges = _edge_shares(points, window, minima, grids)
     basins = [
         _basin(fit, grid, why, at=at, edges=edges[at])
@@ -159,7 +159,7 @@ def fit_surface(
 
 
 def _basin(
-    fit: Fit, grid: Grid, why: Censoring | None, *, at: int, edges: tuple[float, float]
+    fit: SurfaceFit, grid: Grid, why: Censoring | None, *, at: int, edges: tuple[float, float]
 ) -> Basin:
     """Return one HP's slice; a censored one has draws only where the cliff brackets it."""
     surface, half = fit.window.surface, fit.window.half[at]
@@ -204,7 +204,7 @@ def _moved_by_skew(window: Window, minima: Floats) -> Floats:
 
 
 def _censoring(
-    points: Points, window: Window, minima: Floats, grids: Sequence[Grid]
+    points: SurfacePoints, window: Window, minima: Floats, grids: Sequence[Grid]
 ) -> list[Censoring | None]:
     """Say per HP what keeps its optimum from being resolved, or None."""
     low, high = _open_faces(points, window)
@@ -227,7 +227,7 @@ def _censoring(
 
 
 def _edge_shares(
-    points: Points, window: Window, minima: Floats, grids: Sequence[Grid]
+    points: SurfacePoints, window: Window, minima: Floats, grids: Sequence[Grid]
 ) -> list[tuple[float, float]]:
     """Return per HP the share of draws on each face of the sampled box; a cliff is no edge."""
     low, high = _open_faces(points, window)
@@ -237,7 +237,7 @@ def _edge_shares(
     return [(float(a), float(b)) for a, b in zip(below, above, strict=True)]
 
 
-def _open_faces(points: Points, window: Window) -> tuple[Flags, Flags]:
+def _open_faces(points: SurfacePoints, window: Window) -> tuple[Flags, Flags]:
     """Say per HP whether no sound point lies below, and above, the window."""
     sound = window.scaled(points.positions[~points.failed])
     return (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hptransfer.config.choices import arm_name
-from hptransfer.system.text import decimal, interval, text_table
+from hptransfer.system.text import decimal, interval_text, text_table
 
 
 def check_line(answer: Mapping[str, Any]) -> str:
@@ -59,7 +59,7 @@ def transfer_lines(record: Mapping[str, Any]) -> str:
     for hp, value in record["hps"].items():
         lines.append(
             f"transfer {hp.replace('_', ' ')} = {value['value']:.2f} "
-            f"{interval(value['low'], value['high'], '.2f')}, {2 ** value['value']:.4g}"
+            f"{interval_text(value['low'], value['high'], '.2f')}, {2 ** value['value']:.4g}"
         )
     lines += [_regret_line(record["expected_regret"]), *_loss_lines(record)]
     lines.append(_cost_line(record["cost"]))
@@ -70,7 +70,7 @@ def transfer_lines(record: Mapping[str, Any]) -> str:
 def _regret_line(regret: Mapping[str, Any]) -> str:
     if regret["mean"] is None:
         return f"regret   not predicted: {regret['reason']}"
-    parts = [f"expected {regret['mean']:.5f} {interval(regret['low'], regret['high'], '.5f')}"]
+    parts = [f"expected {regret['mean']:.5f} {interval_text(regret['low'], regret['high'], '.5f')}"]
     if regret["percent"] is not None:
         parts.append(f"{regret['percent']:.2g} % of the loss")
     if regret["share_of_gain"] is not None:
@@ -87,7 +87,7 @@ def _loss_lines(record: Mapping[str, Any]) -> list[str]:
         record.get(name) for name in ("predicted_loss", "train_validation_gap", "realised")
     )
     if predicted is not None:
-        ends = interval(predicted["low"], predicted["high"], ".5f")
+        ends = interval_text(predicted["low"], predicted["high"], ".5f")
         lines.append(f"loss     predicted {predicted['estimate']:.5f} {ends} at its optimum")
     if gap is not None:
         width = gap["widths"][-1]["width"]
@@ -106,7 +106,7 @@ def _realised_so_far(record: Mapping[str, Any], realised: Mapping[str, Any]) -> 
     regret = record["realised_regret"]
     if regret is None:
         return f"{said}. {realised['reason']}"
-    ends = interval(regret["low"], regret["high"], ".5f")
+    ends = interval_text(regret["low"], regret["high"], ".5f")
     return f"{said}; regret {decimal(regret['estimate'], '.5f')} {ends}"
 
 
@@ -135,8 +135,9 @@ def realised_line(realised: Mapping[str, Any]) -> str:
         said = "nothing was predicted"
     return (
         f"realised regret {decimal(regret['estimate'], '.5f')} "
-        f"{interval(regret['low'], regret['high'], '.5f')} at width {realised['width']} "
-        f"(own optimum {own['optimum']:.2f} {interval(own['low'], own['high'], '.2f')}), {said}"
+        f"{interval_text(regret['low'], regret['high'], '.5f')} at width {realised['width']} "
+        f"(own optimum {own['optimum']:.2f} {interval_text(own['low'], own['high'], '.2f')}), "
+        f"{said}"
     )
 
 
