@@ -13,7 +13,7 @@ from benchmarks.studies_words import drift
 from hptransfer.reporting.figures import FORMATS
 from hptransfer.reporting.figures.basins import (
     LANE,
-    Curve,
+    BasinCurve,
     basin_curve,
     draw_curve,
     draw_lane,
@@ -35,7 +35,7 @@ class Panel(NamedTuple):
 
     family: str
     arm: str
-    curves: tuple[Curve, ...]
+    curves: tuple[BasinCurve, ...]
     thetas: tuple[float, float]
     floor: float
     ceiling: float
@@ -107,7 +107,7 @@ def _draw(ax: Axes, panel: Panel) -> None:
     )  # fmt: skip
 
 
-def _join_optima(ax: Axes, curves: tuple[Curve, ...]) -> None:
+def _join_optima(ax: Axes, curves: tuple[BasinCurve, ...]) -> None:
     """Lead from each width's optimum to the next one's: upright where nothing drifts."""
     ordered = sorted(curves, key=lambda curve: curve.width)
     for a, b in pairwise(ordered):
