@@ -16,13 +16,14 @@ from hptransfer.config.choices import Init, Scaling, Schedule
 from hptransfer.config.compose.compose import (
     compose_file,
     load_trial,
+    read_trial,
     resolved_yaml,
     shipped_folder,
     sweep_config,
     with_trial,
 )
 from hptransfer.config.compose.schema import GROUPS
-from hptransfer.config.identity import with_width
+from hptransfer.config.identity import canonical, with_width
 from hptransfer.config.sweep import Axis
 from hptransfer.errors import UserError
 from hptransfer.sweeping.design.trials import wanted
@@ -378,6 +379,12 @@ def test_an_emitted_trial_keeps_init_and_seed(tmp_path) -> None:
     path.write_text(resolved_yaml(with_trial(composed, trial), name="x-target"))
     assert not {"sweep", "search", "question"} & yaml.safe_load(path.read_text()).keys()
     assert load_trial(path) == trial
+
+
+def test_a_short_form_is_read_as_typed_fields() -> None:
+    trial = with_width(compose_file(QUICKSTART, ["init=paper", "optimizer.lr=1"]).trial, 48)
+    again = read_trial(canonical(trial))
+    assert again == trial and again.init is Init.paper
 
 
 def test_sections_of_a_sweep_file_reach_the_record() -> None:
