@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hptransfer.analysis.laws.law import Optima, mix_laws
 from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import with_width
 from hptransfer.config.sweep import Axis, SweepConfig
@@ -18,7 +19,7 @@ from hptransfer.sweeping.plan.budget.candidates import Candidate, candidates, se
 from hptransfer.sweeping.plan.budget.costs import CandidateCosts, between
 from hptransfer.sweeping.plan.budget.knowledge import Knowledge, known_from, shape_of
 from hptransfer.sweeping.plan.budget.propose import best, overrides, priced
-from hptransfer.sweeping.plan.budget.regret import Predictor, simulated_fit, transferred
+from hptransfer.sweeping.plan.budget.regret import Predictor, law_values, simulated_error
 from hptransfer.sweeping.plan.budget.units import (
     Budget,
     Meter,
@@ -222,10 +223,12 @@ def test_seeds_grow_with_the_noise() -> None:
     assert needed[0] < needed[1] < needed[2]
 
 
-def test_fits_are_better_with_more_seeds_and_lost_in_noise() -> None:
-    few, many = simulated_fit(KNOWN, 1.0, 2), simulated_fit(KNOWN, 1.0, 10)
-    assert many.sd < 0.6 * few.sd
-    noisy = simulated_fit(dataclasses.replace(KNOWN, noise=0.05), 0.5, 2)
+def test_optima_are_found_better_with_more_seeds_and_lost_in_noise() -> None:
+    few, many = simulated_error(KNOWN, 1.0, 2), simulated_error(KNOWN, 1.0, 10)
+    assert many.fit_sd < 0.7 * few.fit_sd and many.sd < few.sd
+    coarse = simulated_error(KNOWN, 2.0, 10)
+    assert coarse.shape_sd > 1.5 * many.shape_sd > 0.1
+    noisy = simulated_error(dataclasses.replace(KNOWN, noise=0.05), 0.5, 2)
     assert noisy.lost > 0.5 > few.lost
 
 
@@ -245,26 +248,25 @@ def test_a_cliff_nearby_costs_regret() -> None:
     assert near.mean > 1.3 * predictor().predict(design).mean
 
 
-def test_laws_are_mixed_as_in_the_analysis() -> None:
-    from hptransfer.analysis.laws.law import LawName, Optima, fit_law, law_weights
-
+@pytest.mark.parametrize("count", [3, 4, 6])
+def test_laws_are_weighed_as_the_analysis_does(count: int) -> None:
+    """All four laws from five widths on, and three below."""
     rng = np.random.default_rng(0)
-    widths, sd = np.array([8.0, 16.0, 32.0, 64.0]), 0.1
-    drawn = -5.0 - 0.2 * np.log2(widths) + sd * rng.standard_normal((50, 4))
-    values, _ = transferred(widths, drawn, np.ones_like(drawn, dtype=bool), sd, 128.0)
+    widths, sd = 8.0 * 2.0 ** np.arange(count), 0.1
+    drawn = -5.0 - 0.2 * np.log2(widths) + sd * rng.standard_normal((20, count))
+    values, sds = law_values(widths, drawn, np.ones_like(drawn, dtype=bool), sd, 1024.0)
     for value, optima in zip(values, drawn, strict=True):
-        known = Optima(widths, optima, np.full(4, sd**2), optima[None, :])
-        laws = [fit_law(n, known) for n in (LawName.constant, LawName.linear, LawName.inverse)]
-        weights = law_weights(np.array([law.chi2 for law in laws]), np.array([1.0, 2.0, 2.0]))
-        mixed = sum(w * law.at(np.array([128.0]))[0] for w, law in zip(weights, laws, strict=True))
-        assert value == pytest.approx(mixed)
+        mixture = mix_laws(Optima(widths, optima, np.full(count, sd**2), optima[None, :]), rng=rng)
+        assert mixture is not None
+        assert value == pytest.approx(mixture.at(np.array([1024.0]))[0])
+    assert (sds > sd / np.sqrt(count)).all()
 
 
 def test_too_few_usable_widths_give_the_constant() -> None:
     widths = np.array([8.0, 16.0, 32.0])
     optima = np.array([[-5.0, -6.0, -9.0]] * 2)
     usable = np.array([[True, True, False], [False, False, False]])
-    values, _ = transferred(widths, optima, usable, 0.1, 128.0)
+    values, _ = law_values(widths, optima, usable, 0.1, 128.0)
     assert values == pytest.approx([-5.5, -20.0 / 3])
 
 

@@ -66,6 +66,7 @@ class Law:
     coefficients: Floats  # (coefficient,)
     coefficient_draws: Floats  # (draw, coefficient)
     chi2: float
+    chi2_draws: Floats  # (draw,)
 
     def at(self, widths: Floats) -> Floats:
         """Return the law's optimum at `widths`, shape (width,)."""
@@ -131,7 +132,7 @@ def fit_law(name: LawName, optima: Optima) -> Law:
     else:
         design = regressors(name, optima.widths, narrowest)
         coefficients, chi2 = _least_squares(design, rows, optima.variances)
-    return Law(name, narrowest, coefficients[0], coefficients[1:], float(chi2[0]))
+    return Law(name, narrowest, coefficients[0], coefficients[1:], float(chi2[0]), chi2[1:])
 
 
 def _least_squares(design: Floats, rows: Floats, variances: Floats) -> tuple[Floats, Floats]:
@@ -156,10 +157,15 @@ def _fit_power(rows: Floats, optima: Optima, narrowest: float) -> tuple[Floats, 
 
 
 def law_weights(chi2: Floats, counts: Floats) -> Floats:
-    """Return shares in proportion to exp(-(χ² + 2k)/2), which sum to one."""
+    """Return shares in proportion to exp(-(χ² + 2k)/2), which sum to one over the laws.
+
+    Args:
+        chi2: the laws' χ², (law,) or (law, draw).
+        counts: their numbers of coefficients k, (law,) or (law, 1).
+    """
     score = -(chi2 + 2.0 * counts) / 2.0
-    share = np.exp(score - score.max())
-    return share / share.sum()
+    share = np.exp(score - score.max(axis=0))
+    return share / share.sum(axis=0)
 
 
 def fit_laws(optima: Optima) -> tuple[Law, ...]:

@@ -96,7 +96,7 @@ def plan(inputs: PlanInputs) -> dict[str, Any]:
         "wall_seconds": {"workers": known.workers, **_wall(shapes, known.workers)},
         "target": _target(inputs, shapes, occupied),
         "search_over_target": _search_over_target(sweep, shapes),
-        "notes": [*known.notes, *_notes(sweep, shapes)],
+        "notes": [*known.notes, *_notes(inputs, shapes)],
     }
 
 
@@ -292,9 +292,9 @@ def _search_over_target(
     return search_cost(sweep, table, sweep.target, points=count)
 
 
-def _notes(sweep: SweepConfig, shapes: Sequence[PlannedShape]) -> list[str]:
-    notes = []
-    if _works(shapes) is None:
+def _notes(inputs: PlanInputs, shapes: Sequence[PlannedShape]) -> list[str]:
+    sweep, notes = inputs.sweep, []
+    if _works(shapes) is None and not inputs.measure:
         notes.append(
             "No hours: nothing recorded or cached tells how long packs take. --measure trains a "
             f"few steps here, for at most {PLAN_LIMITS.seconds:.0f} s and "

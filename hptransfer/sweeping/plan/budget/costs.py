@@ -15,7 +15,7 @@ from hptransfer.config.identity import arm_of, with_scaling, with_width
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_cost import MeasuredPack, PackCost, even_parts
-from hptransfer.execution.pack_sizes import PackSize, by_shape, makespan, shape_key
+from hptransfer.execution.pack_sizes import PackSize, Trials, by_shape, makespan, shape_key
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan.budget.candidates import Candidate
 from hptransfer.sweeping.plan.budget.units import Workload
@@ -119,11 +119,11 @@ class CandidateCosts:
             )
         return self._loads[key]
 
-    def pilot(self, trials: Sequence[TrialConfig]) -> tuple[Workload, list[Sequence[TrialConfig]]]:
+    def pilot(self, trials: Trials) -> tuple[Workload, list[Trials]]:
         """Return the workload of trials of one shape, and the packs that they run in."""
         first = trials[0]
         shape = self.shape(first.parametrization.scaling, first.model.width, first.budget.steps)
-        packs = even_parts(trials, shape.size(len(trials)))
+        packs = [tuple(part) for part in even_parts(trials, shape.size(len(trials)))]
         seconds = tuple(shape.seconds(len(pack)) for pack in packs)
         return Workload(seconds, len(trials), len(trials) * shape.flops), packs
 

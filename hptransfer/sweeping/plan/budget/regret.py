@@ -1,35 +1,47 @@
-"""What a design's transferred value is expected to cost at the target: a simulation.
+"""What a candidate's transferred value is expected to cost at the target: a simulation.
 
 Draws of a truth (the optimum, its drift with width, how it moves with the length of training) are
-met by draws of what the design would measure. Each width's optimum has the error of the real curve
-fit on noisy points of the design's grid, and the analysis's model error; the three laws are fitted
-and mixed as `fit` does, and their value at the target pays the known basin's rise. The draws are
-the same for every design, so that designs differ by what they are and not by luck.
+met by draws of what the candidate's sweep would find. The analysis itself fits simulated basins of
+the known shape and noise, which gives the error of a width's optimum; it fits the laws to the
+drawn optima and weighs them; and the weighted laws' value at the target pays the known basin's
+rise. The draws are the same for every candidate, so that candidates differ by what they are and
+not by luck.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hptransfer.analysis.basins.basin import BASIN_RISE, FLAT_RANGE, MODEL_ERROR_STEPS
-from hptransfer.analysis.basins.curve import Floats, fit_curves
-from hptransfer.analysis.laws.regret import COMMON
-from hptransfer.sweeping.plan.budget.candidates import Candidate
+from hptransfer.analysis.basins.basin import build_grid, fit_basin
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.noise import Noise
+from hptransfer.analysis.laws.law import (
+    MIN_WIDTHS,
+    LawName,
+    Optima,
+    fit_law,
+    fit_laws,
+    law_weights,
+)
+from hptransfer.analysis.laws.regret import CLIFF_RISK, COMMON
+from hptransfer.sweeping.plan.budget.candidates import SEED_COUNTS, WIDTH_COUNTS, Candidate
 from hptransfer.sweeping.plan.budget.knowledge import STEPS_SD, Knowledge
 from hptransfer.sweeping.plan.budget.units import Workload
 from hptransfer.system.random_streams import stream
 
-DRAWS = 400
-MOST_WIDTHS = 6
-PHASES = 5  # of the grid against the optimum
-FIT_DRAWS = 80  # of the noise, for each phase
-REACH = 4  # grid steps that a fit is shown on each side of the optimum
-WINDOW = 2  # grid steps that the analysis fits on each side of the best point
-LEAST_OPTIMA = 3  # for a law
-CLIFF_QUANTILE = 2.33  # of a normal: at most 1 % of draws past the cliff
+DRAWS = 300  # of the truth, each met by a sweep
+SPREAD_DRAWS = 50  # of the error of a law's value at the target
+PHASES = 5  # places of a simulated grid against the optimum
+FIT_DRAWS = 6  # of the noise, at each place
+POSTERIOR_DRAWS = 100  # of the optimum, in each simulated fit
+REACH = 4  # grid steps on each side of the optimum, of a simulated grid
+# Sds by which a value must stay below the cliff, so that it passes it with the analysis's risk.
+CLIFF_SDS = NormalDist().inv_cdf(1.0 - CLIFF_RISK)
 
 
 @dataclass(frozen=True)
@@ -52,58 +64,80 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How well one width's optimum would be found."""
+class OptimumError:
+    """The error with which a width's optimum would be found, in octaves."""
 
-    sd: float  # octaves, of the fit alone
+    fit_sd: float  # from noise
+    shape_sd: float  # from the basin's unknown shape
     lost: float  # share of fits that resolve no optimum
+
+    @property
+    def sd(self) -> float:
+        """The sd that the analysis would give the optimum."""
+        return float(np.hypot(self.fit_sd, self.shape_sd))
+
+    @property
+    def common_sd(self) -> float:
+        """The sd of the part that all widths of a sweep share."""
+        return float(np.sqrt(COMMON)) * self.shape_sd
+
+    @property
+    def own_sd(self) -> float:
+        """The sd of the part that is each width's own."""
+        return float(np.sqrt(self.sd**2 - self.common_sd**2))
 
 
 class Predictor:
-    """Predicts regret at a target of so many steps."""
+    """Predicts the regret at a target of some width and length of training."""
 
     def __init__(self, knowledge: Knowledge, *, target_width: int, target_steps: int) -> None:
         self._known = knowledge
         self._target_width, self._target_steps = target_width, target_steps
-        rng = stream("budget", "truth")
+        rng, widths = stream("budget", "truth"), max(WIDTH_COUNTS)
         self._place = rng.standard_normal(DRAWS)
         self._drift = rng.standard_normal(DRAWS)
         self._steps = rng.standard_normal(DRAWS)
         self._converges = rng.random(DRAWS) < 0.5
-        self._errors = rng.standard_normal((DRAWS, MOST_WIDTHS))
-        self._shared = rng.standard_normal(DRAWS)
-        self._luck = rng.random((DRAWS, MOST_WIDTHS))
-        self._fits: dict[tuple[float, int], Fit] = {}
+        self._errors = rng.standard_normal((DRAWS, widths))
+        self._common = rng.standard_normal((DRAWS, 1))
+        self._luck = rng.random((DRAWS, widths))
+        self._optimum_errors: dict[tuple[float, int], OptimumError] = {}
+        self._regrets: dict[tuple[object, ...], PredictedRegret] = {}
 
     def predict(self, candidate: Candidate) -> PredictedRegret:
-        """Return the regret that the value transferred by a design would have."""
-        widths = np.array(candidate.widths, dtype=float)
+        """Return the regret of the value that a candidate's sweep would transfer."""
+        widths, axis = np.array(candidate.widths, dtype=float), candidate.axis
         optima = self._optima(widths, candidate.steps)
-        step, fit = candidate.axis.step, self.fit(candidate.axis.step, len(candidate.seeds))
-        model = MODEL_ERROR_STEPS * step
-        sd = float(np.hypot(fit.sd, model))
-        inside = (optima >= candidate.axis.low + step) & (optima <= candidate.axis.high - step)
-        count = len(widths)
-        usable = inside & (self._luck[:, :count] >= fit.lost)
-        measured = np.clip(optima, candidate.axis.low, candidate.axis.high)
-        own = float(np.hypot(fit.sd, np.sqrt(1.0 - COMMON) * model))
-        measured = measured + own * self._errors[:, :count]
-        measured += np.sqrt(COMMON) * model * self._shared[:, None]
-        value, value_sd = transferred(widths, measured, usable, sd, float(self._target_width))
-        value = np.minimum(value, value - CLIFF_QUANTILE * value_sd + self._known.cliff)
+        error = self.optimum_error(axis.step, len(candidate.seeds))
+        inside = (optima >= axis.low + axis.step) & (optima <= axis.high - axis.step)
+        usable = inside & (self._luck[:, : len(widths)] >= error.lost)
+        clipped = np.clip(optima, axis.low, axis.high)
+        # Grids that hold all of the optima predict the same, whatever their ends.
+        key = (candidate.widths, candidate.steps, error, usable.tobytes(), clipped.tobytes())
+        if key not in self._regrets:
+            self._regrets[key] = self._regret(widths, clipped, usable, error)
+        return self._regrets[key]
+
+    def _regret(
+        self, widths: Floats, optima: Floats, usable: NDArray[np.bool_], error: OptimumError
+    ) -> PredictedRegret:
+        found = optima + error.common_sd * self._common
+        found = found + error.own_sd * self._errors[:, : len(widths)]
+        value, sd = law_values(widths, found, usable, error.sd, float(self._target_width))
+        value = np.minimum(value, value - CLIFF_SDS * sd + self._known.cliff)
         target = self._optima(np.array([self._target_width]), self._target_steps)[:, 0]
         regret = self._rise(value - target)
         low, high = np.quantile(regret, (0.05, 0.95))
         return PredictedRegret(float(regret.mean()), float(low), float(high))
 
-    def fit(self, step: float, seeds: int) -> Fit:
-        """Return how well a width's optimum is found on a grid with so many seeds."""
-        if (step, seeds) not in self._fits:
-            self._fits[step, seeds] = simulated_fit(self._known, step, seeds)
-        return self._fits[step, seeds]
+    def optimum_error(self, step: float, seeds: int) -> OptimumError:
+        """Return the error of a width's optimum on a grid of so many octaves and seeds."""
+        if (step, seeds) not in self._optimum_errors:
+            self._optimum_errors[step, seeds] = simulated_error(self._known, step, seeds)
+        return self._optimum_errors[step, seeds]
 
     def _optima(self, widths: Floats, steps: int) -> Floats:
-        """Return true optima (draw, width): half of them drift for ever, half converge."""
+        """Return true optima (draw, width): half of the draws drift for ever, half converge."""
         known = self._known
         place = known.optimum + known.optimum_sd * self._place
         moved = STEPS_SD * self._steps * np.log2(steps / known.steps)
@@ -120,76 +154,74 @@ class Predictor:
         return np.where(offset >= known.cliff, most, rise)
 
 
-def transferred(
+def law_values(
     widths: Floats, optima: Floats, usable: NDArray[np.bool_], sd: float, target: float
 ) -> tuple[Floats, Floats]:
-    """Return the laws' mixed value at the target and its sd, per draw.
+    """Return the weighted laws' value at the target and its sd, for each simulated sweep.
 
-    Optima have the axes (draw, width) and equal sds. Below three usable ones the constant counts
-    alone, and without any the mean of all.
+    A sweep with fewer than three usable optima follows the constant law, one with none the mean of
+    them all.
+
+    Args:
+        widths: of the proxies, (width,).
+        optima: found by each sweep, (sweep, width).
+        usable: whether an optimum is resolved, (sweep, width).
+        sd: of each optimum, as the analysis gives it.
+        target: width.
     """
-    some = usable.any(axis=1, keepdims=True)
-    weight = np.where(some, usable, True).astype(float)
-    total, lawful = weight.sum(axis=1), usable.sum(axis=1) >= LEAST_OPTIMA
-    mean = (weight * optima).sum(axis=1) / total
-    centred = weight * (optima - mean[:, None])
-    values, variances, scores = [mean], [sd**2 / total], [_score(centred, sd, 1)]
-    for regressor, at in ((np.log2(widths), np.log2(target)), (1 / widths, 1 / target)):
-        centre = (weight * regressor).sum(axis=1) / total
-        place = weight * (regressor - centre[:, None])
-        spread = np.where(lawful, (place**2).sum(axis=1), np.inf)
-        slope = (place * optima).sum(axis=1) / spread
-        values.append(mean + slope * (at - centre))
-        variances.append(sd**2 / total + sd**2 * (at - centre) ** 2 / spread)
-        scores.append(_score(centred - slope[:, None] * place, sd, 2))
-    score = np.where(lawful, np.stack(scores), -np.inf)
-    score[0] = scores[0]
-    shares = np.exp(score - score.max(axis=0))
-    shares /= shares.sum(axis=0)
-    value = (shares * values).sum(axis=0)
-    between = (shares * (np.stack(values) - value) ** 2).sum(axis=0)
-    return value, np.sqrt((shares * variances).sum(axis=0) + between)
+    value, spread = np.empty(len(optima)), np.empty(len(optima))
+    errors = sd * _unit_errors()[:, : len(widths)]
+    for pattern in np.unique(usable, axis=0):
+        sweeps = (usable == pattern).all(axis=1)
+        chosen = pattern if pattern.any() else ~pattern
+        drawn, count = optima[sweeps][:, chosen], int(sweeps.sum())
+        # The laws of every sweep, and after them those of errors alone: they tell the value's sd.
+        fitted = Optima(
+            widths[chosen],
+            drawn.mean(axis=0),
+            np.full(int(chosen.sum()), sd**2),
+            np.vstack([drawn, errors[:, chosen]]),
+        )
+        is_lawful = pattern.sum() >= MIN_WIDTHS
+        laws = fit_laws(fitted) if is_lawful else (fit_law(LawName.constant, fitted),)
+        at = np.stack([law.draws_at(np.array([target]))[:, 0] for law in laws])
+        chi2 = np.stack([law.chi2_draws for law in laws])
+        counts = np.array([law.coefficients.size for law in laws], dtype=float)
+        weights = law_weights(chi2[:, :count], counts[:, None])
+        mean = (weights * at[:, :count]).sum(axis=0)
+        variance = at[:, count:].var(axis=1)[:, None] + (at[:, :count] - mean) ** 2
+        value[sweeps], spread[sweeps] = mean, np.sqrt((weights * variance).sum(axis=0))
+    return value, spread
 
 
-def _score(residual: Floats, sd: float, coefficients: int) -> Floats:
-    """Return a law's log weight, -(χ² + 2k)/2."""
-    return -((residual**2).sum(axis=1) / sd**2 + 2 * coefficients) / 2
+@cache
+def _unit_errors() -> Floats:
+    return stream("budget", "laws").standard_normal((SPREAD_DRAWS, max(WIDTH_COUNTS)))
 
 
-def simulated_fit(known: Knowledge, step: float, seeds: int) -> Fit:
-    """Fit noisy points of grids that lie in several ways about an optimum at 0."""
+def simulated_error(known: Knowledge, step: float, seeds: int) -> OptimumError:
+    """Return the error that the analysis gives the optima of simulated basins.
+
+    The optimum of the basins is at 0; their grids lie in several ways about it.
+    """
     rng = stream("budget", "fit")  # the same noise for every grid and number of seeds
-    errors, lost = [], 0
+    degrees = (seeds - 1) * 2 * REACH * MIN_WIDTHS  # noise is pooled over the widths
+    variances = known.noise**2 * degrees / rng.chisquare(degrees, POSTERIOR_DRAWS)
+    noise, found, count = Noise(known.noise, degrees, variances), [], PHASES * FIT_DRAWS
     for phase in (np.arange(PHASES) + 0.5) / PHASES - 0.5:
         theta = step * (np.arange(-REACH, REACH + 1) + phase)
-        noise = rng.standard_normal((FIT_DRAWS, len(theta)))
-        found = _phase_errors(known, theta, noise * known.noise / np.sqrt(seeds), seeds)
-        errors.append(found)
-        lost += FIT_DRAWS - len(found)
-    every = np.concatenate(errors)
-    sd = float(np.sqrt((every**2).mean())) if len(every) else step
-    return Fit(sd, lost / (PHASES * FIT_DRAWS))
-
-
-def _phase_errors(known: Knowledge, theta: Floats, noise: Floats, seeds: int) -> Floats:
-    """Return the errors (draw,) of the optima that one grid resolves."""
-    sound = theta < known.cliff
-    theta, noise = theta[sound], noise[:, sound]
-    rise = known.shape.rise(theta)[0]
-    means = rise + noise
-    best, errors = means.argmin(axis=1), []
-    for index in np.unique(best):
-        drawn = means[best == index]
-        if index == len(theta) - 1 and not sound.all():
-            bracket = (theta[index - 1] + theta[index] + (theta[1] - theta[0])) / 2
-            errors.append(np.full(len(drawn), bracket))
-            continue
-        near = np.abs(np.arange(len(theta)) - index) <= WINDOW
-        low = rise <= rise.min() + BASIN_RISE * (known.loss_at_init - known.level)
-        window = (near & low) | (np.abs(np.arange(len(theta)) - index) <= 1)
-        points = drawn[:, window]
-        flat = np.ptp(points, axis=1) <= FLAT_RANGE * known.noise / np.sqrt(seeds)
-        clear = points[~flat]
-        if len(clear) and window.sum() >= LEAST_OPTIMA and 0 < index < len(theta) - 1:
-            errors.append(fit_curves(theta[window], clear).optimum)
-    return np.concatenate(errors) if errors else np.zeros(0)
+        rise = np.where(theta < known.cliff, known.shape.rise(theta)[0], np.inf)
+        errors = known.noise * rng.standard_normal((FIT_DRAWS, max(SEED_COUNTS), len(theta)))
+        for error in errors[:, :seeds]:
+            losses = known.level + rise + error
+            grid = build_grid(theta, losses, loss_at_init=known.loss_at_init)
+            basin = grid and fit_basin(grid, noise, rng=rng, draws=POSTERIOR_DRAWS)
+            if basin and basin.theta_draws is not None:
+                # Beside a cliff no curve is fitted, and the optimum is drawn between two points.
+                is_fitted = basin.fit_sd is not None
+                sds = (basin.fit_sd, basin.model_sd) if is_fitted else (basin.theta_draws.std(), 0)
+                found.append(sds)
+    if not found:
+        return OptimumError(step, 0.0, 1.0)
+    fit_sd, shape_sd = np.sqrt(np.mean(np.square(found), axis=0))
+    return OptimumError(float(fit_sd), float(shape_sd), 1.0 - len(found) / count)
