@@ -1,9 +1,9 @@
-"""What packs of a shape cost here, measured: a few steps of real trials at a few sizes.
+"""Measurements of what packs cost on this machine: a few steps of real trials at a few sizes.
 
-A size is measured in turns with the one before it and only their ratio is kept, so that a machine
-that is busy meanwhile slows both. Results are cached by device and shape in
-`$XDG_CACHE_HOME/hptransfer/packs.json` (else `~/.cache`), which may be deleted at any time.
-Nothing of a trial's result depends on any of this beyond float tolerance.
+A size is measured in turns with the size before it, and only the ratio of their times is kept, so
+that other work on the machine slows both. Costs are cached by device and shape in
+`$XDG_CACHE_HOME/hptransfer/packs.json` (else `~/.cache`), which may be deleted at any time. The
+results of trials do not depend on the measurements beyond float tolerance.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What a pack of one shape costs on one device, from measurements at a few sizes.
+"""What a pack of one shape costs on one device, computed from measurements at a few sizes.
 
-Nothing is measured here: `hptransfer.execution.measure` measures, this file reckons.
+The measurements themselves are made by `hptransfer.execution.measure`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-# A size is good enough within this share of the best rate, and a doubling pays from this gain on.
+# The gain in trial-steps per second, as a share, from which a larger pack is worth it.
 LEAST_GAIN = 0.05
 
 
@@ -46,8 +46,9 @@ class Line(NamedTuple):
 class PackCost:
     """What packs of one shape cost on one device, from measurements at a few sizes.
 
-    Between measured sizes costs are interpolated. Beyond the largest they follow the fitted line,
-    and only where `extrapolates`: a CPU's large packs lose to cache misses, so its rate may fall.
+    Costs of sizes between measured ones are interpolated. Larger sizes than the measured ones are
+    chosen only where `extrapolates`, and their costs follow the fitted line; on a CPU they are not,
+    because large packs lose to cache misses.
     """
 
     points: tuple[MeasuredPack, ...]  # in order of size
@@ -55,8 +56,8 @@ class PackCost:
     capacity: float = math.inf  # bytes that a pack may take
     extrapolates: bool = False  # whether sizes beyond the measured ones may be chosen
     too_large: int | None = None  # the least size that ran out of memory
-    spread: float | None = None  # half the range of its measurements over their median; None: one
-    cached: bool = field(default=False, compare=False)  # read back, not measured now
+    spread: float | None = None  # half the range of the measurements over their median
+    cached: bool = field(default=False, compare=False)  # read from the cache, not measured now
 
     def __post_init__(self) -> None:
         sizes = [point.size for point in self.points]
@@ -102,8 +103,10 @@ class PackCost:
         return sorted(size for size in parts if size == 1 or self.fits(size))
 
     def best_size(self, count: int, steps: int) -> int:
-        """Return the least size with which `count` trials, one pack after another, take within 5 %
-        of the least time. Never one that was measured slower than one at a time.
+        """Return the smallest pack size that is good enough.
+
+        Good enough means that all `count` trials, one pack after another, take at most 5 % longer
+        than with the best size. A size that was measured slower than one trial at a time is not.
         """
         work = {size: sum(self.run_seconds(count, size, steps)) for size in self.sizes(count)}
         enough = min(work.values()) / (1 - LEAST_GAIN)
@@ -115,9 +118,9 @@ class PackCost:
         return small and self.bytes(size) <= self.capacity
 
     def next_size(self, count: int) -> int | None:
-        """Return the size to measure next where `count` trials are there, or None: all is known.
+        """Return the pack size to measure next, of at most `count` trials; None: nothing is left.
 
-        It is measured in turns with the last one, so both must fit together.
+        That size is measured in turns with the last one, so both must fit into memory together.
         """
         last = self.points[-1]
         size = min(2 * last.size, count)
@@ -164,7 +167,7 @@ def _fitted(known: Sequence[tuple[int, float]]) -> Line:
 
 
 def _between(known: Sequence[tuple[int, float]], size: int, line: Line) -> float:
-    """Interpolate; below the least size take a share of it, beyond the largest the line's slope."""
+    """Interpolate between sizes; below the least go to zero, beyond the largest along the line."""
     (least, first), (largest, last) = known[0], known[-1]
     if size <= least:
         return first * size / least

@@ -18,7 +18,8 @@ from hptransfer.results.trial_result import TrialResult
 Trials = tuple[TrialConfig, ...]
 
 
-# The parts of a trial that may decide its shapes: all but what `shape_signature` replaces whole.
+# Returns the parts of a trial that may decide its shapes: all but those that `shape_signature`
+# replaces whole.
 _shaping = attrgetter(
     *(f.name for f in dataclasses.fields(TrialConfig) if f.name not in ("optimizer", "seed"))
 )
@@ -43,15 +44,15 @@ class PackSize:
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"a pack size must be positive, but got {self.size}")
-        self.cost()  # raises where the seconds are none
+        self.cost()  # raises ValueError where the seconds are not positive
 
     def cost(self) -> PackCost:
-        """Return the cost that is known of packs of this size."""
+        """Return the cost of packs of this size and smaller ones."""
         return PackCost((MeasuredPack(self.size, self.seconds, 0.0),), self.warmup)
 
 
 def shape_key(config: TrialConfig) -> str:
-    """Return the key of what the trials of a pack share: 12 hex digits."""
+    """Return the key of a trial's shape, which the trials of a pack share: 12 hex digits."""
     return trial_key(shape_signature(config))
 
 
@@ -68,19 +69,19 @@ def by_shape(trials: Iterable[TrialConfig]) -> dict[str, Trials]:
 
 
 def timed_packs(group: Trials, size: int, cost: PackCost) -> list[TimedPack]:
-    """Cut trials of one shape into packs and say what each will take."""
+    """Cut trials of one shape into packs, each with the seconds that it will take."""
     seconds = cost.run_seconds(len(group), size, group[0].budget.steps)
     packs = [tuple(part) for part in even_parts(group, size)]
     return [TimedPack(pack, taken) for pack, taken in zip(packs, seconds, strict=True)]
 
 
 def longest_first(packs: Iterable[TimedPack]) -> list[TimedPack]:
-    """Order packs so that wide ones do not straggle at the end."""
+    """Return packs by falling seconds, so that no long pack starts last."""
     return sorted(packs, key=lambda pack: (-pack.seconds, -pack.trials[0].model.width))
 
 
 def makespan(seconds: Iterable[float], workers: int) -> float:
-    """Return when the last pack ends, where each worker takes the longest pack that is left."""
+    """Return the seconds until the last pack ends; each worker takes the longest one left."""
     ends: list[float] = []
     for taken in sorted(seconds, reverse=True):
         if len(ends) < workers:
@@ -91,7 +92,7 @@ def makespan(seconds: Iterable[float], workers: int) -> float:
 
 
 def lower_bound(seconds: Sequence[float], workers: int) -> float:
-    """Return what no schedule of these packs undercuts: total work / workers, or the longest."""
+    """Return the least seconds of any schedule: total over workers, or the longest pack's."""
     return max(sum(seconds) / workers, max(seconds, default=0.0))
 
 
@@ -103,14 +104,14 @@ def choose_sizes(
 ) -> dict[str, PackSize]:
     """Choose each group's pack size so that all packs together end soonest.
 
-    Every limit on a pack's seconds is tried, from the best sizes down: below it each group takes
-    the largest size that keeps it. A smaller pack must end the sweep sooner, else the larger stays.
+    Limits on a pack's seconds are tried from the longest down. Under a limit each group takes its
+    largest size that keeps within it. Of limits that end the sweep equally soon the longest wins.
 
     Args:
         groups: trials by `shape_key`.
         costs: what packs of each group cost.
         workers: packs that run at a time.
-        others: seconds of packs that are cut already and run beside these.
+        others: seconds of packs that are cut already and run at the same time.
     """
     options = {key: _options(group, costs[key]) for key, group in groups.items()}
     limits = sorted({max(taken) for option in options.values() for taken in option.values()})
@@ -142,7 +143,7 @@ def _chosen(group: Trials, size: int, cost: PackCost) -> PackSize:
 
 
 def sizes_text(chosen: Iterable[PackSize]) -> str:
-    """Say in which sizes a sweep is packed: "packs of 8 at width 24, 1 at 96"."""
+    """Return the sizes in which a sweep is packed, such as "packs of 8 at width 24, 1 at 96"."""
     found = sorted({(choice.width, choice.size) for choice in chosen})
     first, *rest = [f"{size} at width {width}" for width, size in found]
     return ", ".join([f"packs of {first}", *(text.replace("width ", "") for text in rest)])
