@@ -87,7 +87,7 @@ def plan_budget(inputs: PlanInputs, budget: Budget) -> dict[str, Any]:
         "knowledge": knowledge_entry(knowledge),
         "pilot": pilot or None,
         "target": {"width": sweep.target.model.width, "steps": sweep.target.budget.steps},
-        "designs_affordable": len(middle),
+        "designs_affordable": sum(spent <= amounts[FACTORS.index(1.0)] for *_, spent in offered),
         "proposals": [
             {
                 "factor": factor,
@@ -130,12 +130,24 @@ def priced(considered: Iterable[Candidate], costs: CandidateCosts, meter: Meter)
 def best(
     offered: Sequence[Offer], predictor: Predictor, amounts: Sequence[float]
 ) -> list[list[Proposal]]:
-    """Return for each amount the proposals that it pays, of least predicted regret first."""
+    """Return for each amount the proposals that it pays, of least predicted regret first.
+
+    Of candidates that differ in seeds alone, an amount is spent on the one of most seeds.
+    """
+    most_seeds: dict[tuple[object, ...], Offer] = {}
+    for offer, amount in itertools.product(offered, amounts):
+        candidate, _, spent = offer
+        key = (amount, candidate.widths, candidate.axis, candidate.steps)
+        if spent <= amount and (
+            key not in most_seeds or len(candidate.seeds) > len(most_seeds[key][0].seeds)
+        ):
+            most_seeds[key] = offer
     ranked = sorted(
         (
             Proposal(candidate, work, spent, predictor.predict(candidate))
-            for candidate, work, spent in offered
-            if spent <= max(amounts)
+            for candidate, work, spent in {
+                offer[0]: offer for offer in most_seeds.values()
+            }.values()
         ),
         key=lambda proposal: (proposal.regret.mean, proposal.spent),
     )

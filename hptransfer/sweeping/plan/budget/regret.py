@@ -34,7 +34,7 @@ from hptransfer.sweeping.plan.budget.knowledge import STEPS_SD, Knowledge
 from hptransfer.sweeping.plan.budget.units import Workload
 from hptransfer.system.random_streams import stream
 
-DRAWS = 300  # of the truth, each met by a sweep
+DRAWS = 200  # of the truth, each met by a sweep
 SPREAD_DRAWS = 50  # of the error of a law's value at the target
 PHASES = 5  # places of a simulated grid against the optimum
 FIT_DRAWS = 6  # of the noise, at each place
