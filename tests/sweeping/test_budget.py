@@ -190,9 +190,7 @@ def offers(known: Knowledge = KNOWN) -> tuple[list[Any], Predictor]:
     considered = [
         d
         for d in candidates(sweep, known)
-        if len(d.seeds) in (2, 5, 10) and len(d.widths) in (3, 5)
-        for d in candidates(sweep, known)
-        if len(d.seeds) in (2, 5, 10) and len(d.widths) in (3, 5)
+        if len(d.seeds) in (2, 5, 10) and len(d.widths) in (3, 5) and d.steps == 12
     ]
     return priced(considered, reckoned(sweep), Meter("cpuh", CORE, 1, 1.0)), predictor(known)
 
