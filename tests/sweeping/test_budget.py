@@ -235,8 +235,8 @@ def test_a_grid_beside_the_optimum_and_shorter_training_cost_regret() -> None:
     beside = dataclasses.replace(good, axis=Axis(-5.5, -0.5))
     shorter = dataclasses.replace(good, steps=3)
     least = judge.predict(good).mean
-    assert judge.predict(beside).mean > 1.5 * least
-    assert judge.predict(shorter).mean > 3.0 * least
+    assert judge.predict(beside).mean > 1.25 * least
+    assert judge.predict(shorter).mean > 2.0 * least
     assert predictor(steps=3).predict(shorter).mean < 2.0 * least
 
 
