@@ -1,6 +1,6 @@
 """Chaos: a sweep on a Ray cluster while its workers, nodes, driver, disk and ledger are attacked.
 
-    python tests/chaos.py --kills 100 --seed 0
+    python -m tests.support.chaos --kills 100 --seed 0
 
 Every fault is drawn from one seeded stream. After each start of the driver the ledger must still
 hold every line that it held before; in the end it must equal an undisturbed run's: same keys, same

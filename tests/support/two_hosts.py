@@ -1,6 +1,6 @@
 """Two hosts on one machine: network namespaces joined by a link that can be cut.
 
-As root: `python tests/two_hosts.py FOLDER` sweeps across them, interrupts and continues, cuts the
+As root: `python -m tests.support.two_hosts FOLDER` sweeps across them, interrupts and continues, cuts the
 link while both train, lets a fresh worker join, and prints what happened; FOLDER is what the hosts
 share.
 """
