@@ -1,8 +1,8 @@
 """Two hosts on one machine: network namespaces joined by a link that can be cut.
 
-As root: `python -m tests.support.two_hosts FOLDER` sweeps across them, interrupts and continues, cuts the
-link while both train, lets a fresh worker join, and prints what happened; FOLDER is what the hosts
-share.
+As root: `python -m tests.support.two_hosts FOLDER` sweeps across them, interrupts and continues,
+cuts the link while both train, lets a fresh worker join, and prints what happened; FOLDER is what
+the hosts share.
 """
 
 from __future__ import annotations
