@@ -282,7 +282,7 @@ def add_twenty(start: int) -> None:
         cache.add({"width": width}, COST)
 
 
-class TestSurvey:
+class TestMeasurePacks:
     def test_the_local_executor_has_one_place(self, group, runtime) -> None:
         found = measure_packs(
             [group[:2]], runtime, ExecutorConfig(name="local", workers=7), say=print

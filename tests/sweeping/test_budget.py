@@ -250,7 +250,7 @@ def test_a_cliff_nearby_costs_regret() -> None:
 def test_laws_are_weighed_as_the_analysis_does(count: int) -> None:
     """All four laws from five widths on, and three below."""
     rng = np.random.default_rng(0)
-    widths, sd = 8.0 * 2.0 ** np.arange(count), 0.1
+    widths, sd = np.array([8.0 * 2.0**power for power in range(count)]), 0.1
     drawn = -5.0 - 0.2 * np.log2(widths) + sd * rng.standard_normal((20, count))
     values, sds = law_values(widths, drawn, np.ones_like(drawn, dtype=bool), sd, 1024.0)
     for value, optima in zip(values, drawn, strict=True):
