@@ -23,7 +23,7 @@ class Absent:
         if name.split(".")[0] == "ray":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
-from hptransfer.cli import main
+from hptransfer.cli.main import main
 code = main(sys.argv[1:])
 assert "ray" not in sys.modules
 sys.exit(code)

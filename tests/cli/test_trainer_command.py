@@ -114,6 +114,7 @@ def test_killed_and_terminated_it_ends_with_the_same_bits(target: Path) -> None:
     assert row["loss"] == other["loss"] and row["metrics"] == other["metrics"]
 
 
+@pytest.mark.slow
 def test_processes_end_together_go_on_together_and_one_of_them_writes(target: Path) -> None:
     words = (*TORCHRUN, *TRAIN, "train.parallel=ddp", "budget.steps=60", "train.log_every=1")
     process = started(words)

@@ -52,6 +52,7 @@ CONTEXT = {
 HERE = Machine("cpu", threads=1, seconds=0.01, blocks=3, limit=60, deadline=math.inf)
 
 
+@pytest.mark.slow
 def test_throughput(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "throughput.json"
     words = ["--device", "cpu", "--small", "--sizes", "2", "--processes", "2"]

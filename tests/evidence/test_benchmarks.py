@@ -56,6 +56,7 @@ def test_a_synthetic_folder_of_a_broken_size_is_refused(tmp_path: Path) -> None:
         synthetic.write_folder(tmp_path, 300)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_check")
 def test_latency(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "latency.json"
@@ -71,6 +72,7 @@ def test_latency(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "| hptransfer --help " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_overhead(tmp_path: Path) -> None:
     out = tmp_path / "overhead.json"
     assert overhead.main(["--executor", "local", "--small", "--out", str(out)]) == 0
@@ -156,6 +158,7 @@ def test_the_machine_is_described_where_a_package_is_not_installed(
     assert "no-such-package" not in measure.machine_line(described)
 
 
+@pytest.mark.slow
 def test_families(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "families.json"
     assert families.main(["--small", "--out", str(out)]) == 0

@@ -21,6 +21,7 @@ def can_mount(tmp_path: Path) -> None:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_sweep_survives_every_fault_once(tmp_path: Path, can_mount: None) -> None:
     summary = chaos.run(tmp_path, kills=0, seed=1, seeds=3, every_fault=True)

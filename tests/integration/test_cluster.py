@@ -92,6 +92,7 @@ def test_what_no_node_has_is_refused_with_what_there_is(cluster, tiny_trial, cap
     assert "anyone who reaches" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_nodes_that_join_late_are_waited_for_and_used(cluster, tiny_trial, tmp_path, capfd):
     def on_start(index: int) -> None:
         recorder.on_start(index)
@@ -168,6 +169,7 @@ def test_storage_that_a_node_does_not_see_is_refused(cluster, tiny_trial, tmp_pa
         run(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_head_that_is_gone_ends_the_sweep_with_a_sentence(cluster, tiny_trial, tmp_path):
     _add(cluster)
     program = f"""

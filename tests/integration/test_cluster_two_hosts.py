@@ -11,6 +11,7 @@ from tests.support.two_hosts import disturbed_sweep, losses, missing, undisturbe
 pytestmark = pytest.mark.cluster
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
 def test_a_sweep_outlives_a_cut_link(tmp_path: Path) -> None:
     told: list[str] = []

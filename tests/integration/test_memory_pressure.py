@@ -80,6 +80,7 @@ def test_workers_killed_for_memory_are_retried_once_it_is_free(hold, tmp_path: P
     assert recorder.started.count(0) >= 2
 
 
+@pytest.mark.slow
 def test_memory_that_never_comes_free_ends_the_sweep_with_a_sentence(hold, tmp_path: Path) -> None:
     def press() -> None:
         while not (tmp_path / "pid").exists():
