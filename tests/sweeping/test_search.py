@@ -105,8 +105,8 @@ def test_another_method_or_box_is_another_question() -> None:
     wider = sweep_of(("lr", Axis(-12, -3)), design=DesignConfig(Method.sobol))
     with pytest.raises(UserError, match=r"search\.lr was -10 to -3 and is now -12 to -3"):
         check_same_question(sobol, wider, FOLDER)
-    grids = [sweep_of(("lr", Axis(low, -3)), design=DesignConfig()) for low in (-10, -12)]
-    check_same_question(*grids, FOLDER)
+    narrow, wide = (sweep_of(("lr", Axis(low, -3)), design=DesignConfig()) for low in (-10, -12))
+    check_same_question(narrow, wide, FOLDER)
 
 
 def test_the_weight_of_a_learned_variance_is_searchable() -> None:
