@@ -45,3 +45,11 @@ def duration(seconds: float) -> str:
     if minutes < 90:
         return f"{minutes:.2g} min" if minutes < 9.95 else f"{minutes:.0f} min"
     return f"{round(minutes) // 60} h {round(minutes) % 60:02d} min"
+
+
+def count_text(number: int) -> str:
+    """Return a number of parameters in three digits: in thousands, millions or billions."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return str(number)

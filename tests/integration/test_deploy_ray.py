@@ -43,6 +43,7 @@ def apart() -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.skipif(not apart() or shutil.which("ip") is None, reason="no namespaces here")
 def test_a_cut_job_goes_on_where_it_was(tmp_path: Path, tiny_sweep: Path):

@@ -9,7 +9,7 @@ from typing import Any
 from hptransfer.config.budget_units import UNITS, written
 from hptransfer.config.choices import arm_name
 from hptransfer.config.conditions import CONDITIONS
-from hptransfer.system.text import duration, text_table
+from hptransfer.system.text import count_text, duration, text_table
 
 COLUMNS = ("arm", "width", "params", "to run", "packs", "FLOPs", "GiB", "s/pack", "hours", "from")
 LETTERS = 100  # of a line, at most
@@ -43,7 +43,7 @@ def _shapes(title: str, shapes: Sequence[Mapping[str, Any]]) -> str:
 def _cells(shape: Mapping[str, Any]) -> list[str]:
     trials, packs = shape["trials"], shape["packs"]
     begin = [
-        *(arm_name(shape["parametrization"]), str(shape["width"]), _millions(shape["parameters"])),
+        *(arm_name(shape["parametrization"]), str(shape["width"]), count_text(shape["parameters"])),
         f"{trials['to_run']} of {trials['wanted']}",
     ]
     flops = f"{shape['flops']['to_run']:.2g}"
@@ -54,14 +54,10 @@ def _cells(shape: Mapping[str, Any]) -> list[str]:
         f"{packs['to_run']} of {packs['size']}",
         flops,
         "-" if packs["bytes"] is None else f"{packs['bytes'] / 2**30:.2g}",
-        f"{packs['seconds']['estimate']:.3g}",
-        f"{shape['hours']['estimate']:.3g}",
+        f"{packs['seconds']['estimate']:.2g}",
+        f"{shape['hours']['estimate']:.2g}",
         packs["source"],
     ]
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.3g}M"
 
 
 def _totals(answer: Mapping[str, Any]) -> list[str]:
@@ -125,8 +121,9 @@ def _target(target: Mapping[str, Any] | None, unit: str) -> list[str]:
         return ["target   none is named, so there is nothing to compare with: set sweep.target"]
     hours = "unknown" if target["hours"] is None else f"{target['hours']:.3g}"
     money = "" if target["money"] is None else f", {target['money']:.3g} of money"
+    parameters = count_text(target["parameters"])
     return [
-        f"target   width {target['width']}, one run: {_millions(target['parameters'])} parameters, "
+        f"target   width {target['width']}, one run: {parameters} parameters, "
         f"{target['flops']:.3g} FLOPs, {hours} {unit}-hours{money} ({target['hours_from']})"
     ]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hptransfer.config.choices import arm_name
-from hptransfer.system.text import text_table
+from hptransfer.system.text import count_text, text_table
 
 # Head of a column to the factor that it shows.
 FACTOR_COLUMNS = {"lr": "lr", "decay": "weight_decay", "eps": "eps", "forward": "forward"}
@@ -37,7 +37,7 @@ def _role_cells(role: str, entry: Mapping[str, Any]) -> list[str]:
     return [
         role,
         str(entry["tensors"]),
-        _count(entry["parameters"]),
+        count_text(entry["parameters"]),
         _range(entry["init_std"], "{:.2g}".format),
         "-" if exponent is None else _range(exponent, _power),
         *(_range(entry[f"{name}_factor"]) for name in FACTOR_COLUMNS.values()),
@@ -74,14 +74,6 @@ def _power(exponent: float) -> str:
     short = {0.0: "1", 1.0: "m", -1.0: "1/m", -0.5: "m^-½"}
     near = half in short and abs(exponent - half) < 0.03
     return short[half] if near else f"m^{exponent:.2f}"
-
-
-def _count(number: int) -> str:
-    """Return a number of parameters in thousands, millions or billions."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
-            return f"{number / size:.3g} {letter}"
-    return str(number)
 
 
 def _range(spread: Mapping[str, float], form: Callable[[float], str] = "{:.3g}".format) -> str:
