@@ -72,6 +72,11 @@ def stated(folder: Path, choice: str, *words: str) -> DataConfig:
     return pasted(folder, choice, *words).trial.data
 
 
+def test_the_order_of_samples_is_the_one_that_recorded_rows_were_trained_in() -> None:
+    steps = [batch_indices(6, 4, seed=0, step=step).tolist() for step in range(3)]
+    assert steps == [[1, 4, 3, 2], [0, 5, 5, 3], [1, 4, 2, 0]]
+
+
 @pytest.mark.parametrize(
     ("storage", "dtype"),
     [

@@ -78,6 +78,18 @@ def test_costs_that_rows_do_not_know_are_null() -> None:
     assert found["sweep_flops"] is None and found["arm_over_target_percent"] is None
 
 
+def test_an_answer_holds_for_what_all_proxies_share() -> None:
+    base = quickstart("budget.steps=200", "budget.batch_size=32", "model.depth=3").base
+    assert emit.conditional_on(base) == {
+        "steps": 200,
+        "batch_size": 32,
+        "schedule": "linear_decay",
+        "weights": "raw",
+        "ema_decay": None,
+        "depth": 3,
+    }
+
+
 def test_distances_name_what_was_not_swept() -> None:
     sweep = quickstart()
     target = target_of(sweep)
