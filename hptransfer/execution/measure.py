@@ -34,7 +34,7 @@ from hptransfer.training.device import (
     torch_device,
     trial_too_large,
 )
-from hptransfer.training.flops import parameter_count, saved_bytes, step_flops
+from hptransfer.training.flops import saved_bytes, step_flops, trainable_parameters
 from hptransfer.training.packs.state import start_training
 
 # Steps that are not timed: first reads, on a GPU compilation and capture.
@@ -159,7 +159,7 @@ def _require_room(config: TrialConfig, device: torch.device, free: float) -> Non
 
 
 def _parameter_bytes(config: TrialConfig) -> int:
-    return 4 * parameter_count(config.model, config.data.layout)
+    return 4 * trainable_parameters(config.model, config.data.layout)
 
 
 def _excess(config: TrialConfig, device: torch.device, allowed: Allowance) -> str | None:

@@ -38,8 +38,8 @@ def trial_flops(config: TrialConfig) -> float:
     return budget.steps * both + evaluated * forward
 
 
-def parameter_count(model: ModelConfig, layout: Layout) -> int:
-    """Return how many numbers a model learns."""
+def trainable_parameters(model: ModelConfig, layout: Layout) -> int:
+    """Return the number of trainable numbers of a model with a data set's shapes."""
     network = _network(model, layout)
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 

@@ -42,7 +42,7 @@ from hptransfer.sweeping.plan.throughput import (
     evaluation_share,
     throughput,
 )
-from hptransfer.training.flops import parameter_count, trial_flops
+from hptransfer.training.flops import trainable_parameters, trial_flops
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _entry(shape: PlannedShape, occupied: Occupancy) -> dict[str, Any]:
         "parametrization": arm_of(config),
         "width": config.model.width,
         **condition_of(config),
-        "parameters": parameter_count(config.model, config.data.layout),
+        "parameters": trainable_parameters(config.model, config.data.layout),
         "trials": _counts([shape]),
         "flops": _flops([shape]),
         "evaluation_share": number(evaluation_share(config)),
@@ -266,7 +266,7 @@ def _target(
     price = occupied.price_per_hour
     return {
         "width": width,
-        "parameters": parameter_count(target.model, target.data.layout),
+        "parameters": trainable_parameters(target.model, target.data.layout),
         "flops": flops,
         "hours": None if seconds is None else number(seconds * occupied.count / HOUR),
         "money": None if seconds is None or price is None else number(seconds / HOUR * price),
