@@ -32,7 +32,7 @@ from hptransfer.system.version import package_version
 if TYPE_CHECKING:
     import pandas as pd
 
-UNKNOWN_LABEL = "imported"  # the family, and the arm, of rows that do not say theirs
+UNKNOWN_LABEL = "imported"  # the family and arm of imported rows that name none
 # States of a run that did not have its whole budget: it has neither a loss nor a divergence.
 UNFINISHED = frozenset(
     {"running", "waiting", "pruned", "crashed", "killed", "scheduled", "queued", "pending"}

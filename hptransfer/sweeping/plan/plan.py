@@ -76,7 +76,7 @@ def plan(inputs: PlanInputs) -> dict[str, Any]:
     """
     sweep = inputs.sweep
     groups = by_shape(planned_trials(sweep))
-    rows = rows_of_stand_ins(groups, inputs.rows.values()) if sweep.is_adaptive else inputs.rows
+    rows = rows_of_placeholders(groups, inputs.rows.values()) if sweep.is_adaptive else inputs.rows
     open_keys = [key for key, group in groups.items() if pending([group], rows)]
     at_once = sweep.design.batch * len(sweep.seeds) if sweep.is_adaptive else None
     inputs = dataclasses.replace(inputs, rows=rows)
@@ -101,14 +101,17 @@ def plan(inputs: PlanInputs) -> dict[str, Any]:
 
 
 def planned_trials(sweep: SweepConfig) -> list[TrialConfig]:
-    """Return a sweep's trials; of one that asks in rounds as many stand-ins of the same shapes."""
+    """Return the trials of a sweep, or placeholders of the same shapes and number.
+
+    A design that asks in rounds has placeholders, since its later points are not known yet.
+    """
     if not sweep.is_adaptive:
         return list(wanted(sweep).values())
     return placeholder_trials(sweep, sweep.design.total)
 
 
-def rows_of_stand_ins(groups: Mapping[str, Trials], rows: Iterable[Row]) -> dict[str, Row]:
-    """Return each recorded row under the key of a stand-in of its arm and width."""
+def rows_of_placeholders(groups: Mapping[str, Trials], rows: Iterable[Row]) -> dict[str, Row]:
+    """Return each recorded row under the key of a placeholder trial of its arm and width."""
     recorded: dict[tuple[str, int], list[Row]] = defaultdict(list)
     for row in rows:
         recorded[row["parametrization"], row["width"]].append(row)

@@ -68,7 +68,7 @@ def run_again(
 ) -> tuple[dict[str, Any], Composed]:
     """Return the row that `replay` trains again, and its trial as a config."""
     _require_of_runtime(overrides)
-    recorded = find(folder, prefix)
+    recorded = find_row(folder, prefix)
     config = trial_of(recorded)
     composed = compose_file(folder.sweep_file, list(overrides), config_dir=config_dir)
     return recorded, with_trial(composed, config)
@@ -84,7 +84,7 @@ def _require_of_runtime(overrides: Sequence[str]) -> None:
             )
 
 
-def find(folder: ResultsFolder, prefix: str) -> dict[str, Any]:
+def find_row(folder: ResultsFolder, prefix: str) -> dict[str, Any]:
     """Return the row whose key begins with `prefix`, of the sweep's ledger or of its target's.
 
     Raises:
