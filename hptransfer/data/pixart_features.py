@@ -28,7 +28,7 @@ from torch import Tensor
 from hptransfer.config import FeaturesConfig, Layout
 from hptransfer.data.reading import reading
 from hptransfer.data.seal import reader_threads
-from hptransfer.data.shards import FLOATS, INTEGERS, npy_sample, require_array
+from hptransfer.data.shards import FLOATS, INTEGERS, NPY_HEADERS, npy_sample, require_array
 from hptransfer.data.split import Captions
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import torch_generator
@@ -183,7 +183,7 @@ def _file_of(folder: Path, suffix: str, image: str) -> Path:
 
 def _caption(path: Path) -> tuple[Tensor, Tensor]:
     """Return a caption's features (L, K) and mask (L,), all True if the file has no mask."""
-    with reading(path), np.load(path, allow_pickle=False) as stored:
+    with reading(path), NPY_HEADERS, np.load(path, allow_pickle=False) as stored:
         features = stored["caption_feature"]
         has_mask = "attention_mask" in stored.files
         mask = stored["attention_mask"] if has_mask else np.ones(features.shape[:2], bool)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +16,10 @@ from torch import Tensor
 from hptransfer.data.reading import reading
 from hptransfer.errors import UserError
 
+# Held while numpy parses the header of an npy file: Python's parser raised "AST constructor
+# recursion depth mismatch" where several threads parsed at a time (3.11.7). Files whose bytes are
+# read first are still read side by side.
+NPY_HEADERS = threading.Lock()
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
 _SAFETENSORS = {
@@ -57,7 +63,9 @@ def safetensors_array(path: Path, name: str) -> StoredArray:
 def npy_sample(path: Path, shape: tuple[int, ...] | None, dtypes: tuple[str, ...]) -> np.ndarray:
     """Return the content of a small npy file of this shape (any if None) and one of the dtypes."""
     with reading(path):
-        sample = np.load(path, allow_pickle=False)
+        content = io.BytesIO(path.read_bytes())
+        with NPY_HEADERS:
+            sample = np.load(content, allow_pickle=False)
     require_array(path, sample.shape, str(sample.dtype), shape, dtypes)
     return sample
 
