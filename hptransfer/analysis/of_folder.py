@@ -72,11 +72,6 @@ def wanted_rows(folder: ResultsFolder, facts: SweepFacts) -> list[dict[str, Any]
     return [r for r in read_ledger_rows(folder.path) if facts.wants(r)]
 
 
-def _left_out(folder: ResultsFolder, wanted: Sequence[Mapping[str, Any]]) -> int:
-    """Count the recorded rows that the sweep does not ask for."""
-    return len(read_ledger_rows(folder.path)) - len(wanted)
-
-
 def table_of(rows: Sequence[dict[str, Any]], folder: Path, metric: Metric = LOSS) -> Any:
     """Return rows as the table that analysis reads; a folder without any is the user's to fill."""
     if not rows:
@@ -123,7 +118,7 @@ def estimates_of(
     facts = read_facts(folder)
     if overrides:
         facts = _overridden(folder, facts, overrides, config_dir)
-    return _answered(_question(facts, step, metric), folder)
+    return _answered(_question(facts, step, metric), folder, read_ledger_rows(folder.path))
 
 
 def fresh_estimates(
@@ -136,14 +131,15 @@ def fresh_estimates(
     """
     question = _at_transferred_target(_question(read_facts(folder), step, metric), folder)
     recorded = read_json(folder.estimates_by(metric), "arms")
-    rows = wanted_rows(folder, question.facts)
+    ledger = read_ledger_rows(folder.path)
+    rows = [row for row in ledger if question.facts.wants(row)]
     is_fresh = recorded is not None and (
         recorded.get("inputs_sha256") == _inputs_sha256(question, rows)
-        and recorded["trials"].get("left_out") == _left_out(folder, rows)
+        and recorded["trials"].get("left_out") == len(ledger) - len(rows)
     )
     if recorded is not None and is_fresh:
         return recorded
-    return _answered(question, folder)
+    return _answered(question, folder, ledger)
 
 
 @dataclass(frozen=True)
@@ -195,9 +191,12 @@ def _inputs_sha256(question: _Question, rows: Sequence[Mapping[str, Any]]) -> st
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-def _answered(question: _Question, folder: ResultsFolder) -> dict[str, Any]:
+def _answered(
+    question: _Question, folder: ResultsFolder, ledger: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the estimates of a ledger's wanted rows, as they are written to `estimates.json`."""
     facts, metric = question.facts, question.metric
-    rows = wanted_rows(folder, facts)
+    rows = [row for row in ledger if facts.wants(row)]
     table = table_of(rows, folder.path, metric)
     estimates = estimated(facts, table, at=question.at, target_at=question.target_at)
     if estimates["surfaces"]:
@@ -207,7 +206,7 @@ def _answered(question: _Question, folder: ResultsFolder) -> dict[str, Any]:
     estimates["trials"] = {
         "fitted": len(rows),
         "missing": facts.wanted_count() - len(rows),
-        "left_out": _left_out(folder, rows),
+        "left_out": len(ledger) - len(rows),
     }
     estimates["step"] = question.step
     estimates["metric"] = metric.name
