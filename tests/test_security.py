@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import importlib
 import os
 import pickle
@@ -34,13 +33,8 @@ CALLS = {  # what no source may call, whatever it is given
     *("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "pandas.read_pickle"),
     *("pd.read_pickle", "subprocess.getoutput", "subprocess.getstatusoutput"),
 }
-# The only files that import what a text names: a public name of the package, a tracker of our own,
-# and `model.factory`.
-BY_NAME = {
-    "__init__.py",
-    "sweeping/trackers/watch.py",
-    "models/families/custom.py",
-}
+# The only files that import what a text names: a public name of the package, and `model.factory`.
+BY_NAME = {"__init__.py", "models/families/custom.py"}
 
 
 def faults(source: str, name: str = "x.py") -> list[str]:
@@ -173,7 +167,6 @@ def test_a_byte_order_mark_and_modest_aliases_are_read(tmp_path: Path) -> None:
     assert read_mapping(path) == {"a": {"b": 1}, "c": {"b": 1, "d": "2020-01-01"}}
 
 
-@pytest.mark.parametrize("field", ["storage", "on_finish"])
 @pytest.mark.parametrize(
     "secret",
     [
@@ -182,26 +175,15 @@ def test_a_byte_order_mark_and_modest_aliases_are_read(tmp_path: Path) -> None:
         "az://box/x?sig=S3cret",
     ],
 )
-def test_credentials_in_a_url_are_refused_and_not_repeated(field: str, secret: str) -> None:
+def test_credentials_in_a_url_are_refused_and_not_repeated(secret: str) -> None:
     with pytest.raises(UserError, match="must hold no password or token") as caught:
-        dataclasses.replace(ExecutorConfig(), **{field: secret})
+        ExecutorConfig(storage=secret)
     assert "S3cret" not in str(caught.value)
 
 
 def test_addresses_without_credentials_are_taken() -> None:
     for value in ("s3://bucket/x", "sftp://me@host/x", "/mnt/x", "https://host/x?room=1"):
-        ExecutorConfig(storage=value, on_finish=value)
-
-
-def test_a_secret_address_stays_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    executor = ExecutorConfig(on_finish="env:MY_HOOK")
-    monkeypatch.setenv("MY_HOOK", "https://host/S3cret")
-    assert executor.finish_target() == "https://host/S3cret" and "S3cret" not in repr(executor)
-    monkeypatch.delenv("MY_HOOK")
-    with pytest.raises(UserError, match="variable 'MY_HOOK'"):
-        executor.finish_target()
-    assert ExecutorConfig(on_finish="echo done").finish_target() == "echo done"
-    assert ExecutorConfig().finish_target() is None
+        ExecutorConfig(storage=value)
 
 
 def test_links_may_not_lead_out_of_a_folder(tmp_path: Path) -> None:
@@ -243,7 +225,6 @@ def test_reading_a_strangers_folder_runs_nothing_that_it_names(
     path = Path("results/tiny/sweep.yaml")
     tree = yaml.safe_load(path.read_text())
     tree["model"] |= {"family": "custom", "factory": "evil:build"}
-    tree["executor"]["on_finish"] = "touch ran"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     for command in ("status", "fit", "plot", "report"):
         assert main([command, "results/tiny"]) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, field
 
@@ -90,7 +89,6 @@ class ExecutorConfig:
     storage: str | None = None  # of checkpoints: a shared folder or a URL; null: none on a cluster
     checkpoint_s: float = 60.0  # least seconds between two checkpoints of a pack
     trackers: list[str] = field(default_factory=["tensorboard"].copy)  # or wandb, mlflow, trackio
-    on_finish: str | None = None  # a command or URL to post to at a sweep's end, or env:VARIABLE
     price_per_hour: float | None = None  # money per hour of what one pack occupies; null: not said
 
     def __post_init__(self) -> None:
@@ -118,27 +116,6 @@ class ExecutorConfig:
             self.storage,
             "Set the store's own variables (e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
         )
-        require_no_credentials(
-            "executor.on_finish",
-            self.on_finish,
-            "Put the command or URL into a variable and name it: executor.on_finish=env:VARIABLE",
-        )
-
-    def finish_target(self) -> str | None:
-        """Return the command or URL of `on_finish`; `env:VARIABLE` is read from the environment.
-
-        A webhook's path is a secret too, and the config is written into the results folder.
-        """
-        if self.on_finish is None or not self.on_finish.startswith("env:"):
-            return self.on_finish
-        variable = self.on_finish.removeprefix("env:")
-        target = os.environ.get(variable)
-        require(
-            bool(target),
-            f"`executor.on_finish` names the environment variable {variable!r}, which must hold a "
-            "command or a URL, but it is not set. Set it, or executor.on_finish=null.",
-        )
-        return target
 
 
 @dataclass(frozen=True)

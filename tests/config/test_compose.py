@@ -404,3 +404,12 @@ def test_defaults_of_the_sweep_section() -> None:
 def test_a_hash_of_digits_is_no_number(sha256: str, quote: str) -> None:
     composed = compose_file(None, [f"data.sha256={quote}{sha256}{quote}"])
     assert composed.trial.data.sha256 == sha256
+
+
+def test_a_file_of_an_earlier_version_may_hold_an_empty_on_finish(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text("executor: {on_finish: null, retries: 5}\n")
+    assert compose_file(path).executor.retries == 5
+    path.write_text("executor: {on_finish: ./tell.sh}\n")
+    with pytest.raises(UserError, match="is no more. Remove it"):
+        compose_file(path)

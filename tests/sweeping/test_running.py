@@ -151,14 +151,3 @@ def test_checkpoints_lie_where_all_who_need_them_see_them(
         assert found == CheckpointConfig(expected.format(cwd=Path.cwd()), 7.0)
         inner = driver.checkpoints(job, job.folder.target)
         assert found is not None and inner is not None and inner.folder != found.folder
-
-
-def test_the_end_of_a_sweep_is_told_once_and_not_that_of_its_target(opened, tmp_path: Path) -> None:
-    told = tmp_path / "told"
-    script = tmp_path / "tell.sh"
-    script.write_text(f'#!/bin/sh\necho "$HPTRANSFER_OUTCOME $HPTRANSFER_ROWS" >> {told}\n')
-    script.chmod(0o755)
-    job = opened("sweep.widths=[8]", f"executor.on_finish={script}")
-    driver.sweep(job)
-    driver.run_trials(job, job.folder.target, [job.sweep.base])
-    assert told.read_text() == "done 12\n"

@@ -18,10 +18,9 @@ from tensorboardX.proto.plugin_hparams_pb2 import (
 
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import Interrupted, MachineError, UserError
-from hptransfer.sweeping.trackers import Watch, watchers
 from hptransfer.sweeping.trackers import tensorboard as tensorboard_module
 from hptransfer.sweeping.trackers import watch as watch_module
-from hptransfer.sweeping.trackers.finish import Finish
+from hptransfer.sweeping.trackers.watch import Watch, watchers
 from tests.support.watchers import CURVE, recorded
 
 LOCAL = ExecutorConfig(trackers=[])
@@ -97,16 +96,6 @@ def test_the_end_says_how_it_ended(tmp_path: Path, error: BaseException, outcome
     assert [line.get("outcome") for line in logged(tmp_path)] == [None, outcome]
 
 
-def test_an_end_is_told_once(tmp_path: Path):
-    told: list[Any] = []
-    with Watch(tmp_path, "demo", {}, Finish("a list", told.append, 5.0)) as watch:
-        watch.finished({"outcome": "interrupted", "trials_left": 3})
-    assert [said["outcome"] for said in told] == ["interrupted"]
-    assert [(line["outcome"], line["trials_left"]) for line in logged(tmp_path)] == [
-        ("interrupted", 3)
-    ]
-
-
 def test_tensorboard_draws_curves_and_compares_rates(
     tmp_path: Path, tiny_trial: Callable[..., Any]
 ):
@@ -167,7 +156,7 @@ def test_a_failing_watcher_is_told_once_and_left_out(
     tmp_path: Path, tiny_trial: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ):
     failing = Failing()
-    with Watch(tmp_path, "demo", {"mlflow": failing}) as watch:
+    with Watch(tmp_path, {"mlflow": failing}) as watch:
         for seed in range(4):
             watch.row(recorded(tiny_trial(seed=seed), -6.0), CURVE)
     assert failing.told == [0, 1]
@@ -191,7 +180,7 @@ def test_a_watcher_that_hangs_neither_holds_up_rows_nor_the_end(
     hanging.row = lambda row, curve: free.wait()  # type: ignore[method-assign]
     release = threading.Timer(10, free.set)  # waiting for it would take this long
     release.start()
-    with Watch(tmp_path, "demo", {"wandb": hanging}) as watch:
+    with Watch(tmp_path, {"wandb": hanging}) as watch:
         for seed in range(4):
             watch.row(recorded(tiny_trial(seed=seed), -6.0), CURVE)
     free.set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import UserError
 from hptransfer.sweeping.trackers import watch as watch_module
-from hptransfer.sweeping.trackers import watchers
+from hptransfer.sweeping.trackers.watch import watchers
 from tests.support.watchers import CURVE, recorded
 
 Calls = list[tuple[Any, ...]]
@@ -139,7 +138,7 @@ def fake_mlflow(calls: Calls) -> ModuleType:
 
     module.MlflowClient, module.set_experiment = MlflowClient, set_experiment  # type: ignore[attr-defined]
     entities.Metric, entities.Param = Metric, Param  # type: ignore[attr-defined]
-    sys.modules["mlflow.entities"] = entities
+    module.entities = entities  # type: ignore[attr-defined]
     return module
 
 
@@ -156,12 +155,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Calls]:
 
     def install(name: str) -> Calls:
         calls: Calls = []
-        monkeypatch.setitem(sys.modules, "mlflow.entities", ModuleType("mlflow.entities"))
         monkeypatch.setitem(sys.modules, name, FAKES[name](calls))
-        # Monkeypatch takes it away again, so that each test imports its own fake.
-        own = f"hptransfer.sweeping.trackers.{name}_runs"
-        monkeypatch.delitem(sys.modules, own, raising=False)
-        monkeypatch.setitem(sys.modules, own, importlib.import_module(own))
+        if name == "mlflow":
+            monkeypatch.setitem(sys.modules, "mlflow.entities", sys.modules[name].entities)
         return calls
 
     return install

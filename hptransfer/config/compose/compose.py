@@ -152,6 +152,14 @@ def _tree(content: Mapping[str, Any], words: Overrides, config_dir: Path | None)
     defaults = content.get("defaults", ["base"])
     _require_defaults(defaults)
     sections = {key: value for key, value in content.items() if key != "defaults"}
+    executor = sections.get("executor")
+    if isinstance(executor, Mapping) and "on_finish" in executor:  # earlier versions wrote it
+        require(
+            executor["on_finish"] is None,
+            "`executor.on_finish` is no more. Remove it from the file, and chain commands instead, "
+            "such as `hptransfer sweep NAME; COMMAND`.",
+        )
+        sections["executor"] = {k: v for k, v in executor.items() if k != "on_finish"}
     choices: dict[str, str] = {}
     for group in GROUPS:
         section = sections.get(group)

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from hptransfer.config import CheckpointConfig, ExecutorConfig, TrialConfig
+from hptransfer.config import CheckpointConfig, TrialConfig
 from hptransfer.config.choices import Method
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key
 from hptransfer.errors import MachineError, TrialsFailed
 from hptransfer.execution import PackError, run_packs
 from hptransfer.execution.pack_cost import even_parts
-from hptransfer.execution.pack_sizes import (
-    Trials,
-    by_shape,
-    halved_text,
-)
+from hptransfer.execution.pack_sizes import Trials, by_shape, halved_text
 from hptransfer.execution.pack_sizes_file import read_packs
 from hptransfer.results.asked_points import write_asked_points
 from hptransfer.results.curves import write_curve
@@ -30,7 +25,7 @@ from hptransfer.sweeping.design.trials import pending, placeholder_trials, wante
 from hptransfer.sweeping.run.job import Job
 from hptransfer.sweeping.run.packs import measured_sizes, pending_packs
 from hptransfer.sweeping.run.progress import SweepProgress
-from hptransfer.sweeping.trackers import Watch, watchers
+from hptransfer.sweeping.trackers.watch import Watch, watchers
 from hptransfer.system.console import say
 from hptransfer.system.signals import end_if_asked
 from hptransfer.training.packs.checkpoint import discard_pack
@@ -95,13 +90,13 @@ def _run(job: Job, folder: Path, asked: Callable[[], Rounds]) -> int:
             say(writer.notice, quiet=False)
         remove_failed(folder, writer.keys)
         if running.ask():
-            _run_missing(running, _executor(job, folder))
+            _run_missing(running)
     return running.ran
 
 
-def _run_missing(running: _RunningSweep, executor: ExecutorConfig) -> None:
+def _run_missing(running: _RunningSweep) -> None:
     """Run the packs of which a row is missing, with progress and trackers."""
-    job = running.job
+    job, executor = running.job, running.job.composed.executor
     with watchers(running.folder, job.sweep.name, executor) as running.watch:
         packs = running.cut_into_packs()
         facts = {"trials": running.asked, "recorded": running.recorded, "packs": len(packs)}
@@ -123,15 +118,6 @@ def _run_missing(running: _RunningSweep, executor: ExecutorConfig) -> None:
                 checkpoints=running.checkpoints,
             )
         running.raise_failures()
-
-
-def _executor(job: Job, folder: Path) -> ExecutorConfig:
-    """Return the executor's config, without `on_finish` for the target's own trials.
-
-    `on_finish` is called once, at the end of the sweep.
-    """
-    executor = job.composed.executor
-    return executor if folder == job.folder.path else replace(executor, on_finish=None)
 
 
 class _RunningSweep:

@@ -10,15 +10,7 @@ Row = Mapping[str, Any]  # a row of the ledger
 TrainingCurve = Sequence[tuple[int, float]]  # (step, training loss)
 Scalar = tuple[str, int, float]  # (name, step, value)
 
-PROJECT = "hptransfer"
 TRIAL_RUNS = 1000  # trials shown as runs of their own; with more, no dashboard stays usable
-
-
-class TrialTracker:
-    """A tracker that sends every trial as one finished run, so nothing is open between trials."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 def run_name(row: Row) -> str:

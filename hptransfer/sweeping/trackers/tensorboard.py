@@ -41,7 +41,7 @@ from hptransfer.system.files import require_inside
 class TensorBoard:
     """The event files of a sweep, under its folder."""
 
-    def __init__(self, folder: Path, sweep_name: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self._root = folder / "tensorboard"
         require_inside(folder, self._root)
         self._trials = sum(1 for _ in self._root.glob("*/w*/*"))

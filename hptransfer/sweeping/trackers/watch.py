@@ -1,4 +1,4 @@
-"""Trackers, log and `on_finish` of a sweep behind one interface; none of them can end the sweep.
+"""Trackers and log of a sweep behind one interface; none of them can end the sweep.
 
 A tracker that cannot start is refused before anything runs. One that fails later is left out from
 there on, which is said once on stderr and in the log; the ledger has all rows.
@@ -6,34 +6,29 @@ there on, which is said once on stderr and in the log; the ledger has all rows.
 
 from __future__ import annotations
 
-import importlib
+import json
+import os
 import socket
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import MachineError, UserError
 from hptransfer.results.failed_trials import FailedTrial
-from hptransfer.sweeping.trackers.delivery import Delivery
-from hptransfer.sweeping.trackers.finish import Finish, finish
-from hptransfer.sweeping.trackers.log import EventLog
 from hptransfer.sweeping.trackers.run_names import TRIAL_RUNS, Row, TrainingCurve
 from hptransfer.system.console import say
+from hptransfer.system.files import opening, require_inside
 from hptransfer.system.version import package_version
 
-# Module and class of each tracker; the module is imported only where it is asked for.
-TRACKERS = {
-    "tensorboard": ("tensorboard", "TensorBoard"),
-    "wandb": ("wandb_runs", "WandbRuns"),
-    "mlflow": ("mlflow_runs", "MlflowRuns"),
-    "trackio": ("trackio_runs", "TrackioRuns"),
-}
 # Seconds that a service gets for the rows not yet sent, by the sweep's end. They are few after an
 # interruption, since a scheduler that interrupts a sweep soon kills it.
 END_SECONDS = {"done": 60.0, "interrupted": 10.0, "failed": 10.0}
@@ -55,26 +50,25 @@ def watchers(folder: Path, sweep_name: str, executor: ExecutorConfig) -> Watch:
     """Start the watchers of a sweep, for use in a `with` block.
 
     Raises:
-        UserError: a tracker's package or login is missing, `on_finish` is no command or URL, or the
-            folder cannot be written.
+        UserError: a tracker's package or login is missing, or the folder cannot be written.
     """
-    target = executor.finish_target()
-    at_end = finish(target) if target else None
-    trackers = {name: _started(name, folder, sweep_name) for name in executor.trackers}
-    return Watch(folder, sweep_name, trackers, at_end)
+    return Watch(folder, {name: _started(name, folder, sweep_name) for name in executor.trackers})
 
 
 def _started(name: str, folder: Path, sweep_name: str) -> Watcher:
-    module_name, class_name = TRACKERS[name]
     try:
-        module = importlib.import_module(f"hptransfer.sweeping.trackers.{module_name}")
+        if name == "tensorboard":
+            from hptransfer.sweeping.trackers.tensorboard import TensorBoard
+
+            return TensorBoard(folder)
+        from hptransfer.sweeping.trackers.services import SERVICES
+
+        return SERVICES[name](folder, sweep_name)
     except ImportError as error:
         raise UserError(
             f"`executor.trackers` names {name}, whose package cannot be imported: {error}. Install "
             f"it with pip install 'hptransfer[{name}]', or leave it out."
         ) from error
-    try:
-        return getattr(module, class_name)(folder, sweep_name)
     except (UserError, MachineError):
         raise
     except Exception as error:  # each service has its own
@@ -90,18 +84,10 @@ class Watch:
     How its `with` block ends decides the outcome: done, interrupted or failed.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        sweep_name: str,
-        trackers: Mapping[str, Watcher],
-        at_end: Finish | None = None,
-    ) -> None:
-        self._folder, self._sweep_name, self._at_end = folder, sweep_name, at_end
+    def __init__(self, folder: Path, trackers: Mapping[str, Watcher]) -> None:
         self._counts: Counter[str] = Counter(rows=0, completed=0, diverged=0, stopped=0)
         self._running: set[int] = set()
         self._began = time.monotonic()
-        self._ended = False
         self._log: EventLog | None = EventLog(folder)
         self._trackers = trackers
         self._deliveries = {name: Delivery(name, partial(self._failed, name)) for name in trackers}
@@ -112,12 +98,21 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.finished({"outcome": "done"})
-        elif issubclass(kind, KeyboardInterrupt):
-            self.finished({"outcome": "interrupted"})
-        else:
-            self.finished({"outcome": "failed", "error": f"{kind.__name__}: {error}"})
+        outcome = {"outcome": "done"}
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            outcome = {"outcome": "interrupted"}
+        elif kind is not None:
+            outcome = {"outcome": "failed", "error": f"{kind.__name__}: {error}"}
+        hours = round((time.monotonic() - self._began) / 3600, 4)
+        self._event("finished", **outcome, counts=dict(self._counts), hours=hours)
+        until = time.monotonic() + END_SECONDS[outcome["outcome"]]
+        for name, delivery in self._deliveries.items():
+            delivery.put(self._trackers[name].close)
+            if not delivery.end(max(until - time.monotonic(), 0.0)):
+                self._complain(f"{name} took too long and lacks the last trials.")
+        if self._log is not None:
+            self._log.close()
+            self._log = None
 
     def started(self, facts: Mapping[str, Any]) -> None:
         """Log a run's start with facts such as trials, packs and workers; no command, no secret."""
@@ -160,39 +155,6 @@ class Watch:
             if name == "tensorboard" or self._counts["rows"] <= TRIAL_RUNS:
                 delivery.put(partial(self._trackers[name].row, row, curve))
 
-    def finished(self, outcome: Mapping[str, Any]) -> None:
-        """Pass on the end: `outcome` is done, interrupted or failed. Later events are dropped."""
-        if self._ended:
-            return
-        self._ended = True
-        told = {
-            "outcome": outcome["outcome"],
-            "counts": dict(self._counts),
-            "hours": round((time.monotonic() - self._began) / 3600, 4),
-        }
-        self._event("finished", **{**told, **outcome})
-        until = time.monotonic() + END_SECONDS[told["outcome"]]
-        for name, delivery in self._deliveries.items():
-            delivery.put(self._trackers[name].close)
-            if not delivery.end(max(until - time.monotonic(), 0.0)):
-                self._complain(f"{name} took too long and lacks the last trials.")
-        if self._at_end is not None:
-            self._tell_end(self._at_end, told)
-        if self._log is not None:
-            self._log.close()
-            self._log = None
-
-    def _tell_end(self, at_end: Finish, told: Mapping[str, Any]) -> None:
-        said = {"sweep": self._sweep_name, "folder": str(self._folder.absolute()), **told}
-
-        def failed(error: Exception) -> None:
-            self._complain(f"executor.on_finish ({at_end.name}) failed: {_text(error)}.")
-
-        delivery = Delivery("on_finish", failed)
-        delivery.put(partial(at_end.tell, said))
-        if not delivery.end(at_end.seconds + 1):  # its own limit comes first
-            self._complain(f"executor.on_finish ({at_end.name}) did not answer in time.")
-
     def _failed(self, name: str, error: Exception) -> None:
         self._complain(f"{name} is left out from here on: {_text(error)}. The ledger has all rows.")
 
@@ -208,6 +170,78 @@ class Watch:
         except (OSError, ValueError) as error:
             self._log = None
             say(f"hptransfer: the log is left out from here on: {_text(error)}.", quiet=False)
+
+
+class EventLog:
+    """`log.jsonl`: one strict-JSON line per event of a sweep; every command appends its own events.
+
+    Raises:
+        UserError: the folder cannot be written, or the log is a link out of it.
+        MachineError: the disk is full or broken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "log.jsonl"
+        with opening(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            require_inside(folder, path)
+            torn = _is_torn(path)
+            # Unbuffered: a line is one write, whole or refused, from whichever thread.
+            self._file = path.open("ab", buffering=0)
+            if torn:  # a command was killed while it wrote: its line ends here
+                self._file.write(b"\n")
+
+    def event(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Append one line: the time (UTC), the event's name and its fields."""
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": time, "event": name, **fields}, allow_nan=False)
+        self._file.write(line.encode() + b"\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _is_torn(path: Path) -> bool:
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
+
+
+class Delivery:
+    """Calls functions in a thread of its own, so that a slow service never holds up a pack.
+
+    Args:
+        on_failure: called in that thread with the first exception; no later function is called.
+    """
+
+    def __init__(self, name: str, on_failure: Callable[[Exception], None]) -> None:
+        self._on_failure = on_failure
+        self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        # A daemon thread, since a service that hangs must not keep the command from ending.
+        self._thread = threading.Thread(target=self._deliver, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, call: Callable[[], Any]) -> None:
+        """Have a function called after the earlier ones, unless one of them raised."""
+        if self._thread.is_alive():
+            self._calls.put(call)
+
+    def end(self, seconds: float) -> bool:
+        """Wait at most so many seconds; return whether all functions were called."""
+        self._calls.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _deliver(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception as error:  # whatever a service raises must not end a sweep
+                self._on_failure(error)
+                return
 
 
 def _text(error: Exception) -> str:
