@@ -32,7 +32,7 @@ from hptransfer.config import BudgetConfig, DiTConfig, TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import with_width
 from hptransfer.config.sweep import Axis, SweepConfig
-from hptransfer.execution.pack_cost import MeasuredPack, PackCost
+from hptransfer.execution.pack_sizes import MeasuredPack, PackCost
 from hptransfer.sweeping.plan.budget.candidates import Candidate, candidates
 from hptransfer.sweeping.plan.budget.costs import CandidateCosts
 from hptransfer.sweeping.plan.budget.knowledge import known_from

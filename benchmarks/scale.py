@@ -31,8 +31,9 @@ from hptransfer.config.compose.compose import (
     shipped_folder,
     sweep_config,
 )
-from hptransfer.execution.pack_cost import MeasuredPack, PackCost
 from hptransfer.execution.pack_sizes import (
+    MeasuredPack,
+    PackCost,
     Trials,
     by_shape,
     choose_sizes,

@@ -21,8 +21,14 @@ from typing import Any
 import numpy as np
 
 from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
-from hptransfer.execution.pack_sizes import Trials, by_shape, longest_first, lower_bound, makespan
-from hptransfer.execution.pack_sizes_file import read_packs
+from hptransfer.execution.pack_sizes import (
+    Trials,
+    by_shape,
+    longest_first,
+    lower_bound,
+    makespan,
+    read_packs,
+)
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan.costs import cut_into_packs, measured_over_predicted

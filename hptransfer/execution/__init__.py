@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
-from hptransfer.execution.pack_cost import MeasureLimits, Measurement
-from hptransfer.execution.pack_sizes import Trials
+from hptransfer.execution.pack_sizes import MeasureLimits, Measurement, Trials
 from hptransfer.execution.resources import usable_cpus
 from hptransfer.execution.work import (
     OnError,

@@ -3,29 +3,35 @@
 A size is measured in turns with the size before it, and only the ratio of their times is kept, so
 that other work on the machine slows both. Costs are cached by device and shape in
 `$XDG_CACHE_HOME/hptransfer/packs.json` (else `~/.cache`), which may be deleted at any time. The
-results of trials do not depend on the measurements beyond float tolerance.
+results of trials do not depend on the measurements beyond float tolerance. A cache that cannot be
+read or written costs a new measurement and a note, never an error.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
+import hashlib
+import json
 import math
 import os
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from hptransfer.config import BudgetConfig, ParametrizationConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import canonical, shape_signature
-from hptransfer.execution.pack_cache import PackCache
-from hptransfer.execution.pack_cost import MeasuredPack, MeasureLimits, PackCost
+from hptransfer.execution.pack_sizes import MeasuredPack, MeasureLimits, PackCost
 from hptransfer.system.console import say_nothing
+from hptransfer.system.files import write_whole
+from hptransfer.system.version import package_version
 from hptransfer.training.dataset import load_dataset
 from hptransfer.training.device import (
     hardware_model,
@@ -53,6 +59,7 @@ MEMORY_SHARE = 0.9
 # Side of the square matrices whose product tells a device's speed, and the least share of that
 # speed that a training step reaches (0.2 to 0.4 on one CPU thread).
 PRODUCT_SIDE, STEP_SPEED = 512, 0.2
+CACHE_SCHEMA = 1
 
 
 class Allowance(NamedTuple):
@@ -103,14 +110,19 @@ def measured_costs(
                 continue
             if limits is None:
                 allowed = UNLIMITED
-                _require_room(group[0], device, free)
+                # On a CPU Linux would kill this process.
+                if device.type == "cpu" and LEAST_COPIES * _parameter_bytes(group[0]) > free:
+                    raise trial_too_large(group[0], device)
             else:
                 allowed = Allowance(limits.memory_share * free, until)
                 if excess := _excess(group[0], device, allowed):
                     skipped.append(f"Width {group[0].model.width} is not measured: {excess}.")
                     continue
             say(f"measuring packs of width {group[0].model.width}, {place} of {len(groups)} shapes")
-            costs[index] = known = measure(group, runtime, device, capacity, allowed)
+            try:
+                costs[index] = known = measure(group, runtime, device, capacity, allowed)
+            finally:
+                release_memory(device)
             cache.add(facts, known)
     finally:
         torch.set_num_threads(threads)
@@ -146,16 +158,6 @@ def cached_costs(
             cost = cache.cost(facts, capacity=math.inf, extrapolates=runtime.on_gpu)
         found.append(cost)
     return found, (*cache.notes, *notes)
-
-
-def _require_room(config: TrialConfig, device: torch.device, free: float) -> None:
-    """Refuse a trial whose parameters alone exceed a CPU's free memory: Linux would kill us.
-
-    Raises:
-        MachineError: they do.
-    """
-    if device.type == "cpu" and LEAST_COPIES * _parameter_bytes(config) > free:
-        raise trial_too_large(config, device)
 
 
 def _parameter_bytes(config: TrialConfig) -> int:
@@ -196,8 +198,13 @@ def _flops_per_second(device: torch.device) -> float:
 def cost_facts(
     group: Sequence[TrialConfig], runtime: RuntimeConfig, device: torch.device
 ) -> dict[str, object]:
-    """Return everything that decides what a pack costs on a device: the cache's key."""
-    return {**shape_facts(group, runtime), "device": _speed_class(device)}
+    """Return everything that decides what a pack costs on a device: the cache's key.
+
+    Devices of equal speed share a name: the GPU's, or the CPU's with its cores.
+    """
+    model = hardware_model(device)
+    name = model if device.type == "cuda" else f"{model} x {os.cpu_count()}"
+    return {**shape_facts(group, runtime), "device": name}
 
 
 def shape_facts(group: Sequence[TrialConfig], runtime: RuntimeConfig) -> dict[str, object]:
@@ -233,19 +240,6 @@ def measure(
     allowed: Allowance = UNLIMITED,
 ) -> PackCost:
     """Measure packs of 1, 2, 4, ... of these trials, while it pays, they fit and it is allowed."""
-    try:
-        return _climbed(group, runtime, device, capacity, allowed)
-    finally:
-        release_memory(device)
-
-
-def _climbed(
-    group: Sequence[TrialConfig],
-    runtime: RuntimeConfig,
-    device: torch.device,
-    capacity: float,
-    allowed: Allowance,
-) -> PackCost:
     started = time.perf_counter()
     try:
         last = PackStepper(group[:1], runtime, device)
@@ -337,12 +331,6 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _speed_class(device: torch.device) -> str:
-    """Return a name that devices of equal speed share: the GPU's, or the CPU's with its cores."""
-    model = hardware_model(device)
-    return model if device.type == "cuda" else f"{model} x {os.cpu_count()}"
-
-
 def free_bytes(device: torch.device) -> float:
     """Return the device's free memory; infinite on a CPU whose system does not tell."""
     if device.type == "cuda":
@@ -376,3 +364,127 @@ def _peak(device: torch.device) -> float:
         return float(torch.cuda.max_memory_reserved(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def cache_file() -> Path:
+    """Return `$XDG_CACHE_HOME/hptransfer/packs.json`, by default in `~/.cache`."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
+    return root / "hptransfer" / "packs.json"
+
+
+class PackCache:
+    """The costs that were measured before, by everything that decides a pack's cost.
+
+    Attributes:
+        notes: sentences for the user, of a cache that could not be used.
+    """
+
+    def __init__(self, path: Path, entries: Mapping[str, Any], notes: tuple[str, ...] = ()) -> None:
+        self.path, self.notes = path, notes
+        self._entries = dict(entries)
+
+    @classmethod
+    def read(cls) -> PackCache:
+        """Read the cache; one that is not ours counts as empty and is noted."""
+        path = cache_file()
+        try:
+            return cls(path, _entries(path))
+        except (OSError, ValueError) as error:
+            note = (
+                f"{path} is not a cache of pack sizes as hptransfer wrote it ({error}): ignored "
+                "and measured again."
+            )
+            return cls(path, {}, (note,))
+
+    def cost(
+        self, facts: Mapping[str, object], *, capacity: float, extrapolates: bool
+    ) -> PackCost | None:
+        """Return what was measured, on a device of today's capacity, or None."""
+        entry = self._entries.get(_key(facts))
+        if entry is None:
+            return None
+        try:
+            return recorded_cost(entry["cost"], capacity=capacity, extrapolates=extrapolates)
+        except (ValueError, TypeError, KeyError) as error:
+            self._note(f"An entry of {self.path} is damaged ({error!r}): measured again.")
+            return None
+
+    def device_of(self, facts: Mapping[str, object]) -> str | None:
+        """Return the device that was measured last with these facts, which name none; or None."""
+        for key, entry in reversed(self._entries.items()):
+            device = entry.get("facts", {}).get("device") if isinstance(entry, dict) else None
+            if isinstance(device, str) and key == _key({**facts, "device": device}):
+                return device
+        return None
+
+    def add(self, facts: Mapping[str, object], cost: PackCost) -> None:
+        """Keep what was measured, beside what other processes kept meanwhile."""
+        key, entry = _key(facts), {"facts": dict(facts), "cost": cost_record(cost)}
+        self._entries[key] = entry
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(self.path.with_suffix(".lock")):
+                try:
+                    kept = _entries(self.path)
+                except ValueError:
+                    kept = {}
+                content = {"schema": CACHE_SCHEMA, "packs": {**kept, key: entry}}
+                write_whole(self.path, json.dumps(content, indent=1, allow_nan=False).encode())
+        except OSError as error:
+            self._note(f"{self.path} could not be written ({error.strerror}): measured each time.")
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes = (*self.notes, text)
+
+
+def _key(facts: Mapping[str, object]) -> str:
+    text = json.dumps({**facts, "hptransfer": package_version()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _entries(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    if not isinstance(found, dict) or found.get("schema") != CACHE_SCHEMA:
+        raise ValueError(f"no object of schema {CACHE_SCHEMA}")
+    if not isinstance(found.get("packs"), dict):
+        raise ValueError("no `packs`")
+    return found["packs"]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def cost_record(cost: PackCost) -> dict[str, Any]:
+    """Return a cost as JSON values: what was measured, without what depends on the moment."""
+    kept = {name: getattr(cost, name) for name in ("warmup", "too_large", "spread")}
+    return {"points": [list(point) for point in cost.points], **kept}
+
+
+def recorded_cost(found: Mapping[str, Any], *, capacity: float, extrapolates: bool) -> PackCost:
+    """Return the cost that `cost_record` wrote, on a device of today's capacity.
+
+    Raises:
+        ValueError, TypeError, KeyError: it was not written by `cost_record`.
+    """
+    too_large, spread = found["too_large"], found.get("spread")  # older entries have no spread
+    return PackCost(
+        tuple(MeasuredPack(int(size), float(s), float(b)) for size, s, b in found["points"]),
+        float(found["warmup"]),
+        capacity,
+        extrapolates,
+        None if too_large is None else int(too_large),
+        None if spread is None else float(spread),
+        cached=True,
+    )

@@ -1,4 +1,8 @@
-"""How trials are cut into packs that end together, from what packs of each shape cost."""
+"""How trials are cut into packs that end together, from what packs of each shape cost.
+
+What packs cost is measured by `hptransfer.execution.measure`. The sizes that were chosen for a
+folder's trials are kept in its `packs.json`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,157 @@ import dataclasses
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.identity import shape_signature, trial_key
-from hptransfer.execution.pack_cost import MeasuredPack, PackCost, even_parts
+from hptransfer.errors import UserError
+from hptransfer.results.folder import read_json, write_json
 from hptransfer.results.trial_result import TrialResult
 
+T = TypeVar("T")
 Trials = tuple[TrialConfig, ...]
 
+# The gain in trial-steps per second, as a share, from which a larger pack is worth it.
+LEAST_GAIN = 0.05
+
+
+class MeasuredPack(NamedTuple):
+    """A measured pack: its trials, the seconds of one step of them all, and its memory."""
+
+    size: int
+    seconds: float
+    bytes: float
+
+
+class MeasureLimits(NamedTuple):
+    """How much of the machine a measurement may take, all of its shapes together."""
+
+    memory_share: float  # of the free memory
+    seconds: float
+
+
+# What a plan may take; what would take more is reckoned from shapes.
+PLAN_LIMITS = MeasureLimits(memory_share=0.25, seconds=60.0)
+
+
+@dataclass(frozen=True)
+class PackCost:
+    """What packs of one shape cost on one device, from measurements at a few sizes.
+
+    Costs of sizes between measured ones are interpolated. Larger sizes than the measured ones are
+    chosen only where `extrapolates`, and their costs follow the fitted line; on a CPU they are not,
+    because large packs lose to cache misses.
+    """
+
+    points: tuple[MeasuredPack, ...]  # in order of size
+    warmup: float = 0.0  # seconds before a pack's first steady step: capture, first reads
+    capacity: float = math.inf  # bytes that a pack may take
+    extrapolates: bool = False  # whether sizes beyond the measured ones may be chosen
+    too_large: int | None = None  # the least size that ran out of memory
+    spread: float | None = None  # half the range of the measurements over their median
+    cached: bool = field(default=False, compare=False)  # read from the cache, not measured now
+
+    def __post_init__(self) -> None:
+        sizes = [point.size for point in self.points]
+        if not sizes or sizes != sorted({*sizes}) or sizes[0] < 1:
+            raise ValueError(f"measured pack sizes must be positive and rise, but got {sizes}")
+        if any(not 0 < p.seconds < math.inf or not 0 <= p.bytes < math.inf for p in self.points):
+            raise ValueError(f"measured costs must be finite and positive, but got {self.points}")
+
+    def seconds(self, size: int) -> float:
+        """Return the seconds of one step of a pack of `size` trials."""
+        return self._at(size, [point.seconds for point in self.points])
+
+    def bytes(self, size: int) -> float:
+        """Return the memory that a pack of `size` trials takes."""
+        return self._at(size, [point.bytes for point in self.points])
+
+    def _at(self, size: int, values: list[float]) -> float:
+        """Interpolate from zero over the measured sizes, beyond them along the fitted line."""
+        sizes = [point.size for point in self.points]
+        if size <= sizes[-1]:
+            return float(np.interp(size, [0, *sizes], [0.0, *values]))
+        slope = values[0] / sizes[0]
+        if len(sizes) > 1:  # least squared relative errors
+            slope = float(np.polyfit(sizes, values, 1, w=1.0 / np.maximum(values, 1e-30))[0])
+        return values[-1] + max(slope, 0.0) * (size - sizes[-1])
+
+    def run_seconds(self, count: int, size: int, steps: int) -> list[float]:
+        """Return the seconds of each pack of `count` trials cut by `size`, evaluation left out."""
+        parts = [len(part) for part in even_parts(range(count), size)]
+        taken = {part: self.warmup + steps * self.seconds(part) for part in {*parts}}
+        return [taken[part] for part in parts]
+
+    def sizes(self, count: int) -> list[int]:
+        """Return the sizes in which `count` trials may be packed."""
+        largest = self.points[-1].size
+        if self.extrapolates and len(self.points) > 1 and self._pays():
+            largest *= 2
+        largest = min(largest, count)
+        parts = {len(even_parts(range(count), size)[0]) for size in range(1, largest + 1)}
+        return sorted(size for size in parts if size == 1 or self.fits(size))
+
+    def best_size(self, count: int, steps: int) -> int:
+        """Return the smallest pack size that is good enough.
+
+        Good enough means that all `count` trials, one pack after another, take at most 5 % longer
+        than with the best size. A size that was measured slower than one trial at a time is not.
+        """
+        work = {size: sum(self.run_seconds(count, size, steps)) for size in self.sizes(count)}
+        enough = min(work.values()) / (1 - LEAST_GAIN)
+        return next(size for size, seconds in work.items() if seconds <= enough)
+
+    def fits(self, size: int) -> bool:
+        """Whether a pack of that size fits, as far as is known."""
+        small = self.too_large is None or size < self.too_large
+        return small and self.bytes(size) <= self.capacity
+
+    def next_size(self, count: int) -> int | None:
+        """Return the pack size to measure next, of at most `count` trials; None: nothing is left.
+
+        That size is measured in turns with the last one, so both must fit into memory together.
+        """
+        last = self.points[-1]
+        size = min(2 * last.size, count)
+        fits = self.fits(size) and self.bytes(size) + last.bytes <= self.capacity
+        return size if size > last.size and self._pays() and fits else None
+
+    def _pays(self) -> bool:
+        """Whether the last size measured was worth it."""
+        if len(self.points) < 2:
+            return True
+        before, last = (point.size / point.seconds for point in self.points[-2:])
+        return last >= (1 + LEAST_GAIN) * before
+
+
+class Measurement(NamedTuple):
+    """What is known before packs are cut: a cost per group, and the packs that run at a time."""
+
+    costs: list[PackCost | None]  # None: above the limits of the measurement
+    workers: int | None  # None: a cluster's, which was not asked
+    notes: tuple[str, ...] = ()  # sentences for the user
+
+    def by_key(self, keys: Iterable[str]) -> dict[str, PackCost]:
+        """Return the costs that are known, by the keys of their groups."""
+        return {key: cost for key, cost in zip(keys, self.costs, strict=True) if cost is not None}
+
+
+def even_parts(group: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Cut trials of one shape into parts of near-equal size, at most `size`.
+
+    Cutting again by the largest part's size gives the same parts.
+    """
+    part = math.ceil(len(group) / math.ceil(len(group) / size))
+    return [group[start : start + part] for start in range(0, len(group), part)]
+
+
+PACKS_FILE = "packs.json"  # beside a ledger
 
 # Returns the parts of a trial that may decide its shapes: all but those that `shape_signature`
 # replaces whole.
@@ -117,13 +261,19 @@ def choose_sizes(
     limits = sorted({max(taken) for option in options.values() for taken in option.values()})
     best, best_end = {}, math.inf
     for limit in reversed(limits):
-        sizes = {key: _largest_within(option, limit) for key, option in options.items()}
+        sizes = {
+            key: max((size for size, taken in option.items() if max(taken) <= limit), default=1)
+            for key, option in options.items()
+        }
         seconds = [*others, *(t for key, size in sizes.items() for t in options[key][size])]
         if lower_bound(seconds, workers) < best_end:
             end = makespan(seconds, workers)
             if end < best_end:
                 best, best_end = sizes, end
-    return {key: _chosen(groups[key], size, costs[key]) for key, size in best.items()}
+    return {
+        key: PackSize(groups[key][0].model.width, size, costs[key].seconds(size), costs[key].warmup)
+        for key, size in best.items()
+    }
 
 
 def _options(group: Trials, cost: PackCost) -> dict[int, list[float]]:
@@ -131,15 +281,6 @@ def _options(group: Trials, cost: PackCost) -> dict[int, list[float]]:
     steps, count = group[0].budget.steps, len(group)
     best = cost.best_size(count, steps)
     return {s: cost.run_seconds(count, s, steps) for s in cost.sizes(count) if s <= best}
-
-
-def _largest_within(option: Mapping[int, list[float]], limit: float) -> int:
-    within = (size for size, taken in option.items() if max(taken) <= limit)
-    return max(within, default=min(option))
-
-
-def _chosen(group: Trials, size: int, cost: PackCost) -> PackSize:
-    return PackSize(group[0].model.width, size, cost.seconds(size), cost.warmup)
 
 
 def sizes_text(chosen: Iterable[PackSize]) -> str:
@@ -159,4 +300,25 @@ def halved_text(finished: Sequence[TrialResult]) -> str | None:
     return (
         f"the pack of {len(finished)} at width {finished[0].config.model.width} did not fit: ran "
         f"as {' + '.join(map(str, parts))}"
+    )
+
+
+def read_packs(folder: Path) -> dict[str, PackSize]:
+    """Read the pack sizes that were chosen before, by `shape_key`."""
+    path = folder / PACKS_FILE
+    found = read_json(path, "packs") or {"packs": {}}
+    try:
+        return {key: PackSize(**entry) for key, entry in found["packs"].items()}
+    except (TypeError, ValueError, AttributeError):
+        raise UserError(
+            f"{path} is not as hptransfer wrote it (width, size, seconds and warmup of each "
+            "shape). Restore it, or delete it to measure again; the ledger is untouched."
+        ) from None
+
+
+def write_packs(folder: Path, packs: Mapping[str, PackSize]) -> None:
+    """Keep the pack sizes, so that a continued sweep has the same packs."""
+    ordered = sorted(packs.items(), key=lambda item: (item[1].width, item[0]))
+    write_json(
+        folder / PACKS_FILE, {"packs": {key: dataclasses.asdict(chosen) for key, chosen in ordered}}
     )

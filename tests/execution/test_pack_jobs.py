@@ -14,7 +14,7 @@ import torch
 from hptransfer.config import TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import UserError
-from hptransfer.execution.pack_cache import cache_file
+from hptransfer.execution.measure import cache_file
 from hptransfer.execution.pack_sizes import Trials
 from hptransfer.sweeping.run import driver
 from hptransfer.training.packs import run as trial

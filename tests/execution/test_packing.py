@@ -12,17 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hptransfer.config import BudgetConfig, DiTConfig, TrialConfig
-from hptransfer.execution.pack_cache import cost_record, recorded_cost
-from hptransfer.execution.pack_cost import (
-    Line,
+from hptransfer.execution.measure import cost_record, recorded_cost
+from hptransfer.execution.pack_sizes import (
     MeasuredPack,
     PackCost,
-    even_parts,
-)
-from hptransfer.execution.pack_sizes import (
     PackSize,
     by_shape,
     choose_sizes,
+    even_parts,
     halved_text,
     longest_first,
     lower_bound,
@@ -60,7 +57,7 @@ class TestPackCost:
 
     def test_a_size_measured_slower_than_one_at_a_time_is_never_chosen(self):
         cost = cost_of({1: 1.0, 2: 1.7, 4: 3.8, 8: 9.6})  # 8 is slower, 2 the best
-        assert cost.rate(8) < cost.rate(1)
+        assert 8 / cost.seconds(8) < 1 / cost.seconds(1)
         for count in range(1, 40):
             assert cost.best_size(count, 1) <= 3
             assert sum(cost.run_seconds(count, cost.best_size(count, 1), 1)) <= count * 1.0
@@ -77,8 +74,6 @@ class TestPackCost:
         assert cost_of(seconds).best_size(100, 1) == 4
         gpu = cost_of(seconds, each=GIB, capacity=7.5 * GIB, extrapolates=True)
         assert gpu.best_size(100, 1) == 7
-        assert gpu.step_line == pytest.approx(Line(9.0, 1.0))
-        assert gpu.memory_line == pytest.approx(Line(0.0, GIB))
         assert gpu.seconds(7) == pytest.approx(16.0)
         assert dataclasses.replace(gpu, too_large=6).best_size(100, 1) == 5
         assert dataclasses.replace(gpu, capacity=3.5 * GIB).best_size(100, 1) == 3

@@ -19,8 +19,8 @@ from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.errors import MachineError
 from hptransfer.execution import measure as probe
 from hptransfer.execution import measure_packs
-from hptransfer.execution.pack_cache import PackCache, cache_file
-from hptransfer.execution.pack_cost import MeasuredPack, MeasureLimits, PackCost
+from hptransfer.execution.measure import PackCache, cache_file
+from hptransfer.execution.pack_sizes import MeasuredPack, MeasureLimits, PackCost
 from hptransfer.training.packs import run
 from hptransfer.training.packs.run import run_pack
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.execution.pack_cost import MeasuredPack, PackCost
+from hptransfer.execution.pack_sizes import MeasuredPack, PackCost
 from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan.budget.knowledge import Knowledge, shape_of

@@ -8,9 +8,8 @@ import torch
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.identity import with_width
-from hptransfer.execution.measure import cost_facts, shape_facts
-from hptransfer.execution.pack_cache import PackCache
-from hptransfer.execution.pack_cost import PackCost
+from hptransfer.execution.measure import PackCache, cost_facts, shape_facts
+from hptransfer.execution.pack_sizes import PackCost
 
 
 def remember(base: TrialConfig, widths: Iterable[int], cost_of: Callable[[int], PackCost]) -> None:

@@ -11,8 +11,7 @@ import pytest
 
 from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file
-from hptransfer.execution.pack_cost import MeasuredPack, Measurement, PackCost
-from hptransfer.execution.pack_sizes import Trials
+from hptransfer.execution.pack_sizes import MeasuredPack, Measurement, PackCost, Trials
 from hptransfer.results.ledger_rows import read_ledger
 from hptransfer.sweeping.run import job as jobs
 from hptransfer.sweeping.run import packs

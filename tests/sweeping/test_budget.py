@@ -13,7 +13,7 @@ from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import with_width
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import UserError
-from hptransfer.execution.pack_cost import MeasuredPack, PackCost
+from hptransfer.execution.pack_sizes import MeasuredPack, PackCost
 from hptransfer.results.table import rows_table
 from hptransfer.sweeping.plan.budget.candidates import Candidate, candidates, seed_lists, width_sets
 from hptransfer.sweeping.plan.budget.costs import CandidateCosts, between

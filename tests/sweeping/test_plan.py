@@ -14,9 +14,8 @@ from hptransfer.config.compose.compose import compose_file, shipped_folder, swee
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import trial_key
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.execution.pack_cache import cache_file
-from hptransfer.execution.pack_cost import MeasuredPack, PackCost
-from hptransfer.execution.pack_sizes import by_shape
+from hptransfer.execution.measure import cache_file
+from hptransfer.execution.pack_sizes import MeasuredPack, PackCost, by_shape
 from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.sweeping.design.trials import wanted

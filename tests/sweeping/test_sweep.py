@@ -12,8 +12,7 @@ from hptransfer.config import TrialConfig
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, shape_signature, trial_key
 from hptransfer.errors import UserError
-from hptransfer.execution.pack_cost import even_parts
-from hptransfer.execution.pack_sizes import Trials, by_shape
+from hptransfer.execution.pack_sizes import Trials, by_shape, even_parts
 from hptransfer.sweeping.design.points import grid
 from hptransfer.sweeping.design.trials import (
     check_same_question,

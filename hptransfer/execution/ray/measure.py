@@ -10,8 +10,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import MachineError, UserError
-from hptransfer.execution.pack_cost import MeasureLimits, Measurement, PackCost
-from hptransfer.execution.pack_sizes import Trials
+from hptransfer.execution.pack_sizes import MeasureLimits, Measurement, PackCost, Trials
 from hptransfer.execution.ray.cluster import joined_cluster
 from hptransfer.execution.ray.session import ray_session
 from hptransfer.execution.resources import Resources, places, resources_of

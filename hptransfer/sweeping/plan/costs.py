@@ -13,8 +13,14 @@ import numpy as np
 
 from hptransfer.analysis.basins.numbers import number
 from hptransfer.config import ExecutorConfig, RuntimeConfig
-from hptransfer.execution.pack_cost import PackCost, even_parts
-from hptransfer.execution.pack_sizes import PackSize, TimedPack, Trials, timed_packs
+from hptransfer.execution.pack_sizes import (
+    PackCost,
+    PackSize,
+    TimedPack,
+    Trials,
+    even_parts,
+    timed_packs,
+)
 from hptransfer.sweeping.design.trials import pending
 from hptransfer.sweeping.plan.throughput import (
     KnownCost,

@@ -16,8 +16,14 @@ from hptransfer.config import TrialConfig
 from hptransfer.config.conditions import condition_of
 from hptransfer.config.identity import arm_of, trial_key
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.execution.pack_cost import PLAN_LIMITS
-from hptransfer.execution.pack_sizes import PackSize, Trials, by_shape, choose_sizes, makespan
+from hptransfer.execution.pack_sizes import (
+    PLAN_LIMITS,
+    PackSize,
+    Trials,
+    by_shape,
+    choose_sizes,
+    makespan,
+)
 from hptransfer.sweeping.design.points import points
 from hptransfer.sweeping.design.trials import pending, placeholder_trials, wanted
 from hptransfer.sweeping.plan.costs import (

@@ -13,9 +13,14 @@ from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.execution import cached_packs, measure_packs
-from hptransfer.execution.pack_cost import PLAN_LIMITS, MeasuredPack, PackCost
-from hptransfer.execution.pack_sizes import PackSize, Trials
-from hptransfer.execution.pack_sizes_file import read_packs
+from hptransfer.execution.pack_sizes import (
+    PLAN_LIMITS,
+    MeasuredPack,
+    PackCost,
+    PackSize,
+    Trials,
+    read_packs,
+)
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.training.flops import step_flops, trial_flops

@@ -11,9 +11,7 @@ from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key
 from hptransfer.errors import MachineError, TrialsFailed
 from hptransfer.execution import PackError, run_packs
-from hptransfer.execution.pack_cost import even_parts
-from hptransfer.execution.pack_sizes import Trials, by_shape, halved_text
-from hptransfer.execution.pack_sizes_file import read_packs
+from hptransfer.execution.pack_sizes import Trials, by_shape, even_parts, halved_text, read_packs
 from hptransfer.results.asked_points import write_asked_points
 from hptransfer.results.curves import write_curve
 from hptransfer.results.failed_trials import FailedTrial, add_failed, remove_failed

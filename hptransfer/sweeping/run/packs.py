@@ -8,18 +8,19 @@ from pathlib import Path
 from hptransfer.config import TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.execution import measure_packs
-from hptransfer.execution.pack_cost import even_parts
 from hptransfer.execution.pack_sizes import (
     PackSize,
     TimedPack,
     Trials,
     by_shape,
     choose_sizes,
+    even_parts,
     longest_first,
+    read_packs,
     sizes_text,
     timed_packs,
+    write_packs,
 )
-from hptransfer.execution.pack_sizes_file import read_packs, write_packs
 from hptransfer.sweeping.design.trials import pending
 from hptransfer.sweeping.run.job import Job
 from hptransfer.system.console import say

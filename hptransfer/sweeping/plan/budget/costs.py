@@ -14,8 +14,16 @@ from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import arm_of, with_scaling, with_width
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import UserError
-from hptransfer.execution.pack_cost import MeasuredPack, PackCost, even_parts
-from hptransfer.execution.pack_sizes import PackSize, Trials, by_shape, makespan, shape_key
+from hptransfer.execution.pack_sizes import (
+    MeasuredPack,
+    PackCost,
+    PackSize,
+    Trials,
+    by_shape,
+    even_parts,
+    makespan,
+    shape_key,
+)
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan.budget.candidates import Candidate
 from hptransfer.sweeping.plan.budget.units import Workload
