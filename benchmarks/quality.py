@@ -38,8 +38,12 @@ from hptransfer.models.parametrization import build_model
 from hptransfer.results.trial_result import Quality
 from hptransfer.system.random_streams import numpy_generator, torch_generator
 from hptransfer.training.packs.run import train_trial
-from hptransfer.training.sampling.draw import draw_quality_samples
-from hptransfer.training.sampling.quality import RealSamples, load_real_samples, sample_quality
+from hptransfer.training.sampling.quality import (
+    RealSamples,
+    draw_quality_samples,
+    load_real_samples,
+    sample_quality,
+)
 
 LOG2_LR = -6.5
 

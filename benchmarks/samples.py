@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import measure
-from hptransfer.training.sampling.contact_sheet import lay_out_samples, write_samples_png
-from hptransfer.training.sampling.generate import generate
+from hptransfer.training.sampling.generate import generate, lay_out_samples, write_samples_png
 from hptransfer.training.sampling.samplers import SamplerConfig
 from hptransfer.transfer import target_run
 

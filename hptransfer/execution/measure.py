@@ -32,7 +32,7 @@ from hptransfer.execution.pack_sizes import MeasuredPack, MeasureLimits, PackCos
 from hptransfer.system.console import say_nothing
 from hptransfer.system.files import write_whole
 from hptransfer.system.version import package_version
-from hptransfer.training.dataset import load_dataset
+from hptransfer.training.batches import load_dataset
 from hptransfer.training.device import (
     hardware_model,
     is_out_of_memory,

@@ -1,21 +1,24 @@
-"""The inputs of a training step: samples, noise, timesteps and conditions from (seed, step).
+"""The inputs of a training step and of the deciding loss, as pure functions of (seed, step).
 
-Trials that share a seed see the same inputs at every step, whatever their width and
-hyperparameters. Packs and targets draw from here, so that both train a trial on the same numbers.
+Trials that share a seed see the same samples, noise, timesteps and conditions at every step,
+whatever their width and hyperparameters. Every trial of a data set, whatever its seed, is evaluated
+on the same held-out triples of sample, noise and timestep; the timesteps of a sample's draws are
+stratified: one in each equal part of the time axis. Packs and targets both draw from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hptransfer.config import TrialConfig
+from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Conditioning
-from hptransfer.data import Dataset, Split, batch_indices
+from hptransfer.data import Dataset, Split, batch_indices, load_data
 from hptransfer.system.random_streams import torch_generator
 
 ALL_SAMPLES = slice(None)
@@ -107,3 +110,82 @@ class PackBatches:
 def seeds_of(configs: Sequence[TrialConfig]) -> list[int]:
     """Return the distinct seeds of trials in the order of a pack's batches."""
     return list(dict.fromkeys(config.seed for config in configs))
+
+
+def load_dataset(config: TrialConfig, runtime: RuntimeConfig) -> Dataset:
+    """Return a trial's data set; one in a folder is read from `runtime.data_folder`.
+
+    Raises:
+        UserError: the data is not there, is broken, or its content hash is not the config's.
+    """
+    return load_data(config.data, runtime.data_folder)
+
+
+Inputs = TypeVar("Inputs")
+
+STEPS_AHEAD = 8  # coming steps whose inputs are made in advance
+MAKER_THREADS = 4  # threads that make inputs
+
+
+class StepInputs(NamedTuple):
+    """Everything that differs between two steps of a pack, in tensors of fixed shapes."""
+
+    batch: Batch  # per distinct seed: (S, B, ...)
+    controls: Tensor  # (4, T): the schedule's multiplier, rate, epsilon, step
+
+    def on(self, device: torch.device) -> StepInputs:
+        """Return the same inputs on a device."""
+        return StepInputs.from_tensors([tensor.to(device) for tensor in self.tensors()])
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors in a fixed order, which `from_tensors` reads."""
+        return [*self.batch.tensors(), self.controls]
+
+    @staticmethod
+    def from_tensors(tensors: list[Tensor]) -> StepInputs:
+        """Return the inputs whose `tensors()` these are."""
+        return StepInputs(Batch.from_tensors(tensors[:-1]), tensors[-1])
+
+
+class InputQueue(Generic[Inputs]):
+    """The inputs of steps by number; `make(step)` gives the same inputs at any time.
+
+    With `ahead` the inputs of the next `STEPS_AHEAD` steps are made in threads; without it each
+    step's inputs are made when they are asked for.
+    """
+
+    def __init__(self, make: Callable[[int], Inputs], steps: int, *, ahead: bool) -> None:
+        self.make, self.steps = make, steps
+        self.pool = None
+        if ahead:
+            self.pool = ThreadPoolExecutor(MAKER_THREADS, thread_name_prefix="inputs")
+        self.coming: dict[int, Future[Inputs]] = {}
+
+    def __call__(self, step: int) -> Inputs:
+        """Return the inputs of step `step`."""
+        if self.pool is None:
+            return self.make(step)
+        wanted = {step, *range(step + 1, min(step + 1 + STEPS_AHEAD, self.steps))}
+        self.coming = {
+            s: self.coming.get(s) or self.pool.submit(self.make, s) for s in sorted(wanted)
+        }
+        return self.coming.pop(step).result()
+
+    def close(self) -> None:
+        """End the threads."""
+        if self.pool is not None:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+
+
+def evaluation_batches(config: TrialConfig, validation: Split) -> Iterator[Batch]:
+    """Yield one batch per stratified draw over the first `eval_samples` held-out samples."""
+    count = min(config.budget.eval_samples, len(validation))
+    chosen = np.arange(count)
+    images, condition = validation.images_at(chosen), conditions_at(config, validation, chosen)
+    draws = config.budget.eval_draws
+    for draw in range(draws):
+        generator = torch_generator(0, "evaluation", draw)
+        # Rotating the strata over the samples gives every draw the whole time axis.
+        stratum = (torch.arange(count) + draw) % draws
+        u = (stratum + torch.rand(count, generator=generator)) / draws
+        yield Batch(images, u, torch.randn(images.shape, generator=generator), condition)

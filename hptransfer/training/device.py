@@ -1,15 +1,33 @@
-"""The device that a runtime names, its hardware, and errors of its memory."""
+"""The device that a runtime names: its hardware, memory, arithmetic and compiled code.
+
+Models are compiled region by region: one compiled function per kind of block, whatever the depth.
+Blocks of one kind share a function whose arguments are the blocks' parameters, so that it is
+compiled once for all depths and for all packs of a shape. Torch keeps compiled code on disk between
+processes. Compiling a whole training step instead takes minutes.
+"""
 
 from __future__ import annotations
 
+import copy
 import gc
+import os
 import platform
+import shutil
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.config.choices import Precision
 from hptransfer.errors import MachineError, UserError
+from hptransfer.system.version import package_version
+from hptransfer.training.objectives import BoundInputs, bound_terms, bound_terms_of_fixed_shape
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -79,3 +97,137 @@ def hardware_model(device: torch.device) -> str:
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models and models[0] else platform.machine()
+
+
+@contextmanager
+def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Set a GPU's arithmetic for forward and backward in a `with` block; a CPU needs nothing.
+
+    TF32 products are allowed as the precision says, and sums are taken in the same order in every
+    run.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
+    allows_tf32 = precision is not Precision.fp32_ieee
+    settings: list[tuple[Any, str, Any]] = [
+        (torch.backends.cuda.matmul, "allow_tf32", allows_tf32),
+        (torch.backends.cudnn, "allow_tf32", allows_tf32),
+        (torch.utils.deterministic, "fill_uninitialized_memory", False),
+    ]
+    before = [getattr(owner, name) for owner, name, _ in settings]
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    for owner, name, value in settings:
+        setattr(owner, name, value)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        for (owner, name, _), value in zip(settings, before, strict=True):
+            setattr(owner, name, value)
+
+
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
+    """Return the context in which products are bfloat16, if the precision is bf16."""
+    enabled = precision is Precision.bf16
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=False)
+
+
+def bound_terms_on(device: torch.device, runtime: RuntimeConfig) -> Callable[[BoundInputs], Tensor]:
+    """Return the function of a learned variance's bound: of fixed shape but on an eager CPU."""
+    if runtime.compiled:
+        return compiled(bound_terms_of_fixed_shape)
+    return bound_terms if device.type == "cpu" else bound_terms_of_fixed_shape
+
+
+# Shapes that one function may be compiled for in one process. Torch's default of 8 would silently
+# leave the ninth width of a sweep uncompiled.
+MOST_SHAPES = 512
+
+COMPILERS = ("g++", "clang++", "gcc", "clang")  # commands, one of which torch.compile needs
+
+_BY_KIND: dict[Hashable, Callable[..., Any]] = {}
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is compiled as a whole for every shape it is called with.
+
+    Raises:
+        UserError: there is no C++ compiler.
+    """
+    _require_compiler()
+    torch._dynamo.config.recompile_limit = MOST_SHAPES
+    torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+@contextmanager
+def refuse_uncompilable(name: str) -> Iterator[None]:
+    """Raise a `UserError` if the custom model `name` cannot be compiled, in a `with` block."""
+    from torch._dynamo.exc import TorchDynamoException  # slow to import, and needed only here
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"`runtime.compile` needs a model that torch.compile takes whole, but {name} gives: "
+            f"{reason} ... Mend it, or leave runtime.compile null."
+        ) from error
+
+
+def _require_compiler() -> None:
+    named = [os.environ[name] for name in ("CXX", "CC") if name in os.environ]
+    if not any(shutil.which(name) for name in (*named, *COMPILERS)):
+        raise UserError(
+            f"`runtime.compile` needs a C++ compiler, but none of {', '.join(COMPILERS)} is on the "
+            "PATH. Install one (on Debian: apt install g++), or set runtime.compile=false."
+        )
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Replace the forward of every block in an `nn.ModuleList` by its kind's compiled function."""
+    for blocks in [child for child in model.modules() if isinstance(child, nn.ModuleList)]:
+        for block in blocks:
+            block.forward = partial(_run, block, _function_of(block))
+
+
+def _run(block: nn.Module, function: Callable[..., Any], *arguments: Tensor) -> Any:
+    """Call a block's function with its present tensors, which a functional call may replace."""
+    tensors = {
+        **dict(block.named_parameters(remove_duplicate=False)),
+        **dict(block.named_buffers(remove_duplicate=False)),
+    }
+    return function(tensors, arguments)
+
+
+def _function_of(block: nn.Module) -> Callable[..., Any]:
+    kind = block_kind(block)
+    if kind not in _BY_KIND:
+        own = copy.deepcopy(block).to("meta")  # the structure only: tensors are arguments
+        _BY_KIND[kind] = compiled(partial(functional_call, own))
+    return _BY_KIND[kind]
+
+
+def block_kind(block: nn.Module) -> Hashable:
+    """Return the classes and plain attributes that blocks of one compiled function share."""
+    plain = (int, float, bool, str, tuple, type(None))
+    return tuple(
+        (name, type(child), *sorted((k, v) for k, v in vars(child).items() if isinstance(v, plain)))
+        for name, child in block.named_modules()
+    )
+
+
+def software_versions() -> dict[str, str]:
+    """Return the versions of hptransfer and torch."""
+    return {"hptransfer": package_version(), "torch": torch.__version__}
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return the entries of `now` that `was` does not share, as text; empty if all are shared."""
+    changed = [name for name in now if was.get(name) != now[name]]
+    return ", ".join(f"{name} was {was.get(name)} and is {now[name]}" for name in changed)

@@ -216,3 +216,25 @@ def discretised_nll(clean: Tensor, error: Tensor, log_variance: Tensor) -> Tenso
     # Levels are 2/255 apart: half of that distinguishes an outermost level from its neighbour.
     edge = 1 - 1 / 255
     return -torch.where(clean < -edge, above, torch.where(clean > edge, below, inside))
+
+
+def sample_losses(
+    objective: ObjectiveConfig, prediction: Tensor, at: Noised, weight: float | Tensor | None
+) -> Tensor:
+    """Return each sample's loss (..., B) of a prediction (..., B, C, H, W).
+
+    `weight` is the weight of a learned variance's bound, as in `objective_loss`.
+    """
+    alone = Noised(at.x, at.t.unsqueeze(-1), *(part.unsqueeze(-4) for part in at[2:]))
+    return objective_loss(objective, prediction.unsqueeze(-4), alone, weight=weight)
+
+
+def deciding_bound_weight(objective: ObjectiveConfig) -> float | None:
+    """Return the weight of a learned variance's bound in the deciding loss, equal for all trials.
+
+    None where each trial decides under the weight that it was trained with, and where the objective
+    has no such bound.
+    """
+    if not isinstance(objective, DDPMConfig) or objective.deciding_vlb_weight is None:
+        return None
+    return objective.deciding_vlb_weight * objective.timesteps

@@ -67,7 +67,7 @@ def train(
         tell: called with sentences for people.
         show: called with every entry of the run's log.
     """
-    from hptransfer.training.dataset import load_dataset
+    from hptransfer.training.batches import load_dataset
     from hptransfer.training.target.parallel import ProcessGroup
 
     composed, folder, axes = trained_at(path, overrides, config_dir=config_dir, root=root)
@@ -122,7 +122,7 @@ def _run(
     show: Callable[[LogEntry], None],
 ) -> TrialResult:
     """Train from the last checkpoint in the run directory, or from the start, to the end."""
-    from hptransfer.training.dataset import load_dataset
+    from hptransfer.training.batches import load_dataset
     from hptransfer.training.target.engine import micro_batch
     from hptransfer.training.target.parallel import explain_out_of_memory, is_lost_process
     from hptransfer.training.target.run import TrainingRun
@@ -175,7 +175,7 @@ def _watchers(
 ) -> Iterator[RunListeners]:
     """Return the callbacks of a run: the caller's, TensorBoard's and the one that draws samples."""
     from hptransfer.sweeping.trackers.tensorboard import RunBoard
-    from hptransfer.training.sampling.contact_sheet import lay_out_samples, write_samples_png
+    from hptransfer.training.sampling.generate import lay_out_samples, write_samples_png
     from hptransfer.training.target.run import RunListeners
 
     board = RunBoard(run.path) if "tensorboard" in composed.executor.trackers else None
@@ -262,8 +262,7 @@ def draw(
 
     The file is named after the weights and how they were sampled.
     """
-    from hptransfer.training.sampling.contact_sheet import lay_out_samples, write_samples_png
-    from hptransfer.training.sampling.generate import generate
+    from hptransfer.training.sampling.generate import generate, lay_out_samples, write_samples_png
 
     if columns < 1:
         raise UserError(f"--columns must be positive, but got {columns}.")

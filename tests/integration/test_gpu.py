@@ -13,8 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hptransfer.config import DDPMConfig, DiTConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision, Weights
-from hptransfer.training.packs.capture import WARM_UP, CapturedStep
-from hptransfer.training.packs.state import TrainingState, start_training
+from hptransfer.training.packs.state import WARM_UP, CapturedStep, TrainingState, start_training
 from tests.support.packs import (
     ABSURD,
     FAMILIES,
@@ -138,9 +137,9 @@ def test_a_learned_variance_is_captured_too() -> None:
 
 
 def test_a_captured_pack_is_compacted_and_captured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hptransfer.training.packs import loop
+    from hptransfer.training.packs import run
 
-    monkeypatch.setattr(loop, "RECAPTURE_FLOPS", 0.0)
+    monkeypatch.setattr(run, "RECAPTURE_FLOPS", 0.0)
     calm = [dataclasses.replace(t, precision=Precision.fp32_ieee) for t in varied("dit")]
     outcome, expected = trained(with_dead(calm, 1), FAST), trained(calm, FAST)
     assert outcome.members == (0, 2, 3)

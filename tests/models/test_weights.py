@@ -27,8 +27,7 @@ from hptransfer.errors import UserError
 from hptransfer.models.parametrization import build_model
 from hptransfer.models.weights import load_weights, save_weights
 from hptransfer.training.packs.run import run_pack, train_trial
-from hptransfer.training.sampling.contact_sheet import lay_out_samples
-from hptransfer.training.sampling.generate import generate
+from hptransfer.training.sampling.generate import generate, lay_out_samples
 from hptransfer.training.sampling.samplers import Sampler, SamplerConfig
 from tests.support.custom_models import Net, trial
 

@@ -11,9 +11,8 @@ import torch
 
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.results.trial_result import TrialResult
-from hptransfer.training.packs.reports import Report
 from hptransfer.training.packs.run import run_pack
-from hptransfer.training.packs.state import TrainingState
+from hptransfer.training.packs.state import Report, TrainingState
 
 RUNTIME = RuntimeConfig()
 

@@ -13,7 +13,7 @@ from hptransfer.config.choices import Init
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.data import Dataset, load_data
-from hptransfer.training.packs.loop import PackOutcome, train_pack
+from hptransfer.training.packs.run import PackOutcome, train_pack
 from hptransfer.training.packs.state import TrainingState, start_training
 
 FAMILIES = ("dit", "uvit", "pixart", "mmdit", "custom")

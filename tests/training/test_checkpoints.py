@@ -17,13 +17,12 @@ from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision, Status, Weights
 from hptransfer.errors import MachineError, UserError
 from hptransfer.system.storage import LocalStorage
-from hptransfer.training import continuing
+from hptransfer.training import device
 from hptransfer.training.packs import checkpoint as checkpoint_module
-from hptransfer.training.packs import loop, run
-from hptransfer.training.packs.capture import WARM_UP
+from hptransfer.training.packs import run
 from hptransfer.training.packs.checkpoint import discard_pack, pack_id
-from hptransfer.training.packs.reports import Report
 from hptransfer.training.packs.run import run_pack
+from hptransfer.training.packs.state import WARM_UP, Report
 from tests.support.checkpoints import RUNTIME, cut_off, told, with_death
 from tests.support.packs import ABSURD, FAMILIES, varied
 
@@ -94,7 +93,7 @@ def test_compiled_and_captured_packs_end_with_the_same_bits(
     checkpoints: CheckpointConfig,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "RECAPTURE_FLOPS", 0.0)  # so that the dead are left out at once
+    monkeypatch.setattr(run, "RECAPTURE_FLOPS", 0.0)  # so that the dead are left out at once
     trials = [
         dataclasses.replace(config, precision=precision)
         for config in varied(
@@ -180,7 +179,7 @@ ELSEWHERE = [
     ("torch", lambda patch: patch.setattr(torch, "__version__", "1.0.0")),
     (
         "hptransfer",
-        lambda patch: patch.setattr(continuing, "package_version", lambda: "9.9"),
+        lambda patch: patch.setattr(device, "package_version", lambda: "9.9"),
     ),
     (
         "device",
@@ -276,7 +275,7 @@ def test_halves_have_checkpoints_of_their_own_and_all_are_discarded(
 ) -> None:
     trials, train = varied("dit", steps=4), run.train_pack
 
-    def train_pack(configs: Sequence[TrialConfig], *rest: Any) -> loop.PackOutcome:
+    def train_pack(configs: Sequence[TrialConfig], *rest: Any) -> run.PackOutcome:
         if len(configs) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return train(configs, *rest)

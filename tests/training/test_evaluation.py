@@ -12,12 +12,10 @@ import torch
 from hptransfer.config import BudgetConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Weights
 from hptransfer.data import load_data
-from hptransfer.training.evaluation import evaluation_batches
-from hptransfer.training.packs import evaluation
-from hptransfer.training.packs.evaluation import validation_loss
-from hptransfer.training.packs.loop import Report
+from hptransfer.training.batches import evaluation_batches
+from hptransfer.training.packs import run
 from hptransfer.training.packs.pack import Pack
-from hptransfer.training.packs.run import train_trial
+from hptransfer.training.packs.run import Report, train_trial, validation_loss
 
 DIGITS = load_data(TrialConfig().data, None)
 DRAWS = 6
@@ -58,7 +56,7 @@ def test_the_loss_is_the_mean_over_the_draws_asked_for(
 ) -> None:
     pack = Pack([tiny_trial()], torch.device("cpu"))
     batch = next(iter(evaluation_batches(tiny_trial(), DIGITS.validation)))
-    monkeypatch.setattr(evaluation, "evaluation_batches", lambda *_: iter([batch] * 3))
+    monkeypatch.setattr(run, "evaluation_batches", lambda *_: iter([batch] * 3))
     one, three = (
         validation_loss(pack, DIGITS.validation, flat=pack.flat, draws=draws) for draws in (1, 3)
     )

@@ -17,7 +17,7 @@ from hptransfer.models.parametrization import build_model
 from hptransfer.models.weights import save_weights
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.sampling import generate as module
-from hptransfer.training.sampling.contact_sheet import lay_out_samples
+from hptransfer.training.sampling.generate import lay_out_samples
 from hptransfer.training.sampling.samplers import SamplerConfig
 
 

@@ -32,7 +32,7 @@ from hptransfer.config import (
 from hptransfer.config.choices import BetaSchedule, TimestepSampling
 from hptransfer.data import Split, batch_indices, digits, fashion_mnist, load_data
 from hptransfer.errors import UserError
-from hptransfer.training.evaluation import evaluation_batches
+from hptransfer.training.batches import evaluation_batches
 from hptransfer.training.objectives import (
     Noised,
     alphas_cumprod,

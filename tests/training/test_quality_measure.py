@@ -25,8 +25,12 @@ from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.packs import run as trial_module
 from hptransfer.training.packs.run import run_pack
 from hptransfer.training.sampling.classifier import classifier_facts, load_classifier, weights_file
-from hptransfer.training.sampling.frechet import Moments, frechet_distance, moments
-from hptransfer.training.sampling.neighbours import precision_and_recall
+from hptransfer.training.sampling.quality import (
+    Moments,
+    frechet_distance,
+    moments,
+    precision_and_recall,
+)
 from tests.support.data_folders import FASHION_MNIST, needs_fashion_mnist
 
 TRAIN = load_data(DigitsConfig(), None).train

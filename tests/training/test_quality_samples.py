@@ -26,9 +26,14 @@ from hptransfer.data import load_data
 from hptransfer.models.parametrization import build_model
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.packs.pack import Pack
-from hptransfer.training.packs.quality import draw_pack_samples
-from hptransfer.training.sampling.draw import draw_quality_samples, quality_noise, quality_rows
-from hptransfer.training.sampling.quality import load_real_samples, sample_quality
+from hptransfer.training.packs.run import draw_pack_samples
+from hptransfer.training.sampling.quality import (
+    draw_quality_samples,
+    load_real_samples,
+    quality_noise,
+    quality_rows,
+    sample_quality,
+)
 from tests.support.data_folders import FASHION_MNIST, needs_fashion_mnist
 
 CPU = torch.device("cpu")

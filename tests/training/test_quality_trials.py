@@ -25,9 +25,7 @@ from hptransfer.errors import UserError
 from hptransfer.results.ledger_rows import encode_row, ledger_row
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.packs import run as trial_module
-from hptransfer.training.packs.loop import train_pack
-from hptransfer.training.packs.quality import measure_pack_quality
-from hptransfer.training.packs.run import run_pack
+from hptransfer.training.packs.run import measure_pack_quality, run_pack, train_pack
 from hptransfer.training.sampling.quality import load_real_samples
 
 

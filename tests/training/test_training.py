@@ -372,7 +372,7 @@ def test_seconds_of_a_pack_are_split_over_its_members(
     tiny_trial: MakeTrial, runtime: RuntimeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([10.0, 16.0])
-    monkeypatch.setattr("hptransfer.training.packs.loop.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hptransfer.training.packs.run.time.perf_counter", lambda: next(clock))
     results = run_pack([tiny_trial(lr) for lr in (-8.0, -7.0, -6.0)], runtime)
     assert [result.seconds for result in results] == [2.0, 2.0, 2.0]
 

@@ -19,8 +19,8 @@ from hptransfer.config.choices import EpsScaling, Precision, Weights
 from hptransfer.errors import UserError
 from hptransfer.models.families.layers import Attention
 from hptransfer.models.parametrization import build_model
-from hptransfer.training.compile import COMPILERS, block_kind, compiled
-from hptransfer.training.inputs import STEPS_AHEAD, InputQueue
+from hptransfer.training.batches import STEPS_AHEAD, InputQueue
+from hptransfer.training.device import COMPILERS, block_kind, compiled
 from hptransfer.training.objectives import (
     BoundInputs,
     Noised,
@@ -30,11 +30,11 @@ from hptransfer.training.objectives import (
     objective_loss,
 )
 from hptransfer.training.packs import pack as pack_module
-from hptransfer.training.packs.loop import (
+from hptransfer.training.packs.pack import Pack, row_layout
+from hptransfer.training.packs.run import (
     RECAPTURE_FLOPS,
     compaction_pays,
 )
-from hptransfer.training.packs.pack import Pack, row_layout
 from hptransfer.training.packs.state import TrainingState, pack_losses, start_training
 from tests.support.packs import (
     ABSURD,

@@ -116,7 +116,7 @@ def recorded_sweep(folder: ResultsFolder) -> SweepConfig:
 
 
 def _require_data(sweep: SweepConfig, composed: Composed) -> None:
-    from hptransfer.training.dataset import load_dataset
+    from hptransfer.training.batches import load_dataset
     from hptransfer.training.device import torch_device
 
     if composed.executor.name == "local" or composed.executor.address == "local":

@@ -28,10 +28,8 @@ from hptransfer.config import CheckpointConfig, TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError
 from hptransfer.system.storage import Storage, open_storage
-from hptransfer.training.continuing import differences, software_versions
-from hptransfer.training.device import hardware_model
-from hptransfer.training.packs.reports import PackProgress, Report
-from hptransfer.training.packs.state import MemberRecord, TrainingState
+from hptransfer.training.device import differences, hardware_model, software_versions
+from hptransfer.training.packs.state import MemberRecord, PackProgress, Report, TrainingState
 
 CHECKPOINT_FORMAT = 1  # version of the file's layout; files of another version are not used
 CURVE_TENSORS = ("losses_at_init", "curves", "held_out")  # in the file beside the state's

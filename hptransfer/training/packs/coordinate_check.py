@@ -26,8 +26,8 @@ from hptransfer.config.identity import with_width
 from hptransfer.data import Dataset, load_data
 from hptransfer.errors import UserError
 from hptransfer.models.parametrization import Role, parameter_rules
+from hptransfer.training.batches import evaluation_batches
 from hptransfer.training.device import torch_device
-from hptransfer.training.evaluation import evaluation_batches
 from hptransfer.training.objectives import noised
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.state import pack_losses, start_training

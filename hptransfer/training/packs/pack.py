@@ -30,8 +30,14 @@ from hptransfer.models.parametrization import (
     parameter_rules,
 )
 from hptransfer.training.batches import seeds_of
-from hptransfer.training.compile import compile_blocks, compiled, refuse_uncompilable
-from hptransfer.training.precision import arithmetic, autocast, bound_terms_on
+from hptransfer.training.device import (
+    arithmetic,
+    autocast,
+    bound_terms_on,
+    compile_blocks,
+    compiled,
+    refuse_uncompilable,
+)
 
 ConditionTensors = tuple[Tensor, ...]  # labels, or a caption's tokens, mask and pooled features
 

@@ -1,19 +1,28 @@
-"""The training of trials as packs, from configs to results; a single trial is a pack of one."""
+"""The training of trials as packs, from configs to results: all rows of sweeps.
+
+A single trial is a pack of one. The loop, the held-out losses, the quality of samples, and the
+division of packs that do not fit into memory.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Status
+from hptransfer.data import Dataset, Split
 from hptransfer.models.weights import save_weights
-from hptransfer.results.trial_result import TrialResult, closing_loss
-from hptransfer.training.dataset import load_dataset
+from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
+from hptransfer.training.batches import Batch, evaluation_batches, load_dataset
 from hptransfer.training.device import (
     device_name,
     is_out_of_memory,
@@ -21,12 +30,265 @@ from hptransfer.training.device import (
     torch_device,
     trial_too_large,
 )
-from hptransfer.training.flops import trial_flops
+from hptransfer.training.flops import train_step_flops, trial_flops
+from hptransfer.training.objectives import deciding_bound_weight, noised, sample_losses
 from hptransfer.training.packs.checkpoint import PackCheckpoint, PackCheckpoints
-from hptransfer.training.packs.loop import PackOutcome, train_pack
-from hptransfer.training.packs.quality import PackQuality, measure_pack_quality
-from hptransfer.training.packs.reports import Report
-from hptransfer.training.sampling.quality import load_real_samples
+from hptransfer.training.packs.pack import Pack
+from hptransfer.training.packs.state import PackProgress, Report, TrainingState, start_training
+from hptransfer.training.sampling.quality import (
+    RealSamples,
+    draw_quality_samples,
+    load_real_samples,
+    sample_quality,
+)
+from hptransfer.training.schedule import gives_up, has_point
+
+
+def validation_loss(pack: Pack, validation: Split, *, flat: Tensor, draws: int) -> Tensor:
+    """Return each trial's mean loss over the first `draws` evaluation batches: (T,), in float64.
+
+    `flat` (T, P) are the weights. With all of `budget.eval_draws` it is the deciding loss. A
+    compiled pack evaluates chunks of the training batch's size with gradients enabled as in
+    training, so that no other variant of the model is compiled.
+    """
+    config = pack.configs[0]
+    total = torch.zeros(len(pack), dtype=torch.float64, device=pack.device)
+    samples = 0
+    with pack.arithmetic(), torch.set_grad_enabled(pack.compiled):
+        flat = flat.detach().requires_grad_(pack.compiled)
+        for batch in islice(evaluation_batches(config, validation), draws):
+            samples += len(batch.u)
+            size = config.budget.batch_size if pack.compiled else len(batch.u)
+            for first in range(0, len(batch.u), size):
+                total += _chunk_loss(pack, batch, flat, range(first, first + size))
+    return total / samples
+
+
+def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor:
+    """Return the sum of losses over the chosen samples: (T,).
+
+    Indices beyond the last sample stand for samples from the first on, whose losses do not count.
+    """
+    count, objective = len(batch.u), pack.configs[0].objective
+    part = batch.part(torch.tensor(chosen) % count, pack.device)
+    at = noised(objective, part.images, part.noise, part.u)
+    x, t, *condition = (
+        tensor.expand(len(pack), *tensor.shape) for tensor in (at.x, at.t, *part.condition)
+    )
+    prediction = pack.predict(x, t, tuple(condition), flat=flat).detach()
+    losses = sample_losses(objective, prediction, at, pack_bound_weight(pack))
+    return losses[:, : count - chosen.start].double().sum(1)
+
+
+def pack_bound_weight(pack: Pack) -> float | Tensor | None:
+    """Return the weight of a learned variance's bound in the deciding loss: (T, 1), or a number.
+
+    A number is the same for all trials: trials that trained under different weights can only be
+    compared under one weight.
+    """
+    fixed = deciding_bound_weight(pack.configs[0].objective)
+    own = None if pack.bound_weights is None else pack.bound_weights.unsqueeze(1)
+    return own if fixed is None else fixed
+
+
+# FLOPs that removing diverged and stopped trials from a compiled or captured pack must save.
+# Compiling and capturing the step anew takes about 20 s, in which a pack of small models does
+# 40 TFLOP/s.
+RECAPTURE_FLOPS = 8e14
+
+
+class PackOutcome(NamedTuple):
+    """The outcome of a pack's training: tensors (T,) in the order of the start, on the CPU.
+
+    `pack` holds only the members that were not removed while it trained.
+    """
+
+    losses: Tensor  # (T,) deciding losses; without meaning where a trial diverged or was stopped
+    losses_at_init: Tensor  # (T,) on the first evaluation draw only, since it only scales
+    diverged_at: Tensor  # (T,) step, or -1
+    stopped_at: Tensor  # (T,) steps taken until the trial was given up, or -1
+    clipped_share: Tensor  # (T,) share of the steps whose gradient was clipped
+    reports: tuple[Report, ...]
+    seconds: float  # wall time, of earlier processes too
+    pack: Pack  # the members at the end
+    members: tuple[int, ...]  # the place of each member of `pack` in the tensors above
+    weights: Tensor  # (members, P) deciding weights, on the pack's device
+
+    def parameters(self, member: int) -> dict[str, Tensor]:
+        """Return by name the deciding weights of the trial at place `member` of the start."""
+        return self.pack.member_parameters(self.weights, self.members.index(member))
+
+
+def train_pack(
+    configs: Sequence[TrialConfig],
+    dataset: Dataset,
+    device: torch.device,
+    runtime: RuntimeConfig,
+    report: Callable[[Report], None],
+    checkpoint: PackCheckpoint | None = None,
+) -> PackOutcome:
+    """Train trials of one shape signature for their budget, or until none takes part any more.
+
+    With a checkpoint, training begins at the step where the checkpoint was made, and new ones are
+    written at reports.
+    """
+    began = time.perf_counter()
+    state = start_training(configs, dataset, device, runtime)
+    try:
+        progress = None if checkpoint is None else checkpoint.restore(state)
+        if progress is None:
+            at_init = _loss_at_init(state, dataset)
+            progress = PackProgress(at_init, began=began)
+        _train(state, progress, report, checkpoint)
+        return _outcome(state, progress, dataset)
+    finally:
+        state.close()
+
+
+def _loss_at_init(state: TrainingState, dataset: Dataset) -> Tensor:
+    pack = state.pack
+    return validation_loss(pack, dataset.validation, flat=pack.flat, draws=1).cpu()
+
+
+def _train(
+    state: TrainingState,
+    progress: PackProgress,
+    report: Callable[[Report], None],
+    checkpoint: PackCheckpoint | None,
+) -> None:
+    count, steps = len(state.started_with), state.budget.steps
+    for step in range(progress.step, steps):
+        state.train_step(step)
+        if not has_point(step + 1, steps):
+            continue
+        progress.reports.append(_report(state, step + 1, count))
+        report(progress.reports[-1])
+        _stop_hopeless(state, progress)
+        if not state.any_alive():
+            break
+        if compaction_pays(state, steps - step - 1):
+            state.compact()
+        if checkpoint is not None and step + 1 < steps:
+            checkpoint.save(state, progress)
+
+
+def _stop_hopeless(state: TrainingState, progress: PackProgress) -> None:
+    at_init, budget, step = progress.losses_at_init.tolist(), state.budget, progress.step
+    hopeless = [m for m in state.members if gives_up(budget, step, progress.curve(m), at_init[m])]
+    if hopeless:
+        state.give_up(hopeless, progress.step)
+
+
+def _outcome(state: TrainingState, progress: PackProgress, dataset: Dataset) -> PackOutcome:
+    count, budget = len(state.started_with), state.budget
+    weights = state.deciding_weights()
+    losses = validation_loss(state.pack, dataset.validation, flat=weights, draws=budget.eval_draws)
+    state.retire(torch.isfinite(losses), budget.steps)
+    diverged_at, stopped_at, clipped = map(torch.tensor, zip(*state.records(count), strict=True))
+    return PackOutcome(
+        _of_everybody(state, losses, count),
+        progress.losses_at_init,
+        diverged_at.long(),
+        stopped_at.long(),
+        clipped / budget.steps,
+        tuple(progress.reports),
+        progress.seconds,
+        state.pack,
+        tuple(state.members),
+        weights.detach(),
+    )
+
+
+def _report(state: TrainingState, step: int, count: int) -> Report:
+    """Return the report after `step` steps, held-out losses included where they are asked for.
+
+    Held-out losses change nothing in the training; they cost a forward pass over all draws.
+    """
+    losses, held_out = state.mean_losses(step), None
+    if state.pack.runtime.held_out_curve:
+        weights, draws = state.deciding_weights(), state.budget.eval_draws
+        now = validation_loss(state.pack, state.dataset.validation, flat=weights, draws=draws)
+        held_out = _of_everybody(state, torch.where(state.alive, now, torch.nan), count)
+    return Report(
+        step,
+        tuple(_of_everybody(state, losses, count).tolist()),
+        None if held_out is None else tuple(held_out.tolist()),
+    )
+
+
+def _of_everybody(state: TrainingState, values: Tensor, count: int) -> Tensor:
+    """Return values (members,) of the pack in the order of the start: (T,), NaN for the removed."""
+    everybody = torch.full((count,), torch.nan, dtype=values.dtype)
+    everybody[list(state.members)] = values.cpu()
+    return everybody
+
+
+def compaction_pays(state: TrainingState, steps_left: int) -> bool:
+    """Whether removing diverged and stopped trials saves more than building the step anew costs.
+
+    Both are computed from shapes and not from clocks, so that trials leave a pack at the same step
+    whenever it runs.
+    """
+    dead = state.dead_count()
+    if not dead or not steps_left:
+        return False
+    if not state.is_costly_to_rebuild:
+        return True
+    return dead * steps_left * train_step_flops(state.pack.configs[0]) > RECAPTURE_FLOPS
+
+
+@dataclass(frozen=True)
+class PackQuality:
+    """The quality of samples, by the trial's place in the pack at the start."""
+
+    qualities: Mapping[int, Quality | None] = field(default_factory=dict)
+    seconds: float = 0.0  # wall time of drawing and measuring
+
+
+def measure_pack_quality(outcome: PackOutcome, real: RealSamples) -> PackQuality:
+    """Return the quality of samples drawn from the members that completed."""
+    began = time.perf_counter()
+    sound = [
+        place
+        for place, member in enumerate(outcome.members)
+        if outcome.diverged_at[member] < 0 and outcome.stopped_at[member] < 0
+    ]
+    config = outcome.pack.configs[0]
+    drawn = draw_pack_samples(outcome.pack, real.train, outcome.weights, sound)
+    qualities = {
+        outcome.members[place]: sample_quality(config, real, images)
+        for place, images in zip(sound, drawn, strict=True)
+    }
+    return PackQuality(qualities, time.perf_counter() - began)
+
+
+def draw_pack_samples(
+    pack: Pack, train: Split, flat: Tensor, members: Sequence[int]
+) -> Iterator[Tensor]:
+    """Yield samples (n, C, H, W) of the given members of a pack with weights `flat` (T, P).
+
+    On a CPU each member draws alone, so that its samples are the same to the bit in any pack: drawn
+    together, samples of U-ViTs and narrow MMDiTs differ by 1e-6. On a GPU the whole pack draws at
+    once, since one small model leaves a GPU idle, and a part of a compiled pack would be compiled
+    anew.
+    """
+    if pack.device.type == "cpu":
+        for m in members:
+            yield _draw_together(pack.keep([m]), train, flat[m : m + 1])[0]
+    elif members:
+        yield from _draw_together(pack, train, flat)[list(members)]
+
+
+def _draw_together(pack: Pack, train: Split, flat: Tensor) -> Tensor:
+    weights = flat.detach().requires_grad_(pack.compiled)
+
+    def predict(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
+        # Gradients are enabled as in training, since a compiled pack was compiled for that.
+        with torch.set_grad_enabled(pack.compiled):
+            return pack.predict(x, t, condition, flat=weights).detach()
+
+    with pack.arithmetic():
+        return draw_quality_samples(pack.configs[0], train, predict, pack.device, (len(pack),))
 
 
 def ignore_report(report: Report) -> None:

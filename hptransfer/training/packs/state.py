@@ -1,8 +1,18 @@
-"""A pack in training: weights, optimizer, moving averages, living members, and its step."""
+"""A pack in training: weights, optimizer, moving averages, living members, reports, and its step.
+
+On a GPU the step is one CUDA graph: forward, backward, optimizer and moving averages. The first
+steps run operator by operator, so that everything is compiled and every library has its workspace.
+Then one step is captured, and each later step copies its inputs and replays the graph. All steps
+run on a CUDA stream of their own. That stream and the caller's wait for each other, so that nothing
+runs beside a step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -11,14 +21,104 @@ from torch import Tensor
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Weights
 from hptransfer.data import Dataset
-from hptransfer.training.batches import Batch, PackBatches
-from hptransfer.training.compile import compiled
-from hptransfer.training.inputs import InputQueue, StepInputs
+from hptransfer.training.batches import Batch, InputQueue, PackBatches, StepInputs
+from hptransfer.training.device import compiled
 from hptransfer.training.objectives import Noised, noised, objective_loss
-from hptransfer.training.packs.capture import CapturedStep
 from hptransfer.training.packs.optimizer import PackedAdamW
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
+
+
+class Report(NamedTuple):
+    """A pack's losses after `step` steps, of every trial that it began with.
+
+    A loss is NaN once its trial has diverged or was stopped.
+    """
+
+    step: int
+    train_losses: tuple[float, ...]  # mean training losses since the last report
+    held_out_losses: tuple[float, ...] | None = None  # of the weights now, where asked for
+
+
+@dataclass
+class PackProgress:
+    """The progress of a pack until now, of every trial that it began with."""
+
+    losses_at_init: Tensor  # (T,) float64 on the CPU
+    reports: list[Report] = field(default_factory=list)
+    began: float = 0.0  # `time.perf_counter()` at the start, less the seconds of earlier processes
+
+    @property
+    def step(self) -> int:
+        """The steps taken at the last report."""
+        return self.reports[-1].step if self.reports else 0
+
+    @property
+    def seconds(self) -> float:
+        """The wall time spent on the pack, by earlier processes too."""
+        return time.perf_counter() - self.began
+
+    def curve(self, member: int) -> list[float]:
+        """Return the mean training losses of the trial at place `member` of the start."""
+        return [report.train_losses[member] for report in self.reports]
+
+
+WARM_UP = 3  # steps that run operator by operator before the capture
+BUFFERS = 2  # pinned copies of a step's inputs: one is filled while the other is being sent
+
+
+class CapturedStep:
+    """A training step that is captured as a CUDA graph after `WARM_UP` calls, then replayed."""
+
+    def __init__(self, take: Callable[[StepInputs], None], device: torch.device) -> None:
+        self.take, self.device = take, device
+        self.stream = torch.cuda.Stream(device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.static: list[Tensor] = []
+        self.on_their_way: deque[tuple[list[Tensor], torch.cuda.Event]] = deque()
+        self.taken = 0
+
+    def __call__(self, inputs: StepInputs) -> None:
+        """Take one step with these inputs."""
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            self._send(inputs.tensors())
+            if self.graph is not None:
+                self.graph.replay()
+            elif self.taken < WARM_UP:
+                self.take(StepInputs.from_tensors(self.static))
+            else:
+                self.graph = self._captured()
+                self.graph.replay()
+        self.taken += 1
+        torch.cuda.current_stream(self.device).wait_stream(self.stream)
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        # Other threads make inputs on the host meanwhile: only this thread's calls are captured.
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            self.take(StepInputs.from_tensors(self.static))
+        return graph
+
+    def _send(self, parts: list[Tensor]) -> None:
+        """Copy a step's inputs to the graph's own tensors, without waiting for the device."""
+        if not self.static:
+            self.static = [torch.empty_like(part, device=self.device) for part in parts]
+        pinned = self._free_buffer(parts)
+        for part, buffer, static in zip(parts, pinned, self.static, strict=True):
+            buffer.copy_(part)
+            static.copy_(buffer, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record(self.stream)
+        self.on_their_way.append((pinned, arrived))
+
+    def _free_buffer(self, parts: list[Tensor]) -> list[Tensor]:
+        """Return pinned tensors that no copy reads; wait for the oldest copy if needed."""
+        if len(self.on_their_way) < BUFFERS:
+            return [torch.empty_like(part, pin_memory=True) for part in parts]
+        pinned, arrived = self.on_their_way.popleft()
+        arrived.synchronize()
+        return pinned
 
 
 class MemberRecord(NamedTuple):

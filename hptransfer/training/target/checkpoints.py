@@ -23,10 +23,9 @@ from torch import Tensor
 from hptransfer.errors import UserError
 from hptransfer.models.weights import write_tensors
 from hptransfer.system.files import require_inside, sync_folder, writing
-from hptransfer.training.continuing import differences
+from hptransfer.training.device import differences
 from hptransfer.training.target.engine import Engine
-from hptransfer.training.target.progress import RunProgress
-from hptransfer.training.target.record import ProcessStart
+from hptransfer.training.target.record import ProcessStart, RunProgress
 
 MANIFEST_FORMAT = 1  # version of the manifest's layout; checkpoints of another are not used
 FILE_BYTES = 2 << 30  # most bytes of tensors in one file, unless one tensor alone is larger

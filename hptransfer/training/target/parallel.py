@@ -28,8 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from hptransfer.config import RuntimeConfig, TrainerConfig
 from hptransfer.config.choices import Parallel
 from hptransfer.errors import MachineError, UserError, require
-from hptransfer.training.compile import compile_blocks, compiled
-from hptransfer.training.device import is_out_of_memory, torch_device
+from hptransfer.training.device import compile_blocks, compiled, is_out_of_memory, torch_device
 
 
 @dataclass(frozen=True)

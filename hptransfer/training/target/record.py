@@ -1,28 +1,172 @@
-"""The records of a target's run: `run.json`, rewritten whole, and `log.jsonl`, line by line.
+"""The progress, speed and records of a target's run.
 
-Both are for people and their scripts; a run resumes from its checkpoints alone.
+A run resumes from its checkpoints alone, which hold its progress as JSON, exactly; `run.json`,
+rewritten whole, and `log.jsonl`, line by line, are for people and their scripts.
+
+Utilisation is the model's FLOP/s (forward and backward, counted by torch on meta tensors; FLOPs
+that activation checkpointing repeats do not count) over the FLOP/s of one large matrix product at
+the run's precision, measured on the same device when the run starts.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import statistics
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from hptransfer.config import RuntimeConfig, TrainerConfig, TrialConfig
+from hptransfer.config import BudgetConfig, RuntimeConfig, TrainerConfig, TrialConfig
+from hptransfer.config.choices import Precision, Status
 from hptransfer.config.identity import trial_key
 from hptransfer.models.parametrization import parameter_count
 from hptransfer.results.folder import RunFolder, write_json
 from hptransfer.results.ledger_rows import finite_or_none
 from hptransfer.results.provenance import provenance, utc_now
 from hptransfer.system.files import opening, write_text
-from hptransfer.training.continuing import software_versions
-from hptransfer.training.target.progress import RunProgress
-from hptransfer.training.target.throughput import Speed
+from hptransfer.training.device import software_versions
+from hptransfer.training.schedule import gives_up, has_point
+
+TIMED_PRODUCTS = 5  # matrix products that are timed; their median counts
+MATRIX_ROWS = {
+    "cpu": 768,
+    "cuda": 8192,
+}  # rows of the square matrices: 20 ms on a core, 2 ms on an H100
+
+
+def matmul_peak(device: torch.device, precision: Precision) -> float:
+    """Return the FLOP/s of a product of square matrices at a precision, on one device."""
+    size = MATRIX_ROWS[device.type]
+    dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
+    left, right = (torch.full((size, size), 0.5, device=device, dtype=dtype) for _ in range(2))
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision is not Precision.fp32_ieee
+    try:
+        torch.mm(left, right)  # the first one loads kernels
+        return (
+            2.0 * size**3 / statistics.median(_seconds(left, right) for _ in range(TIMED_PRODUCTS))
+        )
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
+    _wait(left.device)
+    began = time.perf_counter()
+    torch.mm(left, right)
+    _wait(left.device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The work of a step and the peak of the devices, of all processes of a run together."""
+
+    batch_size: int  # samples per step
+    step_flops: float  # FLOPs per step, forward and backward
+    peak: float  # FLOP/s of all devices
+
+    def of(self, steps: int, seconds: float) -> dict[str, float]:
+        """Return samples per second, TFLOP/s and utilisation of `steps` that took `seconds`."""
+        flops = steps * self.step_flops / seconds
+        return {
+            "samples_per_second": float(f"{steps * self.batch_size / seconds:.6g}"),
+            "tflops": float(f"{flops / 1e12:.6g}"),
+            "utilisation": float(f"{flops / self.peak:.4g}"),
+        }
+
+
+CurvePoint = tuple[int, float]  # steps taken, loss
+CURVES = ("curve", "held_out")  # fields that are lists of points
+
+
+@dataclass
+class RunProgress:
+    """The steps taken and losses seen by a run. Its curve has points at the steps of a pack's."""
+
+    loss_at_init: float  # held-out, of the first evaluation draw
+    step: int = 0  # steps taken
+    seconds: float = 0.0  # wall time until the last checkpoint, of earlier processes too
+    clipped: int = 0  # steps whose gradient was clipped
+    curve: list[CurvePoint] = field(default_factory=list)
+    held_out: list[CurvePoint] = field(default_factory=list)
+    since_report: float = 0.0  # sum of training losses since the curve's last point
+    since_log: float = 0.0  # sum of training losses since the last line of the log
+    logged_at: int = 0  # steps taken at the last line of the log
+    diverged_at: int | None = None  # the step, from 0, whose loss or gradient was not finite
+    stopped_at: int | None = None  # steps taken until the run was given up
+
+    @staticmethod
+    def of(facts: Mapping[str, Any]) -> RunProgress:
+        """Return the progress whose `facts` these are."""
+        curves = {name: [(step, loss) for step, loss in facts[name]] for name in CURVES}
+        at_init = math.nan if facts["loss_at_init"] is None else facts["loss_at_init"]
+        return RunProgress(**{**facts, **curves, "loss_at_init": at_init})
+
+    def facts(self, seconds: float) -> dict[str, Any]:
+        """Return the progress as plain JSON, `seconds` after the start."""
+        return {
+            **asdict(self),
+            "seconds": seconds,
+            "loss_at_init": finite_or_none(self.loss_at_init),
+        }
+
+    def took(self, loss: float, *, clipped: bool, sound: bool) -> None:
+        """Record a step: its loss, and whether it was clipped and finite."""
+        if not sound:
+            self.diverged_at = self.step
+        self.step += 1
+        self.clipped += clipped
+        self.since_report += loss
+        self.since_log += loss
+
+    def measured(self, loss: float, budget: BudgetConfig) -> None:
+        """Record a held-out loss; after the last step, one that is not finite is a divergence."""
+        if math.isfinite(loss):
+            self.held_out.append((self.step, loss))
+        elif self.step == budget.steps:
+            self.diverged_at = self.step
+
+    def report(self, budget: BudgetConfig) -> None:
+        """Add a point to the curve if one is due, and give the run up if it is hopeless."""
+        if self.diverged_at is not None or not has_point(self.step, budget.steps):
+            return
+        before = self.curve[-1][0] if self.curve else 0
+        self.curve.append((self.step, self.since_report / (self.step - before)))
+        self.since_report = 0.0
+        losses = [loss for _, loss in self.curve]
+        if gives_up(budget, self.step, losses, self.loss_at_init):
+            self.stopped_at = self.step
+
+    def logged(self) -> float:
+        """Return the mean training loss since the last line of the log, and begin the next mean."""
+        mean = self.since_log / (self.step - self.logged_at)
+        self.since_log, self.logged_at = 0.0, self.step
+        return mean
+
+    def deciding_loss(self, budget: BudgetConfig) -> float | None:
+        """Return the deciding loss of a run that completed, else None."""
+        return self.held_out[-1][1] if self.status(budget) is Status.completed else None
+
+    def status(self, budget: BudgetConfig) -> Status | None:
+        """Return how the run ended; None if it has not."""
+        if self.diverged_at is not None:
+            return Status.diverged
+        if self.stopped_at is not None:
+            return Status.stopped
+        measured = bool(self.held_out) and self.held_out[-1][0] == budget.steps
+        return Status.completed if measured else None
+
 
 SPEED_FIELDS = ("samples_per_second", "tflops", "utilisation")  # of `Speed.of`, in `run.json`
 # The definition of `utilisation`, which `run.json` holds beside the number.

@@ -27,9 +27,12 @@ from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
 from hptransfer.system.signals import requested_signal
 from hptransfer.training.device import device_name
 from hptransfer.training.flops import train_step_flops, trial_flops
-from hptransfer.training.sampling.draw import draw_quality_samples
 from hptransfer.training.sampling.generate import sample_grid
-from hptransfer.training.sampling.quality import load_real_samples, sample_quality
+from hptransfer.training.sampling.quality import (
+    draw_quality_samples,
+    load_real_samples,
+    sample_quality,
+)
 from hptransfer.training.sampling.samplers import SamplerConfig, require_fitting_sampler
 from hptransfer.training.target.checkpoints import RunCheckpoints, checkpoint_facts, resume
 from hptransfer.training.target.engine import Engine, StepReport
@@ -38,10 +41,11 @@ from hptransfer.training.target.record import (
     LogEntry,
     ProcessStart,
     RunLog,
+    Speed,
+    matmul_peak,
     run_origin,
     write_run_record,
 )
-from hptransfer.training.target.throughput import Speed, matmul_peak
 
 # The signal that a process reports as the cause of its end, where only another process of the run
 # received one.

@@ -13,7 +13,7 @@ import torch
 
 from hptransfer.errors import UserError
 from hptransfer.training.target.checkpoints import RunCheckpoints
-from hptransfer.training.target.progress import RunProgress
+from hptransfer.training.target.record import RunProgress
 from tests.support.files import flip
 
 TENSORS = {f"weights/{name}": torch.arange(float(n)) for name, n in (("a", 7), ("b", 3), ("c", 9))}

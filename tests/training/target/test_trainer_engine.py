@@ -28,7 +28,7 @@ from hptransfer.config.identity import trial_key, with_scaling
 from hptransfer.data import load_data
 from hptransfer.errors import UserError
 from hptransfer.training.batches import train_batch
-from hptransfer.training.packs.evaluation import validation_loss
+from hptransfer.training.packs.run import validation_loss
 from hptransfer.training.packs.state import TrainingState, start_training
 from hptransfer.training.target.engine import Engine
 from hptransfer.training.target.parallel import ProcessGroup, blocks_of

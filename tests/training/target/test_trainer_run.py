@@ -26,8 +26,7 @@ from hptransfer.system.signals import raised_as_interrupted
 from hptransfer.training.packs.run import run_pack, train_trial
 from hptransfer.training.target.checkpoints import RunCheckpoints
 from hptransfer.training.target.engine import Engine, StepReport
-from hptransfer.training.target.progress import RunProgress
-from hptransfer.training.target.record import LogEntry, RunLog, read_log
+from hptransfer.training.target.record import LogEntry, RunLog, RunProgress, read_log
 from hptransfer.transfer import target_run
 from tests.support.files import flip
 
@@ -230,7 +229,7 @@ def test_a_run_that_cannot_begin_leaves_no_config(train) -> None:
     assert not Path("without").exists()
 
 
-@pytest.mark.parametrize("where", ["engine.Engine.train_step", "optimizer.ModuleAdamW.__init__"])
+@pytest.mark.parametrize("where", ["engine.Engine.train_step", "engine.ModuleAdamW.__init__"])
 def test_too_little_memory_is_said_with_what_helps(train, monkeypatch, where: str) -> None:
     def exhausted(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("no more")
