@@ -308,7 +308,7 @@ def run_pack(
     has a result, too.
 
     Args:
-        report: is called with the pack's losses about thirty times, see `training.reports`.
+        report: is called with the pack's losses about thirty times, see `has_point`.
         checkpoints: where the pack's checkpoints are. A pack that was cut off continues from its
             checkpoint; `discard_pack` removes the checkpoints once the results are recorded.
 
