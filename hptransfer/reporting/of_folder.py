@@ -60,8 +60,7 @@ def folder_pictures(folder: ResultsFolder, step: int | None, metric: Metric) -> 
 
     By a metric, the first compares its optima with those by the loss.
     """
-    from hptransfer.reporting.figures import pictures
-    from hptransfer.reporting.figures.agreement import agreement_pictures
+    from hptransfer.reporting.figures import agreement_pictures, pictures
 
     if metric is LOSS:
         return pictures(**read_records(folder, step)._asdict())

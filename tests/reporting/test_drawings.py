@@ -10,7 +10,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from hptransfer.reporting.figures import drawn, pictures, write_pictures
-from hptransfer.reporting.figures.basins import basins_data, draw_basins
+from hptransfer.reporting.figures.basins import (
+    basins_data,
+    draw_basins,
+    draw_realised,
+    realised_data,
+)
 from hptransfer.reporting.figures.conditions import condition_data, draw_condition
 from hptransfer.reporting.figures.coordinate_check import (
     coordinate_check_data,
@@ -19,14 +24,21 @@ from hptransfer.reporting.figures.coordinate_check import (
     draw_coordinate_rms,
 )
 from hptransfer.reporting.figures.cost import cost_data, draw_cost
-from hptransfer.reporting.figures.importance import draw_importance, importance_data
-from hptransfer.reporting.figures.loss_width import loss_width_data
-from hptransfer.reporting.figures.optimum_width import draw_over_width, optimum_width_data
-from hptransfer.reporting.figures.realised import draw_realised, realised_data
+from hptransfer.reporting.figures.over_width import (
+    draw_over_width,
+    draw_summary,
+    loss_width_data,
+    optimum_width_data,
+    summary_data,
+)
 from hptransfer.reporting.figures.regret import draw_regret, regret_data
 from hptransfer.reporting.figures.style import FAIL
-from hptransfer.reporting.figures.summary import draw_summary, summary_data
-from hptransfer.reporting.figures.surface import draw_surface, surface_data
+from hptransfer.reporting.figures.surface import (
+    draw_importance,
+    draw_surface,
+    importance_data,
+    surface_data,
+)
 from tests.support.artists import axes_of, bars, figure_of, intervals, lines, marked, shades, texts
 from tests.support.figure_extras import (
     COST,
@@ -49,7 +61,7 @@ from tests.support.figure_records import (
 
 
 def test_basins_draw_points_fits_optima_and_intervals() -> None:
-    panel = basins_data(quickstart()).panels[1]
+    panel = basins_data(quickstart())[1]
     ax = axes_of(draw_basins, panel)
     for curve in panel.curves:
         points = [(p.theta, p.loss) for p in curve.points]
@@ -64,12 +76,12 @@ def test_basins_draw_points_fits_optima_and_intervals() -> None:
 
 
 def test_basins_draw_failed_points_points_above_and_censored_optima_apart() -> None:
-    panel = basins_data(quickstart()).panels[1]
+    panel = basins_data(quickstart())[1]
     ax = axes_of(draw_basins, panel)
     assert [x for x, _ in marked(ax, "x")] == [t for c in panel.curves for t in c.failed]
     assert [x for x, _ in marked(ax, "^")] == [t for c in panel.curves for t in c.above]
     assert all(y > panel.ceiling for _, y in marked(ax, "x", "^"))
-    censored = axes_of(draw_basins, basins_data({"arms": [bare_arm()]}).panels[0])
+    censored = axes_of(draw_basins, basins_data({"arms": [bare_arm()]})[0])
     assert [x for x, _ in marked(censored, "D")] == [-10.0]
     assert marked(censored, "o") == []
 
@@ -83,7 +95,7 @@ def test_the_optimum_over_width_draws_laws_bands_and_the_target() -> None:
         assert shade[:, 1].min() == pytest.approx(min(track.band.low))
         assert shade[:, 1].max() == pytest.approx(max(track.band.high))
         assert track.name in texts(ax)
-    optima = [(mark.width, mark.value) for track in data.tracks for mark in track.marks]
+    optima = [(mark.at, mark.value) for track in data.tracks for mark in track.marks]
     for (x, y), (width, value) in zip(marked(ax, "o", "D"), optima, strict=True):
         assert (x, y) == (pytest.approx(width, rel=0.02), value)  # arms stand beside one another
     assert [y for _, y in marked(ax, "s")] == [track.emitted for track in data.tracks]
@@ -132,7 +144,7 @@ def test_the_realised_sweep_draws_its_basin_the_value_and_both_regrets() -> None
 def test_costs_are_bars_from_the_denominator() -> None:
     data = cost_data(COST)
     ax = axes_of(draw_cost, data)
-    assert bars(ax) == [pytest.approx((100, ratio.percent)) for ratio in data.ratios]
+    assert bars(ax) == [pytest.approx((100, ratio.percent)) for ratio in data]
     assert [text for text in texts(ax) if text.endswith(" %")] == ["174 %", "12.6 %", "6.6 %"]
     assert ax.patches[0].get_facecolor()[:3] != ax.patches[2].get_facecolor()[:3]  # dearer
 
@@ -160,11 +172,11 @@ def test_a_condition_draws_each_widths_optima_and_the_drift() -> None:
     data = condition_data(arm, arm["conditions"]["over"][0])
     upper, lower = figure_of(partial(draw_condition, data=data)).axes
     for line in data.lines:
-        values = [point.estimate for point in line.points]
+        values = [point.value for point in line.points]
         assert values in [[y for _, y in points] for points in lines(upper)]
         assert f"d = {line.width}" in texts(upper)
     assert len(marked(upper, "D")) == 1  # the censored one
-    assert [(s.value, s.estimate) for s in data.drift] in lines(lower)
+    assert [(s.at, s.value) for s in data.drift] in lines(lower)
     assert [x for x in lower.get_xticks() if x > 0] == [75, 150, 300, 600]
 
 
@@ -196,9 +208,9 @@ def test_the_summary_has_a_column_per_arm_on_one_hp_axis() -> None:
     figure = figure_of(partial(draw_summary, data=data))
     above, below = figure.axes[:2], figure.axes[2:]
     assert [ax.get_title(loc="center") for ax in above] == ["µP: transfers", "standard: drifts"]
-    for basins, strip, column in zip(above, below, data.columns, strict=True):
+    for basins, strip, column in zip(above, below, data, strict=True):
         assert basins.get_xlim() == strip.get_xlim()
-        optima = [(mark.value, mark.width) for mark in column.track.marks]
+        optima = [(mark.value, mark.at) for mark in column.track.marks]
         assert marked(strip, "o", "D") == optima
     # The value that is emitted is marked, not the middle of the law.
     assert [x for x, _ in marked(below[1], "s")] == [-8.3]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hptransfer.reporting.figures import pictures
-from hptransfer.reporting.figures.basins import basins_data
+from hptransfer.reporting.figures.basins import basins_data, realised_data
 from hptransfer.reporting.figures.coordinate_check import coordinate_check_data, coordinate_rms_data
-from hptransfer.reporting.figures.optimum_width import optimum_width_data
-from hptransfer.reporting.figures.realised import realised_data
+from hptransfer.reporting.figures.over_width import optimum_width_data
 from hptransfer.reporting.figures.style import DARK, arm_colors, spread, width_colors
 from tests.support.figure_records import (
     MODULES,
@@ -21,7 +20,7 @@ from tests.support.figure_records import (
 
 
 def test_basins_show_the_rows_of_their_arm_and_share_their_limits():
-    mup, standard = basins_data(quickstart()).panels
+    mup, standard = basins_data(quickstart())
     assert (mup.title, standard.title) == ("µP: transfers", "standard: drifts")
     assert [c.width for c in standard.curves] == [24, 48, 96]
     assert [c.optimum for c in standard.curves] == [-5.7, -6.4, -7.2]
@@ -32,7 +31,7 @@ def test_basins_show_the_rows_of_their_arm_and_share_their_limits():
 
 
 def test_every_minimum_is_in_the_picture_and_points_above_it_are_listed():
-    panel = basins_data(quickstart()).panels[1]
+    panel = basins_data(quickstart())[1]
     assert all(panel.floor < c.loss < panel.ceiling < panel.top for c in panel.curves)
     for curve in panel.curves:
         expected = tuple(p.theta for p in curve.points if p.loss > panel.ceiling)
@@ -43,7 +42,7 @@ def test_every_minimum_is_in_the_picture_and_points_above_it_are_listed():
 def test_one_wild_point_does_not_ruin_the_loss_axis():
     wild = quickstart()
     wild["arms"][0]["optima"][1]["basin"]["mean"][6] = 1e6
-    calm, ruined = basins_data(quickstart()).panels[0], basins_data(wild).panels[0]
+    calm, ruined = basins_data(quickstart())[0], basins_data(wild)[0]
     assert (ruined.floor, ruined.ceiling) == pytest.approx((calm.floor, calm.ceiling))
     assert -4.0 in ruined.curves[1].above
 
@@ -85,8 +84,8 @@ def test_coordinate_check_marks_what_is_outside():
 def test_realised_selects_both_regrets():
     data = realised_data(target_sweep())
     assert data.title == "target, width 192: prediction held"
-    assert data.predicted[1:] == (0.0004, 0.0, 0.0011)
-    assert data.realised[1:] == (0.0007, 0.0, 0.0019)
+    assert data.predicted[1:] == (0.0004, (0.0, 0.0011))
+    assert data.realised[1:] == (0.0007, (0.0, 0.0019))
     assert (data.transferred, data.loss_at_transferred) == (-5.6, 0.4982)
 
 

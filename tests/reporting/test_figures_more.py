@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hptransfer.reporting.figures import pictures
 from hptransfer.reporting.figures.basins import basins_data
 from hptransfer.reporting.figures.conditions import condition_data
 from hptransfer.reporting.figures.cost import cost_data
-from hptransfer.reporting.figures.importance import importance_data
-from hptransfer.reporting.figures.loss_width import loss_width_data
-from hptransfer.reporting.figures.optimum_width import optimum_width_data
+from hptransfer.reporting.figures.over_width import loss_width_data, optimum_width_data
 from hptransfer.reporting.figures.regret import name_lines, regret_data
-from hptransfer.reporting.figures.surface import drawable, surface_data
+from hptransfer.reporting.figures.surface import drawable, importance_data, surface_data
 from tests.support.figure_extras import (
     COST,
     loss_law,
@@ -27,7 +26,7 @@ from tests.support.figure_records import bare_arm, mup_arm, noiseless_arm, quick
 HP = "log2_lr"
 
 
-def at(theta: tuple[float, ...], values: tuple[float, ...], where: float) -> float:
+def at(theta: np.ndarray, values: np.ndarray, where: float) -> float:
     """The value at the grid point nearest to `where`."""
     return values[min(range(len(values)), key=lambda i: abs(theta[i] - where))]
 
@@ -52,7 +51,7 @@ def test_regrets_band_is_zero_inside_the_optimums_interval_and_holds_the_line():
     for line, low, high in zip(curve.regret, curve.low, curve.high, strict=True):
         assert low <= line <= high
     bare = regret_data({"arms": [noiseless_arm()]}, hp=HP).curves[0]
-    assert (bare.low, bare.high, bare.expected) == ((), (), None)
+    assert (len(bare.low), len(bare.high), bare.expected) == (0, 0, None)
 
 
 def test_names_of_neighbouring_curves_have_lines_of_their_own() -> None:
@@ -79,7 +78,7 @@ def test_loss_over_width_has_its_law_and_the_loss_expected_of_the_target():
     arm["optima"][0]["loss_at_optimum"] = {"estimate": 0.612, "low": 0.609, "high": 0.616}
     data = loss_width_data({"arms": [arm]}, target_sweep(), hp=HP)
     track = data.tracks[0]
-    assert [(m.width, m.value, m.interval) for m in track.marks] == [
+    assert [(m.at, m.value, m.interval) for m in track.marks] == [
         (24, 0.612, (0.609, 0.616)),
         (48, 0.552, None),
         (96, 0.517, None),
@@ -103,7 +102,7 @@ def test_the_key_names_only_marks_that_are_drawn():
 
 
 def test_costs_keep_their_denominators_and_leave_out_what_is_not_known():
-    ratios = cost_data(COST).ratios
+    ratios = cost_data(COST)
     assert [(r.what, r.percent) for r in ratios] == [
         ("the arm's sweep", 174.0),
         ("its narrowest proxy alone", 12.6),
@@ -111,7 +110,7 @@ def test_costs_keep_their_denominators_and_leave_out_what_is_not_known():
     ]
     assert ratios[2].of.startswith("a direct search at the target")
     unknown = COST | {"arm_over_target_percent": None}
-    assert len(cost_data(unknown).ratios) == 2
+    assert len(cost_data(unknown)) == 2
     nothing: dict[str, Any] = dict.fromkeys(("check", "realised"))
     empty = pictures(estimates={"arms": []}, transfer={"cost": dict.fromkeys(COST)}, **nothing)
     assert empty == []
@@ -125,7 +124,7 @@ def test_a_condition_is_shown_at_the_others_own_values():
     data = condition_data(arm, arm["conditions"]["over"][0])
     assert [(line.width, len(line.points)) for line in data.lines] == [(24, 4), (48, 4), (96, 4)]
     assert data.lines[0].points[3].censored == "grid_low"
-    assert [s.value for s in data.drift] == [75, 150, 300, 600]
+    assert [s.at for s in data.drift] == [75, 150, 300, 600]
     assert (data.title, data.read_at) == ("µP: still moves", 600)
 
 
@@ -172,7 +171,7 @@ def test_basins_say_seeds_cliff_and_draws_on_an_edge():
     first, second, _ = estimates["arms"][0]["optima"]
     first["edge"], second["edge"] = {"low": 0.12, "high": 0.01}, {"low": 0.05, "high": 0.0}
     second["n_seeds"] = 2
-    panel = basins_data(estimates).panels[0]
+    panel = basins_data(estimates)[0]
     assert panel.seeds == "2 to 3 seeds"
     assert [c.note for c in panel.curves] == ["edge 12 %", "", ""]
     assert panel.curves[0].cliff == pytest.approx(-5.7 + 2.5)

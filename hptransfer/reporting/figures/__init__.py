@@ -7,27 +7,26 @@ are computed here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.reporting.figures import (
+    agreement,
     basins,
     conditions,
     coordinate_check,
     cost,
-    importance,
-    loss_width,
-    optimum_width,
-    realised,
+    over_width,
     regret,
     style,
-    summary,
     surface,
 )
+from hptransfer.results.metrics import LOSS, metric_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # No format holds a time or a program's version, so that a second writing gives the same bytes.
@@ -79,10 +78,10 @@ def write_pictures(folder: Path, listed: Sequence[Picture]) -> list[Path]:
 
 def pictures(
     *,
-    estimates: dict[str, Any],
-    check: dict[str, Any] | None = None,
-    realised: dict[str, Any] | None = None,
-    transfer: dict[str, Any] | None = None,
+    estimates: Mapping[str, Any],
+    check: Mapping[str, Any] | None = None,
+    realised: Mapping[str, Any] | None = None,
+    transfer: Mapping[str, Any] | None = None,
 ) -> list[Picture]:
     """Return the pictures that these records give, in the order a reader wants them.
 
@@ -93,44 +92,43 @@ def pictures(
         transfer: what `transfer` returns, and `transfer.json` holds.
     """
     arms = [arm for arm in estimates["arms"] if arm["optima"]]
-    estimates = {**estimates, "arms": arms}
-    listed = _of_sweep(estimates, realised) if arms else []
+    listed = _of_arms({**estimates, "arms": arms}, realised) if arms else []
     listed += _of_conditions(arms)
     listed += _of_surfaces(estimates.get("surfaces") or [])
     if realised is not None:
-        listed.append(_of_target(realised))
-    if transfer is not None:
-        listed += _of_cost(transfer["cost"])
+        data = basins.realised_data(realised)
+        draw = partial(basins.draw_realised, data=data)
+        listed.append(Picture("realised", data.title, (4.4, 4.6), draw))
+    ratios = cost.cost_data(transfer["cost"]) if transfer is not None else []
+    if ratios:
+        draw = _on_axes(cost.draw_cost, ratios)
+        height = 0.9 + 0.6 * len(ratios)
+        listed.append(Picture("cost", "what the search cost", (4.6, height), draw))
     if check is not None:
         listed += check_pictures(check)
     return listed
 
 
-def _of_sweep(estimates: dict[str, Any], own: dict[str, Any] | None) -> list[Picture]:
+def _of_arms(estimates: Mapping[str, Any], own: Mapping[str, Any] | None) -> list[Picture]:
     arms = estimates["arms"]
-    columns = summary.summary_data(estimates)
     size = (1.0 + 3.9 * len(arms), 6.2)
-    listed = [
-        Picture(
-            "summary", "the sweep in one picture", size, partial(summary.draw_summary, data=columns)
-        )
-    ]
-    names = _file_names(["-".join(["basins", arm["parametrization"]]) for arm in arms])
-    for name, panel in zip(names, basins.basins_data(estimates).panels, strict=True):
-        draw = partial(_on_axes, draw=basins.draw_basins, data=panel)
+    draw = partial(over_width.draw_summary, data=over_width.summary_data(estimates))
+    listed = [Picture("summary", "the sweep in one picture", size, draw)]
+    names = _file_names([f"basins-{arm['parametrization']}" for arm in arms])
+    for name, panel in zip(names, basins.basins_data(estimates), strict=True):
         label = f"{panel.title}: loss over {panel.x_label}, a curve per width"
-        listed.append(Picture(name, label, (4.3, 4.0), draw))
+        listed.append(Picture(name, label, (4.3, 4.0), _on_axes(basins.draw_basins, panel)))
     hps = list(dict.fromkeys(arm["hp"] for arm in arms))
-    for hp, ending in zip(hps, _endings(hps), strict=True):
-        listed += _of_hp(estimates, own, hp=hp, ending=ending)
+    for hp, name in zip(hps, _file_names(hps), strict=True):
+        listed += _of_hp(estimates, own, hp=hp, ending=f"-{name}" if len(hps) > 1 else "")
     return listed
 
 
 def _of_hp(
-    estimates: dict[str, Any], own: dict[str, Any] | None, *, hp: str, ending: str
+    estimates: Mapping[str, Any], own: Mapping[str, Any] | None, *, hp: str, ending: str
 ) -> list[Picture]:
-    over = optimum_width.optimum_width_data(estimates, own, hp=hp)
-    draw = partial(_on_axes, draw=optimum_width.draw_over_width, data=over)
+    over = over_width.optimum_width_data(estimates, own, hp=hp)
+    draw = _on_axes(over_width.draw_over_width, over)
     listed = [Picture(f"optimum_width{ending}", f"{over.y_label} over width", (4.6, 4.0), draw)]
     costs = regret.regret_data(estimates, hp=hp)
     if costs.curves or costs.rows:
@@ -138,14 +136,14 @@ def _of_hp(
         draw = partial(regret.draw_regret, data=costs)
         label = f"regret at the target over {costs.x_label}, and regrets as multiples of δ"
         listed.append(Picture(f"regret{ending}", label, (4.6, height), draw))
-    levels = loss_width.loss_width_data(estimates, own, hp=hp)
+    levels = over_width.loss_width_data(estimates, own, hp=hp)
     if len(levels.widths) > 1:
-        draw = partial(_on_axes, draw=optimum_width.draw_over_width, data=levels)
+        draw = _on_axes(over_width.draw_over_width, levels)
         listed.append(Picture(f"loss_width{ending}", "loss over width", (4.6, 4.0), draw))
     return listed
 
 
-def _of_conditions(arms: list[dict[str, Any]]) -> list[Picture]:
+def _of_conditions(arms: Sequence[Mapping[str, Any]]) -> list[Picture]:
     told = [(arm, over) for arm in arms for over in (arm.get("conditions") or {}).get("over", [])]
     several = len({arm["hp"] for arm, _ in told}) > 1
     labels = [
@@ -161,7 +159,7 @@ def _of_conditions(arms: list[dict[str, Any]]) -> list[Picture]:
     return listed
 
 
-def _of_surfaces(surfaces: list[dict[str, Any]]) -> list[Picture]:
+def _of_surfaces(surfaces: Sequence[Mapping[str, Any]]) -> list[Picture]:
     listed = []
     names = _file_names([told["parametrization"] for told in surfaces])
     for name, told in zip(names, surfaces, strict=True):
@@ -172,51 +170,43 @@ def _of_surfaces(surfaces: list[dict[str, Any]]) -> list[Picture]:
             label = f"{data.arm}: slices and contours of the response surface"
             listed.append(Picture(f"surface-{name}", label, (side, side), draw))
         if any((told.get("importance") or {}).values()):
-            shares = importance.importance_data(told)
-            draw = partial(_on_axes, draw=importance.draw_importance, data=shares)
+            shares = surface.importance_data(told)
+            draw = _on_axes(surface.draw_importance, shares)
             height = 1.1 + 0.5 * len(shares.hps)
             label = f"{shares.arm}: importance of each HP"
             listed.append(Picture(f"importance-{name}", label, (4.6, height), draw))
     return listed
 
 
-def _of_cost(told: dict[str, Any] | None) -> list[Picture]:
-    data = cost.cost_data(told or {})
-    if not data.ratios:
-        return []
-    draw = partial(_on_axes, draw=cost.draw_cost, data=data)
-    return [Picture("cost", "what the search cost", (4.6, 0.9 + 0.6 * len(data.ratios)), draw)]
-
-
-def _of_target(own: dict[str, Any]) -> Picture:
-    data = realised.realised_data(own)
-    return Picture("realised", data.title, (4.4, 4.6), partial(realised.draw_realised, data=data))
-
-
-def check_pictures(check: dict[str, Any]) -> list[Picture]:
+def check_pictures(check: Mapping[str, Any]) -> list[Picture]:
     """Return the pictures of a coordinate check."""
     slopes = coordinate_check.coordinate_check_data(check)
     rms = coordinate_check.coordinate_rms_data(check)
-    height = 1.5 + 0.24 * max(len(slopes.modules), 4)
-    draw_slopes = partial(_on_axes, draw=coordinate_check.draw_coordinate_check, data=slopes)
-    draw_rms = partial(_on_axes, draw=coordinate_check.draw_coordinate_rms, data=rms)
-    label = "change of each output over width"
-    return [
-        Picture("coordinate_check", slopes.title, (4.6, height), draw_slopes),
-        *([Picture("coordinate_rms", label, (4.4, 4.0), draw_rms)] if rms.lines else []),
-    ]
+    size = (4.6, 1.5 + 0.24 * max(len(slopes.modules), 4))
+    draw = _on_axes(coordinate_check.draw_coordinate_check, slopes)
+    listed = [Picture("coordinate_check", slopes.title, size, draw)]
+    if rms.lines:
+        label = "change of each output over width"
+        draw = _on_axes(coordinate_check.draw_coordinate_rms, rms)
+        listed.append(Picture("coordinate_rms", label, (4.4, 4.0), draw))
+    return listed
 
 
-def _on_axes(figure: Figure, *, draw: Callable[..., None], data: Any) -> None:
-    draw(figure.subplots(), data)
+def agreement_pictures(by_loss: Mapping[str, Any], by_metric: Mapping[str, Any]) -> list[Picture]:
+    """Return the picture of two measures of one sweep; none if no width has both optima."""
+    rows = agreement.agreement_data(by_loss, by_metric)
+    if not rows:
+        return []
+    label = f"optimum by {metric_of(by_metric).label} beside that by {LOSS.label}"
+    draw = partial(agreement.draw_agreement, rows=rows)
+    return [Picture("agreement", label, (12.6, 0.6 + 3.8 * len(rows)), draw)]
 
 
-def _endings(labels: list[str]) -> list[str]:
-    """Return the ends of the file names of one kind of picture; empty if there is only one."""
-    return [f"-{name}" for name in _file_names(labels)] if len(labels) > 1 else [""] * len(labels)
+def _on_axes(draw: Callable[[Axes, Any], None], data: Any) -> Callable[[Figure], None]:
+    return lambda figure: draw(figure.subplots(), data)
 
 
-def _file_names(labels: list[str]) -> list[str]:
+def _file_names(labels: Sequence[str]) -> list[str]:
     """Return labels as safe, distinct file names: an arm's label may come from an imported file."""
     names: list[str] = []
     for label in labels:

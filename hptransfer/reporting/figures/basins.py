@@ -1,28 +1,38 @@
-"""The picture of an arm's basins: loss over log2 HP, one curve per width, optimum with interval."""
+"""Pictures of basins: loss over log2 HP with optimum and interval, a curve per width.
+
+The target's own basin shows what the transferred value cost, against what was predicted.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.reporting.figures.style import (
+    ARMS,
+    FAIL,
+    INK,
     MUTED,
     PAPER,
+    Mark,
     arm_title,
+    draw_mark,
+    draw_transferred,
+    ends_of,
     hp_label,
-    spread,
+    name_at_right,
+    name_rows,
     width_colors,
 )
-from hptransfer.results.metrics import Metric, metric_of
+from hptransfer.results.metrics import LOSS, Metric, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
+    from matplotlib.figure import Figure
 
 EDGE_SHARE = 0.05  # a larger share of draws with their optimum on an end of the grid is noted
 LANE = 0.046  # height of one width's lane in the strip, as a share of the loss window
-BARS: dict[str, Any] = {"elinewidth": 1.8, "capsize": 4.5, "capthick": 1.5, "zorder": 5}
-OPTIMUM: dict[str, Any] = {"ms": 5.5, "mew": 1.6, "zorder": 6}
 
 
 class GridPoint(NamedTuple):
@@ -65,35 +75,24 @@ class BasinPanel(NamedTuple):
     metric: Metric
 
 
-class BasinsData(NamedTuple):
-    """The panels of a sweep, in the order of its arms."""
-
-    panels: tuple[BasinPanel, ...]
-
-
-def basins_data(estimates: dict[str, Any]) -> BasinsData:
+def basins_data(estimates: Mapping[str, Any]) -> list[BasinPanel]:
     """Select each arm's curves; arms that share an HP share their limits."""
     arms = estimates["arms"]
     colors = width_colors([o["width"] for arm in arms for o in arm["optima"]])
-    metric = metric_of(estimates)
-    return BasinsData(tuple(_panel(arm, arms, colors, metric) for arm in arms))
+    return [_panel(arm, arms, colors, metric_of(estimates)) for arm in arms]
 
 
-def basin_curve(optimum: dict[str, Any], color: str, ceiling: float) -> BasinCurve:
+def basin_curve(optimum: Mapping[str, Any], color: str, ceiling: float) -> BasinCurve:
     """Return one width's basin: its grid points inside the picture, above it, and failed."""
     basin = optimum["basin"]
-    grid = list(
-        zip(
-            basin["theta"], basin["mean"], basin["low"], basin["high"], basin["failed"], strict=True
-        )
-    )
+    columns = (basin[name] for name in ("theta", "mean", "low", "high", "failed"))
+    grid = list(zip(*columns, strict=True))
     sound = [
         GridPoint(t, m, m if lo is None else lo, m if hi is None else hi)
         for t, m, lo, hi, failed in grid
         if not failed and m is not None
     ]
     fit = zip(basin["fit_theta"] or [], basin["fit_loss"] or [], strict=True)
-    ends = (optimum["low"], optimum["high"])
     return BasinCurve(
         width=optimum["width"],
         color=color,
@@ -102,7 +101,7 @@ def basin_curve(optimum: dict[str, Any], color: str, ceiling: float) -> BasinCur
         failed=tuple(t for t, m, _, _, failed in grid if failed or m is None),
         fit=tuple((t, y) for t, y in fit if y is not None),
         optimum=optimum["optimum"],
-        interval=None if None in ends else ends,
+        interval=ends_of(optimum),
         loss=_bottom(optimum),
         censored=optimum["censored"],
         cliff=None if optimum.get("cliff") is None else optimum["optimum"] + optimum["cliff"],
@@ -110,13 +109,13 @@ def basin_curve(optimum: dict[str, Any], color: str, ceiling: float) -> BasinCur
     )
 
 
-def _edge_note(edge: dict[str, Any] | None) -> str:
+def _edge_note(edge: Mapping[str, Any] | None) -> str:
     shares = {side: (edge or {}).get(side) or 0.0 for side in ("low", "high")}
     side = max(shares, key=lambda name: shares[name])
     return f"edge {100 * shares[side]:.0f} %" if shares[side] > EDGE_SHARE else ""
 
 
-def _seeds(optima: list[dict[str, Any]]) -> str:
+def _seeds(optima: Sequence[Mapping[str, Any]]) -> str:
     counts = sorted({o["n_seeds"] for o in optima if o["n_seeds"] is not None})
     if not counts:
         return ""
@@ -124,7 +123,7 @@ def _seeds(optima: list[dict[str, Any]]) -> str:
     return f"{few} to {many} seeds" if few < many else f"{few} seed{'s' if few > 1 else ''}"
 
 
-def loss_window(optima: list[dict[str, Any]]) -> tuple[float, float]:
+def loss_window(optima: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """Return the loss range that shows every minimum and one side of every fit."""
     bottoms = [_bottom(o) for o in optima]
     fits = [o["basin"]["fit_loss"] for o in optima if o["basin"]["fit_loss"]]
@@ -138,13 +137,16 @@ def loss_window(optima: list[dict[str, Any]]) -> tuple[float, float]:
     return low - 0.1 * span, max(ceiling, low + span) + 0.03 * span
 
 
-def _bottom(optimum: dict[str, Any]) -> float:
+def _bottom(optimum: Mapping[str, Any]) -> float:
     means = [m for m in optimum["basin"]["mean"] if m is not None]
     return min(means, default=0.0) if optimum["loss"] is None else optimum["loss"]
 
 
 def _panel(
-    arm: dict[str, Any], arms: list[dict[str, Any]], colors: dict[int, str], metric: Metric
+    arm: Mapping[str, Any],
+    arms: Sequence[Mapping[str, Any]],
+    colors: Mapping[int, str],
+    metric: Metric,
 ) -> BasinPanel:
     peers = [o for a in arms if a["hp"] == arm["hp"] for o in a["optima"] if o.get("basin")]
     thetas = [t for o in peers for t in o["basin"]["theta"]] or [0.0]
@@ -207,11 +209,8 @@ def draw_curve(ax: Axes, curve: BasinCurve) -> None:
     ax.plot([t for t, _ in curve.fit], [y for _, y in curve.fit], color=color, lw=2)
     ends = [*curve.fit[:1], *curve.fit[-1:]]
     ax.plot([t for t, _ in ends], [y for _, y in ends], "|", color=color, ms=9, mew=1.6)
-    if curve.interval is not None:
-        reach = [[curve.optimum - curve.interval[0]], [curve.interval[1] - curve.optimum]]
-        ax.errorbar([curve.optimum], [curve.loss], xerr=reach, fmt="none", color=color, **BARS)
-    shape, face = ("o", color) if curve.censored is None else ("D", PAPER)
-    ax.plot([curve.optimum], [curve.loss], shape, mfc=face, mec=color, **OPTIMUM)
+    best = Mark(curve.loss, curve.optimum, curve.interval, curve.censored)
+    draw_mark(ax, best, color, sideways=True)
 
 
 def draw_lane(ax: Axes, curve: BasinCurve, level: float) -> None:
@@ -227,18 +226,102 @@ def draw_lane(ax: Axes, curve: BasinCurve, level: float) -> None:
 
 
 def _name_widths(ax: Axes, data: BasinPanel) -> None:
+    right = data.x_limits[1]
     # Wide enough for a second line where any width has a note.
-    gap = (0.09 if any(c.note for c in data.curves) else 0.058) * (data.top - data.floor)
-    places = spread([c.loss for c in data.curves], gap, (data.floor + gap / 2, data.top))
-    for curve, place in zip(data.curves, places, strict=True):
-        right = data.x_limits[1]
+    gap = 0.09 if any(curve.note for curve in data.curves) else 0.058
+    names, colors, levels = [], [], []
+    for curve in data.curves:
+        names.append(f"d = {curve.width}")
+        colors.append(curve.color)
+        levels.append(curve.loss)
         ax.plot([curve.optimum, right], [curve.loss] * 2, ":", color=curve.color, lw=1, alpha=0.7)
-        ax.annotate(
-            f"d = {curve.width}", (right, place), (5, 0), textcoords="offset points",
-            color=curve.color, va="center", fontsize=9, fontweight="bold", annotation_clip=False,
-        )  # fmt: skip
+    places = name_at_right(ax, names, colors, levels, gap)
+    for curve, place in zip(data.curves, places, strict=True):
         if curve.note:
             ax.annotate(
                 curve.note, (right, place), (5, -6), textcoords="offset points", va="top",
                 color=curve.color, fontsize=7.5, annotation_clip=False,
             )  # fmt: skip
+
+
+class Regret(NamedTuple):
+    """A regret with its 90 % interval; null where it is not known."""
+
+    name: str
+    value: float | None
+    interval: tuple[float, float] | None
+
+
+class RealisedData(NamedTuple):
+    """The target's basin, the transferred value in it, and both regrets."""
+
+    title: str
+    x_label: str
+    curve: BasinCurve
+    transferred: float
+    loss_at_transferred: float | None
+    window: tuple[float, float]
+    predicted: Regret
+    realised: Regret
+    missed: bool
+
+
+def realised_data(realised: Mapping[str, Any]) -> RealisedData:
+    """Select the target's basin, the transferred value and the two regrets."""
+    optimum, missed = realised["optimum"], realised["missed"]
+    predicted, regret = realised["predicted"], realised["regret"]
+    floor, ceiling = loss_window([optimum])
+    outcome = "missed" if missed else "held"
+    return RealisedData(
+        title=f"target, width {realised['width']}: prediction {outcome}",
+        x_label=hp_label(realised["hp"]),
+        curve=basin_curve(optimum, INK, ceiling),
+        transferred=realised["transferred"],
+        loss_at_transferred=realised["loss_at_transferred"],
+        window=(floor, ceiling),
+        predicted=Regret("predicted", predicted["mean"], ends_of(predicted)),
+        realised=Regret("realised", regret["estimate"], ends_of(regret)),
+        missed=missed,
+    )
+
+
+def draw_realised(figure: Figure, data: RealisedData) -> None:
+    """Draw the basin with the transferred value above, the two regrets below."""
+    upper, lower = figure.subplots(2, height_ratios=(4.2, 1))
+    _draw_target_basin(upper, data)
+    shades = (ARMS[0], FAIL if data.missed else INK)
+    for row, regret in enumerate((data.predicted, data.realised)):
+        if regret.interval is not None:
+            lower.plot(
+                regret.interval, [row, row], color=shades[row], lw=3, alpha=0.45,
+                solid_capstyle="butt",
+            )  # fmt: skip
+        if regret.value is None:
+            lower.text(0, row, " not known", va="center", color=MUTED)
+        else:
+            lower.plot([regret.value], [row], "o", color=shades[row], ms=6.5)
+    lower.axvline(0, color=MUTED, lw=0.8)
+    name_rows(lower, [data.predicted.name, data.realised.name])
+    lower.set(xlabel="regret (loss)")
+    lower.locator_params(axis="x", nbins=5)
+
+
+def _draw_target_basin(ax: Axes, data: RealisedData) -> None:
+    floor, ceiling = data.window
+    top = ceiling + 0.09 * (ceiling - floor)
+    frame_losses(ax, floor, ceiling, top)
+    draw_curve(ax, data.curve)
+    draw_lane(ax, data.curve, (top + ceiling) / 2)
+    ax.plot([data.transferred] * 2, [floor, ceiling], color=ARMS[0], lw=1.6, zorder=1)
+    if data.loss_at_transferred is not None:
+        draw_transferred(ax, data.transferred, data.loss_at_transferred, ARMS[0])
+    # The name stands on the side where the line leaves more room.
+    thetas = [p.theta for p in data.curve.points] or [data.transferred]
+    left = data.transferred > (min(thetas) + max(thetas)) / 2
+    ax.annotate(
+        "transferred", (data.transferred, ceiling), (-6 if left else 6, -6), va="top",
+        textcoords="offset points", ha="right" if left else "left", color=ARMS[0],
+        fontweight="bold",
+    )  # fmt: skip
+    ax.set_title(data.title)
+    ax.set(xlabel=data.x_label, ylabel=LOSS.axis)

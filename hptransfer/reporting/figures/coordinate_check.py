@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.reporting.figures.style import FAIL, GRID, INK, MUTED, SHADE, WIDTHS, spread
+from hptransfer.reporting.figures.style import (
+    FAIL,
+    GRID,
+    INK,
+    MUTED,
+    SHADE,
+    WIDTHS,
+    name_rows,
+    spread,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,7 +58,7 @@ class CoordinateRmsData(NamedTuple):
     lines: tuple[RmsLine, ...]
 
 
-def coordinate_check_data(check: dict[str, Any]) -> CoordinateCheckData:
+def coordinate_check_data(check: Mapping[str, Any]) -> CoordinateCheckData:
     """Select the slopes that were measured, by module."""
     measured = [s for s in check["slopes"] if s["slope"] is not None]
     modules = tuple(dict.fromkeys(s["module"] for s in measured))
@@ -65,7 +75,7 @@ def coordinate_check_data(check: dict[str, Any]) -> CoordinateCheckData:
     )
 
 
-def coordinate_rms_data(check: dict[str, Any]) -> CoordinateRmsData:
+def coordinate_rms_data(check: Mapping[str, Any]) -> CoordinateRmsData:
     """Select each module's update at the last step; a module with a zero has no line."""
     updates = [r for r in check["rms"] if r["quantity"] == "update"]
     step = max((r["step"] for r in updates), default=0)
@@ -92,11 +102,8 @@ def draw_coordinate_check(ax: Axes, data: CoordinateCheckData) -> None:
         colors = [_color(s, data.steps) for s in shown]
         rows = [s.row + shift for s in shown]
         ax.scatter([s.slope for s in shown], rows, size, colors, marker=marker, lw=0, zorder=3)
-    ax.set(xlim=(-reach, reach), ylim=(len(data.modules) - 0.5, -0.5))
-    ax.set(xlabel="slope of log2 RMS over log2 width")
-    ax.set_yticks(range(len(data.modules)), data.modules, fontsize=8.5)
-    ax.grid(axis="y", visible=False)
-    ax.tick_params(axis="y", length=0)
+    ax.set(xlim=(-reach, reach), xlabel="slope of log2 RMS over log2 width")
+    name_rows(ax, data.modules)
     ax.set_title(data.title, pad=22)
     _draw_key(ax, data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.reporting.figures.style import ARMS, FAIL, INK, MUTED, PAPER
@@ -28,26 +29,18 @@ class Ratio(NamedTuple):
     percent: float
 
 
-class CostData(NamedTuple):
-    """The ratios that are known."""
-
-    ratios: tuple[Ratio, ...]
-
-
-def cost_data(cost: dict[str, Any]) -> CostData:
+def cost_data(cost: Mapping[str, Any]) -> list[Ratio]:
     """Select the ratios that could be counted."""
-    return CostData(
-        tuple(Ratio(what, of, v) for key, what, of in DENOMINATORS if (v := cost.get(key)))
-    )
+    return [Ratio(what, of, cost[key]) for key, what, of in DENOMINATORS if cost[key]]
 
 
-def draw_cost(ax: Axes, data: CostData) -> None:
+def draw_cost(ax: Axes, ratios: list[Ratio]) -> None:
     """Draw each ratio as a bar from 100 %, to the left where the search is the cheaper."""
-    values = [ratio.percent for ratio in data.ratios]
+    values = [ratio.percent for ratio in ratios]
     ax.set_xscale("log")
     ax.set(xlim=(min([*values, 20]) / 4.5, max([*values, 500]) * 4.5))
     ax.set(ylim=(len(values) - 0.35, -0.65), xlabel="% of the denominator (log axis)")
-    for row, ratio in enumerate(data.ratios):
+    for row, ratio in enumerate(ratios):
         dearer = ratio.percent > 100
         color = FAIL if dearer else ARMS[2]
         ax.barh([row], [ratio.percent - 100], left=100, height=0.34, color=color, alpha=0.85)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.style import (
     MUTED,
-    PAPER,
     SHADE,
+    Mark,
     arm_colors,
+    draw_interval,
+    draw_transferred,
+    ends_of,
     hp_label,
     key_line,
+    name_rows,
 )
 from hptransfer.results.metrics import metric_of
 
@@ -32,10 +39,10 @@ class RegretCurve(NamedTuple):
 
     name: str
     color: str
-    theta: tuple[float, ...]
-    regret: tuple[float, ...]  # ends at the cliff
-    low: tuple[float, ...]
-    high: tuple[float, ...]  # +inf where the cliff may be passed
+    theta: np.ndarray
+    regret: np.ndarray  # ends at the cliff
+    low: np.ndarray  # empty where the optimum has no interval, as `high` is
+    high: np.ndarray  # +inf where the cliff may be passed
     emitted: float
     expected: tuple[float, float, float] | None  # mean, low, high
     delta: float | None
@@ -61,7 +68,7 @@ class RegretData(NamedTuple):
     y_label: str
 
 
-def regret_data(estimates: dict[str, Any], *, hp: str) -> RegretData:
+def regret_data(estimates: Mapping[str, Any], *, hp: str) -> RegretData:
     """Select what the arms that swept one HP say of regret at the target."""
     arms = [arm for arm in estimates["arms"] if arm["hp"] == hp]
     colors = arm_colors([arm["parametrization"] for arm in arms])
@@ -70,13 +77,14 @@ def regret_data(estimates: dict[str, Any], *, hp: str) -> RegretData:
         t["optimum"] for arm in arms if (t := arm.get("target")) and t["optimum"] is not None
     ]
     span = (min(centers, default=0.0) - SHOWN_OCTAVES, max(centers, default=0.0) + SHOWN_OCTAVES)
-    curves = [curve for arm, color in coloured if (curve := _curve(arm, color, span))]
+    grid = np.linspace(*span, GRID_POINTS)
+    curves = [curve for arm, color in coloured if (curve := _curve(arm, color, grid))]
     rows = [row for arm, color in coloured for row in _rows(arm, color)]
     y_label = f"regret at the target ({metric_of(estimates).label})"
     return RegretData(hp_label(hp), tuple(curves), tuple(rows), _ceiling(curves), y_label)
 
 
-def _curve(arm: dict[str, Any], color: str, span: tuple[float, float]) -> RegretCurve | None:
+def _curve(arm: Mapping[str, Any], color: str, grid: np.ndarray) -> RegretCurve | None:
     target = arm.get("target")
     bent = [c for o in arm["optima"] if (c := o.get("curvature")) and c["low"] is not None]
     if target is None or None in (target["optimum"], target["emitted"]) or not bent:
@@ -86,31 +94,30 @@ def _curve(arm: dict[str, Any], color: str, span: tuple[float, float]) -> Regret
     above = sum(seen) / len(seen) if seen else below
     cliff = min([o["cliff"] for o in arm["optima"] if o.get("cliff") is not None], default=math.inf)
 
-    def regret(x: float, optimum: float) -> float:
-        if x - optimum >= cliff:
-            return math.inf
-        return (below if x < optimum else above) * (x - optimum) ** 2
+    def regret(optimum: float | np.ndarray) -> np.ndarray:
+        apart = grid - optimum
+        return np.where(apart >= cliff, math.inf, np.where(apart < 0, below, above) * apart**2)
 
-    grid = [span[0] + (span[1] - span[0]) * i / (GRID_POINTS - 1) for i in range(GRID_POINTS)]
-    best, ends = target["optimum"], (target["low"], target["high"])
-    sound = [x for x in grid if x - best < cliff]
-    known = None not in ends
-    expected = target.get("expected_regret") or {}
-    mean, least, most = (expected.get(name) for name in ("mean", "low", "high"))
+    low = high = np.array([])
+    ends = ends_of(target)
+    if ends is not None:
+        low, high = regret(np.clip(grid, *ends)), np.maximum(*map(regret, ends))
+    told = target.get("expected_regret") or {}
+    mean, least, most = (told.get(name) for name in ("mean", "low", "high"))
     return RegretCurve(
         name=arm_name(arm["parametrization"]),
         color=color,
-        theta=tuple(grid),
-        regret=tuple(regret(x, best) for x in sound),
-        low=tuple(regret(x, min(max(x, ends[0]), ends[1])) for x in grid) if known else (),
-        high=tuple(max(regret(x, end) for end in ends) for x in grid) if known else (),
+        theta=grid,
+        regret=regret(target["optimum"])[grid - target["optimum"] < cliff],
+        low=low,
+        high=high,
         emitted=target["emitted"],
         expected=None if mean is None or least is None or most is None else (mean, least, most),
         delta=(arm.get("regret") or {}).get("delta"),
     )
 
 
-def _rows(arm: dict[str, Any], color: str) -> list[RegretRow]:
+def _rows(arm: Mapping[str, Any], color: str) -> list[RegretRow]:
     regret = arm.get("regret") or {}
     delta, name = regret.get("delta"), arm_name(arm["parametrization"])
     rows = []
@@ -137,8 +144,8 @@ def _ceiling(curves: list[RegretCurve]) -> float:
     """Show a few δ, and the expected regrets' upper ends where they are higher."""
     wanted = [3.2 * c.delta for c in curves if c.delta]
     wanted += [1.25 * c.expected[2] for c in curves if c.expected]
-    lowest = [max(c.regret, default=0.0) for c in curves]
-    return max(wanted or lowest or [0.0]) or 1.0
+    lowest = [c.regret.max(initial=0.0) for c in curves]
+    return float(max(wanted or lowest or [0.0])) or 1.0
 
 
 def draw_regret(figure: Figure, data: RegretData) -> None:
@@ -154,8 +161,7 @@ def draw_regret(figure: Figure, data: RegretData) -> None:
 
 
 def _draw_curves(ax: Axes, data: RegretData) -> None:
-    ceiling = data.ceiling
-    theta = data.curves[0].theta
+    ceiling, theta = data.ceiling, data.curves[0].theta
     ax.set(xlim=(theta[0], theta[-1]), ylim=(-0.03 * ceiling, ceiling))
     ax.set(xlabel=data.x_label, ylabel=data.y_label)
     for curve in data.curves:
@@ -175,9 +181,8 @@ def _draw_curves(ax: Axes, data: RegretData) -> None:
 
 def _draw_curve(ax: Axes, curve: RegretCurve, ceiling: float) -> None:
     color = curve.color
-    if curve.low:
-        high = [min(h, 2 * ceiling) for h in curve.high]
-        low = [min(v, 2 * ceiling) for v in curve.low]
+    if len(curve.low):
+        low, high = (np.minimum(ends, 2 * ceiling) for ends in (curve.low, curve.high))
         ax.fill_between(curve.theta, low, high, color=color, alpha=0.15, lw=0)
     ax.plot(curve.theta[: len(curve.regret)], curve.regret, color=color, lw=1.8)
     if len(curve.regret) < len(curve.theta):
@@ -188,11 +193,10 @@ def _draw_curve(ax: Axes, curve: RegretCurve, ceiling: float) -> None:
     mean = 0.0
     if curve.expected is not None:
         mean, low, high = curve.expected
-        ax.errorbar(
-            [curve.emitted], [mean], [[max(mean - low, 0)], [max(high - mean, 0)]], fmt="none",
-            color=color, elinewidth=1.6, capsize=3.5, zorder=5,
-        )  # fmt: skip
-    ax.plot([curve.emitted], [mean], "s", ms=6.5, mfc=PAPER, mec=color, mew=1.8, zorder=6)
+        # The mean of a long tail may lie outside of its interval.
+        ends = (min(low, mean), max(high, mean))
+        draw_interval(ax, Mark(curve.emitted, mean, ends, None), color)
+    draw_transferred(ax, curve.emitted, mean, color)
 
 
 def name_lines(curves: tuple[RegretCurve, ...]) -> list[int]:
@@ -211,17 +215,15 @@ def _draw_rows(ax: Axes, data: RegretData) -> None:
     left = 10 ** math.floor(math.log10(max(min([0.1, *shown]), FLOOR)))
     right = 10 ** math.ceil(math.log10(min(max([10.0, *shown]), CEILING)))
     ax.set_xscale("log")
-    ax.set(xlim=(left, right), ylim=(len(data.rows) - 0.4, -0.6))
+    ax.set(xlim=(left, right))
     ax.axvspan(left, 1, facecolor=SHADE, edgecolor="none", zorder=0)
     ax.axvline(1, color=MUTED, lw=1)
     for row, entry in enumerate(data.rows):
         _draw_row(ax, row, entry, (left, right))
-    ax.set_yticks(range(len(data.rows)), [r.name for r in data.rows], fontsize=8.5)
+    name_rows(ax, [row.name for row in data.rows])
     ax.set_xlabel("regret as a multiple of δ")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_ticks([], minor=True)
-    ax.grid(axis="y", visible=False)
-    ax.tick_params(axis="y", length=0)
 
 
 def _draw_row(ax: Axes, row: int, entry: RegretRow, limits: tuple[float, float]) -> None:

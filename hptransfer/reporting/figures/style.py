@@ -1,4 +1,4 @@
-"""Colours, type sizes and names that figures share (arms: Okabe and Ito; widths: viridis).
+"""Colours, names and marks that figures share (arms: Okabe and Ito; widths: viridis).
 
 Colours are constants, not a colour map, so that the report can give each its dark counterpart
 and needs no plotting library.
@@ -6,8 +6,9 @@ and needs no plotting library.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.config.choices import arm_name
 from hptransfer.config.hyperparameters import HYPERPARAMETERS
@@ -29,6 +30,11 @@ ARMS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#9a7d0a", "#56b4e9")
 _KNOWN_ARMS = ("mup", "standard", "standard_embed")
 FAIL = ARMS[1]
 
+_DARK_WIDTHS = (
+    "#8f84d8", "#7593d9", "#52a3d4", "#35b0bd", "#32bd9b", "#5bc96f", "#a3d84a", "#f1e04a",
+)  # fmt: skip
+_DARK_ARMS = ("#58b5ec", "#f58a45", "#2fc79c", "#e0a0c5", "#d9b83a", "#8fd0f5")
+
 # What a colour becomes on a dark page; widths stay viridis, moved to its light end.
 DARK = {
     INK: "#e6e8eb",
@@ -36,24 +42,10 @@ DARK = {
     GRID: "#2c3238",
     PAPER: "#171b20",
     SHADE: "#20262c",
-    **dict(
-        zip(
-            WIDTHS,
-            (
-                "#8f84d8", "#7593d9", "#52a3d4", "#35b0bd", "#32bd9b", "#5bc96f", "#a3d84a",
-                "#f1e04a",
-            ),
-            strict=True,
-        )
-    ),
-    **dict(
-        zip(
-            ARMS,
-            ("#58b5ec", "#f58a45", "#2fc79c", "#e0a0c5", "#d9b83a", "#8fd0f5"),
-            strict=True,
-        )
-    ),
-}  # fmt: skip
+    **dict(zip((*WIDTHS, *ARMS), (*_DARK_WIDTHS, *_DARK_ARMS), strict=True)),
+}
+BARS: dict[str, Any] = {"elinewidth": 1.8, "capsize": 4.5, "capthick": 1.5, "zorder": 5}
+OPTIMUM: dict[str, Any] = {"ms": 5.5, "mew": 1.6, "zorder": 6}
 
 RC: dict[str, Any] = {
     "font.size": 10,
@@ -123,6 +115,89 @@ def hp_name(hp: str) -> str:
 def hp_label(hp: str) -> str:
     """Return the label of an HP's axis."""
     return f"log2 {hp_name(hp)}" if hp.startswith("log2_") else hp_name(hp)
+
+
+class Mark(NamedTuple):
+    """A value at a place of the other axis, such as a width; null where none is supported."""
+
+    at: float
+    value: float
+    interval: tuple[float, float] | None
+    censored: str | None
+
+
+def ends_of(record: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the 90 % interval of a record; None where the data supports none."""
+    return None if None in (record["low"], record["high"]) else (record["low"], record["high"])
+
+
+def limits_of(marks: Sequence[Mark], *, least: float = 0.0) -> tuple[float, float]:
+    """Hold every value, and at least `least`, so that noise does not look like a drift.
+
+    Intervals that are longer than the range of the values are cut.
+    """
+    values = [mark.value for mark in marks] or [0.0]
+    ends = [*values, *(end for mark in marks for end in mark.interval or ())]
+    reach = max(least / 2, max(values) - min(values)) or abs(values[0]) or 1.0
+    low = max(min(ends), min(values) - reach) - 0.08 * reach
+    high = min(max(ends), max(values) + reach) + 0.08 * reach
+    lack = max(0.0, least - (high - low)) / 2
+    return low - lack, high + lack
+
+
+def draw_interval(ax: Axes, mark: Mark, color: str, *, sideways: bool = False) -> None:
+    """Draw a value's 90 % interval, if it has one; `sideways`: the value lies along x."""
+    if mark.interval is None:
+        return
+    reach = [[mark.value - mark.interval[0]], [mark.interval[1] - mark.value]]
+    if sideways:
+        ax.errorbar([mark.value], [mark.at], xerr=reach, fmt="none", color=color, **BARS)
+    else:
+        ax.errorbar([mark.at], [mark.value], reach, fmt="none", color=color, **BARS)
+
+
+def draw_mark(
+    ax: Axes, mark: Mark, color: str, *, sideways: bool = False, shape: str = "o"
+) -> None:
+    """Draw a value with its 90 % interval; one that is censored is a hollow diamond."""
+    draw_interval(ax, mark, color, sideways=sideways)
+    shape, face = (shape, color) if mark.censored is None else ("D", PAPER)
+    x, y = (mark.value, mark.at) if sideways else (mark.at, mark.value)
+    size = 12 if shape == "*" else OPTIMUM["ms"]
+    ax.plot([x], [y], shape, mfc=face, mec=color, **{**OPTIMUM, "ms": size})
+
+
+def draw_transferred(ax: Axes, x: float, y: float, color: str) -> None:
+    """Mark the value for the target by a hollow square."""
+    ax.plot([x], [y], "s", mfc=PAPER, mec=color, **OPTIMUM)
+
+
+def name_at_right(
+    ax: Axes, names: Sequence[str], colors: Sequence[str], levels: Sequence[float], gap: float
+) -> list[float]:
+    """Write names right of the axes, each near its level; return where they stand.
+
+    They are at least `gap` apart, a share of the axes' height.
+    """
+    low, high = ax.get_ylim()
+    gap *= high - low
+    inside = [min(max(level, low), high) for level in levels]
+    places = spread(inside, gap, (low + gap / 2, high))
+    for name, color, place in zip(names, colors, places, strict=True):
+        ax.annotate(
+            name, (1, place), (5, 0), xycoords=("axes fraction", "data"), color=color,
+            textcoords="offset points", va="center", fontsize=9, fontweight="bold",
+            annotation_clip=False,
+        )  # fmt: skip
+    return places
+
+
+def name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """Give the axes a named row for each name, from the top down."""
+    ax.set_yticks(range(len(names)), names, fontsize=8.5)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(axis="y", visible=False)
+    ax.tick_params(axis="y", length=0)
 
 
 def spread(positions: list[float], gap: float, limits: tuple[float, float]) -> list[float]:

@@ -1,19 +1,29 @@
-"""The picture of several HPs: slices through the joint optimum, and contours of every pair."""
+"""Pictures of several HPs: slices and contours of the loss, and how much each HP matters."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.style import (
+    ARMS,
     INK,
     MUTED,
     PAPER,
     WIDTHS,
+    Mark,
+    draw_mark,
+    ends_of,
     hp_label,
-    spread,
+    hp_name,
+    key_line,
+    name_at_right,
+    name_rows,
     width_colors,
 )
 
@@ -26,6 +36,7 @@ AXIS_POINTS = 61  # of each HP, at which the surface is evaluated
 CONTOUR_LINES = 6  # each at twice the excess loss of the one within
 Z90 = 1.645  # normal sds from the middle to an end of a 90 % interval
 JOINT90 = 2.146  # sds to the edge of a 90 % region of two, sqrt(chi2)
+METHODS = {"surface": "response surface", "ped_anova": "PED-ANOVA (Optuna)"}
 
 
 class Slice(NamedTuple):
@@ -33,8 +44,8 @@ class Slice(NamedTuple):
 
     width: int
     color: str
-    theta: tuple[float, ...]
-    loss: tuple[float, ...]
+    theta: np.ndarray
+    loss: np.ndarray
     optimum: float
     interval: tuple[float, float] | None
 
@@ -44,10 +55,10 @@ class Contours(NamedTuple):
 
     first: int
     second: int
-    excess: tuple[tuple[float, ...], ...]
+    excess: np.ndarray
     levels: tuple[float, ...]
     optimum: tuple[float, float]
-    region: tuple[tuple[float, float], ...]  # outline of the joint 90 % interval
+    region: list[tuple[float, float]]  # outline of the joint 90 % interval
     flat: tuple[tuple[float, float], tuple[float, float]] | None  # ends of the flattest direction
 
 
@@ -57,21 +68,21 @@ class SurfaceData(NamedTuple):
     arm: str
     width: int
     labels: tuple[str, ...]
-    axes: tuple[tuple[float, ...], ...]  # a grid per HP
-    slices: tuple[tuple[Slice, ...], ...]  # per HP
-    contours: tuple[Contours, ...]
+    axes: list[np.ndarray]  # a grid per HP
+    slices: list[list[Slice]]  # per HP
+    contours: list[Contours]
 
 
-def drawable(surface: dict[str, Any]) -> bool:
+def drawable(surface: Mapping[str, Any]) -> bool:
     """Return whether any width of an arm has a fitted surface."""
     return any(_fitted(entry) for entry in surface["widths"])
 
 
-def _fitted(entry: dict[str, Any]) -> bool:
+def _fitted(entry: Mapping[str, Any]) -> bool:
     return bool(entry.get("interactions")) and entry.get("loss") is not None
 
 
-def surface_data(surface: dict[str, Any]) -> SurfaceData:
+def surface_data(surface: Mapping[str, Any]) -> SurfaceData:
     """Evaluate the fitted surfaces of one arm around their optima."""
     told = [entry for entry in surface["widths"] if _fitted(entry)]
     widest = told[-1]
@@ -82,69 +93,64 @@ def surface_data(surface: dict[str, Any]) -> SurfaceData:
     axes = [_axis(told, hp) for hp in hps]
     colors = width_colors([entry["width"] for entry in told])
     slices = [
-        tuple(_slice(entry, hp, every.index(hp), axis, colors[entry["width"]]) for entry in told)
+        [_slice(entry, hp, every.index(hp), axis, colors[entry["width"]]) for entry in told]
         for hp, axis in zip(hps, axes, strict=True)
-    ]
-    contours = [
-        _contours(widest, every, hps, pair, axes) for pair in combinations(range(len(hps)), 2)
     ]
     return SurfaceData(
         arm=arm_name(surface["parametrization"]),
         width=widest["width"],
         labels=tuple(hp_label(hp) for hp in hps),
-        axes=tuple(axes),
-        slices=tuple(slices),
-        contours=tuple(contours),
+        axes=axes,
+        slices=slices,
+        contours=[
+            _contours(widest, every, hps, pair, axes) for pair in combinations(range(len(hps)), 2)
+        ],
     )
 
 
-def _axis(entries: list[dict[str, Any]], hp: str) -> tuple[float, ...]:
+def _axis(entries: Sequence[Mapping[str, Any]], hp: str) -> np.ndarray:
     """Span the points that any width was fitted to."""
     ends = [end for entry in entries for end in entry["box"][hp]]
-    low, high = min(ends), max(ends)
-    return tuple(low + (high - low) * i / (AXIS_POINTS - 1) for i in range(AXIS_POINTS))
+    return np.linspace(min(ends), max(ends), AXIS_POINTS)
 
 
-def _slice(entry: dict[str, Any], hp: str, at: int, axis: tuple[float, ...], color: str) -> Slice:
+def _slice(entry: Mapping[str, Any], hp: str, at: int, axis: np.ndarray, color: str) -> Slice:
     best, (first, last) = entry["optimum"][hp], entry["box"][hp]
-    theta = tuple(x for x in axis if first - 1e-9 <= x <= last + 1e-9)
-    ends = (best["low"], best["high"])
+    theta = axis[(axis >= first - 1e-9) & (axis <= last + 1e-9)]
     return Slice(
         width=entry["width"],
         color=color,
         theta=theta,
-        loss=tuple(entry["loss"] + _excess(entry, {at: x - best["value"]}) for x in theta),
+        loss=entry["loss"] + _excess(entry, {at: theta - best["value"]}),
         optimum=best["value"],
-        interval=None if None in ends else ends,
+        interval=ends_of(best),
     )
 
 
-def _excess(entry: dict[str, Any], apart: dict[int, float]) -> float:
+def _excess(entry: Mapping[str, Any], apart: Mapping[int, np.ndarray]) -> np.ndarray:
     """Return the loss above the optimum's, at octaves from it by the HP's place."""
     bend, skew = entry["interactions"], entry["skew"]
     squares = sum(bend[i][j] * x * y for i, x in apart.items() for j, y in apart.items())
-    return squares / 2 + sum(skew[i] * x**3 for i, x in apart.items()) / 6
+    return np.asarray(squares / 2 + sum(skew[i] * x**3 for i, x in apart.items()) / 6)
 
 
 def _contours(
-    entry: dict[str, Any],
-    every: list[str],
-    hps: list[str],
+    entry: Mapping[str, Any],
+    every: Sequence[str],
+    hps: Sequence[str],
     pair: tuple[int, int],
-    axes: list[tuple[float, ...]],
+    axes: Sequence[np.ndarray],
 ) -> Contours:
     first, second = pair
     i, j = every.index(hps[first]), every.index(hps[second])
     best = (entry["optimum"][hps[first]], entry["optimum"][hps[second]])
     a, b = best[0]["value"], best[1]["value"]
-    rows = tuple(
-        tuple(_excess(entry, {i: x - a, j: y - b}) for x in axes[first]) for y in axes[second]
-    )
+    excess = _excess(entry, {i: axes[first] - a, j: axes[second][:, None] - b})
     return Contours(
         first=first,
         second=second,
-        excess=rows,
-        levels=_levels(max(max(row) for row in rows)),
+        excess=excess,
+        levels=_levels(float(excess.max())),
         optimum=(a, b),
         region=_region(best, entry.get("correlation"), (i, j)),
         flat=_flat(entry, hps[first], hps[second], (a, b)),
@@ -158,27 +164,23 @@ def _levels(top: float) -> tuple[float, ...]:
 
 
 def _region(
-    best: tuple[dict[str, Any], dict[str, Any]], correlation: Any, pair: tuple[int, int]
-) -> tuple[tuple[float, float], ...]:
+    best: tuple[Mapping[str, Any], Mapping[str, Any]], correlation: Any, pair: tuple[int, int]
+) -> list[tuple[float, float]]:
     """Outline the normal joint 90 % region of two optima; empty where there is no interval."""
-    if any(end is None for hp in best for end in (hp["low"], hp["high"])) or not correlation:
-        return ()
+    if not all(map(ends_of, best)) or not correlation:
+        return []
     rho = correlation[pair[0]][pair[1]]
     middles = [(hp["low"] + hp["high"]) / 2 for hp in best]
-    sds = [(hp["high"] - hp["low"]) / (2 * Z90) for hp in best]
-    across = math.sqrt(max(1 - rho**2, 0.0))
-    turns = [2 * math.pi * k / 60 for k in range(61)]
-    return tuple(
-        (
-            middles[0] + JOINT90 * sds[0] * math.cos(t),
-            middles[1] + JOINT90 * sds[1] * (rho * math.cos(t) + across * math.sin(t)),
-        )
-        for t in turns
-    )
+    reach = [JOINT90 * (hp["high"] - hp["low"]) / (2 * Z90) for hp in best]
+    turn = np.linspace(0, 2 * math.pi, 61)
+    along, across = np.cos(turn), math.sqrt(max(1 - rho**2, 0.0)) * np.sin(turn)
+    xs = middles[0] + reach[0] * along
+    ys = middles[1] + reach[1] * (rho * along + across)
+    return list(zip(xs.tolist(), ys.tolist(), strict=True))
 
 
 def _flat(
-    entry: dict[str, Any], first: str, second: str, best: tuple[float, float]
+    entry: Mapping[str, Any], first: str, second: str, best: tuple[float, float]
 ) -> tuple[tuple[float, float], tuple[float, float]] | None:
     """Return the ends, an octave to each side, of the flattest direction within this pair."""
     for told in entry.get("flat_directions") or []:
@@ -218,32 +220,20 @@ _KEY = (
 )
 
 
-def _draw_slices(ax: Axes, data: SurfaceData, hp: int, slices: tuple[Slice, ...]) -> None:
-    bottoms = [min(s.loss) for s in slices]
+def _draw_slices(ax: Axes, data: SurfaceData, hp: int, slices: Sequence[Slice]) -> None:
+    bottoms = [float(cut.loss.min()) for cut in slices]
     # A shoulder of the flattest slice, so that none is a needle at the picture's edge.
     reach = max(max(bottoms) - min(bottoms), 1e-12)
-    tops = [max(s.loss[0], s.loss[-1]) for s in slices]
+    tops = [max(cut.loss[0], cut.loss[-1]) for cut in slices]
     ceiling = min(max(tops), max(bottoms) + 2.5 * max(reach, min(tops) - min(bottoms)))
     span = ceiling - min(bottoms)
     low = min(bottoms) - 0.1 * span
     ax.set(xlim=(data.axes[hp][0], data.axes[hp][-1]), ylim=(low, ceiling), ylabel="loss")
-    for cut in slices:
+    for cut, bottom in zip(slices, bottoms, strict=True):
         ax.plot(cut.theta, cut.loss, color=cut.color, lw=1.8)
-        bottom = min(cut.loss)
-        if cut.interval is not None:
-            ends = [[cut.optimum - cut.interval[0]], [cut.interval[1] - cut.optimum]]
-            ax.errorbar(
-                [cut.optimum], [bottom], xerr=ends, fmt="none", color=cut.color, elinewidth=1.6,
-                capsize=3.5,
-            )  # fmt: skip
-        ax.plot([cut.optimum], [bottom], "o", ms=5.5, mfc=cut.color, mec=PAPER, mew=1)
-    places = spread(bottoms, 0.08 * (ceiling - low), (low + 0.04 * span, ceiling))
-    for cut, place in zip(slices, places, strict=True):
-        ax.annotate(
-            f"d = {cut.width}", (1, place), (4, 0), xycoords=("axes fraction", "data"),
-            textcoords="offset points", color=cut.color, va="center", fontsize=8.5,
-            fontweight="bold", annotation_clip=False,
-        )  # fmt: skip
+        draw_mark(ax, Mark(bottom, cut.optimum, cut.interval, None), cut.color, sideways=True)
+    names = [f"d = {cut.width}" for cut in slices]
+    name_at_right(ax, names, [cut.color for cut in slices], bottoms, gap=0.08)
 
 
 def _draw_contours(ax: Axes, data: SurfaceData, pair: Contours) -> None:
@@ -263,3 +253,56 @@ def _draw_contours(ax: Axes, data: SurfaceData, pair: Contours) -> None:
     if pair.region:
         ax.plot(*zip(*pair.region, strict=True), color=MUTED, lw=1.4, ls=(0, (1, 1)), zorder=4)
     ax.plot(*[[v] for v in pair.optimum], "o", ms=6.5, mfc=INK, mec=PAPER, mew=1.2, zorder=5)
+
+
+class Share(NamedTuple):
+    """The share that one method gives to one HP."""
+
+    hp: int
+    method: int
+    share: float
+
+
+class ImportanceData(NamedTuple):
+    """The HPs by falling share, and the methods that rank them."""
+
+    arm: str
+    hps: tuple[str, ...]
+    methods: tuple[str, ...]
+    shares: tuple[Share, ...]
+
+
+def importance_data(surface: Mapping[str, Any]) -> ImportanceData:
+    """Select the shares of one arm's HPs, those of the surface first."""
+    told = surface["importance"]
+    methods = [key for key in METHODS if told.get(key)]
+    order = sorted(surface["hps"], key=lambda hp: -max(told[m].get(hp) or 0 for m in methods))
+    return ImportanceData(
+        arm=arm_name(surface["parametrization"]),
+        hps=tuple(map(hp_name, order)),
+        methods=tuple(METHODS[method] for method in methods),
+        shares=tuple(
+            Share(row, column, told[method][hp])
+            for row, hp in enumerate(order)
+            for column, method in enumerate(methods)
+            if told[method].get(hp) is not None
+        ),
+    )
+
+
+def draw_importance(ax: Axes, data: ImportanceData) -> None:
+    """Draw a group of bars for each HP."""
+    height = 0.72 / len(data.methods)
+    for share in data.shares:
+        level = share.hp + (share.method - (len(data.methods) - 1) / 2) * height
+        color = ARMS[0] if share.method == 0 else MUTED
+        ax.barh([level], [100 * share.share], height=0.86 * height, color=color)
+        ax.annotate(
+            f"{100 * share.share:.0f} %", (100 * share.share, level), (4, 0), color=color,
+            textcoords="offset points", va="center", fontsize=8.5, fontweight="bold",
+        )  # fmt: skip
+    name_rows(ax, data.hps)
+    ax.set(xlim=(0, 112), xlabel="share of importance (%)")
+    ax.set_xticks(range(0, 101, 25))
+    said = ", ".join(f"{c}: {m}" for c, m in zip(("blue", "grey"), data.methods, strict=False))
+    key_line(ax, f"{data.arm}.  {said}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures import wording
 from hptransfer.reporting.figures.conditions import NAMES
-from hptransfer.reporting.figures.importance import METHODS
 from hptransfer.reporting.figures.style import hp_label, hp_name
+from hptransfer.reporting.figures.surface import METHODS
 from hptransfer.reporting.page.page import JsonObject, bullets, element, table
 
 _FORMULAS = {

@@ -35,7 +35,7 @@ def basins_text(estimates: Mapping[str, Any], *, columns: int, unicode: bool, co
         return "No arm has a basin to draw yet."
     width = max(columns, NARROWEST)
     lines = []
-    for arm, panel in zip(arms, basins_data({**estimates, "arms": arms}).panels, strict=True):
+    for arm, panel in zip(arms, basins_data({**estimates, "arms": arms}), strict=True):
         lines += [*_panel(arm, panel, width, colour=colour), ""]
     text = "\n".join([*lines, textwrap.fill(KEY, width)])
     return text if unicode else text.translate(ASCII).encode("ascii", "replace").decode()

@@ -1,0 +1,293 @@
+"""Pictures over width: an HP's optimum, the loss there, their laws with bands, and the target.
+
+The summary shows the optima under the basins, a column per arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hptransfer.config.choices import arm_name
+from hptransfer.reporting.figures.basins import BasinPanel, basins_data, draw_basins
+from hptransfer.reporting.figures.style import (
+    INK,
+    MUTED,
+    Mark,
+    arm_colors,
+    draw_interval,
+    draw_mark,
+    draw_transferred,
+    ends_of,
+    hp_label,
+    key_line,
+    limits_of,
+    name_at_right,
+    width_colors,
+)
+from hptransfer.results.metrics import metric_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LEAST_OCTAVES = 3.0  # of the optimum's axis
+
+
+class Band(NamedTuple):
+    """A law's line over width; its 90 % band is empty where the noise is not known."""
+
+    width: tuple[float, ...]
+    value: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+class Track(NamedTuple):
+    """One arm: its values at the widths, their law, and the value it gives the target."""
+
+    name: str
+    color: str
+    marks: tuple[Mark, ...]
+    band: Band | None = None
+    target: Mark | None = None
+    emitted: float | None = None
+
+
+class OverWidth(NamedTuple):
+    """All arms of one HP on one pair of axes; `realised` is what the target itself gave."""
+
+    key: str
+    y_label: str
+    tracks: tuple[Track, ...]
+    widths: tuple[int, ...]
+    limits: tuple[float, float]
+    target_width: int | None = None
+    realised: Mark | None = None
+
+
+def optimum_width_data(
+    estimates: Mapping[str, Any], realised: Mapping[str, Any] | None = None, *, hp: str = "log2_lr"
+) -> OverWidth:
+    """Select the optima, bands and target of the arms that swept one HP."""
+    data = _over_width(estimates, realised, hp, _optimum_track, optimum_mark, LEAST_OCTAVES)
+    key = _key(data, "value for the target", "its own optimum")
+    return data._replace(key=key, y_label=f"optimal {hp_label(hp)}")
+
+
+def loss_width_data(
+    estimates: Mapping[str, Any], realised: Mapping[str, Any] | None = None, *, hp: str
+) -> OverWidth:
+    """Select the losses at the optima, their laws, and the loss expected of the target."""
+    data = _over_width(estimates, realised, hp, _loss_track, _loss_mark, 0.0)
+    key = _key(data, "expected of the target", "what it gave")
+    return data._replace(key=key, y_label=f"{metric_of(estimates).label} at the optimum")
+
+
+def _over_width(
+    estimates: Mapping[str, Any],
+    realised: Mapping[str, Any] | None,
+    hp: str,
+    track_of: Callable[[Mapping[str, Any], str], Track],
+    mark_of: Callable[[Mapping[str, Any]], Mark | None],
+    least: float,
+) -> OverWidth:
+    arms = [arm for arm in estimates["arms"] if arm["hp"] == hp]
+    colors = arm_colors([arm["parametrization"] for arm in arms])
+    tracks = tuple(track_of(arm, color) for arm, color in zip(arms, colors, strict=True))
+    own = mark_of(realised["optimum"]) if realised is not None and realised["hp"] == hp else None
+    ends = [own] if own else [track.target for track in tracks if track.target]
+    return OverWidth(
+        key="",
+        y_label="",
+        tracks=tracks,
+        widths=tuple(sorted({int(mark.at) for track in tracks for mark in track.marks})),
+        limits=limits_of_tracks(tracks, own, least=least),
+        target_width=max((int(mark.at) for mark in ends), default=None),
+        realised=own,
+    )
+
+
+def limits_of_tracks(
+    tracks: tuple[Track, ...], own: Mark | None = None, *, least: float = LEAST_OCTAVES
+) -> tuple[float, float]:
+    """Return limits that hold every mark of some arms."""
+    marks = [mark for track in tracks for mark in (*track.marks, track.target)]
+    return limits_of([mark for mark in (*marks, own) if mark is not None], least=least)
+
+
+def _key(data: OverWidth, target: str, own: str) -> str:
+    """Return the key line: what bars mean, and the target's marks where they are drawn."""
+    words = ["bars: 90 % intervals"]
+    if any(track.target for track in data.tracks):
+        words.append(f"□ {target}")
+    if data.realised is not None:
+        words.append(f"★ {own}")
+    return "   ".join(words)
+
+
+def _optimum_track(arm: Mapping[str, Any], color: str) -> Track:
+    target = arm.get("target")
+    if target is not None and target.get("optimum") is None:
+        target = None
+    return Track(
+        name=arm_name(arm["parametrization"]),
+        color=color,
+        marks=tuple(map(optimum_mark, arm["optima"])),
+        band=_band(arm.get("law"), "theta"),
+        target=optimum_mark({**target, "censored": None}) if target else None,
+        emitted=target.get("emitted") if target else None,
+    )
+
+
+def optimum_mark(optimum: Mapping[str, Any]) -> Mark:
+    """Return one width's optimum."""
+    return Mark(optimum["width"], optimum["optimum"], ends_of(optimum), optimum["censored"])
+
+
+def _loss_track(arm: Mapping[str, Any], color: str) -> Track:
+    law, target = arm.get("loss_law") or {}, arm.get("target")
+    told, expected = law.get("at_target"), None
+    if told and target and told["estimate"] is not None:
+        expected = Mark(target["width"], told["estimate"], ends_of(told), None)
+    marks = map(_loss_mark, arm["optima"])
+    return Track(
+        name=arm_name(arm["parametrization"]),
+        color=color,
+        marks=tuple(mark for mark in marks if mark is not None),
+        band=_band(law, "loss"),
+        target=expected,
+        emitted=expected.value if expected else None,
+    )
+
+
+def _loss_mark(optimum: Mapping[str, Any]) -> Mark | None:
+    told = optimum.get("loss_at_optimum")
+    told = told or {"estimate": optimum["loss"], "low": None, "high": None}
+    if told["estimate"] is None:
+        return None
+    return Mark(optimum["width"], told["estimate"], ends_of(told), optimum["censored"])
+
+
+def _band(law: Mapping[str, Any] | None, name: str) -> Band | None:
+    band = (law or {}).get("band")
+    if not band or not band["width"]:
+        return None
+    known = None not in (*band["low"], *band["high"])
+    low, high = (band["low"], band["high"]) if known else ((), ())
+    return Band(tuple(band["width"]), tuple(band[name]), tuple(low), tuple(high))
+
+
+def draw_over_width(ax: Axes, data: OverWidth) -> None:
+    """Draw every arm over width (log axis), named at the right end of its law."""
+    ax.set_xscale("log", base=2)
+    last = max([*data.widths, data.target_width or 0])
+    ax.set(ylim=data.limits, xlim=(min(data.widths) / 1.18, last * 1.18))
+    ax.set(xlabel="width d", ylabel=data.y_label)
+    _set_width_ticks(ax.xaxis, data)
+    if data.target_width is not None:
+        ax.axvline(data.target_width, color=MUTED, lw=0.8, ls=(0, (4, 3)))
+    for index, track in enumerate(data.tracks):
+        # Arms stand beside one another.
+        _draw_track(ax, track, 1 + 0.018 * (index - (len(data.tracks) - 1) / 2))
+    if data.realised is not None:
+        draw_mark(ax, data.realised._replace(at=data.realised.at * 1.06), INK, shape="*")
+    key_line(ax, data.key)
+    named = [track for track in data.tracks if track.marks]
+    ends = [t.band.value[-1] if t.band else t.marks[-1].value for t in named]
+    name_at_right(ax, [t.name for t in named], [t.color for t in named], ends, gap=0.07)
+
+
+def _draw_track(ax: Axes, track: Track, nudge: float) -> None:
+    if track.band is not None:
+        width, value, low, high = track.band
+        if low:
+            ax.fill_between(width, low, high, color=track.color, alpha=0.14, lw=0)
+        ax.plot(width, value, color=track.color, lw=1.6)
+    for mark in track.marks:
+        draw_mark(ax, mark._replace(at=mark.at * nudge), track.color)
+    if track.target is not None:
+        target = track.target._replace(at=track.target.at * nudge)
+        draw_interval(ax, target, track.color)
+        if track.emitted is not None:
+            draw_transferred(ax, target.at, track.emitted, track.color)
+
+
+def _set_width_ticks(axis: Any, data: OverWidth) -> None:
+    """Put a tick at every width that was trained and one at the target."""
+    ticks = {width: str(width) for width in data.widths}
+    if data.target_width is not None:
+        ticks.setdefault(data.target_width, f"{data.target_width}\ntarget")
+    axis.set_ticks(list(ticks), list(ticks.values()))
+    axis.set_ticks([], minor=True)
+
+
+class Column(NamedTuple):
+    """One arm: its basins, and its optima with the colours of their widths."""
+
+    panel: BasinPanel
+    strip: OverWidth
+    track: Track
+    colors: dict[int, str]
+
+
+def summary_data(estimates: Mapping[str, Any]) -> list[Column]:
+    """Select every arm's basins and optima; both rows of a column share their HP axis."""
+    arms = estimates["arms"]
+    colors = width_colors([o["width"] for arm in arms for o in arm["optima"]])
+    strips = {arm["hp"]: optimum_width_data(estimates, hp=arm["hp"]) for arm in arms}
+    tracks = {hp: iter(strip.tracks) for hp, strip in strips.items()}
+    return [
+        Column(panel, strips[arm["hp"]], next(tracks[arm["hp"]]), colors)
+        for arm, panel in zip(arms, basins_data(estimates), strict=True)
+    ]
+
+
+def draw_summary(figure: Figure, data: list[Column]) -> None:
+    """Draw a column per arm: basins above, optimum over width below, one HP axis for both."""
+    count = len(data)
+    axes = figure.subplots(2, count, height_ratios=(2.1, 1), squeeze=False)
+    for index, column in enumerate(data):
+        draw_basins(axes[0][index], column.panel)
+        axes[0][index].set(xlabel="")
+        _draw_strip(axes[1][index], column)
+        if index > 0:
+            axes[0][index].set(ylabel="")
+            axes[1][index].set(ylabel="")
+    figure.align_ylabels(axes[:, 0])
+    # A single column is too narrow for the key on one line.
+    between = "\n" if count == 1 else "    "
+    key = (
+        "bars at optima: 90 % intervals    ▲ above the picture",
+        "× failed, tinted past the cliff    □ value for the target",
+        "shaded: 90 % band of the law",
+    )
+    figure.supxlabel(between.join(key), color=MUTED, fontsize=8.5)
+
+
+def _draw_strip(ax: Axes, column: Column) -> None:
+    """Draw one arm's optimum over width with the HP along the bottom, as in its basins."""
+    strip, track = column.strip, column.track
+    last = max([*strip.widths, strip.target_width or 0])
+    ax.set_yscale("log", base=2)
+    ax.set(xlim=column.panel.x_limits, ylim=(min(strip.widths) / 1.35, last * 1.35))
+    ax.set(xlabel=column.panel.x_label, ylabel="width d")
+    _set_width_ticks(ax.yaxis, strip)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    if track.band is not None:
+        width, value, low, high = track.band
+        if low:
+            ax.fill_betweenx(width, low, high, color=MUTED, alpha=0.18, lw=0)
+        ax.plot(value, width, color=MUTED, lw=1.4)
+    for mark in track.marks:
+        draw_mark(ax, mark, column.colors[int(mark.at)], sideways=True)
+    if track.target is not None and track.emitted is not None:
+        draw_interval(ax, track.target, INK, sideways=True)
+        draw_transferred(ax, track.emitted, track.target.at, INK)
+        emitted = f"{track.emitted:.2f}".replace("-", "−")
+        edge = max([track.emitted, *(track.target.interval or [])])
+        ax.annotate(
+            emitted, (edge, track.target.at), (9, 0), textcoords="offset points", va="center",
+            fontsize=9, fontweight="bold",
+        )  # fmt: skip
