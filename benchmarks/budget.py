@@ -39,7 +39,7 @@ from hptransfer.sweeping.plan.budget.knowledge import known_from
 from hptransfer.sweeping.plan.budget.propose import best, priced
 from hptransfer.sweeping.plan.budget.regret import Predictor, Proposal
 from hptransfer.sweeping.plan.budget.units import Meter
-from hptransfer.sweeping.plan.costs import Occupancy
+from hptransfer.sweeping.plan.plan import Occupancy
 from hptransfer.system.random_streams import stream
 from tests.support import planted
 

@@ -25,7 +25,7 @@ from hptransfer.results.folder import ResultsFolder, find_folder
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.results.sweep_file import read_facts
 from hptransfer.results.table import conditions_of, rows_table
-from hptransfer.sweeping.design.points import points
+from hptransfer.sweeping.design.trials import points
 from hptransfer.sweeping.run.driver import run_trials
 from hptransfer.sweeping.run.job import Job
 from hptransfer.training.flops import trial_flops

@@ -31,7 +31,7 @@ from hptransfer.execution.pack_sizes import (
 )
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.sweeping.design.trials import wanted
-from hptransfer.sweeping.plan.costs import cut_into_packs, measured_over_predicted
+from hptransfer.sweeping.plan.plan import cut_into_packs, measured_over_predicted
 
 RECORDED = Path(__file__).resolve().parents[1] / "results" / "studies" / "quickstart"
 LONGER = 400

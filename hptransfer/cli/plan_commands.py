@@ -16,7 +16,7 @@ from hptransfer.errors import UserError
 from hptransfer.system.console import say
 
 if TYPE_CHECKING:
-    from hptransfer.sweeping.plan.throughput import PlanInputs
+    from hptransfer.sweeping.plan.plan import PlanInputs
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
@@ -34,7 +34,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     from hptransfer.config.compose.catalogue import find_sweep
     from hptransfer.config.compose.compose import compose_file, sweep_config
     from hptransfer.results.folder import ResultsFolder
-    from hptransfer.sweeping.plan.throughput import read_inputs
+    from hptransfer.sweeping.plan.plan import read_inputs
     from hptransfer.sweeping.run.job import check_question
 
     if arguments.workers is not None and arguments.workers < 1:

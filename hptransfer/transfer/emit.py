@@ -22,7 +22,7 @@ from hptransfer.config.identity import arm_of, canonical, flat, with_width
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.models.parametrization import parameter_count
 from hptransfer.models.parametrization.rule_table import parameter_table
-from hptransfer.sweeping.plan.search_cost import cost, swept_points
+from hptransfer.sweeping.plan.plan import search_cost, swept_points
 
 COMPARED = ("budget", "model", "objective", "data", "optimizer", "init", "precision")
 
@@ -83,7 +83,7 @@ def transfer_record(
         "predicted_loss": None if apart else answer.predicted_loss,
         "realised_regret": None,
         "train_validation_gap": gap,
-        "cost": cost(sweep, table, target, points=swept_points(sweep, table, target)),
+        "cost": search_cost(sweep, table, target, points=swept_points(sweep, table, target)),
         "verdict": answer.verdict,
         "warnings": [
             *answer.warnings,

@@ -13,8 +13,8 @@ from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.execution.pack_sizes import MeasuredPack, Measurement, PackCost, Trials
 from hptransfer.results.ledger_rows import read_ledger
+from hptransfer.sweeping.run import driver
 from hptransfer.sweeping.run import job as jobs
-from hptransfer.sweeping.run import packs
 
 LEDGER = Path("results/tiny/ledger.jsonl")
 
@@ -84,7 +84,7 @@ def known_costs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
             asked.extend(group[0].model.width for group in groups)
             return Measurement([cost] * len(groups), workers, ("a note",))
 
-        monkeypatch.setattr(packs, "measure_packs", measure_packs)
+        monkeypatch.setattr(driver, "measure_packs", measure_packs)
         return asked
 
     return make

@@ -19,9 +19,14 @@ from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.sweeping.design.history import ArmAndWidth, TriedPoint, arms_and_widths
 from hptransfer.sweeping.design.optuna_samplers import next_points, propose, told_values
-from hptransfer.sweeping.design.rounds import asked, write_study
+from hptransfer.sweeping.design.rounds import (
+    ArmAndWidth,
+    TriedPoint,
+    arms_and_widths,
+    asked,
+    write_study,
+)
 
 Row = dict[str, Any]
 Loss = Callable[[TrialConfig], float]

@@ -27,7 +27,7 @@ from hptransfer.sweeping.plan.budget.units import (
     parse_budget,
     require_unit,
 )
-from hptransfer.sweeping.plan.costs import Occupancy
+from hptransfer.sweeping.plan.plan import Occupancy
 from hptransfer.training.flops import trial_flops
 from tests.support.budget_rows import KNOWN, cost_of, recorded_rows
 from tests.support.tiny import TINY

@@ -19,7 +19,7 @@ from hptransfer.execution.pack_sizes import MeasuredPack, PackCost, by_shape
 from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.sweeping.design.trials import wanted
-from hptransfer.sweeping.plan import costs
+from hptransfer.sweeping.plan import plan as costs
 from hptransfer.training.flops import step_flops, trial_flops
 from tests.support.pack_costs import remember, remember_of_gpu
 from tests.support.tiny import completed

@@ -20,8 +20,7 @@ from hptransfer.execution.pack_sizes import by_shape
 from hptransfer.results.asked_points import best_points, write_asked_points
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.sweep_file import facts_of, read_design
-from hptransfer.sweeping.design.points import grid, points
-from hptransfer.sweeping.design.trials import check_same_question, wanted
+from hptransfer.sweeping.design.trials import check_same_question, grid, points, wanted
 
 LR = ("lr", Axis(-10, -3))
 CLIP = ("clip_norm", Axis(-4, 1))

@@ -10,7 +10,7 @@ import pytest
 from hptransfer.config.choices import Method
 from hptransfer.config.design import DesignConfig
 from hptransfer.config.sweep import Axis
-from hptransfer.sweeping.design.shrink import overrides_to_keep
+from hptransfer.sweeping.design.trials import overrides_to_keep
 from tests.support.quickstart import quickstart
 from tests.support.sweeps import LEDGER, rows, run
 

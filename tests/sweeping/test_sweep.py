@@ -13,10 +13,10 @@ from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, shape_signature, trial_key
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import Trials, by_shape, even_parts
-from hptransfer.sweeping.design.points import grid
 from hptransfer.sweeping.design.trials import (
     check_same_question,
     check_target,
+    grid,
     pending,
     realised,
     wanted,

@@ -32,8 +32,8 @@ from hptransfer.analysis.basins.basin import (
 from hptransfer.analysis.basins.curve import Curves, Floats, fit_curves
 from hptransfer.analysis.laws.law import LawName, regressors
 from hptransfer.config.sweep import Axis, SweepConfig
-from hptransfer.sweeping.design.history import ArmAndWidth, History, Point, TriedPoint
-from hptransfer.sweeping.design.points import DECIMALS
+from hptransfer.sweeping.design.rounds import ArmAndWidth, History, Point, TriedPoint
+from hptransfer.sweeping.design.trials import DECIMALS
 from hptransfer.system.random_streams import stream
 
 COARSE = 2  # grid steps between the first points of the narrowest width

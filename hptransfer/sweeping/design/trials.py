@@ -4,18 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method, Scaling
-from hptransfer.config.conditions import with_condition
+from hptransfer.config.conditions import CONDITIONS, with_condition
 from hptransfer.config.hyperparameters import hyperparameter, with_hyperparameters
 from hptransfer.config.identity import flat, trial_key, with_scaling, with_width
-from hptransfer.config.sweep import SweepConfig, require_allowable
+from hptransfer.config.sweep import Axis, SweepConfig, require_allowable
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import Trials
-from hptransfer.sweeping.design.points import points
+from hptransfer.sweeping.design.rounds import Rows
+
+DECIMALS = 9  # of a point in log2, as a row keeps it
+
+
+def points(sweep: SweepConfig) -> list[dict[str, float]]:
+    """Return the points of a grid or Sobol sweep, each as {`log2_<hp>`: value}."""
+    if sweep.design.method is Method.grid:
+        return grid(sweep.search)
+    assert sweep.design.method is Method.sobol, "adaptive points follow from losses"
+    return sobol(sweep.search, count=sweep.design.total, seed=sweep.design.seed)
+
+
+def grid(search: Sequence[tuple[str, Axis]]) -> list[dict[str, float]]:
+    """Return the full grid of the axes, last axis fastest."""
+    names = [f"log2_{name}" for name, _ in search]
+    points = itertools.product(*(axis.points for _, axis in search))
+    return [dict(zip(names, point, strict=True)) for point in points]
+
+
+def sobol(search: Sequence[tuple[str, Axis]], *, count: int, seed: int) -> list[dict[str, float]]:
+    """Return the first `count` points of the seed's scrambled Sobol sequence in the axes' box."""
+    from scipy.stats import qmc
+
+    sequence = qmc.Sobol(len(search), scramble=True, rng=seed)
+    unit = sequence.random_base2(math.ceil(math.log2(count)))[:count]
+    return [in_box(search, point) for point in unit.tolist()]
+
+
+def in_box(search: Sequence[tuple[str, Axis]], unit: Sequence[float]) -> dict[str, float]:
+    """Return the point at shares in [0, 1] of the axes, in log2."""
+    return {
+        f"log2_{name}": round(axis.low + share * (axis.high - axis.low), DECIMALS)
+        for (name, axis), share in zip(search, unit, strict=True)
+    }
 
 
 def wanted(sweep: SweepConfig) -> dict[str, TrialConfig]:
@@ -153,3 +188,68 @@ def _design_facts(sweep: SweepConfig) -> dict[str, object]:
     if sweep.is_adaptive:
         facts["sweep.design.round"] = design.batch
     return facts
+
+
+def overrides_to_keep(recorded: SweepConfig, asked: SweepConfig) -> list[str]:
+    """Return the overrides with which a command also asks for all that its folder records.
+
+    The list is empty where the command asks for all of that already.
+    """
+    lists = {
+        "sweep.widths": (recorded.widths, asked.widths),
+        "sweep.seeds": (recorded.seeds, asked.seeds),
+        "sweep.parametrizations": tuple(
+            tuple(scaling.value for scaling in sweep.parametrizations)
+            for sweep in (recorded, asked)
+        ),
+    }
+    if any(condition not in asked.conditions for condition in recorded.conditions):
+        lists |= {
+            f"sweep.vary.{name}": (getattr(recorded.vary, name), getattr(asked.vary, name))
+            for name in CONDITIONS
+        }
+    overrides = [
+        f"{key}=[{','.join(map(str, _union(before, now)))}]"
+        for key, (before, now) in lists.items()
+        if not set(before) <= set(now)
+    ]
+    if recorded.design.method is not Method.grid:
+        if recorded.design.total > asked.design.total:
+            overrides.append(f"sweep.design.points={recorded.design.total}")
+        return overrides
+    now = dict(asked.search)
+    for name, axis in recorded.search:
+        overrides += _axis_overrides(f"search.{name}", axis, now[name])
+    return overrides
+
+
+def _union(before: Iterable, now: Iterable) -> list:
+    both = dict.fromkeys((*before, *now))
+    return list(both) if any(isinstance(value, str) for value in both) else sorted(both)
+
+
+def _axis_overrides(key: str, before: Axis, now: Axis) -> list[str]:
+    if set(before.points) <= set(now.points):
+        return []
+    if before.listed or now.listed:
+        points = ", ".join(repr(point) for point in _union(before.points, now.points))
+        return [f"{key}={{points: [{points}]}}"]
+    both = {
+        "low": min(before.low, now.low),
+        "high": max(before.high, now.high),
+        "step": min(before.step, now.step),
+    }
+    return [f"{key}.{end}={value:g}" for end, value in both.items() if value != getattr(now, end)]
+
+
+def left_out(recorded: SweepConfig, asked: SweepConfig, rows: Rows) -> set[str]:
+    """Return the keys of the rows that the recorded sweep asks for and the other one does not."""
+    return rows.keys() & (_asked_keys(recorded, rows) - _asked_keys(asked, rows))
+
+
+def _asked_keys(sweep: SweepConfig, rows: Rows) -> set[str]:
+    if not sweep.is_adaptive:
+        return set(wanted(sweep))
+    from hptransfer.sweeping.design.rounds import asked
+
+    return {trial_key(config) for trials in asked(sweep, rows) for config in trials}

@@ -1,54 +1,342 @@
-"""What a sweep will cost, reckoned before anything runs: trials, packs, FLOPs, hours and money."""
+"""What a sweep will cost, reckoned before anything runs: trials, packs, FLOPs, hours and money.
+
+The cost of a shape's packs comes from the best source there is. A pack's predicted seconds are
+multiplied by what recorded packs took over their prediction, whose spread is the interval.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from hptransfer.analysis.answer.transferred import costs, points_of_width
 from hptransfer.analysis.basins.numbers import number
-from hptransfer.config import TrialConfig
+from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.conditions import condition_of
 from hptransfer.config.identity import arm_of, trial_key
 from hptransfer.config.sweep import SweepConfig
+from hptransfer.execution import cached_packs, measure_packs
 from hptransfer.execution.pack_sizes import (
     PLAN_LIMITS,
+    MeasuredPack,
+    PackCost,
     PackSize,
+    TimedPack,
     Trials,
     by_shape,
     choose_sizes,
+    even_parts,
     makespan,
+    read_packs,
+    timed_packs,
 )
-from hptransfer.sweeping.design.points import points
-from hptransfer.sweeping.design.trials import pending, placeholder_trials, wanted
-from hptransfer.sweeping.plan.costs import (
-    HOUR,
-    NOTHING,
-    Interval,
-    Occupancy,
-    ShapeWork,
-    correction,
-    cut_into_packs,
-    measured_over_predicted,
-    occupancy,
-    packs_to_run,
-    sum_intervals,
-    with_size_set_by_user,
-)
-from hptransfer.sweeping.plan.search_cost import cost as search_cost
-from hptransfer.sweeping.plan.throughput import (
-    PlanInputs,
-    Row,
-    Throughput,
-    evaluation_share,
-    throughput,
-)
-from hptransfer.training.flops import trainable_parameters, trial_flops
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.ledger_rows import read_ledger_rows
+from hptransfer.sweeping.design.trials import pending, placeholder_trials, points, wanted
+from hptransfer.training.flops import step_flops, trainable_parameters, trial_flops
+
+Row = Mapping[str, Any]
+Rows = Mapping[str, Row]  # a ledger's rows by trial_key
+
+
+@dataclass(frozen=True)
+class PlanInputs:
+    """What a plan is made from: a sweep, where it runs, and what its folder records."""
+
+    sweep: SweepConfig
+    runtime: RuntimeConfig
+    executor: ExecutorConfig
+    rows: Rows  # the sweep's
+    target_rows: Sequence[Row]
+    sizes: Mapping[str, PackSize]  # the pack sizes that the folder records, by `shape_key`
+    workers: int | None  # packs that run at a time; None: as many as there are places
+    measure: bool  # whether costs that no file tells may be measured, within `PLAN_LIMITS`
+    say: Callable[[str], None]  # is told how far a measurement is
+
+
+def read_inputs(
+    sweep: SweepConfig,
+    runtime: RuntimeConfig,
+    executor: ExecutorConfig,
+    *,
+    root: Path,
+    workers: int | None,
+    measure: bool,
+    say: Callable[[str], None],
+) -> PlanInputs:
+    """Return the inputs of a plan, with what the sweep's folder under `root` records."""
+    folder = ResultsFolder(root / sweep.name)
+    return PlanInputs(
+        sweep,
+        runtime,
+        executor,
+        rows={row["trial_key"]: row for row in read_ledger_rows(folder.path)},
+        target_rows=read_ledger_rows(folder.target),
+        sizes=read_packs(folder.path),
+        workers=workers or executor.workers,
+        measure=measure,
+        say=say,
+    )
+
+
+class KnownCost(NamedTuple):
+    """What packs of a shape cost, and the source of that."""
+
+    cost: PackCost
+    source: str  # recorded (in packs.json), cached, measured, rows, or FLOPs (and another shape)
+
+
+class Throughput(NamedTuple):
+    """What packs cost, and how many run at a time."""
+
+    costs: Mapping[str, KnownCost]  # by `shape_key`: of every shape that was asked for, or of none
+    workers: int
+    notes: tuple[str, ...]  # sentences for the user
+
+
+def throughput(
+    inputs: PlanInputs,
+    groups: Mapping[str, Trials],
+    asked: Collection[str],
+    at_once: int | None = None,
+) -> Throughput:
+    """Return what packs of the shapes that are asked for cost.
+
+    A cost is taken from the first of these that tells it: the pack sizes that the folder records,
+    the cache, a measurement, the shape's own rows, and the FLOPs with the cost of another shape.
+
+    Args:
+        groups: trials by `shape_key`; also of shapes that may only tell of the others.
+        asked: the keys of the shapes whose costs are needed.
+        at_once: the most trials of a shape that run in one round; None: all.
+
+    Raises:
+        UserError: resources, a device or data that are not there, where packs are measured.
+        MachineError: a single trial does not fit, where packs are measured.
+    """
+    runtime, executor = inputs.runtime, inputs.executor
+    kept = {} if runtime.pack_size else inputs.sizes
+    known = {key: KnownCost(kept[key].cost(), "recorded") for key in groups if key in kept}
+    unknown = [key for key in asked if key not in known]
+    together = [groups[key][:at_once] for key in unknown]
+    if inputs.measure and (unknown or inputs.workers is None):
+        found = measure_packs(together, runtime, executor, limits=PLAN_LIMITS, say=inputs.say)
+    else:
+        found = cached_packs(together, runtime, executor)
+    for key, cost in found.by_key(unknown).items():
+        known[key] = KnownCost(cost, "cached" if cost.cached else "measured")
+    for key in groups.keys() - known.keys():
+        if seconds := recorded_seconds(groups[key], inputs.rows, on_gpu=runtime.on_gpu):
+            known[key] = KnownCost(_cost_of_rows(groups[key][0], seconds), "rows")
+    notes, workers = found.notes, inputs.workers or found.workers
+    if known and workers is None:
+        notes = (
+            *notes,
+            "No cluster was asked, so one pack is taken to run at a time. Say how many do with "
+            "--workers.",
+        )
+    costs = {key: known.get(key) or _scaled(groups, key, known) for key in asked} if known else {}
+    return Throughput(costs, workers or 1, notes)
+
+
+def recorded_seconds(group: Trials, rows: Rows, *, on_gpu: bool) -> list[float]:
+    """Return the seconds of a shape's trials that were recorded on such a device."""
+    recorded = [rows[key]["cost"] for config in group if (key := trial_key(config)) in rows]
+    return [c["seconds"] for c in recorded if (c["device"] != "cpu") == on_gpu and c["seconds"] > 0]
+
+
+def _cost_of_rows(config: TrialConfig, seconds: Sequence[float]) -> PackCost:
+    """Return a cost by which each trial takes the median of the recorded seconds."""
+    of_training = statistics.median(seconds) / (1.0 + evaluation_share(config))
+    return PackCost((MeasuredPack(1, of_training / config.budget.steps, 0.0),))
+
+
+def _scaled(groups: Mapping[str, Trials], key: str, known: Mapping[str, KnownCost]) -> KnownCost:
+    """Return the cost of the shape of nearest FLOPs, in proportion to the FLOPs of a step."""
+    flops = {other: flops_of_step(groups[other][0]) for other in {key, *known}}
+    near = min(known, key=lambda other: abs(math.log(flops[other] / flops[key])))
+    cost, steps = known[near].cost, groups[near][0].budget.steps
+    size = cost.best_size(len(groups[near]), steps)
+    seconds = cost.seconds(size) * flops[key] / flops[near]
+    return KnownCost(PackCost((MeasuredPack(size, seconds, 0.0),), cost.warmup), "FLOPs")
+
+
+def flops_of_step(config: TrialConfig) -> float:
+    """Return the FLOPs of one training step of a trial."""
+    return step_flops(config.model, config.data.layout, config.budget.batch_size)[1]
+
+
+def evaluation_share(config: TrialConfig) -> float:
+    """Return the FLOPs of a trial's evaluations over those of its training steps."""
+    return trial_flops(config) / (config.budget.steps * flops_of_step(config)) - 1.0
+
+
+LOW, HIGH = 0.05, 0.95  # the shares of recorded packs that lie below the ends of an interval
+HOUR = 3600.0  # seconds
+
+
+class Interval(NamedTuple):
+    """An estimate and what it may lie between; an infinite end where nothing tells it."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> Interval:
+        """Return the interval scaled."""
+        return Interval(self.estimate * factor, self.low * factor, self.high * factor)
+
+    def as_json(self) -> dict[str, float | None]:
+        """Return the interval for JSON; the ends are null where nothing tells them."""
+        ends = (self.low, self.high) if math.isfinite(self.high) else (None, None)
+        return {
+            "estimate": number(self.estimate),
+            "low": number(ends[0]),
+            "high": number(ends[1]),
+        }
+
+
+NOTHING = Interval(0.0, 0.0, 0.0)
+
+
+def sum_intervals(intervals: Iterable[Interval]) -> Interval:
+    """Return the sum of intervals as if all came out low, or all high."""
+    found = list(intervals)
+    return Interval(*(sum(values) for values in zip(*found, strict=True))) if found else NOTHING
+
+
+class Correction(NamedTuple):
+    """The measured over the predicted seconds of packs, and where that ratio is from."""
+
+    ratio: Interval
+    basis: str  # rows, rows of other shapes, probe, or none
+    packs: int = 0  # recorded packs that the ratio is from
+
+
+@dataclass(frozen=True)
+class ShapeWork:
+    """The packs of a shape that are still to run."""
+
+    packs: tuple[TimedPack, ...]
+    source: str  # of the seconds, as `KnownCost` has it
+    bytes: float | None  # of the largest pack; None: its memory was not measured
+    correction: Correction
+
+    @property
+    def size(self) -> int:
+        """Return the trials of the largest pack."""
+        return max(len(pack.trials) for pack in self.packs)
+
+    def seconds(self) -> list[Interval]:
+        """Return the seconds of each pack, its evaluations included."""
+        return [self.correction.ratio.times(pack.seconds) for pack in self.packs]
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """The part of the machine that one pack occupies while it runs."""
+
+    unit: str  # GPU or core
+    count: float
+    price_per_hour: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the occupancy for the plan's JSON."""
+        return dataclasses.asdict(self)
+
+
+def occupancy(runtime: RuntimeConfig, executor: ExecutorConfig) -> Occupancy:
+    """Return what a pack occupies: GPUs where it runs on one, else the cores that it asks for."""
+    if runtime.on_gpu:
+        return Occupancy("GPU", executor.gpus or 1.0, executor.price_per_hour)
+    cores = float(runtime.threads) if executor.name == "local" else executor.cpus
+    return Occupancy("core", cores, executor.price_per_hour)
+
+
+def with_size_set_by_user(group: Trials, size: int, cost: PackCost) -> PackSize:
+    """Return the pack size that the config sets, as if it had been chosen."""
+    part = len(even_parts(group, size)[0])
+    return PackSize(group[0].model.width, part, cost.seconds(part), cost.warmup)
+
+
+def cut_into_packs(group: Trials, size: PackSize, at_once: int | None) -> list[TimedPack]:
+    """Cut a shape's trials into packs, and those of each round of `at_once` trials by themselves.
+
+    The seconds of a pack's steps are those of `size`; its evaluations take what their FLOPs say.
+    """
+    with_evaluations = 1.0 + evaluation_share(group[0])
+    round_size = at_once or len(group)
+    rounds = [group[first : first + round_size] for first in range(0, len(group), round_size)]
+    packs = [pack for trials in rounds for pack in timed_packs(trials, size.size, size.cost())]
+    return [TimedPack(pack.trials, pack.seconds * with_evaluations) for pack in packs]
+
+
+def packs_to_run(packs: Iterable[TimedPack], done: Collection[str]) -> tuple[TimedPack, ...]:
+    """Return the packs of which a trial is not in `done`."""
+    return tuple(pack for pack in packs if pending([pack.trials], done))
+
+
+def measured_over_predicted(packs: Iterable[TimedPack], rows: Rows, *, on_gpu: bool) -> list[float]:
+    """Return the recorded over the predicted seconds of each pack with rows of such a device."""
+    found = ((pack, recorded_seconds(pack.trials, rows, on_gpu=on_gpu)) for pack in packs)
+    return [
+        statistics.fmean(seconds) * len(pack.trials) / pack.seconds
+        for pack, seconds in found
+        if seconds
+    ]
+
+
+def correction(key: str, ratios: Mapping[str, Sequence[float]], known: KnownCost) -> Correction:
+    """Return what a shape's predicted seconds are multiplied by.
+
+    Args:
+        key: the shape's.
+        ratios: `measured_over_predicted` of every shape, by key.
+        known: the shape's cost.
+    """
+    own, of_all = ratios.get(key), [ratio for found in ratios.values() for ratio in found]
+    if own:
+        return Correction(_spread(own), "rows", len(own))
+    if known.source == "FLOPs":
+        return Correction(Interval(1.0, 0.0, math.inf), "none")
+    if of_all:
+        return Correction(_spread(of_all), "rows of other shapes", len(of_all))
+    if known.cost.spread is not None:
+        low, high = max(1.0 - known.cost.spread, 0.0), 1.0 + known.cost.spread
+        return Correction(Interval(1.0, low, high), "probe")
+    return Correction(Interval(1.0, 0.0, math.inf), "none")
+
+
+def _spread(values: Sequence[float]) -> Interval:
+    low, middle, high = np.quantile(values, (LOW, 0.5, HIGH))
+    return Interval(float(middle), float(low), float(high))
+
+
+def search_cost(
+    sweep: SweepConfig, table: pd.DataFrame, target: TrialConfig, *, points: int
+) -> dict[str, float | None]:
+    """Return FLOPs of sweep and target, and three ratios in percent, each of its denominator.
+
+    A direct search trains the target at as many `points`, every seed.
+    """
+    label, runs = target.parametrization.scaling.value, points * len(sweep.seeds)
+    return costs(table, label, target_flops=trial_flops(target), direct_runs=runs)
+
+
+def swept_points(sweep: SweepConfig, table: pd.DataFrame, target: TrialConfig) -> int:
+    """Return how many points the design has at a width; of an adaptive one the most it asked."""
+    if not sweep.is_adaptive:
+        return len(points(sweep))
+    return points_of_width(table, target.parametrization.scaling.value, sweep.axes)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from hptransfer.config import CheckpointConfig, TrialConfig
@@ -10,8 +10,21 @@ from hptransfer.config.choices import Method
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key
 from hptransfer.errors import MachineError, TrialsFailed
-from hptransfer.execution import PackError, run_packs
-from hptransfer.execution.pack_sizes import Trials, by_shape, even_parts, halved_text, read_packs
+from hptransfer.execution import PackError, measure_packs, run_packs
+from hptransfer.execution.pack_sizes import (
+    PackSize,
+    TimedPack,
+    Trials,
+    by_shape,
+    choose_sizes,
+    even_parts,
+    halved_text,
+    longest_first,
+    read_packs,
+    sizes_text,
+    timed_packs,
+    write_packs,
+)
 from hptransfer.results.asked_points import write_asked_points
 from hptransfer.results.curves import write_curve
 from hptransfer.results.failed_trials import FailedTrial, add_failed, remove_failed
@@ -21,12 +34,74 @@ from hptransfer.results.provenance import provenance
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.sweeping.design.trials import pending, placeholder_trials, wanted
 from hptransfer.sweeping.run.job import Job
-from hptransfer.sweeping.run.packs import measured_sizes, pending_packs
 from hptransfer.sweeping.run.progress import SweepProgress
 from hptransfer.sweeping.trackers.watch import Watch, watchers
 from hptransfer.system.console import say
 from hptransfer.system.signals import end_if_asked
 from hptransfer.training.packs.checkpoint import discard_pack
+
+
+def pending_packs(
+    job: Job, folder: Path, trials: Sequence[TrialConfig], done: Collection[str]
+) -> list[Trials]:
+    """Cut the trials into packs and return those of which a row is missing, longest first.
+
+    Packs have the size `runtime.pack_size` where it is set, else the sizes that the folder
+    records; sizes of shapes that the folder does not know are measured and recorded.
+    """
+    groups = {
+        key: group
+        for key, group in by_shape(trials).items()
+        if any(trial_key(config) not in done for config in group)
+    }
+    given = job.composed.runtime.pack_size
+    if given is not None:
+        packs = [tuple(part) for group in groups.values() for part in even_parts(group, given)]
+        return sorted(pending(packs, done), key=lambda pack: -pack[0].model.width)
+    recorded = read_packs(folder)
+    known = {key: recorded[key] for key in groups if key in recorded}
+    packs = _pending_timed(groups, known, done)
+    unknown = {key: group for key, group in groups.items() if key not in recorded}
+    if unknown:
+        chosen = measured_sizes(job, folder, unknown, [pack.seconds for pack in packs])
+        packs += _pending_timed(groups, chosen, done)
+    return [pack.trials for pack in longest_first(packs)]
+
+
+def _pending_timed(
+    groups: Mapping[str, Trials], chosen: Mapping[str, PackSize], done: Collection[str]
+) -> list[TimedPack]:
+    packs = [
+        pack
+        for key, choice in chosen.items()
+        for pack in timed_packs(groups[key], choice.size, choice.cost())
+    ]
+    return [pack for pack in packs if pending([pack.trials], done)]
+
+
+def measured_sizes(
+    job: Job, folder: Path, groups: Mapping[str, Trials], others: Sequence[float]
+) -> dict[str, PackSize]:
+    """Measure what packs of these shapes cost; return their sizes, recorded in the folder.
+
+    Args:
+        others: seconds of the packs of all other shapes, which run beside these.
+    """
+    say("measuring pack sizes ...", quiet=job.quiet)
+    found = measure_packs(
+        list(groups.values()),
+        job.composed.runtime,
+        job.composed.executor,
+        say=lambda text: say(text, quiet=job.quiet),
+    )
+    assert found.workers is not None, "a measurement counts the places"
+    for note in found.notes:
+        say(note, quiet=job.quiet)
+    chosen = choose_sizes(groups, found.by_key(groups), found.workers, others)
+    write_packs(folder, {**read_packs(folder), **chosen})
+    say(sizes_text(chosen.values()), quiet=job.quiet)
+    return chosen
+
 
 Rounds = Sequence[Sequence[TrialConfig]]  # the trials of each round, the newest round last
 

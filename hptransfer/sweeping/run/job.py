@@ -16,8 +16,13 @@ from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import iterate_ledger_rows, read_ledger_rows
-from hptransfer.sweeping.design.shrink import left_out, overrides_to_keep
-from hptransfer.sweeping.design.trials import check_same_question, check_target, wanted
+from hptransfer.sweeping.design.trials import (
+    check_same_question,
+    check_target,
+    left_out,
+    overrides_to_keep,
+    wanted,
+)
 from hptransfer.system.console import say
 from hptransfer.system.files import require_links_inside, write_text
 from hptransfer.system.folder_lock import FolderLock

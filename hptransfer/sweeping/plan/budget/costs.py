@@ -27,7 +27,7 @@ from hptransfer.execution.pack_sizes import (
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan.budget.candidates import Candidate
 from hptransfer.sweeping.plan.budget.units import Workload
-from hptransfer.sweeping.plan.throughput import (
+from hptransfer.sweeping.plan.plan import (
     PlanInputs,
     evaluation_share,
     flops_of_step,

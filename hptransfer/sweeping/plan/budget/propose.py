@@ -29,8 +29,7 @@ from hptransfer.sweeping.plan.budget.knowledge import (
 from hptransfer.sweeping.plan.budget.record import knowledge_entry, proposal_entry
 from hptransfer.sweeping.plan.budget.regret import Predictor, Proposal
 from hptransfer.sweeping.plan.budget.units import Budget, Meter, Workload, require_unit
-from hptransfer.sweeping.plan.costs import occupancy
-from hptransfer.sweeping.plan.throughput import PlanInputs
+from hptransfer.sweeping.plan.plan import PlanInputs, occupancy
 from hptransfer.training.flops import trial_flops
 
 FACTORS = (0.5, 1.0, 2.0)  # times the budget: the amounts that are compared

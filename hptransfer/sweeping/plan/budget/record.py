@@ -12,7 +12,7 @@ from hptransfer.execution.pack_sizes import makespan
 from hptransfer.sweeping.plan.budget.knowledge import STEPS_SD, Knowledge
 from hptransfer.sweeping.plan.budget.regret import Proposal
 from hptransfer.sweeping.plan.budget.units import Meter
-from hptransfer.sweeping.plan.costs import HOUR
+from hptransfer.sweeping.plan.plan import HOUR
 
 
 def knowledge_entry(known: Knowledge) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hptransfer.config.budget_units import UNITS, written
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.execution.pack_sizes import makespan
-from hptransfer.sweeping.plan.costs import HOUR, Occupancy
+from hptransfer.sweeping.plan.plan import HOUR, Occupancy
 
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(" + "|".join(UNITS) + ")", re.IGNORECASE)
 
