@@ -27,10 +27,18 @@ from hptransfer.config import (
 from hptransfer.data import digits, fashion_mnist
 from hptransfer.data.captions import encode_captions
 from hptransfer.data.features import open_features
-from hptransfer.data.huggingface import HuggingFace
-from hptransfer.data.image_folder import ImageFolder
-from hptransfer.data.source import Source, check_source, named_folder, split_source
-from hptransfer.data.split import Dataset, MemorySplit, SourceRows, Split, split_rows
+from hptransfer.data.images import HuggingFace, ImageFolder
+from hptransfer.data.source import (
+    Dataset,
+    MemorySplit,
+    Source,
+    SourceRows,
+    Split,
+    check_source,
+    named_folder,
+    split_rows,
+    split_source,
+)
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import numpy_generator
 

@@ -23,33 +23,230 @@ Shapes are those of one sample: (C, H, H), (), (L, K), (L,) and (A,). Only `late
 shard is `0000.safetensors` with all arrays, or with storage `npy` one file per array, such as
 `0000.latents.npy`. `write_features` writes this layout.
 
-fast-DiT's layout is `imagenet256_features/*.npy`, each (1, 4, 32, 32), and of the same names
-`imagenet256_labels/*.npy`, each (1,). These latents are already scaled.
+fast-DiT's layout is `imagenet256_features/NAME.npy`, each (1, C, H, H), and of the same names
+`imagenet256_labels/NAME.npy`, each (1,). Samples are in the order of their names. These latents are
+already scaled.
 
-PixArt-α's layout is described in `hptransfer.data.pixart_features`. These latents are not scaled:
-set data.scale=0.18215 for the VAE of Stable Diffusion.
+PixArt-α's layout (arXiv 2310.00426), which its `tools/extract_features.py` writes, is
+
+    data_info.json                                  [{"path": ..., "ratio": ...}, ...]
+    caption_feature_wmask/NAME.npz                  caption_feature (1, L, K), attention_mask (1, L)
+    img_vae_features/256resolution/noflip/NAME.npy  mean, then standard deviation: (2·C, H, H)
+
+The list may also be in `partition/`, and the resolution in the folder's name, as PixArt-α's loader
+expects it (`img_vae_features_256resolution/noflip`). NAME is the image's file name, or
+`folder_file` for an image in a folder. As in that loader, images with a ratio above 4 are left out,
+and a latent is mean + std·noise; but here a sample has the same noise in every epoch. There are no
+labels. These latents are not scaled: set data.scale=0.18215 for the VAE of Stable Diffusion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import io
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hptransfer.config import FeaturesConfig, Layout
-from hptransfer.data.fast_dit_features import FastDiTFeatures
-from hptransfer.data.manifest import SHARD_SUFFIX, Manifest, fault_of, read_manifest
-from hptransfer.data.pixart_features import PixArtFeatures, data_info
-from hptransfer.data.shards import StoredArray, npy_array, require_array, safetensors_array
-from hptransfer.data.source import Source
-from hptransfer.data.split import Captions
+from hptransfer.data.source import Captions, Source, reader_threads, reading
 from hptransfer.errors import UserError
 from hptransfer.system.files import write_text
+from hptransfer.system.random_streams import torch_generator
+
+# Held while numpy parses the header of an npy file: Python's parser raised "AST constructor
+# recursion depth mismatch" where several threads parsed at a time (3.11.7). Files whose bytes are
+# read first are still read side by side.
+NPY_HEADERS = threading.Lock()
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
+_SAFETENSORS = {
+    **{"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"},
+    **{"BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"},
+}
+
+
+class StoredArray(NamedTuple):
+    """An array in a file: its shape, its dtype, and a function that reads rows (B,)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    take: Callable[[np.ndarray], Tensor]
+
+
+def npy_array(path: Path) -> StoredArray:
+    """Return the memory-mapped array of an npy file."""
+    with reading(path):
+        stored = np.lib.format.open_memmap(path, mode="r")
+        size, expected = path.stat().st_size, stored.offset + stored.nbytes
+        if size != expected:
+            raise ValueError(f"it has {size} bytes where its header says {expected}")
+    return StoredArray(
+        stored.shape, str(stored.dtype), lambda rows: torch.from_numpy(np.array(stored[rows]))
+    )
+
+
+def safetensors_array(path: Path, name: str) -> StoredArray:
+    """Return one tensor of a safetensors file; only the rows asked for are read."""
+    with reading(path):
+        file = safe_open(path, framework="pt")
+        if name not in file.keys():  # noqa: SIM118  (no container, only a `keys` method)
+            raise KeyError(f"it has no tensor named {name}")
+        part = file.get_slice(name)
+        stored = str(part.get_dtype())
+        dtype = _SAFETENSORS.get(stored, stored)
+    return StoredArray(tuple(part.get_shape()), dtype, lambda rows: part[rows.tolist()])
+
+
+def npy_sample(path: Path, shape: tuple[int, ...] | None, dtypes: tuple[str, ...]) -> np.ndarray:
+    """Return the content of a small npy file of this shape (any if None) and one of the dtypes."""
+    with reading(path):
+        content = io.BytesIO(path.read_bytes())
+        with NPY_HEADERS:
+            sample = np.load(content, allow_pickle=False)
+    require_array(path, sample.shape, str(sample.dtype), shape, dtypes)
+    return sample
+
+
+def require_array(
+    path: Path | str,
+    found: tuple[int, ...],
+    dtype: str,
+    shape: tuple[int, ...] | None,
+    dtypes: tuple[str, ...],
+) -> None:
+    """Raise a `UserError` if an array has not the shape (any if None) or one of the dtypes."""
+    if dtype not in dtypes or (shape is not None and found != shape):
+        wanted = "" if shape is None else f"of shape {shape} and "
+        raise UserError(
+            f"{path} must hold an array {wanted}of dtype {' or '.join(dtypes)}, but it has shape "
+            f"{found} and dtype {dtype}. Write it again."
+        )
+
+
+MANIFEST_NAME, MANIFEST_VERSION = "hptransfer-features", 1
+SHARD_SUFFIX = {"safetensors": ".safetensors", "npy": ".npy"}
+
+# The number of dimensions and the dtypes of one sample, by the array's name.
+ARRAY_KINDS = {
+    "latents": (3, FLOATS),
+    "labels": (0, INTEGERS[1:]),
+    "tokens": (2, FLOATS),
+    "mask": (1, INTEGERS),
+    "pooled": (1, FLOATS),
+}
+# The array without which another one is refused.
+NEEDED_ARRAYS = {"tokens": "mask", "mask": "tokens", "pooled": "tokens"}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of a manifest: one sample's shape and dtype by array, and the shards."""
+
+    storage: str
+    classes: int
+    arrays: dict[str, tuple[tuple[int, ...], str]]
+    shards: tuple[tuple[str, int], ...]  # name and number of samples
+
+    @property
+    def layout(self) -> Layout:
+        """The shapes of a sample, and the number of classes."""
+        channels, size, _ = self.arrays["latents"][0]
+        length, features = self.arrays["tokens"][0] if "tokens" in self.arrays else (0, 0)
+        (pooled,) = self.arrays["pooled"][0] if "pooled" in self.arrays else (0,)
+        return Layout(channels, size, self.classes, length, features, pooled)
+
+    def file(self, shard: str, array: str) -> str:
+        """Return the name of the file that holds one shard of an array."""
+        part = f".{array}" if self.storage == "npy" else ""
+        return f"{shard}{part}{SHARD_SUFFIX[self.storage]}"
+
+    def as_json(self) -> str:
+        """Return the file's content."""
+        arrays = {n: {"shape": list(s), "dtype": d} for n, (s, d) in self.arrays.items()}
+        shards = [{"name": name, "samples": samples} for name, samples in self.shards]
+        tree = {"format": MANIFEST_NAME, "version": MANIFEST_VERSION, "storage": self.storage}
+        tree |= {"classes": self.classes, "arrays": arrays, "shards": shards}
+        return json.dumps(tree, indent=2) + "\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest in a file; raise a `UserError` if it is wrong."""
+    with reading(path):
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest = _manifest(tree)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} must be a manifest as hptransfer.data.features describes it, but is not: "
+            f"{type(error).__name__} {error}. Write it with write_features."
+        ) from error
+    fault = fault_of(manifest)
+    if fault:
+        raise UserError(f"{path} {fault}. Write it with hptransfer.data.features.write_features.")
+    return manifest
+
+
+def _manifest(tree: dict[str, Any]) -> Manifest:
+    if (tree["format"], tree["version"]) != (MANIFEST_NAME, MANIFEST_VERSION):
+        raise ValueError(f"format {tree['format']!r} version {tree['version']!r}")
+    arrays = {
+        name: (tuple(int(n) for n in array["shape"]), str(array["dtype"]))
+        for name, array in tree["arrays"].items()
+    }
+    shards = tuple((str(shard["name"]), int(shard["samples"])) for shard in tree["shards"])
+    return Manifest(str(tree["storage"]), int(tree["classes"]), arrays, shards)
+
+
+def fault_of(manifest: Manifest) -> str:
+    """Return what is wrong with a manifest as the end of a sentence; empty if nothing is."""
+    if manifest.storage not in SHARD_SUFFIX:
+        return f"must name the storage safetensors or npy, but names {manifest.storage!r}"
+    if not manifest.shards or any(samples < 1 for _, samples in manifest.shards):
+        return "must list shards of one sample or more each"
+    if any(Path(name).name != name for name, _ in manifest.shards):
+        return "must name shards in its own folder"
+    if len(dict(manifest.shards)) < len(manifest.shards):
+        return "must name every shard once"
+    if "latents" not in manifest.arrays:
+        return "must list the array latents"
+    for name, (shape, dtype) in manifest.arrays.items():
+        if name not in ARRAY_KINDS:
+            return f"may list the arrays {', '.join(ARRAY_KINDS)}, but lists {name!r}"
+        dimensions, dtypes = ARRAY_KINDS[name]
+        if len(shape) != dimensions or min(shape, default=1) < 1 or dtype not in dtypes:
+            return (
+                f"must give one sample of {name} {dimensions} dimensions and a dtype of "
+                f"{', '.join(dtypes)}, but gives shape {shape} and dtype {dtype}"
+            )
+        if name in NEEDED_ARRAYS and NEEDED_ARRAYS[name] not in manifest.arrays:
+            return f"must list {NEEDED_ARRAYS[name]} where it lists {name}"
+    return _disagreement(manifest)
+
+
+def _disagreement(manifest: Manifest) -> str:
+    (_, height, width), _ = manifest.arrays["latents"]
+    if height != width:
+        return f"must give square latents, but gives {height}x{width}"
+    if (
+        "tokens" in manifest.arrays
+        and manifest.arrays["mask"][0] != manifest.arrays["tokens"][0][:1]
+    ):
+        return "must give mask as many tokens as tokens"
+    if manifest.classes < 1 or ("labels" not in manifest.arrays and manifest.classes != 1):
+        return f"must state its classes, 1 without labels, but states {manifest.classes}"
+    return ""
 
 
 def open_features(config: FeaturesConfig, folder: Path) -> Source:
@@ -193,3 +390,249 @@ def _write_shard(folder: Path, name: str, shard: Mapping[str, Tensor], storage: 
                     "convert it to float16 or float32."
                 )
             np.save(folder / f"{name}.{array}.npy", values.numpy())
+
+
+class FastDiTFeatures:
+    """The samples of the folders `imagenet256_features` and `imagenet256_labels`."""
+
+    advice = ()
+
+    def __init__(self, config: FeaturesConfig, folder: Path) -> None:
+        self.folder, self.scale = folder, config.scale
+        features = _only(folder, "imagenet*_features")
+        labels = features.with_name(features.name.replace("_features", "_labels"))
+        self.names = _npy_names(features)
+        _require_same(features, labels, set(self.names), set(_npy_names(labels)))
+        self.features, self.labels = features.name, labels.name
+        self.files = [f"{kind}/{n}" for kind in (self.features, self.labels) for n in self.names]
+        shape = npy_sample(features / self.names[0], None, FLOATS).shape
+        if len(shape) != 4 or shape[0] != 1 or shape[2] != shape[3]:
+            raise UserError(
+                f"{features / self.names[0]} must hold one square latent (1, C, H, H), but has "
+                f"shape {shape}. Extract with a batch of one."
+            )
+        self.shape = shape
+        self.layout = Layout(shape[1], shape[2], config.classes)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def place(self, index: int) -> str:
+        """Return the name of a sample's file, for errors."""
+        return f"{self.folder / self.features / self.names[index]} (or its label)"
+
+    def images_at(self, indices: np.ndarray) -> Tensor:
+        """Return scaled latents (B, C, H, H)."""
+        return (
+            torch.cat(self._read(self.features, indices, self.shape, FLOATS)).float() * self.scale
+        )
+
+    def labels_at(self, indices: np.ndarray) -> Tensor:
+        """Return labels (B,)."""
+        return torch.cat(self._read(self.labels, indices, (1,), INTEGERS[1:])).long()
+
+    def captions_at(self, indices: np.ndarray) -> Captions:
+        """Return captions without tokens (B, 0, 0), since there are none."""
+        none = torch.zeros(len(indices), 0)
+        return none.unsqueeze(-1), none.bool(), none
+
+    def _read(
+        self, kind: str, indices: np.ndarray, shape: tuple[int, ...], dtypes: tuple[str, ...]
+    ) -> list[Tensor]:
+        paths = [self.folder / kind / self.names[i] for i in indices]
+        read = reader_threads().map(
+            lambda path: torch.from_numpy(npy_sample(path, shape, dtypes)), paths
+        )
+        return list(read)
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(path for path in folder.glob(pattern) if path.is_dir())
+    if len(found) != 1:
+        raise UserError(
+            f"{folder} must hold one folder {pattern}, but holds {len(found)}. Set "
+            "runtime.data_folder to a folder with one."
+        )
+    return found[0]
+
+
+def _npy_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise UserError(f"There must be a folder {folder}, but there is none. Extract again.")
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(".npy"))
+    if not names:
+        raise UserError(f"{folder} must hold npy files, but holds none. Extract again.")
+    return names
+
+
+def _require_same(features: Path, labels: Path, first: set[str], second: set[str]) -> None:
+    for have, lack, missing in (
+        (features, labels, first - second),
+        (labels, features, second - first),
+    ):
+        if missing:
+            name = min(missing)
+            raise UserError(
+                f"Every latent needs its label, but {have / name} has no counterpart "
+                f"{lack / name} ({len(missing)} are missing). Extract again."
+            )
+
+
+LIST_FILES = ("data_info.json", "partition/data_info.json")
+LATENT_FOLDERS = ("img_vae_features*/*resolution/noflip", "img_vae_features*/noflip")
+CAPTION_FOLDERS = ("caption_feature_wmask", "caption_features_new", "caption_features")
+MAX_RATIO = 4  # largest ratio of an image's sides
+# Factor that gives the latents of Stable Diffusion's VAE a variance near 1; the extraction leaves
+# latents unscaled.
+VAE_SCALE = 0.18215
+
+
+class PixArtFeatures:
+    """The samples of a folder that PixArt-α's extraction wrote."""
+
+    def __init__(self, config: FeaturesConfig, folder: Path) -> None:
+        self.folder, self.config = folder, config
+        self.advice = [f"data.scale={VAE_SCALE}"] if config.scale == 1 else []
+        listed = data_info(folder)
+        latents, captions = _folder(folder, LATENT_FOLDERS), _folder(folder, CAPTION_FOLDERS)
+        if listed is None or latents is None:
+            raise UserError(
+                f"{folder} must hold data_info.json and {LATENT_FOLDERS[0]}, but lacks one. "
+                "Extract again, or set runtime.data_folder to the folder above both."
+            )
+        images = _listed(listed)
+        self.latents = _matched(latents, ".npy", images)
+        self.captions = _matched(captions, ".npz", images) if captions else []
+        used = (listed, *self.latents, *self.captions)
+        self.files = [path.relative_to(folder).as_posix() for path in used]
+        shape = npy_sample(self.latents[0], None, FLOATS).shape
+        if len(shape) != 3 or shape[0] % 2 or shape[1] != shape[2]:
+            raise UserError(
+                f"{self.latents[0]} must hold the mean and standard deviation of a square latent, "
+                f"(2·C, H, H), but has shape {shape}. Extract again, at one resolution."
+            )
+        self.shape = shape
+        length, channels = self._caption_shape()
+        self.layout = Layout(shape[0] // 2, shape[1], 1, length, channels)
+
+    def _caption_shape(self) -> tuple[int, int]:
+        """Return the first caption's shape, or with more tokens if the config says so."""
+        if not self.captions:
+            return 0, 0
+        tokens, _ = _caption(self.captions[0])
+        return max(tokens.shape[0], self.config.caption_tokens), tokens.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def place(self, index: int) -> str:
+        """Return the name of a sample's file, for errors."""
+        return f"{self.latents[index]} (or its caption)"
+
+    def images_at(self, indices: np.ndarray) -> Tensor:
+        """Return scaled latents (B, C, H, H)."""
+        return (
+            torch.stack(list(reader_threads().map(self._latent, indices.tolist())))
+            * self.config.scale
+        )
+
+    def _latent(self, index: int) -> Tensor:
+        stored = npy_sample(self.latents[index], self.shape, FLOATS)
+        mean, std = torch.from_numpy(stored).float().chunk(2)
+        if not self.config.sample_posterior:
+            return mean
+        return mean + std * torch.randn(
+            mean.shape, generator=torch_generator(0, "posterior", index)
+        )
+
+    def labels_at(self, indices: np.ndarray) -> Tensor:
+        """Return label 0 for every sample (B,)."""
+        return torch.zeros(len(indices), dtype=torch.long)
+
+    def captions_at(self, indices: np.ndarray) -> Captions:
+        """Return tokens, zero where padded, mask, and no pooled features (B, 0)."""
+        paths = [self.captions[i] for i in indices]
+        length, channels = self.layout.caption_tokens, self.layout.caption_channels
+        tokens = torch.zeros(len(paths), length, channels)
+        mask = torch.zeros(len(paths), length, dtype=torch.bool)
+        for row, (path, (features, real)) in enumerate(
+            zip(paths, reader_threads().map(_caption, paths), strict=True)
+        ):
+            if len(features) > length or features.shape[1] != channels:
+                raise UserError(
+                    f"{path} must hold a caption of at most {length} tokens of {channels} "
+                    f"features, but has {tuple(features.shape)}. Raise data.caption_tokens, or "
+                    "extract again."
+                )
+            tokens[row, : len(features)] = features.masked_fill(~real.unsqueeze(-1), 0)
+            mask[row, : len(features)] = real
+        return tokens, mask, torch.zeros(len(paths), 0)
+
+
+def data_info(folder: Path) -> Path | None:
+    """Return the path of the list of images; None if the folder has none."""
+    return next((folder / name for name in LIST_FILES if (folder / name).is_file()), None)
+
+
+def _listed(path: Path) -> list[str]:
+    """Return the listed images whose ratio is at most `MAX_RATIO`."""
+    with reading(path):
+        items = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        kept = [str(item["path"]) for item in items if item.get("ratio", 1) <= MAX_RATIO]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(
+            f'{path} must be a list of {{"path": ..., "ratio": ...}}, but is not. Write it again.'
+        ) from None
+    if not kept:
+        raise UserError(f"{path} must list an image with a ratio of at most 4, but lists none.")
+    return kept
+
+
+def _folder(folder: Path, patterns: Sequence[str]) -> Path | None:
+    """Return the only folder that matches the first pattern with a match; None without any."""
+    for pattern in patterns:
+        found = sorted(path for path in folder.glob(pattern) if path.is_dir())
+        if len(found) > 1:
+            raise UserError(
+                f"{folder} must hold one folder {pattern}, but holds "
+                f"{' and '.join(str(path) for path in found)}. Move all but one elsewhere."
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def _matched(folder: Path, suffix: str, images: Sequence[str]) -> list[Path]:
+    """Return the file of every image; two images must not share one."""
+    paths = [_file_of(folder, suffix, image) for image in images]
+    path, count = Counter(paths).most_common(1)[0]
+    if count > 1:
+        raise UserError(
+            f"Every image needs a file of its own, but {path} is that of {count} images. Give "
+            "the images different names and extract again."
+        )
+    return paths
+
+
+def _file_of(folder: Path, suffix: str, image: str) -> Path:
+    joined = os.path.splitext("_".join(image.rsplit("/", 1)))[0]  # noqa: PTH122
+    for name in (joined, Path(image).stem):
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    raise UserError(
+        f"Every image needs its features, but {image} has no {folder / joined}{suffix} and no "
+        f"{Path(image).stem}{suffix} there. Extract again."
+    )
+
+
+def _caption(path: Path) -> tuple[Tensor, Tensor]:
+    """Return a caption's features (L, K) and mask (L,), all True if the file has no mask."""
+    with reading(path), NPY_HEADERS, np.load(path, allow_pickle=False) as stored:
+        features = stored["caption_feature"]
+        has_mask = "attention_mask" in stored.files
+        mask = stored["attention_mask"] if has_mask else np.ones(features.shape[:2], bool)
+    shape = (1, *features.shape[-2:])
+    require_array(f"{path}: caption_feature", features.shape, str(features.dtype), shape, FLOATS)
+    require_array(f"{path}: attention_mask", mask.shape, str(mask.dtype), shape[:2], INTEGERS)
+    return torch.from_numpy(features[0]).float(), torch.from_numpy(mask[0]).bool()

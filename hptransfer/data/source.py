@@ -1,24 +1,204 @@
-"""Data sets in folders, and the check that one is complete, finite and the one of the config.
+"""Splits of data sets, and the check that a folder is complete, finite and the one of the config.
 
 A folder is opened by reading names and headers. A scan then reads every sample as training does, so
-that a broken sample is named before a run starts, and hashes every file. The outcome is sealed (see
-`hptransfer.data.seal`): as long as no file changes, workers and later runs do not scan again.
+that a broken sample is named before a run starts, and hashes the name and bytes of every file. The
+outcome is sealed: a small file records that a data set of this config, with files of these names,
+sizes and modification times, was read without fault and has this hash. A worker then only lists the
+files. If any file has changed, there is no seal for the new state, and the worker reads and hashes
+all files. Remove the seals to have that done anew.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from torch import Tensor
 
 from hptransfer.config import FolderConfig, Layout
-from hptransfer.data.seal import content_hash, fingerprint, sealed_hash, write_seal
-from hptransfer.data.split import Dataset, SourceRows, Split, split_rows
-from hptransfer.errors import UserError
+from hptransfer.errors import MachineError, UserError
+from hptransfer.system.files import write_text
+from hptransfer.system.random_streams import numpy_generator
+
+# Exceptions that numpy, safetensors, Pillow, Arrow and json raise on broken files.
+_FAILURES = (
+    *(OSError, ValueError, SyntaxError, KeyError, EOFError, OverflowError),
+    *(BadZipFile, zlib.error, struct.error, SafetensorError),
+)
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Replace an error of reading a file, in a `with` block, by a `UserError` that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _FAILURES as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(
+            f"{path} is broken or cannot be read: {reason}. Copy or write it again."
+        ) from error
+
+
+Captions = tuple[Tensor, Tensor, Tensor]  # tokens (B, L, K), mask (B, L), pooled (B, A)
+
+
+class Split(Protocol):
+    """Samples by indices (B,); all tensors are on the CPU."""
+
+    def __len__(self) -> int: ...
+
+    def images_at(self, indices: np.ndarray) -> Tensor:
+        """Return images (B, C, H, W) in [-1, 1], or latents."""
+        ...
+
+    def labels_at(self, indices: np.ndarray) -> Tensor:
+        """Return labels (B,), int64."""
+        ...
+
+    def captions_at(self, indices: np.ndarray) -> Captions:
+        """Return tokens (B, L, K), mask (B, L), True at real tokens, and pooled features (B, A)."""
+        ...
+
+
+class Dataset(NamedTuple):
+    """The two splits of a data set; the validation split is never trained on."""
+
+    train: Split
+    validation: Split
+
+
+@dataclass(frozen=True)
+class MemorySplit:
+    """Samples in memory, each described by one of a few encoded sentences."""
+
+    images: Tensor  # (N, C, H, W) in [-1, 1]
+    labels: Tensor  # (N,)
+    caption: Tensor  # (N,): the row of each sample's sentence
+    sentences: Captions  # (S, ...) each
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images_at(self, indices: np.ndarray) -> Tensor:
+        """Return images (B, C, H, W)."""
+        return self.images[torch.from_numpy(indices)]
+
+    def labels_at(self, indices: np.ndarray) -> Tensor:
+        """Return labels (B,)."""
+        return self.labels[torch.from_numpy(indices)]
+
+    def captions_at(self, indices: np.ndarray) -> Captions:
+        """Return tokens, mask and pooled features of each sample's sentence."""
+        rows = self.caption[torch.from_numpy(indices)]
+        tokens, mask, pooled = self.sentences
+        return tokens[rows], mask[rows], pooled[rows]
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """The samples at `rows` (N,) of a source, read on demand."""
+
+    source: Split
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def images_at(self, indices: np.ndarray) -> Tensor:
+        """Return images (B, C, H, W)."""
+        return self.source.images_at(self.rows[indices])
+
+    def labels_at(self, indices: np.ndarray) -> Tensor:
+        """Return labels (B,)."""
+        return self.source.labels_at(self.rows[indices])
+
+    def captions_at(self, indices: np.ndarray) -> Captions:
+        """Return tokens, mask and pooled features."""
+        return self.source.captions_at(self.rows[indices])
+
+
+def split_rows(samples: int, held_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of training and of held-out samples; they depend on no trial's seed."""
+    order = numpy_generator(0, "split").permutation(samples)
+    return order[held_out:], order[:held_out]
+
+
+READER_THREADS = 4  # threads per process; decoding and hashing release Python's lock
+_CHECKS = "1"  # version of the scan's checks; seals of another version do not count
+
+
+@cache
+def reader_threads() -> ThreadPoolExecutor:
+    """Return this process's threads for reading files."""
+    return ThreadPoolExecutor(READER_THREADS, thread_name_prefix="data")
+
+
+def content_hash(folder: Path, files: Sequence[str]) -> str:
+    """Return the first 16 hex digits of the sha256 over every file's name and bytes."""
+    digest = hashlib.sha256()
+    for start in range(0, len(files), 1024):
+        names = files[start : start + 1024]
+        for name, part in zip(
+            names, reader_threads().map(lambda n: _hash(folder / n), names), strict=True
+        ):
+            digest.update(f"{name}\0{part}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _hash(path: Path) -> str:
+    with reading(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(config: FolderConfig, folder: Path, files: Sequence[str]) -> str:
+    """Return a key of everything that a scan depends on, without opening a file."""
+    asked = dataclasses.replace(config, sha256="", held_out=1)
+    digest = hashlib.sha256(f"{_CHECKS} {asked!r}\n".encode())
+    for name in files:
+        status = os.stat(folder / name)  # noqa: PTH116  (faster than Path.stat, for millions of files)
+        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    """Yield the folders of seals: beside the data, for all users of them, or else the user's."""
+    yield folder / ".hptransfer"
+    yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hptransfer"
+
+
+def sealed_hash(folder: Path, key: str) -> str | None:
+    """Return the hash that a seal records; None if there is no seal."""
+    for place in _places(folder):
+        if (place / key).is_file():
+            return (place / key).read_text(encoding="utf-8")
+    return None
+
+
+def write_seal(folder: Path, key: str, sha256: str) -> None:
+    """Write a folder's seal; if no place can be written, every process scans for itself."""
+    for place in _places(folder):
+        try:
+            write_text(place / key, sha256)
+            return
+        except (UserError, MachineError):
+            continue
+
 
 SCAN_SAMPLES = 64  # samples that a scan holds in memory at once
 

@@ -28,7 +28,7 @@ from hptransfer.data import (
 from hptransfer.data.captions import encode_captions
 from hptransfer.data.features import write_features
 from hptransfer.data.images import DecodedImages
-from hptransfer.data.split import split_rows
+from hptransfer.data.source import split_rows
 from hptransfer.errors import UserError
 from hptransfer.training.packs.run import run_pack
 from tests.support.data_folders import (

@@ -313,7 +313,7 @@ def test_broken_hugging_face_folders_are_named(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_the_package_is_named(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("hptransfer.data.huggingface.find_spec", lambda _: None)
+    monkeypatch.setattr("hptransfer.data.images.find_spec", lambda _: None)
     assert "Run pip install 'hptransfer[huggingface]'." in refusal(tmp_path, "data=huggingface")
 
 

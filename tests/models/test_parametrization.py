@@ -30,7 +30,7 @@ from hptransfer.models.parametrization import (
     parameter_rules,
     role_factors,
 )
-from hptransfer.models.parametrization.readouts import ReadoutForm, rules_in_form
+from hptransfer.models.parametrization.rules import ReadoutForm, rules_in_form
 
 M = 4.0
 MUP = {

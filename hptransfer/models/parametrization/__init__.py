@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from hptransfer.models.parametrization.build import build_model, param_groups
 from hptransfer.models.parametrization.factors import (
     Factors,
     Role,
     coupled_weight_decay,
     role_factors,
 )
-from hptransfer.models.parametrization.readouts import ReadoutForm, build_template, rules_in_form
 from hptransfer.models.parametrization.rules import (
     ParameterRule,
+    ReadoutForm,
+    build_model,
+    build_template,
     forward_multipliers,
     initial_parameters,
+    param_groups,
     parameter_count,
     parameter_rules,
+    rules_in_form,
 )
 
 __all__ = [

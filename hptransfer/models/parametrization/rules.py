@@ -1,22 +1,34 @@
-"""The rule of every parameter of a trial: role, factors, initial std; and initial parameters."""
+"""The rule of every parameter of a trial, and the model and the optimizer groups that follow it.
+
+A readout's factor acts on the input of its layer, or is folded into its weight. Under AdamW a layer
+on f·x with weight W and the same layer on x with weight f·W train alike if the second has f times
+the learning rate, and 1/f times the weight decay and epsilon. The second's gradient is 1/f times
+the first's, and AdamW's step without epsilon does not depend on a gradient's scale (the
+abc-symmetry of arXiv 2011.14522, for Adam). A clipped global gradient norm does.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import cache
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from hptransfer.config import CustomConfig, TrialConfig
 from hptransfer.config.choices import Scaling
-from hptransfer.models.families import initializer
-from hptransfer.models.families.layers import Residual
+from hptransfer.errors import UserError
+from hptransfer.models.families import build_architecture, initializer
+from hptransfer.models.families.layers import Readout, Residual
 from hptransfer.models.parametrization.factors import (
     Factors,
     Role,
     branch_factor,
+    coupled_weight_decay,
     init_factor,
     role_factors,
 )
@@ -122,3 +134,116 @@ def branch_multipliers(config: TrialConfig) -> dict[str, float]:
     model = on_meta(config.model, config.data.layout, config.model.width)
     residuals = [name for name, child in model.named_modules() if isinstance(child, Residual)]
     return {f"{name}.multiplier": branch for name in residuals}
+
+
+class ReadoutForm(Enum):
+    """The form of a readout's factor."""
+
+    hook = "hook"  # on the layer's input, by a forward hook
+    folded = "folded"  # in the weight, its rate, decay and epsilon; no factor in the forward
+
+
+def build_template(config: TrialConfig) -> nn.Module:
+    """Return a trial's architecture with a `multiplier` buffer, of value 1, on every readout."""
+    model = build_architecture(config.model, config.data.layout)
+    for rule in parameter_rules(config):
+        layer = model.get_submodule(rule.name.rpartition(".")[0])
+        if rule.role is Role.output and not isinstance(layer, Readout):
+            layer.register_buffer("multiplier", torch.ones(()), persistent=False)
+            layer.register_forward_pre_hook(_scale_input)
+    return model
+
+
+def _scale_input(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    multiplier = layer.get_buffer("multiplier")  # under a functional call, one trial's own
+    return (arguments[0] * multiplier, *arguments[1:])
+
+
+@cache
+def rules_in_form(config: TrialConfig, form: ReadoutForm) -> tuple[ParameterRule, ...]:
+    """Return the trial's rules, with the readouts' factors folded in if the form says so."""
+    rules = parameter_rules(config)
+    if form is ReadoutForm.hook:
+        return rules
+    return tuple(_folded(rule, readout_factor(config, rule)) for rule in rules)
+
+
+def _folded(rule: ParameterRule, f: float) -> ParameterRule:
+    """Return a rule with the forward factor f, the output scale included, folded in."""
+    own = rule.factors
+    factors = dataclasses.replace(
+        own, lr=own.lr * f, weight_decay=own.weight_decay / f, eps=own.eps / f, forward=1.0
+    )
+    return dataclasses.replace(rule, init_std=rule.init_std * f, factors=factors)
+
+
+def build_model(config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.hook) -> nn.Module:
+    """Return a trial's model, parametrized and initialised, ready to train in any loop.
+
+    With `readout="folded"` the model's forward has no width factor, and `param_groups` must be
+    called with the same argument.
+
+    Example:
+        >>> config = hptransfer.load_trial("results/studies/quickstart/target.yaml")
+        >>> model = hptransfer.build_model(config)
+        >>> sum(p.numel() for p in model.parameters())
+        1501840
+    """
+    hooked = ReadoutForm(readout) is ReadoutForm.hook
+    if hooked:
+        model = build_template(config)
+    else:
+        model = build_architecture(config.model, config.data.layout)
+    initial = initial_parameters(config)
+    with torch.no_grad():
+        for rule in parameter_rules(config):
+            folded = 1.0 if hooked else readout_factor(config, rule)
+            model.get_parameter(rule.name).copy_(initial[rule.name] * folded)
+        multipliers = forward_multipliers(config) if hooked else branch_multipliers(config)
+        for name, value in multipliers.items():
+            model.get_buffer(name).fill_(value)
+    return model
+
+
+def param_groups(
+    model: nn.Module, config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.hook
+) -> list[dict[str, object]]:
+    """Return parameter groups for any torch optimizer with lr, weight_decay and eps per group.
+
+    A schedule must multiply each group's `lr`; an absolute value would undo the factors. Under
+    `WeightDecayMode.independent` a weight decays by the configured λ per step at multiplier 1.
+
+    Example:
+        >>> import torch
+        >>> config = hptransfer.load_trial("results/studies/quickstart/target.yaml")
+        >>> model = hptransfer.build_model(config)
+        >>> optimizer = torch.optim.AdamW(hptransfer.param_groups(model, config))
+        >>> sorted({round(group["lr"], 5) for group in optimizer.param_groups})
+        [0.00261, 0.02084]
+    """
+    try:
+        model.get_parameter(parameter_rules(config)[0].name)
+    except AttributeError:
+        raise UserError(
+            "`param_groups` needs the model that `build_model` returned, but got a "
+            f"{type(model).__name__} without its parameters' names. Pass the model inside it, "
+            "usually model.module."
+        ) from None
+    by_factors: dict[Factors, list[ParameterRule]] = {}
+    for rule in rules_in_form(config, ReadoutForm(readout)):
+        by_factors.setdefault(dataclasses.replace(rule.factors, forward=1.0), []).append(rule)
+    return [_group(model, config, key, rules) for key, rules in by_factors.items()]
+
+
+def _group(
+    model: nn.Module, config: TrialConfig, key: Factors, rules: Sequence[ParameterRule]
+) -> dict[str, object]:
+    optimizer = config.optimizer
+    return {
+        "params": [model.get_parameter(rule.name) for rule in rules],
+        "names": [rule.name for rule in rules],
+        "lr": optimizer.lr * key.lr,
+        "weight_decay": coupled_weight_decay(config) * key.weight_decay,
+        "eps": optimizer.eps * key.eps,
+        "betas": (optimizer.beta1, optimizer.beta2),
+    }

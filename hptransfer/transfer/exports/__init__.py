@@ -11,8 +11,7 @@ from hptransfer.config import CustomConfig, TrialConfig
 from hptransfer.models.parametrization.rules import branch_multipliers
 from hptransfer.system.files import write_text
 from hptransfer.transfer.exports import diffusers, megatron
-from hptransfer.transfer.exports.factors import factors_text, resolved
-from hptransfer.transfer.exports.torch_groups import torch_groups_text
+from hptransfer.transfer.exports.factors import factors_text, resolved, torch_groups_text
 
 
 def write_exports(folder: Path, config: TrialConfig) -> list[Path]:
