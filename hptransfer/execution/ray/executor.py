@@ -9,6 +9,7 @@ it started.
 from __future__ import annotations
 
 import queue
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -39,6 +40,10 @@ from hptransfer.execution.work import (
     PackTasks,
     pack_error,
 )
+
+# Seconds until a pack that was lost once is handed out again; twice as many after each further
+# loss, so that a machine that is short of memory for a while does not use up all retries.
+RETRY_SECONDS = 3.0
 
 
 def run_packs(
@@ -77,6 +82,7 @@ class _UnfinishedPacks:
         self._missing: dict[int, PackTask] = {}
         self._running: set[int] = set()
         self._losses: Counter[int] = Counter()
+        self._due: dict[int, float] = {}  # when a lost pack is handed out again
         self._given_up: set[int] = set()
         self._last_loss: BaseException | None = None
 
@@ -115,8 +121,6 @@ class _UnfinishedPacks:
                     self._replace(index, on_error(index, raised))
                 case PackLost(index, error):
                     self._count_loss(index, error)
-                    if index not in self._given_up:
-                        self._channel.tasks.put(self._missing[index])
                 case LoopEnded(error):
                     self._restart(error, start_tune)
         if self._missing:
@@ -125,8 +129,13 @@ class _UnfinishedPacks:
     def _next_event(self) -> TuneEvent:
         while True:
             self._cluster.look(len(self._missing))
+            now = time.monotonic()
+            for index in [index for index, due in self._due.items() if due <= now]:
+                del self._due[index]
+                self._channel.tasks.put(self._missing[index])
+            wait = min([LOOK_SECONDS, *(due - now for due in self._due.values())])
             try:
-                return self._channel.events.get(timeout=LOOK_SECONDS)
+                return self._channel.events.get(timeout=wait)
             except queue.Empty:
                 continue
 
@@ -143,6 +152,8 @@ class _UnfinishedPacks:
         self._last_loss = error
         if self._losses[index] >= self._attempts:
             self._given_up.add(index)
+        else:
+            self._due[index] = time.monotonic() + RETRY_SECONDS * 2 ** (self._losses[index] - 1)
 
     def _restart(self, error: BaseException | None, start_tune: Callable[[], None]) -> None:
         """Start Tune again after its loop ended, which ends the workers too.
@@ -153,7 +164,7 @@ class _UnfinishedPacks:
         for index in [*(self._running or self._missing.keys() - self._given_up)]:
             self._count_loss(index, error)
         self._channel.take_back()
-        for index in self._missing.keys() - self._given_up:
+        for index in self._missing.keys() - self._given_up - self._due.keys():
             self._channel.tasks.put(self._missing[index])
         if len(self._missing) > len(self._given_up):
             start_tune()
