@@ -21,6 +21,7 @@ from hptransfer.cli.sweep_commands import (
 )
 from hptransfer.cli.train_commands import sample_command, train_command
 from hptransfer.errors import UserError
+from hptransfer.results.folder import DEFAULT_ROOT
 
 EPILOG = """\
 a SWEEP is a file or a bare name: looked up in ./sweeps, then among those that ship
@@ -60,7 +61,7 @@ def _flag(name: str, meaning: str) -> Argument:
 SWEEP = _argument("sweep", help="a sweep file or name")
 FOLDER = _argument("folder", type=Path, help="a results folder, or the name of one in --results")
 RESULTS = _argument(
-    "--results", type=Path, default=Path("results"), metavar="DIR", help="folder of results folders"
+    "--results", type=Path, default=DEFAULT_ROOT, metavar="DIR", help="folder of results folders"
 )
 PRINT_CONFIG = _flag("--print-config", "compose, print, do nothing")
 COMPOSED = (

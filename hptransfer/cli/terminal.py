@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hptransfer.results.folder import DEFAULT_ROOT
 from hptransfer.system.signals import raised_as_interrupted
 
 
@@ -51,8 +52,8 @@ def print_json(value: Any) -> None:
 
 def command_line(command: str, arguments: argparse.Namespace, *words: str) -> str:
     """A command as one would type it after this one, with the same `--results`."""
-    root = getattr(arguments, "results", Path("results"))
-    extra = [] if root == Path("results") else [f"--results={root}"]
+    root = getattr(arguments, "results", DEFAULT_ROOT)
+    extra = [] if root == DEFAULT_ROOT else [f"--results={root}"]
     return shlex.join(["hptransfer", command, *words, *extra])
 
 

@@ -51,7 +51,7 @@ def plot_folder(
 
     place = _place(folder, out)
     listed = folder_pictures(folder, step, metric)
-    with opening(place.path, "--out"):
+    with opening(place.path, "choose another with --out"):
         return write_pictures(place.figures_by(metric), listed)
 
 
@@ -107,7 +107,7 @@ def report_folder(
     place = _place(folder, out)
     records = read_records(folder, step)._asdict()
     listed = pictures(**records)
-    with opening(place.path, "--out"):
+    with opening(place.path, "choose another with --out"):
         files = {path.name: path for path in write_pictures(place.figures, listed)}
         page = report_html(
             [(p, files[f"{p.name}.svg"].read_text(encoding="utf-8")) for p in listed],

@@ -43,7 +43,7 @@ def export_rows(folder: ResultsFolder, facts: SweepFacts, path: str | Path) -> d
     frame[WANTED.name] = [facts.wants(row) for row in rows]
     columns = dictionary(frame, arms)
     meanings = dictionary_file(path)
-    with opening(path.parent, "--export"):
+    with opening(path.parent, "choose another with --export"):
         write_whole(path, _parquet(frame, columns) if path.suffix == ".parquet" else _csv(frame))
         write_whole(meanings, _csv(pd.DataFrame(columns, columns=TableColumn._fields)))
     return {"file": str(path), "dictionary": str(meanings), "rows": len(rows)}

@@ -11,6 +11,8 @@ from hptransfer.errors import UserError
 from hptransfer.results.metrics import LOSS, Metric
 from hptransfer.system.files import require_links_inside, write_text
 
+DEFAULT_ROOT = Path("results")  # the folder of results folders
+
 
 @dataclass(frozen=True, init=False)
 class RunFolder:
@@ -148,15 +150,22 @@ class ResultsFolder:
         return self.path / "report.html"
 
 
-def find_folder(path: str | Path, root: str | Path | None = None) -> ResultsFolder:
+def find_folder(path: str | Path, root: str | Path = DEFAULT_ROOT) -> ResultsFolder:
     """Return the results folder of a sweep, named by its path or by the sweep's name in `root`.
 
     Raises:
-        UserError: there is no such folder or it holds no sweep.yaml, or a link leads out of it.
+        UserError: there is no such folder or it holds no sweep.yaml, a link leads out of it, or it
+            is a path outside a `root` that was named.
     """
-    path = Path(path)
-    if root is not None and not path.exists() and (root / path).exists():
+    path, root = Path(path), Path(root)
+    is_named = root != DEFAULT_ROOT  # and so comes before a path that happens to be there
+    if (root / path).exists() and (is_named or not path.exists()):
         path = root / path
+    if is_named and path.exists() and not path.resolve().is_relative_to(root.resolve()):
+        raise UserError(
+            f"--results is the folder in which a name is looked up, but {path} is a path that lies "
+            f"outside {root}. Leave --results out, or give the name of a folder in it."
+        )
     folder = ResultsFolder(path)
     if not folder.sweep_file.is_file():
         raise UserError(

@@ -25,13 +25,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opening(folder: Path, another: str = "--results") -> Iterator[None]:
+def opening(folder: Path, otherwise: str = "choose another with --results") -> Iterator[None]:
     """Turn an OSError of the block, which writes into `folder`, into a sentence with a remedy.
 
     An error that another folder would mend becomes a UserError; any other becomes a MachineError.
 
     Args:
-        another: the option that names another folder.
+        otherwise: what to do where the folder cannot be made writable.
     """
     fixable = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
     with writing(folder):
@@ -42,8 +42,7 @@ def opening(folder: Path, another: str = "--results") -> Iterator[None]:
                 raise
             raise UserError(
                 f"A folder to write into must be writable, but {error.filename or folder} is not: "
-                f"{error.strerror}. Make it a folder that may be written, or choose another with "
-                f"{another}."
+                f"{error.strerror}. Make it a folder that may be written, or {otherwise}."
             ) from error
 
 
@@ -76,7 +75,7 @@ def require_links_inside(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; a file that holds the same text already stays untouched."""
-    with opening(path.parent):
+    with opening(path.parent, "run the command on a copy that may be written"):
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             return
         write_whole(path, text.encode())

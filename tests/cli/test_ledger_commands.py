@@ -65,6 +65,35 @@ def test_a_folder_that_may_not_be_written_is_counted_and_verified(
         )
 
 
+def test_a_fit_of_a_folder_that_may_not_be_written_proposes_a_copy(
+    folder: ResultsFolder, capsys: pytest.CaptureFixture[str]
+):
+    with unchangeable(folder.path):
+        assert main(["fit", "results/tiny"]) == 2
+    error = capsys.readouterr().err
+    assert "run the command on a copy that may be written" in error and "--results" not in error
+
+
+@pytest.mark.parametrize("command", ["status", "fit", "plot", "report"])
+def test_a_root_beside_a_path_outside_it_is_refused(
+    command: str, folder: ResultsFolder, capsys: pytest.CaptureFixture[str]
+):
+    assert main([command, "results/tiny", "--results", "elsewhere"]) == 2
+    assert "outside elsewhere. Leave --results out" in capsys.readouterr().err
+
+
+def test_a_root_that_is_named_comes_before_a_folder_of_the_same_name(
+    folder: ResultsFolder, capsys: pytest.CaptureFixture[str]
+):
+    folder.path.rename("tiny")
+    write_sweep(Path("elsewhere/tiny"))
+    assert main(["status", "tiny", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recorded"] > 0
+    for path in ("tiny", "elsewhere/tiny"):
+        assert main(["status", path, "--results", "elsewhere", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["recorded"] == 0
+
+
 def test_a_point_of_the_grid_is_one_up_to_rounding(folder: ResultsFolder):
     facts = read_facts(folder)
     row = ledger_rows.read_ledger(folder.path).rows[0]
