@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,8 @@ from hptransfer.results.ledger_rows import (
 )
 from hptransfer.system.files import opening, require_inside, sync_folder, writing
 from hptransfer.system.folder_lock import FolderLock
+
+ROWS_PER_APPEND = 1000  # of `append_new`: each append is one fsync
 
 
 class LedgerWriter:
@@ -104,6 +106,18 @@ class LedgerWriter:
             self._write(data)
         self.keys.update(keys)
         self._length += len(data)
+
+    def append_new(self, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Append the rows of trials that have none, some at a time; return their number."""
+        before, batch = len(self.keys), {}
+        for row in rows:
+            if row["trial_key"] not in self.keys:
+                batch.setdefault(row["trial_key"], row)
+            if len(batch) == ROWS_PER_APPEND:
+                self.append(list(batch.values()))
+                batch = {}
+        self.append(list(batch.values()))
+        return len(self.keys) - before
 
     def _write(self, data: bytes) -> None:
         try:

@@ -80,7 +80,7 @@ RC: dict[str, Any] = {
 }
 
 
-def arm_title(arm: dict[str, Any]) -> str:
+def arm_title(arm: Mapping[str, Any]) -> str:
     """Return an arm's name with its verdict, where it has one."""
     name = arm_name(arm["parametrization"])
     return f"{name}: {arm['verdict']}" if arm.get("verdict") else name

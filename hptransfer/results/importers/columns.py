@@ -11,7 +11,7 @@ import itertools
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, VLB_WEIGHT
@@ -77,8 +77,8 @@ class ChosenColumns:
     """The source of each of our columns: a column of the table, a constant, or column names."""
 
     columns: Mapping[str, str]  # our name -> a column of the sheet
-    constants: Mapping[str, str] = field(default_factory=dict)  # our name -> its value in all rows
-    wide: Wide | None = None
+    constants: Mapping[str, str]  # our name -> its value in all rows
+    wide: Wide | None
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -86,15 +86,10 @@ class ChosenColumns:
         of_wide = ("loss", *self.wide.names) if self.wide else ()
         return frozenset((*self.columns, *self.constants, *of_wide))
 
-    @cached_property
-    def hps(self) -> tuple[str, ...]:
-        """Our names that are hyperparameters: `lr`, `log2_<hp>`, `log10_<hp>`."""
-        return tuple(sorted(name for name in self.names if hp_of(name)))
-
-    @cached_property
+    @property
     def axes(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of such a name and the hyperparameter's name in the ledger, `log2_<hp>`."""
-        return tuple((name, f"log2_{hp_of(name)}") for name in self.hps)
+        """Pairs of a name (`lr`, `log2_<hp>`, `log10_<hp>`) and the ledger's, `log2_<hp>`."""
+        return tuple((name, f"log2_{hp}") for name in sorted(self.names) if (hp := hp_of(name)))
 
     def record(self) -> dict[str, str]:
         """Return the sources as words of `--columns` give them, for the folder's sweep.yaml."""
@@ -116,10 +111,9 @@ def choose_columns(words: Sequence[str], columns: Sequence[str], file: str) -> C
         UserError: a word names no column, or a needed column has no source or several; the sentence
             says what to type.
     """
-    given, constants, unread, wide = _given(words, columns, file)
-    in_names = set(wide.names) if wide else set()  # what the names of a wide table's columns say
-    taken = {*given, *constants, *unread, *in_names, *(("loss",) if wide else ())}
-    used = {*given.values(), *(wide.columns if wide else ())}
+    given, unread = _given(words, columns, file)
+    taken = given.names | unread
+    used = {*given.columns.values(), *(given.wide.columns if given.wide else ())}
     is_hp_given = any(map(hp_of, taken))
     candidates: dict[str, list[str]] = {}
     for column in columns:
@@ -127,21 +121,19 @@ def choose_columns(words: Sequence[str], columns: Sequence[str], file: str) -> C
         if ours and ours not in taken and column not in used and not (is_hp_given and hp_of(ours)):
             candidates.setdefault(ours, []).append(column)
     found = {ours: named[0] for ours, named in candidates.items() if len(named) == 1}
-    chosen = ChosenColumns({**given, **found}, constants, wide)
+    chosen = replace(given, columns={**given.columns, **found})
     _require_enough(chosen, candidates, columns, file)
     return chosen
 
 
 def _given(
     words: Sequence[str], columns: Sequence[str], file: str
-) -> tuple[dict[str, str], dict[str, str], set[str], Wide | None]:
-    """Parse the words of `--columns`.
+) -> tuple[ChosenColumns, set[str]]:
+    """Parse the words of `--columns`; return what they name, and what nothing is read as.
 
     They are ours=theirs, ours:=value, ours= (nothing is read as ours) and loss=pattern.
     """
-    given: dict[str, str] = {}
-    constants: dict[str, str] = {}
-    unread: set[str] = set()
+    given, constants, unread = dict[str, str](), dict[str, str](), set[str]()
     wide: Wide | None = None
     for word in words:
         ours, equals, theirs = word.partition("=")
@@ -162,12 +154,12 @@ def _given(
             wide = _matching(theirs, columns, file)
         else:
             given[ours] = _column(theirs, ours, columns, file)
-    named = [*given, *constants, *(wide.names if wide else ())]
-    hps = sorted(hp for name in named if (hp := hp_of(name)))
+    chosen = ChosenColumns(given, constants, wide)
+    hps = sorted(hp for name in chosen.names if (hp := hp_of(name)))
     repeated = next((hp for hp, after in itertools.pairwise(hps) if hp == after), None)
     if repeated:
         raise UserError(f"`--columns` must give {repeated} in one unit, but gives it in several.")
-    return given, constants, unread, wide
+    return chosen, unread
 
 
 def _require_ours(name: str) -> None:
@@ -229,14 +221,14 @@ def _require_enough(
         if len(named) > 1:
             problems.append(f"{' or '.join(map(repr, named))} could be the {ours}")
             words.append(f"{ours}={named[0]}")
-    units = [(hp_of(name), name) for name in sorted(chosen.columns) if hp_of(name)]
-    for (hp, name), (after, other) in itertools.pairwise(sorted(units)):
+    units = sorted((hp, name) for name in chosen.columns if (hp := hp_of(name)))
+    for (hp, name), (after, other) in itertools.pairwise(units):
         if hp == after:
-            pair = (chosen.columns[name], chosen.columns[other])
-            problems.append(f"{pair[0]!r} and {pair[1]!r} both give the {hp}")
-            words.append(f"{name}={pair[0]}")
+            first, second = chosen.columns[name], chosen.columns[other]
+            problems.append(f"{first!r} and {second!r} both give the {hp}")
+            words.append(f"{name}={first}")
     needed = {"width": "a width", "loss": "a loss", "lr": "a learning rate (lr, or log2_<hp>)"}
-    has_hp = bool(chosen.hps) or any(map(hp_of, candidates))
+    has_hp = bool(chosen.axes) or any(map(hp_of, candidates))
     for ours, what in needed.items():
         if not (has_hp if ours == "lr" else ours in {*chosen.names, *candidates}):
             problems.append(f"no column is known as {what}")

@@ -5,7 +5,7 @@ The tables of other programs are imported by `table`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from hptransfer.system.files import require_inside, write_text
 
 # Fields of a row that its trial decides.
 OUTCOME_FIELDS = ("status", "loss", "diverged_at_step", "stopped_at_step")
-ROWS_PER_BATCH = 1000  # each append is one fsync, after the curves of its rows
 _LEDGER_LINE = b'{"trial_key":"'
 
 
@@ -73,7 +72,7 @@ def import_ledger(source: Path, folder: ResultsFolder) -> dict[str, Any]:
         wanted = sum(map(facts.wants, appended)) if each.into == folder.path else None
         answers.append({**answer, "wanted": wanted, "notice": ledger.notice})
     if isinstance(facts, ImportedFacts):
-        derive_sweep_file(folder)
+        derive_sweep_file(folder, {})
     return {"folder": str(folder.path), "ledgers": answers}
 
 
@@ -134,12 +133,15 @@ def _append(
             for row in rows
             if row["trial_key"] not in ours
         ]
-        curves = 0
-        for start in range(0, len(fresh), ROWS_PER_BATCH):
-            batch = fresh[start : start + ROWS_PER_BATCH]
-            curves += sum(_copy_curve(each, row["trial_key"]) for row in batch)
-            writer.append(batch)
-        notice = writer.notice
+        copied: list[bool] = []
+
+        def with_curves() -> Iterator[dict[str, Any]]:
+            """Yield rows whose curves are there, so that no row is without its curves."""
+            for row in fresh:
+                copied.append(_copy_curve(each, row["trial_key"]))
+                yield row
+
+        writer.append_new(with_curves())
     pairs = [(ours[row["trial_key"]], row) for row in rows if row["trial_key"] in ours]
     differing = [(a, b) for a, b in pairs if any(a[name] != b[name] for name in OUTCOME_FIELDS)]
     gaps = [abs(a["loss"] - b["loss"]) for a, b in differing if None not in (a["loss"], b["loss"])]
@@ -147,11 +149,11 @@ def _append(
         "source": str(each.ledger),
         "into": str(each.into),
         "appended": len(fresh),
-        "curves": curves,
+        "curves": sum(copied),
         "identical": len(pairs) - len(differing),
         "differing": len(differing),
         "largest_difference": max(gaps, default=None),
-        "repaired": notice,
+        "repaired": writer.notice,
     }
 
 

@@ -8,23 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
+import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from hptransfer.config.hyperparameters import LARGEST_LOG2
 from hptransfer.config.sweep import MOST_TRIALS
-from hptransfer.errors import UserError
-from hptransfer.results.importers.cells import (
-    Numbers,
-    label,
-    log2_of,
-    require_plausible_unit,
-    scaling_label,
-    truth,
-)
-from hptransfer.results.importers.columns import ChosenColumns, normalised
-from hptransfer.results.importers.sheet import Sheet
+from hptransfer.errors import UserError, abbreviate
+from hptransfer.results.importers.columns import ChosenColumns, hp_of, normalised
+from hptransfer.results.importers.read_file import Sheet
 from hptransfer.results.ledger_rows import LEDGER_SCHEMA, finite_or_none
 from hptransfer.results.table import conditions_of
 from hptransfer.system.version import package_version
@@ -33,6 +29,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNKNOWN_LABEL = "imported"  # the family and arm of imported rows that name none
+LOG2_DECIMALS = 6  # of the log2 of a hyperparameter in the ledger
+LONGEST_LABEL = 40  # characters of an arm's or a family's name
+# Texts of a missing cell, in lower case.
+EMPTY = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "--", "#n/a", "<na>"})
+ENDLESS = frozenset({"diverged", "∞"})  # texts of an infinite number, besides Python's own
+# Texts of truth values, in lower case.
+_TRUTH = {
+    **dict.fromkeys(("true", "yes", "1", "y", "t", "1.0"), True),
+    **dict.fromkeys(("false", "no", "0", "n", "f", "0.0", ""), False),
+}
+# Other programs' labels of an arm, in lower case and without blanks -> ours.
+_ARMS = {
+    **dict.fromkeys(("sp", "standard", "std", "standardparametrization"), "standard"),
+    **dict.fromkeys(("mup", "μp"), "mup"),
+    "shared": "shared",
+}
+_DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
 # States of a run that did not have its whole budget: it has neither a loss nor a divergence.
 UNFINISHED = frozenset(
     {"running", "waiting", "pruned", "crashed", "killed", "scheduled", "queued", "pending"}
@@ -40,58 +53,191 @@ UNFINISHED = frozenset(
 )
 FAILED = frozenset({"fail", "failed"})  # with a loss, that of a part of the run; else it diverged
 _MEASURED = ("loss_std", "loss_at_init", "train_loss", "flops", "seconds")  # may be missing
-# Whole numbers that may be missing -> the least that each may be.
-_COUNTS = {"steps": 1, "depth": 1, "batch_size": 1, "n_seeds": 1, "diverged_at_step": 0}
+_COUNTS = ("steps", "depth", "batch_size", "n_seeds", "diverged_at_step")  # may be missing
+_FROM_ZERO = ("seed", "step", "diverged_at_step")  # other whole numbers are 1 or more
+
+OddRows = dict[str, list[str]]  # a special treatment -> the places of the rows that had it
 
 
 @dataclass
-class OddRows:
-    """How many rows of a table were treated in each special way, and where the first stands."""
+class Cells:
+    """Converts the cells of one table, whose numbers all have a point or all a decimal comma.
 
-    counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def add(self, treatment: str, place: str) -> None:
-        """Count a row."""
-        self.counts[treatment] += 1
-        self.first.setdefault(treatment, place)
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """The family and the arm of rows where no column gives them."""
-
-    family: str = UNKNOWN_LABEL
-    arm: str = UNKNOWN_LABEL
-
-
-@dataclass(frozen=True)
-class ImportedTrials:
-    """The trials of a table, their cells converted."""
+    Every converter takes a cell (`log2`: a number), our name of its column, and its place.
+    """
 
     file: str
-    axes: tuple[str, ...]  # log2_<hp>
-    frame: pd.DataFrame  # a row a trial, by our names; missing numbers are NaN; index: the place
+    decimal_comma: bool  # whether 0,5 may be a number
+    first: dict[str, str] = field(default_factory=dict)  # "," or "." -> the place of the first one
+    commas: int = 0  # numbers with a decimal comma
 
-    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield each trial's place in the table and its ledger row."""
-        names = list(self.frame.columns)
-        for place, *values in self.frame.itertuples(name=None):
-            yield place, _row(dict(zip(names, values, strict=True)), self.axes, self.file)
+    def number(self, cell: Any, ours: str, place: str) -> float:
+        """Return a cell as a number: NaN if it is missing, inf if it is infinite."""
+        if isinstance(cell, int | float) and not isinstance(cell, bool):
+            return float(cell)
+        text = "" if cell is None else str(cell).strip()
+        try:
+            value = float(text)
+        except ValueError:
+            return self._written(text, ours, place)
+        if math.isinf(value):
+            return math.inf
+        if "_" in text:
+            raise self._refused(text, ours, place)
+        if self.decimal_comma and "." in text:
+            self._seen(".", place)
+        return value
+
+    def _written(self, text: str, ours: str, place: str) -> float:
+        """Read a text that Python does not take for a number: missing, infinite or with a comma."""
+        if text.lower() in EMPTY:
+            return math.nan
+        if text.lower() in ENDLESS:
+            return math.inf
+        if not _DECIMAL_COMMA.fullmatch(text) or not self.decimal_comma:
+            raise self._refused(text, ours, place)
+        self._seen(",", place)
+        self.commas += 1
+        return float(text.replace(",", "."))
+
+    def _seen(self, mark: str, place: str) -> None:
+        self.first.setdefault(mark, place)
+        if len(self.first) > 1:
+            raise UserError(
+                f"Numbers in {self.file} have a decimal comma ({self.first[',']}) and a decimal "
+                f"point ({self.first['.']}), so a comma may also mean thousands. Write all of them "
+                "in one way."
+            )
+
+    def _refused(self, text: str, ours: str, place: str) -> UserError:
+        what = "is a formula; save the values" if text.startswith("=") else "is no number"
+        hint = ""
+        if text.startswith(("{", "[")):
+            hint = " Write nested configs as JSON: to_json('runs.json', orient='records')."
+        return UserError(
+            f"The {ours} in {place} of {self.file} {what}: {abbreviate(text, 60)}.{hint} "
+            "Correct it, or "
+            f"take another column with --columns {ours}=COLUMN"
+        )
+
+    def whole(self, cell: Any, ours: str, place: str) -> int:
+        """Return a cell as a whole number."""
+        value, least = self.number(cell, ours, place), 0 if ours in _FROM_ZERO else 1
+        if not math.isfinite(value) or value != round(value) or not least <= value < 2**53:
+            given = "is empty" if math.isnan(value) else f"is {abbreviate(cell, 40)}"
+            raise UserError(
+                f"The {ours} must be a whole number, {least} or more, but in {place} of "
+                f"{self.file} it {given}. Correct or remove that row."
+            )
+        return int(value)
+
+    def count(self, cell: Any, ours: str, place: str) -> float:
+        """Return a cell as a whole number, or NaN if it is missing."""
+        value = self.number(cell, ours, place)
+        return value if math.isnan(value) else self.whole(value, ours, place)
+
+    def truth(self, cell: Any, ours: str, place: str) -> bool:
+        """Return a cell as a truth value; a missing cell is false."""
+        text = "" if cell is None else str(cell).strip().lower()
+        if text not in _TRUTH:
+            raise UserError(
+                f"`{ours}` must be true or false, but is {abbreviate(cell, 40)} in {place} of "
+                f"{self.file}."
+            )
+        return _TRUTH[text]
+
+    def label(self, cell: Any, ours: str, place: str) -> str:
+        """Return the label in a cell; a known arm in another spelling gets our name."""
+        text = "" if cell is None else str(cell)
+        found = _label(text, ours)
+        if found is None:
+            given = "is empty" if text.strip().lower() in EMPTY else f"is {abbreviate(text, 60)}"
+            raise UserError(
+                f"The {ours} must be a label of at most {LONGEST_LABEL} characters and no number, "
+                f"but in {place} of {self.file} it {given}. Correct it, or leave the column out: "
+                f"{ours}="
+            )
+        return found
+
+    def arm_by_flag(self, cell: Any, ours: str, place: str) -> str:
+        """Return the arm in a cell of a column `mup`, which may hold truth values."""
+        text = str(cell).strip().lower()
+        if text and text in _TRUTH:
+            return "mup" if _TRUTH[text] else "standard"
+        return self.label(cell, ours, place)
+
+    def log2(self, value: float, ours: str, place: str) -> float:
+        """Return the log2 of a hyperparameter, rounded so that a printed 0.00024414062 is 2^-12.
+
+        Raises:
+            UserError: the value is missing, not positive, or far from what an HP may be.
+        """
+        hp = hp_of(ours)
+        if ours.startswith(("log2_", "log10_")):
+            found = value if ours.startswith("log2_") else value * math.log2(10.0)
+        elif not math.isfinite(value) or value <= 0:
+            given = "is empty" if math.isnan(value) else f"is {value:g}"
+            raise UserError(
+                f"The {hp} must be positive, but in {place} of {self.file} it {given}. Correct or "
+                f"remove that row; if the column holds logarithms, say --columns log2_{hp}=COLUMN "
+                f"or log10_{hp}=COLUMN"
+            )
+        else:
+            found = math.log2(value)
+        if not math.isfinite(found) or abs(found) > LARGEST_LOG2:
+            raise UserError(
+                f"The log2 of {hp} must lie within ±{LARGEST_LOG2:g}, but in {place} of "
+                f"{self.file} it is {found:g}. Check the column's unit."
+            )
+        return round(found, LOG2_DECIMALS) + 0.0
+
+    def require_plausible_unit(self, ours: str, column: str, values: Iterable[float]) -> None:
+        """Refuse a column of a hyperparameter that as a whole can only be in another unit."""
+        finite = [value for value in values if math.isfinite(value)]
+        low, high, hp = min(finite, default=0.0), max(finite, default=0.0), hp_of(ours)
+        if ours.startswith("log") and low > 0 and high < 1 and high / low >= 4:
+            raise UserError(
+                f"{column!r} of {self.file} is read as {ours}, but its values, {low:g} to "
+                f"{high:g}, look like the {hp} itself. Say --columns '{hp}={column}' '{ours}='"
+            )
+        if not ours.startswith("log") and high < 0:
+            base, other = ("log10", "log2") if low >= -9 else ("log2", "log10")
+            raise UserError(
+                f"{column!r} of {self.file} is read as {hp}, which must be positive, but its "
+                f"values, {low:g} to {high:g}, look like {base}. Say --columns "
+                f"'{base}_{hp}={column}' (or {other}_{hp}, as they were taken)"
+            )
+
+
+@lru_cache(maxsize=1024)
+def _label(text: str, ours: str) -> str | None:
+    """Return a label, or None where a text cannot be one."""
+    text = unicodedata.normalize("NFKC", text).strip()
+    if text.lower() in EMPTY or not text.isprintable() or len(text) > LONGEST_LABEL:
+        return None
+    if "${" in text or "???" in text:  # sweep.yaml holds values and looks nothing up
+        return None
+    if re.fullmatch(r"[-+\d.,eE]+[KMBkmb]?", text):  # a `param` column may count parameters
+        return None
+    if ours != "parametrization":
+        return text
+    return _ARMS.get(re.sub(r"[\s_-]", "", text.lower()), text)
 
 
 def read_trials(
     sheet: Sheet,
     chosen: ChosenColumns,
+    cells: Cells,
+    labels: Mapping[str, str],
     *,
     drop_missing: bool,
-    defaults: Defaults,
-    numbers: Numbers,
-    odd: OddRows,
-) -> ImportedTrials:
-    """Return a table's trials; rows that are left out are counted in `odd`.
+) -> tuple[pd.DataFrame, OddRows]:
+    """Return a table's trials, and the rows that were treated in a special way or left out.
+
+    The frame has a row a trial, by our names; missing numbers are NaN; its index is their place.
 
     Args:
+        labels: the family and the parametrization of rows where no column gives them.
         drop_missing: whether rows without a loss are left out, and not taken as diverged trials.
 
     Raises:
@@ -105,58 +251,34 @@ def read_trials(
             f"An imported sweep may have {MOST_TRIALS:,} rows, but {sheet.name} has more. "
             "Leave out what is not needed, or import it into several folders."
         )
-    frame = _with_losses(frame, drop_missing, numbers, odd)
+    frame, odd = _with_losses(frame, drop_missing, cells)
 
-    def converted(name: str, convert: Callable[[Any, str], Any]) -> list[Any]:
-        cells = zip(_cells(frame[name]), frame.index, strict=True)
-        return [convert(cell, place) for cell, place in cells]
-
-    def number(name: str) -> Callable[[Any, str], float]:
-        return lambda cell, place: numbers.number(cell, name, place)
-
-    def whole(name: str, least: int) -> Callable[[Any, str], int]:
-        return lambda cell, place: numbers.whole(cell, name, place, least=least)
-
-    def count(name: str) -> Callable[[Any, str], float]:
-        """Return a converter to a whole number as a float: NaN where the cell is missing."""
-
-        def convert(cell: Any, place: str) -> float:
-            value = numbers.number(cell, name, place)
-            if math.isnan(value):
-                return value
-            return numbers.whole(value, name, place, least=_COUNTS[name])
-
-        return convert
+    def column(name: str, convert: Callable[[Any, str, str], Any], missing: Any = None) -> Any:
+        if name not in frame:
+            return missing
+        each = zip(_cells(frame[name]), frame.index, strict=True)
+        return [convert(cell, name, place) for cell, place in each]
 
     columns: dict[str, Any] = {"loss": frame["loss"]}
     for name, axis in chosen.axes:
-        given = converted(name, number(name))
-        _require_unit(name, chosen, given, sheet.name)
-        columns[axis] = [
-            log2_of(value, name, place, sheet.name)
-            for place, value in zip(frame.index, given, strict=True)
-        ]
-    columns["width"] = converted("width", whole("width", 1))
-    columns["seed"] = converted("seed", whole("seed", 0)) if "seed" in frame else 0
+        given = column(name, cells.number)
+        if name in chosen.columns:
+            cells.require_plausible_unit(name, chosen.columns[name], given)
+        each = zip(given, frame.index, strict=True)
+        columns[axis] = [cells.log2(value, name, place) for value, place in each]
+    columns["width"] = column("width", cells.whole)
+    columns["seed"] = column("seed", cells.whole, 0)
     for name in _COUNTS:
-        columns[name] = converted(name, count(name)) if name in frame else math.nan
-    if "step" in frame:  # the step of a checkpoint wins over the length of its run
-        columns["steps"] = converted("step", whole("step", 0))
+        columns[name] = column(name, cells.count, math.nan)
+    # The step of a checkpoint wins over the length of its run.
+    columns["steps"] = column("step", cells.whole, columns["steps"])
     for name in _MEASURED:
-        columns[name] = converted(name, number(name)) if name in frame else math.nan
-    columns["family"], columns["parametrization"] = defaults.family, defaults.arm
-    if "family" in frame:
-        columns["family"] = converted(
-            "family", lambda cell, place: label(cell, "family", place, sheet.name)
-        )
-    if "parametrization" in frame:
-        arm_column = normalised(chosen.columns.get("parametrization", ""))
-        columns["parametrization"] = converted(
-            "parametrization",
-            lambda cell, place: scaling_label(cell, arm_column, place, sheet.name),
-        )
-    axes = tuple(axis for _, axis in chosen.axes)
-    return ImportedTrials(sheet.name, axes, pd.DataFrame(columns, index=frame.index))
+        columns[name] = column(name, cells.number, math.nan)
+    columns["family"] = column("family", cells.label, labels["family"])
+    flagged = normalised(chosen.columns.get("parametrization", "")) in ("mup", "use_mup")
+    convert = cells.arm_by_flag if flagged else cells.label
+    columns["parametrization"] = column("parametrization", convert, labels["parametrization"])
+    return pd.DataFrame(columns, index=frame.index), odd
 
 
 def _one_trial_a_row(sheet: Sheet, chosen: ChosenColumns) -> pd.DataFrame:
@@ -165,15 +287,14 @@ def _one_trial_a_row(sheet: Sheet, chosen: ChosenColumns) -> pd.DataFrame:
 
     wide = chosen.wide.columns if chosen.wide else {}
     loaded = sheet.load(list(dict.fromkeys([*chosen.columns.values(), *wide])))
-    places = [f"{sheet.unit} {number}" for number in loaded.index]
     common = pd.DataFrame(
         {ours: loaded[column] for ours, column in chosen.columns.items()}, index=loaded.index
     ).assign(**chosen.constants)
     if not wide:
-        return common.set_axis(places)
+        return common
     parts = [
         common.assign(**said, loss=loaded[column]).set_axis(
-            [f"{place}, {column!r}" for place in places]
+            [f"{place}, {column!r}" for place in loaded.index]
         )
         for column, said in wide.items()
     ]
@@ -182,29 +303,30 @@ def _one_trial_a_row(sheet: Sheet, chosen: ChosenColumns) -> pd.DataFrame:
 
 
 def _with_losses(
-    frame: pd.DataFrame, drop_missing: bool, numbers: Numbers, odd: OddRows
-) -> pd.DataFrame:
+    frame: pd.DataFrame, drop_missing: bool, cells: Cells
+) -> tuple[pd.DataFrame, OddRows]:
     """Return the rows of runs that ended, with their losses as numbers; a diverged one's is inf."""
+    odd: OddRows = defaultdict(list)
 
     def loss_of(cell: Any, state: Any, flag: Any, place: str) -> float | None:
         """Return a row's loss, or None where the row is left out."""
         status = str(state or "").strip().lower()
         if status in UNFINISHED:
-            odd.add(f"of status {status!r}, left out", place)
+            odd[f"of status {status!r}, left out"].append(place)
             return None
-        loss = numbers.number(cell, "loss", place)
+        loss = cells.number(cell, "loss", place)
         if status in FAILED and math.isfinite(loss):
-            odd.add(f"of status {status!r} with a loss of part of a run, left out", place)
+            odd[f"of status {status!r} with a loss of part of a run, left out"].append(place)
             return None
-        if status == "diverged" or truth(flag, "diverged", place, numbers.file):
-            odd.add("flagged as diverged", place)
+        if status == "diverged" or cells.truth(flag, "diverged", place):
+            odd["flagged as diverged"].append(place)
             return math.inf
         if math.isnan(loss) and drop_missing:
-            odd.add("without a loss, left out (--missing drop)", place)
+            odd["without a loss, left out (--missing drop)"].append(place)
             return None
         if not math.isfinite(loss):
             what = "with an infinite loss" if math.isinf(loss) else "without a loss"
-            odd.add(f"{what}, taken as diverged trials", place)
+            odd[f"{what}, taken as diverged trials"].append(place)
             return math.inf
         return loss
 
@@ -212,9 +334,9 @@ def _with_losses(
     states = _cells(frame["status"]) if "status" in frame else nothing
     flags = _cells(frame["diverged"]) if "diverged" in frame else nothing
     read = zip(_cells(frame["loss"]), states, flags, frame.index, strict=True)
-    losses = [loss_of(*cells) for cells in read]
+    losses = [loss_of(*row) for row in read]
     kept = [loss is not None for loss in losses]
-    return frame.loc[kept].assign(loss=[loss for loss in losses if loss is not None])
+    return frame.loc[kept].assign(loss=[loss for loss in losses if loss is not None]), odd
 
 
 def _cells(column: Any) -> Iterable[Any]:
@@ -222,19 +344,18 @@ def _cells(column: Any) -> Iterable[Any]:
     return column.astype(object).where(column.notna(), None) if column.hasnans else column
 
 
-def _require_unit(name: str, chosen: ChosenColumns, values: Iterable[float], file: str) -> None:
-    """Refuse a column of a hyperparameter that as a whole can only be in another unit."""
-    finite = [value for value in values if math.isfinite(value)]
-    if finite and name in chosen.columns:
-        require_plausible_unit(name, chosen.columns[name], min(finite), max(finite), file)
+def ledger_rows(
+    trials: pd.DataFrame, axes: Sequence[str], file: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place in the file and the ledger row of each of `read_trials`' trials."""
+    names = list(trials.columns)
+    for place, *values in trials.itertuples(name=None):
+        yield place, _row(dict(zip(names, values, strict=True)), axes, file)
 
 
 def _row(trial: Mapping[str, Any], axes: Sequence[str], file: str) -> dict[str, Any]:
     """Return a trial's ledger row; the key `foreign` of its config marks it as not ours."""
-    counts = {
-        name: None if math.isnan(value) else int(value)
-        for name, value in ((name, trial[name]) for name in _COUNTS)
-    }
+    counts = {n: None if math.isnan(trial[n]) else int(trial[n]) for n in _COUNTS}
     measured = {name: finite_or_none(trial[name]) for name in _MEASURED}
     loss, arm, depth = finite_or_none(trial["loss"]), trial["parametrization"], counts["depth"]
     hps = {axis: trial[axis] for axis in axes}
@@ -285,23 +406,3 @@ def outcome(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return what two rows of one trial must agree in."""
     foreign = row["config"].get("foreign", {})
     return (row["status"], row["loss"], foreign.get("n_seeds"), foreign.get("loss_sd"))
-
-
-def describe_columns(chosen: ChosenColumns) -> str:
-    """Return a sentence that says which column was taken for what."""
-    parts = [f"{ours} = {column!r}" for ours, column in sorted(chosen.columns.items())]
-    parts += [f"{ours} := {value}" for ours, value in sorted(chosen.constants.items())]
-    if chosen.wide:
-        columns = list(chosen.wide.columns)
-        listed = ", ".join(map(repr, columns[:3])) + (" ..." if len(columns) > 3 else "")
-        by = ", ".join(chosen.wide.names)
-        parts.append(f"loss by {by} = {len(columns)} columns {listed}")
-    return f"columns: {'; '.join(parts)}"
-
-
-def describe_exclusions(odd: OddRows) -> list[str]:
-    """Return a sentence for each special treatment: how many rows had it, and the first's place."""
-    return [
-        f"{count:,} row{'s' if count > 1 else ''} {treatment} (first: {odd.first[treatment]})"
-        for treatment, count in sorted(odd.counts.items())
-    ]

@@ -6,9 +6,10 @@ An imported folder has no trial that could be composed or trained again, so Hydr
 from __future__ import annotations
 
 import difflib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from typing import Any
 
 import yaml
@@ -37,69 +38,40 @@ STATISTIC = (
 )
 
 
-@dataclass
-class RowSurvey:
-    """The values that the rows of a folder have on each axis, and the files they came from."""
+def derive_sweep_file(folder: ResultsFolder, files: Mapping[str, Mapping[str, str]]) -> None:
+    """Derive an imported folder's sweep.yaml from its rows; its name, question and target stay.
 
-    rows: int = 0
-    widths: set[int] = field(default_factory=set)
-    seeds: set[int] = field(default_factory=set)
-    arms: set[str] = field(default_factory=set)
-    points: dict[str, set[float]] = field(default_factory=dict)  # log2_<hp> -> its values
-    files: dict[str, Mapping[str, str]] = field(default_factory=dict)  # file -> column sources
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Add the values of a row."""
-        self.rows += 1
-        self.widths.add(row["width"])
-        self.seeds.add(row["seed"])
-        self.arms.add(row["parametrization"])
-        for name, value in row["hps"].items():
-            self.points.setdefault(name, set()).add(value)
-
-    def add_file(self, name: str, columns: Mapping[str, str]) -> None:
-        """Add a file and the sources of our columns in it."""
-        self.files[_plain(name)] = {ours: _plain(theirs) for ours, theirs in columns.items()}
-
-    def add_recorded_files(self, folder: ResultsFolder) -> None:
-        """Add the files that a folder's sweep.yaml names."""
-        if folder.sweep_file.is_file():
-            recorded = read_mapping(folder.sweep_file).get("imported")
-            if isinstance(recorded, dict):
-                self.files = {**(recorded.get("files") or {}), **self.files}
-
-
-def derive_sweep_file(folder: ResultsFolder) -> None:
-    """Derive an imported folder's sweep.yaml again from its rows."""
-    survey = RowSurvey()
+    Args:
+        files: files that rows were imported from now, each with the sources of our columns.
+    """
+    rows, widths, seeds, arms = 0, set[int](), set[int](), set[str]()
+    points: defaultdict[str, set[float]] = defaultdict(set)  # log2_<hp> -> its values
     for row in iterate_ledger_rows(folder.path):
-        survey.add(row)
-    survey.add_recorded_files(folder)
-    write_sweep_file(folder, survey)
-
-
-def write_sweep_file(folder: ResultsFolder, survey: RowSurvey) -> None:
-    """Write sweep.yaml with the rows' values; its name, question, target and verdict stay."""
-    kept: Mapping[str, Any] = {}
-    if folder.sweep_file.is_file():
-        kept = read_mapping(folder.sweep_file)
+        rows += 1
+        widths.add(row["width"])
+        seeds.add(row["seed"])
+        arms.add(row["parametrization"])
+        for name, value in row["hps"].items():
+            points[name].add(value)
+    kept = read_mapping(folder.sweep_file) if folder.sweep_file.is_file() else {}
+    recorded = kept.get("imported")
+    sources = dict((recorded.get("files") if isinstance(recorded, dict) else None) or {})
+    for name, columns in files.items():
+        sources[_plain(name)] = {ours: _plain(theirs) for ours, theirs in columns.items()}
     tree = {
         "name": kept.get("name", _plain(folder.path.absolute().name)),
         "question": kept.get("question", QUESTION),
         "statistic": kept.get("statistic", STATISTIC),
-        "imported": {
-            "rows": survey.rows,
-            "files": {name: dict(columns) for name, columns in sorted(survey.files.items())},
-        },
+        "imported": {"rows": rows, "files": dict(sorted(sources.items()))},
         "sweep": {
-            "widths": _listed(survey.widths),
-            "parametrizations": sorted(survey.arms - {"shared"}),
-            "seeds": _listed(survey.seeds),
+            "widths": _listed(widths),
+            "parametrizations": sorted(arms - {"shared"}),
+            "seeds": _listed(seeds),
             "target": (kept.get("sweep") or {}).get("target") or {},
         },
         "search": {
             name.removeprefix("log2_"): {"points": _listed(values)}
-            for name, values in sorted(survey.points.items())
+            for name, values in sorted(points.items())
         },
         "verdict": kept.get("verdict") or {},
     }

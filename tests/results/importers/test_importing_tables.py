@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hptransfer.cli.main import main
-from hptransfer.results.importers import read_csv
+from hptransfer.results.importers import read_file
 from hptransfer.results.ledger_rows import encode_row, read_ledger
 from tests.support.foreign_tables import (
     EXPECTED,
@@ -198,7 +198,7 @@ def test_an_optuna_study_is_read_and_left_as_it_was(capsys: Printed):
 def test_a_json_value_may_be_one_long_line():
     rows = [{**row, "note": "x" * 20_000} for row in records()]
     write_json(Path("rows.json"), rows)
-    assert Path("rows.json").stat().st_size > read_csv.LONGEST_LINE
+    assert Path("rows.json").stat().st_size > read_file.LONGEST_LINE
     assert main(["import", "rows.json", "mine"]) == 0
     assert outcomes() == EXPECTED
 
