@@ -1,7 +1,7 @@
 """Data sets, and the samples of each batch as a pure function of (config, seed, step).
 
 A small data set is read whole: to add one takes a module here that returns arrays, a dataclass in
-`hptransfer.config.data`, and a case in `_read`. A data set in a folder is read by index: to add one
+`hptransfer.config.data`, and a case in `_load_whole`. A data set in a folder is read by index: to add one
 takes a `Source`, a dataclass, and a case in `open_folder`.
 """
 
@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hptransfer.config import (
     DataConfig,
@@ -37,7 +36,6 @@ from hptransfer.data.source import (
     check_source,
     named_folder,
     split_rows,
-    split_source,
 )
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import numpy_generator
@@ -53,8 +51,6 @@ __all__ = [
     "verify_data",
 ]
 
-LabelledImages = tuple[np.ndarray, np.ndarray]  # images (N, C, H, W) in [0, 1], labels (N,)
-
 
 @lru_cache(maxsize=2)
 def load_data(config: DataConfig, folder: str | None) -> Dataset:
@@ -68,7 +64,8 @@ def load_data(config: DataConfig, folder: str | None) -> Dataset:
     if isinstance(config, FolderConfig):
         source = open_folder(config, folder)
         check_source(config, source, trust_seal=True)
-        return split_source(config, source)
+        kept, held_out = split_rows(len(source), config.held_out)
+        return Dataset(SourceRows(source, kept), SourceRows(source, held_out))
     return _load_whole(config, folder)
 
 
@@ -94,72 +91,42 @@ def open_folder(config: FolderConfig, folder: str | None) -> Source:
 
 
 def _load_whole(config: DataConfig, folder: str | None) -> Dataset:
-    content = _read(config, folder)
-    found = _content_hash(content)
-    if found != config.sha256:
-        raise UserError(
-            f"`data.sha256` must be the content's hash, so that a trial says what it saw, but the "
-            f"{config.name} data hashes to {found} and the config says {config.sha256!r}. Set "
-            f"data.sha256={found} to train on this content."
-        )
-    nouns, templates = _WORDING[type(config)]
-    sentences = encode_captions([template.format(noun) for noun in nouns for template in templates])
-    train, validation = (
-        _in_memory(arrays, sentences, len(templates)) for arrays in _split(config, content)
-    )
-    return Dataset(train, validation)
-
-
-# The nouns of the classes and the sentences about them, from which captions are made.
-_WORDING = {
-    DigitsConfig: (digits.NOUNS, digits.TEMPLATES),
-    FashionMNISTConfig: (fashion_mnist.NOUNS, fashion_mnist.TEMPLATES),
-}
-
-
-def _in_memory(
-    arrays: LabelledImages, sentences: tuple[Tensor, Tensor, Tensor], templates: int
-) -> MemorySplit:
-    """Return samples in memory; the caption of sample i is template i mod `templates`."""
-    images, labels = arrays
-    sentence = labels * templates + np.arange(len(labels)) % templates
-    return MemorySplit(
-        torch.from_numpy(images * 2.0 - 1.0),
-        torch.from_numpy(labels),
-        torch.from_numpy(sentence),
-        sentences,
-    )
-
-
-def _read(config: DataConfig, folder: str | None) -> list[LabelledImages]:
+    """Return a small data set in memory; the caption of sample i is template i mod their number."""
     match config:
         case DigitsConfig():
-            return [digits.read()]
+            words, content = digits, [digits.read()]
         case FashionMNISTConfig():
             if folder is None:
                 raise UserError(
                     "data=fashion_mnist is read from a folder of IDX files, but none is named. "
                     "Set runtime.data_folder=/path/to/fashion-mnist."
                 )
-            return [fashion_mnist.read(Path(folder), split) for split in ("train", "test")]
-    raise TypeError(f"no data source for {type(config).__name__}")
-
-
-def _split(config: DataConfig, content: list[LabelledImages]) -> list[LabelledImages]:
-    """Return training and held-out samples; digits, which have no split, are split by seed 0."""
-    if not isinstance(config, DigitsConfig):
-        return content
-    ((images, labels),) = content
-    parts = split_rows(len(labels), config.held_out)
-    return [(images[part], labels[part]) for part in parts]
-
-
-def _content_hash(content: list[LabelledImages]) -> str:
+            words = fashion_mnist
+            content = [fashion_mnist.read(Path(folder), split) for split in ("train", "test")]
+        case _:
+            raise TypeError(f"no data source for {type(config).__name__}")
     digest = hashlib.sha256()
+    for array in (array for arrays in content for array in arrays):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    found = digest.hexdigest()[:16]
+    if found != config.sha256:
+        raise UserError(
+            f"`data.sha256` must be the content's hash, so that a trial says what it saw, but the "
+            f"{config.name} data hashes to {found} and the config says {config.sha256!r}. Set "
+            f"data.sha256={found} to train on this content."
+        )
+    if isinstance(config, DigitsConfig):  # they have no split of their own
+        ((images, labels),) = content
+        parts = split_rows(len(labels), config.held_out)
+        content = [(images[part], labels[part]) for part in parts]
+    templates = words.TEMPLATES
+    sentences = encode_captions([each.format(noun) for noun in words.NOUNS for each in templates])
+    splits = []
     for images, labels in content:
-        digest.update(np.ascontiguousarray(images).tobytes())
-        digest.update(np.ascontiguousarray(labels).tobytes())
-    return digest.hexdigest()[:16]
+        sentence = labels * len(templates) + np.arange(len(labels)) % len(templates)
+        parts = (torch.from_numpy(part) for part in (images * 2.0 - 1.0, labels, sentence))
+        splits.append(MemorySplit(*parts, sentences))
+    return Dataset(*splits)
 
 
 def batch_indices(samples: int, batch_size: int, seed: int, step: int) -> np.ndarray:

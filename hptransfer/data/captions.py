@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from hptransfer.config.data import CAPTION_CHANNELS, CAPTION_TOKENS, FolderConfig
+from hptransfer.config.data import CAPTION_CHANNELS, CAPTION_TOKENS
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import torch_generator
 
@@ -50,22 +50,6 @@ def encode_captions(
         mask[row, : len(words)] = True
     words_each = mask.sum(1, keepdim=True)
     return features, mask, features.sum(1) / words_each.sqrt()
-
-
-def encode_named_captions(
-    captions: Sequence[str], places: Sequence[str], config: FolderConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `encode_captions` in the config's sizes; an error names the place of its caption."""
-    encoded = []
-    for caption, place in zip(captions, places, strict=True):
-        try:
-            encoded.append(
-                encode_captions([caption], config.caption_tokens, config.caption_channels)
-            )
-        except UserError as error:
-            raise UserError(f"{place}: {error}") from None
-    tokens, mask, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
-    return tokens, mask, pooled
 
 
 @lru_cache(maxsize=1 << 14)

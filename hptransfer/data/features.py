@@ -51,7 +51,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,38 +75,6 @@ _SAFETENSORS = {
     **{"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"},
     **{"BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64"},
 }
-
-
-class StoredArray(NamedTuple):
-    """An array in a file: its shape, its dtype, and a function that reads rows (B,)."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    take: Callable[[np.ndarray], Tensor]
-
-
-def npy_array(path: Path) -> StoredArray:
-    """Return the memory-mapped array of an npy file."""
-    with reading(path):
-        stored = np.lib.format.open_memmap(path, mode="r")
-        size, expected = path.stat().st_size, stored.offset + stored.nbytes
-        if size != expected:
-            raise ValueError(f"it has {size} bytes where its header says {expected}")
-    return StoredArray(
-        stored.shape, str(stored.dtype), lambda rows: torch.from_numpy(np.array(stored[rows]))
-    )
-
-
-def safetensors_array(path: Path, name: str) -> StoredArray:
-    """Return one tensor of a safetensors file; only the rows asked for are read."""
-    with reading(path):
-        file = safe_open(path, framework="pt")
-        if name not in file.keys():  # noqa: SIM118  (no container, only a `keys` method)
-            raise KeyError(f"it has no tensor named {name}")
-        part = file.get_slice(name)
-        stored = str(part.get_dtype())
-        dtype = _SAFETENSORS.get(stored, stored)
-    return StoredArray(tuple(part.get_shape()), dtype, lambda rows: part[rows.tolist()])
 
 
 def npy_sample(path: Path, shape: tuple[int, ...] | None, dtypes: tuple[str, ...]) -> np.ndarray:
@@ -232,10 +200,6 @@ def fault_of(manifest: Manifest) -> str:
             )
         if name in NEEDED_ARRAYS and NEEDED_ARRAYS[name] not in manifest.arrays:
             return f"must list {NEEDED_ARRAYS[name]} where it lists {name}"
-    return _disagreement(manifest)
-
-
-def _disagreement(manifest: Manifest) -> str:
     (_, height, width), _ = manifest.arrays["latents"]
     if height != width:
         return f"must give square latents, but gives {height}x{width}"
@@ -264,17 +228,16 @@ def open_features(config: FeaturesConfig, folder: Path) -> Source:
     )
 
 
-class ShardedFeatures:
-    """The samples of a folder with a `manifest.json`."""
-
-    advice = ()
+class ShardedFeatures(Source):
+    """The samples of a folder with a `manifest.json`; all labels are 0 if it has none."""
 
     def __init__(self, config: FeaturesConfig, folder: Path) -> None:
         self.folder, self.scale = folder, config.scale
         self.manifest = read_manifest(folder / "manifest.json")
-        self.layout: Layout = self.manifest.layout
+        self.layout = self.manifest.layout
         self.ends = np.cumsum([samples for _, samples in self.manifest.shards])
-        pairs = [(shard, array) for shard, _ in self.manifest.shards for array in self._arrays]
+        arrays = self.manifest.arrays
+        pairs = [(shard, array) for shard, _ in self.manifest.shards for array in arrays]
         shards = dict.fromkeys(self.manifest.file(*pair) for pair in pairs)
         self.files = ["manifest.json", *shards]
         # At most 64 files are open at a time, since a process may open about a thousand.
@@ -282,31 +245,23 @@ class ShardedFeatures:
         for pair in pairs:
             self._open(*pair)
 
-    @property
-    def _arrays(self) -> list[str]:
-        return list(self.manifest.arrays)
-
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def place(self, index: int) -> str:
-        """Return the name of a sample's file and its row there, for errors."""
         shard, row = self._shard_and_row(np.array([index]))
         name = self.manifest.file(self.manifest.shards[shard[0]][0], "latents")
         return f"{self.folder / name}, sample {row[0]},"
 
     def images_at(self, indices: np.ndarray) -> Tensor:
-        """Return scaled latents (B, C, H, H)."""
         return self._take("latents", indices).float() * self.scale
 
     def labels_at(self, indices: np.ndarray) -> Tensor:
-        """Return labels (B,); all are 0 if the folder has none."""
         if "labels" not in self.manifest.arrays:
-            return torch.zeros(len(indices), dtype=torch.long)
+            return super().labels_at(indices)
         return self._take("labels", indices).long()
 
     def captions_at(self, indices: np.ndarray) -> Captions:
-        """Return tokens, zero where padded, mask, and pooled features, (B, 0) if there are none."""
         mask = self._take("mask", indices).bool()
         tokens = self._take("tokens", indices).float().masked_fill(~mask.unsqueeze(-1), 0)
         if "pooled" not in self.manifest.arrays:
@@ -319,9 +274,8 @@ class ShardedFeatures:
         shard, row = self._shard_and_row(indices)
         for one in np.unique(shard):
             here = np.flatnonzero(shard == one)
-            out[torch.from_numpy(here)] = self._open(self.manifest.shards[one][0], array).take(
-                row[here]
-            )
+            take = self._open(self.manifest.shards[one][0], array)
+            out[torch.from_numpy(here)] = take(row[here])
         return out
 
     def _shard_and_row(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -329,15 +283,29 @@ class ShardedFeatures:
         starts = np.concatenate([[0], self.ends[:-1]])
         return shard, indices - starts[shard]
 
-    def _opened(self, shard: str, array: str) -> StoredArray:
+    def _opened(self, shard: str, array: str) -> Callable[[np.ndarray], Tensor]:
+        """Return the function that reads rows (B,) of a shard; only these are read."""
         path = self.folder / self.manifest.file(shard, array)
-        stored = (
-            npy_array(path) if self.manifest.storage == "npy" else safetensors_array(path, array)
-        )
+        with reading(path):
+            if self.manifest.storage == "npy":
+                stored = np.lib.format.open_memmap(path, mode="r")
+                size, expected = path.stat().st_size, stored.offset + stored.nbytes
+                if size != expected:
+                    raise ValueError(f"it has {size} bytes where its header says {expected}")
+                found, type_name = stored.shape, str(stored.dtype)
+                take = lambda rows: torch.from_numpy(np.array(stored[rows]))  # noqa: E731
+            else:
+                file = safe_open(path, framework="pt")
+                if array not in file.keys():  # noqa: SIM118  (no container, only a `keys` method)
+                    raise KeyError(f"it has no tensor named {array}")
+                part = file.get_slice(array)
+                found, type_name = tuple(part.get_shape()), str(part.get_dtype())
+                type_name = _SAFETENSORS.get(type_name, type_name)
+                take = lambda rows: part[rows.tolist()]  # noqa: E731
         shape, dtype = self.manifest.arrays[array]
         samples = dict(self.manifest.shards)[shard]
-        require_array(path, stored.shape, stored.dtype, (samples, *shape), (dtype,))
-        return stored
+        require_array(path, found, type_name, (samples, *shape), (dtype,))
+        return take
 
 
 def write_features(
@@ -392,10 +360,8 @@ def _write_shard(folder: Path, name: str, shard: Mapping[str, Tensor], storage: 
             np.save(folder / f"{name}.{array}.npy", values.numpy())
 
 
-class FastDiTFeatures:
+class FastDiTFeatures(Source):
     """The samples of the folders `imagenet256_features` and `imagenet256_labels`."""
-
-    advice = ()
 
     def __init__(self, config: FeaturesConfig, folder: Path) -> None:
         self.folder, self.scale = folder, config.scale
@@ -418,32 +384,20 @@ class FastDiTFeatures:
         return len(self.names)
 
     def place(self, index: int) -> str:
-        """Return the name of a sample's file, for errors."""
         return f"{self.folder / self.features / self.names[index]} (or its label)"
 
     def images_at(self, indices: np.ndarray) -> Tensor:
-        """Return scaled latents (B, C, H, H)."""
-        return (
-            torch.cat(self._read(self.features, indices, self.shape, FLOATS)).float() * self.scale
-        )
+        return self._read(self.features, indices, self.shape, FLOATS).float() * self.scale
 
     def labels_at(self, indices: np.ndarray) -> Tensor:
-        """Return labels (B,)."""
-        return torch.cat(self._read(self.labels, indices, (1,), INTEGERS[1:])).long()
-
-    def captions_at(self, indices: np.ndarray) -> Captions:
-        """Return captions without tokens (B, 0, 0), since there are none."""
-        none = torch.zeros(len(indices), 0)
-        return none.unsqueeze(-1), none.bool(), none
+        return self._read(self.labels, indices, (1,), INTEGERS[1:]).long()
 
     def _read(
         self, kind: str, indices: np.ndarray, shape: tuple[int, ...], dtypes: tuple[str, ...]
-    ) -> list[Tensor]:
+    ) -> Tensor:
         paths = [self.folder / kind / self.names[i] for i in indices]
-        read = reader_threads().map(
-            lambda path: torch.from_numpy(npy_sample(path, shape, dtypes)), paths
-        )
-        return list(read)
+        read = reader_threads().map(lambda path: npy_sample(path, shape, dtypes), paths)
+        return torch.cat([torch.from_numpy(sample) for sample in read])
 
 
 def _only(folder: Path, pattern: str) -> Path:
@@ -487,7 +441,7 @@ MAX_RATIO = 4  # largest ratio of an image's sides
 VAE_SCALE = 0.18215
 
 
-class PixArtFeatures:
+class PixArtFeatures(Source):
     """The samples of a folder that PixArt-α's extraction wrote."""
 
     def __init__(self, config: FeaturesConfig, folder: Path) -> None:
@@ -512,29 +466,21 @@ class PixArtFeatures:
                 f"(2·C, H, H), but has shape {shape}. Extract again, at one resolution."
             )
         self.shape = shape
-        length, channels = self._caption_shape()
+        length = channels = 0
+        if self.captions:  # the first caption's shape, or more tokens if the config says so
+            length, channels = _caption(self.captions[0])[0].shape
+            length = max(length, config.caption_tokens)
         self.layout = Layout(shape[0] // 2, shape[1], 1, length, channels)
-
-    def _caption_shape(self) -> tuple[int, int]:
-        """Return the first caption's shape, or with more tokens if the config says so."""
-        if not self.captions:
-            return 0, 0
-        tokens, _ = _caption(self.captions[0])
-        return max(tokens.shape[0], self.config.caption_tokens), tokens.shape[1]
 
     def __len__(self) -> int:
         return len(self.latents)
 
     def place(self, index: int) -> str:
-        """Return the name of a sample's file, for errors."""
         return f"{self.latents[index]} (or its caption)"
 
     def images_at(self, indices: np.ndarray) -> Tensor:
-        """Return scaled latents (B, C, H, H)."""
-        return (
-            torch.stack(list(reader_threads().map(self._latent, indices.tolist())))
-            * self.config.scale
-        )
+        read = reader_threads().map(self._latent, indices.tolist())
+        return torch.stack(list(read)) * self.config.scale
 
     def _latent(self, index: int) -> Tensor:
         stored = npy_sample(self.latents[index], self.shape, FLOATS)
@@ -545,12 +491,7 @@ class PixArtFeatures:
             mean.shape, generator=torch_generator(0, "posterior", index)
         )
 
-    def labels_at(self, indices: np.ndarray) -> Tensor:
-        """Return label 0 for every sample (B,)."""
-        return torch.zeros(len(indices), dtype=torch.long)
-
     def captions_at(self, indices: np.ndarray) -> Captions:
-        """Return tokens, zero where padded, mask, and no pooled features (B, 0)."""
         paths = [self.captions[i] for i in indices]
         length, channels = self.layout.caption_tokens, self.layout.caption_channels
         tokens = torch.zeros(len(paths), length, channels)

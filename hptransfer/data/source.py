@@ -15,6 +15,7 @@ import hashlib
 import os
 import struct
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -96,15 +97,12 @@ class MemorySplit:
         return len(self.labels)
 
     def images_at(self, indices: np.ndarray) -> Tensor:
-        """Return images (B, C, H, W)."""
         return self.images[torch.from_numpy(indices)]
 
     def labels_at(self, indices: np.ndarray) -> Tensor:
-        """Return labels (B,)."""
         return self.labels[torch.from_numpy(indices)]
 
     def captions_at(self, indices: np.ndarray) -> Captions:
-        """Return tokens, mask and pooled features of each sample's sentence."""
         rows = self.caption[torch.from_numpy(indices)]
         tokens, mask, pooled = self.sentences
         return tokens[rows], mask[rows], pooled[rows]
@@ -121,15 +119,12 @@ class SourceRows:
         return len(self.rows)
 
     def images_at(self, indices: np.ndarray) -> Tensor:
-        """Return images (B, C, H, W)."""
         return self.source.images_at(self.rows[indices])
 
     def labels_at(self, indices: np.ndarray) -> Tensor:
-        """Return labels (B,)."""
         return self.source.labels_at(self.rows[indices])
 
     def captions_at(self, indices: np.ndarray) -> Captions:
-        """Return tokens, mask and pooled features."""
         return self.source.captions_at(self.rows[indices])
 
 
@@ -145,7 +140,6 @@ _CHECKS = "1"  # version of the scan's checks; seals of another version do not c
 
 @cache
 def reader_threads() -> ThreadPoolExecutor:
-    """Return this process's threads for reading files."""
     return ThreadPoolExecutor(READER_THREADS, thread_name_prefix="data")
 
 
@@ -203,32 +197,31 @@ def write_seal(folder: Path, key: str, sha256: str) -> None:
 SCAN_SAMPLES = 64  # samples that a scan holds in memory at once
 
 
-class Source(Split, Protocol):
-    """All samples of a folder."""
+class Source(ABC):
+    """All samples of a folder, by index as in a `Split`: one unlabelled class without captions."""
 
-    @property
-    def folder(self) -> Path:
-        """The folder of the files."""
-        ...
+    folder: Path
+    files: Sequence[str]  # all that are read, relative to the folder, ordered by names alone
+    layout: Layout  # shapes found in the files, or the config's if the files do not fix them
+    advice: Sequence[str] = ()  # overrides that an error suggests for such a folder
 
-    @property
-    def files(self) -> Sequence[str]:
-        """All files that are read, relative to the folder, in an order that only names decide."""
-        ...
+    @abstractmethod
+    def __len__(self) -> int: ...
 
-    @property
-    def advice(self) -> Sequence[str]:
-        """Overrides that an error suggests for a folder of this kind, beside its shapes."""
-        ...
-
-    @property
-    def layout(self) -> Layout:
-        """The shapes found in the files, or the config's if the files do not fix them."""
-        ...
-
+    @abstractmethod
     def place(self, index: int) -> str:
         """Return the name of a sample's place, for errors."""
-        ...
+
+    @abstractmethod
+    def images_at(self, indices: np.ndarray) -> Tensor:
+        """Return images (B, C, H, W) in [-1, 1], or scaled latents."""
+
+    def labels_at(self, indices: np.ndarray) -> Tensor:
+        return torch.zeros(len(indices), dtype=torch.long)
+
+    def captions_at(self, indices: np.ndarray) -> Captions:
+        none = torch.zeros(len(indices), 0)
+        return none.unsqueeze(-1), none.bool(), none
 
 
 def named_folder(config: FolderConfig, folder: str | None) -> Path:
@@ -246,12 +239,6 @@ def named_folder(config: FolderConfig, folder: str | None) -> Path:
     return Path(folder)
 
 
-def split_source(config: FolderConfig, source: Source) -> Dataset:
-    """Return the training and the held-out split of a source."""
-    kept, held_out = split_rows(len(source), config.held_out)
-    return Dataset(SourceRows(source, kept), SourceRows(source, held_out))
-
-
 def check_source(config: FolderConfig, source: Source, *, trust_seal: bool) -> None:
     """Raise a `UserError` if a source is broken or is not the one of the config."""
     if config.held_out >= len(source):
@@ -263,7 +250,11 @@ def check_source(config: FolderConfig, source: Source, *, trust_seal: bool) -> N
     found = sealed_hash(source.folder, key) if trust_seal else None
     if found is None:
         found = content_hash(source.folder, source.files)
-        if _misfits(config, source.layout):
+        layout = source.layout
+        if config.caption_tokens == 0:  # captions count only if the config asks for them
+            none = dict.fromkeys(("caption_tokens", "caption_channels", "pooled_channels"), 0)
+            layout = dataclasses.replace(layout, **none)
+        if layout != config.layout:
             raise _not_as_named(config, source, found)
         scan_source(config, source)
         write_seal(source.folder, key, found)
@@ -295,13 +286,6 @@ def _refuse(source: Source, indices: np.ndarray, bad: torch.Tensor, what: str) -
     if bool(bad.any()):
         place = source.place(int(indices[bad.numpy()][0]))
         raise UserError(f"{place} {what}. Write that sample again, or leave it out.")
-
-
-def _misfits(config: FolderConfig, found: Layout) -> bool:
-    """Whether shapes differ from the config's; captions count only if it asks for them."""
-    if config.caption_tokens == 0:
-        found = dataclasses.replace(found, caption_tokens=0, caption_channels=0, pooled_channels=0)
-    return found != config.layout
 
 
 def _not_as_named(config: FolderConfig, source: Source, sha256: str) -> UserError:

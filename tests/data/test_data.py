@@ -20,6 +20,7 @@ from hptransfer.data import (
     MemorySplit,
     batch_indices,
     digits,
+    images,
     load_data,
     open_folder,
     source,
@@ -27,7 +28,6 @@ from hptransfer.data import (
 )
 from hptransfer.data.captions import encode_captions
 from hptransfer.data.features import write_features
-from hptransfer.data.images import DecodedImages
 from hptransfer.data.source import split_rows
 from hptransfer.errors import UserError
 from hptransfer.training.packs.run import run_pack
@@ -278,17 +278,16 @@ def test_a_large_shard_is_not_read_whole(tmp_path: Path, storage: str) -> None:
     assert own_memory() - before < 16 * 2**20
 
 
-def test_decoded_images_are_kept_up_to_a_limit(tmp_path: Path) -> None:
+def test_decoded_images_are_kept_up_to_a_limit(tmp_path: Path, monkeypatch) -> None:
     write_images(tmp_path)
+    config = stated(tmp_path, "image_folder", "data.image_size=8", "data.channels=3")
     reads = []
-
-    def content(index: int) -> bytes:
-        reads.append(index)
-        return sorted(tmp_path.rglob("*.*"))[index].read_bytes()
-
-    images = DecodedImages(content, str, 3, 8, cache_bytes=4 * 3 * 8 * 8)
-    first = images.at(ALL)
-    assert torch.equal(images.at(ALL), first)
+    monkeypatch.setattr(images, "CACHE_BYTES", 4 * 3 * 8 * 8)
+    whole = open_folder(config, str(tmp_path))  # pyright: ignore[reportArgumentType]
+    read = whole.content
+    monkeypatch.setattr(whole, "content", lambda index: [reads.append(index), read(index)][1])
+    first = whole.images_at(ALL)
+    assert torch.equal(whole.images_at(ALL), first)
     assert len(reads) == 2 * N - 4
 
 
