@@ -1,8 +1,8 @@
 """Data sets, and the samples of each batch as a pure function of (config, seed, step).
 
 A small data set is read whole: to add one takes a module here that returns arrays, a dataclass in
-`hptransfer.config.data`, and a case in `_load_whole`. A data set in a folder is read by index: to add one
-takes a `Source`, a dataclass, and a case in `open_folder`.
+`hptransfer.config.data`, and a case in `_load_whole`. A data set in a folder is read by index: to
+add one takes a `Source`, a dataclass, and a case in `open_folder`.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def _load_whole(config: DataConfig, folder: str | None) -> Dataset:
     splits = []
     for images, labels in content:
         sentence = labels * len(templates) + np.arange(len(labels)) % len(templates)
-        parts = (torch.from_numpy(part) for part in (images * 2.0 - 1.0, labels, sentence))
-        splits.append(MemorySplit(*parts, sentences))
+        pixels, classes, rows = map(torch.from_numpy, (images * 2.0 - 1.0, labels, sentence))
+        splits.append(MemorySplit(pixels, classes, rows, sentences))
     return Dataset(*splits)
 
 
