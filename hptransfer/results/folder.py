@@ -14,104 +14,63 @@ from hptransfer.system.files import require_links_inside, write_text
 DEFAULT_ROOT = Path("results")  # the folder of results folders
 
 
-@dataclass(frozen=True, init=False)
-class RunFolder:
-    """The paths of `target/runs/<trial_key>/`, the folder of one training run of the target."""
+class _Below:
+    """An attribute of a folder: the path of a file or folder in it."""
 
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, folder: _Folder, owner: type) -> Path:
+        return folder.path / self.name
+
+
+@dataclass(frozen=True, init=False)
+class _Folder:
     path: Path
 
     def __init__(self, path: str | Path) -> None:
         object.__setattr__(self, "path", Path(path))
 
-    @property
-    def config_file(self) -> Path:
-        """The run's complete config, from which it can be trained again."""
-        return self.path / "config.yaml"
 
-    @property
-    def record_file(self) -> Path:
-        """The state of the run: its config's key, status, steps done and losses."""
-        return self.path / "run.json"
+class RunFolder(_Folder):
+    """The paths of `target/runs/<trial_key>/`, the folder of one training run of the target."""
 
-    @property
-    def log_file(self) -> Path:
-        """Losses and speed by step, a JSON object on each line."""
-        return self.path / "log.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The checkpoints that an interrupted run continues from, a folder each."""
-        return self.path / "checkpoints"
-
-    @property
-    def weights_file(self) -> Path:
-        """The weights after the last step that the deciding loss is of: raw or their average."""
-        return self.path / "weights.safetensors"
+    config_file = _Below("config.yaml")  # complete: the run can be trained again from it
+    record_file = _Below("run.json")  # the run's state: its config's key, status, steps, losses
+    log_file = _Below("log.jsonl")  # losses and speed by step, a JSON object on each line
+    checkpoints = _Below("checkpoints")  # that an interrupted run continues from, a folder each
+    weights_file = _Below("weights.safetensors")  # that the deciding loss is of: raw or averaged
 
     def samples_file(self, step: int) -> Path:
         """The picture of samples that was drawn after `step` steps."""
         return self.path / "samples" / f"{step}.png"
 
 
-@dataclass(frozen=True, init=False)
-class ResultsFolder:
+class ResultsFolder(_Folder):
     """The paths of `results/<sweep>/`, which users' scripts rely on."""
 
-    path: Path
-
-    def __init__(self, path: str | Path) -> None:
-        object.__setattr__(self, "path", Path(path))
-
-    @property
-    def sweep_file(self) -> Path:
-        """The complete config of the sweep as it was run."""
-        return self.path / "sweep.yaml"
-
-    @property
-    def design_file(self) -> Path:
-        """The points that were asked so far by a design without a grid."""
-        return self.path / "design.json"
-
-    @property
-    def check_file(self) -> Path:
-        """The coordinate checks of the sweep's arms."""
-        return self.path / "check.json"
-
-    @property
-    def estimates_file(self) -> Path:
-        """The estimates that `fit` wrote."""
-        return self.path / "estimates.json"
+    sweep_file = _Below("sweep.yaml")  # the complete config of the sweep as it was run
+    design_file = _Below("design.json")  # the points asked so far by a design without a grid
+    check_file = _Below("check.json")  # the coordinate checks of the sweep's arms
+    estimates_file = _Below("estimates.json")  # what `fit` wrote
+    transfer_file = _Below("transfer.json")  # the transferred values that `transfer` wrote
+    target_file = _Below("target.yaml")  # the config of the target
+    groups_file = _Below("target_groups.json")  # its parameters' factors, for other code bases
+    exports = _Below("exports")  # the target's values in the formats of other trainers
+    target = _Below("target")  # the target's own rows, which test the prediction, never fitted
+    realised_file = _Below("target/realised.json")  # the transferred value's regret by those rows
+    timing_file = _Below("timing.json")  # the seconds that each part of `hptransfer run` took
+    figures = _Below("figures")  # the pictures
+    report_file = _Below("report.html")  # the page that `report` wrote
 
     def estimates_by(self, metric: Metric) -> Path:
         """The estimates that `fit` wrote when it judged rows by a metric."""
-        return (
-            self.estimates_file if metric is LOSS else self.path / f"estimates-{metric.name}.json"
-        )
+        name = f"estimates-{metric.name}.json"
+        return self.estimates_file if metric is LOSS else self.path / name
 
-    @property
-    def transfer_file(self) -> Path:
-        """The transferred values that `transfer` wrote."""
-        return self.path / "transfer.json"
-
-    @property
-    def target_file(self) -> Path:
-        """The config of the target."""
-        return self.path / "target.yaml"
-
-    @property
-    def groups_file(self) -> Path:
-        """The target's parameters with their factors, for other code bases."""
-        return self.path / "target_groups.json"
-
-    @property
-    def exports(self) -> Path:
-        """The folder with the target's values in the formats of other trainers."""
-        return self.path / "exports"
-
-    @property
-    def target(self) -> Path:
-        """The folder of the target's own rows, which test the prediction and are never fitted."""
-        return self.path / "target"
+    def figures_by(self, metric: Metric) -> Path:
+        """The folder of the pictures of the estimates by a metric."""
+        return self.figures if metric is LOSS else self.figures / metric.name
 
     def run(self, trial_key: str) -> RunFolder:
         """The folder of the training run that gave one of the target's rows."""
@@ -124,30 +83,6 @@ class ResultsFolder:
     def replayed_weights(self, trial_key: str) -> Path:
         """The weights of a recorded trial that was trained again; its config lies beside them."""
         return self.path / "trials" / f"{trial_key}.safetensors"
-
-    @property
-    def realised_file(self) -> Path:
-        """The regret that the target's own rows show for the transferred value."""
-        return self.target / "realised.json"
-
-    @property
-    def timing_file(self) -> Path:
-        """The seconds that each part of `hptransfer run` took."""
-        return self.path / "timing.json"
-
-    @property
-    def figures(self) -> Path:
-        """The folder of the pictures."""
-        return self.path / "figures"
-
-    def figures_by(self, metric: Metric) -> Path:
-        """The folder of the pictures of the estimates by a metric."""
-        return self.figures if metric is LOSS else self.figures / metric.name
-
-    @property
-    def report_file(self) -> Path:
-        """The HTML page that `report` wrote."""
-        return self.path / "report.html"
 
 
 def find_folder(path: str | Path, root: str | Path = DEFAULT_ROOT) -> ResultsFolder:

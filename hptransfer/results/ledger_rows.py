@@ -9,22 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hptransfer.config.identity import arm_of, canonical, trial_key
 from hptransfer.errors import UserError
-from hptransfer.results.trial_result import Quality, TrialResult
+from hptransfer.results.trial_result import TrialResult
 from hptransfer.system.files import require_inside
 
 LEDGER_NAME = "ledger.jsonl"
 LEDGER_SCHEMA = 2  # of the rows that are written; rows of older schemas are read too
-CHUNK_BYTES = (
-    1 << 20
-)  # bytes of a ledger that are parsed at a time; parsed rows take several times that
+CHUNK_BYTES = 1 << 20  # parsed at a time; parsed rows take several times that
 _HEAD = b'{"trial_key":"'  # how every line begins
 _CHECK_BYTES = len(b',"check":"0123456789ab"}')  # how every line ends: 12 hex digits of a sha256
 ROW_FIELDS = frozenset(  # of every row, whatever its schema
@@ -69,6 +67,7 @@ def ledger_row(
         provenance: the commit, versions and time that produced the result.
     """
     config = result.config
+    quality = {} if result.quality is None else result.quality._asdict()
     return {
         "trial_key": trial_key(config),
         "status": result.status.value,
@@ -85,7 +84,7 @@ def ledger_row(
             "loss_at_init": finite_or_none(result.loss_at_init),
             "train_loss": finite_or_none(result.train_loss),
             "clipped_share": float(f"{result.clipped_share:.6g}"),
-            **_quality(result.quality),
+            **{name: float(f"{value:.6g}") for name, value in quality.items()},
         },
         "cost": {
             "flops": float(f"{result.flops:.12g}"),
@@ -94,12 +93,6 @@ def ledger_row(
         },
         "provenance": dict(provenance),
     }
-
-
-def _quality(quality: Quality | None) -> dict[str, float]:
-    """Return the quality of a trial's samples by metric, to six digits; empty if not measured."""
-    measured = {} if quality is None else quality._asdict()
-    return {name: float(f"{value:.6g}") for name, value in measured.items()}
 
 
 def finite_or_none(value: float | None) -> float | None:
@@ -203,32 +196,23 @@ def scan_ledger(path: Path) -> Iterator[RowStretch]:
     """
     line_of_trial: dict[str, int] = {}
     before = 0  # lines that were read
-    with _readable(path), path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except (PermissionError, IsADirectoryError) as error:
+        raise UserError(f"{path} may not be read: {error.strerror}.") from error
+    with file:
         while lines := file.readlines(CHUNK_BYTES):
             torn = b""
             if not lines[-1].endswith(b"\n") and not _is_whole(lines[-1]):
-                torn = _cut_off(lines.pop(), path)
+                torn = lines.pop()
+                if torn[: len(_HEAD)] != _HEAD[: len(torn)]:
+                    raise UserError(
+                        f"The end of {path} is no row that was cut off: {torn[:20]!r}… Restore the "
+                        "file from a copy, or remove what was added."
+                    )
             bodies = [line.removesuffix(b"\n") for line in lines]
             yield RowStretch(_checked_rows(bodies, path, before, line_of_trial), len(torn))
             before += len(lines)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (PermissionError, IsADirectoryError) as error:
-        raise UserError(f"{path} may not be read: {error.strerror}.") from error
-
-
-def _cut_off(line: bytes, path: Path) -> bytes:
-    """Return a last line without newline and checksum, if it is the beginning of a row."""
-    if line[: len(_HEAD)] != _HEAD[: len(line)]:
-        raise UserError(
-            f"The end of {path} is no row that was cut off: {line[:20]!r}… Restore the file from "
-            "a copy, or remove what was added."
-        )
-    return line
 
 
 def _checked_rows(
@@ -267,26 +251,15 @@ def _damaged_error(line: bytes, path: Path, number: int) -> UserError:
 
 
 def _migrate(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of an older schema as it would be written now."""
-    while row["schema"] < LEDGER_SCHEMA:
-        row = _MIGRATIONS[row["schema"]](row)
-    return row
-
-
-def _with_stopped_at_step(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of schema 1 as one of schema 2; under schema 1 no trial was stopped early."""
+    if row["schema"] == LEDGER_SCHEMA:
+        return row
     migrated = {}
     for name, value in row.items():
         migrated[name] = value
         if name == "diverged_at_step":
             migrated["stopped_at_step"] = None
-    return {**migrated, "schema": 2}
-
-
-# Schema -> the function that turns its rows into rows of the next schema.
-_MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-    1: _with_stopped_at_step,
-}
+    return {**migrated, "schema": LEDGER_SCHEMA}
 
 
 def parse_strict_json(text: str | bytes) -> Any:
@@ -324,7 +297,7 @@ def _require_row(row: Any, path: Path, number: int) -> None:
     schema = row.get("schema") if isinstance(row, dict) else None
     if isinstance(schema, int) and schema > LEDGER_SCHEMA:
         raise _newer_schema_error(schema, path, number)
-    if schema not in (LEDGER_SCHEMA, *_MIGRATIONS) or not row.keys() >= ROW_FIELDS:
+    if schema not in (1, LEDGER_SCHEMA) or not row.keys() >= ROW_FIELDS:
         raise UserError(f"Line {number} of {path} is no row of a ledger. Remove the line.")
 
 

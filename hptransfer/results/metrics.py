@@ -31,33 +31,20 @@ class Metric:
 
 
 LOSS = Metric("loss", "loss", "validation loss")
-
-
-_OF_SAMPLES = "log2 Fréchet distance in our classifier's features"
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        LOSS,
-        Metric("train_loss", "training loss", "training loss"),
-        Metric(
-            "frechet_distance",
-            "log2 Fréchet distance",
-            _OF_SAMPLES,
-            Reading.log2,
-            of_samples=True,
-        ),
-        Metric(
-            "precision",
-            "−precision",
-            "negative precision of samples",
-            Reading.negated,
-            of_samples=True,
-        ),
-        Metric("recall", "−recall", "negative recall of samples", Reading.negated, of_samples=True),
-    )
-}
+_ALL = (
+    LOSS,
+    Metric("train_loss", "training loss", "training loss"),
+    Metric(
+        "frechet_distance",
+        "log2 Fréchet distance",
+        "log2 Fréchet distance in our classifier's features",
+        Reading.log2,
+        of_samples=True,
+    ),
+    Metric("precision", "−precision", "negative precision of samples", Reading.negated, True),
+    Metric("recall", "−recall", "negative recall of samples", Reading.negated, True),
+)
+METRICS = {metric.name: metric for metric in _ALL}
 
 
 def metric_named(name: str) -> Metric:
