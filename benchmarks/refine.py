@@ -28,10 +28,9 @@ from benchmarks import measure
 from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method, Scaling
-from hptransfer.config.design import DesignConfig
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key, with_width
-from hptransfer.config.sweep import Axis, SweepConfig
+from hptransfer.config.sweep import Axis, DesignConfig, SweepConfig
 from hptransfer.results.ledger_rows import read_ledger
 from hptransfer.results.table import rows_table
 from hptransfer.sweeping.design.rounds import asked

@@ -21,7 +21,7 @@ from hptransfer.config.choices import Init
 
 def list_command(arguments: argparse.Namespace) -> int:
     """`hptransfer list`."""
-    from hptransfer.config.compose.catalogue import LISTS, entries_of
+    from hptransfer.config.compose.compose import LISTS, entries_of
 
     entries = LISTS if arguments.what is None else entries_of(arguments.what)
     if arguments.json:

@@ -31,8 +31,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     `packs`, `hours` and `money` are null where nothing tells how long packs take. With --budget the
     answer is another: see `docs/budget.md`.
     """
-    from hptransfer.config.compose.catalogue import find_sweep
-    from hptransfer.config.compose.compose import compose_file, sweep_config
+    from hptransfer.config.compose.compose import compose_file, find_sweep, sweep_config
     from hptransfer.results.folder import ResultsFolder
     from hptransfer.sweeping.plan.plan import read_inputs
     from hptransfer.sweeping.run.job import check_question

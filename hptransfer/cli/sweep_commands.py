@@ -31,8 +31,7 @@ from hptransfer.results.sweep_file import read_facts
 @contextmanager
 def _job(arguments: argparse.Namespace) -> Iterator[Any]:
     """Compose a sweep and hold its folder; None where the sweep was only to be printed."""
-    from hptransfer.config.compose.catalogue import find_sweep
-    from hptransfer.config.compose.compose import compose_file, sweep_config
+    from hptransfer.config.compose.compose import compose_file, find_sweep, sweep_config
     from hptransfer.sweeping.run import job as jobs
 
     path = find_sweep(arguments.sweep)

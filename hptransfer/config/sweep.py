@@ -1,32 +1,167 @@
-"""The record of a sweep: its base trial, widths, arms, seeds, axes, target and verdict rule."""
+"""The record of a sweep: its base trial, widths, arms, seeds, axes, design and target."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hptransfer.config import (
-    TrialConfig,
-    require_count,
-    require_finite,
-    require_share,
-)
+from hptransfer.config import TrialConfig
+from hptransfer.config.checks import require_count, require_finite, require_share
 from hptransfer.config.choices import Method, Scaling
-from hptransfer.config.conditions import (
-    CONDITION_GROUPS,
-    Condition,
-    VaryConfig,
-    condition_of,
-    one_at_a_time,
-    require_varied,
-)
-from hptransfer.config.design import ADAPTIVE, DesignConfig, require_axes
 from hptransfer.config.hyperparameters import LARGEST_LOG2, require_known_hp
 from hptransfer.config.records import read_value
 from hptransfer.errors import UserError, abbreviate, require
+
+MOST_POINTS = 100_000  # points of an arm at a width: more can only be a slip
+
+ADAPTIVE = frozenset({Method.tpe, Method.gp, Method.cmaes, Method.refine})
+# Default points of an arm at a width, all rounds together, and points of a round. The paper's MMDiT
+# search has 80; refinement seldom spends more than six (benchmarks/refine.py).
+POINTS = {Method.sobol: 16, Method.tpe: 80, Method.gp: 80, Method.cmaes: 80, Method.refine: 6}
+ROUND = {Method.tpe: 8, Method.gp: 8, Method.cmaes: 8, Method.refine: 2}
+
+
+@dataclass(frozen=True)
+class DesignConfig:
+    """How a sweep's points are chosen from its axes."""
+
+    method: Method = Method.grid
+    points: int | None = None  # points of an arm at a width, all rounds; null: the method's own
+    round: int | None = None  # points of a round, arm and width; null: the method's own
+    seed: int = 0  # of the Sobol or Optuna sampler; trials have `sweep.seeds`
+
+    @property
+    def total(self) -> int:
+        """The points of an arm at a width, all rounds together."""
+        return self.points or POINTS[self.method]
+
+    @property
+    def batch(self) -> int:
+        """The points of a round of an adaptive method, for an arm at a width."""
+        return self.round or ROUND[self.method]
+
+    def __post_init__(self) -> None:
+        for name in ("points", "round"):
+            require_count(f"sweep.design.{name}", getattr(self, name), most=MOST_POINTS)
+        require_count("sweep.design.seed", self.seed, least=0)
+
+
+def require_axes(design: DesignConfig, axes: Sequence[str]) -> None:
+    """Refuse a method that cannot search so many axes, and fields that the method ignores."""
+    method, names = design.method, ", ".join(axes)
+    require(
+        method is not Method.refine or len(axes) == 1,
+        f"`sweep.design.method=refine` fits one basin, so `search` must hold one axis, but it "
+        f"holds {names}. Leave one, or choose tpe, gp, cmaes, sobol or grid.",
+    )
+    require(
+        method is not Method.cmaes or len(axes) > 1,
+        "`sweep.design.method=cmaes` adapts a covariance, so `search` must hold two axes or more, "
+        f"but it holds {names}. Choose refine, tpe or gp.",
+    )
+    require(
+        method is not Method.grid or design.points is None,
+        f"`sweep.design.points` is not for a grid, whose points are its axes', but got "
+        f"{design.points}. Set it to null, or choose another sweep.design.method.",
+    )
+    require(
+        method in ADAPTIVE or design.round is None,
+        f"`sweep.design.round` is for methods that ask in rounds, but the method is "
+        f"{method.value}. Set it to null.",
+    )
+
+
+Condition = Mapping[str, int | None]  # name in CONDITIONS -> value; None: a model without depth
+
+CONDITION_GROUPS = {"depth": "model", "batch_size": "budget", "steps": "budget"}
+CONDITIONS = tuple(CONDITION_GROUPS)
+
+
+@dataclass(frozen=True)
+class VaryConfig:
+    """Further values of each condition; the base trial's own value is always swept as well."""
+
+    depth: tuple[int, ...] = ()
+    batch_size: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in CONDITIONS:
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)
+            for value in values:
+                require_count(f"sweep.vary.{name}", value)
+            require(
+                all(a < b for a, b in itertools.pairwise(values)),
+                f"`sweep.vary.{name}` must be increasing, but got {list(values)}. Sort the list "
+                "and name each value once.",
+            )
+
+
+def condition_of(config: TrialConfig) -> Condition:
+    """Return the depth, batch size and steps of a trial."""
+    return {
+        name: getattr(getattr(config, CONDITION_GROUPS[name]), name, None) for name in CONDITIONS
+    }
+
+
+def with_condition(config: TrialConfig, condition: Condition) -> TrialConfig:
+    """Return the trial with the depth, batch size and steps of a condition."""
+    for name, value in condition.items():
+        if value is not None:
+            group = dataclasses.replace(getattr(config, CONDITION_GROUPS[name]), **{name: value})
+            config = dataclasses.replace(config, **{CONDITION_GROUPS[name]: group})
+    return config
+
+
+def one_at_a_time(base: Condition, vary: VaryConfig) -> tuple[Condition, ...]:
+    """Return the base condition, then every condition that differs from it in one value."""
+    further = [
+        {**base, name: value}
+        for name in CONDITIONS
+        for value in getattr(vary, name)
+        if value != base[name]
+    ]
+    return (base, *further)
+
+
+def require_varied(
+    base: TrialConfig, vary: VaryConfig, design: DesignConfig, axes: Sequence[str]
+) -> None:
+    """Refuse a `sweep.vary` that no basins can be compared by.
+
+    That is one under a design whose points differ between conditions, one that names the base's
+    values alone, and one of which a trial cannot be trained.
+    """
+    method = design.method
+    require(
+        vary == VaryConfig()
+        or method is Method.grid
+        or (method is Method.sobol and len(axes) == 1),
+        "`sweep.vary` repeats the same points under every condition and compares their basins, so "
+        f"it needs a grid, or sobol with one HP, but got {method.value} with {', '.join(axes)}. "
+        "Set sweep.design.method=grid, or leave sweep.vary out.",
+    )
+    of_base = condition_of(base)
+    for name in CONDITIONS:
+        values, own = getattr(vary, name), of_base[name]
+        require(
+            not values or own is not None,
+            f"`sweep.vary.{name}` needs a model with a {name}, but a {base.model.family} model "
+            "has none. Leave it out.",
+        )
+        require(
+            values != (own,),
+            f"`sweep.vary.{name}` must name a value besides the base trial's own, but got {own} "
+            "alone. Add one, or leave it out.",
+        )
+    for condition in one_at_a_time(of_base, vary):
+        with_condition(base, condition)
+
 
 MOST_AXIS_POINTS = 10_000  # points of an axis, and of a target's own sweep
 MOST_TRIALS = 1_000_000  # trials of a sweep: more than a ledger is made for

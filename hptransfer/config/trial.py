@@ -2,20 +2,519 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from hptransfer.config.checks import require_count
-from hptransfer.config.choices import Conditioning, Init, Precision
-from hptransfer.config.data import DataConfig, DigitsConfig, FashionMNISTConfig
-from hptransfer.config.models import DiTConfig, ModelConfig
-from hptransfer.config.objectives import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig
-from hptransfer.config.training import (
-    AdamWConfig,
-    BudgetConfig,
-    ParametrizationConfig,
-    QualityConfig,
+from hptransfer.config.checks import (
+    TAG,
+    require_count,
+    require_finite,
+    require_positive,
+    require_share,
+)
+from hptransfer.config.choices import (
+    BetaSchedule,
+    Broken,
+    Conditioning,
+    EpsScaling,
+    Init,
+    Precision,
+    Scaling,
+    Schedule,
+    TimestepSampling,
+    WeightDecayMode,
+    Weights,
 )
 from hptransfer.errors import require
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The noising path and the regression target."""
+
+    name: str = field(default="", metadata=TAG)  # the objective, which decides the other keys
+
+
+@dataclass(frozen=True)
+class RectifiedFlowConfig(ObjectiveConfig):
+    """x_t = (1 - t)·x + t·noise, target noise - x (arXiv 2209.03003)."""
+
+    name: str = field(default="rectified_flow", metadata=TAG)
+    timesteps: TimestepSampling = TimestepSampling.uniform  # uniform or logit_normal
+    logit_mean: float = 0.0  # mean of `logit_normal` (arXiv 2403.03206, Eq. 19)
+    logit_std: float = 1.0  # standard deviation of `logit_normal`
+
+    def __post_init__(self) -> None:
+        require_finite("objective.logit_mean", self.logit_mean)
+        require_positive("objective.logit_std", self.logit_std)
+
+
+@dataclass(frozen=True)
+class DDPMConfig(ObjectiveConfig):
+    """Epsilon prediction on a discrete variance schedule (arXiv 2006.11239, Eq. 14).
+
+    A model with a learned variance is trained on the hybrid loss (arXiv 2102.09672, Eq. 16).
+    """
+
+    name: str = field(default="ddpm", metadata=TAG)
+    timesteps: int = 1000  # discrete noise levels
+    beta_first: float = 1e-4  # variance added at the first noise level
+    beta_last: float = 2e-2  # variance added at the last noise level
+    schedule: BetaSchedule = BetaSchedule.linear  # of the variances: linear or scaled_linear
+    vlb_weight: float = 1e-3  # λ of the hybrid loss; used only with model.learn_sigma
+    deciding_vlb_weight: float | None = None  # λ of the loss that decides; null: vlb_weight
+
+    def __post_init__(self) -> None:
+        require_count("objective.timesteps", self.timesteps, most=10**6)
+        require(
+            self.timesteps > 1 and 0 < self.beta_first < self.beta_last < 1,
+            "`objective` needs timesteps > 1 and 0 < beta_first < beta_last < 1, but got "
+            f"{self.timesteps=}, {self.beta_first=}, {self.beta_last=}.".replace("self.", ""),
+        )
+        require_finite("objective.vlb_weight", self.vlb_weight, least=0)
+        require_finite("objective.deciding_vlb_weight", self.deciding_vlb_weight, least=0)
+
+
+@dataclass(frozen=True)
+class VPConfig(ObjectiveConfig):
+    """Epsilon prediction on the variance-preserving SDE (arXiv 2011.13456, Eq. 11), as U-ViT."""
+
+    name: str = field(default="vp", metadata=TAG)
+    beta_min: float = 0.1  # β(0) of the SDE
+    beta_max: float = 20.0  # β(1) of the SDE
+    t_min: float = 1e-5  # the earliest time trained on
+
+    def __post_init__(self) -> None:
+        require_finite("objective.beta_max", self.beta_max)
+        require(
+            0 < self.beta_min < self.beta_max and 0 < self.t_min < 1,
+            "`objective` needs 0 < beta_min < beta_max and 0 < t_min < 1, but got "
+            f"{self.beta_min=}, {self.beta_max=}, {self.t_min=}.".replace("self.", ""),
+        )
+
+
+@dataclass(frozen=True)
+class ParametrizationConfig:
+    """How the model scales with width, and the two scales that may be swept."""
+
+    scaling: Scaling = Scaling.mup  # mup, standard or standard_embed
+    init_scale: float = 1.0  # multiplies every random initial std; zeros and fixed tables stay
+    output_scale: float = 1.0  # multiplies the readout's output (paper: output_mult)
+    weight_decay_mode: WeightDecayMode = WeightDecayMode.mup  # mup, independent or unscaled
+    eps_scaling: EpsScaling = EpsScaling.none  # of Adam's epsilon: none, or width for eps/m
+    broken: Broken = Broken.none  # a deliberate fault, for `hptransfer check`
+    depth_alpha: float = 1.0  # branches are scaled by (depth / model.base_depth)^-depth_alpha
+
+    def __post_init__(self) -> None:
+        require_positive("parametrization.init_scale", self.init_scale)
+        require_positive("parametrization.output_scale", self.output_scale)
+        require(
+            0.5 <= self.depth_alpha <= 1,
+            "`parametrization.depth_alpha` must lie between 0.5 and 1, where depth transfers, but "
+            f"got {self.depth_alpha}.",
+        )
+
+
+@dataclass(frozen=True)
+class AdamWConfig:
+    """AdamW with decoupled weight decay (arXiv 1711.05101). `lr` is the base learning rate."""
+
+    lr: float = 2.0**-6  # base learning rate, before any factor of the parametrization
+    beta1: float = 0.9  # decay of the first moment, per step
+    beta2: float = 0.999  # decay of the second moment, per step
+    eps: float = 1e-8  # added to the root of the second moment
+    weight_decay: float = 0.0  # λ, which parametrization.weight_decay_mode explains
+    clip_norm: float | None = None  # largest global norm of the gradient; null: no clipping
+
+    def __post_init__(self) -> None:
+        require_positive("optimizer.lr", self.lr)
+        require_positive("optimizer.eps", self.eps)
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            require(
+                0 <= value < 1,
+                f"`optimizer.{name}` must be at least 0 and below 1, but got {value}.",
+            )
+        require(
+            self.weight_decay >= 0 and math.isfinite(self.weight_decay),
+            f"`optimizer.weight_decay` must not be negative, but got {self.weight_decay}.",
+        )
+        if self.clip_norm is not None:
+            require_positive("optimizer.clip_norm", self.clip_norm)
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    """How long a trial trains, and on what its loss is decided."""
+
+    steps: int = 150  # optimizer steps
+    batch_size: int = 64  # samples a step
+    schedule: Schedule = Schedule.linear_decay  # of the rate: constant, cosine, linear_decay
+    warmup_fraction: float = 0.07  # share of the steps in which the rate rises from zero
+    decay_fraction: float = 0.3  # share of the steps in which `linear_decay` falls to zero
+    weights: Weights = Weights.raw  # whose loss decides: raw, or ema (the moving average)
+    ema_fraction: float = 0.05  # horizon of the moving average, as a share of the steps
+    eval_samples: int = 360  # held-out samples in the deciding loss
+    eval_draws: int = 6  # stratified (noise, timestep) draws per held-out sample
+    stop_after: float | None = None  # share of the steps that a hopeless trial runs; null: all
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "eval_samples", "eval_draws"):
+            require_count(f"budget.{name}", getattr(self, name))
+        for name in ("warmup_fraction", "decay_fraction", "ema_fraction"):
+            require_share(f"budget.{name}", getattr(self, name))
+        if self.stop_after is not None:
+            require_share("budget.stop_after", self.stop_after)
+
+    @property
+    def ema_decay(self) -> float:
+        """The per-step decay whose horizon is `ema_fraction` of the run."""
+        return math.exp(-1.0 / max(self.ema_fraction * self.steps, 1e-9))
+
+
+LEAST_SAMPLES = 100  # samples of a trial: more than the classifiers have features
+
+
+@dataclass(frozen=True)
+class QualityConfig:
+    """Samples that the deciding weights draw after training, judged beside the loss."""
+
+    samples: int = 0  # 0: quality is not measured
+    steps: int = 20  # model evaluations a sample, by DPM-Solver++(2M)
+    guidance: float = 1.0  # 1: the conditional prediction, none of the unconditional one
+
+    def __post_init__(self) -> None:
+        require_count("quality.samples", self.samples, least=0, most=50_000)
+        require(
+            self.samples == 0 or self.samples >= LEAST_SAMPLES,
+            f"`quality.samples` must be 0 (not measured) or at least {LEAST_SAMPLES}, more than "
+            f"the features they are compared in, but got {self.samples}.",
+        )
+        require_count("quality.steps", self.steps)
+        require_finite("quality.guidance", self.guidance, least=0)
+
+
+MOST_WIDTH, MOST_DEPTH = 2**20, 2**14  # channels and blocks: more can only be a slip
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A member of a family: everything about the architecture that is not the data's."""
+
+    family: str = field(default="", metadata=TAG)  # the architecture, which decides the other keys
+    width: int = 24  # d, channels of a token; the axis that is scaled
+    base_width: int = 24  # the width at which every parametrization is the same model
+    label_dropout: float = 0.1  # share of labels or captions replaced by a null one in training
+
+    # What the model is told of a sample besides its timestep.
+    conditioning: ClassVar[Conditioning] = Conditioning.label
+
+    def __post_init__(self) -> None:
+        for name in ("width", "base_width"):
+            require_count(f"model.{name}", getattr(self, name), most=MOST_WIDTH)
+        require_share("model.label_dropout", self.label_dropout)
+
+    @property
+    def depth_mult(self) -> float:
+        """r, the depth over the base depth; 1 for a model without depth scaling."""
+        return 1.0
+
+
+@dataclass(frozen=True)
+class TransformerConfig(ModelConfig):
+    """A diffusion transformer with a fixed head dimension: width grows by heads."""
+
+    depth: int = 2  # blocks
+    base_depth: int | None = None  # the depth at which depth scaling is off; null: this depth
+    head_dim: int = 8  # channels of an attention head, never scaled: width / number of heads
+    patch_size: int = 4  # pixels (or latent cells) on a side of a patch
+    mlp_ratio: int = 4  # hidden channels of the MLP over width
+
+    width_multiple: ClassVar[int] = 4  # 2-D sine-cosine positions need quarters of the width
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("head_dim", "patch_size", "mlp_ratio"):
+            require_count(f"model.{name}", getattr(self, name), most=MOST_WIDTH)
+        for name in ("depth", "base_depth"):
+            require_count(f"model.{name}", getattr(self, name), most=MOST_DEPTH)
+        for name in ("width", "base_width"):
+            value = getattr(self, name)
+            require(
+                value % self.head_dim == 0,
+                f"`model.{name}` must be a multiple of the head dimension, but got "
+                f"{name}={value} with head_dim={self.head_dim}. Choose a multiple of "
+                f"{self.head_dim} or set model.head_dim.",
+            )
+            require(
+                value % self.width_multiple == 0,
+                f"`model.{name}` must be a multiple of {self.width_multiple} for the sine-cosine "
+                f"embeddings, but got {name}={value}. Choose a multiple of {self.width_multiple}.",
+            )
+
+    @property
+    def depth_mult(self) -> float:
+        """r, the depth over the base depth."""
+        return self.depth / (self.base_depth or self.depth)
+
+
+@dataclass(frozen=True)
+class DiTConfig(TransformerConfig):
+    """DiT (arXiv 2212.09748): adaptive layer norm in every block, class labels."""
+
+    family: str = field(default="dit", metadata=TAG)
+    learn_sigma: bool = False  # twice the output channels: a variance beside the prediction
+
+
+@dataclass(frozen=True)
+class UViTConfig(TransformerConfig):
+    """U-ViT (arXiv 2209.12152): long skips; time, label and caption are tokens."""
+
+    family: str = field(default="uvit", metadata=TAG)
+    condition: Conditioning = Conditioning.label  # none, label or caption
+    final_conv: bool = True  # a 3x3 convolution on the image at the end
+
+    width_multiple: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.depth % 2 == 0,
+            "`model.depth` of a U-ViT counts the blocks besides the middle one, half before and "
+            f"half after it, so it must be even, but got {self.depth}.",
+        )
+        require(
+            self.base_depth is None or self.base_depth == self.depth,
+            "Depth scaling has no known rule for U-ViT's long skips, but got "
+            f"base_depth={self.base_depth} with depth={self.depth}. Leave model.base_depth null.",
+        )
+
+    @property
+    def conditioning(self) -> Conditioning:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the model is told of a sample besides its timestep."""
+        return self.condition
+
+
+@dataclass(frozen=True)
+class PixArtConfig(TransformerConfig):
+    """PixArt-α (arXiv 2310.00426): one shared adaLN, cross-attention to captions."""
+
+    family: str = field(default="pixart", metadata=TAG)
+    learn_sigma: bool = False  # twice the output channels: a variance beside the prediction
+
+    conditioning: ClassVar[Conditioning] = Conditioning.caption
+
+
+@dataclass(frozen=True)
+class MMDiTConfig(TransformerConfig):
+    """MMDiT (arXiv 2403.03206): captions and patches as two streams of joint attention."""
+
+    family: str = field(default="mmdit", metadata=TAG)
+    qk_norm: bool = False  # RMS norm of queries and keys, a gain per head dimension
+    position_grid: int | None = None  # side of the stored position table; null: the image's own
+
+    conditioning: ClassVar[Conditioning] = Conditioning.caption
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count("model.position_grid", self.position_grid, most=2**12)
+
+
+@dataclass(frozen=True)
+class CustomConfig(ModelConfig):
+    """A model of the user's own: a function `width -> nn.Module` named package.module:function.
+
+    Its forward(x, t, *condition) is described in `hptransfer.models.families`; its own
+    initialisation takes the place of the trial's `init`.
+    """
+
+    family: str = field(default="custom", metadata=TAG)
+    factory: str = ""  # package.module:function, which builds the model from its width
+    version: str = ""  # change it with the factory's code, which no trial's key depends on
+    condition: Conditioning = Conditioning.label  # none, label or caption
+    roles: tuple[str, ...] = ()  # "pattern=role" for parameters by name; the first match wins
+    rescale_init: bool = True  # correct initial stds that violate µP; false: refuse them
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "roles", tuple(self.roles))
+
+    @property
+    def conditioning(self) -> Conditioning:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What the model is told of a sample besides its timestep."""
+        return self.condition
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shapes that a data set gives a model."""
+
+    channels: int
+    image_size: int  # pixels a side
+    classes: int
+    caption_tokens: int = 0  # tokens of the longest caption; 0: no captions
+    caption_channels: int = 0  # channels of a token
+    pooled_channels: int = 0  # channels of the pooled caption; 0: none
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A data set by name and content; the folder it is read from is `runtime.data_folder`."""
+
+    name: str = field(default="", metadata=TAG)  # the kind of data, which decides the other keys
+    sha256: str = ""  # first 16 hex digits of the content's hash
+
+    @property
+    def layout(self) -> Layout:
+        """The shapes that this data set gives a model."""
+        raise NotImplementedError
+
+    @property
+    def caption_advice(self) -> str:
+        """What to do where a model needs captions and the config states none."""
+        return "Choose data=digits, which has them."
+
+
+# Captions of the embedded sets come from `hptransfer.data.captions`, with these shapes.
+CAPTION_TOKENS, CAPTION_CHANNELS, POOLED_CHANNELS = 6, 64, 64
+
+
+@dataclass(frozen=True)
+class DigitsConfig(DataConfig):
+    """1,797 handwritten digits, 8x8 grey (UCI optical recognition, in scikit-learn)."""
+
+    name: str = field(default="digits", metadata=TAG)
+    sha256: str = "8b3b6ae90863430b"
+    held_out: int = 360  # validation samples, drawn once with a fixed seed
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.held_out < 1797,
+            "`data.held_out` must leave both splits non-empty of the 1,797 digits, but got "
+            f"{self.held_out}.",
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """One grey channel of 8x8 and ten classes."""
+        return Layout(1, 8, 10, CAPTION_TOKENS, CAPTION_CHANNELS, POOLED_CHANNELS)
+
+
+@dataclass(frozen=True)
+class FashionMNISTConfig(DataConfig):
+    """60,000 + 10,000 clothes, 28x28 grey, zero-padded to 32x32, from the IDX files."""
+
+    name: str = field(default="fashion_mnist", metadata=TAG)
+    sha256: str = "28135e944c56386d"
+
+    @property
+    def layout(self) -> Layout:
+        """One grey channel of 32x32 and ten classes."""
+        return Layout(1, 32, 10, CAPTION_TOKENS, CAPTION_CHANNELS, POOLED_CHANNELS)
+
+
+@dataclass(frozen=True)
+class FolderConfig(DataConfig):
+    """A data set in a folder: its shapes are stated here and checked against the files."""
+
+    channels: int = 3  # of an image or latent
+    image_size: int = 32  # pixels (or latent cells) on a side
+    classes: int = 1000  # different labels; 1: no labels
+    caption_tokens: int = 0  # tokens of the longest caption; 0: no captions
+    caption_channels: int = 0  # channels of a token
+    pooled_channels: int = 0  # channels of the pooled caption; 0: none
+    held_out: int = 1000  # validation samples, drawn once with a fixed seed
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "image_size"):
+            require_count(f"data.{name}", getattr(self, name), most=2**16)
+        for name in ("classes", "held_out"):
+            require_count(f"data.{name}", getattr(self, name))
+        for name in ("caption_tokens", "caption_channels", "pooled_channels"):
+            require_count(f"data.{name}", getattr(self, name), least=0, most=2**20)
+        require(
+            (self.caption_tokens > 0) == (self.caption_channels > 0),
+            "`data.caption_tokens` and `data.caption_channels` must both be positive, or both 0 "
+            f"for no captions, but got {self.caption_tokens} and {self.caption_channels}.",
+        )
+
+    @property
+    def layout(self) -> Layout:
+        """The shapes as stated."""
+        return Layout(
+            self.channels,
+            self.image_size,
+            self.classes,
+            self.caption_tokens,
+            self.caption_channels,
+            self.pooled_channels,
+        )
+
+
+@dataclass(frozen=True)
+class FeaturesConfig(FolderConfig):
+    """Precomputed latents and text features: safetensors or npy shards, fast-DiT's or PixArt's."""
+
+    name: str = field(default="features", metadata=TAG)
+    channels: int = 4  # of an image or latent
+    scale: float = 1.0  # multiplies the stored latents; 0.18215 for unscaled ones of SD's VAE
+    sample_posterior: bool = True  # of PixArt's mean and std, one fixed draw; false: the mean
+
+    @property
+    def caption_advice(self) -> str:
+        """What to do where a model needs captions and the config states none."""
+        return (
+            "If the folder has them, set data.caption_tokens=1 data.caption_channels=1: the next "
+            "refusal says the shapes that it holds. If not, choose model=dit or model=uvit."
+        )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive("data.scale", self.scale)
+
+
+@dataclass(frozen=True)
+class PixelsConfig(FolderConfig):
+    """Images in pixels, shorter side resized and centre cropped; captions are encoded here."""
+
+    @property
+    def caption_advice(self) -> str:
+        """What to do where a model needs captions and the config states none."""
+        return (
+            "Captions of images are encoded here, in sizes of your choice: set "
+            "data.caption_tokens=32 data.caption_channels=64 data.pooled_channels=64."
+        )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            self.channels in (1, 3),
+            f"`data.channels` must be 1 (grey) or 3 (RGB) for images, but got {self.channels}.",
+        )
+        require(
+            self.pooled_channels == self.caption_channels,
+            "`data.pooled_channels` must be `data.caption_channels`, since both come from one "
+            f"encoder, but got {self.pooled_channels} and {self.caption_channels}.",
+        )
+
+
+@dataclass(frozen=True)
+class ImageFolderConfig(PixelsConfig):
+    """Images in one folder a class, shorter side resized, centre cropped."""
+
+    name: str = field(default="image_folder", metadata=TAG)
+
+
+@dataclass(frozen=True)
+class HuggingFaceConfig(PixelsConfig):
+    """A Hugging Face `datasets` folder, as `save_to_disk` writes it."""
+
+    name: str = field(default="huggingface", metadata=TAG)
+    image_column: str = "image"  # the data set's column of images
+    label_column: str = "label"  # the data set's column of labels
+    caption_column: str = "caption"  # the column of captions, read if caption_tokens > 0
+
 
 # Data sets with a classifier in `hptransfer.training.sampling`.
 JUDGED = (DigitsConfig, FashionMNISTConfig)

@@ -1,7 +1,7 @@
 """Data sets, and the samples of each batch as a pure function of (config, seed, step).
 
 A small data set is read whole: to add one takes a module here that returns arrays, a dataclass in
-`hptransfer.config.data`, and a case in `_load_whole`. A data set in a folder is read by index: to
+`hptransfer.config.trial`, and a case in `_load_whole`. A data set in a folder is read by index: to
 add one takes a `Source`, a dataclass, and a case in `open_folder`.
 """
 

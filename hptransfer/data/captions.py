@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from hptransfer.config.data import CAPTION_CHANNELS, CAPTION_TOKENS
+from hptransfer.config.trial import CAPTION_CHANNELS, CAPTION_TOKENS
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import torch_generator
 

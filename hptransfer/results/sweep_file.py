@@ -13,8 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from hptransfer.config.choices import Method
-from hptransfer.config.conditions import Condition, VaryConfig, one_at_a_time
-from hptransfer.config.sweep import VerdictConfig, read_axis
+from hptransfer.config.sweep import Condition, VaryConfig, VerdictConfig, one_at_a_time, read_axis
 from hptransfer.errors import UserError
 from hptransfer.results.asked_points import AskedPoints
 from hptransfer.results.folder import ResultsFolder, read_json

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.config import BudgetConfig, TransformerConfig
 from hptransfer.config.choices import Status
-from hptransfer.config.conditions import CONDITIONS
+from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
 from hptransfer.results.metrics import LOSS, METRICS, Metric, Reading
 

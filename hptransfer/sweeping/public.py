@@ -50,8 +50,7 @@ def sweep(
         >>> sorted(results.rows["width"].unique().tolist())
         [24, 48]
     """
-    from hptransfer.config.compose.catalogue import find_sweep
-    from hptransfer.config.compose.compose import compose_file
+    from hptransfer.config.compose.compose import compose_file, find_sweep
     from hptransfer.sweeping.run import driver, job
 
     composed = compose_file(find_sweep(str(question)), overrides, config_dir=_folder(config_dir))

@@ -14,7 +14,7 @@ import yaml
 
 from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of, wanted_rows
 from hptransfer.analysis.target_rows import with_realised
-from hptransfer.config.conditions import CONDITIONS
+from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.rows import UNKNOWN_LABEL

@@ -12,7 +12,7 @@ import tokenize
 import pytest
 import yaml
 
-from hptransfer.config.compose.groups import shipped_folder
+from hptransfer.config.compose.compose import shipped_folder
 from hptransfer.config.compose.schema import MEMBERS
 from hptransfer.config.records import plain
 

@@ -24,7 +24,7 @@ from hptransfer.config import (
     UViTConfig,
     VPConfig,
 )
-from hptransfer.config.models import CustomConfig
+from hptransfer.config.trial import CustomConfig
 from hptransfer.errors import UserError
 
 REFUSED: list[tuple[type, dict[str, Any]]] = [

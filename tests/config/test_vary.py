@@ -10,9 +10,8 @@ import pytest
 from hptransfer.analysis.of_folder import status
 from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
-from hptransfer.config.conditions import condition_of, with_condition
 from hptransfer.config.identity import arm_of
-from hptransfer.config.sweep import SweepConfig
+from hptransfer.config.sweep import SweepConfig, condition_of, with_condition
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import by_shape
 from hptransfer.results.folder import find_folder

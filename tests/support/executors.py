@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -40,11 +41,13 @@ class Recorder:
 
     def __init__(self) -> None:
         self.started: list[int] = []
+        self.times: list[float] = []  # of the starts
         self.results: dict[int, list[TrialResult]] = {}
         self.threads: set[threading.Thread] = set()
 
     def on_start(self, index: int) -> None:
         self.started.append(index)
+        self.times.append(time.monotonic())
 
     def on_results(self, index: int, results: list[TrialResult]) -> None:
         assert index not in self.results

@@ -14,10 +14,9 @@ import pytest
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method, Scaling
-from hptransfer.config.design import DesignConfig
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key
-from hptransfer.config.sweep import Axis, SweepConfig
+from hptransfer.config.sweep import Axis, DesignConfig, SweepConfig
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.sweeping.design.optuna_samplers import next_points, propose, told_values
 from hptransfer.sweeping.design.rounds import (

@@ -11,10 +11,9 @@ import pytest
 
 from hptransfer.config import DDPMConfig, DiTConfig, TrialConfig
 from hptransfer.config.choices import Method, Scaling
-from hptransfer.config.design import DesignConfig
 from hptransfer.config.hyperparameters import hps, searchable
 from hptransfer.config.identity import arm_of, canonical, trial_key
-from hptransfer.config.sweep import Axis, SweepConfig, axis_entry
+from hptransfer.config.sweep import Axis, DesignConfig, SweepConfig, axis_entry
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import by_shape
 from hptransfer.results.asked_points import best_points, write_asked_points

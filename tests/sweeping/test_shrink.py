@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from hptransfer.config.choices import Method
-from hptransfer.config.design import DesignConfig
-from hptransfer.config.sweep import Axis
+from hptransfer.config.sweep import Axis, DesignConfig
 from hptransfer.sweeping.design.trials import overrides_to_keep
 from tests.support.quickstart import quickstart
 from tests.support.sweeps import LEDGER, rows, run

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hptransfer.analysis.basins.basin import Grid, build_grid
 from hptransfer.analysis.basins.curve import Floats
-from hptransfer.config.conditions import CONDITIONS
+from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
 
 SHARED = "shared"

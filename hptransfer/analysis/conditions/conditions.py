@@ -20,7 +20,7 @@ from hptransfer.analysis.conditions.joint_law import JointLaw, fit_joint
 from hptransfer.analysis.conditions.one_condition import PLACE, over_entry
 from hptransfer.analysis.conditions.reference import WORDS, rows_at_condition
 from hptransfer.analysis.conditions.settings import Setting, setting_estimates
-from hptransfer.config.conditions import CONDITIONS
+from hptransfer.config.sweep import CONDITIONS
 from hptransfer.system.random_streams import stream
 
 # Beyond what was swept the slope itself is uncertain, by this share of it for every octave: on

@@ -8,7 +8,7 @@ import numpy as np
 
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.rows import TrialArrays
-from hptransfer.config.conditions import CONDITIONS
+from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
 
 HeldCondition = dict[str, float | None]  # None: not known, or not held

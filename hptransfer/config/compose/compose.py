@@ -6,7 +6,10 @@ config groups.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +20,10 @@ import yaml
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.checks import require_own_tag
-from hptransfer.config.compose.groups import compose_groups, shipped_folder
-from hptransfer.config.compose.overrides import (
-    Change,
-    Overrides,
-    choice,
-    is_file_name,
-    no_key,
-    read_overrides,
-)
 from hptransfer.config.compose.schema import (
     GROUPS,
     MEMBERS,
+    OPEN,
     SECTIONS,
     TAGS,
     TEXTS,
@@ -36,12 +31,15 @@ from hptransfer.config.compose.schema import (
     TRIAL_GROUPS,
     SweepSection,
     TransferSection,
+    all_keys,
     is_whole,
     key_types,
     member,
 )
 from hptransfer.config.records import (
     field_types,
+    is_list,
+    is_text,
     nearest,
     plain,
     read_record,
@@ -50,9 +48,239 @@ from hptransfer.config.records import (
 )
 from hptransfer.config.sweep import Axis, SweepConfig, VerdictConfig, axis_entry, read_axis
 from hptransfer.errors import UserError, abbreviate, require
-from hptransfer.system.safe_yaml import read_mapping
+from hptransfer.system.safe_yaml import read_mapping, require_plain, require_text
 
-__all__ = ["Composed", "compose_file", "load_trial", "shipped_folder", "sweep_config"]
+
+def shipped_folder(name: str) -> Path:
+    """The folder `conf` or `sweeps`: beside the package's files, else one level up."""
+    package = Path(__file__).resolve().parents[2]
+    for candidate in (package / name, package.parent / name):
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError(f"the installation lacks its folder {name}: reinstall hptransfer")
+
+
+def compose_groups(
+    defaults: Sequence[Any], choices: Mapping[str, str], config_dir: Path | None
+) -> dict[str, Any]:
+    """The values that config files give, as plain values by section.
+
+    Args:
+        defaults: a file's defaults list; later entries win over earlier ones.
+        choices: the file of each group that is chosen; it wins over the defaults list.
+        config_dir: the user's folder of groups, beside those that ship.
+
+    Raises:
+        UserError: a file that is not there, or one of `config_dir` that cannot be composed.
+    """
+    folders = [shipped_folder("conf"), *([config_dir] if config_dir else [])]
+    for group, name in choices.items():
+        _require_file(group, name, folders)
+    for entry in defaults:
+        group, name = _chosen(entry)
+        _require_file(group, name, folders)
+    asked = json.dumps(list(defaults)), tuple(sorted(choices.items()))
+    if config_dir is None:
+        return copy.deepcopy(_shipped(*asked))
+    return _composed(*asked, config_dir)
+
+
+def _chosen(entry: Any) -> tuple[str, str]:
+    """The group and the file that an entry of a defaults list names; no group: a file of `conf`."""
+    if isinstance(entry, str):
+        return "", entry
+    ((key, name),) = entry.items()
+    return key.removeprefix("override "), name
+
+
+def _require_file(group: str, name: str, folders: Sequence[Path]) -> None:
+    known = sorted({path.stem for folder in folders for path in (folder / group).glob("*.y*ml")})
+    if name not in known:
+        what = f"{group}={name}" if group else f"config file {name}"
+        raise UserError(f"There is no {what}. {nearest(name, known)}")
+
+
+@functools.lru_cache(maxsize=64)
+def _shipped(defaults: str, choices: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """The values of shipped files alone, which do not change while a process runs."""
+    return _composed(defaults, choices, None)
+
+
+def _composed(
+    defaults: str, choices: tuple[tuple[str, str], ...], config_dir: Path | None
+) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    store = ConfigStore.instance()
+    for group, members in MEMBERS.items():
+        for name, cls in members.items():
+            store.store(f"schema_{name}", plain(cls()), group=group)
+    store.store("hptransfer_file", {"defaults": json.loads(defaults)})
+    words = [f"{group}='{name}'" for group, name in choices]
+    if config_dir is not None:
+        words.append(f"hydra.searchpath=['file://{_escaped(str(config_dir.resolve()))}']")
+    try:
+        with initialize_config_dir(str(shipped_folder("conf")), version_base="1.3"):
+            tree = compose("hptransfer_file", overrides=words)
+        values: Any = OmegaConf.to_container(tree, enum_to_str=True)
+    except (HydraException, OmegaConfBaseException, ValueError, OSError, yaml.YAMLError) as error:
+        # Hydra raises a plain ValueError for some files.
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"The config files of {config_dir or shipped_folder('conf')} cannot be composed: "
+            f"{abbreviate(reason, 200)}. Each must give `key: value` lines of its group."
+        ) from None
+    require_plain(values, "The config")  # a file of --config-dir too
+    return values
+
+
+def _escaped(text: str) -> str:
+    """Text for single quotes in Hydra's grammar, to which backslashes and quotes are special."""
+    return text.replace("\\", "\\\\").replace("'", "\\'")
+
+
+LONGEST = 20_000  # characters of an override
+EXAMPLES = {  # a choice of each group
+    **{"model": "dit", "parametrization": "mup", "objective": "ddpm", "data": "digits"},
+    **{"optimizer": "adamw", "budget": "short", "quality": "frechet"},
+    **{"runtime": "cpu", "executor": "local"},
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One override of a value: the key with its value, or the key removed."""
+
+    key: str  # dotted
+    value: Any = None
+    removed: bool = False
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """The overrides of a command: files chosen for groups, and changes in the order typed."""
+
+    choices: dict[str, str]  # group -> the chosen file's name
+    changes: tuple[Change, ...]
+
+
+def read_overrides(words: Sequence[str]) -> Overrides:
+    """The meaning of overrides as typed.
+
+    Raises:
+        UserError: a word that is no override, or sets a key that no config file has.
+    """
+    choices: dict[str, str] = {}
+    changes = []
+    for word in words:
+        require_text(word, "An override", most=LONGEST)
+        if word.startswith("~"):
+            changes.append(_removal(word))
+            continue
+        key, text = _key_and_text(word)
+        if key in GROUPS:
+            choices[key] = choice(key, text)
+        else:
+            changes.append(Change(key, _value(key, text, word)))
+    return Overrides(choices, tuple(changes))
+
+
+def _key_and_text(word: str) -> tuple[str, str]:
+    if "=" not in word:
+        raise UserError(f"An override must read key=value, but got {abbreviate(word)}.")
+    key, text = (part.strip() for part in word.split("=", 1))
+    if key.startswith("+"):
+        raise UserError(
+            f"An override sets a key that exists, so it needs no +, but got {abbreviate(word)}. "
+            f"Write {abbreviate(word.lstrip('+'))} if {abbreviate(key.lstrip('+'))} is one."
+        )
+    if not re.fullmatch(r"\w+(\.\w+)*", key):
+        raise UserError(
+            "An override's key must be words with dots between, such as model.width, but got "
+            f"{abbreviate(key)}."
+        )
+    if key not in key_types() and not key.startswith(tuple(f"{name}." for name in OPEN)):
+        raise UserError(no_key(key))
+    return key, text
+
+
+def _removal(word: str) -> Change:
+    mappings = "|".join(name.replace(".", r"\.") for name in OPEN)
+    if not re.fullmatch(rf"~({mappings})(\.\w+)+", word):
+        raise UserError(
+            "A leading ~ removes an entry of search, sweep.target or executor.resources, such as "
+            f"~search.lr, but got {abbreviate(word)}. Set the key to a value instead."
+        )
+    return Change(word[1:], removed=True)
+
+
+def choice(group: str, text: str) -> str:
+    """The name of a group's file as given, unquoted.
+
+    Raises:
+        UserError: text that cannot be the name of a file.
+    """
+    name = text.strip("'\"")
+    if not is_file_name(name):
+        raise UserError(
+            f"`{group}=` must name a file of the group {group}, such as {group}={EXAMPLES[group]}, "
+            f"but got {abbreviate(text)}. Set single values as {group}.<key>=."
+        )
+    return name
+
+
+def is_file_name(text: str) -> bool:
+    """Whether text can be the name of a config file: letters, digits, `_`, `.` and `-`."""
+    return re.fullmatch(r"\w[\w.-]*", text) is not None
+
+
+def _value(key: str, text: str, word: str) -> Any:
+    """The value of an override: of Hydra's grammar, but a key that holds text needs no quotes.
+
+    A list needs no brackets, so that `sweep.widths=24,48` is one. One number of `sweep.seeds` is
+    how many seeds there are, and not a list of one.
+    """
+    kind = key_types().get(key)
+    if is_text(kind) and text not in ("", "null") and text[0] not in "'\"":
+        return text
+    if is_list(kind) and not text.startswith("[") and ("," in text or key != "sweep.seeds"):
+        text = f"[{text}]"
+    value = _parsed(key, text, word)
+    require_plain(value, f"`{key}`")
+    return value
+
+
+def _parsed(key: str, text: str, word: str) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        parsed = OverridesParser.create().parse_override(f"{key}={text}")
+        value = parsed.value()
+    except (HydraException, ValueError, RecursionError):
+        raise UserError(f"The override {abbreviate(word)} cannot be read as key=value.") from None
+    if parsed.is_sweep_override():
+        raise UserError("An override gives one value; for a list write key=[a,b] in quotes.")
+    return value
+
+
+def no_key(key: str) -> str:
+    """The sentence for a key that no config file has, or that the chosen group's file has not."""
+    known = all_keys()
+    section = key.split(".")[0]
+    if key in known:
+        return (
+            f"`{key}` exists, but not for the chosen {section}=. Leave it out where it is set (on "
+            f"the command line or in the file), or choose another {section}=."
+        )
+    near = [name for name in known if name.startswith(f"{section}.")]
+    tops = sorted({name.split(".")[0] for name in known})
+    return f"There is no config key {abbreviate(key)}. {nearest(key, known, near or tops)}"
+
 
 # Fields of the executor that only Ray reads.
 OF_RAY = (
@@ -174,11 +402,11 @@ def _tree(content: Mapping[str, Any], words: Overrides, config_dir: Path | None)
     whole = {group for group in GROUPS if is_whole(group, sections.get(group))}
     if len(whole) == len(GROUPS):
         return dict(sections)
-    entries = [entry for entry in defaults if _group_of(entry) not in whole and entry != "_self_"]
+    entries = [entry for entry in defaults if _chosen(entry)[0] not in whole and entry != "_self_"]
     for group, members in MEMBERS.items():  # `model: {family: uvit}` chooses as model=uvit does
         section = sections.get(group)
         tag = section.get(TAGS.get(group, "")) if isinstance(section, Mapping) else None
-        if tag in members and group not in map(_group_of, entries):
+        if tag in members and group not in (_chosen(entry)[0] for entry in entries):
             choices[group] = str(tag)
     below = compose_groups(entries, {**choices, **words.choices}, config_dir)
     return _laid_over({**below, **dict.fromkeys(whole)}, sections)
@@ -200,11 +428,6 @@ def _require_defaults(entries: Any) -> None:
             "`defaults` must hold base, which every file starts from, but got "
             f"{abbreviate(entries)}. Leave it out for the usual ones."
         )
-
-
-def _group_of(entry: Any) -> str | None:
-    """The group that an entry of a defaults list chooses a file of."""
-    return next(iter(entry)).removeprefix("override ") if isinstance(entry, dict) else None
 
 
 def _laid_over(below: Any, above: Any) -> Any:
@@ -406,3 +629,43 @@ def load_trial(path: str | Path) -> TrialConfig:
         (192, 'mup')
     """
     return compose_file(Path(path)).trial
+
+
+LISTS = {
+    "models": "hptransfer list models: families, and every released size as a preset",
+    "sweeps": "hptransfer list sweeps: the sweeps that ship, and those in ./sweeps",
+    "data": "hptransfer list data: data sets, embedded or in a folder",
+}
+
+
+def find_sweep(name: str) -> Path:
+    """Return a sweep's file: a path, or a bare name in ./sweeps, then among those that ship."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"There is no sweep file {path}. Check the path.")
+        return path
+    folders = (Path("sweeps"), shipped_folder("sweeps"))
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    raise UserError(f"There is no sweep {name!r}. {nearest(name, known)}")
+
+
+def entries_of(kind: str) -> dict[str, str]:
+    """Return what there is of a kind, each with the first line of its file."""
+    kinds = {
+        "models": [shipped_folder("conf") / "model"],
+        "sweeps": [shipped_folder("sweeps"), Path("sweeps")],
+        "data": [shipped_folder("conf") / "data"],
+    }
+    if kind not in kinds:
+        raise UserError(f"There is a list of {', '.join(kinds)}, but not of {kind!r}.")
+    found = {path.stem: path for folder in kinds[kind] for path in folder.glob("*.yaml")}
+    return {name: _first_comment(found[name]) for name in sorted(found)}
+
+
+def _first_comment(path: Path) -> str:
+    line = path.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0]
+    return line.removeprefix("#").strip() if line.startswith("#") else ""

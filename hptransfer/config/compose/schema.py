@@ -11,10 +11,8 @@ from typing import Any
 from hptransfer import config
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.choices import Scaling
-from hptransfer.config.conditions import VaryConfig
-from hptransfer.config.design import DesignConfig
 from hptransfer.config.records import field_types
-from hptransfer.config.sweep import RealiseConfig, VerdictConfig
+from hptransfer.config.sweep import DesignConfig, RealiseConfig, VaryConfig, VerdictConfig
 from hptransfer.errors import UserError, abbreviate
 
 # The dataclasses of each group. A group with several members has a field that names the member

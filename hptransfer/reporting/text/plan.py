@@ -8,7 +8,7 @@ from typing import Any
 
 from hptransfer.config.budget_units import UNITS, written
 from hptransfer.config.choices import arm_name
-from hptransfer.config.conditions import CONDITIONS
+from hptransfer.config.sweep import CONDITIONS
 from hptransfer.system.text import count_text, duration, text_table
 
 COLUMNS = ("arm", "width", "params", "to run", "packs", "FLOPs", "GiB", "s/pack", "hours", "from")

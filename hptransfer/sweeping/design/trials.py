@@ -10,10 +10,9 @@ from pathlib import Path
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method, Scaling
-from hptransfer.config.conditions import CONDITIONS, with_condition
 from hptransfer.config.hyperparameters import hyperparameter, with_hyperparameters
 from hptransfer.config.identity import flat, trial_key, with_scaling, with_width
-from hptransfer.config.sweep import Axis, SweepConfig, require_allowable
+from hptransfer.config.sweep import CONDITIONS, Axis, SweepConfig, require_allowable, with_condition
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import Trials
 from hptransfer.sweeping.design.rounds import Rows

@@ -21,9 +21,8 @@ import pandas as pd
 from hptransfer.analysis.answer.transferred import costs, points_of_width
 from hptransfer.analysis.basins.numbers import number
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
-from hptransfer.config.conditions import condition_of
 from hptransfer.config.identity import arm_of, trial_key
-from hptransfer.config.sweep import SweepConfig
+from hptransfer.config.sweep import SweepConfig, condition_of
 from hptransfer.execution import cached_packs, measure_packs
 from hptransfer.execution.pack_sizes import (
     PLAN_LIMITS,
