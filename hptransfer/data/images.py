@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from hptransfer.config import HuggingFaceConfig, ImageFolderConfig
-from hptransfer.config.data import PixelsConfig
+from hptransfer.config.trial import PixelsConfig
 from hptransfer.data.captions import encode_captions
 from hptransfer.data.source import Captions, Source, reader_threads, reading
 from hptransfer.errors import UserError
