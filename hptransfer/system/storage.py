@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from hptransfer.errors import MachineError, UserError
 from hptransfer.system.files import write_whole
@@ -21,28 +21,8 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 
-class Storage(Protocol):
-    """Files by name below one folder; every failure is a `MachineError`."""
-
-    def read_bytes(self, name: str) -> bytes | None:
-        """Return a file's content; None if there is no such file."""
-        ...
-
-    def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file and its folders; an existing file is replaced."""
-        ...
-
-    def remove(self, name: str) -> None:
-        """Remove a file, or a folder with its content; nothing happens if there is none."""
-        ...
-
-    def names(self, folder: str = "") -> list[str]:
-        """Return the names of all files below a folder, sorted."""
-        ...
-
-
 def open_storage(folder: str) -> Storage:
-    """Return the storage of a path or URL.
+    """Return the files below a path or URL; every failure of theirs is a `MachineError`.
 
     Raises:
         UserError: fsspec does not know the protocol, or lacks the package for it.
@@ -158,6 +138,9 @@ class UrlStorage:
 
     def _path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}".rstrip("/")
+
+
+Storage = LocalStorage | UrlStorage
 
 
 @contextmanager

@@ -26,8 +26,8 @@ from hptransfer.config.choices import Status
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import Interrupted, MachineError, UserError
 from hptransfer.execution import PackError, run_packs
-from hptransfer.execution.ray.connection import auth_mode, own_sigterm, require_answer
 from hptransfer.execution.ray.executor import RETRY_SECONDS
+from hptransfer.execution.ray.session import auth_mode, own_sigterm, require_answer
 from hptransfer.execution.resources import (
     Resources,
     concurrent_packs,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hptransfer.errors import MachineError, UserError
-from hptransfer.execution.ray.shared_storage import probe_token, write_token
+from hptransfer.execution.ray.cluster import seen
 from hptransfer.system.storage import LocalStorage, Storage, open_storage, without_credentials
 
 
@@ -41,9 +41,9 @@ def test_files_are_written_replaced_listed_and_removed(storage: Storage) -> None
 
 
 def test_a_token_is_read_where_it_was_written(tmp_path: Path) -> None:
-    write_token(str(tmp_path / "shared"), "probe/token", "abc")
-    assert probe_token(str(tmp_path / "shared"), "probe/token") == "abc"
-    assert probe_token(str(tmp_path / "other"), "probe/token") is None
+    open_storage(str(tmp_path / "shared")).write_bytes("probe/token", b"abc")
+    assert seen(str(tmp_path / "shared"), "probe/token") == "abc"
+    assert seen(str(tmp_path / "other"), "probe/token") is None
 
 
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -17,6 +17,7 @@ from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig, T
 from hptransfer.errors import UserError
 from hptransfer.execution import run_packs
 from hptransfer.results.trial_result import TrialResult
+from hptransfer.system.storage import LocalStorage
 from tests.support.executors import Recorder, cheap
 from tests.support.paths import ROOT
 
@@ -146,8 +147,6 @@ def test_a_pack_whose_node_vanished_runs_elsewhere(cluster, tiny_trial, tmp_path
 
 
 def test_storage_that_a_node_does_not_see_is_refused(cluster, tiny_trial, tmp_path, monkeypatch):
-    from hptransfer.execution.ray import shared_storage
-
     _add(cluster)
     recorder = Recorder()
 
@@ -164,7 +163,7 @@ def test_storage_that_a_node_does_not_see_is_refused(cluster, tiny_trial, tmp_pa
     run(str(tmp_path))
     assert list(recorder.results) == [0]
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(shared_storage, "write_token", lambda *_: None)
+    monkeypatch.setattr(LocalStorage, "write_bytes", lambda *_: None)
     with pytest.raises(UserError, match=f"not there on node .*{tmp_path.name}|{tmp_path.name}.*"):
         run(str(tmp_path))
 

@@ -19,9 +19,8 @@ from hptransfer.config import ExecutorConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError
 from hptransfer.execution.pack_sizes import Trials
-from hptransfer.execution.ray.cluster import LOOK_SECONDS, Cluster, joined_cluster
+from hptransfer.execution.ray.cluster import LOOK_SECONDS, Cluster, joined_cluster, require_shared
 from hptransfer.execution.ray.session import ray_session
-from hptransfer.execution.ray.shared_storage import require_shared
 from hptransfer.execution.ray.tune_thread import (
     Channel,
     LoopEnded,

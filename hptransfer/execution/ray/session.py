@@ -1,14 +1,21 @@
-"""A Ray session for the length of a command: on this machine alone, or joined to a cluster."""
+"""A Ray session for the length of a command: on this machine alone, or joined to a cluster.
+
+Address, authentication, environment and signal handlers are settled before Ray starts.
+"""
 
 from __future__ import annotations
 
 import io
+import ipaddress
 import logging
+import os
 import re
+import signal
+import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,17 +25,159 @@ from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import AuthenticationError
 
 from hptransfer.config import ExecutorConfig
-from hptransfer.execution.ray.connection import (
-    auth_mode,
-    environment,
-    no_cluster,
-    own_sigterm,
-    ray_environment,
-    require_answer,
-    short_temporary_folder,
-    wrong_token,
-)
+from hptransfer.errors import UserError
 from hptransfer.execution.resources import usable_cpus
+
+# Seconds to wait for a cluster's head to accept a connection.
+CONNECT_SECONDS = 5.0
+# Ray's socket paths add about 70 characters to its folder, and may have 107 in all.
+LONGEST_FOLDER = 22
+
+
+def require_answer(address: str) -> None:
+    """Refuse an address where nothing listens, within seconds; Ray itself waits for minutes."""
+    if address.startswith("ray://"):
+        raise UserError(
+            f"`executor.address` must be local, auto or host:port, but got {address}: through a "
+            "Ray client Tune would run on the head, away from the ledger. Run the same command on "
+            "the cluster, for example with `ray job submit`."
+        )
+    if not answers(address):
+        raise no_cluster(address)
+
+
+def answers(address: str) -> bool:
+    """Whether something listens at `host:port`.
+
+    Raises:
+        UserError: the address is no `host:port`.
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        raise UserError(f"`executor.address` must be local, auto or host:port, but got {address}.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def no_cluster(address: str) -> UserError:
+    """Return the error of an address where no Ray cluster answers."""
+    return UserError(
+        f"`executor.address` must name a running Ray cluster, but none answers at {address}. "
+        "Start one with `ray start --head`, or use executor.address=local."
+    )
+
+
+def wrong_token(address: str) -> UserError:
+    """Return the error of a cluster that refuses this process's token, or has none itself."""
+    return UserError(
+        f"The Ray cluster at {address} must have the same authentication as this command, but "
+        f"here it is RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']} and the cluster refuses that or "
+        "has another token. Give both the same RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH."
+    )
+
+
+def auth_mode(address: str) -> str:
+    """Return the authentication mode for joining `host:port`; print a warning if it is unsafe.
+
+    Raises:
+        UserError: nobody chose a mode for an address that others can reach.
+    """
+    chosen = os.environ.get("RAY_AUTH_MODE", "").lower()
+    safe = is_loopback(address)
+    if chosen == "disabled" and not safe:
+        print(
+            f"Warning: RAY_AUTH_MODE=disabled, so anyone who reaches {address} can run programs "
+            "there.",
+            file=sys.stderr,
+        )
+    if chosen:
+        return chosen
+    if _has_token():
+        return "token"
+    if safe:
+        return "disabled"
+    raise UserError(
+        f"A Ray cluster that others can reach must ask for a token, but {address} is no loopback "
+        "address and neither RAY_AUTH_MODE nor a token is set. Start the cluster and this command "
+        "with RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN_PATH (`ray get-auth-token --generate`), "
+        "or with RAY_AUTH_MODE=disabled on a network that you trust."
+    )
+
+
+def _has_token() -> bool:
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches `host:port`."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def ray_environment(auth: str, *, local: bool) -> dict[str, str]:
+    """Return the variables for starting Ray: silent, private, without its signal handlers."""
+    variables = {
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_AUTH_MODE": auth,
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # `PackQueue` has the real limit
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    }
+    if local:
+        # Workers import what we import.
+        paths = [path for path in sys.path if path]
+        variables |= {"RAY_ADDRESS": "local", "PYTHONPATH": os.pathsep.join(paths)}
+    return variables
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the length of a `with` block."""
+    kept = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def short_temporary_folder() -> str:
+    """Return the folder for Ray's sockets: the temporary one, or /tmp if its path is too long."""
+    folder = tempfile.gettempdir()
+    return folder if len(folder) <= LONGEST_FOLDER else "/tmp"
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep the SIGTERM handler over a `with` block, where `ray.init` would leave its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = signal.getsignal(signal.SIGTERM)
+    terminated = False
+    try:
+        yield
+    except SystemExit:
+        terminated = True
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
+
 
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 # Bytes of Ray's object store. Results are small; by default Ray would claim 30 % of the memory.
