@@ -16,7 +16,6 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from torch import Tensor
 from hptransfer.config import CheckpointConfig, TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError
-from hptransfer.system.storage import Storage, open_storage
+from hptransfer.system.storage import open_storage
 from hptransfer.training.device import differences, hardware_model, software_versions
 from hptransfer.training.packs.state import MemberRecord, PackProgress, Report, TrainingState
 
@@ -35,31 +34,17 @@ CHECKPOINT_FORMAT = 1  # version of the file's layout; files of another version 
 CURVE_TENSORS = ("losses_at_init", "curves", "held_out")  # in the file beside the state's
 
 
-@dataclass(frozen=True)
-class PackCheckpoints:
-    """The checkpoints of a whole pack and of the parts that it may be divided into."""
-
-    storage: Storage
-    name: str
-    every_s: float  # least seconds between two checkpoints
-
-    @staticmethod
-    def of(checkpoints: CheckpointConfig, configs: Sequence[TrialConfig]) -> PackCheckpoints:
-        """Return the checkpoints of a whole pack."""
-        return PackCheckpoints(
-            open_storage(checkpoints.folder), pack_id(configs), checkpoints.every_s
-        )
-
-    def checkpoint(self, configs: Sequence[TrialConfig]) -> PackCheckpoint:
-        """Return the checkpoint of the pack or of a part of it."""
-        return PackCheckpoint(self.storage, f"{self.name}/{pack_id(configs)}", self.every_s)
-
-
 class PackCheckpoint:
     """The checkpoint of trials that train together; `notes` are sentences about its use."""
 
-    def __init__(self, storage: Storage, name: str, every_s: float) -> None:
-        self.storage, self.name, self.every_s = storage, f"{name}.safetensors", every_s
+    def __init__(
+        self,
+        checkpoints: CheckpointConfig,
+        whole: Sequence[TrialConfig],
+        part: Sequence[TrialConfig],
+    ) -> None:
+        self.storage, self.every_s = open_storage(checkpoints.folder), checkpoints.every_s
+        self.name = f"{pack_id(whole)}/{pack_id(part)}.safetensors"
         self.notes: list[str] = []
         self.saved_at = time.monotonic()
 
@@ -74,21 +59,28 @@ class PackCheckpoint:
             if content is None:
                 return None
             counters, tensors = _parsed(content)
-            _require_same(counters["origin"], pack_origin(state))
-            _require_fitting(tensors, state, len(counters["members"]))
+            if changed := differences(counters["origin"], pack_origin(state)):
+                raise ValueError(f"it would not end with the same bits, since {changed}.")
+            left = len(counters["members"])
+            expected = {name: (left, *t.shape[1:]) for name, t in state.tensors().items()}
+            curves = {name: tensors.pop(name) for name in CURVE_TENSORS if name in tensors}
+            if {name: tuple(t.shape) for name, t in tensors.items()} != expected:
+                raise ValueError("the model has other parameters now.")
         except (MachineError, ValueError) as error:
             self.notes.append(f"A pack began anew instead of at its checkpoint: {error}")
             return None
-        left = {int(member): MemberRecord(*record) for member, record in counters["left"].items()}
+        records = {int(place): MemberRecord(*record) for place, record in counters["left"].items()}
         steps = counters["steps"]
-        state.restore(tensors, members=counters["members"], left=left, step=steps[-1])
+        state.restore(tensors, members=counters["members"], left=records, step=steps[-1])
         self.notes.append(
             f"A pack of {len(state.started_with)} at width {state.started_with[0].model.width} "
             f"went on at step {steps[-1]} of {state.budget.steps}, where it had been cut off."
         )
+        at_init = curves.pop("losses_at_init").clone()
+        losses = (map(tuple, rows.tolist()) for rows in curves.values())
         return PackProgress(
-            losses_at_init=tensors["losses_at_init"].clone(),
-            reports=_reports(steps, tensors),
+            losses_at_init=at_init,
+            reports=[Report(*each) for each in zip(steps, *losses, strict=True)],
             began=time.perf_counter() - counters["seconds"],
         )
 
@@ -110,10 +102,15 @@ class PackCheckpoint:
         tensors = {
             **{name: tensor.cpu() for name, tensor in state.tensors().items()},
             "losses_at_init": progress.losses_at_init,
-            **_curves(progress.reports),
         }
+        losses: dict[str, list[Any]] = {"curves": [r.train_losses for r in progress.reports]}
+        if state.pack.runtime.held_out_curve:
+            losses["held_out"] = [report.held_out_losses for report in progress.reports]
+        tensors |= {n: torch.tensor(rows, dtype=torch.float64) for n, rows in losses.items()}
+        text = json.dumps(counters, separators=(",", ":"), allow_nan=False)
+        content = save(tensors, {"counters": text, "check": checksum(text, tensors)})
         try:
-            self.storage.write_bytes(self.name, _content(counters, tensors))
+            self.storage.write_bytes(self.name, content)
         except MachineError as error:
             note = f"A pack could not leave a checkpoint and goes on without: {error}"
             self.notes += [] if note in self.notes else [note]
@@ -136,28 +133,6 @@ def pack_origin(state: TrainingState) -> dict[str, Any]:
     }
 
 
-def _curves(reports: Sequence[Report]) -> dict[str, Tensor]:
-    """Return the losses of all reports, one row per report: (reports, T) each."""
-    curves = {"curves": [report.train_losses for report in reports]}
-    held_out = [r.held_out_losses for r in reports if r.held_out_losses is not None]
-    if held_out:
-        curves["held_out"] = held_out
-    return {name: torch.tensor(rows, dtype=torch.float64) for name, rows in curves.items()}
-
-
-def _reports(steps: Sequence[int], tensors: Mapping[str, Tensor]) -> list[Report]:
-    """Return the reports whose losses `_curves` returned."""
-    train = [tuple(losses) for losses in tensors["curves"].tolist()]
-    found = tensors.get("held_out")
-    held_out = [None] * len(train) if found is None else [tuple(row) for row in found.tolist()]
-    return [Report(*each) for each in zip(steps, train, held_out, strict=True)]
-
-
-def _content(counters: Mapping[str, Any], tensors: dict[str, Tensor]) -> bytes:
-    text = json.dumps(counters, separators=(",", ":"), allow_nan=False)
-    return save(tensors, {"counters": text, "check": checksum(text, tensors)})
-
-
 def _parsed(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return a checkpoint's counters and tensors; raise ValueError if the file is damaged."""
     try:
@@ -178,19 +153,6 @@ def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _require_same(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if changed := differences(was, now):
-        raise ValueError(f"it would not end with the same bits, since {changed}.")
-
-
-def _require_fitting(tensors: Mapping[str, Tensor], state: TrainingState, left: int) -> None:
-    """Refuse tensors of other shapes, which the changed code of a model factory gives."""
-    expected = {name: (left, *tensor.shape[1:]) for name, tensor in state.tensors().items()}
-    found = {name: tuple(t.shape) for name, t in tensors.items() if name not in CURVE_TENSORS}
-    if found != expected:
-        raise ValueError("the model has other parameters now.")
 
 
 def pack_id(configs: Sequence[TrialConfig]) -> str:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ from hptransfer.training.device import (
 )
 from hptransfer.training.flops import train_step_flops, trial_flops
 from hptransfer.training.objectives import deciding_bound_weight, noised, sample_losses
-from hptransfer.training.packs.checkpoint import PackCheckpoint, PackCheckpoints
+from hptransfer.training.packs.checkpoint import PackCheckpoint
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.state import PackProgress, Report, TrainingState, start_training
 from hptransfer.training.sampling.quality import (
@@ -76,19 +75,12 @@ def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor
         tensor.expand(len(pack), *tensor.shape) for tensor in (at.x, at.t, *part.condition)
     )
     prediction = pack.predict(x, t, tuple(condition), flat=flat).detach()
-    losses = sample_losses(objective, prediction, at, pack_bound_weight(pack))
+    # Trials that trained under different weights of the bound are compared under one, if it is set.
+    weight: float | Tensor | None = deciding_bound_weight(objective)
+    if weight is None and pack.bound_weights is not None:
+        weight = pack.bound_weights.unsqueeze(1)
+    losses = sample_losses(objective, prediction, at, weight)
     return losses[:, : count - chosen.start].double().sum(1)
-
-
-def pack_bound_weight(pack: Pack) -> float | Tensor | None:
-    """Return the weight of a learned variance's bound in the deciding loss: (T, 1), or a number.
-
-    A number is the same for all trials: trials that trained under different weights can only be
-    compared under one weight.
-    """
-    fixed = deciding_bound_weight(pack.configs[0].objective)
-    own = None if pack.bound_weights is None else pack.bound_weights.unsqueeze(1)
-    return own if fixed is None else fixed
 
 
 # FLOPs that removing diverged and stopped trials from a compiled or captured pack must save.
@@ -137,17 +129,13 @@ def train_pack(
     try:
         progress = None if checkpoint is None else checkpoint.restore(state)
         if progress is None:
-            at_init = _loss_at_init(state, dataset)
+            flat = state.pack.flat
+            at_init = validation_loss(state.pack, dataset.validation, flat=flat, draws=1).cpu()
             progress = PackProgress(at_init, began=began)
         _train(state, progress, report, checkpoint)
-        return _outcome(state, progress, dataset)
+        return _outcome(state, progress)
     finally:
         state.close()
-
-
-def _loss_at_init(state: TrainingState, dataset: Dataset) -> Tensor:
-    pack = state.pack
-    return validation_loss(pack, dataset.validation, flat=pack.flat, draws=1).cpu()
 
 
 def _train(
@@ -156,70 +144,62 @@ def _train(
     report: Callable[[Report], None],
     checkpoint: PackCheckpoint | None,
 ) -> None:
-    count, steps = len(state.started_with), state.budget.steps
-    for step in range(progress.step, steps):
+    budget, at_init = state.budget, progress.losses_at_init.tolist()
+    for step in range(progress.step, budget.steps):
         state.train_step(step)
-        if not has_point(step + 1, steps):
+        if not has_point(step + 1, budget.steps):
             continue
-        progress.reports.append(_report(state, step + 1, count))
+        progress.reports.append(_report(state, step + 1))
         report(progress.reports[-1])
-        _stop_hopeless(state, progress)
-        if not state.any_alive():
+        curves = {member: progress.curve(member) for member in state.members}
+        hopeless = [m for m, c in curves.items() if gives_up(budget, step + 1, c, at_init[m])]
+        if hopeless:
+            state.give_up(hopeless, step + 1)
+        if not bool(state.alive.any()):
             break
-        if compaction_pays(state, steps - step - 1):
+        if compaction_pays(state, budget.steps - step - 1):
             state.compact()
-        if checkpoint is not None and step + 1 < steps:
+        if checkpoint is not None and step + 1 < budget.steps:
             checkpoint.save(state, progress)
 
 
-def _stop_hopeless(state: TrainingState, progress: PackProgress) -> None:
-    at_init, budget, step = progress.losses_at_init.tolist(), state.budget, progress.step
-    hopeless = [m for m in state.members if gives_up(budget, step, progress.curve(m), at_init[m])]
-    if hopeless:
-        state.give_up(hopeless, progress.step)
-
-
-def _outcome(state: TrainingState, progress: PackProgress, dataset: Dataset) -> PackOutcome:
-    count, budget = len(state.started_with), state.budget
-    weights = state.deciding_weights()
-    losses = validation_loss(state.pack, dataset.validation, flat=weights, draws=budget.eval_draws)
-    state.retire(torch.isfinite(losses), budget.steps)
-    diverged_at, stopped_at, clipped = map(torch.tensor, zip(*state.records(count), strict=True))
+def _outcome(state: TrainingState, progress: PackProgress) -> PackOutcome:
+    losses, steps = _held_out(state), state.budget.steps
+    state.retire(torch.isfinite(losses), steps)
+    diverged_at, stopped_at, clipped = map(torch.tensor, zip(*state.records(), strict=True))
     return PackOutcome(
-        _of_everybody(state, losses, count),
+        _of_everybody(state, losses),
         progress.losses_at_init,
         diverged_at.long(),
         stopped_at.long(),
-        clipped / budget.steps,
+        clipped / steps,
         tuple(progress.reports),
         progress.seconds,
         state.pack,
         tuple(state.members),
-        weights.detach(),
+        state.deciding_weights().detach(),
     )
 
 
-def _report(state: TrainingState, step: int, count: int) -> Report:
-    """Return the report after `step` steps, held-out losses included where they are asked for.
-
-    Held-out losses change nothing in the training; they cost a forward pass over all draws.
-    """
-    losses, held_out = state.mean_losses(step), None
+def _report(state: TrainingState, step: int) -> Report:
+    """Return the report after `step` steps, held-out losses included where they are asked for."""
+    losses, held_out = _of_everybody(state, state.mean_losses(step)).tolist(), None
     if state.pack.runtime.held_out_curve:
-        weights, draws = state.deciding_weights(), state.budget.eval_draws
-        now = validation_loss(state.pack, state.dataset.validation, flat=weights, draws=draws)
-        held_out = _of_everybody(state, torch.where(state.alive, now, torch.nan), count)
-    return Report(
-        step,
-        tuple(_of_everybody(state, losses, count).tolist()),
-        None if held_out is None else tuple(held_out.tolist()),
-    )
+        now = torch.where(state.alive, _held_out(state), torch.nan)
+        held_out = tuple(_of_everybody(state, now).tolist())
+    return Report(step, tuple(losses), held_out)
 
 
-def _of_everybody(state: TrainingState, values: Tensor, count: int) -> Tensor:
+def _held_out(state: TrainingState) -> Tensor:
+    """Return the loss of the members' deciding weights over all evaluation draws: (members,)."""
+    weights, draws = state.deciding_weights(), state.budget.eval_draws
+    return validation_loss(state.pack, state.dataset.validation, flat=weights, draws=draws)
+
+
+def _of_everybody(state: TrainingState, values: Tensor) -> Tensor:
     """Return values (members,) of the pack in the order of the start: (T,), NaN for the removed."""
-    everybody = torch.full((count,), torch.nan, dtype=values.dtype)
-    everybody[list(state.members)] = values.cpu()
+    everybody = torch.full((len(state.started_with),), torch.nan, dtype=values.dtype)
+    everybody[state.members] = values.cpu()
     return everybody
 
 
@@ -229,25 +209,16 @@ def compaction_pays(state: TrainingState, steps_left: int) -> bool:
     Both are computed from shapes and not from clocks, so that trials leave a pack at the same step
     whenever it runs.
     """
-    dead = state.dead_count()
+    dead, runtime = len(state.pack) - int(state.alive.sum()), state.pack.runtime
     if not dead or not steps_left:
         return False
-    if not state.is_costly_to_rebuild:
+    if not runtime.compiled and not runtime.captured:
         return True
     return dead * steps_left * train_step_flops(state.pack.configs[0]) > RECAPTURE_FLOPS
 
 
-@dataclass(frozen=True)
-class PackQuality:
-    """The quality of samples, by the trial's place in the pack at the start."""
-
-    qualities: Mapping[int, Quality | None] = field(default_factory=dict)
-    seconds: float = 0.0  # wall time of drawing and measuring
-
-
-def measure_pack_quality(outcome: PackOutcome, real: RealSamples) -> PackQuality:
-    """Return the quality of samples drawn from the members that completed."""
-    began = time.perf_counter()
+def measure_pack_quality(outcome: PackOutcome, real: RealSamples) -> dict[int, Quality | None]:
+    """Return the quality of samples by the place at the start of the members that completed."""
     sound = [
         place
         for place, member in enumerate(outcome.members)
@@ -255,11 +226,10 @@ def measure_pack_quality(outcome: PackOutcome, real: RealSamples) -> PackQuality
     ]
     config = outcome.pack.configs[0]
     drawn = draw_pack_samples(outcome.pack, real.train, outcome.weights, sound)
-    qualities = {
+    return {
         outcome.members[place]: sample_quality(config, real, images)
         for place, images in zip(sound, drawn, strict=True)
     }
-    return PackQuality(qualities, time.perf_counter() - began)
 
 
 def draw_pack_samples(
@@ -291,8 +261,8 @@ def _draw_together(pack: Pack, train: Split, flat: Tensor) -> Tensor:
         return draw_quality_samples(pack.configs[0], train, predict, pack.device, (len(pack),))
 
 
-def ignore_report(report: Report) -> None:
-    """Do nothing with a report."""
+def ignore_report(_: Report) -> None:
+    """The callback of a pack whose reports nobody reads."""
 
 
 def run_pack(
@@ -316,8 +286,7 @@ def run_pack(
         UserError: the config, the data or the model is at fault.
         MachineError: a single trial does not fit into the device's memory.
     """
-    folder = None if checkpoints is None else PackCheckpoints.of(checkpoints, configs)
-    return _run(configs, runtime, report, folder)
+    return _run(configs, runtime, report, checkpoints, configs)
 
 
 def train_trial(
@@ -343,9 +312,11 @@ def _run(
     configs: Sequence[TrialConfig],
     runtime: RuntimeConfig,
     report: Callable[[Report], None],
-    folder: PackCheckpoints | None,
+    checkpoints: CheckpointConfig | None,
+    whole: Sequence[TrialConfig],
 ) -> list[TrialResult]:
-    checkpoint = None if folder is None else folder.checkpoint(configs)
+    """Train a pack, or in halves what does not fit; `whole` is the pack that this is a part of."""
+    checkpoint = None if checkpoints is None else PackCheckpoint(checkpoints, whole, configs)
     try:
         return _trained(configs, runtime, report, checkpoint)[0]
     except RuntimeError as error:
@@ -354,8 +325,8 @@ def _run(
     # The exception is deleted here, and with it the traceback that keeps the pack's tensors alive.
     release_memory(torch_device(runtime))
     half = math.ceil(len(configs) / 2)
-    parts = (configs[:half], configs[half:])
-    return [result for part in parts for result in _run(part, runtime, report, folder)]
+    first = _run(configs[:half], runtime, report, checkpoints, whole)
+    return [*first, *_run(configs[half:], runtime, report, checkpoints, whole)]
 
 
 def _trained(
@@ -372,34 +343,33 @@ def _trained(
         real = load_real_samples(configs[0].data, runtime.data_folder)
     try:
         outcome = train_pack(configs, dataset, device, runtime, report, checkpoint)
-        quality = PackQuality() if real is None else measure_pack_quality(outcome, real)
+        seconds, qualities = outcome.seconds, {}
+        if real is not None:
+            began = time.perf_counter()
+            qualities = measure_pack_quality(outcome, real)
+            seconds += time.perf_counter() - began
     except RuntimeError as error:
         if len(configs) == 1 and is_out_of_memory(error):
             raise trial_too_large(configs[0], device) from error
         raise
-    notes = () if checkpoint is None else tuple(checkpoint.notes)
+    of_pack = {
+        "seconds": seconds / len(configs),
+        "device": device_name(device),
+        "pack_size": len(configs),
+        "notes": () if checkpoint is None else tuple(checkpoint.notes),
+    }
     results = [
-        _result(config, outcome, index, quality, device=device_name(device), notes=notes)
+        _result(config, outcome, index, quality=qualities.get(index), **of_pack)
         for index, config in enumerate(configs)
     ]
     return results, outcome
 
 
-def _result(
-    config: TrialConfig,
-    outcome: PackOutcome,
-    index: int,
-    quality: PackQuality,
-    *,
-    device: str,
-    notes: tuple[str, ...],
-) -> TrialResult:
+def _result(config: TrialConfig, outcome: PackOutcome, index: int, **known: Any) -> TrialResult:
+    """Return a trial's result; `known` are the fields that its training does not say."""
     diverged_at, stopped_at = int(outcome.diverged_at[index]), int(outcome.stopped_at[index])
-    status = Status.completed
-    if diverged_at >= 0:
-        status = Status.diverged
-    elif stopped_at >= 0:
-        status = Status.stopped
+    status = Status.stopped if stopped_at >= 0 else Status.completed
+    status = Status.diverged if diverged_at >= 0 else status
     completed = status is Status.completed
     curve = tuple((r.step, r.train_losses[index]) for r in outcome.reports)
     held_out = tuple(
@@ -415,11 +385,7 @@ def _result(
         stopped_at_step=stopped_at if stopped_at >= 0 else None,
         clipped_share=float(outcome.clipped_share[index]),
         flops=trial_flops(config),
-        seconds=(outcome.seconds + quality.seconds) / len(outcome.losses),
-        device=device,
         curve=tuple(point for point in curve if point[1] == point[1]),
         held_out=tuple(point for point in held_out if point[1] == point[1]),
-        quality=quality.qualities.get(index),
-        pack_size=len(outcome.losses),
-        notes=notes,
+        **known,
     )

@@ -88,37 +88,30 @@ class CapturedStep:
             elif self.taken < WARM_UP:
                 self.take(StepInputs.from_tensors(self.static))
             else:
-                self.graph = self._captured()
+                graph = torch.cuda.CUDAGraph()
+                # Other threads make inputs on the host meanwhile: this thread's calls are captured.
+                with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                    self.take(StepInputs.from_tensors(self.static))
+                self.graph = graph
                 self.graph.replay()
         self.taken += 1
         torch.cuda.current_stream(self.device).wait_stream(self.stream)
-
-    def _captured(self) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        # Other threads make inputs on the host meanwhile: only this thread's calls are captured.
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-            self.take(StepInputs.from_tensors(self.static))
-        return graph
 
     def _send(self, parts: list[Tensor]) -> None:
         """Copy a step's inputs to the graph's own tensors, without waiting for the device."""
         if not self.static:
             self.static = [torch.empty_like(part, device=self.device) for part in parts]
-        pinned = self._free_buffer(parts)
+        if len(self.on_their_way) < BUFFERS:
+            pinned = [torch.empty_like(part, pin_memory=True) for part in parts]
+        else:  # the tensors of the oldest copy, once it has arrived
+            pinned, arrived = self.on_their_way.popleft()
+            arrived.synchronize()
         for part, buffer, static in zip(parts, pinned, self.static, strict=True):
             buffer.copy_(part)
             static.copy_(buffer, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record(self.stream)
         self.on_their_way.append((pinned, arrived))
-
-    def _free_buffer(self, parts: list[Tensor]) -> list[Tensor]:
-        """Return pinned tensors that no copy reads; wait for the oldest copy if needed."""
-        if len(self.on_their_way) < BUFFERS:
-            return [torch.empty_like(part, pin_memory=True) for part in parts]
-        pinned, arrived = self.on_their_way.popleft()
-        arrived.synchronize()
-        return pinned
 
 
 class MemberRecord(NamedTuple):
@@ -149,11 +142,10 @@ class TrainingState:
         self.members = list(range(len(pack)))  # their places at the start
         self.optimizer = PackedAdamW(pack)
         self.ema = pack.flat.detach().clone() if self.budget.weights is Weights.ema else None
-        self.alive = torch.ones(len(pack), dtype=torch.bool, device=pack.device)
-        self.diverged_at = torch.full((len(pack),), -1.0, device=pack.device)
-        self.stopped_at = torch.full((len(pack),), -1.0, device=pack.device)
-        self.clipped = torch.zeros(len(pack), device=pack.device)
-        self.loss_sum = torch.zeros(len(pack), device=pack.device)
+        zeros = torch.zeros(len(pack), device=pack.device)
+        self.alive = torch.ones_like(zeros, dtype=torch.bool)
+        self.diverged_at, self.stopped_at = zeros - 1, zeros - 1
+        self.clipped, self.loss_sum = zeros.clone(), zeros.clone()
         self.reported_step = 0
         self.left: dict[int, MemberRecord] = {}  # records of the removed members
         self._arrange()
@@ -235,19 +227,6 @@ class TrainingState:
         self.reported_step = step
         return means
 
-    def any_alive(self) -> bool:
-        """Whether a member has neither diverged nor been stopped."""
-        return bool(self.alive.any())
-
-    def dead_count(self) -> int:
-        """Count the members that have diverged or been stopped and still take part."""
-        return len(self.pack) - int(self.alive.sum())
-
-    @property
-    def is_costly_to_rebuild(self) -> bool:
-        """Whether other shapes must be compiled or captured anew."""
-        return self.pack.runtime.compiled or self.pack.runtime.captured
-
     def compact(self) -> None:
         """Remove the members that have diverged or were stopped; the others train on as before."""
         kept = self.alive.nonzero().squeeze(1).tolist()
@@ -259,16 +238,8 @@ class TrainingState:
         self.pack = self.pack.keep(kept)
         self.optimizer = self.optimizer.keep(self.pack, kept)
         self.ema = None if self.ema is None else self.ema[kept]
-        self.alive, self.diverged_at, self.stopped_at, self.clipped, self.loss_sum = (
-            tensor[kept]
-            for tensor in (
-                self.alive,
-                self.diverged_at,
-                self.stopped_at,
-                self.clipped,
-                self.loss_sum,
-            )
-        )
+        for name in ("alive", "diverged_at", "stopped_at", "clipped", "loss_sum"):
+            setattr(self, name, getattr(self, name)[kept])
         self.members = [self.members[index] for index in kept]
         self._arrange()
 
@@ -308,14 +279,13 @@ class TrainingState:
             tensor.copy_(tensors[name])
         self.left, self.reported_step = dict(left), step
 
-    def records(self, count: int) -> list[MemberRecord]:
-        """Return the records of all `count` members of the start, in their order."""
+    def records(self) -> list[MemberRecord]:
+        """Return the records of all members of the start, in their order."""
         records = {**self.left, **self._records()}
-        return [records[member] for member in range(count)]
+        return [records[member] for member in range(len(self.started_with))]
 
     def _records(self) -> dict[int, MemberRecord]:
-        columns = (self.diverged_at, self.stopped_at, self.clipped)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
+        rows = torch.stack([self.diverged_at, self.stopped_at, self.clipped], 1).tolist()
         return {member: MemberRecord(*row) for member, row in zip(self.members, rows, strict=True)}
 
     def deciding_weights(self) -> Tensor:
