@@ -14,16 +14,13 @@ from hptransfer.reporting.figures.basins import (
     basins_data,
     draw_basins,
     draw_realised,
-    realised_data,
 )
 from hptransfer.reporting.figures.conditions import condition_data, draw_condition
 from hptransfer.reporting.figures.coordinate_check import (
-    coordinate_check_data,
-    coordinate_rms_data,
     draw_coordinate_check,
     draw_coordinate_rms,
 )
-from hptransfer.reporting.figures.cost import cost_data, draw_cost
+from hptransfer.reporting.figures.cost import draw_cost
 from hptransfer.reporting.figures.over_width import (
     draw_over_width,
     draw_summary,
@@ -36,7 +33,6 @@ from hptransfer.reporting.figures.style import FAIL
 from hptransfer.reporting.figures.surface import (
     draw_importance,
     draw_surface,
-    importance_data,
     surface_data,
 )
 from tests.support.artists import axes_of, bars, figure_of, intervals, lines, marked, shades, texts
@@ -49,6 +45,7 @@ from tests.support.figure_extras import (
     surface,
 )
 from tests.support.figure_records import (
+    MODULES,
     bare_arm,
     coordinate_check,
     many_widths,
@@ -133,37 +130,47 @@ def test_regret_draws_its_curve_the_tolerance_and_rows_in_multiples_of_it() -> N
 
 
 def test_the_realised_sweep_draws_its_basin_the_value_and_both_regrets() -> None:
-    data = realised_data(target_sweep())
-    upper, lower = figure_of(partial(draw_realised, data=data)).axes
+    upper, lower = figure_of(partial(draw_realised, realised=target_sweep())).axes
+    assert upper.get_title(loc="center") == "target, width 192: prediction held"
     assert marked(upper, "s") == [(-5.6, 0.4982)]
-    assert marked(upper, "o") == [(data.curve.optimum, data.curve.loss)]
+    assert marked(upper, "o") == [(-5.45, 0.4975)]
     assert [x for x, _ in marked(lower, "o")] == [0.0004, 0.0007]
     assert [(0.0, 0), (0.0011, 0)] in lines(lower) and [(0.0, 1), (0.0019, 1)] in lines(lower)
 
 
 def test_costs_are_bars_from_the_denominator() -> None:
-    data = cost_data(COST)
-    ax = axes_of(draw_cost, data)
-    assert bars(ax) == [pytest.approx((100, ratio.percent)) for ratio in data]
-    assert [text for text in texts(ax) if text.endswith(" %")] == ["174 %", "12.6 %", "6.6 %"]
+    ax = axes_of(draw_cost, COST)
+    assert bars(ax) == [pytest.approx((100, percent)) for percent in (174.0, 12.6, 6.6)]
+    assert texts(ax) == [
+        "174 %",
+        "the arm's sweep, of one target run",
+        "12.6 %",
+        "its narrowest proxy alone, of one target run",
+        "6.6 %",
+        "the arm's sweep, of a direct search at the target, same grid and seeds",
+    ]
     assert ax.patches[0].get_facecolor()[:3] != ax.patches[2].get_facecolor()[:3]  # dearer
 
 
 def test_the_coordinate_check_draws_every_slope_in_its_modules_row() -> None:
-    data = coordinate_check_data(coordinate_check(0.9))
-    ax = axes_of(draw_coordinate_check, data)
+    check = coordinate_check(0.9)
+    ax = axes_of(draw_coordinate_check, check)
     places = np.concatenate([np.asarray(c.get_offsets()) for c in ax.collections])
-    expected = sorted((slope.slope, slope.row) for slope in data.slopes)
+    expected = sorted((slope["slope"], MODULES.index(slope["module"])) for slope in check["slopes"])
     drawn_at = sorted((float(x), round(float(y))) for x, y in places)
     assert drawn_at == expected
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels == list(data.modules)
-    assert (ax.patches[0].get_x(), ax.patches[0].get_width()) == (-data.limit, 2 * data.limit)  # pyright: ignore
-    rms = coordinate_rms_data(coordinate_check(0.9))
-    over = axes_of(draw_coordinate_rms, rms)
-    assert lines(over) == [list(zip(each.width, each.rms, strict=True)) for each in rms.lines]
-    outside = [line for line, each in zip(over.lines, rms.lines, strict=True) if not each.ok]
-    assert [line.get_color() for line in outside] == [FAIL]
+    assert labels == MODULES
+    assert ax.get_title(loc="center") == "coordinate check: fails"
+    assert (ax.patches[0].get_x(), ax.patches[0].get_width()) == (-0.2, 0.4)  # pyright: ignore
+    over = axes_of(draw_coordinate_rms, check)
+    last = [entry for entry in check["rms"] if entry["step"] == 6]
+    assert lines(over) == [
+        [(entry["width"], entry["rms"]) for entry in last if entry["module"] == module]
+        for module in MODULES
+    ]
+    outside = [line.get_color() == FAIL for line in over.lines]
+    assert outside == [module == "final.linear" for module in MODULES]
     assert texts(over) == ["final.linear"]
 
 
@@ -195,10 +202,16 @@ def test_a_surface_draws_slices_contours_and_the_joint_optimum() -> None:
 
 
 def test_importance_draws_a_bar_per_hp_and_method() -> None:
-    data = importance_data(surface())
-    ax = axes_of(draw_importance, data)
-    assert bars(ax) == [pytest.approx((0, 100 * share.share)) for share in data.shares]
-    assert texts(ax) == [f"{100 * share.share:.0f} %" for share in data.shares]
+    record = surface()
+    ax = axes_of(draw_importance, record)
+    assert bars(ax) == [pytest.approx((0, percent)) for percent in (62, 70, 27, 20)]
+    assert texts(ax) == ["62 %", "70 %", "27 %", "20 %"]
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["base learning rate", "weight decay"]
+    record["importance"] = {"surface": {"log2_lr": 0.1, "log2_weight_decay": 0.9}}
+    alone = axes_of(draw_importance, record)
+    assert texts(alone) == ["90 %", "10 %"]  # by falling share
+    assert alone.get_title(loc="center") == "µP.  blue: response surface"
 
 
 def test_the_summary_has_a_column_per_arm_on_one_hp_axis() -> None:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import pytest
 
 from hptransfer.reporting.figures import pictures
-from hptransfer.reporting.figures.basins import basins_data, realised_data
-from hptransfer.reporting.figures.coordinate_check import coordinate_check_data, coordinate_rms_data
+from hptransfer.reporting.figures.basins import basins_data
 from hptransfer.reporting.figures.over_width import optimum_width_data
 from hptransfer.reporting.figures.style import DARK, arm_colors, spread, width_colors
 from tests.support.figure_records import (
-    MODULES,
-    coordinate_check,
     mup_arm,
     noiseless_arm,
     quickstart,
@@ -69,24 +66,6 @@ def test_a_law_without_noise_keeps_its_line():
 def test_a_small_drift_is_not_blown_up_to_the_whole_axis():
     low, high = optimum_width_data({"arms": [mup_arm()]}).limits
     assert high - low == pytest.approx(3)
-
-
-def test_coordinate_check_marks_what_is_outside():
-    data = coordinate_check_data(coordinate_check(0.9))
-    assert data.title == "coordinate check: fails"
-    assert data.modules == tuple(MODULES)
-    assert {data.modules[s.row] for s in data.slopes if not s.ok} == {"final.linear"}
-    rms = coordinate_rms_data(coordinate_check(0.9))
-    assert (rms.step, rms.widths) == (6, (32, 64, 128, 256))
-    assert [line.module for line in rms.lines if not line.ok] == ["final.linear"]
-
-
-def test_realised_selects_both_regrets():
-    data = realised_data(target_sweep())
-    assert data.title == "target, width 192: prediction held"
-    assert data.predicted[1:] == (0.0004, (0.0, 0.0011))
-    assert data.realised[1:] == (0.0007, (0.0, 0.0019))
-    assert (data.transferred, data.loss_at_transferred) == (-5.6, 0.4982)
 
 
 def test_two_hps_of_one_arm_have_their_own_pictures():

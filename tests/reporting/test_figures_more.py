@@ -11,10 +11,11 @@ import pytest
 from hptransfer.reporting.figures import pictures
 from hptransfer.reporting.figures.basins import basins_data
 from hptransfer.reporting.figures.conditions import condition_data
-from hptransfer.reporting.figures.cost import cost_data
+from hptransfer.reporting.figures.cost import draw_cost
 from hptransfer.reporting.figures.over_width import loss_width_data, optimum_width_data
 from hptransfer.reporting.figures.regret import name_lines, regret_data
-from hptransfer.reporting.figures.surface import drawable, importance_data, surface_data
+from hptransfer.reporting.figures.surface import drawable, surface_data
+from tests.support.artists import axes_of, bars
 from tests.support.figure_extras import (
     COST,
     loss_law,
@@ -101,16 +102,9 @@ def test_the_key_names_only_marks_that_are_drawn():
     assert loss_width_data({"arms": [unknown]}, hp=HP).key == bars
 
 
-def test_costs_keep_their_denominators_and_leave_out_what_is_not_known():
-    ratios = cost_data(COST)
-    assert [(r.what, r.percent) for r in ratios] == [
-        ("the arm's sweep", 174.0),
-        ("its narrowest proxy alone", 12.6),
-        ("the arm's sweep", 6.6),
-    ]
-    assert ratios[2].of.startswith("a direct search at the target")
-    unknown = COST | {"arm_over_target_percent": None}
-    assert len(cost_data(unknown)) == 2
+def test_costs_leave_out_what_is_not_known():
+    ax = axes_of(draw_cost, COST | {"arm_over_target_percent": None})
+    assert bars(ax) == [pytest.approx((100, 12.6)), pytest.approx((100, 6.6))]
     nothing: dict[str, Any] = dict.fromkeys(("check", "realised"))
     empty = pictures(estimates={"arms": []}, transfer={"cost": dict.fromkeys(COST)}, **nothing)
     assert empty == []
@@ -155,15 +149,6 @@ def test_more_hps_than_a_page_holds_are_cut_in_the_order_of_importance():
     for entry in record["widths"]:
         entry["interactions"] = None
     assert not drawable(record)
-
-
-def test_importance_is_ordered_and_lacks_what_was_not_computed():
-    data = importance_data(surface())
-    assert data.hps == ("base learning rate", "weight decay")
-    assert [(s.hp, s.method, s.share) for s in data.shares][:2] == [(0, 0, 0.62), (0, 1, 0.7)]
-    alone = surface()
-    alone["importance"]["ped_anova"] = None
-    assert importance_data(alone).methods == ("response surface",)
 
 
 def test_basins_say_seeds_cliff_and_draws_on_an_edge():

@@ -1,6 +1,6 @@
 """Every picture of a sweep, drawn from its estimates and written as PNG, SVG and PDF.
 
-A picture is a data function, which selects from the records, and a draw function. No statistics
+A picture is a draw function, and where it selects much, a data function. No statistics
 are computed here.
 """
 
@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures import (
     agreement,
     basins,
@@ -96,14 +97,12 @@ def pictures(
     listed += _of_conditions(arms)
     listed += _of_surfaces(estimates.get("surfaces") or [])
     if realised is not None:
-        data = basins.realised_data(realised)
-        draw = partial(basins.draw_realised, data=data)
-        listed.append(Picture("realised", data.title, (4.4, 4.6), draw))
-    ratios = cost.cost_data(transfer["cost"]) if transfer is not None else []
-    if ratios:
-        draw = _on_axes(cost.draw_cost, ratios)
-        height = 0.9 + 0.6 * len(ratios)
-        listed.append(Picture("cost", "what the search cost", (4.6, height), draw))
+        draw = partial(basins.draw_realised, realised=realised)
+        listed.append(Picture("realised", basins.realised_title(realised), (4.4, 4.6), draw))
+    known = sum(bool(transfer["cost"][key]) for key, *_ in cost.DENOMINATORS) if transfer else 0
+    if transfer is not None and known:
+        draw = _on_axes(cost.draw_cost, transfer["cost"])
+        listed.append(Picture("cost", "what the search cost", (4.6, 0.9 + 0.6 * known), draw))
     if check is not None:
         listed += check_pictures(check)
     return listed
@@ -170,24 +169,21 @@ def _of_surfaces(surfaces: Sequence[Mapping[str, Any]]) -> list[Picture]:
             label = f"{data.arm}: slices and contours of the response surface"
             listed.append(Picture(f"surface-{name}", label, (side, side), draw))
         if any((told.get("importance") or {}).values()):
-            shares = surface.importance_data(told)
-            draw = _on_axes(surface.draw_importance, shares)
-            height = 1.1 + 0.5 * len(shares.hps)
-            label = f"{shares.arm}: importance of each HP"
-            listed.append(Picture(f"importance-{name}", label, (4.6, height), draw))
+            draw = _on_axes(surface.draw_importance, told)
+            size = (4.6, 1.1 + 0.5 * len(told["hps"]))
+            label = f"{arm_name(told['parametrization'])}: importance of each HP"
+            listed.append(Picture(f"importance-{name}", label, size, draw))
     return listed
 
 
 def check_pictures(check: Mapping[str, Any]) -> list[Picture]:
     """Return the pictures of a coordinate check."""
-    slopes = coordinate_check.coordinate_check_data(check)
-    rms = coordinate_check.coordinate_rms_data(check)
-    size = (4.6, 1.5 + 0.24 * max(len(slopes.modules), 4))
-    draw = _on_axes(coordinate_check.draw_coordinate_check, slopes)
-    listed = [Picture("coordinate_check", slopes.title, size, draw)]
-    if rms.lines:
+    size = (4.6, 1.5 + 0.24 * max(len(coordinate_check.measured_slopes(check)), 4))
+    draw = _on_axes(coordinate_check.draw_coordinate_check, check)
+    listed = [Picture("coordinate_check", coordinate_check.check_title(check), size, draw)]
+    if coordinate_check.last_updates(check):
         label = "change of each output over width"
-        draw = _on_axes(coordinate_check.draw_coordinate_rms, rms)
+        draw = _on_axes(coordinate_check.draw_coordinate_rms, check)
         listed.append(Picture("coordinate_rms", label, (4.4, 4.0), draw))
     return listed
 

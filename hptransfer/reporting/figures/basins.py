@@ -244,84 +244,52 @@ def _name_widths(ax: Axes, data: BasinPanel) -> None:
             )  # fmt: skip
 
 
-class Regret(NamedTuple):
-    """A regret with its 90 % interval; null where it is not known."""
-
-    name: str
-    value: float | None
-    interval: tuple[float, float] | None
+def realised_title(realised: Mapping[str, Any]) -> str:
+    """Say whether the target's own sweep bears out the prediction."""
+    outcome = "missed" if realised["missed"] else "held"
+    return f"target, width {realised['width']}: prediction {outcome}"
 
 
-class RealisedData(NamedTuple):
-    """The target's basin, the transferred value in it, and both regrets."""
-
-    title: str
-    x_label: str
-    curve: BasinCurve
-    transferred: float
-    loss_at_transferred: float | None
-    window: tuple[float, float]
-    predicted: Regret
-    realised: Regret
-    missed: bool
-
-
-def realised_data(realised: Mapping[str, Any]) -> RealisedData:
-    """Select the target's basin, the transferred value and the two regrets."""
-    optimum, missed = realised["optimum"], realised["missed"]
-    predicted, regret = realised["predicted"], realised["regret"]
-    floor, ceiling = loss_window([optimum])
-    outcome = "missed" if missed else "held"
-    return RealisedData(
-        title=f"target, width {realised['width']}: prediction {outcome}",
-        x_label=hp_label(realised["hp"]),
-        curve=basin_curve(optimum, INK, ceiling),
-        transferred=realised["transferred"],
-        loss_at_transferred=realised["loss_at_transferred"],
-        window=(floor, ceiling),
-        predicted=Regret("predicted", predicted["mean"], ends_of(predicted)),
-        realised=Regret("realised", regret["estimate"], ends_of(regret)),
-        missed=missed,
-    )
-
-
-def draw_realised(figure: Figure, data: RealisedData) -> None:
-    """Draw the basin with the transferred value above, the two regrets below."""
+def draw_realised(figure: Figure, realised: Mapping[str, Any]) -> None:
+    """Draw the target's basin with the transferred value above, the two regrets below."""
     upper, lower = figure.subplots(2, height_ratios=(4.2, 1))
-    _draw_target_basin(upper, data)
-    shades = (ARMS[0], FAIL if data.missed else INK)
-    for row, regret in enumerate((data.predicted, data.realised)):
-        if regret.interval is not None:
-            lower.plot(
-                regret.interval, [row, row], color=shades[row], lw=3, alpha=0.45,
-                solid_capstyle="butt",
-            )  # fmt: skip
-        if regret.value is None:
+    _draw_target_basin(upper, realised)
+    predicted, regret = realised["predicted"], realised["regret"]
+    rows = (
+        (predicted["mean"], ends_of(predicted), ARMS[0]),
+        (regret["estimate"], ends_of(regret), FAIL if realised["missed"] else INK),
+    )
+    for row, (value, ends, color) in enumerate(rows):
+        if ends is not None:
+            lower.plot(ends, [row, row], color=color, lw=3, alpha=0.45, solid_capstyle="butt")
+        if value is None:
             lower.text(0, row, " not known", va="center", color=MUTED)
         else:
-            lower.plot([regret.value], [row], "o", color=shades[row], ms=6.5)
+            lower.plot([value], [row], "o", color=color, ms=6.5)
     lower.axvline(0, color=MUTED, lw=0.8)
-    name_rows(lower, [data.predicted.name, data.realised.name])
+    name_rows(lower, ["predicted", "realised"])
     lower.set(xlabel="regret (loss)")
     lower.locator_params(axis="x", nbins=5)
 
 
-def _draw_target_basin(ax: Axes, data: RealisedData) -> None:
-    floor, ceiling = data.window
+def _draw_target_basin(ax: Axes, realised: Mapping[str, Any]) -> None:
+    floor, ceiling = loss_window([realised["optimum"]])
     top = ceiling + 0.09 * (ceiling - floor)
+    curve = basin_curve(realised["optimum"], INK, ceiling)
+    value, loss = realised["transferred"], realised["loss_at_transferred"]
     frame_losses(ax, floor, ceiling, top)
-    draw_curve(ax, data.curve)
-    draw_lane(ax, data.curve, (top + ceiling) / 2)
-    ax.plot([data.transferred] * 2, [floor, ceiling], color=ARMS[0], lw=1.6, zorder=1)
-    if data.loss_at_transferred is not None:
-        draw_transferred(ax, data.transferred, data.loss_at_transferred, ARMS[0])
+    draw_curve(ax, curve)
+    draw_lane(ax, curve, (top + ceiling) / 2)
+    ax.plot([value] * 2, [floor, ceiling], color=ARMS[0], lw=1.6, zorder=1)
+    if loss is not None:
+        draw_transferred(ax, value, loss, ARMS[0])
     # The name stands on the side where the line leaves more room.
-    thetas = [p.theta for p in data.curve.points] or [data.transferred]
-    left = data.transferred > (min(thetas) + max(thetas)) / 2
+    thetas = [point.theta for point in curve.points] or [value]
+    left = value > (min(thetas) + max(thetas)) / 2
     ax.annotate(
-        "transferred", (data.transferred, ceiling), (-6 if left else 6, -6), va="top",
+        "transferred", (value, ceiling), (-6 if left else 6, -6), va="top",
         textcoords="offset points", ha="right" if left else "left", color=ARMS[0],
         fontweight="bold",
     )  # fmt: skip
-    ax.set_title(data.title)
-    ax.set(xlabel=data.x_label, ylabel=LOSS.axis)
+    ax.set_title(realised_title(realised))
+    ax.set(xlabel=hp_label(realised["hp"]), ylabel=LOSS.axis)

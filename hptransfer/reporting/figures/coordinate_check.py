@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.reporting.figures.style import (
     FAIL,
@@ -20,113 +20,57 @@ from hptransfer.reporting.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
-class Slope(NamedTuple):
-    """The slope of log2 RMS over log2 width of one module at one step."""
-
-    row: int
-    slope: float
-    step: int
-    quantity: str
-    ok: bool
+Records = Sequence[Mapping[str, Any]]
 
 
-class CoordinateCheckData(NamedTuple):
-    """One row per module, in the order of the check."""
-
-    title: str
-    modules: tuple[str, ...]
-    slopes: tuple[Slope, ...]
-    steps: tuple[int, ...]
-    limit: float
+def measured_slopes(check: Mapping[str, Any]) -> dict[str, Records]:
+    """Return the slopes that were measured, by module, in the order of the check."""
+    measured = [slope for slope in check["slopes"] if slope["slope"] is not None]
+    modules = dict.fromkeys(slope["module"] for slope in measured)
+    return {name: [slope for slope in measured if slope["module"] == name] for name in modules}
 
 
-class RmsLine(NamedTuple):
-    """One module's RMS over width at the last step."""
-
-    module: str
-    width: tuple[int, ...]
-    rms: tuple[float, ...]
-    ok: bool
-
-
-class CoordinateRmsData(NamedTuple):
-    """The change of each module's output after the last step."""
-
-    step: int
-    widths: tuple[int, ...]
-    lines: tuple[RmsLine, ...]
-
-
-def coordinate_check_data(check: Mapping[str, Any]) -> CoordinateCheckData:
-    """Select the slopes that were measured, by module."""
-    measured = [s for s in check["slopes"] if s["slope"] is not None]
-    modules = tuple(dict.fromkeys(s["module"] for s in measured))
-    rows = {module: row for row, module in enumerate(modules)}
-    return CoordinateCheckData(
-        title="coordinate check: " + {"pass": "passes", "fail": "fails"}[check["verdict"]],
-        modules=modules,
-        slopes=tuple(
-            Slope(rows[s["module"]], s["slope"], s["step"], s["quantity"], s["ok"])
-            for s in measured
-        ),
-        steps=tuple(sorted({s["step"] for s in measured if s["quantity"] == "update"})),
-        limit=check["limit"],
-    )
-
-
-def coordinate_rms_data(check: Mapping[str, Any]) -> CoordinateRmsData:
-    """Select each module's update at the last step; a module with a zero has no line."""
-    updates = [r for r in check["rms"] if r["quantity"] == "update"]
-    step = max((r["step"] for r in updates), default=0)
-    last = [r for r in updates if r["step"] == step]
-    bad = {s["module"] for s in check["slopes"] if s["quantity"] == "update" and not s["ok"]}
-    lines = []
-    for module in dict.fromkeys(r["module"] for r in last):
-        rows = sorted((r["width"], r["rms"]) for r in last if r["module"] == module)
-        if all(rms is not None and rms > 0 for _, rms in rows):
-            widths, values = zip(*rows, strict=True)
-            lines.append(RmsLine(module, widths, values, module not in bad))
-    return CoordinateRmsData(step, tuple(sorted({r["width"] for r in last})), tuple(lines))
-
-
-def draw_coordinate_check(ax: Axes, data: CoordinateCheckData) -> None:
+def draw_coordinate_check(ax: Axes, check: Mapping[str, Any]) -> None:
     """Draw one row per module: its slopes at init and after each step, and the allowed band."""
-    reach = max([2.5 * data.limit, *(1.12 * abs(s.slope) for s in data.slopes)])
-    ax.axvspan(-data.limit, data.limit, facecolor=SHADE, edgecolor="none", zorder=0)
+    modules, limit = measured_slopes(check), check["limit"]
+    slopes = [{**slope, "row": row} for row, of in enumerate(modules.values()) for slope in of]
+    steps = sorted({slope["step"] for slope in slopes if slope["quantity"] == "update"})
+    reach = max([2.5 * limit, *(1.12 * abs(slope["slope"]) for slope in slopes)])
+    ax.axvspan(-limit, limit, facecolor=SHADE, edgecolor="none", zorder=0)
     ax.axvline(0, color=MUTED, lw=0.8)
-    for edge in (-data.limit, data.limit):
+    for edge in (-limit, limit):
         ax.axvline(edge, color=MUTED, lw=0.8, ls=(0, (1, 2)))
     for quantity, marker, shift, size in (("init", "D", -0.16, 20), ("update", "o", 0.16, 30)):
-        shown = [s for s in data.slopes if s.quantity == quantity]
-        colors = [_color(s, data.steps) for s in shown]
-        rows = [s.row + shift for s in shown]
-        ax.scatter([s.slope for s in shown], rows, size, colors, marker=marker, lw=0, zorder=3)
+        shown = [slope for slope in slopes if slope["quantity"] == quantity]
+        colors = [_step_color(s["step"], steps) if quantity == "update" else MUTED for s in shown]
+        colors = [color if s["ok"] else FAIL for color, s in zip(colors, shown, strict=True)]
+        rows = [slope["row"] + shift for slope in shown]
+        values = [slope["slope"] for slope in shown]
+        ax.scatter(values, rows, size, colors, marker=marker, lw=0, zorder=3)
     ax.set(xlim=(-reach, reach), xlabel="slope of log2 RMS over log2 width")
-    name_rows(ax, data.modules)
-    ax.set_title(data.title, pad=22)
-    _draw_key(ax, data)
+    name_rows(ax, list(modules))
+    ax.set_title(check_title(check), pad=22)
+    _draw_key(ax, slopes, steps)
 
 
-def _color(slope: Slope, steps: tuple[int, ...]) -> str:
-    if not slope.ok:
-        return FAIL
-    if slope.quantity == "init":
-        return MUTED
-    span = max(len(steps) - 1, 1)
-    return WIDTHS[round((len(WIDTHS) - 2) * steps.index(slope.step) / span)]
+def check_title(check: Mapping[str, Any]) -> str:
+    """Return the verdict of a coordinate check as a title."""
+    return "coordinate check: " + {"pass": "passes", "fail": "fails"}[check["verdict"]]
 
 
-def _draw_key(ax: Axes, data: CoordinateCheckData) -> None:
-    init = ax.plot([], [], "D", color=MUTED, ms=4.5, mew=0, label="init")
-    handles = init if any(s.quantity == "init" for s in data.slopes) else []
-    for name, step in zip(
-        ("update, step", "step"), sorted({*data.steps[:1], *data.steps[-1:]}), strict=False
-    ):
-        sample = Slope(0, 0.0, step, "update", True)
-        color = _color(sample, data.steps)
+def _step_color(step: int, steps: Sequence[int]) -> str:
+    return WIDTHS[round((len(WIDTHS) - 2) * steps.index(step) / max(len(steps) - 1, 1))]
+
+
+def _draw_key(ax: Axes, slopes: Records, steps: Sequence[int]) -> None:
+    handles = []
+    if any(slope["quantity"] == "init" for slope in slopes):
+        handles += ax.plot([], [], "D", color=MUTED, ms=4.5, mew=0, label="init")
+    ends = sorted({*steps[:1], *steps[-1:]})
+    for name, step in zip(("update, step", "step"), ends, strict=False):
+        color = _step_color(step, steps)
         handles += ax.plot([], [], "o", color=color, mew=0, ms=5.5, label=f"{name} {step}")
-    if any(not s.ok for s in data.slopes):
+    if any(not slope["ok"] for slope in slopes):
         handles += ax.plot([], [], "o", color=FAIL, mew=0, ms=5.5, label="outside")
     ax.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False,
@@ -135,36 +79,56 @@ def _draw_key(ax: Axes, data: CoordinateCheckData) -> None:
     )  # fmt: skip
 
 
-def draw_coordinate_rms(ax: Axes, data: CoordinateRmsData) -> None:
+def last_updates(check: Mapping[str, Any]) -> dict[str, dict[int, float]]:
+    """Return the RMS by width of each module's change after the last step.
+
+    A module with a zero is left out, since the axis is logarithmic.
+    """
+    updates = [entry for entry in check["rms"] if entry["quantity"] == "update"]
+    last = max((entry["step"] for entry in updates), default=0)
+    found: dict[str, dict[int, float]] = {}
+    for entry in sorted(updates, key=lambda entry: entry["width"]):
+        if entry["step"] == last:
+            found.setdefault(entry["module"], {})[entry["width"]] = entry["rms"]
+    return {name: rms for name, rms in found.items() if all(rms.values())}
+
+
+def draw_coordinate_rms(ax: Axes, check: Mapping[str, Any]) -> None:
     """Draw RMS over width; modules outside the limit are coloured and named."""
     from matplotlib.ticker import LogLocator
 
+    slopes = [slope for slope in check["slopes"] if slope["quantity"] == "update"]
+    bad = {slope["module"] for slope in slopes if not slope["ok"]}
+    lines = last_updates(check)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log", base=10)
-    for line in data.lines:
-        color, layer = (MUTED, 2) if line.ok else (FAIL, 3)
-        ax.plot(line.width, line.rms, "-o", color=color, lw=1.2, ms=3.5, zorder=layer, mew=0)
-    _name_outside(ax, data)
-    ax.set_title(f"change of each output after step {data.step}")
+    for module, rms in lines.items():
+        color, layer = (FAIL, 3) if module in bad else (MUTED, 2)
+        ax.plot(
+            list(rms), list(rms.values()), "-o", color=color, lw=1.2, ms=3.5, zorder=layer, mew=0
+        )
+    _name_outside(ax, lines, bad)
+    step = max(entry["step"] for entry in check["rms"])
+    ax.set_title(f"change of each output after step {step}")
     ax.set(xlabel="width d", ylabel="RMS of the change")
     ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("{x:g}")
     ax.tick_params(axis="y", which="minor", labelsize=9)
-    ax.set_xticks(data.widths, [str(w) for w in data.widths])
+    ax.set_xticks(check["widths"], [str(width) for width in check["widths"]])
     ax.set_xticks([], minor=True)
     ax.grid(axis="y", which="major", color=GRID)
     ax.tick_params(axis="x", labelcolor=INK)
 
 
-def _name_outside(ax: Axes, data: CoordinateRmsData) -> None:
-    outside = [line for line in data.lines if not line.ok]
-    ends = [math.log10(rms) for line in data.lines for rms in line.rms]
-    low, high = min(ends), max(ends)
-    wanted = [math.log10(line.rms[-1]) for line in outside]
-    places = spread(wanted, 0.05 * (high - low), (low, high))
-    for line, place in zip(outside, places, strict=True):
+def _name_outside(ax: Axes, lines: Mapping[str, Mapping[int, float]], bad: set[str]) -> None:
+    outside = [module for module in lines if module in bad]
+    levels = [math.log10(value) for rms in lines.values() for value in rms.values()]
+    low, high = min(levels), max(levels)
+    ends = [math.log10(lines[module][max(lines[module])]) for module in outside]
+    places = spread(ends, 0.05 * (high - low), (low, high))
+    for module, place in zip(outside, places, strict=True):
         ax.annotate(
-            line.module, (line.width[-1], 10**place), (6, 0), textcoords="offset points",
+            module, (max(lines[module]), 10**place), (6, 0), textcoords="offset points",
             color=FAIL, fontsize=8.5, va="center", annotation_clip=False,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.reporting.figures.style import ARMS, FAIL, INK, MUTED, PAPER
 
@@ -21,36 +21,27 @@ DENOMINATORS = (
 )
 
 
-class Ratio(NamedTuple):
-    """What was spent, as a percentage of what."""
+def draw_cost(ax: Axes, cost: Mapping[str, Any]) -> None:
+    """Draw each ratio as a bar from 100 %, to the left where the search is the cheaper.
 
-    what: str
-    of: str
-    percent: float
-
-
-def cost_data(cost: Mapping[str, Any]) -> list[Ratio]:
-    """Select the ratios that could be counted."""
-    return [Ratio(what, of, cost[key]) for key, what, of in DENOMINATORS if cost[key]]
-
-
-def draw_cost(ax: Axes, ratios: list[Ratio]) -> None:
-    """Draw each ratio as a bar from 100 %, to the left where the search is the cheaper."""
-    values = [ratio.percent for ratio in ratios]
+    Ratios that could not be counted are left out.
+    """
+    ratios = [(cost[key], f"{what}, of {of}") for key, what, of in DENOMINATORS if cost[key]]
+    values = [percent for percent, _ in ratios]
     ax.set_xscale("log")
     ax.set(xlim=(min([*values, 20]) / 4.5, max([*values, 500]) * 4.5))
     ax.set(ylim=(len(values) - 0.35, -0.65), xlabel="% of the denominator (log axis)")
-    for row, ratio in enumerate(ratios):
-        dearer = ratio.percent > 100
+    for row, (percent, said) in enumerate(ratios):
+        dearer = percent > 100
         color = FAIL if dearer else ARMS[2]
-        ax.barh([row], [ratio.percent - 100], left=100, height=0.34, color=color, alpha=0.85)
+        ax.barh([row], [percent - 100], left=100, height=0.34, color=color, alpha=0.85)
         ax.annotate(
-            f"{ratio.percent:.3g} %", (ratio.percent, row), (5 if dearer else -5, 0),
+            f"{percent:.3g} %", (percent, row), (5 if dearer else -5, 0),
             textcoords="offset points", ha="left" if dearer else "right", va="center",
             color=color, fontweight="bold",
         )  # fmt: skip
         ax.annotate(
-            f"{ratio.what}, of {ratio.of}", (0, row - 0.2), (4, 3), fontsize=8.5, color=INK,
+            said, (0, row - 0.2), (4, 3), fontsize=8.5, color=INK,
             xycoords=("axes fraction", "data"), textcoords="offset points", va="bottom",
             bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
         )  # fmt: skip

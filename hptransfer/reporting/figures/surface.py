@@ -255,54 +255,26 @@ def _draw_contours(ax: Axes, data: SurfaceData, pair: Contours) -> None:
     ax.plot(*[[v] for v in pair.optimum], "o", ms=6.5, mfc=INK, mec=PAPER, mew=1.2, zorder=5)
 
 
-class Share(NamedTuple):
-    """The share that one method gives to one HP."""
-
-    hp: int
-    method: int
-    share: float
-
-
-class ImportanceData(NamedTuple):
-    """The HPs by falling share, and the methods that rank them."""
-
-    arm: str
-    hps: tuple[str, ...]
-    methods: tuple[str, ...]
-    shares: tuple[Share, ...]
-
-
-def importance_data(surface: Mapping[str, Any]) -> ImportanceData:
-    """Select the shares of one arm's HPs, those of the surface first."""
+def draw_importance(ax: Axes, surface: Mapping[str, Any]) -> None:
+    """Draw a group of bars for each HP, by falling share: what each method gives to it."""
     told = surface["importance"]
     methods = [key for key in METHODS if told.get(key)]
-    order = sorted(surface["hps"], key=lambda hp: -max(told[m].get(hp) or 0 for m in methods))
-    return ImportanceData(
-        arm=arm_name(surface["parametrization"]),
-        hps=tuple(map(hp_name, order)),
-        methods=tuple(METHODS[method] for method in methods),
-        shares=tuple(
-            Share(row, column, told[method][hp])
-            for row, hp in enumerate(order)
-            for column, method in enumerate(methods)
-            if told[method].get(hp) is not None
-        ),
-    )
-
-
-def draw_importance(ax: Axes, data: ImportanceData) -> None:
-    """Draw a group of bars for each HP."""
-    height = 0.72 / len(data.methods)
-    for share in data.shares:
-        level = share.hp + (share.method - (len(data.methods) - 1) / 2) * height
-        color = ARMS[0] if share.method == 0 else MUTED
-        ax.barh([level], [100 * share.share], height=0.86 * height, color=color)
-        ax.annotate(
-            f"{100 * share.share:.0f} %", (100 * share.share, level), (4, 0), color=color,
-            textcoords="offset points", va="center", fontsize=8.5, fontweight="bold",
-        )  # fmt: skip
-    name_rows(ax, data.hps)
+    hps = sorted(surface["hps"], key=lambda hp: -max(told[m].get(hp) or 0 for m in methods))
+    height = 0.72 / len(methods)
+    for row, hp in enumerate(hps):
+        for place, method in enumerate(methods):
+            share = told[method].get(hp)
+            if share is None:
+                continue
+            level = row + (place - (len(methods) - 1) / 2) * height
+            color = (ARMS[0], MUTED)[place]
+            ax.barh([level], [100 * share], height=0.86 * height, color=color)
+            ax.annotate(
+                f"{100 * share:.0f} %", (100 * share, level), (4, 0), color=color,
+                textcoords="offset points", va="center", fontsize=8.5, fontweight="bold",
+            )  # fmt: skip
+    name_rows(ax, [hp_name(hp) for hp in hps])
     ax.set(xlim=(0, 112), xlabel="share of importance (%)")
     ax.set_xticks(range(0, 101, 25))
-    said = ", ".join(f"{c}: {m}" for c, m in zip(("blue", "grey"), data.methods, strict=False))
-    key_line(ax, f"{data.arm}.  {said}")
+    said = (f"{c}: {METHODS[m]}" for c, m in zip(("blue", "grey"), methods, strict=False))
+    key_line(ax, f"{arm_name(surface['parametrization'])}.  {', '.join(said)}")
