@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from hptransfer.reporting.figures.style import DARK, FAIL, GRID, INK, MUTED, PAPER
+from hptransfer.reporting.figures.style import ARMS, DARK, FAIL, GRID, INK, MUTED, PAPER
 
 JsonObject = Mapping[str, Any]  # an entry of estimates.json or another record of a folder
 
@@ -70,27 +70,21 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere}}
 
 def style_sheet() -> str:
     """The page's CSS; every colour of the figures is a variable with a dark counterpart."""
-    light = {color: color for color in DARK}
-    dark = _variables(DARK, ground="#0e1114", good="#2fc79c", extra=DARK)
+    light = _variables({color: color for color in DARK}, ground="#f6f7f9", good="#00805c")
+    dark = _variables(DARK, ground="#0e1114", good="#2fc79c")
     return (
-        f":root{{color-scheme:light dark;{_variables(light, '#f6f7f9', '#00805c', light)}}}\n"
+        f":root{{color-scheme:light dark;{light}}}\n"
         f"@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}" + _RULES
     )
 
 
-def _variables(colors: dict[str, str], ground: str, good: str, extra: dict[str, str]) -> str:
-    named = {
-        "ground": ground,
-        "good": good,
-        "ink": extra[INK],
-        "muted": extra[MUTED],
-        "line": extra[GRID],
-        "paper": extra[PAPER],
-        "bad": extra[FAIL],
-        "accent": extra["#0072b2"],
-    }
-    figures = {f"c{color.removeprefix('#')}": shown for color, shown in colors.items()}
-    return ";".join(f"--{name}:{value}" for name, value in {**named, **figures}.items())
+def _variables(shown: Mapping[str, str], *, ground: str, good: str) -> str:
+    """Return CSS variables: a name for each part of the page, and `--c<hex>` for each colour."""
+    parts = {"ink": INK, "muted": MUTED, "line": GRID, "paper": PAPER, "bad": FAIL}
+    named = {"ground": ground, "good": good, "accent": shown[ARMS[0]]}
+    named |= {name: shown[color] for name, color in parts.items()}
+    named |= {f"c{color.removeprefix('#')}": shown[color] for color in DARK}
+    return ";".join(f"--{name}:{value}" for name, value in named.items())
 
 
 def document(title: str, parts: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from hptransfer.analysis.answer.text import trial_notes
 from hptransfer.reporting.figures import Picture, wording
-from hptransfer.reporting.page import accounting, findings, laws
+from hptransfer.reporting.page import sections
 from hptransfer.reporting.page.page import JsonObject, bullets, document, element, picture, section
 
 HALF_PAGE = 5.0  # inches that are readable in one of two columns
@@ -58,48 +58,50 @@ def report_html(
     parts = [
         _header(estimates, sweep),
         *_answers(estimates, figures),
-        section("Values for the target", findings.target_values(transfer) if transfer else ""),
+        section("Values for the target", sections.target_values(transfer) if transfer else ""),
         section("Predicted against realised", _realised(realised, figures)),
         section(
             "Coordinate check",
-            findings.check_sentence(check) if check else "",
+            sections.check_sentence(check) if check else "",
             _grid(figures, ("coordinate",)),
         ),
-        section("Cost", _beside(accounting.cost_table(handed["cost"]), figures.get("cost"))),
-        section("Where the time went", accounting.timing_table(timing)),
-        section("Files for the target", accounting.files_list(handed["files"])),
-        section("Commands", accounting.command_list(commands)),
-        section("Imported rows", accounting.imported_table(sweep.get("imported"))),
-        section("Provenance", accounting.provenance_section(sweep)),
+        section("Cost", _beside(sections.cost_table(handed["cost"]), figures.get("cost"))),
+        section("Where the time went", sections.timing_table(timing)),
+        section("Files for the target", sections.files_list(handed["files"])),
+        section("Commands", sections.command_list(commands)),
+        section("Imported rows", sections.imported_table(sweep.get("imported"))),
+        section("Provenance", sections.provenance_section(sweep)),
     ]
     return document(f"{estimates['sweep']}: hptransfer report", parts)
 
 
 def _answers(estimates: JsonObject, figures: Mapping[str, str]) -> list[str]:
-    """Return the sections on each arm, from its curves to its laws."""
+    """Return the sections on each arm, from its curves to its sections."""
     arms, surfaces = estimates["arms"], estimates.get("surfaces") or []
     return [
         section("The curves", _grid(figures, ("basins", "optimum_width"), _key())),
-        section("Optimum at each width", *map(findings.arm_optima_table, arms)),
+        section("Optimum at each width", *map(sections.arm_optima_table, arms)),
         section(
             "Does it transfer?",
-            findings.transfer_table(arms),
+            sections.transfer_table(arms),
             _grid(figures, ("regret", "loss_width")),
-            *map(laws.laws_table, arms),
-            *map(laws.quality_list, arms),
+            *map(sections.laws_table, arms),
+            *map(sections.quality_list, arms),
         ),
         section(
             "Loss and curvature over width",
-            *map(laws.loss_table, arms),
-            *map(laws.curvature_table, arms),
+            *map(sections.loss_table, arms),
+            *map(sections.curvature_table, arms),
         ),
         section(
             "Several HPs together",
             _grid(figures, ("surface", "importance")),
-            *map(laws.joint_table, surfaces),
-            *map(laws.importance_table, surfaces),
+            *map(sections.joint_table, surfaces),
+            *map(sections.importance_table, surfaces),
         ),
-        section("Other conditions", _grid(figures, ("over",)), *map(laws.conditions_table, arms)),
+        section(
+            "Other conditions", _grid(figures, ("over",)), *map(sections.conditions_table, arms)
+        ),
     ]
 
 
@@ -151,7 +153,7 @@ def _key() -> str:
 def _realised(realised: JsonObject | None, figures: Mapping[str, str]) -> str:
     if realised is None:
         return ""
-    return _beside(findings.realised_table(realised), figures["realised"])
+    return _beside(sections.realised_table(realised), figures["realised"])
 
 
 def _beside(text: str, figure: str | None) -> str:
