@@ -6,6 +6,7 @@ model, and the µP factors are one vector over the row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -42,7 +43,11 @@ class PackedAdamW:
         cpu = torch.device("cpu")
         self.on_host = [_per_trial(configs, name, cpu).squeeze(1) for name in CONTROLLED]
         self.beta1, self.beta2 = (_per_trial(configs, name, device) for name in ("beta1", "beta2"))
-        self.clip_norm = _clip_norms(configs, device)
+        norms = [config.optimizer.clip_norm for config in configs]
+        self.clip_norm = None
+        if any(norm is not None for norm in norms):
+            known = [math.inf if norm is None else norm for norm in norms]
+            self.clip_norm = torch.tensor(known, device=device)
         self.lr_factor, self.eps_factor = (_over_entries(pack, name) for name in ("lr", "eps"))
         self.decay = _decay_per_step(pack, self.lr_factor)
 
@@ -100,13 +105,6 @@ class PackedAdamW:
         """Zero the weights and moments of the trials in `dead` (T,), so that no NaN is left."""
         for tensor in (self.pack.flat, self.moment1, self.moment2):
             tensor.masked_fill_(dead.unsqueeze(1), 0.0)
-
-
-def _clip_norms(configs: Sequence[TrialConfig], device: torch.device) -> Tensor | None:
-    norms = [config.optimizer.clip_norm for config in configs]
-    if all(norm is None for norm in norms):
-        return None
-    return torch.tensor([float("inf") if n is None else n for n in norms], device=device)
 
 
 def _over_entries(pack: Pack, name: str) -> Tensor:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,11 +64,12 @@ class Pack:
         self.template.requires_grad_(False)
         self.rules = parameter_rules(configs[0])
         self.segments = row_layout(self.rules, ALIGNMENT[device.type])
-        rows = [_flat_row(config, self.segments) for config in configs]
+        rows = []
+        for initial in map(initial_parameters, configs):
+            parts = (initial.get(c.name, torch.zeros(c.shape)) for c in self.segments)
+            rows.append(torch.cat([part.flatten() for part in parts]))
         self.flat = torch.stack(rows).to(device).requires_grad_()
-        self.multipliers = _multipliers(configs, device)
-        self.seed_index = _seed_index(configs, device)
-        self.bound_weights = _bound_weights(configs, device)
+        self._of_members()
         custom = isinstance(configs[0].model, CustomConfig)
         self.compiled = self.runtime.compiles(custom=custom)
         # Bound to the template and not to this pack, whose rows a smaller pack must not keep alive.
@@ -116,10 +117,21 @@ class Pack:
         kept = copy.copy(self)
         kept.configs = tuple(self.configs[member] for member in members)
         kept.flat = self.flat.detach()[list(members)].requires_grad_()
-        kept.multipliers = _multipliers(kept.configs, self.device)
-        kept.seed_index = _seed_index(kept.configs, self.device)
-        kept.bound_weights = _bound_weights(kept.configs, self.device)
+        kept._of_members()
         return kept
+
+    def _of_members(self) -> None:
+        """Set the tensors that hold one value per member: (T,)."""
+        each = [forward_multipliers(config) for config in self.configs]
+        seeds = seeds_of(self.configs)
+        objectives = [config.objective for config in self.configs]
+        bounds = [o.vlb_weight * o.timesteps for o in objectives if isinstance(o, DDPMConfig)]
+        with self.device:
+            # forward multipliers by buffer name
+            self.multipliers = {n: torch.tensor([own[n] for own in each]) for n in each[0]}
+            self.seed_index = torch.tensor([seeds.index(config.seed) for config in self.configs])
+            # weights of a learned variance's bound, times the timesteps
+            self.bound_weights = torch.tensor(bounds) if bounds else None
 
     def over_entries(self, values: Sequence[float]) -> Tensor:
         """Return one value per parameter for each entry of a flat row: (P,); padding gets 1."""
@@ -154,12 +166,8 @@ def _mapped(
     condition: ConditionTensors,
 ) -> Tensor:
     """Call a custom model once per trial, mapped over the trial axis of tensors and inputs."""
-
-    def member(tensors: dict[str, Tensor], *inputs: Any) -> Tensor:
-        *own, condition = inputs
-        return functional_call(template, tensors, (*own, *condition))
-
-    return vmap(member)(stacked, x, t, condition)
+    call = partial(functional_call, template)
+    return vmap(call)(stacked, (x, t, *condition))
 
 
 class RowSegment(NamedTuple):
@@ -182,27 +190,3 @@ def row_layout(rules: Sequence[ParameterRule], alignment: int) -> list[RowSegmen
         if padding := -segments[-1].size % alignment:
             segments.append(RowSegment("", (padding,)))
     return segments
-
-
-def _seed_index(configs: Sequence[TrialConfig], device: torch.device) -> Tensor:
-    seeds = seeds_of(configs)
-    return torch.tensor([seeds.index(config.seed) for config in configs], device=device)
-
-
-def _bound_weights(configs: Sequence[TrialConfig], device: torch.device) -> Tensor | None:
-    """Return each trial's weight of a learned variance's bound, times the timesteps: (T,)."""
-    objectives = [config.objective for config in configs]
-    weights = [o.vlb_weight * o.timesteps for o in objectives if isinstance(o, DDPMConfig)]
-    return torch.tensor(weights, device=device) if weights else None
-
-
-def _multipliers(configs: Sequence[TrialConfig], device: torch.device) -> dict[str, Tensor]:
-    """Return the forward multipliers of all trials by buffer name: (T,) each."""
-    each = [forward_multipliers(config) for config in configs]
-    return {name: torch.tensor([m[name] for m in each], device=device) for name in each[0]}
-
-
-def _flat_row(config: TrialConfig, layout: Sequence[RowSegment]) -> Tensor:
-    """Return a trial's initial parameters in one row (P,), padding zero."""
-    initial = initial_parameters(config)
-    return torch.cat([initial[c.name].flatten() if c.name else torch.zeros(c.size) for c in layout])
