@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hptransfer.cli.ledger_commands import import_command, status_command
 from hptransfer.cli.model_commands import check_command, list_command, rules_command
-from hptransfer.cli.plan_commands import plan_command
 from hptransfer.cli.sweep_commands import (
     fit_command,
+    import_command,
+    plan_command,
     plot_command,
     report_command,
     run_command,
+    status_command,
     sweep_command,
     transfer_command,
 )

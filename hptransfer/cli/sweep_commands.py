@@ -1,4 +1,4 @@
-"""The commands about a sweep: each reads its arguments, calls the pipeline, prints the answer."""
+"""The commands about a sweep and its folder: each reads its arguments and prints the answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.cli.next_lines import after_fit, after_report, after_status, step_words
 from hptransfer.cli.terminal import (
@@ -22,10 +23,11 @@ from hptransfer.cli.terminal import (
     print_recorded,
     say,
 )
-from hptransfer.errors import UserError
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder, find_folder, read_json
 from hptransfer.results.metrics import metric_named
 from hptransfer.results.sweep_file import read_facts
+from hptransfer.system import console
 
 
 @contextmanager
@@ -274,3 +276,190 @@ def _made_by(arguments: argparse.Namespace, folder: ResultsFolder) -> list[str]:
         *transfer,
         command_line("report", arguments, path, *steps),
     ]
+
+
+@on_results_folder
+def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
+    """`hptransfer status`."""
+    from hptransfer.analysis import of_folder
+    from hptransfer.reporting.text import answers as text
+
+    asked: dict[str, Any] = {}
+    if arguments.verify:
+        from hptransfer.results.ledger_verify import verify_folder
+
+        asked["verified"] = verify_folder(folder)
+    state = of_folder.status(folder)
+    if arguments.export is not None:
+        from hptransfer.results.export import export_rows
+
+        asked["exported"] = export_rows(folder, read_facts(folder), arguments.export)
+    if arguments.json:
+        print_json({**state, **asked})
+        return 0
+    print(text.status_text(state))
+    for ledger in asked.get("verified", []):
+        print(_verified_line(ledger))
+    if "exported" in asked:
+        print(_exported_line(asked["exported"]))
+    print(f"next: {after_status(arguments, folder, state)}")
+    return 0
+
+
+def _verified_line(ledger: Mapping[str, Any]) -> str:
+    return (
+        f"verified {ledger['file']}: {ledger['rows']} rows, {ledger['bytes']} bytes, "
+        f"{ledger['curves']} curves; sha256 {ledger['sha256']}"
+    )
+
+
+def _exported_line(exported: Mapping[str, Any]) -> str:
+    return (
+        f"exported {exported['rows']} rows to {exported['file']}, what the columns mean to "
+        f"{exported['dictionary']}"
+    )
+
+
+def import_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer import`."""
+    from hptransfer.analysis import of_folder
+    from hptransfer.results.importers.ledger import import_ledger, is_ledger
+
+    folder = ResultsFolder(_named(arguments.folder, arguments.results))
+    source = _named(arguments.source, arguments.results)
+    if not is_ledger(source):
+        return _import_table(arguments, folder)
+    if arguments.columns:
+        raise UserError(
+            f"`--columns` says what another program's columns mean, but {source} is a ledger of "
+            "our own, which says so itself. Leave it out."
+        )
+    answer = import_ledger(source, folder)
+    if arguments.json:
+        print_json(answer)
+        return 0
+    for ledger in answer["ledgers"]:
+        print(_imported_text(ledger))
+    state = of_folder.status(folder)
+    print(f"next: {after_status(arguments, folder, state)}")
+    return 0
+
+
+def _import_table(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
+    """Import rows that another program wrote."""
+    from hptransfer.results.importers.table import import_file
+
+    words, drop = arguments.columns or [], arguments.missing == "drop"
+    answer = import_file(arguments.source, folder, words, drop_missing=drop)
+    if arguments.json:
+        print_json(answer)
+        return 0
+    for note in answer["notes"]:
+        print(note)
+    print(
+        f"imported {answer['appended']} trials of {answer['source']} into {answer['into']}; "
+        f"{answer['identical']} were there already"
+    )
+    if answer["repaired"]:
+        print(answer["repaired"])
+    into_target = not folder.sweep_file.is_file()  # a target's rows have the sweep above them
+    after = ("report", folder.path.parent) if into_target else ("fit", folder.path)
+    print(f"next: {command_line(after[0], arguments, str(after[1]))}")
+    return 0
+
+
+def _named(path: Path, root: Path) -> Path:
+    """Return a path, or what a bare name means: a folder of the results folder."""
+    try:
+        found = path.exists()
+    except OSError as error:
+        raise UserError(f"{abbreviate(str(path))} must be a path, but: {error.strerror}.") from None
+    return path if found or len(path.parts) > 1 else root / path
+
+
+def _imported_text(ledger: Mapping[str, Any]) -> str:
+    wanted = "" if ledger["wanted"] is None else f" ({ledger['wanted']} of them the sweep wants)"
+    lines = [
+        f"imported {ledger['appended']} rows{wanted} and {ledger['curves']} curves of "
+        f"{ledger['source']} into {ledger['into']}; {ledger['identical']} were there already"
+    ]
+    if ledger["differing"]:
+        gap = ledger["largest_difference"]
+        by = "" if gap is None else f", by up to {gap:.3g} in loss"
+        lines.append(f"{ledger['differing']} trials have another outcome there{by}: ours are kept")
+    notes = (ledger["notice"], ledger["repaired"])
+    return "\n".join([*lines, *(note for note in notes if note)])
+
+
+if TYPE_CHECKING:
+    from hptransfer.sweeping.plan.plan import PlanInputs
+
+
+def plan_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer plan`.
+
+    With --json: `shapes` (each an arm at a width: `parameters`; `trials` wanted, recorded and to
+    run; `flops`; `evaluation_share` of the training's FLOPs; `packs` to run with `size`, `seconds`
+    of a full one, `bytes`, `source` of the seconds and `interval_from`; `hours`), `total` (the same
+    summed, and `money`), `place` (what one pack occupies), `wall_seconds` with so many `workers`,
+    `target` (one run), `search_over_target` (as `transfer` gives it) and `notes`. An interval is
+    {estimate, low, high}, its ends null where nothing tells them; hours are of `place.unit`.
+    `packs`, `hours` and `money` are null where nothing tells how long packs take. With --budget the
+    answer is another: see `docs/budget.md`.
+    """
+    from hptransfer.config.compose.compose import compose_file, find_sweep, sweep_config
+    from hptransfer.results.folder import ResultsFolder
+    from hptransfer.sweeping.plan.plan import read_inputs
+    from hptransfer.sweeping.run.job import check_question
+
+    if arguments.workers is not None and arguments.workers < 1:
+        raise UserError(f"--workers must be positive, but got {arguments.workers}.")
+    composed = compose_file(
+        find_sweep(arguments.sweep), arguments.overrides, config_dir=arguments.config_dir
+    )
+    sweep = sweep_config(composed)
+    if arguments.print_config:
+        return print_config(arguments, composed, sweep.name)
+    check_question(sweep, ResultsFolder(arguments.results / sweep.name))
+    words = [arguments.sweep, *config_words(arguments)]
+    command = command_line("plan", arguments, *words)
+    if arguments.budget is not None:
+        command += f" --budget={arguments.budget}"
+    if arguments.measure:
+        command += " --measure"
+    with interruptible(command, "nothing was written"):
+        inputs = read_inputs(
+            sweep,
+            composed.runtime,
+            composed.executor,
+            root=arguments.results,
+            workers=arguments.workers,
+            measure=arguments.measure,
+            say=lambda text: console.say(text, quiet=arguments.quiet),
+        )
+        text, answer, changes = _planned(inputs, arguments.budget)
+    keys = {word.partition("=")[0] for word in changes}
+    kept = [word for word in words if word.partition("=")[0] not in keys]
+    next_command = command_line("sweep", arguments, *kept, *changes)
+    if arguments.json:
+        print_json(answer if arguments.budget is None else {**answer, "next": next_command})
+    else:
+        print(text)
+        print(f"next: {next_command}")
+    return 0
+
+
+def _planned(inputs: PlanInputs, budget: str | None) -> tuple[str, dict[str, Any], list[str]]:
+    """Return the plan of a sweep, or of a budget: as text, for JSON, and the overrides it wants."""
+    from hptransfer.reporting.text.plan import budget_text, plan_text
+
+    if budget is None:
+        from hptransfer.sweeping.plan.plan import plan
+
+        answer = plan(inputs)
+        return plan_text(answer), answer, []
+    from hptransfer.sweeping.plan.budget.propose import plan_budget
+    from hptransfer.sweeping.plan.budget.units import parse_budget
+
+    answer = plan_budget(inputs, parse_budget(budget))
+    return budget_text(answer), answer, answer["overrides"]
