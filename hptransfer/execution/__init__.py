@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
@@ -49,18 +50,36 @@ def run_packs(
     """
     if not packs:
         return
+    tasks = PackTasks(runtime, run_pack, checkpoints)
     if executor.name == "local":
-        from hptransfer.execution import local as chosen
-    else:
-        from hptransfer.execution.ray import executor as chosen
-    chosen.run_packs(
-        packs,
-        PackTasks(runtime, run_pack, checkpoints),
-        executor,
-        on_results=on_results,
-        on_start=on_start,
-        on_error=on_error,
-    )
+        _run_here(packs, tasks, on_results, on_start, on_error)
+        return
+    from hptransfer.execution.ray.executor import run_on_workers
+
+    run_on_workers(packs, tasks, executor, on_results, on_start, on_error)
+
+
+def _run_here(
+    packs: Sequence[Trials],
+    tasks: PackTasks,
+    on_results: OnResults,
+    on_start: Callable[[int], None],
+    on_error: OnError,
+) -> None:
+    """Run packs one after another in this process; tests hold Ray to what this reports."""
+    waiting = tasks.after_all(packs)
+    while waiting:
+        task = heapq.heappop(waiting)
+        on_start(task.index)
+        outcome = task.run()
+        if isinstance(outcome.error, PackError):
+            more = tasks.in_place_of(task, on_error(task.index, outcome.error) or ())
+        elif outcome.error is not None:
+            raise outcome.error
+        else:
+            more = tasks.after_all(on_results(task.index, outcome.results) or ())
+        for each in more:
+            heapq.heappush(waiting, each)
 
 
 def measure_packs(

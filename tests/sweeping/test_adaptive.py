@@ -17,14 +17,17 @@ from hptransfer.config.choices import Method, Scaling
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key
 from hptransfer.config.sweep import Axis, DesignConfig, SweepConfig
-from hptransfer.results.folder import ResultsFolder
-from hptransfer.sweeping.design.optuna_samplers import next_points, propose, told_values
+from hptransfer.sweeping.design.optuna_samplers import (
+    next_points,
+    propose,
+    told_values,
+    write_study,
+)
 from hptransfer.sweeping.design.rounds import (
     ArmAndWidth,
     TriedPoint,
     arms_and_widths,
     asked,
-    write_study,
 )
 
 Row = dict[str, Any]
@@ -218,7 +221,7 @@ def test_the_study_of_the_dashboard_is_made_of_the_rows(tmp_path: Path) -> None:
     lost = trial_key(rounds[-1][0])
     kept = {key: found for key, found in rows.items() if key != lost}
     for _ in range(2):  # the second write replaces the first
-        write_study(ResultsFolder(tmp_path), sweep, rounds, kept)
+        write_study(tmp_path / "optuna.db", sweep, rounds, kept)
     assert [path.name for path in tmp_path.iterdir()] == ["optuna.db"]
     storage = f"sqlite:///{tmp_path / 'optuna.db'}"
     studies = optuna.get_all_study_summaries(storage)

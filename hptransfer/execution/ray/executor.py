@@ -45,11 +45,10 @@ from hptransfer.execution.work import (
 RETRY_SECONDS = 3.0
 
 
-def run_packs(
+def run_on_workers(
     packs: Sequence[Trials],
     tasks: PackTasks,
     executor: ExecutorConfig,
-    *,
     on_results: OnResults,
     on_start: Callable[[int], None],
     on_error: OnError,

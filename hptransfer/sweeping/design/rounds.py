@@ -17,7 +17,6 @@ from hptransfer.config.choices import Method
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import arm_of, trial_key, with_scaling, with_width
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.results.folder import ResultsFolder
 
 Point = Mapping[str, float]  # log2_<hp> -> value on its axis
 Rows = Mapping[str, Mapping[str, Any]]  # a ledger's rows by trial_key
@@ -120,17 +119,3 @@ def _method(sweep: SweepConfig) -> Propose:
     else:
         from hptransfer.sweeping.design.optuna_samplers import propose
     return propose
-
-
-def write_study(
-    folder: ResultsFolder,
-    sweep: SweepConfig,
-    rounds: Sequence[Sequence[TrialConfig]],
-    rows: Rows,
-) -> None:
-    """Write `optuna.db` for optuna-dashboard, if the method is Optuna's; the file is never read."""
-    if sweep.design.method is Method.refine:
-        return
-    from hptransfer.sweeping.design import optuna_samplers
-
-    optuna_samplers.write_study(folder.path / "optuna.db", sweep, rounds, rows)

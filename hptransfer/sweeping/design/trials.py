@@ -15,7 +15,7 @@ from hptransfer.config.identity import flat, trial_key, with_scaling, with_width
 from hptransfer.config.sweep import CONDITIONS, Axis, SweepConfig, require_allowable, with_condition
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import Trials
-from hptransfer.sweeping.design.rounds import Rows
+from hptransfer.sweeping.design.rounds import Rows, arms_and_widths
 
 DECIMALS = 9  # of a point in log2, as a row keeps it
 
@@ -74,16 +74,8 @@ def placeholder_trials(sweep: SweepConfig, points: int) -> list[TrialConfig]:
         points: points that the design asks for at every arm and width.
     """
     middle = {f"log2_{name}": (axis.low + axis.high) / 2 for name, axis in sweep.search}
-    trials = {}
-    for scaling in sweep.parametrizations:
-        for width in sweep.widths:
-            proxy = with_hyperparameters(
-                with_scaling(with_width(sweep.base, width), scaling), middle
-            )
-            for seed in range(points * len(sweep.seeds)):
-                config = dataclasses.replace(proxy, seed=seed)
-                trials.setdefault(trial_key(config), config)
-    return list(trials.values())
+    seeds = range(points * len(sweep.seeds))
+    return [config for place in arms_and_widths(sweep) for config in place.trials(middle, seeds)]
 
 
 def realised(sweep: SweepConfig, target: TrialConfig, point: Mapping[str, float]) -> Trials:

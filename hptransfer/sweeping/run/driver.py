@@ -122,7 +122,7 @@ def sweep(job: Job) -> int:
         if job.sweep.design.method is not Method.grid:
             write_asked_points(job.folder, job.sweep, [trials])
         return run_trials(job, folder, trials)
-    from hptransfer.sweeping.design.rounds import asked, write_study
+    from hptransfer.sweeping.design.rounds import asked
 
     _measure_ahead(job)
 
@@ -130,7 +130,10 @@ def sweep(job: Job) -> int:
         rows = {row["trial_key"]: row for row in read_ledger_rows(folder)}
         rounds = asked(job.sweep, rows)
         write_asked_points(job.folder, job.sweep, rounds)
-        write_study(job.folder, job.sweep, rounds, rows)
+        if job.sweep.design.method is not Method.refine:
+            from hptransfer.sweeping.design.optuna_samplers import write_study
+
+            write_study(folder / "optuna.db", job.sweep, rounds, rows)
         return rounds
 
     return _run(job, folder, next_rounds)
