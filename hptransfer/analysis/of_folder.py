@@ -17,7 +17,6 @@ from typing import Any
 
 from hptransfer.config.choices import Status
 from hptransfer.errors import UserError
-from hptransfer.results.asked_points import best_points
 from hptransfer.results.failed_trials import read_failed
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import (
@@ -28,7 +27,13 @@ from hptransfer.results.ledger_rows import (
     torn_line_notice,
 )
 from hptransfer.results.metrics import LOSS, Metric, rename_loss_in_sentences
-from hptransfer.results.sweep_file import ImportedFacts, SweepFacts, facts_of, read_facts
+from hptransfer.results.sweep_file import (
+    ImportedFacts,
+    SweepFacts,
+    best_points,
+    facts_of,
+    read_facts,
+)
 from hptransfer.results.table import conditions_of, rows_table
 
 # Number of the analysis. Raise it with every change that changes an answer: estimates that an

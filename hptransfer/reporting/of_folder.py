@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.analysis.of_folder import fresh_estimates
 from hptransfer.analysis.target_rows import refreshed
@@ -20,19 +20,18 @@ if TYPE_CHECKING:
     from hptransfer.reporting.figures import Picture
 
 
-class Records(NamedTuple):
-    """What the pictures and the report of a folder show; None where the folder has no such file."""
+def _records(folder: ResultsFolder, step: int | None) -> dict[str, Any]:
+    """Return the arguments of `pictures`, made anew where rows were added since; none is written.
 
-    estimates: dict[str, Any]
-    check: dict[str, Any] | None  # the coordinate check of the µP arm
-    realised: dict[str, Any] | None
-    transfer: dict[str, Any] | None
-
-
-def read_records(folder: ResultsFolder, step: int | None = None) -> Records:
-    """Return a folder's records, made anew where rows were added since; nothing is written."""
+    A record is None where the folder has no such file.
+    """
     transfer, realised = refreshed(folder)
-    return Records(fresh_estimates(folder, step=step), mup_check(folder), realised, transfer)
+    return {
+        "estimates": fresh_estimates(folder, step=step),
+        "check": mup_check(folder),
+        "realised": realised,
+        "transfer": transfer,
+    }
 
 
 def plot_folder(
@@ -63,7 +62,7 @@ def folder_pictures(folder: ResultsFolder, step: int | None, metric: Metric) -> 
     from hptransfer.reporting.figures import agreement_pictures, pictures
 
     if metric is LOSS:
-        return pictures(**read_records(folder, step)._asdict())
+        return pictures(**_records(folder, step))
     by_loss = fresh_estimates(folder, step=step)
     by_metric = fresh_estimates(folder, step=step, metric=metric)
     return agreement_pictures(by_loss, by_metric) + pictures(estimates=by_metric)
@@ -105,24 +104,20 @@ def report_folder(
     from hptransfer.reporting.page.report import report_html
 
     place = _place(folder, out)
-    records = read_records(folder, step)._asdict()
+    records = _records(folder, step)
     listed = pictures(**records)
+    timing = read_json(folder.timing_file, "seconds")
     with opening(place.path, "choose another with --out"):
         files = {path.name: path for path in write_pictures(place.figures, listed)}
         page = report_html(
             [(p, files[f"{p.name}.svg"].read_text(encoding="utf-8")) for p in listed],
             **records,
             sweep=dict(read_facts(folder).tree),
-            timing=_timing(folder),
+            timing=timing and timing["seconds"],
             commands=list(commands),
         )
         write_text(place.report_file, page)
     return place.report_file
-
-
-def _timing(folder: ResultsFolder) -> dict[str, float] | None:
-    recorded = read_json(folder.timing_file, "seconds")
-    return recorded and recorded["seconds"]
 
 
 def record_timing(folder: ResultsFolder, seconds: dict[str, float], *, worked: bool) -> None:

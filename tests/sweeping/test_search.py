@@ -16,9 +16,8 @@ from hptransfer.config.identity import arm_of, canonical, trial_key
 from hptransfer.config.sweep import Axis, DesignConfig, SweepConfig, axis_entry
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import by_shape
-from hptransfer.results.asked_points import best_points, write_asked_points
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.sweep_file import facts_of, read_design
+from hptransfer.results.sweep_file import best_points, facts_of, read_design, write_asked_points
 from hptransfer.sweeping.design.trials import check_same_question, grid, points, wanted
 
 LR = ("lr", Axis(-10, -3))

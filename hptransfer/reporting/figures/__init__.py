@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures import (
-    agreement,
     basins,
     conditions,
     coordinate_check,
@@ -190,11 +189,11 @@ def check_pictures(check: Mapping[str, Any]) -> list[Picture]:
 
 def agreement_pictures(by_loss: Mapping[str, Any], by_metric: Mapping[str, Any]) -> list[Picture]:
     """Return the picture of two measures of one sweep; none if no width has both optima."""
-    rows = agreement.agreement_data(by_loss, by_metric)
+    rows = over_width.agreement_data(by_loss, by_metric)
     if not rows:
         return []
     label = f"optimum by {metric_of(by_metric).label} beside that by {LOSS.label}"
-    draw = partial(agreement.draw_agreement, rows=rows)
+    draw = partial(over_width.draw_agreement, rows=rows)
     return [Picture("agreement", label, (12.6, 0.6 + 3.8 * len(rows)), draw)]
 
 

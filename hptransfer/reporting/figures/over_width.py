@@ -1,6 +1,7 @@
 """Pictures over width: an HP's optimum, the loss there, their laws with bands, and the target.
 
-The summary shows the optima under the basins, a column per arm.
+The summary shows the optima under the basins, a column per arm; the agreement of two measures the
+optima by a metric beside those by the loss, a row per arm.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.basins import BasinPanel, basins_data, draw_basins
 from hptransfer.reporting.figures.style import (
+    ARMS,
     INK,
     MUTED,
     Mark,
@@ -25,7 +27,8 @@ from hptransfer.reporting.figures.style import (
     name_at_right,
     width_colors,
 )
-from hptransfer.results.metrics import metric_of
+from hptransfer.reporting.figures.wording import estimate_text
+from hptransfer.results.metrics import LOSS, metric_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -291,3 +294,73 @@ def _draw_strip(ax: Axes, column: Column) -> None:
             emitted, (edge, track.target.at), (9, 0), textcoords="offset points", va="center",
             fontsize=9, fontweight="bold",
         )  # fmt: skip
+
+
+class AgreementRow(NamedTuple):
+    """One HP of an arm by both measures."""
+
+    by_loss: BasinPanel
+    by_metric: BasinPanel
+    over: OverWidth
+
+
+def agreement_data(by_loss: Mapping[str, Any], by_metric: Mapping[str, Any]) -> list[AgreementRow]:
+    """Select each arm's basins by both measures, and how far apart their optima are."""
+    panels = [
+        {_arm_key(a): panel for a, panel in zip(told["arms"], basins_data(told), strict=True)}
+        for told in (by_loss, by_metric)
+    ]
+    label, told = metric_of(by_metric).label, by_metric["agreement"]
+    rows = []
+    for arm in told:
+        if not arm["widths"]:
+            continue
+        name = arm_name(arm["parametrization"])
+        left, right = (by[_arm_key(arm)] for by in panels)
+        rows.append(
+            AgreementRow(
+                by_loss=left._replace(title=f"{name}, by {LOSS.label}"),
+                by_metric=right._replace(title=f"{name}, by {label}"),
+                over=_over(arm, [peer for peer in told if peer["hp"] == arm["hp"]], label),
+            )
+        )
+    return rows
+
+
+def _arm_key(arm: Mapping[str, Any]) -> tuple[str, str, str]:
+    return arm["family"], arm["parametrization"], arm["hp"]
+
+
+def _over(arm: Mapping[str, Any], peers: list[Mapping[str, Any]], label: str) -> OverWidth:
+    """Select an arm's optima by both measures; arms of one HP share their axis."""
+    mean = arm["mean_difference"]
+    count = f"{mean['widths']} width{'' if mean['widths'] == 1 else 's'}"
+    return OverWidth(
+        key=f"apart by {estimate_text(mean, 2)} octaves, the mean of {count}\nbars: 90 % intervals",
+        y_label=f"optimal {hp_label(arm['hp'])}",
+        tracks=_tracks(arm, label),
+        widths=tuple(at["width"] for at in arm["widths"]),
+        limits=limits_of_tracks(tuple(track for peer in peers for track in _tracks(peer, label))),
+    )
+
+
+def _tracks(arm: Mapping[str, Any], label: str) -> tuple[Track, ...]:
+    # Neither colour is an arm's own.
+    measures = ((LOSS.label, ARMS[2], "by_loss"), (label, ARMS[3], "by_metric"))
+    return tuple(
+        Track(
+            f"by {name}",
+            color,
+            tuple(optimum_mark({"width": at["width"], **at[key]}) for at in arm["widths"]),
+        )
+        for name, color, key in measures
+    )
+
+
+def draw_agreement(figure: Figure, rows: list[AgreementRow]) -> None:
+    """Draw a row per arm: basins by the loss, basins by the metric, both optima over width."""
+    axes = figure.subplots(len(rows), 3, squeeze=False)
+    for row, (left, middle, right) in zip(rows, axes, strict=True):
+        draw_basins(left, row.by_loss)
+        draw_basins(middle, row.by_metric)
+        draw_over_width(right, row.over)

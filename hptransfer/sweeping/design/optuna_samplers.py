@@ -33,7 +33,7 @@ from hptransfer.config.choices import Method
 from hptransfer.config.identity import trial_key
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.errors import MachineError
-from hptransfer.results.asked_points import AskedPoints, asked_points_record
+from hptransfer.results.sweep_file import AskedPoints, asked_points_record
 from hptransfer.sweeping.design.rounds import (
     ArmAndWidth,
     History,

@@ -25,12 +25,12 @@ from hptransfer.execution.pack_sizes import (
     timed_packs,
     write_packs,
 )
-from hptransfer.results.asked_points import write_asked_points
 from hptransfer.results.curves import write_curve
 from hptransfer.results.failed_trials import FailedTrial, add_failed, remove_failed
 from hptransfer.results.ledger_rows import ledger_row, read_ledger_rows
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.provenance import provenance
+from hptransfer.results.sweep_file import write_asked_points
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.sweeping.design.trials import pending, placeholder_trials, wanted
 from hptransfer.sweeping.run.job import Job
