@@ -137,7 +137,7 @@ def steps_of(engine: Engine, first: int = 0, last: int = STEPS) -> list[list[flo
 
 def seen(running: Engine) -> dict[str, Any]:
     """Train an engine to its end, measuring midway; return all losses of it."""
-    at_init, steps = running.at_init_loss(), steps_of(running, 0, CUT)
+    at_init, steps = running.held_out_loss(draws=1), steps_of(running, 0, CUT)
     held_out = [at_init, running.held_out_loss()]
     steps += steps_of(running, CUT)
     return {"steps": steps, "held_out": [*held_out, running.held_out_loss()]}

@@ -13,9 +13,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
@@ -38,7 +39,7 @@ class SavedCheckpoint:
     """A checkpoint whose checksums are right: its step, its facts, and where its tensors are."""
 
     step: int  # steps taken
-    facts: dict[str, Any]  # what `checkpoint_facts` returned
+    facts: dict[str, Any]  # the run's origin, progress and starts
     files: Mapping[str, Path]  # the file of each tensor, by the tensor's name
 
     def require(self, shapes: Mapping[str, Sequence[int]]) -> None:
@@ -104,10 +105,15 @@ class RunCheckpoints:
             raise ValueError("its manifest was changed, or is of another version")
         files: dict[str, Path] = {}
         for entry in content["files"]:
-            path = _inside(folder, entry["name"])
-            if not _is_whole(path, entry["sha256"]):
-                raise ValueError(f"its file {path.name} is missing or damaged")
-            files |= dict.fromkeys(entry["tensors"], path)
+            path = folder / entry["name"]
+            if not TENSOR_FILE_NAME.fullmatch(entry["name"]):
+                raise ValueError("its manifest names files that no checkpoint has")
+            require_inside(folder, path)
+            with suppress(OSError):
+                if _digest(path) == entry["sha256"]:
+                    files |= dict.fromkeys(entry["tensors"], path)
+                    continue
+            raise ValueError(f"its file {path.name} is missing or damaged")
         return SavedCheckpoint(step, content["facts"], files)
 
     def save(
@@ -139,35 +145,14 @@ class RunCheckpoints:
                 json.dump(content, file, indent=1, allow_nan=False)
                 file.flush()
                 os.fsync(file.fileno())
-            if (
-                final.exists()
-            ):  # a damaged checkpoint of this step: a sound one would have been resumed
+            if final.exists():  # damaged, since the run would have resumed from a sound one
                 shutil.rmtree(final)
             partial.rename(final)
             sync_folder(self.folder)
-        self._prune(step)
-
-    def _prune(self, step: int) -> None:
         kept = [at for at in self.steps() if at <= step][-self.keep :]
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in map(str, kept):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-class ResumedRun(NamedTuple):
-    """What earlier processes did of a run, and the present one adds to."""
-
-    progress: RunProgress
-    starts: list[ProcessStart]
-
-
-def checkpoint_facts(run: ResumedRun, origin: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Return the facts that a checkpoint holds beside its tensors, `seconds` after the start."""
-    return {
-        "origin": dict(origin),
-        "progress": run.progress.facts(seconds),
-        "starts": [start._asdict() for start in run.starts],
-    }
 
 
 def resume(
@@ -175,8 +160,8 @@ def resume(
     checkpoints: RunCheckpoints,
     origin: Mapping[str, Any],
     tell: Callable[[str], None],
-) -> ResumedRun:
-    """Restore the engine from the newest sound checkpoint, and return the run until then.
+) -> tuple[RunProgress, list[ProcessStart]]:
+    """Restore the engine from the newest sound checkpoint; return its progress and its starts.
 
     Without a checkpoint the run begins at step 0, and its loss at initialisation is measured. All
     processes must call this; the first one alone reads files.
@@ -189,17 +174,17 @@ def resume(
         UserError: the model now has other tensors than the checkpoint.
     """
     group = engine.group
-    saved = (
-        _newest(checkpoints, origin, engine.config.budget.steps, tell) if group.is_first else None
-    )
+    steps = engine.config.budget.steps
+    saved = _newest(checkpoints, origin, steps, tell) if group.is_first else None
     known = group.facts_from_first(None if saved is None else saved.facts)
     if known is None:
-        return ResumedRun(RunProgress(engine.at_init_loss()), [])
+        # One draw is enough, since this loss only scales other losses.
+        return RunProgress(engine.held_out_loss(draws=1)), []
     progress = RunProgress.of(known["progress"])
     if saved is not None:
         saved.require(engine.shapes())
-    engine.restore(_reading(saved), progress.step)
-    return ResumedRun(progress, [ProcessStart(**start) for start in known["starts"]])
+    engine.restore({}.__getitem__ if saved is None else saved.tensor, progress.step)
+    return progress, [ProcessStart(**start) for start in known["starts"]]
 
 
 def _newest(
@@ -217,16 +202,6 @@ def _newest(
     bits = f", not to the bit, since {changed}" if changed else ""
     tell(f"The run goes on at step {saved.step} of {steps}{bits}.")
     return saved
-
-
-def _reading(saved: SavedCheckpoint | None) -> Callable[[str], Tensor]:
-    """Return the function that reads a checkpoint's tensors; only the first process calls it."""
-
-    def read(name: str) -> Tensor:
-        assert saved is not None, "only the first process reads"
-        return saved.tensor(name)
-
-    return read
 
 
 def _chunks(tensors: Iterable[tuple[str, Tensor]], most: int) -> Iterator[dict[str, Tensor]]:
@@ -249,23 +224,8 @@ def _written(path: Path, chunk: dict[str, Tensor]) -> dict[str, Any]:
     return {"name": path.name, "sha256": _digest(path), "tensors": list(chunk)}
 
 
-def _inside(folder: Path, name: str) -> Path:
-    if not TENSOR_FILE_NAME.fullmatch(name):
-        raise ValueError("its manifest names files that no checkpoint has")
-    require_inside(folder, folder / name)
-    return folder / name
-
-
 def _said(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else f"of shape {shape}"
-
-
-def _is_whole(path: Path, sha256: str) -> bool:
-    """Whether a file can be read and has the checksum of what was written."""
-    try:
-        return _digest(path) == sha256
-    except OSError:
-        return False
 
 
 def _digest(path: Path) -> str:

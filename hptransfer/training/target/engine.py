@@ -77,7 +77,17 @@ class Engine:
             checkpoint_activations(self.model)
         self.trained = distribute(self.model, group, may_skip=custom)
         self.weights = {r.name: self.model.get_parameter(r.name) for r in parameter_rules(config)}
-        self.optimizer = ModuleAdamW(self.model, config, self.weights, fused=runtime.on_gpu)
+        self.adamw = torch.optim.AdamW(
+            param_groups(self.model, config), fused=runtime.on_gpu or None
+        )
+        self.base_rates = [float(group["lr"]) for group in self.adamw.param_groups]
+        # The state that AdamW would make in its first step: a checkpoint is restored before that.
+        for weight in self.weights.values():
+            self.adamw.state[weight] = {
+                "step": torch.zeros((), device=group.device if runtime.on_gpu else "cpu"),
+                "exp_avg": torch.zeros_like(weight),
+                "exp_avg_sq": torch.zeros_like(weight),
+            }
         averaged = config.budget.weights is Weights.ema
         self.ema = {n: w.detach().clone() for n, w in self.weights.items()} if averaged else None
         self.bound_terms = bound_terms_on(group.device, runtime)
@@ -92,10 +102,13 @@ class Engine:
 
     def train_step(self, step: int) -> StepReport:
         """Take step `step` (from 0); if loss or gradient is not finite, nothing changes."""
-        self.optimizer.forget_gradients()
+        self.adamw.zero_grad(set_to_none=True)
         with self._arithmetic():
             loss = self._backward(self.batches(step))
-        grads = self._gradients()
+        for weight in self.weights.values():
+            if weight.grad is None:  # the step did not use it
+                weight.grad = torch.zeros_like(weight)
+        grads = [weight.grad for weight in self.weights.values() if weight.grad is not None]
         norm = gathered(torch.nn.utils.get_total_norm(grads))
         loss_now, norm_now = torch.stack([self.group.mean(loss), norm]).tolist()
         clip_norm = self.config.optimizer.clip_norm
@@ -130,32 +143,25 @@ class Engine:
         with autocast(self.config.precision, self.group.device), refused:
             return model(x, t, *condition).float()
 
-    def _gradients(self) -> list[Tensor]:
-        """Return all gradients; that of a parameter which the step did not use is zero."""
-        for weight in self.weights.values():
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-        return [weight.grad for weight in self.weights.values() if weight.grad is not None]
-
     @torch.no_grad()
     def _apply(self, step: int, grads: list[Tensor], scale: float) -> None:
         if scale < 1.0:
             ours = [local_part(grad) for grad in grads]
             torch._foreach_mul_(ours, scale)  # pyright: ignore[reportPrivateImportUsage]
-        self.optimizer.step(step)
+        multiplier = self.lr_multiplier(step)
+        for group, rate in zip(self.adamw.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * multiplier  # an absolute value would undo µP's factors
+        self.adamw.step()
         if self.ema is not None:
             average = get_ema_multi_avg_fn(self.config.budget.ema_decay)
             now = [local_part(weight) for weight in self.weights.values()]
             average([local_part(tensor) for tensor in self.ema.values()], now, step)
         self.steps_taken = step + 1
 
-    def at_init_loss(self) -> float:
-        """Return the held-out loss of the first draw before the first step.
-
-        One draw is enough, since this loss only scales other losses.
-        """
-        assert self.steps_taken == 0, "the run has begun"
-        return self.held_out_loss(draws=1)
+    def lr_multiplier(self, step: int) -> float:
+        """Return the schedule's multiplier of step `step`."""
+        budget = self.config.budget
+        return float(lr_multiplier(budget, step, torch.tensor([budget.warmup_fraction])))
 
     def held_out_loss(self, draws: int | None = None) -> float:
         """Return the deciding weights' loss over the first `draws` evaluation batches, or all."""
@@ -214,13 +220,16 @@ class Engine:
             ours.copy_(kept)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the tensors of a checkpoint by name, complete and on the CPU.
+        """Return the tensors of a checkpoint by name, complete and on the CPU.
 
         Names are `weights/<parameter>`, `moment1/<parameter>`, `moment2/<parameter>` and, with a
         moving average, `ema/<parameter>`. Tensors are yielded in the first process only, but all
         processes must iterate to the end: tensors are gathered one by one.
         """
-        for name, tensor in self._tensors().items():
+        return self._complete(self._tensors())
+
+    def _complete(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in tensors.items():
             complete = gathered(tensor.detach())
             if self.group.is_first:
                 yield name, complete.cpu()
@@ -238,13 +247,18 @@ class Engine:
         for name, tensor in self._tensors().items():
             value = read(name) if self.group.is_first else torch.empty(tensor.shape)
             assign(tensor, self.group.from_first(value))
-        self.optimizer.has_taken(steps_taken)
+        for entry in self.adamw.state.values():  # the bias corrections depend on it
+            entry["step"].fill_(steps_taken)
         self.steps_taken = steps_taken
 
     def _tensors(self) -> dict[str, Tensor]:
-        moment1, moment2 = self.optimizer.moment1, self.optimizer.moment2
-        kinds = {"weights": self.weights, "moment1": moment1, "moment2": moment2}
-        kinds |= {"ema": self.ema or {}}
+        state = {name: self.adamw.state[weight] for name, weight in self.weights.items()}
+        kinds = {
+            "weights": self.weights,
+            "moment1": {name: entry["exp_avg"] for name, entry in state.items()},
+            "moment2": {name: entry["exp_avg_sq"] for name, entry in state.items()},
+            "ema": self.ema or {},
+        }
         return {f"{kind}/{n}": tensor for kind, own in kinds.items() for n, tensor in own.items()}
 
     def deciding_weights(self) -> dict[str, Tensor] | None:
@@ -252,12 +266,7 @@ class Engine:
 
         All processes must call this.
         """
-        decide = self.weights if self.ema is None else self.ema
-        kept = {}
-        for name, tensor in decide.items():
-            complete = gathered(tensor.detach())
-            if self.group.is_first:
-                kept[name] = complete.cpu()
+        kept = dict(self._complete(self.weights if self.ema is None else self.ema))
         return kept if self.group.is_first else None
 
     def close(self) -> None:
@@ -282,46 +291,3 @@ def micro_batch(config: TrialConfig, trainer: TrainerConfig, group: ProcessGroup
         "batch: it is the trial's own and stays as it is.",
     )
     return size // parts
-
-
-class ModuleAdamW:
-    """`torch.optim.AdamW` in which each parameter has its own rate, decay and epsilon."""
-
-    def __init__(
-        self, model: nn.Module, config: TrialConfig, weights: Mapping[str, Tensor], *, fused: bool
-    ) -> None:
-        self.budget = config.budget
-        self.adamw = torch.optim.AdamW(param_groups(model, config), fused=fused or None)
-        self.base_rates = [float(group["lr"]) for group in self.adamw.param_groups]
-        # The state that AdamW would make in its first step: a checkpoint is restored before that.
-        for weight in weights.values():
-            self.adamw.state[weight] = {
-                "step": torch.zeros((), device=local_part(weight).device if fused else "cpu"),
-                "exp_avg": torch.zeros_like(weight),
-                "exp_avg_sq": torch.zeros_like(weight),
-            }
-        self.moment1, self.moment2 = (
-            {name: self.adamw.state[weight][key] for name, weight in weights.items()}
-            for key in ("exp_avg", "exp_avg_sq")
-        )
-
-    def step(self, step: int) -> None:
-        """Update the parameters from their gradients, as step `step` (from 0)."""
-        multiplier = self.multiplier(step)
-        for group, rate in zip(self.adamw.param_groups, self.base_rates, strict=True):
-            group["lr"] = rate * multiplier  # an absolute value would undo µP's factors
-        self.adamw.step()
-
-    def multiplier(self, step: int) -> float:
-        """Return the schedule's multiplier of step `step`."""
-        warmup = torch.tensor([self.budget.warmup_fraction])
-        return float(lr_multiplier(self.budget, step, warmup))
-
-    def forget_gradients(self) -> None:
-        """Set all gradients to None."""
-        self.adamw.zero_grad(set_to_none=True)
-
-    def has_taken(self, steps: int) -> None:
-        """Set the number of steps taken, on which the bias corrections depend."""
-        for entry in self.adamw.state.values():
-            entry["step"].fill_(steps)

@@ -27,7 +27,7 @@ from hptransfer.config.identity import trial_key
 from hptransfer.models.parametrization import parameter_count
 from hptransfer.results.folder import RunFolder, write_json
 from hptransfer.results.ledger_rows import finite_or_none
-from hptransfer.results.provenance import provenance, utc_now
+from hptransfer.results.provenance import provenance
 from hptransfer.system.files import opening, write_text
 from hptransfer.training.device import software_versions
 from hptransfer.training.schedule import gives_up, has_point
@@ -183,11 +183,6 @@ class ProcessStart(NamedTuple):
     time: str  # UTC, ISO 8601
     device: str
     processes: int
-
-    @staticmethod
-    def now(step: int, device: str, processes: int) -> ProcessStart:
-        """Return the start of the present processes."""
-        return ProcessStart(step, utc_now(), device, processes)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from hptransfer.errors import Interrupted, MachineError
 from hptransfer.models.weights import save_weights
 from hptransfer.results.folder import RunFolder
 from hptransfer.results.ledger_rows import finite_or_none
+from hptransfer.results.provenance import utc_now
 from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
 from hptransfer.system.signals import requested_signal
 from hptransfer.training.device import device_name
@@ -34,7 +34,7 @@ from hptransfer.training.sampling.quality import (
     sample_quality,
 )
 from hptransfer.training.sampling.samplers import SamplerConfig, require_fitting_sampler
-from hptransfer.training.target.checkpoints import RunCheckpoints, checkpoint_facts, resume
+from hptransfer.training.target.checkpoints import RunCheckpoints, resume
 from hptransfer.training.target.engine import Engine, StepReport
 from hptransfer.training.target.parallel import ProcessGroup
 from hptransfer.training.target.record import (
@@ -79,7 +79,10 @@ class TrainingRun:
         self.dataset, self.group, self.folder, self.listeners = dataset, group, folder, listeners
         self.began = time.perf_counter()
         self.device = device_name(group.device)
-        self.speed = self._speed()
+        peak = torch.tensor(matmul_peak(group.device, config.precision), device=group.device)
+        self.speed = Speed(
+            config.budget.batch_size, train_step_flops(config), float(group.total(peak))
+        )
         # Samplers and data that do not fit are refused before training.
         self.sampler = SamplerConfig(steps=trainer.sample_steps, guidance=trainer.guidance)
         if self._draws_images:
@@ -89,9 +92,11 @@ class TrainingRun:
         self.engine = Engine(config, runtime, trainer, dataset, group)
         self.checkpoints = RunCheckpoints(folder.checkpoints, trainer.keep)
         self.origin = run_origin(runtime, trainer, group.size, self.device)
-        self.resumed = resume(self.engine, self.checkpoints, self.origin, listeners.tell)
-        self.progress = self.resumed.progress
-        self.resumed.starts.append(ProcessStart.now(self.progress.step, self.device, group.size))
+        self.progress, self.starts = resume(
+            self.engine, self.checkpoints, self.origin, listeners.tell
+        )
+        here = ProcessStart(self.progress.step, utc_now(), self.device, group.size)
+        self.starts.append(here)
         self.began -= self.progress.seconds
         self.saved_at = time.monotonic()
         self.since_log = self.since_start = (0, 0.0)  # steps and their seconds
@@ -102,12 +107,6 @@ class TrainingRun:
     @property
     def _draws_images(self) -> bool:
         return self.config.data.layout.channels in (1, 3)
-
-    def _speed(self) -> Speed:
-        peak = matmul_peak(self.group.device, self.config.precision)
-        all_devices = self.group.total(torch.tensor(peak, device=self.group.device))
-        budget = self.config.budget
-        return Speed(budget.batch_size, train_step_flops(self.config), float(all_devices))
 
     def train(self) -> None:
         """Train to the end of the run.
@@ -150,7 +149,7 @@ class TrainingRun:
         report = self.engine.train_step(step)
         seconds = time.perf_counter() - began  # the report's numbers have waited for the device
         self.since_log = (self.since_log[0] + 1, self.since_log[1] + seconds)
-        if self.progress.step > self.resumed.starts[-1].step:  # the first step loads and compiles
+        if self.progress.step > self.starts[-1].step:  # the first step loads and compiles
             self.since_start = (self.since_start[0] + 1, self.since_start[1] + seconds)
         return report
 
@@ -171,7 +170,7 @@ class TrainingRun:
         entry = LogEntry(
             step=step,
             loss=finite_or_none(self.progress.logged()),
-            lr_multiplier=self.engine.optimizer.multiplier(step - 1),
+            lr_multiplier=self.engine.lr_multiplier(step - 1),
             grad_norm=finite_or_none(report.grad_norm),
             held_out_loss=None if held_out is None else finite_or_none(held_out),
             **self.speed.of(*self.since_log),
@@ -194,28 +193,27 @@ class TrainingRun:
         if ends or done is not None or (at_log and self.group.any(self.group.is_first and old)):
             self._save()
         if ends and done is None:
-            self._interrupted(TERMINATE if number is None else number)
+            if self.group.is_first:
+                self._describe("interrupted")
+            raise Interrupted(TERMINATE if number is None else number)
 
     def _save(self) -> None:
         """Write a checkpoint; if that fails, the run continues without."""
         state = self.engine.state()
+        facts = {
+            "origin": self.origin,
+            "progress": self.progress.facts(self.seconds),
+            "starts": [start._asdict() for start in self.starts],
+        }
         if self.group.is_first:
             try:
-                self.checkpoints.save(self.progress.step, state, self._facts())
+                self.checkpoints.save(self.progress.step, state, facts)
                 self._describe("running")
             except MachineError as error:
                 self.listeners.tell(f"No checkpoint of step {self.progress.step}: {error}")
         for _ in state:  # all processes must gather all tensors, even if writing failed
             pass
         self.saved_at = time.monotonic()
-
-    def _facts(self) -> dict[str, Any]:
-        return checkpoint_facts(self.resumed, self.origin, self.seconds)
-
-    def _interrupted(self, number: int) -> NoReturn:
-        if self.group.is_first:
-            self._describe("interrupted")
-        raise Interrupted(number)
 
     @property
     def seconds(self) -> float:
@@ -271,7 +269,7 @@ class TrainingRun:
             self.progress,
             status,
             origin=self.origin,
-            starts=self.resumed.starts,
+            starts=self.starts,
             speed=self.speed,
             measured=self.speed.of(*self.since_start) if self.since_start[0] else None,
             seconds=self.seconds,

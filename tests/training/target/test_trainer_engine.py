@@ -52,7 +52,7 @@ def assert_equals_the_pack(config: TrialConfig, trainer: TrainerConfig = ALONE) 
     """Train a config both ways and compare every loss."""
     ours = started(config, trainer)
     pack = start_training([config], ours.dataset, torch.device("cpu"), RUNTIME)
-    assert ours.at_init_loss() == pytest.approx(packed_loss(pack, 1), rel=1e-6)
+    assert ours.held_out_loss(draws=1) == pytest.approx(packed_loss(pack, 1), rel=1e-6)
     for step in range(config.budget.steps):
         pack.train_step(step)
         report = ours.train_step(step)
