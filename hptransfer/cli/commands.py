@@ -8,19 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hptransfer.cli.model_commands import check_command, list_command, rules_command
-from hptransfer.cli.sweep_commands import (
-    fit_command,
-    import_command,
-    plan_command,
-    plot_command,
-    report_command,
-    run_command,
-    status_command,
-    sweep_command,
-    transfer_command,
-)
-from hptransfer.cli.train_commands import sample_command, train_command
 from hptransfer.errors import UserError
 from hptransfer.results.folder import DEFAULT_ROOT
 
@@ -47,7 +34,6 @@ class Command:
 
     name: str
     meaning: str
-    function: Callable[[argparse.Namespace], int]  # returns the exit code
     arguments: tuple[Argument, ...]  # besides --json and --quiet, which every command has
 
 
@@ -93,31 +79,26 @@ COMMANDS = (
     Command(
         "run",
         "check, sweep, fit, transfer, train the target, draw and report, in that order",
-        run_command,
         (SWEEP, *COMPOSED, RESULTS, SHRINK, STRICT),
     ),
     Command(
         "list",
         "what there is: models, sweeps, data",
-        list_command,
         (_argument("what", nargs="?", help="models, sweeps or data; nothing: these words"),),
     ),
     Command(
         "check",
         "is a parametrization really µP? verdict by coordinate check",
-        check_command,
         (*COMPOSED, RESULTS),
     ),
     Command(
         "rules",
         "how a model's init and factors go with width, beside the vanilla Transformer's",
-        rules_command,
         (*COMPOSED, _flag("--all", "every parameter, not only roles")),
     ),
     Command(
         "plan",
         "what a sweep will cost, before anything runs",
-        plan_command,
         (
             SWEEP,
             *COMPOSED,
@@ -134,13 +115,11 @@ COMMANDS = (
     Command(
         "sweep",
         "run what is missing of a sweep",
-        sweep_command,
         (SWEEP, *COMPOSED, RESULTS, SHRINK),
     ),
     Command(
         "status",
         "how far a sweep is; --verify its ledger, --export its rows",
-        status_command,
         (
             FOLDER,
             RESULTS,
@@ -152,7 +131,6 @@ COMMANDS = (
     Command(
         "import",
         "rows of another program's table, or of another ledger, into a folder",
-        import_command,
         (
             _argument(
                 "source",
@@ -182,19 +160,16 @@ COMMANDS = (
     Command(
         "fit",
         "optimum per width with interval, law and verdict",
-        fit_command,
         (FOLDER, *COMPOSED, RESULTS, STEP, METRIC, STRICT),
     ),
     Command(
         "transfer",
         "the target run's config, ready to train",
-        transfer_command,
         (FOLDER, *COMPOSED, RESULTS, STEP, STRICT),
     ),
     Command(
         "plot",
         "draw the pictures of a sweep",
-        plot_command,
         (
             FOLDER,
             RESULTS,
@@ -206,13 +181,11 @@ COMMANDS = (
     Command(
         "report",
         "one self-contained HTML page",
-        report_command,
         (FOLDER, RESULTS, PRINT_CONFIG, OUT, STEP),
     ),
     Command(
         "train",
         "train a config, such as an emitted target.yaml; --trial a recorded row again",
-        train_command,
         (
             _argument(
                 "file",
@@ -232,7 +205,6 @@ COMMANDS = (
     Command(
         "sample",
         "draw samples of a trained config as a picture",
-        sample_command,
         (
             _argument("file", type=Path, help="a config file that was trained"),
             *COMPOSED,
@@ -245,6 +217,17 @@ COMMANDS = (
         ),
     ),
 )
+
+
+def function_of(command: Command) -> Callable[[argparse.Namespace], int]:
+    """The function that runs a command and returns the exit code, imported with what it needs."""
+    if command.name in ("list", "check", "rules"):
+        from hptransfer.cli import model_commands as home
+    elif command.name in ("train", "sample"):
+        from hptransfer.cli import train_commands as home
+    else:
+        from hptransfer.cli import sweep_commands as home
+    return getattr(home, f"{command.name}_command")
 
 
 class _Parser(argparse.ArgumentParser):

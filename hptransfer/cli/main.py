@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Sequence
 
+from hptransfer.cli.commands import COMMANDS, EPILOG, function_of, parser_of
 from hptransfer.config.records import nearest
 from hptransfer.errors import Interrupted, MachineError, TrialsFailed, UserError
 from hptransfer.system.version import package_version
@@ -34,8 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    from hptransfer.cli.commands import COMMANDS, parser_of
-
     if not words or words[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -44,12 +43,10 @@ def _run(words: list[str]) -> int:
     if name not in commands:
         raise UserError(f"There is no command {name!r}. {nearest(name, list(commands))}")
     command = commands[name]
-    return command.function(parser_of(command).parse_intermixed_args(rest))
+    return function_of(command)(parser_of(command).parse_intermixed_args(rest))
 
 
 def _overview() -> str:
-    from hptransfer.cli.commands import COMMANDS, EPILOG
-
     lines = "\n".join(f"  {command.name:<9} {command.meaning}" for command in COMMANDS)
     return (
         "hptransfer: tune narrow proxies under µP, train the wide target once.\n\n"

@@ -17,12 +17,14 @@ from hptransfer.cli.terminal import (
 )
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Init
+from hptransfer.config.compose.compose import LISTS, compose_file, entries_of
+from hptransfer.reporting.text import answers as text
+from hptransfer.reporting.text.rules import rules_text
+from hptransfer.system.files import opening
 
 
 def list_command(arguments: argparse.Namespace) -> int:
     """`hptransfer list`."""
-    from hptransfer.config.compose.compose import LISTS, entries_of
-
     entries = LISTS if arguments.what is None else entries_of(arguments.what)
     if arguments.json:
         print_json(entries)
@@ -35,7 +37,6 @@ def list_command(arguments: argparse.Namespace) -> int:
 
 def check_command(arguments: argparse.Namespace) -> int:
     """`hptransfer check`."""
-    from hptransfer.reporting.text import answers as text
     from hptransfer.sweeping.public import composed_check
     from hptransfer.sweeping.run import job
 
@@ -65,7 +66,6 @@ def check_command(arguments: argparse.Namespace) -> int:
 def _drawn(folder: Path, answer: dict[str, Any], base: TrialConfig) -> list[str]:
     """Draw a check beside earlier ones of other models; list the files."""
     from hptransfer.reporting.figures import check_pictures, write_pictures
-    from hptransfer.system.files import opening
 
     factory = re.sub(r"\W+", "_", getattr(base.model, "factory", ""))
     broken = "" if answer["broken"] == "none" else answer["broken"]
@@ -78,13 +78,10 @@ def _drawn(folder: Path, answer: dict[str, Any], base: TrialConfig) -> list[str]
 
 def rules_command(arguments: argparse.Namespace) -> int:
     """`hptransfer rules`."""
-    from hptransfer.config.compose.compose import compose_file
-
     composed = compose_file(None, arguments.overrides, config_dir=arguments.config_dir)
     if arguments.print_config:
         return print_config(arguments, composed, "rules")
     from hptransfer.models.parametrization import rule_table
-    from hptransfer.reporting.text.rules import rules_text
 
     table = rule_table.role_table(composed.trial)
     parameters = rule_table.parameter_table(composed.trial) if arguments.all else []

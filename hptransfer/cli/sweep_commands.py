@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hptransfer.analysis import of_folder
+from hptransfer.analysis.answer.text import estimates_text
 from hptransfer.cli.next_lines import after_fit, after_report, after_status, step_words
 from hptransfer.cli.terminal import (
     Clock,
@@ -23,8 +25,15 @@ from hptransfer.cli.terminal import (
     print_recorded,
     say,
 )
+from hptransfer.config.compose.compose import compose_file, find_sweep, sweep_config
 from hptransfer.errors import UserError, abbreviate
+from hptransfer.reporting.text import answers as text
+from hptransfer.reporting.text.plan import budget_text, plan_text
+from hptransfer.results.export import export_rows
 from hptransfer.results.folder import ResultsFolder, find_folder, read_json
+from hptransfer.results.importers.ledger import import_ledger, is_ledger
+from hptransfer.results.importers.table import import_file
+from hptransfer.results.ledger_verify import verify_folder
 from hptransfer.results.metrics import metric_named
 from hptransfer.results.sweep_file import read_facts
 from hptransfer.system import console
@@ -33,7 +42,6 @@ from hptransfer.system import console
 @contextmanager
 def _job(arguments: argparse.Namespace) -> Iterator[Any]:
     """Compose a sweep and hold its folder; None where the sweep was only to be printed."""
-    from hptransfer.config.compose.compose import compose_file, find_sweep, sweep_config
     from hptransfer.sweeping.run import job as jobs
 
     path = find_sweep(arguments.sweep)
@@ -50,7 +58,6 @@ def _job(arguments: argparse.Namespace) -> Iterator[Any]:
 
 def _gate(arguments: argparse.Namespace, job: Any) -> int:
     """Check a job's arms and say how; return the exit code if it may not go on, else 0."""
-    from hptransfer.reporting.text import answers as text
     from hptransfer.sweeping.run import job as jobs
 
     try:
@@ -65,7 +72,6 @@ def _gate(arguments: argparse.Namespace, job: Any) -> int:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """`hptransfer run`."""
-    from hptransfer.analysis import of_folder
     from hptransfer.reporting import of_folder as pages
     from hptransfer.sweeping.run import driver
     from hptransfer.transfer import transfer as pipeline
@@ -95,9 +101,6 @@ def run_command(arguments: argparse.Namespace) -> int:
 def _finish_run(
     arguments: argparse.Namespace, folder: ResultsFolder, realised: Any, clock: Clock
 ) -> int:
-    from hptransfer.analysis.answer.text import estimates_text
-    from hptransfer.reporting.text import answers as text
-
     estimates = read_json(folder.estimates_file, "arms")
     transferred = read_json(folder.transfer_file, "target")
     assert estimates is not None and transferred is not None, "run has just written both"
@@ -119,8 +122,6 @@ def _strict(arguments: argparse.Namespace, verdicts: list[str]) -> int:
 
 def sweep_command(arguments: argparse.Namespace) -> int:
     """`hptransfer sweep`."""
-    from hptransfer.analysis import of_folder
-    from hptransfer.reporting.text import answers as text
     from hptransfer.sweeping.run import driver
     from hptransfer.sweeping.run import job as jobs
 
@@ -161,9 +162,6 @@ def on_results_folder(
 @on_results_folder
 def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer fit`."""
-    from hptransfer.analysis import of_folder
-    from hptransfer.analysis.answer.text import estimates_text
-
     metric = metric_named(arguments.metric)
     estimates = of_folder.fit_folder(
         folder,
@@ -185,7 +183,6 @@ def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
 @on_results_folder
 def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer transfer`."""
-    from hptransfer.reporting.text import answers as text
     from hptransfer.transfer import transfer as pipeline
 
     record = pipeline.transfer(
@@ -204,7 +201,6 @@ def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> in
 @on_results_folder
 def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer plot`."""
-    from hptransfer.analysis import of_folder
     from hptransfer.reporting import of_folder as pages
 
     metric = metric_named(arguments.metric)
@@ -281,18 +277,11 @@ def _made_by(arguments: argparse.Namespace, folder: ResultsFolder) -> list[str]:
 @on_results_folder
 def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """`hptransfer status`."""
-    from hptransfer.analysis import of_folder
-    from hptransfer.reporting.text import answers as text
-
     asked: dict[str, Any] = {}
     if arguments.verify:
-        from hptransfer.results.ledger_verify import verify_folder
-
         asked["verified"] = verify_folder(folder)
     state = of_folder.status(folder)
     if arguments.export is not None:
-        from hptransfer.results.export import export_rows
-
         asked["exported"] = export_rows(folder, read_facts(folder), arguments.export)
     if arguments.json:
         print_json({**state, **asked})
@@ -322,9 +311,6 @@ def _exported_line(exported: Mapping[str, Any]) -> str:
 
 def import_command(arguments: argparse.Namespace) -> int:
     """`hptransfer import`."""
-    from hptransfer.analysis import of_folder
-    from hptransfer.results.importers.ledger import import_ledger, is_ledger
-
     folder = ResultsFolder(_named(arguments.folder, arguments.results))
     source = _named(arguments.source, arguments.results)
     if not is_ledger(source):
@@ -347,8 +333,6 @@ def import_command(arguments: argparse.Namespace) -> int:
 
 def _import_table(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """Import rows that another program wrote."""
-    from hptransfer.results.importers.table import import_file
-
     words, drop = arguments.columns or [], arguments.missing == "drop"
     answer = import_file(arguments.source, folder, words, drop_missing=drop)
     if arguments.json:
@@ -407,8 +391,6 @@ def plan_command(arguments: argparse.Namespace) -> int:
     `packs`, `hours` and `money` are null where nothing tells how long packs take. With --budget the
     answer is another: see `docs/budget.md`.
     """
-    from hptransfer.config.compose.compose import compose_file, find_sweep, sweep_config
-    from hptransfer.results.folder import ResultsFolder
     from hptransfer.sweeping.plan.plan import read_inputs
     from hptransfer.sweeping.run.job import check_question
 
@@ -451,8 +433,6 @@ def plan_command(arguments: argparse.Namespace) -> int:
 
 def _planned(inputs: PlanInputs, budget: str | None) -> tuple[str, dict[str, Any], list[str]]:
     """Return the plan of a sweep, or of a budget: as text, for JSON, and the overrides it wants."""
-    from hptransfer.reporting.text.plan import budget_text, plan_text
-
     if budget is None:
         from hptransfer.sweeping.plan.plan import plan
 

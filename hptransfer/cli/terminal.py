@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hptransfer.config.compose.compose import compose_file, resolved_yaml
 from hptransfer.results.folder import DEFAULT_ROOT
+from hptransfer.results.importers.sweep_file import overridden, sweep_file_text
+from hptransfer.system.safe_yaml import read_mapping
 from hptransfer.system.signals import raised_as_interrupted
 
 
@@ -65,8 +68,6 @@ def config_words(arguments: argparse.Namespace) -> list[str]:
 
 def print_config(arguments: argparse.Namespace, composed: Any, name: str) -> int:
     """Print a composed config, as YAML or JSON."""
-    from hptransfer.config.compose.compose import resolved_yaml
-
     if arguments.json:
         print_json({**composed.tree, "name": name})
     else:
@@ -76,10 +77,6 @@ def print_config(arguments: argparse.Namespace, composed: Any, name: str) -> int
 
 def print_recorded(arguments: argparse.Namespace, path: Path) -> int:
     """Print the config of a file that a run or an import wrote, with the overrides."""
-    from hptransfer.config.compose.compose import compose_file
-    from hptransfer.results.importers.sweep_file import overridden, sweep_file_text
-    from hptransfer.system.safe_yaml import read_mapping
-
     tree, overrides = read_mapping(path), getattr(arguments, "overrides", [])
     if "imported" in tree:  # no trial of ours, so nothing to compose
         changed = overridden(tree, overrides)

@@ -17,6 +17,8 @@ from hptransfer.cli.terminal import (
     print_recorded,
     say,
 )
+from hptransfer.reporting.text import answers as text
+from hptransfer.results.folder import find_folder
 
 if TYPE_CHECKING:
     from hptransfer.training.target.record import LogEntry
@@ -80,8 +82,6 @@ def _shown(arguments: argparse.Namespace) -> Callable[[LogEntry], None]:
 
 
 def _print_trained(arguments: argparse.Namespace, answer: dict[str, Any]) -> None:
-    from hptransfer.reporting.text import answers as text
-
     if arguments.json:
         print_json(answer)
         return
@@ -95,7 +95,6 @@ def _print_trained(arguments: argparse.Namespace, answer: dict[str, Any]) -> Non
 
 def _replay(arguments: argparse.Namespace) -> int:
     """`hptransfer train FOLDER --trial KEY`: exit code 1 if the row is not what comes out now."""
-    from hptransfer.results.folder import find_folder
     from hptransfer.sweeping.run import replay
 
     folder = find_folder(arguments.file, arguments.results)
