@@ -33,7 +33,7 @@ from hptransfer.results.export import export_rows
 from hptransfer.results.folder import ResultsFolder, find_folder, read_json
 from hptransfer.results.importers.ledger import import_ledger, is_ledger
 from hptransfer.results.importers.table import import_file
-from hptransfer.results.ledger_verify import verify_folder
+from hptransfer.results.ledger_rows import verify_folder
 from hptransfer.results.metrics import metric_named
 from hptransfer.results.sweep_file import read_facts
 from hptransfer.system import console

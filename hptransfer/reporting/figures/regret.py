@@ -150,14 +150,12 @@ def _ceiling(curves: list[RegretCurve]) -> float:
 
 def draw_regret(figure: Figure, data: RegretData) -> None:
     """Draw regret over θ at the target above, and regrets over δ below."""
-    if data.curves and data.rows:
-        upper, lower = figure.subplots(2, height_ratios=(8, 1.4 + 0.8 * len(data.rows)))
-        _draw_curves(upper, data)
-        _draw_rows(lower, data)
-    elif data.curves:
-        _draw_curves(figure.subplots(), data)
-    else:
-        _draw_rows(figure.subplots(), data)
+    heights = [8.0] * bool(data.curves) + [1.4 + 0.8 * len(data.rows)] * bool(data.rows)
+    axes = figure.subplots(len(heights), squeeze=False, height_ratios=heights)[:, 0]
+    if data.curves:
+        _draw_curves(axes[0], data)
+    if data.rows:
+        _draw_rows(axes[-1], data)
 
 
 def _draw_curves(ax: Axes, data: RegretData) -> None:
@@ -218,26 +216,17 @@ def _draw_rows(ax: Axes, data: RegretData) -> None:
     ax.set(xlim=(left, right))
     ax.axvspan(left, 1, facecolor=SHADE, edgecolor="none", zorder=0)
     ax.axvline(1, color=MUTED, lw=1)
-    for row, entry in enumerate(data.rows):
-        _draw_row(ax, row, entry, (left, right))
+    for row, (_, color, estimate, low, high) in enumerate(data.rows):
+        if low is not None and high is not None:
+            ends = np.clip([low, high], left, right)
+            ax.plot(ends, [row, row], color=color, lw=3, alpha=0.45, solid_capstyle="butt")
+            if high > right:
+                ax.plot([right], [row], ">", color=color, ms=6, mew=0, clip_on=False)
+        if estimate is not None:
+            out = "<" if estimate < left else ">" if estimate > right else "o"
+            inside = np.clip(estimate, left, right)
+            ax.plot([inside], [row], out, color=color, ms=6.5, mew=0, clip_on=False, zorder=5)
     name_rows(ax, [row.name for row in data.rows])
     ax.set_xlabel("regret as a multiple of δ")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_ticks([], minor=True)
-
-
-def _draw_row(ax: Axes, row: int, entry: RegretRow, limits: tuple[float, float]) -> None:
-    def inside(value: float) -> float:
-        return min(max(value, limits[0]), limits[1])
-
-    if entry.low is not None and entry.high is not None:
-        ends = [inside(entry.low), inside(entry.high)]
-        ax.plot(ends, [row, row], color=entry.color, lw=3, alpha=0.45, solid_capstyle="butt")
-        if entry.high > limits[1]:
-            ax.plot([limits[1]], [row], ">", color=entry.color, ms=6, mew=0, clip_on=False)
-    if entry.estimate is not None:
-        out = "<" if entry.estimate < limits[0] else ">" if entry.estimate > limits[1] else "o"
-        ax.plot(
-            [inside(entry.estimate)], [row], out, color=entry.color, ms=6.5, mew=0, clip_on=False,
-            zorder=5,
-        )  # fmt: skip

@@ -73,72 +73,50 @@ def arm_and_hp(arm: Mapping[str, Any]) -> str:
 
 def headline(arm: Mapping[str, Any]) -> str:
     """Return one sentence on an arm's verdict and what to do."""
-    name = arm_name(arm["parametrization"])
+    name, hp = arm_name(arm["parametrization"]), hp_label(arm["hp"])
+    reason, target = (arm.get("reasons") or [""])[0], arm.get("target") or {}
+    named = target.get("emitted") is not None
+    value = hp_text(target.get("emitted"))
+    expected = f"expected regret {regret_text(target.get('expected_regret'), 'mean')}."
     match arm.get("verdict"):
+        case "transfers" if named:
+            return f"{name} transfers: train width {target['width']} at {hp} {value}; {expected}"
         case "transfers":
-            return f"{name} transfers: {_advice(arm)}"
+            return (
+                f"{name} transfers: one value of {hp} serves every width of the sweep, which names "
+                "no target."
+            )
+        case "drifts" if named:
+            fallback = f"Its law would give width {target['width']} {hp} {value}, {expected}"
+            return f"{name} drifts: {_drift(arm)}. {fallback}"
         case "drifts":
-            return f"{name} drifts: {_drift(arm)}. {_fallback(arm)}"
+            return f"{name} drifts: {_drift(arm)}. Sweep again at every width."
         case "extend":
-            return f"{name}: extend the sweep before you use it. {_first_reason(arm)}".rstrip()
+            return f"{name}: extend the sweep before you use it. {reason}".rstrip()
         case "inconclusive":
-            return f"{name}: inconclusive. {_first_reason(arm)}".rstrip()
+            return f"{name}: inconclusive. {reason}".rstrip()
     return f"{name}: no verdict."
-
-
-def _advice(arm: Mapping[str, Any]) -> str:
-    target = arm.get("target")
-    hp = hp_label(arm["hp"])
-    if target is None or target.get("emitted") is None:
-        return f"one value of {hp} serves every width of the sweep, which names no target."
-    sentence = f"train width {target['width']} at {hp} {hp_text(target['emitted'])}; "
-    return sentence + f"expected regret {regret_text(target.get('expected_regret'), 'mean')}."
 
 
 def _drift(arm: Mapping[str, Any]) -> str:
     """Return why a transfer fails: the optimum moves, or only its cost in loss is seen."""
     drift = arm.get("drift_octaves_per_doubling")
-    moved = estimate_text(drift, 2)
-    if drift is None or moved == UNKNOWN:
-        return "one value for all widths costs more than the limit"
-    if not excludes_zero(drift):
-        return (
-            "one value for all widths costs more than the limit, though its optimum is not seen "
-            f"to move: {moved} octaves per doubling of the width"
-        )
-    return f"its optimum moves by {moved} octaves per doubling of the width"
-
-
-def _fallback(arm: Mapping[str, Any]) -> str:
-    target = arm.get("target")
-    if target is None or target.get("emitted") is None:
-        return "Sweep again at every width."
-    value = hp_text(target["emitted"])
-    expected = regret_text(target.get("expected_regret"), "mean")
-    return (
-        f"Its law would give width {target['width']} {hp_label(arm['hp'])} {value}, "
-        f"expected regret {expected}."
-    )
-
-
-def _first_reason(arm: Mapping[str, Any]) -> str:
-    return arm["reasons"][0] if arm.get("reasons") else ""
+    moved = f"{estimate_text(drift, 2)} octaves per doubling of the width"
+    if drift is not None and excludes_zero(drift):
+        return f"its optimum moves by {moved}"
+    costly = "one value for all widths costs more than the limit"
+    if estimate_text(drift, 2) == UNKNOWN:
+        return costly
+    return f"{costly}, though its optimum is not seen to move: {moved}"
 
 
 def flops_text(value: float | None) -> str:
     """Return FLOPs with an SI prefix, in three digits."""
     if value is None:
         return UNKNOWN
-    for size, prefix in (
-        (1e21, "Z"),
-        (1e18, "E"),
-        (1e15, "P"),
-        (1e12, "T"),
-        (1e9, "G"),
-        (1e6, "M"),
-    ):
-        if value >= size:
-            return f"{value / size:.3g} {prefix}FLOP"
+    for power, prefix in zip(range(21, 3, -3), "ZEPTGM", strict=True):
+        if value >= 10**power:
+            return f"{value / 10**power:.3g} {prefix}FLOP"
     return f"{value:.3g} FLOP"
 
 

@@ -5,7 +5,7 @@ The tables of other programs are imported by `table`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from hptransfer.results.ledger_rows import (
     find_ledger,
     read_ledger,
     read_ledger_rows,
+    require_key,
 )
-from hptransfer.results.ledger_verify import require_key
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.system.files import require_inside, write_text
@@ -133,15 +133,9 @@ def _append(
             for row in rows
             if row["trial_key"] not in ours
         ]
-        copied: list[bool] = []
-
-        def with_curves() -> Iterator[dict[str, Any]]:
-            """Yield rows whose curves are there, so that no row is without its curves."""
-            for row in fresh:
-                copied.append(_copy_curve(each, row["trial_key"]))
-                yield row
-
-        writer.append_new(with_curves())
+        # Before the rows, so that none is without its curves.
+        curves = sum(_copy_curve(each, row["trial_key"]) for row in fresh)
+        writer.append_new(fresh)
     pairs = [(ours[row["trial_key"]], row) for row in rows if row["trial_key"] in ours]
     differing = [(a, b) for a, b in pairs if any(a[name] != b[name] for name in OUTCOME_FIELDS)]
     gaps = [abs(a["loss"] - b["loss"]) for a, b in differing if None not in (a["loss"], b["loss"])]
@@ -149,7 +143,7 @@ def _append(
         "source": str(each.ledger),
         "into": str(each.into),
         "appended": len(fresh),
-        "curves": sum(copied),
+        "curves": curves,
         "identical": len(pairs) - len(differing),
         "differing": len(differing),
         "largest_difference": max(gaps, default=None),
