@@ -12,31 +12,23 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.benchmark import Timer
 
-from hptransfer.config import BudgetConfig, RuntimeConfig, TrainerConfig, TrialConfig
+from hptransfer.config import BudgetConfig
 from hptransfer.config.choices import Precision, Status
-from hptransfer.config.identity import trial_key
-from hptransfer.models.parametrization import parameter_count
-from hptransfer.results.folder import RunFolder, write_json
 from hptransfer.results.ledger_rows import finite_or_none
-from hptransfer.results.provenance import provenance
 from hptransfer.system.files import opening, write_text
-from hptransfer.training.device import software_versions
 from hptransfer.training.schedule import gives_up, has_point
 
-TIMED_PRODUCTS = 5  # matrix products that are timed; their median counts
-MATRIX_ROWS = {
-    "cpu": 768,
-    "cuda": 8192,
-}  # rows of the square matrices: 20 ms on a core, 2 ms on an H100
+TIMED_SECONDS = 0.1  # seconds of matrix products that are timed; their median counts
+# Rows of the square matrices: 20 ms on a core, 2 ms on an H100.
+MATRIX_ROWS = {"cpu": 768, "cuda": 8192}
 
 
 def matmul_peak(device: torch.device, precision: Precision) -> float:
@@ -46,26 +38,15 @@ def matmul_peak(device: torch.device, precision: Precision) -> float:
     left, right = (torch.full((size, size), 0.5, device=device, dtype=dtype) for _ in range(2))
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = precision is not Precision.fp32_ieee
+    timer = Timer(
+        "torch.mm(left, right)",
+        globals={"torch": torch, "left": left, "right": right},
+        num_threads=torch.get_num_threads(),
+    )
     try:
-        torch.mm(left, right)  # the first one loads kernels
-        return (
-            2.0 * size**3 / statistics.median(_seconds(left, right) for _ in range(TIMED_PRODUCTS))
-        )
+        return 2.0 * size**3 / timer.blocked_autorange(min_run_time=TIMED_SECONDS).median
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
-
-
-def _seconds(left: torch.Tensor, right: torch.Tensor) -> float:
-    _wait(left.device)
-    began = time.perf_counter()
-    torch.mm(left, right)
-    _wait(left.device)
-    return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @dataclass(frozen=True)
@@ -168,14 +149,6 @@ class RunProgress:
         return Status.completed if measured else None
 
 
-SPEED_FIELDS = ("samples_per_second", "tflops", "utilisation")  # of `Speed.of`, in `run.json`
-# The definition of `utilisation`, which `run.json` holds beside the number.
-UTILISATION = (
-    "model FLOP/s over the FLOP/s of a large matrix product at the run's precision, measured on "
-    "the same devices when the last of `starts` began"
-)
-
-
 class ProcessStart(NamedTuple):
     """The start of a process, or of several that train together, from which a run went on."""
 
@@ -195,61 +168,8 @@ class LogEntry:
     grad_norm: float | None  # of the last step, before clipping
     samples_per_second: float  # since the previous line, time of steps alone
     tflops: float  # TFLOP/s, as `Speed.of` computes them
-    utilisation: float  # see UTILISATION
+    utilisation: float  # model FLOP/s over the devices' peak
     held_out_loss: float | None  # None if it was not measured at this step
-
-
-def run_origin(
-    runtime: RuntimeConfig, trainer: TrainerConfig, processes: int, device: str
-) -> dict[str, Any]:
-    """Return what must be equal for a run to resume with the same bits."""
-    return {
-        **software_versions(),
-        "device": device,
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "threads": runtime.threads,
-        "compile": runtime.compile,
-        "parallel": trainer.parallel.value,
-        "processes": processes,
-        "accumulate": trainer.accumulate,
-        "activation_checkpointing": trainer.activation_checkpointing,
-    }
-
-
-def write_run_record(
-    folder: RunFolder,
-    config: TrialConfig,
-    progress: RunProgress,
-    status: str,
-    *,
-    origin: Mapping[str, Any],
-    starts: Sequence[ProcessStart],
-    speed: Speed,
-    measured: Mapping[str, float] | None,
-    seconds: float,
-) -> None:
-    """Write `run.json`; after a kill without warning its status remains `running`."""
-    record = {
-        "trial_key": trial_key(config),
-        "status": status,
-        "steps": config.budget.steps,
-        "steps_done": progress.step,
-        "loss": progress.deciding_loss(config.budget),
-        "loss_at_init": finite_or_none(progress.loss_at_init),
-        "diverged_at_step": progress.diverged_at,
-        "stopped_at_step": progress.stopped_at,
-        "parameters": parameter_count(config),
-        "precision": config.precision.value,
-        **origin,
-        "flops_per_step": speed.step_flops,
-        **{name: (measured or {}).get(name) for name in SPEED_FIELDS},
-        "matmul_peak_tflops": float(f"{speed.peak / 1e12:.4g}"),
-        "utilisation_is": UTILISATION,
-        "seconds": float(f"{seconds:.6g}"),
-        "starts": [start._asdict() for start in starts],
-        "provenance": provenance(),
-    }
-    write_json(folder.record_file, record)
 
 
 class RunLog:

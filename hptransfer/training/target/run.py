@@ -17,15 +17,17 @@ import torch
 
 from hptransfer.config import RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.choices import Status
+from hptransfer.config.identity import trial_key
 from hptransfer.data import Dataset
 from hptransfer.errors import Interrupted, MachineError
+from hptransfer.models.parametrization import parameter_count
 from hptransfer.models.weights import save_weights
-from hptransfer.results.folder import RunFolder
+from hptransfer.results.folder import RunFolder, write_json
 from hptransfer.results.ledger_rows import finite_or_none
-from hptransfer.results.provenance import utc_now
+from hptransfer.results.provenance import provenance, utc_now
 from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
 from hptransfer.system.signals import requested_signal
-from hptransfer.training.device import device_name
+from hptransfer.training.device import device_name, software_versions
 from hptransfer.training.flops import train_step_flops, trial_flops
 from hptransfer.training.sampling.generate import sample_grid
 from hptransfer.training.sampling.quality import (
@@ -43,8 +45,13 @@ from hptransfer.training.target.record import (
     RunLog,
     Speed,
     matmul_peak,
-    run_origin,
-    write_run_record,
+)
+
+SPEED_FIELDS = ("samples_per_second", "tflops", "utilisation")  # of `Speed.of`, in `run.json`
+# The definition of `utilisation`, which `run.json` holds beside the number.
+UTILISATION = (
+    "model FLOP/s over the FLOP/s of a large matrix product at the run's precision, measured on "
+    "the same devices when the last of `starts` began"
 )
 
 # The signal that a process reports as the cause of its end, where only another process of the run
@@ -91,7 +98,17 @@ class TrainingRun:
             load_real_samples(config.data, runtime.data_folder)
         self.engine = Engine(config, runtime, trainer, dataset, group)
         self.checkpoints = RunCheckpoints(folder.checkpoints, trainer.keep)
-        self.origin = run_origin(runtime, trainer, group.size, self.device)
+        self.origin = {  # what must be equal for a run to resume with the same bits
+            **software_versions(),
+            "device": self.device,
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "threads": runtime.threads,
+            "compile": runtime.compile,
+            "parallel": trainer.parallel.value,
+            "processes": group.size,
+            "accumulate": trainer.accumulate,
+            "activation_checkpointing": trainer.activation_checkpointing,
+        }
         self.progress, self.starts = resume(
             self.engine, self.checkpoints, self.origin, listeners.tell
         )
@@ -262,18 +279,31 @@ class TrainingRun:
         return sample_quality(self.config, real, images)
 
     def _describe(self, status: str) -> None:
-        """Write `run.json` with a status."""
-        write_run_record(
-            self.folder,
-            self.config,
-            self.progress,
-            status,
-            origin=self.origin,
-            starts=self.starts,
-            speed=self.speed,
-            measured=self.speed.of(*self.since_start) if self.since_start[0] else None,
-            seconds=self.seconds,
-        )
+        """Write `run.json`; after a kill without warning its status remains `running`."""
+        config, progress = self.config, self.progress
+        unknown: dict[str, float | None] = dict.fromkeys(SPEED_FIELDS)
+        measured = self.speed.of(*self.since_start) if self.since_start[0] else unknown
+        record = {
+            "trial_key": trial_key(config),
+            "status": status,
+            "steps": config.budget.steps,
+            "steps_done": progress.step,
+            "loss": progress.deciding_loss(config.budget),
+            "loss_at_init": finite_or_none(progress.loss_at_init),
+            "diverged_at_step": progress.diverged_at,
+            "stopped_at_step": progress.stopped_at,
+            "parameters": parameter_count(config),
+            "precision": config.precision.value,
+            **self.origin,
+            "flops_per_step": self.speed.step_flops,
+            **measured,
+            "matmul_peak_tflops": float(f"{self.speed.peak / 1e12:.4g}"),
+            "utilisation_is": UTILISATION,
+            "seconds": float(f"{self.seconds:.6g}"),
+            "starts": [start._asdict() for start in self.starts],
+            "provenance": provenance(),
+        }
+        write_json(self.folder.record_file, record)
 
 
 def _due(step: int, every: int | None) -> bool:
