@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.benchmark import Timer
 
 from hptransfer.config import BudgetConfig
 from hptransfer.config.choices import Precision, Status
@@ -26,7 +27,7 @@ from hptransfer.results.ledger_rows import finite_or_none
 from hptransfer.system.files import opening, write_text
 from hptransfer.training.schedule import gives_up, has_point
 
-TIMED_SECONDS = 0.1  # seconds of matrix products that are timed; their median counts
+TIMED_PRODUCTS = 5  # matrix products that are timed; their median counts
 # Rows of the square matrices: 20 ms on a core, 2 ms on an H100.
 MATRIX_ROWS = {"cpu": 768, "cuda": 8192}
 
@@ -38,13 +39,16 @@ def matmul_peak(device: torch.device, precision: Precision) -> float:
     left, right = (torch.full((size, size), 0.5, device=device, dtype=dtype) for _ in range(2))
     allowed = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = precision is not Precision.fp32_ieee
-    timer = Timer(
-        "torch.mm(left, right)",
-        globals={"torch": torch, "left": left, "right": right},
-        num_threads=torch.get_num_threads(),
-    )
+    wait = torch.cuda.synchronize if device.type == "cuda" else torch.cpu.synchronize
+    seconds = []
     try:
-        return 2.0 * size**3 / timer.blocked_autorange(min_run_time=TIMED_SECONDS).median
+        for _ in range(1 + TIMED_PRODUCTS):  # the first one loads kernels
+            wait(device)
+            began = time.perf_counter()
+            torch.mm(left, right)
+            wait(device)
+            seconds.append(time.perf_counter() - began)
+        return 2.0 * size**3 / statistics.median(seconds[1:])
     finally:
         torch.backends.cuda.matmul.allow_tf32 = allowed
 
