@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,12 +20,7 @@ exit codes: 0 done; 1 it ran and the answer is no; 2 change the command; 3 the m
 """
 
 
-@dataclass(frozen=True)
-class Argument:
-    """An argument of a command: its names, and how argparse reads it."""
-
-    names: tuple[str, ...]
-    settings: Mapping[str, Any]
+Argument = tuple[tuple[str, ...], dict[str, Any]]  # of argparse's `add_argument`
 
 
 @dataclass(frozen=True)
@@ -38,11 +33,11 @@ class Command:
 
 
 def _argument(*names: str, **settings: Any) -> Argument:
-    return Argument(names, settings)
+    return names, settings
 
 
 def _flag(name: str, meaning: str) -> Argument:
-    return Argument((name,), {"action": "store_true", "help": meaning})
+    return _argument(name, action="store_true", help=meaning)
 
 
 SWEEP = _argument("sweep", help="a sweep file or name")
@@ -245,6 +240,6 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for argument in (*command.arguments, *EVERYWHERE):
-        parser.add_argument(*argument.names, **argument.settings)
+    for names, settings in (*command.arguments, *EVERYWHERE):
+        parser.add_argument(*names, **settings)
     return parser

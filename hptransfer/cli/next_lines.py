@@ -31,11 +31,7 @@ def after_status(
     arguments: argparse.Namespace, folder: ResultsFolder, state: Mapping[str, Any]
 ) -> str:
     """The sweep where trials are missing, else the fit."""
-    return _sweep_or_fit(arguments, folder, missing=state["wanted"] - state["recorded"])
-
-
-def _sweep_or_fit(arguments: argparse.Namespace, folder: ResultsFolder, *, missing: int) -> str:
-    if missing:
+    if state["wanted"] > state["recorded"]:
         return command_line("sweep", arguments, str(folder.sweep_file))
     return command_line("fit", arguments, str(folder.path))
 
@@ -47,9 +43,9 @@ def after_fit(
 
     A target that was only named in the fit is named again.
     """
-    path, missing = str(folder.path), estimates["trials"]["missing"]
-    if missing:
-        return _sweep_or_fit(arguments, folder, missing=missing)
+    path = str(folder.path)
+    if estimates["trials"]["missing"]:
+        return command_line("sweep", arguments, str(folder.sweep_file))
     if estimates["metric"] != LOSS.name:
         named = f"--metric={estimates['metric']}"
         return command_line("plot", arguments, path, *step_words(arguments), named)

@@ -288,25 +288,17 @@ def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         return 0
     print(text.status_text(state))
     for ledger in asked.get("verified", []):
-        print(_verified_line(ledger))
-    if "exported" in asked:
-        print(_exported_line(asked["exported"]))
+        print(
+            f"verified {ledger['file']}: {ledger['rows']} rows, {ledger['bytes']} bytes, "
+            f"{ledger['curves']} curves; sha256 {ledger['sha256']}"
+        )
+    if exported := asked.get("exported"):
+        print(
+            f"exported {exported['rows']} rows to {exported['file']}, what the columns mean to "
+            f"{exported['dictionary']}"
+        )
     print(f"next: {after_status(arguments, folder, state)}")
     return 0
-
-
-def _verified_line(ledger: Mapping[str, Any]) -> str:
-    return (
-        f"verified {ledger['file']}: {ledger['rows']} rows, {ledger['bytes']} bytes, "
-        f"{ledger['curves']} curves; sha256 {ledger['sha256']}"
-    )
-
-
-def _exported_line(exported: Mapping[str, Any]) -> str:
-    return (
-        f"exported {exported['rows']} rows to {exported['file']}, what the columns mean to "
-        f"{exported['dictionary']}"
-    )
 
 
 def import_command(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 from hptransfer.config import (
     AdamWConfig,
     DDPMConfig,
-    ObjectiveConfig,
     ParametrizationConfig,
     TrialConfig,
 )
@@ -46,22 +45,19 @@ def shape_signature(config: TrialConfig) -> TrialConfig:
     They may differ in every field of the optimizer, in warm-up, init scale, output scale, seed, and
     the weight of a learned variance's bound.
     """
+    objective = config.objective
+    if isinstance(objective, DDPMConfig):
+        objective = dataclasses.replace(objective, vlb_weight=DDPMConfig().vlb_weight)
     return dataclasses.replace(
         config,
         optimizer=AdamWConfig(),
         parametrization=dataclasses.replace(
             config.parametrization, init_scale=1.0, output_scale=1.0
         ),
-        objective=_without_trial_weight(config.objective),
+        objective=objective,
         budget=dataclasses.replace(config.budget, warmup_fraction=0.0),
         seed=0,
     )
-
-
-def _without_trial_weight(objective: ObjectiveConfig) -> ObjectiveConfig:
-    if isinstance(objective, DDPMConfig):
-        return dataclasses.replace(objective, vlb_weight=DDPMConfig().vlb_weight)
-    return objective
 
 
 def with_width(config: TrialConfig, width: int) -> TrialConfig:
@@ -118,18 +114,6 @@ def _short_form(value: Any) -> Any:
         if f.metadata.get("tag") or (group and form) or (not group and item != f.default):
             short[f.name] = form
     return short
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return every field of a trial by its dotted key, as a config file would write it."""
-    fields: dict[str, Any] = {}
-    for f in dataclasses.fields(value):
-        item, key = getattr(value, f.name), f"{prefix}{f.name}"
-        if dataclasses.is_dataclass(item):
-            fields |= flat(item, f"{key}.")
-        else:
-            fields[key] = item.value if isinstance(item, Enum) else item
-    return fields
 
 
 def canonical_json(config: TrialConfig) -> str:

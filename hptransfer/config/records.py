@@ -28,6 +28,15 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their dotted keys."""
+    values: dict[str, Any] = {}
+    for name, item in tree.items():
+        nested = isinstance(item, Mapping)
+        values |= flat(item, f"{prefix}{name}.") if nested else {f"{prefix}{name}": item}
+    return values
+
+
 def read_record(cls: type[Record], values: Any, where: str) -> Record:
     """An instance of a dataclass from a mapping of its fields; a missing field has its default.
 

@@ -18,7 +18,8 @@ from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred
 from hptransfer.config import TrialConfig
 from hptransfer.config.compose.compose import Composed, resolved_yaml, with_trial
 from hptransfer.config.hyperparameters import with_hyperparameters
-from hptransfer.config.identity import arm_of, canonical, flat, with_width
+from hptransfer.config.identity import arm_of, canonical, with_width
+from hptransfer.config.records import flat, plain
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.models.parametrization import parameter_count
 from hptransfer.models.parametrization.rule_table import parameter_table
@@ -41,7 +42,7 @@ def distances(sweep: SweepConfig, target: TrialConfig) -> list[str]:
 
 def _conditions(config: TrialConfig, sweep: SweepConfig) -> dict[str, Any]:
     same = dict.fromkeys(sweep.axes, -2.0)  # what is swept is no condition: any value, but one
-    fields = flat(with_hyperparameters(config, same))
+    fields = flat(plain(with_hyperparameters(config, same)))
     return {key: value for key, value in fields.items() if key.split(".")[0] in COMPARED}
 
 

@@ -51,7 +51,7 @@ def test_costs_have_the_denominators_of_their_names() -> None:
     sweep = quickstart()
     target = target_of(sweep)
     one = trial_flops(target)
-    assert emit.cost(sweep, cost_table(one), target, points=8) == {
+    assert emit.search_cost(sweep, cost_table(one), target, points=8) == {
         "sweep_flops": pytest.approx(1.5 * one),
         "target_flops": one,
         "arm_over_target_percent": 70.0,
@@ -67,14 +67,14 @@ def test_a_direct_search_has_the_points_of_the_sweeps_own_design(method: str, po
     target = target_of(sweep)
     table = cost_table(trial_flops(target))
     count = emit.swept_points(sweep, table, target)
-    found = emit.cost(sweep, table, target, points=count)
+    found = emit.search_cost(sweep, table, target, points=count)
     assert found["over_direct_search_percent"] == round(70 / (points * 3), 3)
 
 
 def test_costs_that_rows_do_not_know_are_null() -> None:
     sweep = quickstart()
     table = cost_table(1.0).assign(flops=np.nan)
-    found = emit.cost(sweep, table, target_of(sweep), points=8)
+    found = emit.search_cost(sweep, table, target_of(sweep), points=8)
     assert found["sweep_flops"] is None and found["arm_over_target_percent"] is None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,16 +75,16 @@ def tried_point(place: ArmAndWidth, point: Point, seeds: Sequence[int], rows: Ro
     return TriedPoint(tuple(point.items()), tuple(losses), start)
 
 
-Propose = Callable[[SweepConfig, History], Mapping[ArmAndWidth, Sequence[Point]]]
-
-
 def asked(sweep: SweepConfig, rows: Rows) -> list[tuple[TrialConfig, ...]]:
     """Return the trials of all rounds asked so far.
 
     Only the last round may lack rows; if it lacks none, the search is over. A trial that several
     rounds ask for belongs to the first of them.
     """
-    propose = _method(sweep)
+    if sweep.design.method is Method.refine:
+        from hptransfer.sweeping.design.refine import propose
+    else:
+        from hptransfer.sweeping.design.optuna_samplers import propose
     history: dict[ArmAndWidth, list[list[TriedPoint]]] = {
         place: [] for place in arms_and_widths(sweep)
     }
@@ -111,11 +111,3 @@ def _trials(sweep: SweepConfig, chosen: Mapping[ArmAndWidth, Sequence[Point]]) -
         for of_seed in zip(*(place.trials(p, sweep.seeds) for p in points), strict=True)
         for config in of_seed
     ]
-
-
-def _method(sweep: SweepConfig) -> Propose:
-    if sweep.design.method is Method.refine:
-        from hptransfer.sweeping.design.refine import propose
-    else:
-        from hptransfer.sweeping.design.optuna_samplers import propose
-    return propose

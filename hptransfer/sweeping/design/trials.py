@@ -11,7 +11,8 @@ from pathlib import Path
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method, Scaling
 from hptransfer.config.hyperparameters import hyperparameter, with_hyperparameters
-from hptransfer.config.identity import flat, trial_key, with_scaling, with_width
+from hptransfer.config.identity import trial_key, with_scaling, with_width
+from hptransfer.config.records import flat, plain
 from hptransfer.config.sweep import CONDITIONS, Axis, SweepConfig, require_allowable, with_condition
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import Trials
@@ -41,15 +42,13 @@ def sobol(search: Sequence[tuple[str, Axis]], *, count: int, seed: int) -> list[
 
     sequence = qmc.Sobol(len(search), scramble=True, rng=seed)
     unit = sequence.random_base2(math.ceil(math.log2(count)))[:count]
-    return [in_box(search, point) for point in unit.tolist()]
-
-
-def in_box(search: Sequence[tuple[str, Axis]], unit: Sequence[float]) -> dict[str, float]:
-    """Return the point at shares in [0, 1] of the axes, in log2."""
-    return {
-        f"log2_{name}": round(axis.low + share * (axis.high - axis.low), DECIMALS)
-        for (name, axis), share in zip(search, unit, strict=True)
-    }
+    return [
+        {
+            f"log2_{name}": round(axis.low + share * (axis.high - axis.low), DECIMALS)
+            for (name, axis), share in zip(search, shares, strict=True)
+        }
+        for shares in unit.tolist()
+    ]
 
 
 def wanted(sweep: SweepConfig) -> dict[str, TrialConfig]:
@@ -163,7 +162,7 @@ def _base_facts(sweep: SweepConfig) -> dict[str, object]:
         default = getattr(type(getattr(base, hp.group))(), hp.field)
         group = dataclasses.replace(getattr(base, hp.group), **{hp.field: default})
         base = dataclasses.replace(base, **{hp.group: group})
-    return {**flat(base), **_design_facts(sweep)}
+    return {**flat(plain(base)), **_design_facts(sweep)}
 
 
 def _design_facts(sweep: SweepConfig) -> dict[str, object]:

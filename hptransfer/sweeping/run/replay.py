@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,12 @@ def find_row(folder: ResultsFolder, prefix: str) -> dict[str, Any]:
     Raises:
         UserError: none or several, or a row that another program made.
     """
-    found = {row["trial_key"]: row for row in _rows_from(folder, prefix)}
+    found = {
+        row["trial_key"]: row
+        for home in (folder.target, folder.path)  # rows of the sweep's own ledger win
+        for row in iterate_ledger_rows(home)
+        if row["trial_key"].startswith(prefix)
+    }
     if not found:
         raise UserError(
             f"--trial must begin the key of one of the rows of {folder.path}, but none begins with "
@@ -111,12 +116,6 @@ def find_row(folder: ResultsFolder, prefix: str) -> dict[str, Any]:
             "does not have. Train it again there."
         )
     return only
-
-
-def _rows_from(folder: ResultsFolder, prefix: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows whose keys begin with `prefix`, rows of the sweep's own ledger last."""
-    for home in (folder.target, folder.path):
-        yield from (row for row in iterate_ledger_rows(home) if row["trial_key"].startswith(prefix))
 
 
 def trial_of(recorded: Mapping[str, Any]) -> TrialConfig:

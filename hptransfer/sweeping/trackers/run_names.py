@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hptransfer.config.records import flat
+
 Row = Mapping[str, Any]  # a row of the ledger
 TrainingCurve = Sequence[tuple[int, float]]  # (step, training loss)
 Scalar = tuple[str, int, float]  # (name, step, value)
@@ -31,15 +33,7 @@ def summary(row: Row) -> dict[str, str | float]:
 
 def parameters(row: Row) -> dict[str, Any]:
     """Return a trial's config by dotted keys, and its summary."""
-    return {**_flat(row["config"]), **summary(row)}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, item in value.items():
-        nested = isinstance(item, Mapping)
-        fields |= _flat(item, f"{prefix}{name}.") if nested else {f"{prefix}{name}": item}
-    return fields
+    return {**flat(row["config"]), **summary(row)}
 
 
 def curve_scalars(curve: TrainingCurve) -> list[Scalar]:
