@@ -12,7 +12,10 @@ from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import with_scaling
+from tests.support.executors import running_ray, started_ray
 from tests.support.tiny import TINY, TINY_SWEEP
+
+__all__ = ["running_ray", "started_ray"]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from hptransfer.analysis.of_folder import fresh_estimates
 from hptransfer.cli.commands import COMMANDS
 from hptransfer.cli.main import main
 from hptransfer.cli.sweep_commands import _strict
+from hptransfer.config import ExecutorConfig
 from hptransfer.errors import MachineError
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read_ledger_rows
@@ -93,11 +94,12 @@ def test_what_cannot_run_is_refused_before_anything_is_written(
 
 @pytest.mark.cluster
 def test_resources_that_no_node_has_are_refused_in_seconds(
-    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+    running_ray: ExecutorConfig, tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["sweep", "tiny.yaml", "executor.name=ray", "executor.cpus=4096"]) == 2
-    error = capsys.readouterr().err
-    assert "4096" in error and error.count("\n") == 1
+    joined = ("executor.name=ray", f"executor.address={running_ray.address}")
+    assert main(["sweep", "tiny.yaml", *joined, "executor.cpus=4096"]) == 2
+    _of_authentication, error = capsys.readouterr().err.splitlines()
+    assert "4096" in error
     assert not read_ledger_rows(Path("results/tiny"))
 
 

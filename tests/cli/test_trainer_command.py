@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hptransfer.cli.main import main
 from hptransfer.results.folder import RunFolder
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.training.target.record import read_log
@@ -24,7 +25,7 @@ TARGET = """\
 name: target
 model: {width: 16, base_width: 8, depth: 1, head_dim: 4}
 optimizer: {beta2: 0.99}
-budget: {steps: 400, batch_size: 8, eval_samples: 16, eval_draws: 1}
+budget: {steps: 240, batch_size: 8, eval_samples: 16, eval_draws: 1}
 train: {log_every: 5, checkpoint_s: 0, sample_columns: 1, sample_steps: 1}
 """
 TRAIN = ("-m", "hptransfer", "train", "target.yaml", "--quiet")
@@ -90,22 +91,25 @@ def record() -> dict[str, Any]:
     return json.loads(folder.record_file.read_text())
 
 
-def test_killed_and_terminated_it_ends_with_the_same_bits(target: Path) -> None:
+def test_killed_and_terminated_it_ends_with_the_same_bits(
+    target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     process = started(TRAIN)
-    wait_for(process, lambda: logged() >= 40)
+    wait_for(process, lambda: logged() >= 20)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL and record()["status"] == "running"
     process = started(TRAIN)
-    wait_for(process, lambda: logged() >= 120)
+    wait_for(process, lambda: logged() >= 80)
     process.terminate()
     _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143 and record()["status"] == "interrupted"
     assert "the run goes on at its last checkpoint. Continue with\n  hptransfer train" in error
     assert not read_ledger_rows(Path("results/target/target"))
-    code, out, _ = finished(TRAIN)
-    assert code == 0 and "The run goes on at step" in out
-    assert finished([*TRAIN, "--results", "whole"])[0] == 0
+    words = TRAIN[TRAIN.index("train") :]
+    assert main([*words]) == 0
+    assert "The run goes on at step" in capsys.readouterr().out
+    assert main([*words, "--results", "whole"]) == 0
     ours, theirs = weights("results"), weights("whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     (row,), (other,) = (

@@ -43,6 +43,11 @@ __all__ = ["executor"]
 
 GIB = 2**30
 RAY = ExecutorConfig(name="ray")
+# Executors that start all they need, and must leave nothing of it.
+OWN = [
+    pytest.param(ExecutorConfig(name="local"), id="local"),
+    pytest.param(RAY, id="ray", marks=pytest.mark.cluster),
+]
 
 
 def raise_at_seed_two(configs: Sequence[TrialConfig], runtime: RuntimeConfig) -> list[TrialResult]:
@@ -114,14 +119,15 @@ class TestContract:
             assert [result.status for result in results] == [Status.completed] * 2
             assert list(map(_facts, results)) == list(map(_facts, expected.results[index]))
 
+    @pytest.mark.parametrize("started", OWN)
     def test_a_bug_stops_the_sweep_and_keeps_what_was_recorded(
-        self, executor, tiny_trial, capfd, clean_folder
+        self, started, tiny_trial, capfd, clean_folder
     ):
         recorder = Recorder()
         packs = _packs(tiny_trial, 30)
         environment, handlers = dict(os.environ), _handlers()
         with pytest.raises(PackError) as caught:
-            recorder.run(packs, executor, raise_at_seed_two)
+            recorder.run(packs, started, raise_at_seed_two)
         assert caught.value.trial_keys == tuple(map(trial_key, packs[2]))
         assert "ZeroDivisionError: a bug in the model" in str(caught.value)
         assert "in raise_at_seed_two" in str(caught.value)
@@ -312,8 +318,10 @@ def test_of_what_ray_prints_the_first_line_is_passed_on():
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
-def test_an_interrupted_sweep_raises_and_keeps_its_rows(number: signal.Signals, tiny_trial):
+@pytest.mark.parametrize(("number", "joins"), [(signal.SIGINT, False), (signal.SIGUSR1, True)])
+def test_an_interrupted_sweep_raises_and_keeps_its_rows(
+    number: signal.Signals, joins: bool, tiny_trial, request: pytest.FixtureRequest
+):
     def interrupt(received: int, frame: object) -> None:
         raise Interrupted(received)
 
@@ -322,10 +330,13 @@ def test_an_interrupted_sweep_raises_and_keeps_its_rows(number: signal.Signals, 
         threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
 
     done: dict[int, float] = {}
+    executor = request.getfixturevalue("running_ray") if joins else RAY
     kept = signal.signal(number, interrupt)
     try:
         with pytest.raises(Interrupted):
-            run_packs(_packs(tiny_trial, 4), RUNTIME, RAY, on_results=kill_soon, run_pack=sleep)
+            run_packs(
+                _packs(tiny_trial, 4), RUNTIME, executor, on_results=kill_soon, run_pack=sleep
+            )
         assert signal.getsignal(number) is interrupt
     finally:
         signal.signal(number, kept)
@@ -333,11 +344,13 @@ def test_an_interrupted_sweep_raises_and_keeps_its_rows(number: signal.Signals, 
 
 
 @pytest.mark.cluster
-def test_a_lost_worker_is_replaced_and_one_that_always_dies_is_named(tiny_trial, tmp_path, capfd):
+def test_a_lost_worker_is_replaced_and_one_that_always_dies_is_named(
+    running_ray, tiny_trial, tmp_path, capfd
+):
     recorder = Recorder()
     packs = _packs(tiny_trial, 4)
     with pytest.raises(MachineError, match=f"trials are {trial_key(packs[2][0])}, .* run the same"):
-        recorder.run(packs, RAY, die, RuntimeConfig(data_folder=str(tmp_path)))
+        recorder.run(packs, running_ray, die, RuntimeConfig(data_folder=str(tmp_path)))
     assert sorted(recorder.results) == [0, 1, 3]
     assert recorder.started.count(1) >= 2
     starts = [at for i, at in zip(recorder.started, recorder.times, strict=True) if i == 2]
@@ -347,9 +360,10 @@ def test_a_lost_worker_is_replaced_and_one_that_always_dies_is_named(tiny_trial,
 
 
 @pytest.mark.cluster
-def test_resources_that_no_node_has_are_refused(tiny_trial):
+def test_resources_that_no_node_has_are_refused(running_ray, tiny_trial):
+    executor = dataclasses.replace(running_ray, cpus=1000.0)
     with pytest.raises(UserError, match="asks for 1000 CPUs and 0 GPUs, and the nodes have: "):
-        Recorder().run(_packs(tiny_trial, 1), ExecutorConfig(cpus=1000.0), cheap)
+        Recorder().run(_packs(tiny_trial, 1), executor, cheap)
 
 
 def shuffled(configs, runtime):

@@ -9,6 +9,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -195,8 +196,6 @@ class TestFacts:
         assert self.facts(tiny_trial(scaling=Scaling.standard, seed=3)) == self.facts(tiny_trial())
 
     def test_what_shapes_a_cost_is_told_apart(self, tiny_trial) -> None:
-        from dataclasses import replace
-
         from hptransfer.config.choices import Weights
 
         config = tiny_trial()
@@ -324,10 +323,10 @@ class TestMeasurePacks:
         assert looked_up(probe.cost_facts(other, runtime, CPU)) is not None
 
     @pytest.mark.cluster
-    def test_a_workers_refusal_reaches_the_user(self, group) -> None:
+    def test_a_workers_refusal_reaches_the_user(self, running_ray, group) -> None:
         from hptransfer.errors import UserError
         from hptransfer.execution.ray.measure import measure_packs as measure_on_workers
 
-        executor = ExecutorConfig(gpus=0.0)
+        executor = replace(running_ray, gpus=0.0)
         with pytest.raises(UserError, match="must be cpu, cuda or cuda:N"):
             measure_on_workers([group], RuntimeConfig(device="tpu"), executor, say=print)

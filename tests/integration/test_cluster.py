@@ -146,15 +146,16 @@ def test_a_pack_whose_node_vanished_runs_elsewhere(cluster, tiny_trial, tmp_path
     assert recorder.started.count(1) == 2
 
 
-def test_storage_that_a_node_does_not_see_is_refused(cluster, tiny_trial, tmp_path, monkeypatch):
-    _add(cluster)
+def test_storage_that_a_node_does_not_see_is_refused(
+    running_ray, tiny_trial, tmp_path, monkeypatch
+):
     recorder = Recorder()
 
     def run(folder: str) -> None:
         run_packs(
             _packs(tiny_trial, 1),
             RuntimeConfig(),
-            _joining(cluster),
+            running_ray,
             on_results=recorder.on_results,
             run_pack=cheap,
             checkpoints=CheckpointConfig(folder),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from hptransfer.config import RuntimeConfig, TrainerConfig
@@ -37,8 +38,15 @@ def on_two_processes(made: Path, *more: str) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run every case once for all tests."""
-    return on_two_processes(tmp_path_factory.mktemp("processes"))
+    """Run every case once for all tests, and for all workers of pytest."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return on_two_processes(tmp_path_factory.mktemp("processes"))
+    made = tmp_path_factory.getbasetemp().parent / "processes"
+    with FileLock(f"{made}.lock"):
+        if not (made / "said.json").exists():
+            made.mkdir(exist_ok=True)
+            on_two_processes(made)
+    return made
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
-"""Packs that cost nothing, and a recorder of what an executor reports."""
+"""Packs that cost nothing, a recorder of what an executor reports, and a Ray that tests share."""
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -67,6 +69,39 @@ class Recorder:
         return self
 
 
+@pytest.fixture(scope="session")
+def started_ray() -> Iterator[str]:
+    """Start a Ray of two CPUs on this machine once for all tests; return its address."""
+    from ray.cluster_utils import Cluster
+
+    variables = {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80_000_000}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        cluster = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
+    yield str(cluster.address)
+    cluster.shutdown()
+
+
+@pytest.fixture
+def running_ray(started_ray: str, monkeypatch: pytest.MonkeyPatch) -> ExecutorConfig:
+    """Return how a sweep joins the Ray that runs, in a tenth of the time that starting one takes.
+
+    What a test leaves there ends with its sweep, which is a job of its own. Tests of starting,
+    ending and cleaning up start their own.
+    """
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    return ExecutorConfig(name="ray", address=started_ray)
+
+
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.cluster)])
 def executor(request: pytest.FixtureRequest) -> ExecutorConfig:
-    return ExecutorConfig(name=request.param)
+    """Return each executor; Ray's joins the one that runs."""
+    if request.param == "local":
+        return ExecutorConfig(name="local")
+    return request.getfixturevalue("running_ray")

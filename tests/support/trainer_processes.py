@@ -36,7 +36,7 @@ from hptransfer.training.target.parallel import ProcessGroup
 from tests.support.custom_models import Net, trial
 from tests.support.tiny import TINY
 
-STEPS, CUT = 6, 3
+STEPS, CUT = 4, 2
 RUNTIME = RuntimeConfig()
 COMPILING = RuntimeConfig(compile=True)
 BUDGET = BudgetConfig(steps=STEPS, batch_size=8, eval_samples=18, eval_draws=2)

@@ -44,6 +44,12 @@ def checked(base: TrialConfig, widths: tuple[int, ...] = WIDTHS) -> dict[str, An
     return coordinate_check(base, widths, CENTRAL, RuntimeConfig())
 
 
+@pytest.fixture
+def two_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Average over two seeds where slopes are far from the limit whatever the seeds."""
+    monkeypatch.setattr("hptransfer.training.packs.coordinate_check.CHECK_SEEDS", (0, 1))
+
+
 @pytest.mark.parametrize("init", [Init.paper, Init.adaln_zero])
 def test_mup_passes(init: Init) -> None:
     answer = checked(dataclasses.replace(BASE, init=init))
@@ -53,12 +59,14 @@ def test_mup_passes(init: Init) -> None:
     assert {slope["quantity"] for slope in answer["slopes"]} == {"init", "update"}
 
 
+@pytest.mark.usefixtures("two_seeds")
 @pytest.mark.parametrize("scaling", [Scaling.standard, Scaling.standard_embed])
 def test_standard_fails(scaling: Scaling) -> None:
     base = dataclasses.replace(BASE, parametrization=ParametrizationConfig(scaling=scaling))
     assert checked(base, (24, 48))["verdict"] == "fail"
 
 
+@pytest.mark.usefixtures("two_seeds")
 @pytest.mark.parametrize("broken", [b for b in Broken if b is not Broken.none])
 def test_broken_mup_fails_and_names_a_module(broken: Broken) -> None:
     base = dataclasses.replace(BASE, parametrization=ParametrizationConfig(broken=broken))
@@ -77,6 +85,7 @@ def test_exact_zeros_are_listed_and_left_out() -> None:
     assert not at_init & {"blocks.0.adaLN_modulation.1", "final_layer.linear"}
 
 
+@pytest.mark.usefixtures("two_seeds")
 def test_a_rate_too_low_to_tell_does_not_pass() -> None:
     answer = coordinate_check(BASE, (24, 48), -16.0, RuntimeConfig())
     assert answer["verdict"] == "fail"
@@ -92,10 +101,13 @@ def test_widths_that_cannot_tell_are_refused(widths: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("base_width", [16, 32])
 def test_mup_passes_at_other_base_widths(base_width: int) -> None:
     base = dataclasses.replace(BASE, model=DiTConfig(base_width=base_width, width=base_width))
-    widths = (base_width, 2 * base_width, 4 * base_width)
-    assert coordinate_check(base, widths, CENTRAL, RuntimeConfig())["verdict"] == "pass"
+    assert (
+        coordinate_check(base, (base_width, 2 * base_width), CENTRAL, RuntimeConfig())["verdict"]
+        == "pass"
+    )
 
 
+@pytest.mark.usefixtures("two_seeds")
 def test_updates_are_changes_since_initialisation() -> None:
     answer = coordinate_check(BASE, (24, 48), -30.0, RuntimeConfig())
     init = {(r["module"], r["width"]): r["rms"] for r in answer["rms"] if r["quantity"] == "init"}
@@ -163,6 +175,7 @@ def test_every_family_passes_over_doublings_of_its_width(
     assert modules & {"final_layer.linear", "decoder_pred"}
 
 
+@pytest.mark.usefixtures("two_seeds")
 @families
 def test_every_family_fails_under_the_standard_parametrization(model: ModelConfig) -> None:
     standard = ParametrizationConfig(scaling=Scaling.standard)
@@ -171,6 +184,7 @@ def test_every_family_fails_under_the_standard_parametrization(model: ModelConfi
     assert answer["verdict"] == "fail" and abs(answer["worst"]["slope"]) > 0.5
 
 
+@pytest.mark.usefixtures("two_seeds")
 def test_a_readout_that_starts_random_may_shrink_but_not_grow() -> None:
     model = UViTConfig(width=16, base_width=16)
     base = dataclasses.replace(BASE, model=model, init=Init.original)
