@@ -101,10 +101,8 @@ def test_widths_that_cannot_tell_are_refused(widths: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("base_width", [16, 32])
 def test_mup_passes_at_other_base_widths(base_width: int) -> None:
     base = dataclasses.replace(BASE, model=DiTConfig(base_width=base_width, width=base_width))
-    assert (
-        coordinate_check(base, (base_width, 2 * base_width), CENTRAL, RuntimeConfig())["verdict"]
-        == "pass"
-    )
+    widths = (base_width, 2 * base_width, 4 * base_width)
+    assert coordinate_check(base, widths, CENTRAL, RuntimeConfig())["verdict"] == "pass"
 
 
 @pytest.mark.usefixtures("two_seeds")
