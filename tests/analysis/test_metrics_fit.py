@@ -18,7 +18,8 @@ from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.cli.main import main
 from hptransfer.errors import UserError
 from hptransfer.reporting import figures
-from hptransfer.reporting.figures.over_width import agreement_data, agreement_pictures
+from hptransfer.reporting.figures import agreement_pictures
+from hptransfer.reporting.figures.over_width import agreement_data
 from hptransfer.reporting.text.basins import basins_text
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.metrics import LOSS, METRICS, metric_named
