@@ -33,7 +33,7 @@ from hptransfer.reporting.figures.style import FAIL
 from hptransfer.reporting.figures.surface import (
     draw_importance,
     draw_surface,
-    surface_data,
+    excess_loss,
 )
 from tests.support.artists import axes_of, bars, figure_of, intervals, lines, marked, shades, texts
 from tests.support.figure_extras import (
@@ -188,17 +188,31 @@ def test_a_condition_draws_each_widths_optima_and_the_drift() -> None:
 
 
 def test_a_surface_draws_slices_contours_and_the_joint_optimum() -> None:
-    data = surface_data(surface())
-    axes = figure_of(partial(draw_surface, data=data)).axes
-    first, _, below, second = axes
-    for ax, slices in ((first, data.slices[0]), (second, data.slices[1])):
-        assert all(list(zip(cut.theta, cut.loss, strict=True)) in lines(ax) for cut in slices)
-    pair = data.contours[0]
+    record = surface()
+    first, _, below, second = figure_of(partial(draw_surface, surface=record)).axes
+    widest = record["widths"][-1]
+    best = [widest["optimum"][hp]["value"] for hp in record["hps"]]
+    for ax, bend, at in ((first, 0.03, best[0]), (second, 0.015, best[1])):
+        cut = np.array(lines(ax)[2])  # of the widest
+        apart = cut[:, 0] - at
+        assert cut[:, 1] == pytest.approx(widest["loss"] + bend * apart**2 + 0.01 * apart**3 / 6)
+        assert marked(ax, "o")[2] == (at, cut[:, 1].min())
+    low, high = first.get_xlim()
+    assert (low, high) == pytest.approx((-7.6, -3.1))  # all widths' points
     (contours,) = [c for c in below.collections if hasattr(c, "levels")]
-    assert tuple(contours.levels) == pair.levels  # pyright: ignore
-    assert marked(below, "o") == [pair.optimum]
-    assert pair.flat is not None and list(pair.flat) in lines(below)
-    assert list(pair.region) in lines(below)
+    highest = max(
+        float(excess_loss(widest, {0: np.array(x - best[0]), 1: np.array(y - best[1])}))
+        for x in below.get_xlim()
+        for y in below.get_ylim()
+    )
+    levels = list(contours.levels)  # pyright: ignore
+    assert levels[-1] == pytest.approx(highest / 2, rel=0.05)
+    assert levels[1:] == pytest.approx([2 * level for level in levels[:-1]], rel=0.05)
+    assert marked(below, "o") == [tuple(best)]
+    flat, region = lines(below)[:2]
+    assert np.diff(flat, axis=0).tolist() == [pytest.approx([-1.082, 1.682], abs=1e-3)]
+    assert np.mean(flat, axis=0) == pytest.approx(best)
+    assert np.ptp(region, axis=0) == pytest.approx([0.5 * 2.146 / 1.645, 2.146 / 1.645], rel=0.01)
 
 
 def test_importance_draws_a_bar_per_hp_and_method() -> None:

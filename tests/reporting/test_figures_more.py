@@ -14,7 +14,7 @@ from hptransfer.reporting.figures.conditions import condition_data
 from hptransfer.reporting.figures.cost import draw_cost
 from hptransfer.reporting.figures.over_width import loss_width_data, optimum_width_data
 from hptransfer.reporting.figures.regret import name_lines, regret_data
-from hptransfer.reporting.figures.surface import drawable, surface_data
+from hptransfer.reporting.figures.surface import excess_loss, fitted_widths, shown_hps
 from tests.support.artists import axes_of, bars
 from tests.support.figure_extras import (
     COST,
@@ -122,33 +122,21 @@ def test_a_condition_is_shown_at_the_others_own_values():
     assert (data.title, data.read_at) == ("µP: still moves", 600)
 
 
-def test_slices_and_contours_are_the_recorded_surface():
-    record = surface()
-    data = surface_data(record)
-    widest = record["widths"][-1]
-    lr = widest["optimum"]["log2_lr"]["value"]
-    cut = data.slices[0][-1]
-    here = len(cut.theta) - 1
-    apart = cut.theta[here] - lr
-    assert cut.loss[here] == pytest.approx(0.51 + 0.03 * apart**2 + 0.01 * apart**3 / 6)
-    assert data.axes[0][0] == pytest.approx(-7.6) and data.axes[0][-1] == pytest.approx(-3.1)
-    pair = data.contours[0]
-    x, y = data.axes[0][3] - lr, data.axes[1][7] - widest["optimum"]["log2_weight_decay"]["value"]
+def test_the_excess_loss_is_that_of_the_recorded_surface():
+    entry = surface()["widths"][-1]
+    x, y = np.array([0.5, -1.0]), np.array([[0.25], [2.0]])
     expected = 0.03 * x**2 + 0.015 * y**2 + 0.038 * x * y + 0.01 * (x**3 + y**3) / 6
-    assert pair.excess[7][3] == pytest.approx(expected)
-    assert pair.flat is not None and len(pair.region) == 61
-    xs = [point[0] for point in pair.region]
-    assert max(xs) - min(xs) == pytest.approx(0.5 * 2.146 / 1.645, rel=0.01)
+    assert excess_loss(entry, {0: x, 1: y}) == pytest.approx(expected)
 
 
 def test_more_hps_than_a_page_holds_are_cut_in_the_order_of_importance():
-    record = surface(("log2_lr", "log2_weight_decay", "log2_beta2", "log2_eps"))
-    assert len(surface_data(record).contours) == 6
+    hps = ("log2_lr", "log2_weight_decay", "log2_beta2", "log2_eps")
+    record: dict[str, Any] = surface(hps) | {"hps": [*hps, "log2_warmup_fraction"]}
     record["importance"]["surface"] = {"log2_eps": 0.9}
-    assert surface_data(record).labels[0] == "log2 Adam epsilon"
+    assert shown_hps(record) == ["log2_eps", "log2_lr", "log2_weight_decay", "log2_beta2"]
     for entry in record["widths"]:
         entry["interactions"] = None
-    assert not drawable(record)
+    assert fitted_widths(record) == []
 
 
 def test_basins_say_seeds_cliff_and_draws_on_an_edge():

@@ -161,17 +161,18 @@ def _of_surfaces(surfaces: Sequence[Mapping[str, Any]]) -> list[Picture]:
     listed = []
     names = _file_names([told["parametrization"] for told in surfaces])
     for name, told in zip(names, surfaces, strict=True):
-        if surface.drawable(told):
-            data = surface.surface_data(told)
-            side = 1.0 + 2.7 * len(data.labels)
-            draw = partial(surface.draw_surface, data=data)
-            label = f"{data.arm}: slices and contours of the response surface"
+        arm = arm_name(told["parametrization"])
+        if surface.fitted_widths(told):
+            side = 1.0 + 2.7 * len(surface.shown_hps(told))
+            draw = partial(surface.draw_surface, surface=told)
+            label = f"{arm}: slices and contours of the response surface"
             listed.append(Picture(f"surface-{name}", label, (side, side), draw))
         if any((told.get("importance") or {}).values()):
             draw = _on_axes(surface.draw_importance, told)
             size = (4.6, 1.1 + 0.5 * len(told["hps"]))
-            label = f"{arm_name(told['parametrization'])}: importance of each HP"
-            listed.append(Picture(f"importance-{name}", label, size, draw))
+            listed.append(
+                Picture(f"importance-{name}", f"{arm}: importance of each HP", size, draw)
+            )
     return listed
 
 

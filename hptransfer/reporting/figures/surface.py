@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,222 +37,126 @@ CONTOUR_LINES = 6  # each at twice the excess loss of the one within
 Z90 = 1.645  # normal sds from the middle to an end of a 90 % interval
 JOINT90 = 2.146  # sds to the edge of a 90 % region of two, sqrt(chi2)
 METHODS = {"surface": "response surface", "ped_anova": "PED-ANOVA (Optuna)"}
-
-
-class Slice(NamedTuple):
-    """One width's loss along one HP, the others at their optimum."""
-
-    width: int
-    color: str
-    theta: np.ndarray
-    loss: np.ndarray
-    optimum: float
-    interval: tuple[float, float] | None
-
-
-class Contours(NamedTuple):
-    """The widest width's loss above its optimum over a pair of HPs, rows along the second."""
-
-    first: int
-    second: int
-    excess: np.ndarray
-    levels: tuple[float, ...]
-    optimum: tuple[float, float]
-    region: list[tuple[float, float]]  # outline of the joint 90 % interval
-    flat: tuple[tuple[float, float], tuple[float, float]] | None  # ends of the flattest direction
-
-
-class SurfaceData(NamedTuple):
-    """One arm: a slice per HP and width on the diagonal, contours of its pairs below."""
-
-    arm: str
-    width: int
-    labels: tuple[str, ...]
-    axes: list[np.ndarray]  # a grid per HP
-    slices: list[list[Slice]]  # per HP
-    contours: list[Contours]
-
-
-def drawable(surface: Mapping[str, Any]) -> bool:
-    """Return whether any width of an arm has a fitted surface."""
-    return any(_fitted(entry) for entry in surface["widths"])
-
-
-def _fitted(entry: Mapping[str, Any]) -> bool:
-    return bool(entry.get("interactions")) and entry.get("loss") is not None
-
-
-def surface_data(surface: Mapping[str, Any]) -> SurfaceData:
-    """Evaluate the fitted surfaces of one arm around their optima."""
-    told = [entry for entry in surface["widths"] if _fitted(entry)]
-    widest = told[-1]
-    every = surface["hps"]
-    # The first ones in the order of importance; a page has no room for more.
-    shares = (surface.get("importance") or {}).get("surface") or {}
-    hps = sorted(every, key=lambda hp: -(shares.get(hp) or 0.0))[:MOST_HPS]
-    axes = [_axis(told, hp) for hp in hps]
-    colors = width_colors([entry["width"] for entry in told])
-    slices = [
-        [_slice(entry, hp, every.index(hp), axis, colors[entry["width"]]) for entry in told]
-        for hp, axis in zip(hps, axes, strict=True)
-    ]
-    return SurfaceData(
-        arm=arm_name(surface["parametrization"]),
-        width=widest["width"],
-        labels=tuple(hp_label(hp) for hp in hps),
-        axes=axes,
-        slices=slices,
-        contours=[
-            _contours(widest, every, hps, pair, axes) for pair in combinations(range(len(hps)), 2)
-        ],
-    )
-
-
-def _axis(entries: Sequence[Mapping[str, Any]], hp: str) -> np.ndarray:
-    """Span the points that any width was fitted to."""
-    ends = [end for entry in entries for end in entry["box"][hp]]
-    return np.linspace(min(ends), max(ends), AXIS_POINTS)
-
-
-def _slice(entry: Mapping[str, Any], hp: str, at: int, axis: np.ndarray, color: str) -> Slice:
-    best, (first, last) = entry["optimum"][hp], entry["box"][hp]
-    theta = axis[(axis >= first - 1e-9) & (axis <= last + 1e-9)]
-    return Slice(
-        width=entry["width"],
-        color=color,
-        theta=theta,
-        loss=entry["loss"] + _excess(entry, {at: theta - best["value"]}),
-        optimum=best["value"],
-        interval=ends_of(best),
-    )
-
-
-def _excess(entry: Mapping[str, Any], apart: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Return the loss above the optimum's, at octaves from it by the HP's place."""
-    bend, skew = entry["interactions"], entry["skew"]
-    squares = sum(bend[i][j] * x * y for i, x in apart.items() for j, y in apart.items())
-    return np.asarray(squares / 2 + sum(skew[i] * x**3 for i, x in apart.items()) / 6)
-
-
-def _contours(
-    entry: Mapping[str, Any],
-    every: Sequence[str],
-    hps: Sequence[str],
-    pair: tuple[int, int],
-    axes: Sequence[np.ndarray],
-) -> Contours:
-    first, second = pair
-    i, j = every.index(hps[first]), every.index(hps[second])
-    best = (entry["optimum"][hps[first]], entry["optimum"][hps[second]])
-    a, b = best[0]["value"], best[1]["value"]
-    excess = _excess(entry, {i: axes[first] - a, j: axes[second][:, None] - b})
-    return Contours(
-        first=first,
-        second=second,
-        excess=excess,
-        levels=_levels(float(excess.max())),
-        optimum=(a, b),
-        region=_region(best, entry.get("correlation"), (i, j)),
-        flat=_flat(entry, hps[first], hps[second], (a, b)),
-    )
-
-
-def _levels(top: float) -> tuple[float, ...]:
-    """Halve the highest loss again and again, to two digits."""
-    halves = [float(f"{top / 2**k:.1e}") for k in range(CONTOUR_LINES, 0, -1)]
-    return tuple(halves) if top > 0 else ()
-
-
-def _region(
-    best: tuple[Mapping[str, Any], Mapping[str, Any]], correlation: Any, pair: tuple[int, int]
-) -> list[tuple[float, float]]:
-    """Outline the normal joint 90 % region of two optima; empty where there is no interval."""
-    if not all(map(ends_of, best)) or not correlation:
-        return []
-    rho = correlation[pair[0]][pair[1]]
-    middles = [(hp["low"] + hp["high"]) / 2 for hp in best]
-    reach = [JOINT90 * (hp["high"] - hp["low"]) / (2 * Z90) for hp in best]
-    turn = np.linspace(0, 2 * math.pi, 61)
-    along, across = np.cos(turn), math.sqrt(max(1 - rho**2, 0.0)) * np.sin(turn)
-    xs = middles[0] + reach[0] * along
-    ys = middles[1] + reach[1] * (rho * along + across)
-    return list(zip(xs.tolist(), ys.tolist(), strict=True))
-
-
-def _flat(
-    entry: Mapping[str, Any], first: str, second: str, best: tuple[float, float]
-) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """Return the ends, an octave to each side, of the flattest direction within this pair."""
-    for told in entry.get("flat_directions") or []:
-        x, y = told["direction"].get(first, 0.0), told["direction"].get(second, 0.0)
-        length = math.hypot(x, y)
-        if length > 0.9:  # it lies in this pair
-            dx, dy = x / length, y / length
-            return (best[0] - dx, best[1] - dy), (best[0] + dx, best[1] + dy)
-    return None
-
-
-def draw_surface(figure: Figure, data: SurfaceData) -> None:
-    """Draw slices on the diagonal and contours below it."""
-    count = len(data.labels)
-    axes = figure.subplots(count, count, squeeze=False)
-    for row in range(count):
-        for column in range(row + 1, count):
-            axes[row][column].set_axis_off()
-    for hp, slices in enumerate(data.slices):
-        _draw_slices(axes[hp][hp], data, hp, slices)
-    for pair in data.contours:
-        _draw_contours(axes[pair.second][pair.first], data, pair)
-    for ax, label in zip(axes[-1], data.labels, strict=True):
-        ax.set_xlabel(label)
-    axes[0][0].set_title(data.arm)
-    # The corner above the diagonal is free.
-    axes[0][1].text(
-        0, 1, _KEY.format(width=data.width), transform=axes[0][1].transAxes, va="top",
-        fontsize=8.5, color=MUTED, linespacing=1.4,
-    )  # fmt: skip
-
-
 _KEY = (
     "slices: loss over one HP,\nthe others at their optimum\nbars: 90 % intervals\n\n"
     "contours, width {width}: loss\nabove the optimum, doubling\nfrom line to line\n"
     "dotted: joint 90 % interval\ndashed: a nearly flat direction"
 )
 
+Entry = Mapping[str, Any]  # one width of an arm's surface
 
-def _draw_slices(ax: Axes, data: SurfaceData, hp: int, slices: Sequence[Slice]) -> None:
-    bottoms = [float(cut.loss.min()) for cut in slices]
+
+def fitted_widths(surface: Mapping[str, Any]) -> list[Entry]:
+    """Return the widths of an arm that have a fitted surface; none of them may."""
+    told = surface["widths"]
+    return [entry for entry in told if entry.get("interactions") and entry.get("loss") is not None]
+
+
+def shown_hps(surface: Mapping[str, Any]) -> list[str]:
+    """Return an arm's HPs by falling importance, as many as a page has room for."""
+    shares = (surface.get("importance") or {}).get("surface") or {}
+    return sorted(surface["hps"], key=lambda hp: -(shares.get(hp) or 0.0))[:MOST_HPS]
+
+
+def excess_loss(entry: Entry, apart: Mapping[int, np.ndarray]) -> np.ndarray:
+    """Return the loss above the optimum's, at octaves from it by the HP's place."""
+    bend, skew = entry["interactions"], entry["skew"]
+    squares = sum(bend[i][j] * x * y for i, x in apart.items() for j, y in apart.items())
+    return np.asarray(squares / 2 + sum(skew[i] * x**3 for i, x in apart.items()) / 6)
+
+
+def joint_region(entry: Entry, first: int, second: int, hps: Sequence[str]) -> np.ndarray | None:
+    """Return the outline (2, point) of the normal joint 90 % region of two HPs' optima.
+
+    It is None where an optimum has no interval.
+    """
+    best, correlation = [entry["optimum"][hps[i]] for i in (first, second)], entry["correlation"]
+    if not all(map(ends_of, best)) or not correlation:
+        return None
+    rho = correlation[first][second]
+    middles = [(hp["low"] + hp["high"]) / 2 for hp in best]
+    reach = [JOINT90 * (hp["high"] - hp["low"]) / (2 * Z90) for hp in best]
+    turn = np.linspace(0, 2 * math.pi, 61)
+    along, across = np.cos(turn), math.sqrt(max(1 - rho**2, 0.0)) * np.sin(turn)
+    return np.stack([middles[0] + reach[0] * along, middles[1] + reach[1] * (rho * along + across)])
+
+
+def draw_surface(figure: Figure, surface: Mapping[str, Any]) -> None:
+    """Draw every width's slices on the diagonal, and the widest's contours of each pair below."""
+    told, every, hps = fitted_widths(surface), surface["hps"], shown_hps(surface)
+    axes = figure.subplots(len(hps), len(hps), squeeze=False)
+    grids = []  # of each HP over all points that any width was fitted to
+    for hp in hps:
+        ends = [end for entry in told for end in entry["box"][hp]]
+        grids.append(np.linspace(min(ends), max(ends), AXIS_POINTS))
+    for place, hp in enumerate(hps):
+        _draw_slices(axes[place][place], told, hp, every.index(hp), grids[place])
+        axes[-1][place].set_xlabel(hp_label(hp))
+    for column, row in combinations(range(len(hps)), 2):
+        axes[column][row].set_axis_off()
+        ax, pair = axes[row][column], (every.index(hps[column]), every.index(hps[row]))
+        _draw_contours(ax, told[-1], every, pair, grids[column], grids[row])
+        if column == 0:
+            ax.set_ylabel(hp_label(hps[row]))
+    axes[0][0].set_title(arm_name(surface["parametrization"]))
+    # The corner above the diagonal is free.
+    axes[0][1].text(
+        0, 1, _KEY.format(width=told[-1]["width"]), transform=axes[0][1].transAxes, va="top",
+        fontsize=8.5, color=MUTED, linespacing=1.4,
+    )  # fmt: skip
+
+
+def _draw_slices(ax: Axes, told: Sequence[Entry], hp: str, place: int, grid: np.ndarray) -> None:
+    """Draw the loss along one HP, the others at their optimum, where each width was fitted."""
+    colors = width_colors([entry["width"] for entry in told])
+    bottoms, tops, marks = [], [], []
+    for entry in told:
+        best, (first, last) = entry["optimum"][hp], entry["box"][hp]
+        theta = grid[(grid >= first - 1e-9) & (grid <= last + 1e-9)]
+        loss = entry["loss"] + excess_loss(entry, {place: theta - best["value"]})
+        ax.plot(theta, loss, color=colors[entry["width"]], lw=1.8)
+        bottoms.append(float(loss.min()))
+        tops.append(float(max(loss[0], loss[-1])))
+        marks.append(Mark(bottoms[-1], best["value"], ends_of(best), None))
     # A shoulder of the flattest slice, so that none is a needle at the picture's edge.
     reach = max(max(bottoms) - min(bottoms), 1e-12)
-    tops = [max(cut.loss[0], cut.loss[-1]) for cut in slices]
     ceiling = min(max(tops), max(bottoms) + 2.5 * max(reach, min(tops) - min(bottoms)))
-    span = ceiling - min(bottoms)
-    low = min(bottoms) - 0.1 * span
-    ax.set(xlim=(data.axes[hp][0], data.axes[hp][-1]), ylim=(low, ceiling), ylabel="loss")
-    for cut, bottom in zip(slices, bottoms, strict=True):
-        ax.plot(cut.theta, cut.loss, color=cut.color, lw=1.8)
-        draw_mark(ax, Mark(bottom, cut.optimum, cut.interval, None), cut.color, sideways=True)
-    names = [f"d = {cut.width}" for cut in slices]
-    name_at_right(ax, names, [cut.color for cut in slices], bottoms, gap=0.08)
+    floor = min(bottoms) - 0.1 * (ceiling - min(bottoms))
+    ax.set(xlim=(grid[0], grid[-1]), ylim=(floor, ceiling), ylabel="loss")
+    for mark, color in zip(marks, colors.values(), strict=True):
+        draw_mark(ax, mark, color, sideways=True)
+    name_at_right(ax, [f"d = {width}" for width in colors], list(colors.values()), bottoms, 0.08)
 
 
-def _draw_contours(ax: Axes, data: SurfaceData, pair: Contours) -> None:
-    x, y = data.axes[pair.first], data.axes[pair.second]
+def _draw_contours(
+    ax: Axes, entry: Entry, every: Sequence[str], pair: tuple[int, int], *grids: np.ndarray
+) -> None:
+    """Draw a width's loss above its optimum over two HPs, the others at their optimum."""
+    x, y = grids
+    i, j = pair
+    a, b = (entry["optimum"][every[place]]["value"] for place in pair)
+    excess = excess_loss(entry, {i: x - a, j: y[:, None] - b})
     ax.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
-    if pair.first == 0:
-        ax.set_ylabel(data.labels[pair.second])
     ax.grid(visible=False)
-    if pair.levels:
-        colors = [WIDTHS[min(k, len(WIDTHS) - 1)] for k in range(len(pair.levels))]
-        lines = ax.contour(x, y, pair.excess, levels=pair.levels, colors=colors, linewidths=1.2)
+    top = float(excess.max())
+    if top > 0:
+        # The highest loss halved again and again, to two digits.
+        levels = [float(f"{top / 2**k:.1e}") for k in range(CONTOUR_LINES, 0, -1)]
+        colors = WIDTHS[:CONTOUR_LINES]
+        lines = ax.contour(x, y, excess, levels=levels, colors=colors, linewidths=1.2)
         # The inner lines have no room for a number.
-        ax.clabel(lines, pair.levels[-2:], fmt="%.2g", fontsize=7.5)
-    if pair.flat is not None:
-        (x0, y0), (x1, y1) = pair.flat
-        ax.plot([x0, x1], [y0, y1], color=INK, lw=1.4, ls=(0, (4, 2)), zorder=4)
-    if pair.region:
-        ax.plot(*zip(*pair.region, strict=True), color=MUTED, lw=1.4, ls=(0, (1, 1)), zorder=4)
-    ax.plot(*[[v] for v in pair.optimum], "o", ms=6.5, mfc=INK, mec=PAPER, mew=1.2, zorder=5)
+        ax.clabel(lines, levels[-2:], fmt="%.2g", fontsize=7.5)
+    for flat in entry.get("flat_directions") or []:
+        dx, dy = (flat["direction"].get(every[place], 0.0) for place in pair)
+        length = math.hypot(dx, dy)
+        if length > 0.9:  # it lies in this pair: drawn an octave to each side
+            xs, ys = ([v - d / length, v + d / length] for v, d in ((a, dx), (b, dy)))
+            ax.plot(xs, ys, color=INK, lw=1.4, ls=(0, (4, 2)), zorder=4)
+            break
+    region = joint_region(entry, i, j, every)
+    if region is not None:
+        ax.plot(*region, color=MUTED, lw=1.4, ls=(0, (1, 1)), zorder=4)
+    ax.plot([a], [b], "o", ms=6.5, mfc=INK, mec=PAPER, mew=1.2, zorder=5)
 
 
 def draw_importance(ax: Axes, surface: Mapping[str, Any]) -> None:
