@@ -218,12 +218,12 @@ def test_the_picture_shows_both_measures_of_each_arm(
 ) -> None:
     by_loss = answered(capsys, "fit", str(folder.path))
     by_metric = answered(capsys, "fit", str(folder.path), "--metric", "frechet_distance")
-    data = agreement_data(by_loss, by_metric)
-    assert [row.by_metric.title for row in data.rows] == [
+    rows = agreement_data(by_loss, by_metric)
+    assert [row.by_metric.title for row in rows] == [
         "µP, by log2 Fréchet distance",
         "standard, by log2 Fréchet distance",
     ]
-    for row, told in zip(data.rows, by_metric["agreement"], strict=True):
+    for row, told in zip(rows, by_metric["agreement"], strict=True):
         assert (row.by_loss.metric, row.by_metric.metric) == (LOSS, FRECHET)
         assert row.by_loss.ceiling < 2.0 < row.by_metric.floor
         assert [track.name for track in row.over.tracks] == ["by loss", "by log2 Fréchet distance"]
@@ -232,7 +232,7 @@ def test_the_picture_shows_both_measures_of_each_arm(
             [at[by]["optimum"] for at in told["widths"]] for by in ("by_loss", "by_metric")
         ]
         assert "the mean of 3 widths" in row.over.key
-    assert data.rows[0].over.limits == data.rows[1].over.limits
+    assert rows[0].over.limits == rows[1].over.limits
     assert agreement_pictures(by_loss, {**by_metric, "agreement": []}) == []
 
 
