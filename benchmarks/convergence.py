@@ -93,7 +93,9 @@ def answered(study: Study, compared: Sequence[Candidate]) -> dict[str, Any]:
         "seconds": round(sum(row["cost"]["seconds"] for row in rows.values()), 1),
         "transferred": entries[0],
         "baselines": entries[1:],
-        "cost": emit.cost(study.sweep, study.proxies, study.target, points=len(study.grid())),
+        "cost": emit.search_cost(
+            study.sweep, study.proxies, study.target, points=len(study.grid())
+        ),
         "warnings": _warnings(compared, runs, entries),
         "provenance": provenance(),
     }
