@@ -15,7 +15,7 @@ from hptransfer.reporting.figures.basins import (
     draw_basins,
     draw_realised,
 )
-from hptransfer.reporting.figures.conditions import condition_data, draw_condition
+from hptransfer.reporting.figures.conditions import draw_condition
 from hptransfer.reporting.figures.coordinate_check import (
     draw_coordinate_check,
     draw_coordinate_rms,
@@ -26,7 +26,6 @@ from hptransfer.reporting.figures.over_width import (
     draw_summary,
     loss_width_data,
     optimum_width_data,
-    summary_data,
 )
 from hptransfer.reporting.figures.regret import draw_regret, regret_data
 from hptransfer.reporting.figures.style import FAIL
@@ -176,14 +175,16 @@ def test_the_coordinate_check_draws_every_slope_in_its_modules_row() -> None:
 
 def test_a_condition_draws_each_widths_optima_and_the_drift() -> None:
     arm = over_training()
-    data = condition_data(arm, arm["conditions"]["over"][0])
-    upper, lower = figure_of(partial(draw_condition, data=data)).axes
-    for line in data.lines:
-        values = [point.value for point in line.points]
+    over = arm["conditions"]["over"][0]
+    upper, lower = figure_of(partial(draw_condition, arm=arm, over=over)).axes
+    assert upper.get_title(loc="center") == "µP: still moves"
+    for width in (24, 48, 96):
+        values = [o["optimum"] for o in arm["conditions"]["optima"] if o["width"] == width]
         assert values in [[y for _, y in points] for points in lines(upper)]
-        assert f"d = {line.width}" in texts(upper)
+        assert f"d = {width}" in texts(upper)
     assert len(marked(upper, "D")) == 1  # the censored one
-    assert [(s.at, s.value) for s in data.drift] in lines(lower)
+    assert [(each["value"], each["drift"]["estimate"]) for each in over["values"]] in lines(lower)
+    assert [(600.0, 0.0), (600.0, 1.0)] in lines(upper)  # where the answer over width is read
     assert [x for x in lower.get_xticks() if x > 0] == [75, 150, 300, 600]
 
 
@@ -231,14 +232,12 @@ def test_importance_draws_a_bar_per_hp_and_method() -> None:
 def test_the_summary_has_a_column_per_arm_on_one_hp_axis() -> None:
     estimates = quickstart()
     estimates["arms"][1]["target"]["emitted"] = -8.3  # below a cliff the value leans far down
-    data = summary_data(estimates)
-    figure = figure_of(partial(draw_summary, data=data))
+    figure = figure_of(partial(draw_summary, estimates=estimates))
     above, below = figure.axes[:2], figure.axes[2:]
     assert [ax.get_title(loc="center") for ax in above] == ["µP: transfers", "standard: drifts"]
-    for basins, strip, column in zip(above, below, data, strict=True):
+    for basins, strip, arm in zip(above, below, estimates["arms"], strict=True):
         assert basins.get_xlim() == strip.get_xlim()
-        optima = [(mark.value, mark.at) for mark in column.track.marks]
-        assert marked(strip, "o", "D") == optima
+        assert marked(strip, "o", "D") == [(o["optimum"], o["width"]) for o in arm["optima"]]
     # The value that is emitted is marked, not the middle of the law.
     assert [x for x, _ in marked(below[1], "s")] == [-8.3]
     assert "−8.30" in texts(below[1])

@@ -10,7 +10,7 @@ import pytest
 
 from hptransfer.reporting.figures import pictures
 from hptransfer.reporting.figures.basins import basins_data
-from hptransfer.reporting.figures.conditions import condition_data
+from hptransfer.reporting.figures.conditions import condition_optima
 from hptransfer.reporting.figures.cost import draw_cost
 from hptransfer.reporting.figures.over_width import loss_width_data, optimum_width_data
 from hptransfer.reporting.figures.regret import name_lines, regret_data
@@ -115,11 +115,10 @@ def test_a_condition_is_shown_at_the_others_own_values():
     arm["conditions"]["varied"] = ["steps", "batch_size"]
     other = {**arm["conditions"]["optima"][0], "batch_size": 128, "optimum": 9.0}
     arm["conditions"]["optima"].append(other)
-    data = condition_data(arm, arm["conditions"]["over"][0])
-    assert [(line.width, len(line.points)) for line in data.lines] == [(24, 4), (48, 4), (96, 4)]
-    assert data.lines[0].points[3].censored == "grid_low"
-    assert [s.at for s in data.drift] == [75, 150, 300, 600]
-    assert (data.title, data.read_at) == ("µP: still moves", 600)
+    optima = condition_optima(arm, "steps")
+    assert {width: len(marks) for width, marks in optima.items()} == {24: 4, 48: 4, 96: 4}
+    assert [mark.at for mark in optima[24]] == [75, 150, 300, 600]
+    assert optima[24][3].censored == "grid_low"
 
 
 def test_the_excess_loss_is_that_of_the_recorded_surface():

@@ -23,6 +23,7 @@ from hptransfer.reporting.figures import (
     style,
     surface,
 )
+from hptransfer.reporting.figures.style import hp_label
 from hptransfer.results.metrics import LOSS, metric_of
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def pictures(
 def _of_arms(estimates: Mapping[str, Any], own: Mapping[str, Any] | None) -> list[Picture]:
     arms = estimates["arms"]
     size = (1.0 + 3.9 * len(arms), 6.2)
-    draw = partial(over_width.draw_summary, data=over_width.summary_data(estimates))
+    draw = partial(over_width.draw_summary, estimates=estimates)
     listed = [Picture("summary", "the sweep in one picture", size, draw)]
     names = _file_names([f"basins-{arm['parametrization']}" for arm in arms])
     for name, panel in zip(names, basins.basins_data(estimates), strict=True):
@@ -150,9 +151,11 @@ def _of_conditions(arms: Sequence[Mapping[str, Any]]) -> list[Picture]:
     ]
     listed = []
     for name, (arm, over) in zip(_file_names(labels), told, strict=True):
-        data = conditions.condition_data(arm, over)
-        draw = partial(conditions.draw_condition, data=data)
-        label = f"{data.title}: {data.y_label} over {data.x_label}"
+        draw = partial(conditions.draw_condition, arm=arm, over=over)
+        label = (
+            f"{conditions.condition_title(arm, over)}: optimal {hp_label(arm['hp'])} over "
+            f"{conditions.NAMES[over['axis']]}"
+        )
         listed.append(Picture(name, label, (4.6, 4.8), draw))
     return listed
 
@@ -190,12 +193,12 @@ def check_pictures(check: Mapping[str, Any]) -> list[Picture]:
 
 def agreement_pictures(by_loss: Mapping[str, Any], by_metric: Mapping[str, Any]) -> list[Picture]:
     """Return the picture of two measures of one sweep; none if no width has both optima."""
-    rows = over_width.agreement_data(by_loss, by_metric)
+    rows = len(over_width.compared_arms(by_metric))
     if not rows:
         return []
     label = f"optimum by {metric_of(by_metric).label} beside that by {LOSS.label}"
-    draw = partial(over_width.draw_agreement, rows=rows)
-    return [Picture("agreement", label, (12.6, 0.6 + 3.8 * len(rows)), draw)]
+    draw = partial(over_width.draw_agreement, by_loss=by_loss, by_metric=by_metric)
+    return [Picture("agreement", label, (12.6, 0.6 + 3.8 * rows), draw)]
 
 
 def _on_axes(draw: Callable[[Axes, Any], None], data: Any) -> Callable[[Figure], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.style import (
@@ -25,102 +25,63 @@ if TYPE_CHECKING:
 NAMES = {"steps": "training steps", "batch_size": "batch size", "depth": "depth"}
 
 
-class WidthLine(NamedTuple):
-    """One width's optimum over the condition."""
-
-    width: int
-    color: str
-    points: tuple[Mark, ...]
-
-
-class ConditionData(NamedTuple):
-    """One arm over one condition, the others as they are where the width answer is read."""
-
-    title: str
-    x_label: str
-    y_label: str
-    lines: tuple[WidthLine, ...]
-    drift: tuple[Mark, ...]
-    read_at: float | None
-
-
-def condition_data(arm: Mapping[str, Any], over: Mapping[str, Any]) -> ConditionData:
-    """Select one condition's optima by width, and the drift at each of its values."""
-    axis, told = over["axis"], arm["conditions"]
-    at = arm.get("at") or {}
-    others = [name for name in told["varied"] if name not in (axis, "width")]
-    rows = [
-        row for row in told["optima"] if all(row.get(n) == at.get(n, row.get(n)) for n in others)
-    ]
-    rows.sort(key=lambda row: row[axis])
-    lines = []
-    for width, color in width_colors([row["width"] for row in rows]).items():
-        points = [
-            Mark(row[axis], row["optimum"], ends_of(row), row["censored"])
-            for row in rows
-            if row["width"] == width
-        ]
-        lines.append(WidthLine(width, color, tuple(points)))
-    drifts = [(entry["value"], entry["drift"]) for entry in over["values"] if entry["drift"]]
+def condition_title(arm: Mapping[str, Any], over: Mapping[str, Any]) -> str:
+    """Say of an arm whether the condition still moves its optimum."""
     moves = {True: "still moves", False: "has settled", None: "cannot be told"}
-    return ConditionData(
-        title=f"{arm_name(arm['parametrization'])}: {moves[over['still_moves']]}",
-        x_label=NAMES[axis],
-        y_label=f"optimal {hp_label(arm['hp'])}",
-        lines=tuple(lines),
-        drift=tuple(
-            Mark(value, drift["estimate"], ends_of(drift), None)
-            for value, drift in drifts
-            if drift["estimate"] is not None
-        ),
-        read_at=at.get(axis),
-    )
+    return f"{arm_name(arm['parametrization'])}: {moves[over['still_moves']]}"
 
 
-def draw_condition(figure: Figure, data: ConditionData) -> None:
+def condition_optima(arm: Mapping[str, Any], axis: str) -> dict[int, list[Mark]]:
+    """Return each width's optima over a condition, the others as where the arm's answer is read."""
+    told, at = arm["conditions"], arm.get("at") or {}
+    others = [name for name in told["varied"] if name not in (axis, "width")]
+    found: dict[int, list[Mark]] = {}
+    for row in sorted(told["optima"], key=lambda row: (row["width"], row[axis])):
+        if all(row.get(name) == at.get(name, row.get(name)) for name in others):
+            mark = Mark(row[axis], row["optimum"], ends_of(row), row["censored"])
+            found.setdefault(row["width"], []).append(mark)
+    return found
+
+
+def draw_condition(figure: Figure, arm: Mapping[str, Any], over: Mapping[str, Any]) -> None:
     """Draw the optima of every width above, the drift over width below."""
-    if data.drift:
-        upper, bottom = figure.subplots(2, height_ratios=(2, 1), sharex=True)
-        _draw_drift(bottom, data)
-    else:
-        upper = bottom = figure.subplots()
-    _draw_optima(upper, data)
-    values = sorted({mark.at for line in data.lines for mark in line.points})
-    bottom.set_xscale("log", base=2)
-    bottom.set(xlabel=data.x_label, xlim=(values[0] / 1.25, values[-1] * 1.25))
-    bottom.set_xticks(values, [f"{value:g}" for value in values])
-    bottom.set_xticks([], minor=True)
+    axis, optima = over["axis"], condition_optima(arm, over["axis"])
+    drifts = [
+        Mark(entry["value"], entry["drift"]["estimate"], ends_of(entry["drift"]), None)
+        for entry in over["values"]
+        if entry["drift"] and entry["drift"]["estimate"] is not None
+    ]
+    heights = (2, 1) if drifts else (1,)
+    axes = figure.subplots(len(heights), height_ratios=heights, sharex=True, squeeze=False)[:, 0]
+    axes[0].set(title=condition_title(arm, over), ylabel=f"optimal {hp_label(arm['hp'])}")
+    _draw_optima(axes[0], optima)
+    if drifts:
+        axes[1].axhline(0, color=MUTED, lw=1)
+        _draw_line(axes[1], drifts, INK)
+        axes[1].set_ylim(*limits_of([*drifts, Mark(0, 0.0, None, None)], least=0.5))
+        axes[1].set_ylabel("drift, octaves\nper doubling")
+        axes[1].locator_params(axis="y", nbins=5)
+    read_at = (arm.get("at") or {}).get(axis)
+    for ax in axes if read_at is not None else ():
+        ax.axvline(read_at, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
+    values = sorted({mark.at for marks in optima.values() for mark in marks})
+    axes[-1].set_xscale("log", base=2)
+    axes[-1].set(xlabel=NAMES[axis], xlim=(values[0] / 1.25, values[-1] * 1.25))
+    axes[-1].set_xticks(values, [f"{value:g}" for value in values])
+    axes[-1].set_xticks([], minor=True)
 
 
-def _draw_optima(ax: Axes, data: ConditionData) -> None:
-    ax.set_title(data.title)
-    ax.set_ylabel(data.y_label)
-    _mark_read_at(ax, data)
-    for index, line in enumerate(data.lines):
-        nudge = 1 + 0.03 * (index - (len(data.lines) - 1) / 2)
-        points = [mark._replace(at=mark.at * nudge) for mark in line.points]
-        _draw_line(ax, points, line.color)
-    ax.set_ylim(*limits_of([mark for line in data.lines for mark in line.points], least=3.0))
-    names = [f"d = {line.width}" for line in data.lines]
-    ends = [line.points[-1].value for line in data.lines]
-    name_at_right(ax, names, [line.color for line in data.lines], ends, gap=0.075)
-
-
-def _draw_drift(ax: Axes, data: ConditionData) -> None:
-    ax.axhline(0, color=MUTED, lw=1)
-    _mark_read_at(ax, data)
-    _draw_line(ax, data.drift, INK)
-    ax.set_ylim(*limits_of([*data.drift, Mark(0, 0.0, None, None)], least=0.5))
-    ax.set_ylabel("drift, octaves\nper doubling")
-    ax.locator_params(axis="y", nbins=5)
+def _draw_optima(ax: Axes, optima: Mapping[int, Sequence[Mark]]) -> None:
+    colors = width_colors(list(optima))
+    for index, (width, marks) in enumerate(optima.items()):
+        nudge = 1 + 0.03 * (index - (len(optima) - 1) / 2)
+        _draw_line(ax, [mark._replace(at=mark.at * nudge) for mark in marks], colors[width])
+    ax.set_ylim(*limits_of([mark for marks in optima.values() for mark in marks], least=3.0))
+    ends = [marks[-1].value for marks in optima.values()]
+    name_at_right(ax, [f"d = {width}" for width in optima], list(colors.values()), ends, gap=0.075)
 
 
 def _draw_line(ax: Axes, marks: Sequence[Mark], color: str) -> None:
     ax.plot([mark.at for mark in marks], [mark.value for mark in marks], color=color, lw=1.4)
     for mark in marks:
         draw_mark(ax, mark, color)
-
-
-def _mark_read_at(ax: Axes, data: ConditionData) -> None:
-    if data.read_at is not None:
-        ax.axvline(data.read_at, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.config.choices import arm_name
-from hptransfer.reporting.figures.basins import BasinPanel, basins_data, draw_basins
+from hptransfer.reporting.figures.basins import basins_data, draw_basins
 from hptransfer.reporting.figures.style import (
     ARMS,
     INK,
@@ -225,38 +225,22 @@ def _set_width_ticks(axis: Any, data: OverWidth) -> None:
     axis.set_ticks([], minor=True)
 
 
-class Column(NamedTuple):
-    """One arm: its basins, and its optima with the colours of their widths."""
-
-    panel: BasinPanel
-    strip: OverWidth
-    track: Track
-    colors: dict[int, str]
-
-
-def summary_data(estimates: Mapping[str, Any]) -> list[Column]:
-    """Select every arm's basins and optima; both rows of a column share their HP axis."""
-    arms = estimates["arms"]
+def draw_summary(figure: Figure, estimates: Mapping[str, Any]) -> None:
+    """Draw a column per arm: basins above, optimum over width below, one HP axis for both."""
+    arms, count = estimates["arms"], len(estimates["arms"])
     colors = width_colors([o["width"] for arm in arms for o in arm["optima"]])
     strips = {arm["hp"]: optimum_width_data(estimates, hp=arm["hp"]) for arm in arms}
     tracks = {hp: iter(strip.tracks) for hp, strip in strips.items()}
-    return [
-        Column(panel, strips[arm["hp"]], next(tracks[arm["hp"]]), colors)
-        for arm, panel in zip(arms, basins_data(estimates), strict=True)
-    ]
-
-
-def draw_summary(figure: Figure, data: list[Column]) -> None:
-    """Draw a column per arm: basins above, optimum over width below, one HP axis for both."""
-    count = len(data)
     axes = figure.subplots(2, count, height_ratios=(2.1, 1), squeeze=False)
-    for index, column in enumerate(data):
-        draw_basins(axes[0][index], column.panel)
-        axes[0][index].set(xlabel="")
-        _draw_strip(axes[1][index], column)
+    for index, (arm, panel) in enumerate(zip(arms, basins_data(estimates), strict=True)):
+        above, below = axes[:, index]
+        draw_basins(above, panel)
+        above.set(xlabel="")
+        below.set(xlim=panel.x_limits, xlabel=panel.x_label)
+        _draw_strip(below, strips[arm["hp"]], next(tracks[arm["hp"]]), colors)
         if index > 0:
-            axes[0][index].set(ylabel="")
-            axes[1][index].set(ylabel="")
+            above.set(ylabel="")
+            below.set(ylabel="")
     figure.align_ylabels(axes[:, 0])
     # A single column is too narrow for the key on one line.
     between = "\n" if count == 1 else "    "
@@ -268,13 +252,11 @@ def draw_summary(figure: Figure, data: list[Column]) -> None:
     figure.supxlabel(between.join(key), color=MUTED, fontsize=8.5)
 
 
-def _draw_strip(ax: Axes, column: Column) -> None:
+def _draw_strip(ax: Axes, strip: OverWidth, track: Track, colors: Mapping[int, str]) -> None:
     """Draw one arm's optimum over width with the HP along the bottom, as in its basins."""
-    strip, track = column.strip, column.track
     last = max([*strip.widths, strip.target_width or 0])
     ax.set_yscale("log", base=2)
-    ax.set(xlim=column.panel.x_limits, ylim=(min(strip.widths) / 1.35, last * 1.35))
-    ax.set(xlabel=column.panel.x_label, ylabel="width d")
+    ax.set(ylim=(min(strip.widths) / 1.35, last * 1.35), ylabel="width d")
     _set_width_ticks(ax.yaxis, strip)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
@@ -284,7 +266,7 @@ def _draw_strip(ax: Axes, column: Column) -> None:
             ax.fill_betweenx(width, low, high, color=MUTED, alpha=0.18, lw=0)
         ax.plot(value, width, color=MUTED, lw=1.4)
     for mark in track.marks:
-        draw_mark(ax, mark, column.colors[int(mark.at)], sideways=True)
+        draw_mark(ax, mark, colors[int(mark.at)], sideways=True)
     if track.target is not None and track.emitted is not None:
         draw_interval(ax, track.target, INK, sideways=True)
         draw_transferred(ax, track.emitted, track.target.at, INK)
@@ -296,71 +278,51 @@ def _draw_strip(ax: Axes, column: Column) -> None:
         )  # fmt: skip
 
 
-class AgreementRow(NamedTuple):
-    """One HP of an arm by both measures."""
-
-    by_loss: BasinPanel
-    by_metric: BasinPanel
-    over: OverWidth
+def compared_arms(by_metric: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the arms, an entry for each HP, that have an optimum by both measures at any width."""
+    return [arm for arm in by_metric["agreement"] if arm["widths"]]
 
 
-def agreement_data(by_loss: Mapping[str, Any], by_metric: Mapping[str, Any]) -> list[AgreementRow]:
-    """Select each arm's basins by both measures, and how far apart their optima are."""
-    panels = [
-        {_arm_key(a): panel for a, panel in zip(told["arms"], basins_data(told), strict=True)}
-        for told in (by_loss, by_metric)
-    ]
-    label, told = metric_of(by_metric).label, by_metric["agreement"]
-    rows = []
-    for arm in told:
-        if not arm["widths"]:
-            continue
-        name = arm_name(arm["parametrization"])
-        left, right = (by[_arm_key(arm)] for by in panels)
-        rows.append(
-            AgreementRow(
-                by_loss=left._replace(title=f"{name}, by {LOSS.label}"),
-                by_metric=right._replace(title=f"{name}, by {label}"),
-                over=_over(arm, [peer for peer in told if peer["hp"] == arm["hp"]], label),
+def draw_agreement(
+    figure: Figure, by_loss: Mapping[str, Any], by_metric: Mapping[str, Any]
+) -> None:
+    """Draw a row per arm: basins by the loss, basins by the metric, both optima over width.
+
+    Arms of one HP share the axis of their optima.
+    """
+    names, told = ("family", "parametrization", "hp"), compared_arms(by_metric)
+    labels = (LOSS.label, metric_of(by_metric).label)
+    axes = figure.subplots(len(told), 3, squeeze=False)
+    for arm, (*beside, right) in zip(told, axes, strict=True):
+        for ax, estimates, label in zip(beside, (by_loss, by_metric), labels, strict=True):
+            (panel,) = (
+                panel
+                for each, panel in zip(estimates["arms"], basins_data(estimates), strict=True)
+                if all(each[name] == arm[name] for name in names)
             )
+            title = f"{arm_name(arm['parametrization'])}, by {label}"
+            draw_basins(ax, panel._replace(title=title))
+        mean = arm["mean_difference"]
+        count = f"{mean['widths']} width{'' if mean['widths'] == 1 else 's'}"
+        apart = f"apart by {estimate_text(mean, 2)} octaves, the mean of {count}"
+        peers = [track for peer in told if peer["hp"] == arm["hp"] for track in _both(peer, labels)]
+        over = OverWidth(
+            key=f"{apart}\nbars: 90 % intervals",
+            y_label=f"optimal {hp_label(arm['hp'])}",
+            tracks=_both(arm, labels),
+            widths=tuple(at["width"] for at in arm["widths"]),
+            limits=limits_of_tracks(tuple(peers)),
         )
-    return rows
+        draw_over_width(right, over)
 
 
-def _arm_key(arm: Mapping[str, Any]) -> tuple[str, str, str]:
-    return arm["family"], arm["parametrization"], arm["hp"]
-
-
-def _over(arm: Mapping[str, Any], peers: list[Mapping[str, Any]], label: str) -> OverWidth:
-    """Select an arm's optima by both measures; arms of one HP share their axis."""
-    mean = arm["mean_difference"]
-    count = f"{mean['widths']} width{'' if mean['widths'] == 1 else 's'}"
-    return OverWidth(
-        key=f"apart by {estimate_text(mean, 2)} octaves, the mean of {count}\nbars: 90 % intervals",
-        y_label=f"optimal {hp_label(arm['hp'])}",
-        tracks=_tracks(arm, label),
-        widths=tuple(at["width"] for at in arm["widths"]),
-        limits=limits_of_tracks(tuple(track for peer in peers for track in _tracks(peer, label))),
-    )
-
-
-def _tracks(arm: Mapping[str, Any], label: str) -> tuple[Track, ...]:
-    # Neither colour is an arm's own.
-    measures = ((LOSS.label, ARMS[2], "by_loss"), (label, ARMS[3], "by_metric"))
+def _both(arm: Mapping[str, Any], labels: tuple[str, str]) -> tuple[Track, ...]:
+    """Return an arm's optima by the loss and by the metric, in colours that are no arm's own."""
     return tuple(
         Track(
-            f"by {name}",
+            f"by {label}",
             color,
             tuple(optimum_mark({"width": at["width"], **at[key]}) for at in arm["widths"]),
         )
-        for name, color, key in measures
+        for label, color, key in zip(labels, ARMS[2:4], ("by_loss", "by_metric"), strict=True)
     )
-
-
-def draw_agreement(figure: Figure, rows: list[AgreementRow]) -> None:
-    """Draw a row per arm: basins by the loss, basins by the metric, both optima over width."""
-    axes = figure.subplots(len(rows), 3, squeeze=False)
-    for row, (left, middle, right) in zip(rows, axes, strict=True):
-        draw_basins(left, row.by_loss)
-        draw_basins(middle, row.by_metric)
-        draw_over_width(right, row.over)
