@@ -31,7 +31,7 @@ from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.data import load_data
 from hptransfer.models.families import build_architecture
 from hptransfer.models.families.layers import Readout
-from hptransfer.models.parametrization import build_model, param_groups, parameter_count
+from hptransfer.models.parametrization.rules import build_model, param_groups, parameter_count
 from hptransfer.training.batches import train_batch
 from hptransfer.training.packs.coordinate_check import coordinate_check
 

@@ -31,7 +31,7 @@ from hptransfer.config.choices import Scaling
 from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.data import Dataset, load_data
-from hptransfer.models.parametrization import build_model, param_groups
+from hptransfer.models.parametrization.rules import build_model, param_groups
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.training.batches import train_batch
 from hptransfer.training.device import torch_device

@@ -34,7 +34,7 @@ from hptransfer.config import (
 )
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.data import load_data
-from hptransfer.models.parametrization import build_model
+from hptransfer.models.parametrization.rules import build_model
 from hptransfer.results.trial_result import Quality
 from hptransfer.system.random_streams import numpy_generator, torch_generator
 from hptransfer.training.packs.run import train_trial

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hptransfer.analysis.answer.answer import Answer
     from hptransfer.analysis.public import Results, fit, load_results
     from hptransfer.config.compose.compose import load_trial
-    from hptransfer.models.parametrization import build_model, param_groups
+    from hptransfer.models.parametrization.rules import build_model, param_groups
     from hptransfer.models.weights import load_weights
     from hptransfer.reporting.public import plot
     from hptransfer.sweeping.public import coordinate_check, sweep
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 _MODULES = {
     "Answer": "hptransfer.analysis.answer.answer",
     "Results": "hptransfer.analysis.public",
-    "build_model": "hptransfer.models.parametrization",
+    "build_model": "hptransfer.models.parametrization.rules",
     "coordinate_check": "hptransfer.sweeping.public",
     "fit": "hptransfer.analysis.public",
     "load_results": "hptransfer.analysis.public",
     "load_trial": "hptransfer.config.compose.compose",
     "load_weights": "hptransfer.models.weights",
-    "param_groups": "hptransfer.models.parametrization",
+    "param_groups": "hptransfer.models.parametrization.rules",
     "plot": "hptransfer.reporting.public",
     "sweep": "hptransfer.sweeping.public",
 }

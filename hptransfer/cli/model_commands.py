@@ -81,7 +81,7 @@ def rules_command(arguments: argparse.Namespace) -> int:
     composed = compose_file(None, arguments.overrides, config_dir=arguments.config_dir)
     if arguments.print_config:
         return print_config(arguments, composed, "rules")
-    from hptransfer.models.parametrization import rule_table
+    from hptransfer.models.parametrization.rules import rule_table
 
     table = rule_table.role_table(composed.trial)
     parameters = rule_table.parameter_table(composed.trial) if arguments.all else []

@@ -30,7 +30,7 @@ class Broken(Enum):
 
 
 class Init(Enum):
-    """What a model is at its base width: see `hptransfer.models.parametrization.initial_std`."""
+    """What a model is at its base width: see `hptransfer.models.parametrization.rules`."""
 
     paper = "paper"
     adaln_zero = "adaln_zero"

@@ -22,25 +22,14 @@ from torch import Tensor, nn
 from hptransfer.config import TrialConfig
 from hptransfer.config.identity import canonical_json
 from hptransfer.errors import UserError
-from hptransfer.models.parametrization import build_model, forward_multipliers
+from hptransfer.models.parametrization.rules import build_model, forward_multipliers
 from hptransfer.system.files import opening, writing
 
-WRAPPER_PREFIXES = (
-    "module.",
-    "_orig_mod.",
-    "ema_model.",
-    "model.",
-)  # what trainers put before names
-MODEL_PREFIX_IN_BUNDLES = (
-    "model.diffusion_model."  # in one file with an autoencoder, as SD3 is published
-)
-STATE_DICT_KEYS = (
-    "ema",
-    "model_ema",
-    "state_dict_ema",
-    "state_dict",
-    "model",
-)  # moving averages first
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "ema_model.", "model.")  # put before names by trainers
+# In one file with an autoencoder, as SD3 is published.
+MODEL_PREFIX_IN_BUNDLES = "model.diffusion_model."
+# Of nested state dicts, moving averages first.
+STATE_DICT_KEYS = ("ema", "model_ema", "state_dict_ema", "state_dict", "model")
 NAMES_SHOWN = 3  # names of each kind in a complaint
 
 Stored = tuple[dict[str, Tensor], dict[str, str]]  # tensors and metadata by name
@@ -112,16 +101,12 @@ def load_weights(config: TrialConfig, path: str | Path) -> nn.Module:
             f"Weights must be finite, but in {path} {broken[0]} is not. The run that wrote them "
             "had diverged: take an earlier checkpoint."
         )
-    tables = _tables(model)
+    # The model computes its buffers, so that a checkpoint may leave them out.
+    trained = {name for name, _ in model.named_parameters()}
+    tables = {name: value for name, value in model.state_dict().items() if name not in trained}
     _require_match(model.state_dict(), {**tables, **tensors}, path)
     model.load_state_dict({**tables, **tensors}, strict=True)
     return model
-
-
-def _tables(model: nn.Module) -> dict[str, Tensor]:
-    """Return the model's buffers, which it computes and a checkpoint may leave out."""
-    names = {name for name, _ in model.named_parameters()}
-    return {name: value for name, value in model.state_dict().items() if name not in names}
 
 
 def _stored(path: Path) -> Stored:
@@ -220,13 +205,13 @@ def _require_match(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], pa
         if name in found and found[name].shape != wanted[name].shape
     ]
     kinds = {"missing": missing, "not the model's": foreign, "of another shape": other}
-    complaints = [f"{len(n)} {kind} ({_first(n)})" for kind, n in kinds.items() if n]
+    complaints = [
+        f"{len(n)} {kind} ({', '.join(n[:NAMES_SHOWN])}{', ...' if len(n) > NAMES_SHOWN else ''})"
+        for kind, n in kinds.items()
+        if n
+    ]
     if complaints:
         raise UserError(
             f"The weights in {path} must be this model's, but of its {len(wanted)} tensors there "
             f"are {'; '.join(complaints)}. Choose the model= that they were trained as."
         )
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")

@@ -21,8 +21,8 @@ from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import arm_of, canonical, with_width
 from hptransfer.config.records import flat, plain
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.models.parametrization import parameter_count
 from hptransfer.models.parametrization.rule_table import parameter_table
+from hptransfer.models.parametrization.rules import parameter_count
 from hptransfer.sweeping.plan.plan import search_cost, swept_points
 
 COMPARED = ("budget", "model", "objective", "data", "optimizer", "init", "precision")

@@ -34,7 +34,7 @@ from benchmarks.throughput_shapes import (
     trial,
 )
 from hptransfer.config.identity import shape_signature
-from hptransfer.models.parametrization import build_model
+from hptransfer.models.parametrization.rules import build_model
 from hptransfer.training import flops
 from hptransfer.training.objectives import noised, objective_loss
 

@@ -29,16 +29,16 @@ from hptransfer.config.identity import canonical, trial_key, with_scaling, with_
 from hptransfer.data import load_data
 from hptransfer.errors import UserError
 from hptransfer.models.families.custom import build_custom_model
-from hptransfer.models.parametrization import (
+from hptransfer.models.parametrization.factors import Role
+from hptransfer.models.parametrization.measured import measured_inits
+from hptransfer.models.parametrization.rules import (
     ReadoutForm,
-    Role,
     build_model,
     initial_parameters,
     param_groups,
     parameter_rules,
     rules_in_form,
 )
-from hptransfer.models.parametrization.measured import measured_inits
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.batches import PackBatches
 from hptransfer.training.flops import step_flops

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hptransfer.errors import UserError
-from hptransfer.models.parametrization import build_model, parameter_rules
+from hptransfer.models.parametrization.rules import build_model, parameter_rules
 from tests.support.custom_models import BASE, Net, trial
 
 

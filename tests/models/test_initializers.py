@@ -21,7 +21,7 @@ from hptransfer.config import (
 from hptransfer.config.choices import Init
 from hptransfer.models.families import initializer
 from hptransfer.models.families.initializers import Distribution, Initializer
-from hptransfer.models.parametrization import build_model
+from hptransfer.models.parametrization.rules import build_model
 
 UNIFORM = (Distribution.uniform, Distribution.fan_in_uniform, Distribution.xavier_uniform)
 NORMAL = (Distribution.normal, Distribution.fan_in_normal)

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Broken, Init, Scaling
-from hptransfer.models.parametrization import (
-    Role,
+from hptransfer.models.parametrization.factors import Role
+from hptransfer.models.parametrization.rule_table import RULE_COLUMNS, VANILLA_EXPONENTS
+from hptransfer.models.parametrization.rules import (
     build_model,
     initial_parameters,
     param_groups,
     parameter_rules,
 )
-from hptransfer.models.parametrization.rule_table import RULE_COLUMNS, VANILLA_EXPONENTS
 from tests.support.mup_models import BASE, EPS, LR, arm, families, random_batch, trial
 from tests.support.plain_transformer import FEATURES, LENGTH, VOCABULARY, plain_transformer, role_of
 

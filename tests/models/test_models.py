@@ -14,7 +14,7 @@ from hptransfer.config import DigitsConfig, DiTConfig, Layout, TrialConfig
 from hptransfer.config.choices import Init
 from hptransfer.models.families import build_architecture
 from hptransfer.models.families.layers import PatchEmbed, TimestepEmbedder, Unpatchify, sincos_grid
-from hptransfer.models.parametrization import build_model
+from hptransfer.models.parametrization.rules import build_model
 
 LATENTS = Layout(channels=4, image_size=32, classes=1000)  # what the released models take
 

@@ -21,16 +21,15 @@ from hptransfer.config import (
 from hptransfer.config.choices import Broken, EpsScaling, Init, Scaling, WeightDecayMode
 from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.errors import UserError
-from hptransfer.models.parametrization import (
-    Factors,
-    Role,
+from hptransfer.models.parametrization.factors import Factors, Role, role_factors
+from hptransfer.models.parametrization.rules import (
+    ReadoutForm,
     build_model,
     forward_multipliers,
     initial_parameters,
     parameter_rules,
-    role_factors,
+    rules_in_form,
 )
-from hptransfer.models.parametrization.rules import ReadoutForm, rules_in_form
 
 M = 4.0
 MUP = {

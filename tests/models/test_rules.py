@@ -10,8 +10,9 @@ import pytest
 
 from hptransfer.cli.main import main
 from hptransfer.config.choices import Broken, EpsScaling, Init, Scaling
-from hptransfer.models.parametrization import Role, build_model
+from hptransfer.models.parametrization.factors import Role
 from hptransfer.models.parametrization.rule_table import RULE_COLUMNS, parameter_table, role_table
+from hptransfer.models.parametrization.rules import build_model
 from tests.support.mup_models import BASE, arm, families, trial
 
 GROWING = ("input", "hidden", "output", "vector")

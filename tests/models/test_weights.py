@@ -24,7 +24,7 @@ from hptransfer.config import (
 from hptransfer.config.choices import Init, Scaling
 from hptransfer.config.identity import canonical_json, with_scaling, with_width
 from hptransfer.errors import UserError
-from hptransfer.models.parametrization import build_model
+from hptransfer.models.parametrization.rules import build_model
 from hptransfer.models.weights import load_weights, save_weights
 from hptransfer.training.packs.run import run_pack, train_trial
 from hptransfer.training.sampling.generate import generate, lay_out_samples

@@ -16,7 +16,8 @@ from torch.optim.swa_utils import AveragedModel
 from hptransfer.config import BudgetConfig, TrialConfig
 from hptransfer.config.choices import Init, Schedule, WeightDecayMode
 from hptransfer.errors import UserError
-from hptransfer.models.parametrization import Role, build_model, param_groups, parameter_rules
+from hptransfer.models.parametrization.factors import Role
+from hptransfer.models.parametrization.rules import build_model, param_groups, parameter_rules
 from hptransfer.training.packs.optimizer import PackedAdamW
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.schedule import lr_multiplier

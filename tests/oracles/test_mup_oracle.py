@@ -18,7 +18,7 @@ from hptransfer.config import (
     AdamWConfig,
 )
 from hptransfer.config.choices import Init
-from hptransfer.models.parametrization import (
+from hptransfer.models.parametrization.rules import (
     build_model,
     forward_multipliers,
     initial_parameters,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hptransfer.config import DiTConfig, MMDiTConfig, ModelConfig, RuntimeConfig, TrialConfig
 from hptransfer.data import load_data
-from hptransfer.models.parametrization import build_model
+from hptransfer.models.parametrization.rules import build_model
 from hptransfer.models.weights import save_weights
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.sampling import generate as module

@@ -23,7 +23,7 @@ from hptransfer.config import (
 )
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.data import load_data
-from hptransfer.models.parametrization import build_model
+from hptransfer.models.parametrization.rules import build_model
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.run import draw_pack_samples

@@ -18,7 +18,7 @@ from hptransfer.config import (
 )
 from hptransfer.config.choices import EpsScaling, Init, Schedule, Status, WeightDecayMode, Weights
 from hptransfer.data import load_data
-from hptransfer.models.parametrization import build_model, param_groups
+from hptransfer.models.parametrization.rules import build_model, param_groups
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.batches import Batch, PackBatches, train_batch
 from hptransfer.training.flops import step_flops, trial_flops

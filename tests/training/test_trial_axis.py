@@ -18,7 +18,7 @@ from hptransfer.config import (
 from hptransfer.config.choices import EpsScaling, Precision, Weights
 from hptransfer.errors import UserError
 from hptransfer.models.families.layers import Attention
-from hptransfer.models.parametrization import build_model
+from hptransfer.models.parametrization.rules import build_model
 from hptransfer.training.batches import STEPS_AHEAD, InputQueue
 from hptransfer.training.device import COMPILERS, block_kind, compiled
 from hptransfer.training.objectives import (

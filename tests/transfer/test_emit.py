@@ -22,7 +22,7 @@ from hptransfer.analysis.answer.transferred import Transferred, transferred, wor
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.errors import UserError
-from hptransfer.models.parametrization import build_model
+from hptransfer.models.parametrization.rules import build_model
 from hptransfer.reporting.text.answers import transfer_lines
 from hptransfer.training.flops import trial_flops
 from hptransfer.transfer import emit

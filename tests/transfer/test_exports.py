@@ -17,7 +17,7 @@ from torch import nn
 import examples.mlp
 from hptransfer.config import RectifiedFlowConfig, TrialConfig
 from hptransfer.config.compose.compose import compose_file
-from hptransfer.models.parametrization import build_model, param_groups
+from hptransfer.models.parametrization.rules import build_model, param_groups
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.objectives import flow_times
 from hptransfer.training.schedule import lr_multiplier

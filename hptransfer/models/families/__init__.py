@@ -37,21 +37,14 @@ def build_architecture(model: ModelConfig, layout: Layout) -> nn.Module:
     """Return a model on the current default device, initialised as its own code does."""
     if isinstance(model, CustomConfig):
         return custom.build_custom_model(model)
-    build, _ = _family(model)
+    build, _ = _FAMILIES[type(model)]
     return build(model, layout)
 
 
 def initializer(model: ModelConfig, layout: Layout, name: str, init: Init) -> Initializer:
     """Return the initialiser of the parameter `name` of a family."""
-    _, module = _family(model)
+    _, module = _FAMILIES[type(model)]
     return module.initializer(model, layout, name, init)
-
-
-def _family(model: ModelConfig) -> tuple[type[nn.Module], ModuleType]:
-    if type(model) not in _FAMILIES:
-        known = ", ".join(cls.__name__ for cls in _FAMILIES)
-        raise TypeError(f"no model for {type(model).__name__}; known: {known}")
-    return _FAMILIES[type(model)]
 
 
 def empty_batch(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def build_custom_model(config: CustomConfig, stream: torch.Generator | None = No
         torch.default_generator.manual_seed(stream.initial_seed())
         model = _made(config)
     if config.condition is Conditioning.none:
-        model.register_forward_pre_hook(_drop_condition)
+        model.register_forward_pre_hook(lambda _, arguments: arguments[:2])
     return model.eval().to(torch.get_default_device())
 
 
@@ -98,10 +98,6 @@ def _factory(name: str) -> Callable[[int], Any]:
         f"function {function!r}. Write package.module:function.",
     )
     return getattr(module, function)
-
-
-def _drop_condition(_module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return arguments[:2]
 
 
 def _named(error: BaseException) -> str:
@@ -169,10 +165,6 @@ def _require_parameters(model: nn.Module, config: CustomConfig) -> None:
             f"A parameter must be float32 of at most {_MOST_DIMENSIONS} dimensions, but {name} is "
             f"{value.dtype} of shape {tuple(value.shape)}.",
         )
-    _require_untied(model)
-
-
-def _require_untied(model: nn.Module) -> None:
     names: dict[int, list[str]] = defaultdict(list)
     for name, value in model.named_parameters(remove_duplicate=False):
         names[value.untyped_storage().data_ptr()].append(name)
@@ -277,7 +269,8 @@ def require_called(config: CustomConfig, layout: Layout, modules: tuple[str, ...
         model = build_custom_model(config)
         called: set[str] = set()
         for name in modules:
-            model.get_submodule(name).register_forward_pre_hook(_noting(name, called))
+            note = partial(lambda name, *_: called.add(name), name)
+            model.get_submodule(name).register_forward_pre_hook(note)
         model(*_example(config, layout))
     for name in modules:
         require(
@@ -285,10 +278,3 @@ def require_called(config: CustomConfig, layout: Layout, modules: tuple[str, ...
             f"A readout must be called as a module, so that its input can be scaled, but {name} of "
             f"{config.factory} is not. Call it, or set model.roles.",
         )
-
-
-def _noting(name: str, called: set[str]) -> Callable[[nn.Module, Any], None]:
-    def note(_module: nn.Module, _arguments: Any) -> None:
-        called.add(name)
-
-    return note

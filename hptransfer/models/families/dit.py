@@ -5,13 +5,11 @@ Parameter names, shapes and counts are those of the released models.
 
 from __future__ import annotations
 
-import re
-
 from torch import Tensor, nn
 
 from hptransfer.config import DiTConfig, Layout
 from hptransfer.config.choices import Init
-from hptransfer.models.families.initializers import FAN_IN, ZERO, Distribution, Initializer
+from hptransfer.models.families.initializers import FAN_IN, XAVIER, ZERO, Initializer, normal
 from hptransfer.models.families.layers import (
     AdaptiveReadout,
     Attention,
@@ -81,7 +79,5 @@ def initializer(config: DiTConfig, layout: Layout, name: str, init: Init) -> Ini
     if "adaLN_modulation" in name and init is not Init.paper:
         return ZERO
     if init is not Init.original:
-        return Initializer(Distribution.normal, 1.0) if "embedding_table" in name else FAN_IN
-    if re.match(r"(t_embedder|y_embedder)\.", name):
-        return Initializer(Distribution.normal, 0.02)
-    return Initializer(Distribution.xavier_uniform)
+        return normal(1.0) if "embedding_table" in name else FAN_IN
+    return normal(0.02) if name.startswith(("t_embedder.", "y_embedder.")) else XAVIER

@@ -192,17 +192,27 @@ class Unpatchify(nn.Module):
         return x.transpose(-3, -2).flatten(-2).flatten(-3, -2)
 
 
-class TimestepEmbedder(nn.Module):
+class VectorEmbedder(nn.Module):
+    """Embedding of features (..., A): a two-layer MLP."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(Linear(features, width), nn.SiLU(), Linear(width, width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.mlp(features)
+
+
+class TimestepEmbedder(VectorEmbedder):
     """Embedding of timesteps (...,) from 0 to 1000: 256 sines and cosines, then a two-layer MLP."""
 
     frequencies = 256
 
     def __init__(self, width: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(Linear(self.frequencies, width), nn.SiLU(), Linear(width, width))
+        super().__init__(self.frequencies, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(timestep_waves(t, self.frequencies))
+        return super().forward(timestep_waves(t, self.frequencies))
 
 
 class LabelEmbedder(nn.Module):

@@ -30,6 +30,7 @@ from hptransfer.models.families.layers import (
     RMSNorm,
     TimestepEmbedder,
     Unpatchify,
+    VectorEmbedder,
     attention,
     join_heads,
     modulate,
@@ -106,17 +107,6 @@ class JointBlock(nn.Module):
         return context, self.x_block.after(x, mixed[..., length:, :], x_rest)
 
 
-class PooledEmbedder(nn.Module):
-    """Embedding of a caption's pooled features (..., A): a two-layer MLP."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(Linear(channels, width), nn.SiLU(), Linear(width, width))
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        return self.mlp(pooled)
-
-
 class MMDiT(nn.Module):
     """The model: images x (..., C, H, W), timesteps t (...,) and captions to predictions.
 
@@ -134,7 +124,7 @@ class MMDiT(nn.Module):
         self.t_embedder = TimestepEmbedder(d)
         self.pooled = layout.pooled_channels > 0
         if self.pooled:
-            self.y_embedder = PooledEmbedder(layout.pooled_channels, d)
+            self.y_embedder = VectorEmbedder(layout.pooled_channels, d)
         self.context_embedder = Linear(layout.caption_channels, d)
         self.register_buffer("pos_embed", sincos_grid(config.position_grid or self.grid, d))
         last = config.depth - 1

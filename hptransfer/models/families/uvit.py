@@ -74,7 +74,8 @@ class UViT(nn.Module):
             self.label_emb = Embedding(layout.classes + (config.label_dropout > 0), d)
         elif config.condition is Conditioning.caption:
             self.context_embed = Linear(layout.caption_channels, d)
-        self.extras = 1 + _condition_tokens(config, layout)
+        tokens = {Conditioning.label: 1, Conditioning.caption: layout.caption_tokens}
+        self.extras = 1 + tokens.get(config.condition, 0)
         patches = (layout.image_size // p) ** 2
         self.pos_embed = nn.Parameter(torch.zeros(1, self.extras + patches, d))
         half = range(config.depth // 2)
@@ -105,16 +106,6 @@ class UViT(nn.Module):
             x = block(x, skips.pop())
         x = self.decoder_pred(self.norm(x))
         return self.final_layer(self.unpatchify(x[..., self.extras :, :]))
-
-
-def _condition_tokens(config: UViTConfig, layout: Layout) -> int:
-    match config.condition:
-        case Conditioning.none:
-            return 0
-        case Conditioning.label:
-            return 1
-        case Conditioning.caption:
-            return layout.caption_tokens
 
 
 def initializer(config: UViTConfig, layout: Layout, name: str, init: Init) -> Initializer:

@@ -115,7 +115,8 @@ def _role(name: str, infshape: InfShape, fan_in: Mapping[str, int]) -> Role:
 
 def _custom_parameters(model: CustomConfig, layout: Layout) -> tuple[ShapedParameter, ...]:
     """Return a custom model's parameters with inferred or stated roles; refuse unscalable ones."""
-    require_usable(dataclasses.replace(model, width=model.base_width), layout)
+    at_base = dataclasses.replace(model, width=model.base_width)
+    require_usable(at_base, layout)
     _require_same_names(model, layout)
     parameters = _inferred(model, layout)
     if all(shaped.role is Role.finite for shaped in parameters):
@@ -125,7 +126,17 @@ def _custom_parameters(model: CustomConfig, layout: Layout) -> tuple[ShapedParam
             "the function is given."
         )
     parameters = _overridden(model.roles, parameters)
-    _require_readouts(model, layout, parameters)
+    outputs = [shaped.name for shaped in parameters if shaped.role is Role.output]
+    scalable = _fan_in_dimensions(on_meta(model, layout, model.base_width))
+    for name in outputs:
+        if name not in scalable:
+            raise UserError(
+                "A parameter of role output must be the weight of an nn.Linear or a convolution, "
+                f"whose input is scaled by 1/m, but {name} is not. Put it into one, or give it "
+                "another role by model.roles."
+            )
+    modules = tuple(name.removesuffix(".weight") for name in outputs)
+    require_called(at_base, layout, modules)
     return parameters
 
 
@@ -173,20 +184,3 @@ def _override(text: str, parameters: Sequence[ShapedParameter]) -> tuple[str, Ro
             f"are {names}."
         )
     return pattern, Role(role)
-
-
-def _require_readouts(
-    model: CustomConfig, layout: Layout, parameters: Sequence[ShapedParameter]
-) -> None:
-    """Refuse readouts whose input cannot be multiplied by 1/m."""
-    outputs = [shaped.name for shaped in parameters if shaped.role is Role.output]
-    scalable = _fan_in_dimensions(on_meta(model, layout, model.base_width))
-    for name in outputs:
-        if name not in scalable:
-            raise UserError(
-                "A parameter of role output must be the weight of an nn.Linear or a convolution, "
-                f"whose input is scaled by 1/m, but {name} is not. Put it into one, or give it "
-                "another role by model.roles."
-            )
-    modules = tuple(name.removesuffix(".weight") for name in outputs)
-    require_called(dataclasses.replace(model, width=model.base_width), layout, modules)

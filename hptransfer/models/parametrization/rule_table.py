@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.identity import with_width
-from hptransfer.models.parametrization import ParameterRule, Role, parameter_count, parameter_rules
+from hptransfer.models.parametrization.factors import Role
+from hptransfer.models.parametrization.rules import ParameterRule, parameter_count, parameter_rules
 
 RULE_COLUMNS = ("init_std", "lr_factor", "weight_decay_factor", "eps_factor", "forward_factor")
 EXPONENT_TOLERANCE = 0.1  # allowed error of an exponent; a custom model's stds are measured

@@ -25,7 +25,8 @@ from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import with_width
 from hptransfer.data import Dataset, load_data
 from hptransfer.errors import UserError
-from hptransfer.models.parametrization import Role, parameter_rules
+from hptransfer.models.parametrization.factors import Role
+from hptransfer.models.parametrization.rules import parameter_rules
 from hptransfer.training.batches import evaluation_batches
 from hptransfer.training.device import torch_device
 from hptransfer.training.objectives import noised

@@ -22,7 +22,7 @@ from torch.func import functional_call, vmap
 from hptransfer.config import CustomConfig, DDPMConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import shape_signature
 from hptransfer.models.families.custom import packable_attention
-from hptransfer.models.parametrization import (
+from hptransfer.models.parametrization.rules import (
     ParameterRule,
     build_template,
     forward_multipliers,

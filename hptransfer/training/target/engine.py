@@ -19,7 +19,7 @@ from hptransfer.config import CustomConfig, RuntimeConfig, TrainerConfig, TrialC
 from hptransfer.config.choices import Weights
 from hptransfer.data import Dataset
 from hptransfer.errors import require
-from hptransfer.models.parametrization import build_model, param_groups, parameter_rules
+from hptransfer.models.parametrization.rules import build_model, param_groups, parameter_rules
 from hptransfer.training.batches import Batch, InputQueue, evaluation_batches, train_batch
 from hptransfer.training.device import arithmetic, autocast, bound_terms_on, refuse_uncompilable
 from hptransfer.training.objectives import (

@@ -20,7 +20,7 @@ from hptransfer.config.choices import Status
 from hptransfer.config.identity import trial_key
 from hptransfer.data import Dataset
 from hptransfer.errors import Interrupted, MachineError
-from hptransfer.models.parametrization import parameter_count
+from hptransfer.models.parametrization.rules import parameter_count
 from hptransfer.models.weights import save_weights
 from hptransfer.results.folder import RunFolder, write_json
 from hptransfer.results.ledger_rows import finite_or_none

@@ -12,14 +12,14 @@ from typing import Any
 
 from hptransfer.config import CustomConfig, TrialConfig
 from hptransfer.models.families import initializer
-from hptransfer.models.parametrization import (
+from hptransfer.models.parametrization.factors import coupled_weight_decay
+from hptransfer.models.parametrization.measured import draw_multipliers
+from hptransfer.models.parametrization.rules import (
     ParameterRule,
-    coupled_weight_decay,
     forward_multipliers,
     parameter_rules,
+    readout_factor,
 )
-from hptransfer.models.parametrization.measured import draw_multipliers
-from hptransfer.models.parametrization.rules import readout_factor
 
 FACTORS_SCHEMA = 1
 
