@@ -29,7 +29,6 @@ import torch
 from hptransfer.config import BudgetConfig, ParametrizationConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import canonical, shape_signature
 from hptransfer.execution.pack_sizes import MeasuredPack, MeasureLimits, PackCost
-from hptransfer.system.console import say_nothing
 from hptransfer.system.files import write_whole
 from hptransfer.system.version import package_version
 from hptransfer.training.batches import load_dataset
@@ -78,7 +77,7 @@ def measured_costs(
     *,
     share: float = 1.0,
     limits: MeasureLimits | None = None,
-    say: Callable[[str], None] = say_nothing,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[PackCost | None], tuple[str, ...]]:
     """Return what packs of each group cost on this machine, and notes for the user.
 

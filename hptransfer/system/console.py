@@ -9,7 +9,3 @@ def say(text: str, *, quiet: bool) -> None:
     """Print a line on stderr, where a sweep's progress goes, unless quiet."""
     if not quiet:
         Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
-
-
-def say_nothing(text: str) -> None:
-    """Print nothing, where nobody listens."""

@@ -85,12 +85,6 @@ class LocalStorage:
             else:
                 path.unlink(missing_ok=True)
 
-    def names(self, folder: str = "") -> list[str]:
-        """Return the names of all complete files below a folder."""
-        files = (path for path in (self.folder / folder).rglob("[!.]*") if path.is_file())
-        with _reaching(str(self.folder / folder), "listed", OSError):
-            return sorted(path.relative_to(self.folder).as_posix() for path in files)
-
 
 @dataclass(frozen=True)
 class UrlStorage:
@@ -128,13 +122,6 @@ class UrlStorage:
                 self.filesystem.rm(self._path(name), recursive=True)
             except FileNotFoundError:
                 return
-
-    def names(self, folder: str = "") -> list[str]:
-        """Return the names of all objects below a folder."""
-        with _reaching(f"{self.url}/{folder}", "listed", Exception):
-            self.filesystem.invalidate_cache()
-            found = self.filesystem.find(self._path(folder))
-            return sorted(path[len(self.root) :].lstrip("/") for path in found)
 
     def _path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}".rstrip("/")
