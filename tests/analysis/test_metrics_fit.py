@@ -19,12 +19,11 @@ from hptransfer.cli.main import main
 from hptransfer.errors import UserError
 from hptransfer.reporting import figures
 from hptransfer.reporting.figures import agreement_pictures
-from hptransfer.reporting.figures.over_width import agreement_data
 from hptransfer.reporting.text.basins import basins_text
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.metrics import LOSS, METRICS, metric_named
 from hptransfer.results.table import rows_table
-from tests.support.artists import marked
+from tests.support.artists import marked, texts
 from tests.support.paths import ROOT
 from tests.support.planted import Cell, draw
 from tests.support.planted import table as planted_table
@@ -218,21 +217,21 @@ def test_the_picture_shows_both_measures_of_each_arm(
 ) -> None:
     by_loss = answered(capsys, "fit", str(folder.path))
     by_metric = answered(capsys, "fit", str(folder.path), "--metric", "frechet_distance")
-    rows = agreement_data(by_loss, by_metric)
-    assert [row.by_metric.title for row in rows] == [
-        "µP, by log2 Fréchet distance",
-        "standard, by log2 Fréchet distance",
-    ]
-    for row, told in zip(rows, by_metric["agreement"], strict=True):
-        assert (row.by_loss.metric, row.by_metric.metric) == (LOSS, FRECHET)
-        assert row.by_loss.ceiling < 2.0 < row.by_metric.floor
-        assert [track.name for track in row.over.tracks] == ["by loss", "by log2 Fréchet distance"]
-        shown = [[mark.value for mark in track.marks] for track in row.over.tracks]
-        assert shown == [
-            [at[by]["optimum"] for at in told["widths"]] for by in ("by_loss", "by_metric")
-        ]
-        assert "the mean of 3 widths" in row.over.key
-    assert rows[0].over.limits == rows[1].over.limits
+    (picture,) = agreement_pictures(by_loss, by_metric)
+    axes = figures.drawn(picture).axes
+    lefts, middles, rights = axes[0::3], axes[1::3], axes[2::3]
+    for name, told, left, middle, right in zip(
+        ("µP", "standard"), by_metric["agreement"], lefts, middles, rights, strict=True
+    ):
+        assert left.get_title(loc="left") == f"{name}, by loss"
+        assert middle.get_title(loc="left") == f"{name}, by log2 Fréchet distance"
+        assert left.get_ylabel() == LOSS.axis and middle.get_ylabel() == FRECHET.axis
+        assert left.get_ylim()[1] < 2.0 < middle.get_ylim()[0]
+        assert texts(right) == ["by loss", "by log2 Fréchet distance"]
+        shown = [at[by]["optimum"] for by in ("by_loss", "by_metric") for at in told["widths"]]
+        assert [y for _, y in marked(right, "o", "D")] == shown
+        assert "the mean of 3 widths" in right.get_title(loc="left")
+    assert rights[0].get_ylim() == rights[1].get_ylim()
     assert agreement_pictures(by_loss, {**by_metric, "agreement": []}) == []
 
 
