@@ -216,10 +216,8 @@ COMMANDS = (
 
 def function_of(command: Command) -> Callable[[argparse.Namespace], int]:
     """The function that runs a command and returns the exit code, imported with what it needs."""
-    if command.name in ("list", "check", "rules"):
+    if command.name in ("list", "check", "rules", "train", "sample"):
         from hptransfer.cli import model_commands as home
-    elif command.name in ("train", "sample"):
-        from hptransfer.cli import train_commands as home
     else:
         from hptransfer.cli import sweep_commands as home
     return getattr(home, f"{command.name}_command")

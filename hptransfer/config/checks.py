@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from typing import Any
 
 from hptransfer.errors import UserError, require
@@ -54,16 +53,3 @@ def require_own_tag(group: str, record: Any) -> None:
 def require_share(name: str, value: float) -> None:
     """Refuse a value outside 0 to 1."""
     require(0 <= value <= 1, f"`{name}` must lie between 0 and 1, but got {value}.")
-
-
-_USER_INFO = r"\w://[^\s/@]*:[^\s/@]*@|https?://[^\s/@]+@"
-_QUERY = r"[?&;](?:\w*(?:token|secret|password|signature|api_?key)|sig|key)="
-
-
-def require_no_credentials(name: str, value: str | None, instead: str) -> None:
-    """Refuse a URL with a password or token, without showing it: a config is written out."""
-    require(
-        not re.search(f"{_USER_INFO}|{_QUERY}", value or "", flags=re.IGNORECASE),
-        f"`{name}` must hold no password or token, since it is written into the results folder, "
-        f"but its URL does. {instead}.",
-    )

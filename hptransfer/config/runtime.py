@@ -9,7 +9,6 @@ from hptransfer.config.checks import (
     TAG,
     require_count,
     require_finite,
-    require_no_credentials,
     require_positive,
 )
 from hptransfer.config.choices import Parallel
@@ -69,6 +68,9 @@ class CheckpointConfig:
     every_s: float = 60.0  # least seconds between two checkpoints of a pack; 0: at every report
 
 
+# Parts of a URL that hold a password or token.
+_USER_INFO = r"\w://[^\s/@]*:[^\s/@]*@|https?://[^\s/@]+@"
+_QUERY = r"[?&;](?:\w*(?:token|secret|password|signature|api_?key)|sig|key)="
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
@@ -111,10 +113,11 @@ class ExecutorConfig:
             f"`executor.trackers` may hold {', '.join(TRACKERS)}, but got {unknown}. Name those "
             "that are there, or [] for none.",
         )
-        require_no_credentials(
-            "executor.storage",
-            self.storage,
-            "Set the store's own variables (e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
+        require(
+            not re.search(rf"{_USER_INFO}|{_QUERY}", self.storage or "", flags=re.IGNORECASE),
+            "`executor.storage` must hold no password or token, since it is written into the "
+            "results folder, but its URL does. Set the store's own variables (e.g. "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY).",
         )
 
 
@@ -141,3 +144,19 @@ class TrainerConfig:
         require_count("train.sample_steps", self.sample_steps, most=2**16)
         require_finite("train.checkpoint_s", self.checkpoint_s, least=0)
         require_finite("train.guidance", self.guidance, least=0)
+
+
+# The units in which a budget of compute may be given, and what is counted in each.
+UNITS = {
+    "gpuh": "GPU-hours",
+    "cpuh": "core-hours",
+    "h": "hours of wall time",
+    "min": "minutes of wall time",
+    "usd": "money, by executor.price_per_hour",
+    "%": "the target run's FLOPs",
+}
+
+
+def amount_text(amount: float, unit: str) -> str:
+    """Write a budget as it is typed."""
+    return f"{amount:.3g}{unit}"

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig
-from hptransfer.errors import MachineError, UserError
+from hptransfer.errors import MachineError
 from hptransfer.execution.pack_sizes import MeasureLimits, Measurement, PackCost, Trials
 from hptransfer.execution.ray.cluster import joined_cluster
 from hptransfer.execution.ray.session import ray_session
 from hptransfer.execution.resources import Resources, places, resources_of
-
-Measured = tuple[list[PackCost | None], tuple[str, ...]]
 
 
 def measure_packs(
@@ -52,8 +49,8 @@ def measure_packs(
                 ray.wait(tasks, num_returns=count)
                 say(f"{count} of {shares} workers have measured")
             answers = ray.get(tasks)
-        except RayTaskError:
-            raise  # a bug, with its traceback
+        except RayTaskError as error:  # a refusal, or a bug
+            raise error.cause from error
         except RayError as error:
             raise MachineError(
                 "The workers that measured pack sizes were lost (killed, out of memory, or their "
@@ -63,8 +60,6 @@ def measure_packs(
     costs: dict[int, PackCost | None] = {}
     notes: tuple[str, ...] = ()
     for start, answer in enumerate(answers):
-        if isinstance(answer, Exception):
-            raise answer
         costs |= dict(zip(range(start, len(groups), shares), answer[0], strict=True))
         notes += answer[1]
     return Measurement([costs[i] for i in range(len(groups))], workers, tuple(dict.fromkeys(notes)))
@@ -80,13 +75,8 @@ def _share(request: Resources, runtime: RuntimeConfig, workers: int) -> float:
 
 def measured(
     groups: Sequence[Trials], runtime: RuntimeConfig, share: float, limits: MeasureLimits | None
-) -> Measured | Exception:
-    """Measure in a worker; an exception comes back as data."""
+) -> tuple[list[PackCost | None], tuple[str, ...]]:
+    """Measure in a worker, which alone imports torch."""
     from hptransfer.execution.measure import measured_costs
 
-    try:
-        return measured_costs(groups, runtime, share=share, limits=limits)
-    except (UserError, MachineError) as error:
-        return type(error)(str(error))
-    except Exception:
-        return RuntimeError(f"Measuring pack sizes raised:\n{traceback.format_exc().rstrip()}")
+    return measured_costs(groups, runtime, share=share, limits=limits)

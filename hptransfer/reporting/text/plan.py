@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hptransfer.config.budget_units import UNITS, written
 from hptransfer.config.choices import arm_name
+from hptransfer.config.runtime import UNITS, amount_text
 from hptransfer.config.sweep import CONDITIONS
 from hptransfer.system.text import count_text, duration, text_table
 
@@ -186,7 +186,7 @@ def _budget_cells(budget: str, entry: Mapping[str, Any] | None) -> list[str]:
         f"{grid['low']:g}..{grid['high']:g}/{grid['step']:g}",
         str(len(entry["seeds"])),
         str(entry["steps"]),
-        written(cost["amount"], cost["unit"]),
+        amount_text(cost["amount"], cost["unit"]),
         f"{regret['mean']:.2g}",
         f"{regret['high']:.2g}",
     ]
@@ -194,7 +194,7 @@ def _budget_cells(budget: str, entry: Mapping[str, Any] | None) -> list[str]:
 
 def _budget_cost(cost: Mapping[str, Any], unit: str) -> str:
     return (
-        f"cost     {written(cost['amount'], unit)} ({UNITS[unit]}): {cost['trials_to_run']} "
+        f"cost     {amount_text(cost['amount'], unit)} ({UNITS[unit]}): {cost['trials_to_run']} "
         f"trials to run, {cost['flops']:.3g} FLOPs, wall {duration(cost['wall_seconds'])}; start, "
         "gate and fit are left out"
     )
@@ -211,7 +211,7 @@ def _budget_knowledge(
     if pilot is not None:
         own = (
             f"a pilot of {pilot['trials']} trials of {pilot['steps']} steps at width "
-            f"{pilot['width']}, {written(pilot['spent'], unit)} of the budget"
+            f"{pilot['width']}, {amount_text(pilot['spent'], unit)} of the budget"
         )
     cliff = "none seen" if known["cliff"] is None else f"{known['cliff']:.2g} octaves above"
     return [

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hptransfer.analysis.basins.numbers import number
-from hptransfer.config.budget_units import written
 from hptransfer.config.choices import Method
+from hptransfer.config.runtime import amount_text
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.results.table import rows_table
@@ -219,7 +219,7 @@ def _knowledge(
     trials = sum(map(len, packs))
     described = (
         f"{trials} trials of {count} steps at width {sweep.widths[0]}, about "
-        f"{written(spent, budget.unit)} of {budget}"
+        f"{amount_text(spent, budget.unit)} of {budget}"
     )
     if not inputs.measure:
         raise UserError(
@@ -241,10 +241,10 @@ def _knowledge(
 def _too_small_for_a_pilot(budget: Budget, least: float) -> str:
     most, enough = PILOT_SHARE * budget.amount, 1.01 * least / PILOT_SHARE
     return (
-        f"A pilot may take {PILOT_SHARE:.0%} of the budget, which is {written(most, budget.unit)}, "
-        f"but the least one takes {written(least, budget.unit)}. Give "
-        f"--budget={written(enough, budget.unit)} or more, or sweep the narrowest width first: its "
-        "rows stand in for a pilot."
+        f"A pilot may take {PILOT_SHARE:.0%} of the budget, which is "
+        f"{amount_text(most, budget.unit)}, but the least one takes "
+        f"{amount_text(least, budget.unit)}. Give --budget={amount_text(enough, budget.unit)} or "
+        "more, or sweep the narrowest width first: its rows stand in for a pilot."
     )
 
 
@@ -254,7 +254,7 @@ def _too_small(budget: Budget, offered: Sequence[Offer]) -> str:
         f"--budget={budget} buys no sweep: the least that makes sense is {len(least.widths)} "
         f"widths up to {least.widths[-1]}, {len(least.axis.points)} points, "
         f"{len(least.seeds)} seeds and {least.steps} steps, which take "
-        f"{written(spent, budget.unit)}."
+        f"{amount_text(spent, budget.unit)}."
     )
 
 

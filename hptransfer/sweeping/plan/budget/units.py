@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from hptransfer.config.budget_units import UNITS, written
+from hptransfer.config.runtime import UNITS, amount_text
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.execution.pack_sizes import makespan
 from hptransfer.sweeping.plan.plan import HOUR, Occupancy
@@ -21,7 +21,7 @@ class Budget:
     unit: str
 
     def __str__(self) -> str:
-        return written(self.amount, self.unit)
+        return amount_text(self.amount, self.unit)
 
     def times(self, factor: float) -> Budget:
         """Return the budget scaled."""
