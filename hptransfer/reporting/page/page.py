@@ -107,6 +107,12 @@ def bullets(items: Iterable[str], css: str = "") -> str:
     return "".join(element("li", item, css) for item in items)
 
 
+def bullet_list(items: Iterable[str], css: str = "") -> str:
+    """Return a list of plain text, or nothing where there are no items."""
+    inner = bullets(items, css)
+    return f"<ul>{inner}</ul>" if inner else ""
+
+
 def section(title: str, *parts: str) -> str:
     """A titled section, or nothing where all its parts are empty."""
     body = "\n".join(part for part in parts if part)
