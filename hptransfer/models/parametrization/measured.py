@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hptransfer.config import CustomConfig, Layout, ParametrizationConfig, TrialConfig
+from hptransfer.config import CustomConfig, ParametrizationConfig, TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.errors import UserError
 from hptransfer.models.families.custom import build_custom_model
@@ -53,34 +53,30 @@ def _spreads(model: CustomConfig, width: int) -> dict[str, MeasuredSpread]:
     """Return the measured spread of every trainable parameter at a width, for any trial seed."""
     draws = max(2, math.ceil(MEASURED_DRAWS * min(1.0, _MULTIPLES[-1] * model.base_width / width)))
     at_width = dataclasses.replace(model, width=width)
-    seen: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-    sizes: dict[str, int] = {}
+    seen: dict[str, list[tuple[float, float, float, int]]] = defaultdict(list)
     for draw in range(draws):
         drawn = build_custom_model(at_width, torch_generator(0, "init exponents", draw))
         for name, value in drawn.named_parameters():
             low, high = torch.aminmax(value.detach())
             squares = float(value.detach().double().square().mean())
-            seen[name].append((squares, float(low), float(high)))
-            sizes[name] = value.numel()
-    return {name: _spread(rows, sizes[name]) for name, rows in seen.items()}
-
-
-def _spread(rows: list[tuple[float, float, float]], size: int) -> MeasuredSpread:
-    squares, lows, highs = zip(*rows, strict=True)
-    return MeasuredSpread(
-        math.sqrt(sum(squares) / len(rows)), size * len(rows), min(lows) == max(highs)
-    )
+            seen[name].append((squares, float(low), float(high), value.numel()))
+    found = {}
+    for name, rows in seen.items():
+        squares, lows, highs, sizes = zip(*rows, strict=True)
+        rms = math.sqrt(sum(squares) / draws)
+        found[name] = MeasuredSpread(rms, sum(sizes), min(lows) == max(highs))
+    return found
 
 
 @cache
 def measured_inits(model: CustomConfig) -> dict[str, MeasuredInit]:
-    """Return the measured initialisation of every parameter; `model` must have its base width."""
-    multiples = np.log2(_MULTIPLES)
-    spreads = [_spreads(model, multiple * model.base_width) for multiple in _MULTIPLES]
-    return {name: _start(name, [s[name] for s in spreads], multiples) for name in spreads[0]}
+    """Return the measured initialisation of every parameter, at base width and above."""
+    at_base = dataclasses.replace(model, width=model.base_width)
+    spreads = [_spreads(at_base, multiple * model.base_width) for multiple in _MULTIPLES]
+    return {name: _start(name, [s[name] for s in spreads]) for name in spreads[0]}
 
 
-def _start(name: str, spreads: list[MeasuredSpread], log2_widths: np.ndarray) -> MeasuredInit:
+def _start(name: str, spreads: list[MeasuredSpread]) -> MeasuredInit:
     sizes = np.array([spread.rms for spread in spreads])
     if not sizes.any():
         return MeasuredInit(spreads[0], 0.0, 0.0)
@@ -89,6 +85,7 @@ def _start(name: str, spreads: list[MeasuredSpread], log2_widths: np.ndarray) ->
             f"A parameter must start at zero at every width or at none, but {name} has the root "
             f"mean squares {', '.join(f'{size:.3g}' for size in sizes)} at three widths."
         )
+    log2_widths = np.log2(_MULTIPLES)
     centred = log2_widths - log2_widths.mean()
     weights = centred / (centred @ centred)
     # A Gaussian's root mean square over n entries has the relative standard error 1/√(2n).
@@ -102,56 +99,51 @@ def wanted_exponent(role: Role) -> float:
     return math.log2(init_factor(role, 2.0, ParametrizationConfig()))
 
 
-def _at_base(model: CustomConfig) -> CustomConfig:
-    return dataclasses.replace(model, width=model.base_width)
-
-
-@cache
-def _breaking(model: CustomConfig, layout: Layout) -> dict[str, Role]:
-    """Return the parameters whose std does not depend on width as µP needs, with their roles."""
-    measured = measured_inits(_at_base(model))
-    roles = {shaped.name: shaped.role for shaped in shaped_parameters(_at_base(model), layout)}
-    return {name: role for name, role in roles.items() if _breaks_mup(measured[name], role)}
-
-
 def _breaks_mup(start: MeasuredInit, role: Role) -> bool:
     off = abs(start.exponent - wanted_exponent(role))
     return start.base.rms > 0 and off > INIT_EXPONENT_TOLERANCE + 2 * start.error
 
 
+@cache
 def _to_rescale(config: TrialConfig) -> dict[str, Role]:
-    """Return the parameters to rescale, with their roles.
+    """Return the parameters whose std does not depend on width as µP needs, with their roles.
 
     Raises:
         UserError: there are some, but `model.rescale_init` is false.
     """
-    model = config.model
-    assert isinstance(model, CustomConfig), "only a custom model is measured"
+    model = _custom(config)
     if config.parametrization.scaling is not Scaling.mup:
         return {}
-    breaking = _breaking(model, config.data.layout)
+    measured = measured_inits(model)
+    at_base = dataclasses.replace(model, width=model.base_width)
+    roles = {shaped.name: shaped.role for shaped in shaped_parameters(at_base, config.data.layout)}
+    breaking = {name: role for name, role in roles.items() if _breaks_mup(measured[name], role)}
     if breaking and not model.rescale_init:
         name, role = next(iter(breaking.items()))
-        exponent = measured_inits(_at_base(model))[name].exponent
         more = f", and {len(breaking) - 1} more break µP" if len(breaking) > 1 else ""
         raise UserError(
             f"Under µP the initial std of {name} ({role.value}) must go with width to the power "
-            f"{wanted_exponent(role):g}, but {exponent:.2f} was measured of {model.factory}"
-            f"{more}. Set model.rescale_init=true, change the factory, or state other roles by "
-            "model.roles."
+            f"{wanted_exponent(role):g}, but {measured[name].exponent:.2f} was measured of "
+            f"{model.factory}{more}. Set model.rescale_init=true, change the factory, or state "
+            "other roles by model.roles."
         )
     return breaking
 
 
+def _custom(config: TrialConfig) -> CustomConfig:
+    assert isinstance(config.model, CustomConfig), "only a custom model is drawn and measured"
+    return config.model
+
+
 def measured_std(config: TrialConfig, shaped: ShapedParameter) -> float:
     """Return a parameter's std at the trial's width: that at base width, scaled by its exponent."""
-    assert isinstance(config.model, CustomConfig), "only a custom model is measured"
-    start = measured_inits(_at_base(config.model))[shaped.name]
+    model = _custom(config)
+    start = measured_inits(model)[shaped.name]
     scale = 1.0 if start.base.constant else config.parametrization.init_scale
     if shaped.name in _to_rescale(config):
         growth = init_factor(shaped.role, shaped.width_mult, config.parametrization)
     else:
-        growth = (config.model.width / config.model.base_width) ** start.exponent
+        growth = (model.width / model.base_width) ** start.exponent
     return scale * start.base.rms * growth
 
 
@@ -160,8 +152,7 @@ def drawn_parameters(config: TrialConfig) -> dict[str, Tensor]:
 
     At base width they are the factory's own to the bit, in every parametrization.
     """
-    assert isinstance(config.model, CustomConfig), "only a custom model has a factory"
-    drawn = build_custom_model(config.model, torch_generator(config.seed, "init"))
+    drawn = build_custom_model(_custom(config), torch_generator(config.seed, "init"))
     return {
         name: drawn.get_parameter(name).detach() * multiplier
         for name, multiplier in draw_multipliers(config).items()
@@ -170,16 +161,13 @@ def drawn_parameters(config: TrialConfig) -> dict[str, Tensor]:
 
 def draw_multipliers(config: TrialConfig) -> dict[str, float]:
     """Return what multiplies each parameter of a custom model as its factory draws it."""
-    trainable = shaped_parameters(config.model, config.data.layout)
-    return {shaped.name: _draw_multiplier(config, shaped) for shaped in trainable}
-
-
-def _draw_multiplier(config: TrialConfig, shaped: ShapedParameter) -> float:
-    model = config.model
-    assert isinstance(model, CustomConfig), "only a custom model has a factory"
-    base = measured_inits(_at_base(model))[shaped.name].base
-    scale = 1.0 if base.constant else config.parametrization.init_scale
-    if shaped.name not in _to_rescale(config) or model.width == model.base_width:
-        return scale
-    wanted = base.rms * init_factor(shaped.role, shaped.width_mult, config.parametrization)
-    return scale * wanted / _spreads(_at_base(model), model.width)[shaped.name].rms
+    model = _custom(config)
+    measured, to_rescale, found = measured_inits(model), _to_rescale(config), {}
+    for shaped in shaped_parameters(model, config.data.layout):
+        name, base = shaped.name, measured[shaped.name].base
+        found[name] = 1.0 if base.constant else config.parametrization.init_scale
+        if name in to_rescale and model.width != model.base_width:
+            wanted = base.rms * init_factor(shaped.role, shaped.width_mult, config.parametrization)
+            at_base = dataclasses.replace(model, width=model.base_width)
+            found[name] = found[name] * wanted / _spreads(at_base, model.width)[name].rms
+    return found

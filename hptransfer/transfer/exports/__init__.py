@@ -27,9 +27,16 @@ def exports(config: TrialConfig) -> dict[str, str]:
     """Return the text of every export by file name."""
     parameters = resolved(config)
     theirs = diffusers.renamed(parameters, config.model.family)
-    notes = [_branches(config)] if branch_multipliers(config) else []
+    notes = [
+        f"Depth is scaled: multiply every residual branch by {factor:.6g}, which no group can."
+        for factor in set(branch_multipliers(config).values())
+    ]
     if isinstance(config.model, CustomConfig):
         notes.append(f"Weights start as {config.model.factory} draws them, times a factor each.")
+    family = config.model.family
+    names = f"Names are hptransfer's: diffusers has no class of the family {family}."
+    if theirs is not None:
+        names = f"Names are those of diffusers' {diffusers.CLASSES[family][0]}."
     return {
         "factors.json": factors_text(config),
         "torch_groups.py": torch_groups_text(config, parameters, readout="hook", says=notes),
@@ -37,21 +44,10 @@ def exports(config: TrialConfig) -> dict[str, str]:
             config,
             parameters if theirs is None else theirs,
             readout="folded",
-            says=[_names(config.model.family), *notes],
+            says=[names, *notes],
         ),
         "diffusers_args.txt": diffusers.diffusers_arguments_text(config),
         "accelerate.yaml": diffusers.accelerate_text(config),
         "megatron_args.txt": megatron.megatron_arguments_text(config),
         "megatron_groups.py": megatron.megatron_groups_text(config),
     }
-
-
-def _branches(config: TrialConfig) -> str:
-    (factor,) = set(branch_multipliers(config).values())
-    return f"Depth is scaled: multiply every residual branch by {factor:.6g}, which no group can."
-
-
-def _names(family: str) -> str:
-    if family not in diffusers.CLASSES:
-        return f"Names are hptransfer's: diffusers has no class of the family {family}."
-    return f"Names are those of diffusers' {diffusers.CLASSES[family][0]}."

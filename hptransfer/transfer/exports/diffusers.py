@@ -18,7 +18,7 @@ from hptransfer.transfer.exports.factors import Parameter
 
 BLOCK = "transformer_blocks.{}"
 QKV = ("to_q", "to_k", "to_v")
-TIMESTEP = ("t_embedder.mlp.0", "t_embedder.mlp.2")
+
 
 # Ours to theirs, a layer each; {} is the block's number. Three names: the rows in three parts.
 DIT = {

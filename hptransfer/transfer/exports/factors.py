@@ -15,7 +15,6 @@ from hptransfer.models.families import initializer
 from hptransfer.models.parametrization.factors import coupled_weight_decay
 from hptransfer.models.parametrization.measured import draw_multipliers
 from hptransfer.models.parametrization.rules import (
-    ParameterRule,
     forward_multipliers,
     parameter_rules,
     readout_factor,
@@ -44,25 +43,20 @@ def resolved(config: TrialConfig) -> list[Parameter]:
     """Return the trial's parameters in the model's order, each as its optimizer would have it."""
     multipliers = draw_multipliers(config) if isinstance(config.model, CustomConfig) else {}
     return [
-        _parameter(config, rule, multipliers.get(rule.name, 1.0))
+        Parameter(
+            name=rule.name,
+            shape=rule.shape,
+            role=rule.role.value,
+            lr=config.optimizer.lr * rule.factors.lr,
+            weight_decay=coupled_weight_decay(config) * rule.factors.weight_decay,
+            eps=config.optimizer.eps * rule.factors.eps,
+            forward=readout_factor(config, rule),
+            distribution=_distribution(config, rule.name),
+            init_std=rule.init_std,
+            draw_multiplier=multipliers.get(rule.name, 1.0),
+        )
         for rule in parameter_rules(config)
     ]
-
-
-def _parameter(config: TrialConfig, rule: ParameterRule, draw_multiplier: float) -> Parameter:
-    optimizer, own = config.optimizer, rule.factors
-    return Parameter(
-        name=rule.name,
-        shape=rule.shape,
-        role=rule.role.value,
-        lr=optimizer.lr * own.lr,
-        weight_decay=coupled_weight_decay(config) * own.weight_decay,
-        eps=optimizer.eps * own.eps,
-        forward=readout_factor(config, rule),
-        distribution=_distribution(config, rule.name),
-        init_std=rule.init_std,
-        draw_multiplier=draw_multiplier,
-    )
 
 
 def _distribution(config: TrialConfig, name: str) -> str:

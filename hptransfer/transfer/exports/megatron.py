@@ -78,14 +78,11 @@ def megatron_groups_text(config: TrialConfig) -> str:
     optimizer = config.optimizer
     groups: dict[tuple[float, float, float], list[Parameter]] = {}
     for parameter in patterns([with_factor_in_weight(p) for p in resolved(config)]):
-        key = (parameter.lr, parameter.eps, _decay_factor(parameter, optimizer.weight_decay))
+        base = optimizer.weight_decay
+        key = (parameter.lr, parameter.eps, parameter.weight_decay / base if base else 1.0)
         groups.setdefault(key, []).append(parameter)
     table = "\n".join(_group(*key, members) for key, members in groups.items())
     return _FILE.replace("{family}", config.model.family).replace("{groups}", table)
-
-
-def _decay_factor(parameter: Parameter, base: float) -> float:
-    return parameter.weight_decay / base if base else 1.0
 
 
 def _group(lr: float, eps: float, decay: float, members: Sequence[Parameter]) -> str:
