@@ -17,8 +17,8 @@ from hptransfer.analysis.target_rows import with_realised
 from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.importers.rows import UNKNOWN_LABEL
 from hptransfer.results.importers.sweep_file import overridden
+from hptransfer.results.importers.table import UNKNOWN_LABEL
 from hptransfer.results.sweep_file import ImportedFacts
 from hptransfer.system.files import write_text
 

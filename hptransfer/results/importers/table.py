@@ -1,32 +1,70 @@
-"""The import of another program's table into a results folder."""
+"""The import of another program's table into a results folder.
+
+Cells are checked and converted column by column; whatever becomes of an unusual row is counted.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hptransfer.errors import UserError
+from hptransfer.config.hyperparameters import LARGEST_LOG2
+from hptransfer.config.sweep import MOST_TRIALS
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.importers.columns import ChosenColumns, choose_columns
-from hptransfer.results.importers.read_file import open_sheet
-from hptransfer.results.importers.rows import (
-    UNKNOWN_LABEL,
-    Cells,
-    OddRows,
-    ledger_rows,
-    outcome,
-    read_trials,
-    trial_digest,
-)
+from hptransfer.results.importers.columns import ChosenColumns, choose_columns, hp_of, normalised
+from hptransfer.results.importers.read_file import Sheet, open_sheet
 from hptransfer.results.importers.sweep_file import derive_sweep_file
-from hptransfer.results.ledger_rows import iterate_ledger_rows
+from hptransfer.results.ledger_rows import LEDGER_SCHEMA, finite_or_none, iterate_ledger_rows
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
+from hptransfer.results.table import conditions_of
 from hptransfer.system.files import require_inside, require_links_inside
+from hptransfer.system.version import package_version
 
-_OTHER_STORAGES = ("mysql", "postgresql", "redis", "journal")
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNKNOWN_LABEL = "imported"  # the family and arm of imported rows that name none
+LOG2_DECIMALS = 6  # of the log2 of a hyperparameter in the ledger
+LONGEST_LABEL = 40  # characters of an arm's or a family's name
+# Texts of a missing cell, in lower case.
+EMPTY = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "--", "#n/a", "<na>"})
+ENDLESS = frozenset({"diverged", "∞"})  # texts of an infinite number, besides Python's own
+# Texts of truth values, in lower case.
+_TRUTH = {
+    **dict.fromkeys(("true", "yes", "1", "y", "t", "1.0"), True),
+    **dict.fromkeys(("false", "no", "0", "n", "f", "0.0", ""), False),
+}
+# Other programs' labels of an arm, in lower case and without blanks -> ours.
+_ARMS = {
+    **dict.fromkeys(("sp", "standard", "std", "standardparametrization"), "standard"),
+    **dict.fromkeys(("mup", "μp"), "mup"),
+    "shared": "shared",
+}
+_DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
+# States of a run that did not have its whole budget: it has neither a loss nor a divergence.
+UNFINISHED = frozenset(
+    {"running", "waiting", "pruned", "crashed", "killed", "scheduled", "queued", "pending"}
+    | {"preempting", "preempted", "stopped"}
+)
+FAILED = frozenset({"fail", "failed"})  # with a loss, that of a part of the run; else it diverged
+_MEASURED = ("loss_std", "loss_at_init", "train_loss", "flops", "seconds")  # may be missing
+_COUNTS = ("steps", "depth", "batch_size", "n_seeds", "diverged_at_step")  # may be missing
+_FROM_ZERO = ("seed", "step", "diverged_at_step")  # other whole numbers are 1 or more
+
+_OTHER_STORAGES = ("mysql", "postgresql", "redis", "journal")  # of Optuna's studies
+
+OddRows = dict[str, list[str]]  # a special treatment -> the places of the rows that had it
 
 
 def import_file(
@@ -61,7 +99,7 @@ def import_file(
     sheet = open_sheet(local_file(source))
     chosen = choose_columns(words, sheet.columns, sheet.name)
     cells, axes = Cells(sheet.name, sheet.decimal_comma), [axis for _, axis in chosen.axes]
-    trials, odd = read_trials(sheet, chosen, cells, labels, drop_missing=drop_missing)
+    trials, odd = _read_trials(sheet, chosen, cells, labels, drop_missing=drop_missing)
     if trials.empty:
         raise UserError(_nothing(sheet.name, odd))
 
@@ -72,14 +110,14 @@ def import_file(
         known.add(row["trial_key"])
         _require_same_axes(row, axes, sheet.name, folder)
     were_there = 0
-    for place, row in ledger_rows(trials, axes, sheet.name):
+    for place, row in _ledger_rows(trials, axes, sheet.name):
         is_new = _is_new(first, row, f"{place} of {sheet.name}")
         if not is_new and row["trial_key"] in known:
             were_there += 1
         elif not is_new:
             odd["given twice, kept once"].append(place)
     with LedgerWriter(folder.path) as writer:
-        appended = writer.append_new(row for _, row in ledger_rows(trials, axes, sheet.name))
+        appended = writer.append_new(row for _, row in _ledger_rows(trials, axes, sheet.name))
     if not is_target:
         derive_sweep_file(folder, {sheet.name: chosen.record()})
     checkpoints = len(set(trials["steps"])) if "step" in chosen.names else 0
@@ -94,6 +132,337 @@ def import_file(
     }
 
 
+@dataclass
+class Cells:
+    """Converts the cells of one table, whose numbers all have a point or all a decimal comma.
+
+    Every converter takes a cell (`log2`: a number), our name of its column, and its place.
+    """
+
+    file: str
+    decimal_comma: bool  # whether 0,5 may be a number
+    first: dict[str, str] = field(default_factory=dict)  # "," or "." -> the place of the first one
+    commas: int = 0  # numbers with a decimal comma
+
+    def number(self, cell: Any, ours: str, place: str) -> float:
+        """Return a cell as a number: NaN if it is missing, inf if it is infinite."""
+        if isinstance(cell, int | float) and not isinstance(cell, bool):
+            return float(cell)
+        text = "" if cell is None else str(cell).strip()
+        try:
+            value = float(text)
+        except ValueError:
+            return self._written(text, ours, place)
+        if math.isinf(value):
+            return math.inf
+        if "_" in text:
+            raise self._refused(text, ours, place)
+        if self.decimal_comma and "." in text:
+            self._seen(".", place)
+        return value
+
+    def _written(self, text: str, ours: str, place: str) -> float:
+        """Read a text that Python does not take for a number: missing, infinite or with a comma."""
+        if text.lower() in EMPTY:
+            return math.nan
+        if text.lower() in ENDLESS:
+            return math.inf
+        if not _DECIMAL_COMMA.fullmatch(text) or not self.decimal_comma:
+            raise self._refused(text, ours, place)
+        self._seen(",", place)
+        self.commas += 1
+        return float(text.replace(",", "."))
+
+    def _seen(self, mark: str, place: str) -> None:
+        self.first.setdefault(mark, place)
+        if len(self.first) > 1:
+            raise UserError(
+                f"Numbers in {self.file} have a decimal comma ({self.first[',']}) and a decimal "
+                f"point ({self.first['.']}), so a comma may also mean thousands. Write all of them "
+                "in one way."
+            )
+
+    def _refused(self, text: str, ours: str, place: str) -> UserError:
+        what = "is a formula; save the values" if text.startswith("=") else "is no number"
+        hint = ""
+        if text.startswith(("{", "[")):
+            hint = " Write nested configs as JSON: to_json('runs.json', orient='records')."
+        return UserError(
+            f"The {ours} in {place} of {self.file} {what}: {abbreviate(text, 60)}.{hint} "
+            "Correct it, or "
+            f"take another column with --columns {ours}=COLUMN"
+        )
+
+    def whole(self, cell: Any, ours: str, place: str) -> int:
+        """Return a cell as a whole number."""
+        value, least = self.number(cell, ours, place), 0 if ours in _FROM_ZERO else 1
+        if not math.isfinite(value) or value != round(value) or not least <= value < 2**53:
+            given = "is empty" if math.isnan(value) else f"is {abbreviate(cell, 40)}"
+            raise UserError(
+                f"The {ours} must be a whole number, {least} or more, but in {place} of "
+                f"{self.file} it {given}. Correct or remove that row."
+            )
+        return int(value)
+
+    def count(self, cell: Any, ours: str, place: str) -> float:
+        """Return a cell as a whole number, or NaN if it is missing."""
+        value = self.number(cell, ours, place)
+        return value if math.isnan(value) else self.whole(value, ours, place)
+
+    def truth(self, cell: Any, ours: str, place: str) -> bool:
+        """Return a cell as a truth value; a missing cell is false."""
+        text = "" if cell is None else str(cell).strip().lower()
+        if text not in _TRUTH:
+            raise UserError(
+                f"`{ours}` must be true or false, but is {abbreviate(cell, 40)} in {place} of "
+                f"{self.file}."
+            )
+        return _TRUTH[text]
+
+    def label(self, cell: Any, ours: str, place: str) -> str:
+        """Return the label in a cell; a known arm in another spelling gets our name."""
+        text = "" if cell is None else str(cell)
+        found = _label(text, ours)
+        if found is None:
+            given = "is empty" if text.strip().lower() in EMPTY else f"is {abbreviate(text, 60)}"
+            raise UserError(
+                f"The {ours} must be a label of at most {LONGEST_LABEL} characters and no number, "
+                f"but in {place} of {self.file} it {given}. Correct it, or leave the column out: "
+                f"{ours}="
+            )
+        return found
+
+    def arm_by_flag(self, cell: Any, ours: str, place: str) -> str:
+        """Return the arm in a cell of a column `mup`, which may hold truth values."""
+        text = str(cell).strip().lower()
+        if text and text in _TRUTH:
+            return "mup" if _TRUTH[text] else "standard"
+        return self.label(cell, ours, place)
+
+    def log2(self, value: float, ours: str, place: str) -> float:
+        """Return the log2 of a hyperparameter, rounded so that a printed 0.00024414062 is 2^-12.
+
+        Raises:
+            UserError: the value is missing, not positive, or far from what an HP may be.
+        """
+        hp = hp_of(ours)
+        if ours.startswith(("log2_", "log10_")):
+            found = value if ours.startswith("log2_") else value * math.log2(10.0)
+        elif not math.isfinite(value) or value <= 0:
+            given = "is empty" if math.isnan(value) else f"is {value:g}"
+            raise UserError(
+                f"The {hp} must be positive, but in {place} of {self.file} it {given}. Correct or "
+                f"remove that row; if the column holds logarithms, say --columns log2_{hp}=COLUMN "
+                f"or log10_{hp}=COLUMN"
+            )
+        else:
+            found = math.log2(value)
+        if not math.isfinite(found) or abs(found) > LARGEST_LOG2:
+            raise UserError(
+                f"The log2 of {hp} must lie within ±{LARGEST_LOG2:g}, but in {place} of "
+                f"{self.file} it is {found:g}. Check the column's unit."
+            )
+        return round(found, LOG2_DECIMALS) + 0.0
+
+    def require_plausible_unit(self, ours: str, column: str, values: Iterable[float]) -> None:
+        """Refuse a column of a hyperparameter that as a whole can only be in another unit."""
+        finite = [value for value in values if math.isfinite(value)]
+        low, high, hp = min(finite, default=0.0), max(finite, default=0.0), hp_of(ours)
+        if ours.startswith("log") and low > 0 and high < 1 and high / low >= 4:
+            raise UserError(
+                f"{column!r} of {self.file} is read as {ours}, but its values, {low:g} to "
+                f"{high:g}, look like the {hp} itself. Say --columns '{hp}={column}' '{ours}='"
+            )
+        if not ours.startswith("log") and high < 0:
+            base, other = ("log10", "log2") if low >= -9 else ("log2", "log10")
+            raise UserError(
+                f"{column!r} of {self.file} is read as {hp}, which must be positive, but its "
+                f"values, {low:g} to {high:g}, look like {base}. Say --columns "
+                f"'{base}_{hp}={column}' (or {other}_{hp}, as they were taken)"
+            )
+
+
+@lru_cache(maxsize=1024)
+def _label(text: str, ours: str) -> str | None:
+    """Return a label, or None where a text cannot be one."""
+    text = unicodedata.normalize("NFKC", text).strip()
+    if text.lower() in EMPTY or not text.isprintable() or len(text) > LONGEST_LABEL:
+        return None
+    if "${" in text or "???" in text:  # sweep.yaml holds values and looks nothing up
+        return None
+    if re.fullmatch(r"[-+\d.,eE]+[KMBkmb]?", text):  # a `param` column may count parameters
+        return None
+    if ours != "parametrization":
+        return text
+    return _ARMS.get(re.sub(r"[\s_-]", "", text.lower()), text)
+
+
+def _read_trials(
+    sheet: Sheet,
+    chosen: ChosenColumns,
+    cells: Cells,
+    labels: Mapping[str, str],
+    *,
+    drop_missing: bool,
+) -> tuple[pd.DataFrame, OddRows]:
+    """Return a table's trials, and the rows that were treated in a special way or left out.
+
+    The frame has a row a trial, by our names; missing numbers are NaN; its index is their place.
+
+    Args:
+        labels: the family and the parametrization of rows where no column gives them.
+        drop_missing: whether rows without a loss are left out, and not taken as diverged trials.
+
+    Raises:
+        UserError: a cell that its column cannot hold, or more rows than a sweep may have.
+    """
+    import pandas as pd
+
+    frame = _one_trial_a_row(sheet, chosen)
+    if len(frame) > MOST_TRIALS:
+        raise UserError(
+            f"An imported sweep may have {MOST_TRIALS:,} rows, but {sheet.name} has more. "
+            "Leave out what is not needed, or import it into several folders."
+        )
+    frame, odd = _with_losses(frame, drop_missing, cells)
+
+    def column(name: str, convert: Callable[[Any, str, str], Any], missing: Any = None) -> Any:
+        if name not in frame:
+            return missing
+        each = zip(_cells(frame[name]), frame.index, strict=True)
+        return [convert(cell, name, place) for cell, place in each]
+
+    columns: dict[str, Any] = {"loss": frame["loss"]}
+    for name, axis in chosen.axes:
+        given = column(name, cells.number)
+        if name in chosen.columns:
+            cells.require_plausible_unit(name, chosen.columns[name], given)
+        each = zip(given, frame.index, strict=True)
+        columns[axis] = [cells.log2(value, name, place) for value, place in each]
+    columns["width"] = column("width", cells.whole)
+    columns["seed"] = column("seed", cells.whole, 0)
+    for name in _COUNTS:
+        columns[name] = column(name, cells.count, math.nan)
+    # The step of a checkpoint wins over the length of its run.
+    columns["steps"] = column("step", cells.whole, columns["steps"])
+    for name in _MEASURED:
+        columns[name] = column(name, cells.number, math.nan)
+    columns["family"] = column("family", cells.label, labels["family"])
+    flagged = normalised(chosen.columns.get("parametrization", "")) in ("mup", "use_mup")
+    convert = cells.arm_by_flag if flagged else cells.label
+    columns["parametrization"] = column("parametrization", convert, labels["parametrization"])
+    return pd.DataFrame(columns, index=frame.index), odd
+
+
+def _one_trial_a_row(sheet: Sheet, chosen: ChosenColumns) -> pd.DataFrame:
+    """Load a table's cells by our names; a row of a wide table becomes one for each loss."""
+    import pandas as pd
+
+    wide = chosen.wide.columns if chosen.wide else {}
+    loaded = sheet.load(list(dict.fromkeys([*chosen.columns.values(), *wide])))
+    common = pd.DataFrame(
+        {ours: loaded[column] for ours, column in chosen.columns.items()}, index=loaded.index
+    ).assign(**chosen.constants)
+    if not wide:
+        return common
+    parts = [
+        common.assign(**said, loss=loaded[column]).set_axis(
+            [f"{place}, {column!r}" for place in loaded.index]
+        )
+        for column, said in wide.items()
+    ]
+    in_order = [i * len(loaded) + row for row in range(len(loaded)) for i in range(len(parts))]
+    return pd.concat(parts).iloc[in_order]
+
+
+def _with_losses(
+    frame: pd.DataFrame, drop_missing: bool, cells: Cells
+) -> tuple[pd.DataFrame, OddRows]:
+    """Return the rows of runs that ended, with their losses as numbers; a diverged one's is inf."""
+    odd: OddRows = defaultdict(list)
+
+    def loss_of(cell: Any, state: Any, flag: Any, place: str) -> float | None:
+        """Return a row's loss, or None where the row is left out."""
+        status = str(state or "").strip().lower()
+        if status in UNFINISHED:
+            odd[f"of status {status!r}, left out"].append(place)
+            return None
+        loss = cells.number(cell, "loss", place)
+        if status in FAILED and math.isfinite(loss):
+            odd[f"of status {status!r} with a loss of part of a run, left out"].append(place)
+            return None
+        if status == "diverged" or cells.truth(flag, "diverged", place):
+            odd["flagged as diverged"].append(place)
+            return math.inf
+        if math.isnan(loss) and drop_missing:
+            odd["without a loss, left out (--missing drop)"].append(place)
+            return None
+        if not math.isfinite(loss):
+            what = "with an infinite loss" if math.isinf(loss) else "without a loss"
+            odd[f"{what}, taken as diverged trials"].append(place)
+            return math.inf
+        return loss
+
+    nothing = [None] * len(frame)
+    states = _cells(frame["status"]) if "status" in frame else nothing
+    flags = _cells(frame["diverged"]) if "diverged" in frame else nothing
+    read = zip(_cells(frame["loss"]), states, flags, frame.index, strict=True)
+    losses = [loss_of(*row) for row in read]
+    kept = [loss is not None for loss in losses]
+    return frame.loc[kept].assign(loss=[loss for loss in losses if loss is not None]), odd
+
+
+def _cells(column: Any) -> Iterable[Any]:
+    """Return a column's cells, with None for missing ones of every kind."""
+    return column.astype(object).where(column.notna(), None) if column.hasnans else column
+
+
+def _ledger_rows(
+    trials: pd.DataFrame, axes: Sequence[str], file: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place in the file and the ledger row of each of `_read_trials`' trials."""
+    names = list(trials.columns)
+    for place, *values in trials.itertuples(name=None):
+        yield place, _row(dict(zip(names, values, strict=True)), axes, file)
+
+
+def _row(trial: Mapping[str, Any], axes: Sequence[str], file: str) -> dict[str, Any]:
+    """Return a trial's ledger row; the key `foreign` of its config marks it as not ours."""
+    counts = {n: None if math.isnan(trial[n]) else int(trial[n]) for n in _COUNTS}
+    measured = {name: finite_or_none(trial[name]) for name in _MEASURED}
+    loss, arm, depth = finite_or_none(trial["loss"]), trial["parametrization"], counts["depth"]
+    hps = {axis: trial[axis] for axis in axes}
+    budget = {name: counts[name] for name in ("steps", "batch_size") if counts[name] is not None}
+    of_runs = {"n_seeds": counts["n_seeds"], "loss_sd": measured["loss_std"]}
+    model = {"family": trial["family"], "width": trial["width"]}
+    config = {
+        "model": model if depth is None else {**model, "depth": depth},
+        "parametrization": {"scaling": arm},
+        "hps": hps,
+        "seed": trial["seed"],
+        **({"budget": budget} if budget else {}),
+        "foreign": {name: value for name, value in of_runs.items() if value is not None},
+    }
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return {
+        "trial_key": hashlib.sha256(text.encode()).hexdigest()[:12],
+        "status": "diverged" if loss is None else "completed",
+        "loss": loss,
+        "width": trial["width"],
+        "parametrization": arm,
+        "hps": hps,
+        "seed": trial["seed"],
+        "schema": LEDGER_SCHEMA,
+        "config": config,
+        "diverged_at_step": counts["diverged_at_step"],
+        "stopped_at_step": None,
+        "metrics": {name: measured[name] for name in ("loss_at_init", "train_loss")},
+        "cost": {"flops": measured["flops"], "seconds": measured["seconds"], "device": None},
+        "provenance": {"hptransfer": package_version()},
+        "source": file,
+    }
+
+
 def _is_new(
     first: dict[bytes, tuple[str, tuple[Any, ...]]], row: Mapping[str, Any], where: str
 ) -> bool:
@@ -102,8 +471,13 @@ def _is_new(
     Raises:
         UserError: an earlier row of the trial has another outcome.
     """
-    came = outcome(row)
-    before, then = first.setdefault(trial_digest(row), (where, came))
+    foreign, family = row["config"].get("foreign", {}), row["config"]["model"]["family"]
+    conditions = conditions_of(row["config"]).values()
+    place = (family, row["parametrization"], row["width"], row["seed"])
+    trial = (*place, sorted(row["hps"].items()), *conditions)
+    digest = hashlib.blake2b(repr(trial).encode(), digest_size=16).digest()
+    came = (row["status"], row["loss"], foreign.get("n_seeds"), foreign.get("loss_sd"))
+    before, then = first.setdefault(digest, (where, came))
     if then != came:
         hps = ", ".join(f"{name} {value:g}" for name, value in row["hps"].items())
         steps = row["config"].get("budget", {}).get("steps")

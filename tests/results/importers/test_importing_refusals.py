@@ -171,7 +171,7 @@ def test_a_trial_may_not_have_another_loss_in_another_file(capsys: Printed):
 
 
 def test_more_rows_than_a_sweep_may_have(capsys: Printed, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("hptransfer.results.importers.rows.MOST_TRIALS", 2)
+    monkeypatch.setattr("hptransfer.results.importers.table.MOST_TRIALS", 2)
     Path("rows.csv").write_text(HEAD + "".join(f"64,0.01,{s},3\n" for s in range(3)))
     assert "may have 2 rows, but rows.csv has more" in refused(capsys, "rows.csv", "mine")
 
