@@ -26,7 +26,6 @@ from hptransfer.config.choices import Status
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import Interrupted, MachineError, UserError
 from hptransfer.execution import PackError, run_packs
-from hptransfer.execution.ray.executor import RETRY_SECONDS
 from hptransfer.execution.ray.session import auth_mode, own_sigterm, require_answer
 from hptransfer.execution.resources import (
     Resources,
@@ -345,8 +344,9 @@ def test_an_interrupted_sweep_raises_and_keeps_its_rows(
 
 @pytest.mark.cluster
 def test_a_lost_worker_is_replaced_and_one_that_always_dies_is_named(
-    running_ray, tiny_trial, tmp_path, capfd
+    running_ray, tiny_trial, tmp_path, capfd, monkeypatch
 ):
+    monkeypatch.setattr("hptransfer.execution.ray.executor.RETRY_SECONDS", wait := 1.0)
     recorder = Recorder()
     packs = _packs(tiny_trial, 4)
     with pytest.raises(MachineError, match=f"trials are {trial_key(packs[2][0])}, .* run the same"):
@@ -355,7 +355,7 @@ def test_a_lost_worker_is_replaced_and_one_that_always_dies_is_named(
     assert recorder.started.count(1) >= 2
     starts = [at for i, at in zip(recorder.started, recorder.times, strict=True) if i == 2]
     first, second, third = starts
-    assert second - first >= RETRY_SECONDS and third - second >= 2 * RETRY_SECONDS
+    assert second - first >= wait and third - second >= 2 * wait
     assert capfd.readouterr().out == ""
 
 

@@ -24,6 +24,7 @@ from hptransfer.execution.measure import PackCache, cache_file
 from hptransfer.execution.pack_sizes import MeasuredPack, MeasureLimits, PackCost
 from hptransfer.training.packs import run
 from hptransfer.training.packs.run import run_pack
+from tests.support.executors import ray_cache
 
 CPU = torch.device("cpu")
 COST = PackCost((MeasuredPack(1, 1.0, 10.0), MeasuredPack(2, 1.5, 20.0)), warmup=0.5)
@@ -309,12 +310,16 @@ class TestMeasurePacks:
         assert shares == [1 / places]
 
     @pytest.mark.cluster
-    def test_workers_measure_what_they_run(self, group, tiny_trial, runtime) -> None:
+    def test_workers_measure_what_they_run(
+        self, running_ray, group, tiny_trial, runtime, tmp_path_factory, monkeypatch
+    ) -> None:
         from hptransfer.execution.ray.measure import measure_packs as measure_on_workers
 
         other = tuple(tiny_trial(lr, width=32) for lr in (-9.0, -7.0))
         groups, said = [group[:2], other, group[:1]], []
-        found = measure_on_workers(groups, runtime, ExecutorConfig(workers=2), say=said.append)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(ray_cache(tmp_path_factory)))
+        executor = replace(running_ray, workers=2)
+        found = measure_on_workers(groups, runtime, executor, say=said.append)
         assert said == [
             "measuring packs of 3 shapes on 2 workers",
             "1 of 2 workers have measured",

@@ -115,7 +115,8 @@ def test_nodes_that_join_late_are_waited_for_and_used(cluster, tiny_trial, tmp_p
     assert capfd.readouterr().err.count("waiting up to 40 s") == 1
 
 
-def test_a_pack_whose_node_vanished_runs_elsewhere(cluster, tiny_trial, tmp_path):
+def test_a_pack_whose_node_vanished_runs_elsewhere(cluster, tiny_trial, tmp_path, monkeypatch):
+    monkeypatch.setattr("hptransfer.execution.ray.executor.RETRY_SECONDS", 0.1)
     nodes = {node.node_id: node for node in (_add(cluster), _add(cluster))}
 
     def on_start(index: int) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -69,8 +70,13 @@ class Recorder:
         return self
 
 
+def ray_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of caches of workers of the Ray that runs."""
+    return tmp_path_factory.getbasetemp() / "cache-of-ray"
+
+
 @pytest.fixture(scope="session")
-def started_ray() -> Iterator[str]:
+def started_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a Ray of two CPUs on this machine once for all tests; return its address."""
     from ray.cluster_utils import Cluster
 
@@ -78,6 +84,7 @@ def started_ray() -> Iterator[str]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "XDG_CACHE_HOME": str(ray_cache(tmp_path_factory)),
     }
     head = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80_000_000}
     with pytest.MonkeyPatch.context() as patch:
