@@ -36,7 +36,7 @@ from hptransfer.results.importers.table import import_file
 from hptransfer.results.ledger_rows import verify_folder
 from hptransfer.results.metrics import metric_named
 from hptransfer.results.sweep_file import read_facts
-from hptransfer.system import console
+from hptransfer.system.text import say as say_on_stderr
 
 
 @contextmanager
@@ -409,7 +409,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
             root=arguments.results,
             workers=arguments.workers,
             measure=arguments.measure,
-            say=lambda text: console.say(text, quiet=arguments.quiet),
+            say=lambda text: say_on_stderr(text, quiet=arguments.quiet),
         )
         text, answer, changes = _planned(inputs, arguments.budget)
     keys = {word.partition("=")[0] for word in changes}

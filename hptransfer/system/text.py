@@ -1,4 +1,4 @@
-"""Numbers, durations, intervals and tables as text for a terminal, 100 columns wide."""
+"""Numbers, durations, intervals and tables as text for a terminal, and sentences printed there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import io
 from collections.abc import Sequence
 
 LEFT = ("arm", "HP", "module", "role", "parameter")  # heads of columns that are set to the left
+
+
+def say(text: str, *, quiet: bool) -> None:
+    """Print a line on stderr, where a sweep's progress goes, unless quiet."""
+    from rich.console import Console
+
+    if not quiet:
+        Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
 
 
 def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

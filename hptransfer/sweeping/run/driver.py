@@ -36,8 +36,8 @@ from hptransfer.sweeping.design.trials import pending, placeholder_trials, wante
 from hptransfer.sweeping.run.job import Job
 from hptransfer.sweeping.run.progress import SweepProgress
 from hptransfer.sweeping.trackers.watch import Watch, watchers
-from hptransfer.system.console import say
 from hptransfer.system.signals import end_if_asked
+from hptransfer.system.text import say
 from hptransfer.training.packs.checkpoint import discard_pack
 
 

@@ -23,9 +23,9 @@ from hptransfer.sweeping.design.trials import (
     overrides_to_keep,
     wanted,
 )
-from hptransfer.system.console import say
 from hptransfer.system.files import require_links_inside, write_text
 from hptransfer.system.folder_lock import FolderLock
+from hptransfer.system.text import say
 
 
 class CheckFailed(Exception):
@@ -90,7 +90,7 @@ def _check_shrinking(
     if not to_keep:
         return
     rows = {row["trial_key"]: row for row in read_ledger_rows(folder.path)}
-    gone = [rows[key] for key in rows.keys() & left_out(recorded, sweep, rows)]
+    gone = [rows[key] for key in left_out(recorded, sweep, rows)]
     widths = ", ".join(map(str, sorted({row["width"] for row in gone})))
     if gone and not allowed:
         raise UserError(

@@ -25,8 +25,8 @@ from hptransfer.config import ExecutorConfig
 from hptransfer.errors import MachineError, UserError
 from hptransfer.results.failed_trials import FailedTrial
 from hptransfer.sweeping.trackers.run_names import TRIAL_RUNS, Row, TrainingCurve
-from hptransfer.system.console import say
 from hptransfer.system.files import opening, require_inside
+from hptransfer.system.text import say
 from hptransfer.system.version import package_version
 
 # Seconds that a service gets for the rows not yet sent, by the sweep's end. They are few after an
