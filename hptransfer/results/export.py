@@ -60,15 +60,10 @@ def dictionary(frame: pd.DataFrame, arms: Sequence[str]) -> list[TableColumn]:
     for arm in arms:
         meaning = f"the trial belongs to the {arm} arm; at base width trials belong to all arms"
         known[f"arm_{arm}"] = TableColumn(f"arm_{arm}", "bool", "", meaning)
-    found = []
     for name in frame.columns:
-        if name in known:
-            found.append(known[name])
-        else:
-            hp = known["log2_<hp>"]
-            meaning = f"log2 of the swept {name.removeprefix('log2_')}"
-            found.append(TableColumn(name, hp.dtype, hp.unit, meaning))
-    return found
+        meaning = f"log2 of the swept {name.removeprefix('log2_')}"
+        known.setdefault(name, known["log2_<hp>"]._replace(name=name, meaning=meaning))
+    return [known[name] for name in frame.columns]
 
 
 def _require_writable(folder: ResultsFolder, path: Path) -> None:

@@ -33,12 +33,6 @@ def hp_text(theta: float | None) -> str:
     return UNKNOWN if theta is None else f"{number_text(theta, 2)} ({2.0**theta:.3g})"
 
 
-def digits_for(*values: float | None) -> int:
-    """Return 4 decimals, or up to 7 where the largest value would have fewer than two digits."""
-    largest = max((abs(v) for v in values if v is not None), default=0.0)
-    return next((digits for digits in range(4, 8) if largest >= 10.0 ** (1 - digits)), 4)
-
-
 def estimate_text(record: Mapping[str, Any] | None, digits: int, center: str = "estimate") -> str:
     """Return an estimate, at the key `center`, with its 90 % interval."""
     if record is None or (record[center] is None and record["low"] is None):
@@ -60,10 +54,16 @@ def interval_text(low: float | None, high: float | None, digits: int) -> str:
 
 
 def regret_text(record: Mapping[str, Any] | None, center: str = "estimate") -> str:
-    """Return a regret with its 90 % interval, in as many decimals as it needs."""
+    """Return a regret with its 90 % interval, in as many decimals as it needs.
+
+    They are 4, or up to 7 where the largest of its values would have fewer than two digits.
+    """
     if record is None:
         return UNKNOWN
-    return estimate_text(record, digits_for(record[center], record["low"], record["high"]), center)
+    values = (record[center], record["low"], record["high"])
+    largest = max((abs(value) for value in values if value is not None), default=0.0)
+    digits = next((digits for digits in range(4, 8) if largest >= 10.0 ** (1 - digits)), 4)
+    return estimate_text(record, digits, center)
 
 
 def arm_and_hp(arm: Mapping[str, Any]) -> str:
