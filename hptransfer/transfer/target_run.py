@@ -80,7 +80,10 @@ def train(
         load_dataset(composed.trial, composed.runtime)  # refuses broken data before a run exists
         with _writing(folder.run(key), group):
             if group.is_first:
-                announce(_begins(composed, folder.run(key)))
+                custom = isinstance(composed.trial.model, CustomConfig)
+                compiles = composed.runtime.compiles(custom=custom)
+                slow = "; its blocks are compiled first, which can take minutes" if compiles else ""
+                announce(f"run      {folder.run(key).path}{slow}")
             result = _run(composed, folder.run(key), group, tell, show)
         if not group.is_first:
             return None
@@ -157,13 +160,6 @@ def _run(
                     "checkpoint."
                 ) from error
             raise
-
-
-def _begins(composed: Composed, run: RunFolder) -> str:
-    """Return a sentence on where a run's files are, and that compiling may take minutes."""
-    compiles = composed.runtime.compiles(custom=isinstance(composed.trial.model, CustomConfig))
-    first = "; its blocks are compiled first, which can take minutes" if compiles else ""
-    return f"run      {run.path}{first}"
 
 
 @contextmanager

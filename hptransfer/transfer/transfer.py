@@ -88,7 +88,8 @@ def _target(
                 f"`hptransfer transfer` takes overrides of the target run, but got {override!r}. "
                 "Give it to `hptransfer sweep` or `hptransfer fit`."
             )
-        if key in [_field_of(name, asked) for name, _ in asked.search]:
+        searched = [hyperparameter(name, asked.base.objective) for name, _ in asked.search]
+        if key in [f"{hp.group}.{hp.field}" for hp in searched]:
             raise UserError(
                 f"`{key}` is what the sweep transfers, so it cannot be set here, but got "
                 f"{override!r}. Override it in `hptransfer train`."
@@ -102,11 +103,6 @@ def _target(
     ]
     composed = compose_file(folder.sweep_file, [*laid_over, *overrides], config_dir=config_dir)
     return composed.trial, composed
-
-
-def _field_of(name: str, asked: SweepConfig) -> str:
-    hp = hyperparameter(name, asked.base.objective)
-    return f"{hp.group}.{hp.field}"
 
 
 def realise(job: Job, record: dict[str, Any]) -> dict[str, Any] | None:

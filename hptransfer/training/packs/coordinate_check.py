@@ -205,17 +205,20 @@ def check_record(
     sizes = {key: [runs[w].sizes[key] for w in widths] for key in keys}
     zero = {key for key, rows in sizes.items() if not np.any(rows)}
     shrinking = _may_shrink(base)
-    slopes = [
-        _slope(
-            key,
-            widths,
-            sizes[key],
-            lowest=-LARGEST_SLOPE - (0.5 if _is_in(key, shrinking) else 0.0),
-        )
-        for key in keys
-        if key not in zero
-    ]
+    slopes = []
+    for key in keys:
+        may_shrink = (key[0].partition("[")[0], key[1]) in shrinking
+        lowest = -LARGEST_SLOPE - (0.5 if may_shrink else 0.0)
+        if key not in zero:
+            slopes.append(_slope(key, widths, sizes[key], lowest=lowest))
     failed = [slope for slope in slopes if not slope["ok"]]
+    warnings = []
+    if not loss_drop >= LEAST_LOSS_DROP:  # a loss that is NaN did not fall either
+        warnings.append(
+            f"The base width's loss fell by {loss_drop:.1%} in {max(MEASURED_STEPS)} steps at log2 "
+            f"lr {log2_lr:g}, less than the {LEAST_LOSS_DROP:.0%} that a telling check needs: "
+            "check at a higher rate."
+        )
     return {
         "family": base.model.family,
         "parametrization": base.parametrization.scaling.value,
@@ -227,10 +230,14 @@ def check_record(
         "limit": LARGEST_SLOPE,
         "loss_drop": round(loss_drop, 4),
         "slopes": slopes,
-        "zero": [_occasion(key) for key in keys if key in zero],
+        "zero": [
+            f"{module} (init)" if quantity == "init" else f"{module} (update, step {step})"
+            for module, quantity, step in keys
+            if (module, quantity, step) in zero
+        ],
         "worst": max(slopes, key=_excess),
-        "verdict": "fail" if failed or loss_drop < LEAST_LOSS_DROP else "pass",
-        "warnings": _warnings(loss_drop, log2_lr),
+        "verdict": "fail" if failed or warnings else "pass",
+        "warnings": warnings,
         "rms": [
             {"module": m, "quantity": q, "step": s, "width": w, "rms": _typical(rows)}
             for (m, q, s) in keys
@@ -246,22 +253,12 @@ def _excess(slope: Mapping[str, Any]) -> float:
     return math.inf if value is None else max(value - LARGEST_SLOPE, slope["lowest"] - value)
 
 
-def _occasion(key: tuple[str, str, int]) -> str:
-    module, quantity, step = key
-    return f"{module} (init)" if quantity == "init" else f"{module} (update, step {step})"
-
-
 def _typical(rms_per_seed: Sequence[float]) -> float | None:
     """Return the geometric mean over seeds, or None where it is zero or not finite."""
     values = np.asarray(rms_per_seed)
     if not np.all(np.isfinite(values)) or np.any(values <= 0):
         return None
     return float(np.exp(np.log(values).mean()))
-
-
-def _is_in(key: tuple[str, str, int], modules: set[tuple[str, str]]) -> bool:
-    module, quantity, _ = key
-    return (module.partition("[")[0], quantity) in modules
 
 
 def _may_shrink(base: TrialConfig) -> set[tuple[str, str]]:
@@ -298,13 +295,3 @@ def _slope(
         "lowest": lowest,
         "ok": slope is not None and lowest <= slope <= LARGEST_SLOPE,
     }
-
-
-def _warnings(loss_drop: float, log2_lr: float) -> list[str]:
-    if loss_drop >= LEAST_LOSS_DROP:
-        return []
-    return [
-        f"The base width's loss fell by {loss_drop:.1%} in {max(MEASURED_STEPS)} steps at log2 lr "
-        f"{log2_lr:g}, less than the {LEAST_LOSS_DROP:.0%} that a telling check "
-        "needs: check at a higher rate."
-    ]

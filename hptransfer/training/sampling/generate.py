@@ -51,7 +51,8 @@ def sample_grid(
     seed: int = 0,
 ) -> np.ndarray:
     """Return samples of a model for the classes of a split, as `generate` does."""
-    chosen = _one_of_each_class(split)
+    labels = split.labels_at(np.arange(len(split))).numpy()
+    chosen = np.unique(labels, return_index=True)[1][:MOST_GRID_ROWS]  # the first of each class
     condition = conditions_at(config, split, np.repeat(chosen, columns))
     null = with_null_condition(
         config, condition, torch.ones(len(chosen) * columns, dtype=torch.bool)
@@ -65,13 +66,6 @@ def sample_grid(
         sampler,
     )
     return samples.unflatten(0, (len(chosen), columns)).cpu().numpy()
-
-
-def _one_of_each_class(split: Split) -> np.ndarray:
-    """Return the index of the first sample of each of the first classes."""
-    labels = split.labels_at(np.arange(len(split))).numpy()
-    _, first = np.unique(labels, return_index=True)
-    return first[:MOST_GRID_ROWS]
 
 
 def _noise(config: TrialConfig, rows: int, columns: int, seed: int) -> Tensor:

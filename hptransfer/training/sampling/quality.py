@@ -40,26 +40,15 @@ def moments(features: Tensor) -> Moments:
 
 def frechet_distance(one: Moments, other: Moments) -> float:
     """Return |μ - μ'|² + tr(Σ + Σ' - 2 (Σ^½ Σ' Σ^½)^½), which is 0 for equal moments."""
-    root = _root(one.covariance)
+    # Eigenvalues that rounding made negative are zero.
+    values, vectors = torch.linalg.eigh(one.covariance)
+    root = (vectors * values.clamp_min(0.0).sqrt()) @ vectors.T
     # The eigenvalues of Σ^½ Σ' Σ^½ are those of ΣΣ', and real even for singular covariances.
-    common = _eigenvalues_of(root @ other.covariance @ root).sqrt().sum()
+    product = root @ other.covariance @ root
+    eigenvalues = torch.linalg.eigvalsh((product + product.T) / 2)
+    common = eigenvalues.clamp_min(0.0).sqrt().sum()
     spread = one.covariance.trace() + other.covariance.trace() - 2 * common
     return float((one.mean - other.mean).square().sum() + spread)
-
-
-def _root(matrix: Tensor) -> Tensor:
-    """Return the symmetric square root of a covariance (F, F)."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * _not_negative(values).sqrt()) @ vectors.T
-
-
-def _eigenvalues_of(matrix: Tensor) -> Tensor:
-    return _not_negative(torch.linalg.eigvalsh((matrix + matrix.T) / 2))
-
-
-def _not_negative(values: Tensor) -> Tensor:
-    """Return a covariance's eigenvalues, with those that rounding made negative set to zero."""
-    return values.clamp_min(0.0)
 
 
 NEIGHBOURS = 3  # k: a point's radius is its distance to the k-th nearest, as in the paper
@@ -80,21 +69,16 @@ def share_covered(points: Tensor, centres: Tensor) -> float:
 
     A centre's radius is the distance to its third nearest other centre.
     """
-    radii = _radii(centres)
+    radii = torch.cat(
+        [  # the nearest of all is the centre itself
+            _distances(part, centres).kthvalue(NEIGHBOURS + 1, dim=1).values
+            for part in centres.split(DISTANCE_ROWS)
+        ]
+    )
     covered = [
         (_distances(part, centres) <= radii).any(1).double() for part in points.split(DISTANCE_ROWS)
     ]
     return float(torch.cat(covered).mean())
-
-
-def _radii(centres: Tensor) -> Tensor:
-    """Return each centre's distance to its k-th nearest other one (N,)."""
-    radii = [
-        # The nearest of all is the centre itself.
-        _distances(part, centres).kthvalue(NEIGHBOURS + 1, dim=1).values
-        for part in centres.split(DISTANCE_ROWS)
-    ]
-    return torch.cat(radii)
 
 
 def _distances(points: Tensor, centres: Tensor) -> Tensor:
