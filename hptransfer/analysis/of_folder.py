@@ -38,7 +38,7 @@ from hptransfer.results.table import conditions_of, rows_table
 
 # Number of the analysis. Raise it with every change that changes an answer: estimates that an
 # earlier analysis recorded are then made anew.
-ANALYSIS_VERSION = 1
+ANALYSIS_VERSION = 2
 
 MOST_OUTSIDE = 100  # keys of rows outside the wanted set that `status --json` lists
 
@@ -80,8 +80,18 @@ def wanted_rows(folder: ResultsFolder, facts: SweepFacts) -> list[dict[str, Any]
 def table_of(rows: Sequence[dict[str, Any]], folder: Path, metric: Metric = LOSS) -> Any:
     """Return rows as the table that analysis reads; a folder without any is the user's to fill."""
     if not rows:
+        require_trials(ResultsFolder(folder))
         raise UserError(f"{folder} holds no finished trial yet. Run `hptransfer sweep` first.")
     return rows_table(rows, metric)
+
+
+def require_trials(folder: ResultsFolder) -> None:
+    """Refuse a folder that holds a table of optima, of which only `fit` can tell something."""
+    if folder.sweep_file.is_file() and given_optima(read_facts(folder)):
+        raise UserError(
+            f"{folder.path} holds a table of optima and no trial, so there is nothing to draw and "
+            "no cost to transfer by. `hptransfer fit` gives the optimum at the target."
+        )
 
 
 def fit_folder(
@@ -193,6 +203,8 @@ def _inputs_sha256(question: _Question, rows: Sequence[Mapping[str, Any]]) -> st
             for row in rows
         ),
     }
+    if optima := given_optima(facts):
+        inputs["optima"] = optima
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -201,6 +213,8 @@ def _answered(
 ) -> dict[str, Any]:
     """Return the estimates of a ledger's wanted rows, as they are written to `estimates.json`."""
     facts, metric = question.facts, question.metric
+    if given_optima(facts):
+        return _optima_answered(question)
     rows = [row for row in ledger if facts.wants(row)]
     table = table_of(rows, folder.path, metric)
     estimates = estimated(facts, table, at=question.at, target_at=question.target_at)
@@ -227,6 +241,37 @@ def _answered(
     return estimates
 
 
+def given_optima(facts: SweepFacts) -> list[dict[str, Any]]:
+    """Return the optima of a folder into which a table of them was imported; else none."""
+    return list((facts.tree.get("imported") or {}).get("optima") or [])
+
+
+def _optima_answered(question: _Question) -> dict[str, Any]:
+    """Return the estimates of a table of optima, which has no trials and no metric."""
+    from hptransfer.analysis.answer.estimates import warn_of_late_rates
+    from hptransfer.analysis.answer.given_optima import estimate_optima
+
+    facts = question.facts
+    if question.metric is not LOSS:
+        raise UserError("A table of optima holds no trial that a metric could judge.")
+    estimates = estimate_optima(
+        given_optima(facts),
+        sweep_name=facts.name,
+        target_width=facts.target_width,
+        rule=facts.verdict,
+        at=question.at,
+        target_at=question.target_at,
+    )
+    warn_of_late_rates(estimates)
+    return {
+        **estimates,
+        "trials": dict.fromkeys(("fitted", "missing", "left_out"), 0),
+        "step": question.step,
+        "metric": question.metric.name,
+        "inputs_sha256": _inputs_sha256(question, []),
+    }
+
+
 def estimated(
     facts: SweepFacts,
     table: Any,
@@ -235,9 +280,9 @@ def estimated(
     target_at: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the estimates of a table of rows as a sweep asks for them."""
-    from hptransfer.analysis.answer.estimates import estimate
+    from hptransfer.analysis.answer.estimates import estimate, warn_of_late_rates
 
-    return estimate(
+    estimates = estimate(
         table,
         sweep_name=facts.name,
         axes=facts.axes,
@@ -246,6 +291,9 @@ def estimated(
         at=at,
         target_at=target_at,
     )
+    if isinstance(facts, ImportedFacts):
+        warn_of_late_rates(estimates)
+    return estimates
 
 
 def _overridden(

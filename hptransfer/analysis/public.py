@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.analysis.answer.answer import Answer
 from hptransfer.analysis.of_folder import estimates_of, fresh_estimates, status, wanted_rows
+from hptransfer.errors import abbreviate, require
 from hptransfer.results.folder import ResultsFolder, find_folder
 from hptransfer.results.metrics import metric_named
 from hptransfer.results.sweep_file import read_facts
@@ -90,6 +91,7 @@ def fit(
     target_width: int | None = None,
     step: int | None = None,
     metric: str = "loss",
+    repeats: str = "refuse",
 ) -> Answer:
     """Return the answer of a sweep's rows: the optimum of every width, its drift and a verdict.
 
@@ -104,6 +106,8 @@ def fit(
         target_width: width of the model that is to be trained.
         step: training step at which losses are read, where rows have several.
         metric: what runs are judged by: `loss`, `train_loss`, `frechet_distance`, ...
+        repeats: `seeds` counts several losses of one trial in a DataFrame as runs of seeds of their
+            own; else they are refused.
 
     Raises:
         UserError: rows that cannot be what their columns say, or an unknown override.
@@ -137,6 +141,10 @@ def fit(
         return _of_folder(folder, overrides, target_width, step=step, metric=metric)
     from hptransfer.results.importers.table import import_file
 
+    require(
+        repeats in ("refuse", "seeds"),
+        f"`repeats` must be refuse or seeds, but got {abbreviate(repeats)}.",
+    )
     named = rows.reset_index() if any(name is not None for name in rows.index.names) else rows
     words = [f"{ours}={theirs}" for ours, theirs in (columns or {}).items()]
     # By way of a file, so that a DataFrame is read by the very rules of `hptransfer import`.
@@ -144,7 +152,14 @@ def fit(
         source = Path(place) / "DataFrame.csv"
         named.to_csv(source, index=False)
         folder = ResultsFolder(Path(place) / "DataFrame")
-        imported = import_file(source, folder, words, drop_missing=False)
+        imported = import_file(
+            source,
+            folder,
+            words,
+            drop_missing=False,
+            repeats_are_seeds=repeats == "seeds",
+            is_typed=False,
+        )
         answer = _of_folder(folder, overrides, target_width, step=step, metric=metric)
     return Answer(answer.record, notes=tuple(imported["notes"]))
 

@@ -75,6 +75,19 @@ def with_hyperparameters(config: TrialConfig, log2_values: Mapping[str, float]) 
     return config
 
 
+def hp_words(axis: str) -> str:
+    """Return an axis's hyperparameter in words, such as `learning rate` for `log2_lr`."""
+    name = axis.removeprefix("log2_")
+    known = {**HYPERPARAMETERS, "vlb_weight": VLB_WEIGHT}.get(name)
+    words = name.replace("_", " ") if known is None else known.meaning
+    return words.removeprefix("base ")
+
+
+def hp_value(axis: str, point: float) -> float:
+    """Return the value at a point of an axis: of `log2_<name>` a power of two, else the point."""
+    return 2.0**point if axis.startswith("log2_") else point
+
+
 LARGEST_LOG2 = 120.0  # largest size of a point: 2**±120 is still a normal float32
 
 

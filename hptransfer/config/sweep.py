@@ -208,16 +208,26 @@ class Axis:
         return tuple(round(self.low + i * self.step, 9) for i in range(count))
 
 
+# HPs that are far below 1, so that an axis in log2 lies below zero.
+SMALL_HPS = frozenset(
+    {"lr", "weight_decay", "eps", "one_minus_beta1", "one_minus_beta2", "warmup_fraction"}
+    | {"vlb_weight"}
+)
+BELOW_ONE = frozenset({"one_minus_beta1", "one_minus_beta2", "warmup_fraction"})
+SURELY_VALUES = 0.25  # octaves: no grid in log2 lies between 2^0 and 2^0.25
+
+
 def read_axis(name: str, entry: Any) -> Axis:
     """The axis that an entry of the section `search` describes.
 
     Args:
         name: of the HP.
-        entry: `{low, high, step}` in log2 of the HP, a list of its values, or `{points: [...]}` in
-            log2, as results folders record a list.
+        entry: `{low, high, step}` in log2 of the HP, or as values where only values can be meant; a
+            list of its values; or `{points: [...]}` in log2, as results folders record a list.
 
     Raises:
-        UserError: anything else, or values that are not positive and different.
+        UserError: anything else, values that are not positive and different, or a range that may
+            be in log2 or not.
     """
     where, keys = f"search.{name}", {"low", "high", "step"}
     if isinstance(entry, Sequence) and not isinstance(entry, str):
@@ -236,7 +246,44 @@ def read_axis(name: str, entry: Any) -> Axis:
             f"`{where}` must give low, high and perhaps step, in log2, or a list of values, but "
             f"got {abbreviate(entry)}. Write e.g. {where}.low=-10 {where}.high=-3."
         )
-    return Axis(**{key: read_value(float, value, f"{where}.{key}") for key, value in entry.items()})
+    ends = {key: read_value(float, value, f"{where}.{key}") for key, value in entry.items()}
+    if name in SMALL_HPS and 0.0 < ends["low"] < ends["high"] < 1.0:
+        return _axis_of_values(name, **ends)
+    return Axis(**ends)
+
+
+def _axis_of_values(name: str, low: float, high: float, step: float | None = None) -> Axis:
+    """The axis of a range between 0 and 1, whose log2 no small HP has."""
+    where, ends = f"search.{name}", f"{low:g} to {high:g}"
+    if step is None or not 0.0 < step <= high - low:
+        count = math.floor(math.log2(high / low) + 1e-9) + 1
+        listed = _typed(where, [low * 2.0**i for i in range(min(count, MOST_TYPED))])
+        problem = "no step" if step is None else f"the step {step:g}"
+        raise UserError(
+            f"`{where}` from {ends} looks like values of the HP, not like their log2, but has "
+            f"{problem}. List the values: {listed}"
+        )
+    count = (high - low) / step
+    require(
+        count < MOST_AXIS_POINTS and abs(count - round(count)) < 1e-6,
+        f"A search axis must end on its grid of at most {MOST_AXIS_POINTS} points, but `{where}` "
+        f"from {ends} has step={step:g}. Choose a step that divides high - low.",
+    )
+    values = [low + i * step for i in range(round(count) + 1)]
+    if name not in BELOW_ONE and high > SURELY_VALUES:
+        first, second = (_typed(where, each) for each in (values, [2.0**v for v in values]))
+        raise UserError(
+            f"`{where}` from {ends} may give values of the HP or their log2, which are values from "
+            f"{2.0**low:.4g} to {2.0**high:.4g}. For values write {first}; for log2 write {second}"
+        )
+    return _listed(where, [round(math.log2(value), 9) for value in values], values)
+
+
+MOST_TYPED = 64  # values that a message lists as an override
+
+
+def _typed(where: str, values: Sequence[float]) -> str:
+    return f"'{where}=[{','.join(f'{value:.9g}' for value in values[:MOST_TYPED])}]'"
 
 
 def _listed(where: str, points: Sequence[float], given: Any) -> Axis:
@@ -275,23 +322,44 @@ class RealiseConfig:
 
 @dataclass(frozen=True)
 class VerdictConfig:
-    """The thresholds of the verdict; docs/verdicts.md tells how often the defaults are right."""
+    """The limits of the verdict; docs/evidence tells how often the defaults are right."""
 
-    max_regret: float | None = None  # δ, the limit of regret in units of the loss; null: gain_share
-    gain_share: float = 0.25  # δ is the larger of noise and this share of the last doubling's gain
-    sure: float = 0.95  # quantile of regret: transfers if within δ, drifts if 1 - sure's is not
-    likely: float = 0.25  # quantile of regret: drifts if above δ while the optimum surely moves
-    edge_share: float = 0.05  # extend: more than this share of draws with their minimum at an end
+    max_octaves: float = 0.5  # an optimum that moves farther on the way to the target moves
+    max_compute_percent: float = 5.0  # a cost above it, in % of the target's compute, matters
+    max_loss_percent: float = 0.3  # the same in % of the loss, where no law of the loss is known
+    max_regret: float | None = None  # the same in units of the loss; null: one of the two above
+    sure: float = 0.85  # probability from which an answer is yes or no, not unclear
 
     def __post_init__(self) -> None:
-        require_finite("verdict.max_regret", self.max_regret, least=0)
-        require_finite("verdict.gain_share", self.gain_share, least=0)
-        for name in ("sure", "likely", "edge_share"):
-            require_share(f"verdict.{name}", getattr(self, name))
+        for name in ("max_octaves", "max_compute_percent", "max_loss_percent", "max_regret"):
+            require_finite(f"verdict.{name}", getattr(self, name), least=0)
+        require_share("verdict.sure", self.sure)
         require(
             self.sure > 0.5,
-            f"`verdict.sure` must lie above 0.5, but got {self.sure}. The default is 0.95.",
+            f"`verdict.sure` must lie above 0.5, but got {self.sure}. The default is 0.85.",
         )
+
+
+# The fields of the rule of earlier versions, which judged by a tolerance δ, with their defaults.
+EARLIER_RULE = {"gain_share": 0.25, "sure": 0.95, "likely": 0.25, "edge_share": 0.05}
+
+
+def current_rule(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `verdict` section of a file without the fields of earlier versions.
+
+    Raises:
+        UserError: one of them was set by hand, so that leaving it out would change the question.
+    """
+    if not {"gain_share", "likely", "edge_share"} & section.keys():
+        return dict(section)
+    changed = {k: v for k, v in EARLIER_RULE.items() if section.get(k, v) != v}
+    require(
+        not changed,
+        "The verdict is no longer given by a tolerance, but by verdict.max_octaves and "
+        f"verdict.max_compute_percent; the file sets {', '.join(changed)}. Remove "
+        f"{', '.join(changed)} from its verdict section and set those.",
+    )
+    return {k: v for k, v in section.items() if k not in EARLIER_RULE}
 
 
 @dataclass(frozen=True)

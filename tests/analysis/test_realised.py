@@ -73,16 +73,15 @@ def test_bad_transfer_is_missed_inside_and_outside_the_window() -> None:
     assert not outcome(-7.4, high=0.2)["missed"]
 
 
-def test_a_value_on_the_wall_of_a_widened_window_is_read_off_the_curve() -> None:
+def test_a_value_on_the_wall_is_read_off_the_curve() -> None:
     rows = widened()
     value = {"transferred": -5.4, "predicted": {}, "hp": "log2_lr", "width": 64}
     found = realised_regret(rows, **value)
-    assert found["optimum"]["n_points"] == 5  # the floor's three, and a neighbour on either side
-    assert 0.03 < found["regret"]["low"] < found["regret"]["high"] < 0.12
+    assert 0.01 < found["regret"]["low"] < found["regret"]["high"] < 0.12
     moved = rows.assign(log2_lr=rows["log2_lr"] + 1.6)
     ((at,),) = (arm["widths"] for arm in agreement(rows, moved, axes=["log2_lr"]))
     assert at["by_metric"]["optimum"] == pytest.approx(-5.4, abs=0.1)
-    assert 0.03 < at["loss_regret"]["low"] < at["loss_regret"]["high"] < 0.12
+    assert 0.01 < at["loss_regret"]["low"] < at["loss_regret"]["high"] < 0.12
 
 
 def test_a_target_of_a_single_seed_borrows_its_noise() -> None:
@@ -99,7 +98,7 @@ def test_failed_transfer_is_missed_and_absent_one_is_an_error() -> None:
     found = realised_regret(table, transferred=-4.4, predicted=predicted, hp="log2_lr", width=192)
     assert found["missed"] and found["regret"]["estimate"] is None
     with pytest.raises(UserError, match="must hold the transferred value"):
-        realised_regret(table, transferred=-9.5, predicted=predicted, hp="log2_lr", width=192)
+        realised_regret(table, transferred=-11.5, predicted=predicted, hp="log2_lr", width=192)
     with pytest.raises(UserError, match="none is usable"):
         realised_regret(table, transferred=-5.0, predicted=predicted, hp="log2_lr", width=384)
 
@@ -107,12 +106,6 @@ def test_failed_transfer_is_missed_and_absent_one_is_an_error() -> None:
 def test_a_prediction_inside_the_interval_is_not_missed() -> None:
     middle = outcome(-7.4, high=0.2)["regret"]["estimate"]
     assert not outcome(-7.4, high=middle)["missed"]
-
-
-def test_outside_the_window_the_regret_is_a_difference_of_two_means() -> None:
-    found = outcome(-9.3, high=0.003)
-    spread = (found["regret"]["high"] - found["regret"]["low"]) / (2 * 1.645)
-    assert spread == pytest.approx(found["optimum"]["noise"]["loss_sd"] * (2 / 3) ** 0.5, rel=0.2)
 
 
 VALUE, BEST = -5.3, -5.6  # the transferred value and the target's own optimum

@@ -28,7 +28,7 @@ from hptransfer.config.identity import (
     with_scaling,
     with_width,
 )
-from hptransfer.config.sweep import Axis
+from hptransfer.config.sweep import Axis, current_rule
 from hptransfer.errors import UserError
 
 # A released default never changes: a changed one would give old rows another meaning.
@@ -264,3 +264,11 @@ def test_arms_differ_at_base_width_where_depth_is_scaled(base_depth: int) -> Non
     arms = [with_scaling(deep, scaling) for scaling in Scaling]
     assert [arm_of(config) for config in arms] == [scaling.value for scaling in Scaling]
     assert len({trial_key(config) for config in arms}) == len(Scaling)
+
+
+def test_a_verdict_of_earlier_versions_is_read_where_nobody_had_changed_it() -> None:
+    earlier = {"max_regret": 0.01, "gain_share": 0.25, "sure": 0.95, "likely": 0.25}
+    assert current_rule({**earlier, "edge_share": 0.05}) == {"max_regret": 0.01}
+    assert current_rule({"sure": 0.95}) == {"sure": 0.95}
+    with pytest.raises(UserError, match="the file sets gain_share"):
+        current_rule({**earlier, "gain_share": 0.5})

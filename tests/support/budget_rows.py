@@ -7,19 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from hptransfer.analysis.basins.curve import Curves
+from hptransfer.analysis.basins.scale import Scale
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.execution.pack_sizes import MeasuredPack, PackCost
 from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.sweeping.design.trials import wanted
-from hptransfer.sweeping.plan.budget.knowledge import Knowledge, shape_of
+from hptransfer.sweeping.plan.budget.knowledge import Knowledge
 from tests.support.tiny import completed
 
 KNOWN = Knowledge(
-    shape=shape_of(0.015, 0.02),
-    level=0.6,
-    loss_at_init=1.9,
-    noise=0.005,
+    scale=Scale(is_log=True),
+    shape=Curves(np.zeros(1), np.zeros(1), np.array([0.028]), np.array([0.4])),
+    level=math.log(0.6),
+    start=math.log(1.9),
+    noise=0.008,
     cliff=math.inf,
     optimum=-5.5,
     optimum_sd=0.2,
@@ -45,7 +48,7 @@ def recorded_rows(sweep: SweepConfig, *, noise: float = 0.004) -> list[dict[str,
     for config in wanted(sweep).values():
         at = hps(config, sweep.axes)
         rise = KNOWN.shape.rise(np.array([at["log2_lr"] + 5.5]))[0, 0]
-        loss = 0.6 + rise + noise * rng.standard_normal()
+        loss = 0.6 * math.exp(rise) + noise * rng.standard_normal()
         result = completed(config, loss=float(loss), loss_at_init=1.9)
         rows.append(ledger_row(result, at, {"commit": "x"}))
     return rows

@@ -1,184 +1,152 @@
-"""Records like those of the digits quickstart, by hand, for the tests of figures and report."""
+"""Records for the tests of figures, report and printed text.
+
+Estimates are those of committed studies and planted sweeps, fitted anew; what training would have
+to give is by hand.
+"""
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
-GRID = [-10.0, -9.0, -8.0, -7.0, -6.0, -5.0, -4.0, -3.0]
+import numpy as np
+import pandas as pd
+
+from hptransfer.analysis.answer.estimates import estimate
+from hptransfer.analysis.of_folder import estimates_of
+from hptransfer.analysis.target_rows import refreshed
+from hptransfer.results.folder import ResultsFolder
+from hptransfer.results.metrics import metric_named
+from tests.support.paths import ROOT
+from tests.support.planted_tables import sweep
 
 
-def optimum(width: int, theta: float, loss: float, *, failed: int = 1) -> dict[str, Any]:
-    """A digits-like basin: flat to the left, steep to the right, the last points failed."""
-    grid_loss = [loss + (0.03 if t < theta else 0.09) * (t - theta) ** 2 for t in GRID]
-    dead = [i >= len(GRID) - failed for i in range(len(GRID))]
-    fit = [theta - 1.6 + 3.0 * i / 59 for i in range(60)]
-    return {
-        "width": width,
-        "optimum": theta,
-        "low": theta - 0.22,
-        "high": theta + 0.17,
-        "loss": loss,
-        "n_seeds": 3,
-        "n_points": 5,
-        "censored": None,
-        "curvature": {"low": 0.03, "high": 0.09},
-        "cliff": 2.5,
-        "noise": {"fit_sd": 0.08, "model_sd": 0.15, "loss_sd": 0.0021},
-        "basin": {
-            "theta": GRID,
-            "mean": [None if d else m for m, d in zip(grid_loss, dead, strict=True)],
-            "low": [None if d else m - 0.004 for m, d in zip(grid_loss, dead, strict=True)],
-            "high": [None if d else m + 0.005 for m, d in zip(grid_loss, dead, strict=True)],
-            "failed": dead,
-            "window": [theta - 1.6, theta + 1.4],
-            "fit_theta": fit,
-            "fit_loss": [loss + (0.03 if t < theta else 0.09) * (t - theta) ** 2 for t in fit],
-        },
-    }
+@cache
+def _study(name: str, metric: str) -> dict[str, Any]:
+    folder = ResultsFolder(ROOT / "results" / "studies" / name)
+    return estimates_of(folder, metric=metric_named(metric))
 
 
-def band(start: float, slope: float, spread_at_end: float) -> dict[str, list[float]]:
-    """A law from width 24 to 192, `slope` octaves per doubling."""
-    doublings = [3 * i / 39 for i in range(40)]
-    half = [0.15 + (spread_at_end - 0.15) * d / 3 for d in doublings]
-    theta = [start + slope * d for d in doublings]
-    return {
-        "width": [24 * 2**d for d in doublings],
-        "theta": theta,
-        "low": [t - h for t, h in zip(theta, half, strict=True)],
-        "high": [t + h for t, h in zip(theta, half, strict=True)],
-    }
+def study(name: str = "quickstart", metric: str = "loss") -> dict[str, Any]:
+    """Return the estimates of a committed study's rows, fitted once and copied."""
+    return deepcopy(_study(name, metric))
+
+
+@cache
+def _target_sweep() -> dict[str, Any] | None:
+    return refreshed(ResultsFolder(ROOT / "results" / "studies" / "quickstart"))[1]
+
+
+def target_sweep() -> dict[str, Any]:
+    """Return what the own sweep of the quickstart's target gave."""
+    found = deepcopy(_target_sweep())
+    assert found is not None
+    return found
+
+
+def fitted(*tables: pd.DataFrame, target: int | None = None) -> dict[str, Any]:
+    """Return the estimates of planted rows."""
+    rows = pd.concat(tables, ignore_index=True)
+    found = estimate(rows, sweep_name="planted", axes=["log2_lr"], target_width=target)
+    return found | {"trials": {"fitted": len(rows), "missing": 0, "left_out": 0}}
+
+
+def bare() -> dict[str, Any]:
+    """An imported arm of one width, whose loss falls to the grid's lower end, of one seed."""
+    label = {"parametrization": "../<b>mine", "grid": np.arange(-10.0, -7.0)}
+    return fitted(sweep({64: -13.0}, seeds=1, **label))
+
+
+def noiseless() -> dict[str, Any]:
+    """Three widths of one seed and three rates: no interval is known."""
+    few = {"grid": np.array([-8.0, -6.0, -4.0]), "seeds": 1}
+    return fitted(sweep({24: -6.0, 48: -6.1, 96: -5.9}, **few), target=192)
+
+
+def many_widths() -> dict[str, Any]:
+    """Eight widths from 16 to 2048."""
+    return fitted(sweep({16 * 2**i: -6.0 + 0.05 * i for i in range(8)}), target=4096)
+
+
+def two_families() -> dict[str, Any]:
+    """A sweep whose rows are of two families."""
+    optima = {24: -6.0, 48: -6.1, 96: -5.9}
+    return fitted(*(sweep(optima, family=name) for name in ("dit", "uvit")), target=192)
+
+
+def over_depth() -> dict[str, Any]:
+    """One width at three depths: the answer is read along the depth."""
+    tables = [
+        sweep({64: -6.0 - 0.5 * i}, fall=0.0, depth=depth, rng=i)
+        for i, depth in enumerate((2, 4, 8))
+    ]
+    return fitted(*tables)
 
 
 def interval(estimate: float, low: float, high: float) -> dict[str, float]:
     return {"estimate": estimate, "low": low, "high": high}
 
 
-def mup_arm() -> dict[str, Any]:
+COST = {
+    "sweep_flops": 9.31e13,
+    "target_flops": 2.94e13,
+    "arm_over_target_percent": 174.0,
+    "narrowest_over_target_percent": 12.6,
+    "over_direct_search_percent": 6.6,
+}
+
+
+def surface(hps: tuple[str, ...] = ("log2_lr", "log2_weight_decay")) -> dict[str, Any]:
+    """Three widths' surfaces of several HPs; the first two trade off along a flat direction."""
+    count = len(hps)
+    bend = [[0.06 if i == j else 0.0 for j in range(count)] for i in range(count)]
+    bend[1][1], bend[0][1], bend[1][0] = 0.03, 0.038, 0.038
+    correlation = [[1.0 if i == j else 0.0 for j in range(count)] for i in range(count)]
+    correlation[0][1] = correlation[1][0] = -0.88
+    centers = [(-5.6, 0.25), (-4.0, 0.5), (-1.0, 0.4), (-6.0, 0.8)][:count]
+    widths = [
+        {
+            "width": width,
+            "optimum": {
+                hp: {"value": c + 0.1 * k, "low": c + 0.1 * k - h, "high": c + 0.1 * k + h}
+                for hp, (c, h) in zip(hps, centers, strict=True)
+            },
+            "loss": 0.61 - 0.05 * k,
+            "n_points": 25,
+            "ridge": 0.001,
+            "interactions": bend,
+            "skew": [0.01] * count,
+            "box": {hp: [c - 2.0, c + 2.5] for hp, (c, _) in zip(hps, centers, strict=True)},
+            "correlation": correlation,
+            "principal_axes": [
+                {
+                    "direction": {hps[0]: -0.54, hps[1]: 0.84},
+                    "curvature": 0.0054,
+                    "reach": 0.8,
+                    "sentence": "A lower learning rate with more decay costs nearly nothing.",
+                },
+                {"direction": {hps[0]: 0.84, hps[1]: 0.54}, "curvature": 0.08}
+                | {"reach": 0.2, "sentence": None},
+            ],
+            "censored": dict.fromkeys(hps),
+        }
+        for k, width in enumerate((24, 48, 96))
+    ]
+    left = [0.62, 0.27, 0.08, 0.03][:count]
     return {
         "family": "dit",
         "parametrization": "mup",
-        "hp": "log2_lr",
-        "optima": [
-            optimum(24, -5.7, 0.613),
-            optimum(48, -5.5, 0.552),
-            optimum(96, -5.6, 0.517),
-        ],
-        "drift_octaves_per_doubling": interval(0.05, -0.08, 0.17),
-        "regret": {
-            "held_out": interval(0.0003, 0.0, 0.0013),
-            "at_target": interval(0.0004, 0.0, 0.0011),
-            "delta": 0.0088,
-            "share_of_gain": interval(0.011, 0.0, 0.031),
-            "percent": interval(0.08, 0.0, 0.21),
-        },
-        "law": {
-            "name": "constant",
-            "candidates": [
-                {"name": "constant", "weight": 0.71, "coefficients": {"a": -5.6}, "chi2": 0.9},
-                {
-                    "name": "linear",
-                    "weight": 0.17,
-                    "coefficients": {"a": -5.8, "b": 0.05},
-                    "chi2": 0.6,
-                },
-                {
-                    "name": "inverse",
-                    "weight": 0.12,
-                    "coefficients": {"a": -5.5, "b": -0.2},
-                    "chi2": 0.4,
-                },
-            ],
-            "band": band(-5.6, 0.0, 0.24),
+        "hps": list(hps),
+        "widths": widths,
+        "importance": {
+            "surface": dict(zip(hps, left, strict=True)),
+            "ped_anova": dict(zip(hps, [0.7, 0.2, 0.06, 0.04][:count], strict=True)),
         },
         "target": {
-            "width": 192,
-            "optimum": -5.6,
-            "low": -5.84,
-            "high": -5.36,
-            "emitted": -5.6,
-            "expected_regret": {"mean": 0.0004, "low": 0.0, "high": 0.0011},
+            "hps": {hp: {"value": -5.5, "low": -5.8, "high": -5.2} for hp in hps},
+            "expected_regret": {"mean": 0.0006, "low": 0.0, "high": 0.0019},
         },
-        "gain": {"estimate": 0.035},
-        "verdict": "transfers",
-        "reasons": [
-            "The held-out regret is at most 0.0013 and the regret at the target at most 0.0011; "
-            "both are below the tolerance of 0.0088."
-        ],
-        "warnings": [],
-    }
-
-
-def standard_arm() -> dict[str, Any]:
-    return {
-        **mup_arm(),
-        "parametrization": "standard",
-        "optima": [
-            optimum(24, -5.7, 0.613),
-            optimum(48, -6.4, 0.556),
-            optimum(96, -7.2, 0.528, failed=2),
-        ],
-        "drift_octaves_per_doubling": interval(-0.75, -0.89, -0.61),
-        "regret": {
-            "held_out": interval(0.069, 0.048, 0.094),
-            "at_target": interval(0.21, 0.15, 0.29),
-            "delta": 0.007,
-            "share_of_gain": interval(2.5, 1.7, 3.4),
-            "percent": interval(13.1, 9.1, 17.8),
-        },
-        "law": {
-            "name": "linear",
-            "candidates": [
-                {
-                    "name": "linear",
-                    "weight": 0.86,
-                    "coefficients": {"a": -5.7, "b": -0.75},
-                    "chi2": 0.2,
-                },
-                {
-                    "name": "inverse",
-                    "weight": 0.14,
-                    "coefficients": {"a": -7.9, "b": 2.1},
-                    "chi2": 3.8,
-                },
-                {"name": "constant", "weight": 0.0, "coefficients": {"a": -6.4}, "chi2": 44.0},
-            ],
-            "band": band(-5.68, -0.75, 0.42),
-        },
-        "target": {
-            "width": 192,
-            "optimum": -7.93,
-            "low": -8.35,
-            "high": -7.51,
-            "emitted": -7.95,
-            "expected_regret": {"mean": 0.0031, "low": 0.0001, "high": 0.0097},
-        },
-        "gain": {"estimate": 0.028},
-        "verdict": "drifts",
-        "reasons": ["The held-out regret is at least 0.048, above the tolerance of 0.0070."],
-        "warnings": ["The share of clipped steps differs between widths: 0.02 at 24, 0.11 at 96."],
-    }
-
-
-def quickstart() -> dict[str, Any]:
-    """Estimates like those of the digits quickstart: three widths, two arms, target 192."""
-    trials = {"fitted": 120, "missing": 0, "left_out": 0}
-    arms = [mup_arm(), standard_arm()]
-    return {"schema": 1, "sweep": "quickstart", "arms": arms, "trials": trials}
-
-
-def target_sweep() -> dict[str, Any]:
-    """What the target's own sweep gave."""
-    return {
-        "schema": 1,
-        "width": 192,
-        "hp": "log2_lr",
-        "transferred": -5.6,
-        "optimum": optimum(192, -5.45, 0.4975),
-        "loss_at_transferred": 0.4982,
-        "regret": interval(0.0007, 0.0, 0.0019),
-        "predicted": {"mean": 0.0004, "low": 0.0, "high": 0.0011},
-        "missed": False,
     }
 
 
@@ -221,30 +189,3 @@ def coordinate_check(worst: float = 0.0) -> dict[str, Any]:
         "limit": 0.2,
         "warnings": [],
     }
-
-
-def bare_arm() -> dict[str, Any]:
-    """An imported arm with one censored width and nothing else known."""
-    only = {**optimum(64, -10.0, 0.9), "low": None, "high": None, "censored": "grid_low"}
-    only["basin"] = {**only["basin"], "fit_theta": [], "fit_loss": []}
-    nothing = dict.fromkeys(("regret", "drift_octaves_per_doubling", "target", "gain", "verdict"))
-    law = {"name": "none", "candidates": [], "band": None}
-    return {**mup_arm(), **nothing, "parametrization": "../<b>mine", "optima": [only], "law": law}
-
-
-def many_widths() -> dict[str, Any]:
-    widths = [16 * 2**i for i in range(8)]
-    return {**mup_arm(), "optima": [optimum(w, -6 + w / 4096, 2 / w**0.3) for w in widths]}
-
-
-def noiseless_arm() -> dict[str, Any]:
-    """An arm of one seed: every estimate is there, no interval is."""
-    arm = mup_arm()
-    nothing: dict[str, Any] = {"low": None, "high": None}
-    arm["optima"] = [o | nothing for o in arm["optima"]]
-    arm["law"]["band"] |= {"low": [None] * 40, "high": [None] * 40}
-    arm["target"] |= nothing | {"expected_regret": nothing | {"mean": None}}
-    arm["drift_octaves_per_doubling"] |= nothing
-    for name in ("held_out", "at_target", "share_of_gain", "percent"):
-        arm["regret"][name] |= nothing
-    return arm

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def loss_of(width: int, log2_lr: float, seed: int, *, drift: float = 0.0) -> flo
     return round(3 - 0.1 * doublings + 0.03 * away**2 + 0.01 * seed + 0.004 * noise, 5)
 
 
-def records(*, arm: str = "mup", drift: float = 0.0) -> list[dict[str, object]]:
+def records(*, arm: str = "mup", drift: float = 0.0) -> list[dict[str, Any]]:
     """Trials as plain dicts: width, lr, seed, param, val_loss."""
     return [
         {

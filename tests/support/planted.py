@@ -171,7 +171,7 @@ def _noise(name: str, shape: tuple[int, int], rng: np.random.Generator) -> Float
 def table(
     drawn: Drawn, *, hp: str = "log2_lr", parametrization: str = "mup", family: str = "dit"
 ) -> pd.DataFrame:
-    """Return the drawn sweep as the row table that `estimate` reads."""
+    """Return the drawn sweep as the row table that `estimate` reads; NaN stands for no row."""
     parts = []
     for width, (theta, losses) in drawn.items():
         flat = losses.reshape(-1)
@@ -185,7 +185,7 @@ def table(
                     "seed": np.repeat(np.arange(len(losses)), len(theta)),
                     hp: np.tile(theta, len(losses)),
                 }
-            )
+            )[~np.isnan(flat)]
         )
     rows = pd.concat(parts, ignore_index=True)
     constant = {

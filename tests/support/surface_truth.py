@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import qmc
 
-from hptransfer.analysis.basins.curve import Curves, Floats
+from hptransfer.analysis.answer.settings import Setting
+from hptransfer.analysis.basins.curve import Floats, rise
 from hptransfer.analysis.basins.rows import TrialArrays
 
 LEVEL = 0.5
 REACH = 3.0  # octaves from the box's middle to its faces
 LEAST_BEND, MOST_BEND = 0.008, 0.02  # of the loss per octave²: 0.4 to 1 % one octave off
 SEED_EFFECT = 2.0  # noise sds
-FAST_SHARE = 0.4  # of the bend: the rest is slow
+SKEW = 0.25  # per octave, of skewed surfaces
 NAMES = ("log2_lr", "log2_weight_decay", "log2_eps", "log2_init_scale")
 
 
@@ -62,15 +63,13 @@ def losses_at(
 ) -> Floats:
     """Return noisy losses, shape (seed, point)."""
     offset = positions - optimum
-    rise = np.einsum("ph,hg,pg->p", offset, bends, offset) / 2.0
+    risen = np.einsum("ph,hg,pg->p", offset, bends, offset) / 2.0
     if cell.shape == "skewed":
-        amplitude = bends[0, 0] / 2.0
-        fast = np.array([FAST_SHARE * amplitude])
-        curve = Curves(np.zeros(1), np.zeros(1), amplitude - fast, fast)
-        rise = rise + curve.rise(offset[:, 0])[0] - amplitude * offset[:, 0] ** 2
+        along = offset[:, 0]
+        risen = risen + bends[0, 0] / 2.0 * (rise(along, SKEW) - along**2)
     effect = SEED_EFFECT * cell.noise * rng.standard_normal((cell.seeds, 1))
     noise = cell.noise * rng.standard_normal((cell.seeds, len(positions)))
-    return LEVEL * (1.0 + rise + effect + noise)
+    return LEVEL * (1.0 + risen + effect + noise)
 
 
 def _positions(cell: Cell, optimum: Floats, rng: np.random.Generator) -> Floats:
@@ -105,6 +104,12 @@ def rows_of(planted: dict[int, Planted]) -> TrialArrays:
         loss_at_init=np.ones(count),
         n_seeds=np.ones(count, dtype=np.int64),
         loss_sd=np.full(count, np.nan),
+        flops=np.full(count, np.nan),
         conditions={},
         hps={NAMES[at]: positions[:, at] for at in range(positions.shape[1])},
     )
+
+
+def by_setting(rows: TrialArrays) -> dict[Setting, TrialArrays]:
+    """Return the rows of every width, as the analysis hands them to the surfaces."""
+    return {Setting(int(w)): rows.where(rows.width == w) for w in np.unique(rows.width)}

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hptransfer.analysis.basins.rows import read_rows, width_grids
+from hptransfer.analysis.basins.rows import hp_grid, read_rows
 from hptransfer.config import BudgetConfig, CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Status, Weights
 from hptransfer.config.identity import trial_key
@@ -158,9 +158,10 @@ def test_a_stopped_row_is_a_failed_point() -> None:
             "loss_at_init": 1.7,
             "n_seeds": 1,
             "loss_sd": np.nan,
+            "flops": np.nan,
             **dict.fromkeys(("depth", "batch_size", "steps"), np.nan),
             "log2_lr": [-8.0, -7.0, -6.0],
         }
     )
-    grid = width_grids(read_rows(table, ["log2_lr"]), "log2_lr")[24]
+    grid = hp_grid(read_rows(table, ["log2_lr"]), "log2_lr")
     assert grid is not None and grid.failed.tolist() == [False, False, True]

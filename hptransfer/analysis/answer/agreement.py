@@ -14,14 +14,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.answer.arm_answer import Request, tolerance_of
-from hptransfer.analysis.answer.estimates import FittedArm, fit_basins_of_arm
-from hptransfer.analysis.basins.basin import Basin
-from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.answer.fitted_arm import FittedArm, Request, fit_arm
+from hptransfer.analysis.answer.settings import Setting
+from hptransfer.analysis.basins.basin import Basin, Censoring
+from hptransfer.analysis.basins.curve import Curves, Floats
 from hptransfer.analysis.basins.numbers import interval, number, quantile
 from hptransfer.analysis.basins.rows import read_rows, split_arms
+from hptransfer.analysis.basins.scale import Scale
+from hptransfer.analysis.basins.units import in_own_units
 from hptransfer.config.sweep import VerdictConfig
 from hptransfer.system.random_streams import stream
+
+# Two measures' basins differ in shape, alike at all settings: sd of the difference of their optima
+# that comes of it, in grid steps.
+SHAPE_STEPS = 0.2
 
 
 def agreement(
@@ -36,98 +42,94 @@ def agreement(
     """Return how far apart the optima by two measures are, per arm and HP; of strict JSON.
 
     `difference` is the metric's optimum minus the loss's in octaves, `mean_difference` its mean
-    over the widths where both are known. `loss_regret` is what the metric's optimum costs in loss,
-    `metric_regret` what the loss's optimum costs in the metric; δ is each measure's own tolerance.
+    over the settings. `loss_regret` is what the metric's optimum costs in loss, `metric_regret`
+    what the loss's optimum costs in the metric.
 
     Args:
         by_loss: the rows.
         by_metric: the same rows, the metric in place of the loss.
         axes: the swept HP columns.
-        rule: the verdict's, for the tolerances.
+        rule: the verdict's.
         at: depth, batch size and steps of the rows that are compared.
-        draws: of noise.
+        draws: of the posteriors.
     """
     names, request = list(axes), Request(None, rule, draws, at, None)
     pairs = zip(_found(by_loss, names, request), _found(by_metric, names, request), strict=True)
-    return [_compared(loss, metric, request) for loss, metric in pairs]
+    return [_compared(loss, metric, draws) for loss, metric in pairs]
 
 
 def _found(table: pd.DataFrame, axes: Sequence[str], request: Request) -> list[FittedArm]:
-    return [
-        each
-        for arm in split_arms(read_rows(table, axes))
-        for each in fit_basins_of_arm(arm, request)[0]
-    ]
+    return [each for arm in split_arms(read_rows(table, axes)) for each in fit_arm(arm, request)[0]]
 
 
-def _compared(loss: FittedArm, metric: FittedArm, request: Request) -> dict[str, Any]:
+def _compared(loss: FittedArm, metric: FittedArm, draws: int) -> dict[str, Any]:
     noisy = loss.noise is not None and metric.noise is not None
-    shared = {w: (loss.basins[w], metric.basins[w]) for w in loss.basins if w in metric.basins}
-    apart = {
-        width: _difference(*pair, rng=stream(*loss.names, width, "agreement"))
-        for width, pair in shared.items()
+    shared = [setting for setting in loss.on_main if setting in metric.basins]
+    drawn = {
+        setting: (
+            _drawn(loss, setting, "loss", draws),
+            _drawn(metric, setting, "metric", draws),
+        )
+        for setting in shared
     }
-    known = {width: draws for width, draws in apart.items() if draws is not None}
-    mean = _mean(known, loss, metric, stream(*loss.names, "agreement"))
+    shapes = SHAPE_STEPS * stream(*loss.names, "agreement", "shapes").standard_normal(draws)
+    apart = {
+        setting: by_metric.optimum - by_loss.optimum + shapes * loss.basins[setting].grid.step
+        for setting, (by_loss, by_metric) in drawn.items()
+        if _is_resolved(loss.basins[setting]) and _is_resolved(metric.basins[setting])
+    }
+    mean = np.mean(list(apart.values()), axis=0) if apart else None
+    unit = loss.unit
     return {
         "family": loss.arm.family,
         "parametrization": loss.arm.parametrization,
         "hp": loss.hp,
-        "mean_difference": {**interval(mean, noisy=noisy), "widths": len(known)},
-        "loss_tolerance": number(tolerance_of(loss.basins, request.rule)[1]),
-        "metric_tolerance": number(tolerance_of(metric.basins, request.rule)[1]),
+        "mean_difference": {
+            **in_own_units(interval(mean, noisy=noisy), unit),
+            "widths": len(apart),
+        },
         "widths": [
             {
-                "width": width,
-                "by_loss": _optimum(pair[0]),
-                "by_metric": _optimum(pair[1]),
-                "difference": interval(apart[width], noisy=noisy),
-                "loss_regret": _regret(pair[1].optimum, pair[0], noisy=loss.noise is not None),
-                "metric_regret": _regret(pair[0].optimum, pair[1], noisy=metric.noise is not None),
+                "width": setting.width,
+                "by_loss": in_own_units(_optimum(loss.basins[setting]), unit),
+                "by_metric": in_own_units(_optimum(metric.basins[setting]), unit),
+                "difference": in_own_units(interval(apart.get(setting), noisy=noisy), unit),
+                "loss_regret": _regret(
+                    metric.basins[setting].optimum, loss.basins[setting], by_loss, loss.scale
+                ),
+                "metric_regret": _regret(
+                    loss.basins[setting].optimum, metric.basins[setting], by_metric, metric.scale
+                ),
             }
-            for width, pair in shared.items()
+            for setting, (by_loss, by_metric) in drawn.items()
         ],
     }
 
 
-def _mean(
-    apart: Mapping[int, Floats], loss: FittedArm, metric: FittedArm, rng: np.random.Generator
-) -> Floats | None:
-    """Return the mean over widths, (draw,). A basin's unknown shape is the same at all widths, and
-    so is the error that comes of it: it does not average out.
-    """
-    if not apart:
-        return None
-    averaged = np.mean(list(apart.values()), axis=0)
-    sds = [[each.basins[width].model_sd for width in apart] for each in (loss, metric)]
-    lost = (1.0 - 1.0 / len(apart)) * np.mean(np.square(sds), axis=1).sum()
-    return averaged + np.sqrt(lost) * rng.standard_normal(len(averaged))
+def _is_resolved(basin: Basin) -> bool:
+    return basin.censored in (None, Censoring.divergence)
+
+
+def _drawn(found: FittedArm, setting: Setting, measure: str, draws: int) -> Curves:
+    rng = stream(*found.names, setting, "agreement", measure)
+    return found.basins[setting].draws(rng, draws)
 
 
 def _optimum(basin: Basin) -> dict[str, Any]:
+    low, high = basin.interval
     return {
         "optimum": number(basin.optimum),
-        "low": number(basin.low),
-        "high": number(basin.high),
+        "low": number(low),
+        "high": number(high),
         "censored": None if basin.censored is None else basin.censored.value,
     }
 
 
-def _difference(loss: Basin, metric: Basin, *, rng: np.random.Generator) -> Floats | None:
-    """Return the metric's optimum minus the loss's, (draw,); None where either is not resolved."""
-    if loss.theta_draws is None or metric.theta_draws is None:
-        return None
-    # Both were drawn from the stream that the width names: shuffled, they are independent.
-    return rng.permutation(metric.theta_draws) - loss.theta_draws
-
-
-def _regret(x: float, basin: Basin, *, noisy: bool) -> dict[str, Any]:
-    """Return the rise from a basin's optimum to x; beyond the fitted window only the least."""
-    draws, theta = basin.curve_draws, basin.theta_draws
-    if draws is None or theta is None:
-        return interval(None)
-    low, high = basin.grid.theta[basin.window[[0, -1]]]
-    rise = draws.rise(np.clip(x, low, high) - theta[:, None])[:, 0]
-    if low <= x <= high:
+def _regret(x: float, basin: Basin, drawn: Curves, scale: Scale) -> dict[str, Any]:
+    """Return the rise from a basin's optimum to x; beyond the sound points only the least."""
+    sound = basin.grid.theta[basin.grid.sound]
+    rise: Floats = scale.loss_rise(drawn.level, drawn.cost(float(np.clip(x, sound[0], sound[-1]))))
+    noisy = basin.noise is not None
+    if sound[0] <= x <= sound[-1]:
         return interval(rise, noisy=noisy)
     return {"estimate": None, "low": number(quantile(rise, 0.05)) if noisy else None, "high": None}

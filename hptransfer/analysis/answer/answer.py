@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.analysis.answer.text import arm_lines, estimates_text
+from hptransfer.analysis.answer.text import (
+    OCTAVE,
+    OCTAVE_COLUMNS,
+    answer_lines,
+    arm_names,
+    estimates_text,
+    octave_notes,
+    octave_rows,
+    optima_table,
+    trial_notes,
+)
 from hptransfer.analysis.answer.transferred import worst_verdict
-from hptransfer.config.choices import Scaling, arm_name
+from hptransfer.config.choices import Scaling
+from hptransfer.config.hyperparameters import hp_value
+from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
+from hptransfer.results.metrics import metric_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-# Columns of `optima`: the fields of an optimum in estimates.json that hold one value.
+# Columns of `optima` after those of the setting: fields of an optimum that hold one value.
 OPTIMUM_COLUMNS = (
-    *("width", "optimum", "low", "high", "loss"),
+    *("optimum", "low", "high", "loss"),
     *("n_seeds", "n_points", "censored", "cliff"),
 )
 
@@ -33,19 +46,20 @@ class Estimate(NamedTuple):
 
 
 class Target(NamedTuple):
-    """The target's optimum in log2 of the HP, and the value to train it with."""
+    """The target's optimum on the HP's axis, and the value to train it with."""
 
     width: int
-    optimum: float  # of the law of the optimum
+    optimum: float  # by the law
     low: float | None
     high: float | None
-    emitted: float  # what `hptransfer transfer` writes: one value for all widths, or the law's
+    emitted: float  # what `hptransfer transfer` writes: the value of least expected cost
     expected_regret: Estimate  # loss at `emitted` minus loss at the optimum
+    hp: str = "log2_lr"  # the axis
 
     @property
     def value(self) -> float:
         """The emitted value of the HP itself, such as a learning rate."""
-        return 2.0**self.emitted
+        return hp_value(self.hp, self.emitted)
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,11 @@ class ArmEstimates:
     """What the rows of one arm say of one HP: an entry of `arms` in `estimates.json`."""
 
     record: Mapping[str, Any]
+
+    @property
+    def family(self) -> str:
+        """The models' family, such as `dit`."""
+        return self.record["family"]
 
     @property
     def parametrization(self) -> str:
@@ -65,8 +84,28 @@ class ArmEstimates:
         return self.record["hp"]
 
     @property
+    def axis(self) -> str:
+        """What the answer is read along: `width`, `depth`, `batch_size` or `steps`."""
+        return self.record["axis"]
+
+    @property
+    def headline(self) -> str:
+        """The answer in three lines: the value and its cost, the movement, what it rests on."""
+        return self.record["headline"]
+
+    @property
+    def moves(self) -> str:
+        """Whether the optimum moves on the way to the target: `yes`, `no` or `unclear`."""
+        return self.record["moves"]
+
+    @property
+    def matters(self) -> str:
+        """Whether ignoring that costs more than the limit: `yes`, `no` or `unclear`."""
+        return self.record["matters"]
+
+    @property
     def verdict(self) -> str:
-        """`transfers`, `drifts`, `inconclusive` or `extend`."""
+        """`transfers`, `drifts` or `inconclusive`."""
         return self.record["verdict"]
 
     @property
@@ -80,14 +119,14 @@ class ArmEstimates:
         return tuple(self.record["warnings"])
 
     @property
-    def drift(self) -> Estimate:
-        """Slope of the optimum, in octaves of the HP per doubling of the width."""
-        return _estimate(self.record["drift_octaves_per_doubling"])
+    def extend(self) -> tuple[Mapping[str, Any], ...]:
+        """Where a wider grid could change the value by more than the limit."""
+        return tuple(self.record["extend"])
 
     @property
-    def law(self) -> Mapping[str, Any]:
-        """The law of the optimum over width: its `name`, and what `estimates.json` says of it."""
-        return self.record["law"]
+    def drift(self) -> Estimate:
+        """Slope of the optimum, in octaves of the HP per doubling of the axis."""
+        return _estimate(self.record["drift_octaves_per_doubling"])
 
     @property
     def target(self) -> Target | None:
@@ -103,15 +142,20 @@ class ArmEstimates:
             high=told["high"],
             emitted=told["emitted"],
             expected_regret=Estimate(regret["mean"], regret["low"], regret["high"]),
+            hp=self.hp,
         )
 
     @property
     def optima(self) -> pd.DataFrame:
-        """A row per width: `optimum` in log2 of the HP, its 90 % interval, `loss`, `censored`."""
+        """A row per setting: `optimum` in log2 of the HP, its 90 % interval, `loss`, `censored`.
+
+        The first columns are the width and what else varies of depth, batch size and steps.
+        """
         import pandas as pd
 
-        told = [[each[name] for name in OPTIMUM_COLUMNS] for each in self.record["optima"]]
-        return pd.DataFrame(told, columns=list(OPTIMUM_COLUMNS))
+        told = self.record["optima"]
+        varied = [name for name in CONDITIONS if any(name in each for each in told)]
+        return pd.DataFrame(told, columns=["width", *varied, *OPTIMUM_COLUMNS])
 
 
 @dataclass(frozen=True, repr=False)
@@ -137,17 +181,25 @@ class Answer:
 
     @property
     def optima(self) -> pd.DataFrame:
-        """The optima of all arms, with `parametrization` and `hp` before each arm's columns."""
+        """The optima of all arms, with `parametrization` and `hp` before each arm's columns.
+
+        Where there are several families, `family` is the first column.
+        """
         import pandas as pd
 
-        rows = [
-            [arm.parametrization, arm.hp, *values]
-            for arm in self.arms
-            for values in arm.optima.itertuples(index=False)
-        ]
-        return pd.DataFrame(rows, columns=["parametrization", "hp", *OPTIMUM_COLUMNS])
+        several = len({arm.family for arm in self.arms}) > 1
+        names = [*(["family"] if several else []), "parametrization", "hp"]
+        tables = [arm.optima for arm in self.arms]
+        for arm, table in zip(self.arms, tables, strict=True):
+            for place, name in enumerate(names):
+                table.insert(place, name, getattr(arm, name))
+        if not tables:
+            return pd.DataFrame(columns=[*names, "width", *OPTIMUM_COLUMNS])
+        return pd.concat(tables, ignore_index=True)
 
-    def arm(self, parametrization: str | None = None, hp: str | None = None) -> ArmEstimates:
+    def arm(
+        self, parametrization: str | None = None, hp: str | None = None, family: str | None = None
+    ) -> ArmEstimates:
         """Return one arm's answer: µP's or the only arm's, and the first HP's, unless named.
 
         Raises:
@@ -159,14 +211,14 @@ class Answer:
         found = [
             arm
             for arm in self.arms
-            if arm.parametrization == parametrization and hp in (None, arm.hp)
+            if arm.parametrization == parametrization
+            and hp in (None, arm.hp)
+            and family in (None, arm.family)
         ]
         if not found:
             known = ", ".join(f"{arm.parametrization} {arm.hp}" for arm in self.arms) or "no arm"
-            raise UserError(
-                f"The answer has {known}, but got {parametrization} {hp or ''}".rstrip()
-                + ". Name one that it has."
-            )
+            asked = " ".join(filter(None, (family, parametrization, hp)))
+            raise UserError(f"The answer has {known}, but got {asked}. Name one that it has.")
         return found[0]
 
     @property
@@ -197,21 +249,38 @@ class Answer:
         return deepcopy(dict(self.record))
 
     def __repr__(self) -> str:
-        told = ", ".join(
-            f"{arm_name(arm.parametrization)} {arm.hp} {arm.verdict}" for arm in self.arms
-        )
+        arms = self.record["arms"]
+        named = zip(arm_names(arms, with_hp=False), arms, strict=True)
+        told = ", ".join(f"{name} {arm['hp']} {arm['verdict']}" for name, arm in named)
         return f"<Answer of sweep {self.sweep}: {told or 'no arm'}>"
 
     def __str__(self) -> str:
         return "\n".join([estimates_text(self.record), *(f"note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        shown = self.optima.fillna("")
-        table = shown.to_html(index=False, float_format="{:.4g}".format, border=0)
-        said = [line for arm in self.record["arms"] for line in arm_lines(arm, hp_named=True)]
-        said += [f"note: {note}" for note in self.notes]
-        lines = "<br>".join(html.escape(line) for line in said)
-        return f"<p>sweep {html.escape(self.sweep)}</p>{table}<p>{lines}</p>"
+        arms, measured = self.record["arms"], metric_of(self.record).label
+        parts = [f"<p>sweep {html.escape(self.sweep)}</p>"]
+        for name, arm in zip(arm_names(arms), arms, strict=True):
+            parts.append(f"<p><b>{html.escape(name)}</b><br>{_lines(answer_lines(arm))}</p>")
+            parts.append(_table(*optima_table(arm, measured)) if arm["optima"] else "")
+            octaves = octave_rows(arm)
+            if octaves:
+                parts.append(_table(OCTAVE_COLUMNS, octaves))
+                parts.append(f"<p>{_lines(octave_notes(arm))}</p>")
+            parts.append(f"<p>{_lines(f'warning: {warning}' for warning in arm['warnings'])}</p>")
+        notes = [OCTAVE, *trial_notes(self.record), *(f"note: {note}" for note in self.notes)]
+        return "".join([*parts, f"<p>{_lines(notes)}</p>"]).replace("<p></p>", "")
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "<br>".join(html.escape(line) for line in lines)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def row(tag: str, cells: Sequence[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    return f"<table>{row('th', heads)}{''.join(row('td', cells) for cells in rows)}</table>"
 
 
 def _estimate(told: Mapping[str, Any]) -> Estimate:

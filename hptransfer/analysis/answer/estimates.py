@@ -1,55 +1,35 @@
-"""The answer to a sweep: every arm's optima, law, regret and verdict, as a strict-JSON record."""
+"""The answer to a sweep: every arm's optima, law, cost and verdict, as a strict-JSON record."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.answer.arm_answer import ArmAnswer, Request, answer_of, decision_of
-from hptransfer.analysis.answer.arm_record import (
-    at_target_entry,
-    drift_entry,
-    law_entry,
-    regret_entry,
+from hptransfer.analysis.answer.deciding import deciding_sentence
+from hptransfer.analysis.answer.fitted_arm import FittedArm, Request, fit_arm
+from hptransfer.analysis.answer.headline import (
+    WiderGrid,
+    headline,
+    reasons,
+    wider_grids,
 )
 from hptransfer.analysis.answer.optimum_record import optimum_entry
-from hptransfer.analysis.answer.warnings import warnings_of
-from hptransfer.analysis.basins.basin import Basin, Noise, fit_basin, pool_noise
-from hptransfer.analysis.basins.numbers import SCHEMA, number
-from hptransfer.analysis.basins.rows import Arm, TrialArrays, read_rows, split_arms, width_grids
-from hptransfer.analysis.conditions.conditions import Shift, conditions_block, unfitted_shift
-from hptransfer.analysis.conditions.reference import caveats, reference, rows_at_condition
-from hptransfer.analysis.laws.loss_law import curvature_law, loss_law
-from hptransfer.analysis.laws.usefulness import transfer_quality
-from hptransfer.analysis.surfaces.points import varying
-from hptransfer.analysis.surfaces.record import surface_entry, surface_notes
-from hptransfer.analysis.surfaces.surface import ArmSurfaces, arm_surfaces
-from hptransfer.config.sweep import VerdictConfig
-from hptransfer.system.random_streams import stream
+from hptransfer.analysis.answer.settings import AXIS_WORDS
+from hptransfer.analysis.answer.verdict import Cost, Judged, Verdict, judge
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.noise import Noise, NoiseSource
+from hptransfer.analysis.basins.numbers import SCHEMA, interval, number, numbers, quantile
+from hptransfer.analysis.basins.rows import read_rows, split_arms
+from hptransfer.analysis.basins.units import in_own_units
+from hptransfer.analysis.surfaces.record import surface_entry
+from hptransfer.analysis.surfaces.surface import ArmSurfaces
+from hptransfer.config.sweep import CONDITIONS, VerdictConfig
 
-
-@dataclass(frozen=True)
-class FittedArm:
-    """The fits of one arm and one HP: a basin per width, the noise, and the target's shift."""
-
-    arm: Arm
-    hp: str
-    where: Mapping[str, float | None]  # the condition at which width is judged
-    basins: dict[int, Basin]
-    noise: Noise | None
-    lost: list[int]  # widths without a sound point
-    shift: Shift
-    conditions: dict[str, Any] | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def names(self) -> tuple[str, str, str]:
-        """The names of the arm's random streams, so that the same rows give the same digits."""
-        return (self.arm.family, self.arm.parametrization, self.hp)
+BAND_PLACES = 40  # places along the main axis at which the law's band is written
+SHOWN_OCTAVES = 1.0  # on either side of the optimum's interval, within which costs are told
 
 
 def estimate(
@@ -68,99 +48,402 @@ def estimate(
     Args:
         axes: the swept HP columns.
         rule: the verdict's.
-        at: depth, batch size and steps at which width is judged, where rows differ in them.
+        at: depth, batch size and steps at which the answer is read, where rows differ in them.
         target_at: the target's; None: the same.
-        draws: of noise.
+        draws: of the posterior.
     """
     request = Request(target_width, rule, draws, at, target_at)
+    fitted = [fit_arm(arm, request) for arm in split_arms(read_rows(table, list(axes)))]
     arms: list[dict[str, Any]] = []
     surfaces: list[dict[str, Any]] = []
-    for arm in split_arms(read_rows(table, list(axes))):
-        records, surface = _answered(arm, request)
-        arms += records
-        surfaces += surface
+    answers = _judged([each for found, _ in fitted for each in found])
+    for found, surface in fitted:
+        arms += [_in_own_units(_record(each, answers.get(id(each))), each.unit) for each in found]
+        if surface is not None:
+            surfaces.append(_surface(found, surface))
     return {"schema": SCHEMA, "sweep": sweep_name, "arms": arms, "surfaces": surfaces}
 
 
-def _answered(arm: Arm, request: Request) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return an arm's record per HP, and the surface over them where several vary."""
-    found, fitted = fit_basins_of_arm(arm, request)
-    answers = {each.hp: _answer(each, request) for each in found}
-    records = [_record(each, answers[each.hp], request) for each in found]
-    if fitted is None:
-        return records, []
-    targets = {hp: a.theta_target for hp, a in answers.items() if a.theta_target is not None}
-    entry = surface_entry(arm.family, arm.parametrization, fitted, theta_target=targets)
-    return records, [entry]
+def _judged(found: list[FittedArm]) -> dict[int, Judged]:
+    """Return the answers by arm; arms of one family and HP share the price of a loss."""
+    answers: dict[int, Judged] = {}
+    for key in dict.fromkeys((each.arm.family, each.hp) for each in found):
+        peers = [e for e in found if (e.arm.family, e.hp) == key and e.basins and e.on_main]
+        answers.update({id(e): judged for e, judged in zip(peers, judge(peers), strict=True)})
+    return answers
 
 
-def fit_basins_of_arm(arm: Arm, request: Request) -> tuple[list[FittedArm], ArmSurfaces | None]:
-    """Return an arm's fitted basins for every HP that varies, and the surface of several HPs.
-
-    Notes on the surface stand with its first HP.
-    """
-    where = reference(arm.rows, request.at)
-    rows = rows_at_condition(arm.rows, where)
-    hps = varying(rows) or tuple(rows.hps)[:1]
-    if len(hps) == 1:
-        return [_alone(arm, rows, where, request, hp=hps[0])], None
-    fitted = arm_surfaces(rows, arm.family, arm.parametrization, draws=request.draws)
-    shift = unfitted_shift(arm.rows, where, request.target_at)
-    together = [
-        FittedArm(arm, hp, where, fitted.basins(hp), fitted.noise, fitted.lost, shift) for hp in hps
-    ]
-    together[0] = replace(together[0], notes=tuple(surface_notes(fitted)))
-    return together, fitted
-
-
-def _alone(
-    arm: Arm, rows: TrialArrays, where: Mapping[str, float | None], request: Request, *, hp: str
-) -> FittedArm:
-    """Fit the basins of the only HP that varies, and how they follow what varies beside width."""
-    names = (arm.family, arm.parametrization, hp)
-    block, shift = conditions_block(
-        arm.rows, where, request.target_at, hp=hp, names=names, draws=request.draws
+def _surface(found: list[FittedArm], surface: ArmSurfaces) -> dict[str, Any]:
+    first = found[0]
+    targets = {each.hp: each.destination_draws for each in found if each.has_target and each.basins}
+    return surface_entry(
+        first.arm.family,
+        first.arm.parametrization,
+        surface,
+        theta_target=targets,
+        scale=first.scale,
+        units=[each.unit for each in found],
     )
-    every = width_grids(rows, hp)
-    grids = {width: grid for width, grid in every.items() if grid is not None}
-    noise = pool_noise(grids.values(), rng=stream(*names, "noise"), draws=request.draws)
-    basins = {
-        width: fit_basin(grid, noise, rng=stream(*names, width), draws=request.draws)
-        for width, grid in grids.items()
-    }
-    lost = [width for width, grid in every.items() if grid is None]
-    return FittedArm(arm, hp, where, basins, noise, lost, shift, block)
 
 
-def _answer(found: FittedArm, request: Request) -> ArmAnswer:
-    rng = stream(*found.names, "law")
-    return answer_of(found.basins, found.noise, request, shift=found.shift, rng=rng)
-
-
-def _record(found: FittedArm, answer: ArmAnswer, request: Request) -> dict[str, Any]:
-    arm, basins, noise, width = found.arm, found.basins, found.noise, request.target_width
-    decision = decision_of(answer, request.rule, hp=found.hp)
-    loss_at_init = float(np.median(arm.rows.loss_at_init))
-    drift = drift_entry(answer)
-    told = warnings_of(basins, noise, answer.gain, decision=decision, drift=drift, lost=found.lost)
-    return {
+def _record(found: FittedArm, judged: Judged | None) -> dict[str, Any]:
+    arm = found.arm
+    common = {
         "family": arm.family,
         "parametrization": arm.parametrization,
         "hp": found.hp,
-        "at": {name: number(value) for name, value in found.where.items()},
-        "optima": [optimum_entry(width, basin, noise) for width, basin in basins.items()],
-        "drift_octaves_per_doubling": drift,
-        "regret": regret_entry(answer, loss_at_init=loss_at_init),
-        "law": law_entry(answer, width),
-        "loss_law": loss_law(basins, width, rng=stream(*found.names, "loss")),
-        "curvature_law": curvature_law(
-            basins, answer.arm_optima, rng=stream(*found.names, "curvature")
-        ),
-        "quality": transfer_quality(basins, answer.arm_optima, rng=stream(*found.names, "quality")),
-        "conditions": found.conditions,
-        "target": at_target_entry(answer, width),
-        "gain": {"estimate": number(answer.gain)},
-        "verdict": decision.verdict.value,
-        "reasons": list(decision.reasons),
-        "warnings": [*caveats(arm.rows, found.where), *found.notes, *told, *found.shift.warnings],
+        "axis": found.layout.main,
+        "at": {name: number(value) for name, value in found.layout.at.items()},
     }
+    if judged is None:
+        gap = "Every point failed at every setting, so there is no answer: lower the grid."
+        return {**common, **_nothing(found, gap)}
+    wider = wider_grids(judged)
+    undecided = judged.verdict is Verdict.inconclusive
+    next_step = deciding_sentence(judged) if undecided else None
+    told = reasons(judged)
+    return {
+        **common,
+        "optima": [
+            {**optimum_entry(found.basins[s], found.scale, found.unit), **setting_entry(found, s)}
+            for s in found.on_main
+        ],
+        "drift_octaves_per_doubling": interval(
+            found.slopes.get(found.layout.main), noisy=found.noise is not None
+        ),
+        "law": {"band": law_band(found)},
+        "loss_law": _loss_law(judged),
+        "conditions": conditions_entry(found),
+        "target": _target(judged) if found.has_target else None,
+        "cost": {
+            "emitted": _cost(judged.emitted_cost),
+            "ignoring": _ignoring(judged),
+            "curve": _cost_curve(judged),
+        },
+        "verdict": judged.verdict.value,
+        "moves": judged.moves.value,
+        "matters": judged.matters.value,
+        "headline": headline(judged),
+        "extend": [_extend(found, each) for each in wider],
+        "reasons": [*told, *([next_step] if next_step else [])],
+        "warnings": [*_caveats(found), *found.notes, *(w.sentence(found) for w in wider)],
+    }
+
+
+def _in_own_units(record: dict[str, Any], unit: float) -> dict[str, Any]:
+    """Return an arm's record with the HP's own values and differences; optima have them already."""
+    if unit == 1.0:
+        return record
+    ends = ("optimum", "low", "high")
+    told = in_own_units(record, unit, "drift_octaves_per_doubling")
+    told["law"] = {"band": in_own_units(told["law"]["band"], unit, *ends)}
+    told["target"] = in_own_units(told["target"], unit, *ends, "emitted")
+    told["extend"] = [in_own_units(each, unit, "from", "to", "octaves") for each in told["extend"]]
+    if told["conditions"] is not None:
+        conditions = in_own_units(told["conditions"], unit, "octaves_per_doubling", "tokens")
+        optima = [in_own_units(each, unit, *ends) for each in conditions["optima"]]
+        told["conditions"] = {**conditions, "optima": optima}
+    if told["cost"] is not None:
+        told["cost"] = {
+            **told["cost"],
+            "ignoring": in_own_units(told["cost"]["ignoring"], unit, "value", "movement"),
+            "curve": in_own_units(told["cost"]["curve"], unit, "value", "emitted"),
+        }
+    return told
+
+
+def _extend(found: FittedArm, wider: WiderGrid) -> dict[str, Any]:
+    return {
+        "width": wider.setting.width,
+        "axis": wider.axis,
+        "at": number(wider.setting.value(wider.axis)),
+        "side": wider.side,
+        "from": number(wider.start),
+        "to": number(wider.end),
+        "share": number(wider.share),
+        "octaves": number(wider.octaves),
+        "sentence": wider.sentence(found),
+    }
+
+
+def _nothing(found: FittedArm, reason: str) -> dict[str, Any]:
+    return {
+        "optima": [],
+        "drift_octaves_per_doubling": interval(None),
+        "law": {"band": None},
+        "loss_law": None,
+        "conditions": None,
+        "target": None,
+        "cost": None,
+        "verdict": Verdict.inconclusive.value,
+        "moves": "unclear",
+        "matters": "unclear",
+        "headline": reason,
+        "extend": [],
+        "reasons": [reason],
+        "warnings": _caveats(found),
+    }
+
+
+def setting_entry(found: FittedArm, setting: Any) -> dict[str, Any]:
+    """Return a setting's width and the conditions that vary."""
+    told = {name: number(getattr(setting, name)) for name in CONDITIONS}
+    return {"width": setting.width, **{name: v for name, v in told.items() if v is not None}}
+
+
+def law_band(found: FittedArm) -> dict[str, Any] | None:
+    """Return the law's 90 % band along the main axis, from the first setting to the destination."""
+    first = found.layout.log2([found.on_main[0]])[0]
+    last = found.destination
+    if last[0] <= first[0]:
+        last = found.layout.log2([found.on_main[-1]])[0]
+    if last[0] <= first[0]:
+        return None
+    share = np.linspace(0.0, 1.0, BAND_PLACES)[:, None]
+    places = np.tile(first, (BAND_PLACES, 1))
+    places[:, 0] = (first[0] + share * (last[0] - first[0]))[:, 0]
+    low, middle, high = found.law.quantiles(places, (0.05, 0.5, 0.95))
+    noisy = found.noise is not None
+    return {
+        "at": numbers(np.exp2(places[:, 0])),
+        "optimum": numbers(middle),
+        "low": numbers(low) if noisy else [None] * BAND_PLACES,
+        "high": numbers(high) if noisy else [None] * BAND_PLACES,
+    }
+
+
+def _loss_law(judged: Judged) -> dict[str, Any]:
+    """Return the loss at the optimum along the main axis, and the law that prices it."""
+    arm = judged.arm
+    law, price = arm.loss_law, arm.price_law
+    there = arm.destination[0]
+    known = law is not None and len(arm.on_main) > 2
+    return {
+        "prices": judged.price_law is not None,
+        "is_own": judged.price_law is price,
+        "from": None if law is None else number(float(np.exp2(law.first))),
+        "fall_per_doubling": None if price is None else interval(price.fall(price.last)),
+        "compute_doublings": number(arm.compute_doublings),
+        "at_target": interval(arm.loss_there) if known and arm.has_target else None,
+        "band": _loss_band(arm) if known and law is not None and there > law.first else None,
+    }
+
+
+def _loss_band(arm: FittedArm) -> dict[str, Any]:
+    assert arm.loss_law is not None
+    places = np.linspace(arm.loss_law.first, arm.destination[0], BAND_PLACES)
+    drawn = np.stack([arm.loss_law.loss(place) for place in places], axis=1)
+    return {
+        "at": numbers(np.exp2(places)),
+        "loss": numbers(np.median(drawn, axis=0)),
+        "low": numbers(np.quantile(drawn, 0.05, axis=0)),
+        "high": numbers(np.quantile(drawn, 0.95, axis=0)),
+    }
+
+
+def conditions_entry(found: FittedArm) -> dict[str, Any] | None:
+    """Return how the optimum follows every axis that varies; None where only one does."""
+    if len(found.layout.axes) < 2:
+        return None
+    noisy = found.noise is not None
+    optima = []
+    for setting, basin in found.basins.items():
+        low, high = basin.interval
+        optima.append(
+            {
+                **setting_entry(found, setting),
+                "optimum": number(basin.optimum),
+                "low": number(low),
+                "high": number(high),
+                "censored": None if basin.censored is None else basin.censored.value,
+            }
+        )
+    return {
+        "axes": list(found.layout.axes),
+        "octaves_per_doubling": {
+            axis: interval(slope, noisy=noisy) for axis, slope in found.slopes.items()
+        },
+        "tokens": _tokens(found),
+        "optima": optima,
+    }
+
+
+def _tokens(found: FittedArm) -> dict[str, Any] | None:
+    """Return the octaves per doubling of tokens, which are batch size times steps.
+
+    `both`: where batch size and steps grow alike; `batch_size`: of the batch size at equal tokens.
+    """
+    batch, steps = (found.slopes.get(axis) for axis in ("batch_size", "steps"))
+    if batch is None or steps is None:
+        return None
+    noisy = found.noise is not None
+    return {
+        "both": interval((batch + steps) / 2.0, noisy=noisy),
+        "batch_size": interval(batch - steps, noisy=noisy),
+    }
+
+
+def _target(judged: Judged) -> dict[str, Any]:
+    """Return the optimum at the target, the value to emit, and what that should cost."""
+    arm = judged.arm
+    noisy = arm.noise is not None
+    optimum = interval(arm.destination_draws, noisy=noisy)
+    place = dict(zip(arm.layout.axes, np.exp2(arm.destination), strict=True))
+    width = place.get("width", float(arm.on_main[-1].width))
+    return {
+        "width": round(width),
+        **{axis: number(float(v)) for axis, v in place.items() if axis != "width"},
+        "optimum": optimum["estimate"],
+        "low": optimum["low"],
+        "high": optimum["high"],
+        "emitted": number(judged.emitted),
+        "expected_regret": _mean(judged.emitted_cost.loss if noisy else None),
+    }
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    compute = None
+    if cost.compute_percent is not None:
+        compute = {**_mean(cost.compute_percent), "mean": number(cost.typical_compute_percent)}
+    return {
+        "loss": _mean(cost.loss),
+        "percent": None if cost.percent is None else _mean(cost.percent),
+        "compute_percent": compute,
+    }
+
+
+def _ignoring(judged: Judged) -> dict[str, Any]:
+    limit = judged.limit
+    return {
+        **_cost(judged.ignoring_cost),
+        "value": number(judged.kept),
+        "kept_from": number(judged.arm.origin.value(judged.arm.layout.main)),
+        "movement": interval(judged.arm.movement),
+        "limit": None if limit is None else {"of": limit[0], "most": number(limit[1])},
+    }
+
+
+def _cost_curve(judged: Judged) -> dict[str, Any] | None:
+    """Return what values around the emitted one cost at the destination; past the cliff null."""
+    arm = judged.arm
+    if arm.noise is None:
+        return None
+    ends = [quantile(arm.destination_draws, share) for share in (0.05, 0.95)]
+    ends = [*ends, judged.emitted, judged.kept]
+    values = np.linspace(min(ends) - SHOWN_OCTAVES, max(ends) + SHOWN_OCTAVES, BAND_PLACES)
+    costs = [judged.cost_of(float(value)) for value in values]
+    told = [_mean(cost.loss if cost.percent is None else cost.percent) for cost in costs]
+    return {
+        "at": number(float(np.exp2(arm.destination[0]))),
+        "emitted": number(judged.emitted),
+        "of": "percent" if arm.scale.is_log else "loss",
+        "value": numbers(values),
+        **{name: [each[name] for each in told] for name in ("mean", "low", "high")},
+    }
+
+
+def _mean(draws: Floats | None) -> dict[str, Any]:
+    """Return mean and 90 % interval; an end past the cliff is null."""
+    if draws is None:
+        return {"mean": None, "low": None, "high": None}
+    finite = draws[np.isfinite(draws)]
+    return {
+        "mean": number(float(finite.mean())) if len(finite) else None,
+        "low": number(quantile(draws, 0.05)),
+        "high": number(quantile(draws, 0.95)),
+    }
+
+
+def layout_caveats(found: FittedArm) -> list[str]:
+    """Return what a reader must be told of axes that cannot be told apart or are not known."""
+    layout, told = found.layout, []
+    main = AXIS_WORDS[layout.main]
+    for axis in layout.confounded:
+        told.append(
+            f"The {AXIS_WORDS[axis]} changes with the {main}, so that its effect on the optimum "
+            f"cannot be told from the {main}'s."
+        )
+    if layout.left_out:
+        told.append(f"{layout.left_out} rows do not say an axis that varies; they are left out.")
+    return told
+
+
+def _caveats(found: FittedArm) -> list[str]:
+    """Return what a reader of an arm's answer must be told, in plain words."""
+    told = layout_caveats(found)
+    for setting in found.lost:
+        told.append(f"{_where(found, setting)}: every point failed; left out.")
+    for setting in found.on_main:
+        told += _grid_caveats(_where(found, setting), found.basins[setting])
+    return told + _extrapolated(found) + _noise_caveats(found.noise)
+
+
+def _extrapolated(found: FittedArm) -> list[str]:
+    """Say where the target lies beyond the swept values of an axis other than the main one."""
+    if not found.basins or not found.has_target:
+        return []
+    swept = found.layout.log2(list(found.basins))
+    told = []
+    for at, axis in list(enumerate(found.layout.axes))[1:]:
+        low, high, there = swept[:, at].min(), swept[:, at].max(), found.destination[at]
+        beyond = max(there - high, low - there)
+        if beyond > 0:
+            told.append(
+                f"At {AXIS_WORDS[axis]} {2.0**there:g} the target lies {beyond:.2g} doublings "
+                f"beyond the swept {2.0**low:g} to {2.0**high:g}: its optimum is extrapolated."
+            )
+    return told
+
+
+def _where(found: FittedArm, setting: Any) -> str:
+    named = [f"{AXIS_WORDS[axis]} {setting.value(axis):g}" for axis in found.layout.axes]
+    return ", ".join(named).capitalize()
+
+
+def _grid_caveats(where: str, basin: Any) -> list[str]:
+    grid, told = basin.grid, []
+    if grid.isolated_failures:
+        told.append(
+            f"{where}: {grid.isolated_failures} failed with sound ones at higher values; not "
+            "counted as a cliff."
+        )
+    if grid.copied_seeds:
+        told.append(
+            f"{where}: {grid.copied_seeds} seeds repeat another seed's losses exactly and count "
+            "once with it."
+        )
+    return told
+
+
+def _noise_caveats(noise: Noise | None) -> list[str]:
+    if noise is None:
+        return [
+            "There is no noise estimate, hence no intervals: it takes two seeds and three sound "
+            "points near a minimum, standard deviations, or at least four neighbouring points."
+        ]
+    if noise.source is NoiseSource.residuals:
+        return [
+            "Each point has one run: the noise is read from what neighbouring points differ by "
+            "beyond a smooth curve. Two seeds would measure it."
+        ]
+    if noise.source is NoiseSource.given:
+        return ["The noise is the standard deviation that the rows give, seeds' shifts included."]
+    return []
+
+
+LATE_RATE = 0.04  # octaves per doubling: how near to -1 a drift is that of a rate after µP's factor
+
+
+def warn_of_late_rates(estimates: dict[str, Any]) -> None:
+    """Warn where an imported µP arm's optimum falls as 1/width, as µP's own factor does."""
+    for arm in estimates["arms"]:
+        drift = arm["drift_octaves_per_doubling"]["estimate"]
+        is_rate = arm["hp"] == "log2_lr" or arm["hp"].endswith("_lr")
+        is_mup = "mup" in arm["parametrization"].lower() and arm["axis"] == "width"
+        if is_rate and is_mup and drift is not None and abs(drift + 1.0) <= LATE_RATE:
+            arm["warnings"].append(
+                f"The optimum moves by {drift:+.2f} octaves per doubling of the width: is this the "
+                "rate after the µP factor (which falls as 1/width)? Then import the rate before "
+                "it, or read the arm as one whose rates are the layers' own, to which no factor "
+                "is applied again."
+            )

@@ -1,4 +1,4 @@
-"""Strict-JSON parts of the answers: numbers without NaN, intervals, one optimum's entry."""
+"""One setting's optimum and basin as strict JSON, as estimates and realised results hold it."""
 
 from __future__ import annotations
 
@@ -6,88 +6,80 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.analysis.basins.basin import Basin, Noise
-from hptransfer.analysis.basins.cross_checks import cross_checks
-from hptransfer.analysis.basins.numbers import interval, number, numbers, quantile
+from hptransfer.analysis.basins.basin import Basin
+from hptransfer.analysis.basins.numbers import number, numbers
+from hptransfer.analysis.basins.scale import Scale
+from hptransfer.analysis.basins.units import in_own_units
 
-FITTED_CURVE_POINTS = 60
-SIDES = np.array([-1.0, 1.0])  # octaves from the optimum at which a basin's rise is its curvature
+CURVE_POINTS = 60
+SIDES = np.array([-1.0, 1.0])  # octaves from the optimum at which the curve's rise is told
+HIGH_RISE = 0.5  # share of the points' highest rise above which the curve is not drawn
 NORMAL_NINETY = 1.645  # sds from the middle to the ends of a normal 90 % interval
 
 
-def optimum_entry(width: int, basin: Basin, noise: Noise | None) -> dict[str, Any]:
-    """Return one width's optimum, as estimates and realised results hold it."""
-    checks = cross_checks(basin.grid, basin.window)
-    return {
-        "width": width,
+def optimum_entry(basin: Basin, scale: Scale, unit: float) -> dict[str, Any]:
+    """Return one setting's optimum by its own rows alone; losses are in units of the loss.
+
+    Args:
+        unit: of the HP's axis (`basins/units.py`); values are the HP's own.
+    """
+    grid, noise = basin.grid, basin.noise
+    low, high = basin.interval
+    beyond = basin.beyond
+    rises = basin.curve.rise(SIDES)[0]
+    level = float(basin.curve.level[0])
+    told = {
         "optimum": number(basin.optimum),
-        "low": number(basin.low),
-        "high": number(basin.high),
-        "loss": number(basin.loss),
-        "n_seeds": int(basin.grid.losses.shape[0]),
-        "n_points": len(basin.window),
+        "low": number(low),
+        "high": number(high),
+        "loss": number(float(scale.loss(level))),
+        "n_seeds": len(grid.losses),
+        "n_points": len(grid.sound),
         "censored": None if basin.censored is None else basin.censored.value,
-        "loss_at_optimum": _loss_at_optimum(basin, noisy=noise is not None),
-        "curvature": _curvature(basin),
-        "curvature_interval": _curvature_interval(basin, noisy=noise is not None),
+        "loss_at_optimum": _level(basin, scale),
+        "curvature": {
+            side: number(float(scale.loss_rise(level, rise)))
+            for side, rise in zip(("low", "high"), rises, strict=True)
+        },
         "cliff": number(basin.cliff_distance),
-        "edge": {"low": number(basin.edge_low), "high": number(basin.edge_high)},
-        "isolated_failures": basin.grid.isolated_failures,
-        "cross_checks": {name: number(value) for name, value in checks.items()},
+        "edge": {"low": number(beyond[0]), "high": number(beyond[1])},
+        "isolated_failures": grid.isolated_failures,
+        "missing_runs": grid.missing,
         "noise": {
-            "fit_sd": number(basin.fit_sd),
-            "model_sd": number(basin.model_sd),
-            "loss_sd": None if noise is None else number(noise.sd),
+            "sd": None if noise is None else number(noise.sd),
             "source": None if noise is None else noise.source.value,
         },
-        "basin": _basin_points(basin),
+        "basin": in_own_units(_points(basin, scale), unit, "theta", "window", "fit_theta"),
     }
+    return in_own_units(told, unit, "optimum", "low", "high", "cliff")
 
 
-def _curvature(basin: Basin) -> dict[str, Any] | None:
-    if basin.curve is None:
-        return None
-    low, high = basin.curve.rise(SIDES)[0]
-    return {"low": number(float(low)), "high": number(float(high))}
-
-
-def _curvature_interval(basin: Basin, *, noisy: bool) -> dict[str, Any] | None:
-    if basin.curve is None or basin.curve_draws is None:
-        return None
-    estimates = basin.curve.rise(SIDES)[0]
-    draws = basin.curve_draws.rise(SIDES)
-    return {
-        side: interval(draws[:, at], estimate=float(estimates[at]), noisy=noisy)
-        for at, side in enumerate(("low", "high"))
-    }
-
-
-def _loss_at_optimum(basin: Basin, *, noisy: bool) -> dict[str, Any] | None:
+def _level(basin: Basin, scale: Scale) -> dict[str, Any]:
     """Return the mean loss over runs at the optimum: a seed's own shift is part of its error."""
-    if basin.curve_draws is None:
-        return None
-    draws = basin.curve_draws.level
-    shift = 0.0 if basin.run_sd is None else basin.run_sd / np.sqrt(len(basin.grid.losses))
-    middle = float(np.median(draws))
-    spread = np.hypot(
-        np.array([quantile(draws, q) for q in (0.05, 0.95)]) - middle, NORMAL_NINETY * shift
-    )
-    low, high = (basin.loss - spread[0], basin.loss + spread[1]) if noisy else (None, None)
-    return {"estimate": number(basin.loss), "low": number(low), "high": number(high)}
+    level = float(basin.curve.level[0])
+    error = np.hypot(basin.level_sd, basin.run_sd / np.sqrt(len(basin.grid.losses)))
+    ends = [level - NORMAL_NINETY * error, level + NORMAL_NINETY * error]
+    low, high = (None, None) if basin.noise is None else (float(scale.loss(e)) for e in ends)
+    return {"estimate": number(float(scale.loss(level))), "low": number(low), "high": number(high)}
 
 
-def _basin_points(basin: Basin) -> dict[str, Any]:
+def _points(basin: Basin, scale: Scale) -> dict[str, Any]:
     grid = basin.grid
-    edges = grid.theta[basin.window[[0, -1]]]
-    fit_theta = np.linspace(edges[0], edges[1], FITTED_CURVE_POINTS)
-    fitted = None if basin.curve is None else basin.curve.loss(fit_theta)[0]
+    losses, every = (
+        np.where(grid.failed, np.inf, scale.loss(np.where(grid.failed, 0.0, y)))
+        for y in (grid.losses, grid.means)
+    )
+    fit_theta = np.linspace(grid.theta[grid.sound[0]], grid.theta[grid.sound[-1]], CURVE_POINTS)
+    fitted = basin.curve.loss(fit_theta)[0]
+    means = grid.means[grid.sound]
+    drawn = fitted - means.min() <= max(HIGH_RISE * float(np.ptp(means)), 1e-12)
     return {
         "theta": numbers(grid.theta),
-        "mean": numbers(grid.losses.mean(axis=0)),
-        "low": numbers(np.where(grid.failed, np.inf, grid.losses.min(axis=0))),
-        "high": numbers(grid.losses.max(axis=0)),
+        "mean": numbers(every),
+        "low": numbers(np.nanmin(losses, axis=0)),
+        "high": numbers(np.nanmax(losses, axis=0)),
         "failed": [bool(flag) for flag in grid.failed],
-        "window": numbers(edges),
-        "fit_theta": [] if fitted is None else numbers(fit_theta),
-        "fit_loss": [] if fitted is None else numbers(fitted),
+        "window": numbers(fit_theta[drawn][[0, -1]]) if drawn.any() else [None, None],
+        "fit_theta": numbers(fit_theta[drawn]),
+        "fit_loss": numbers(scale.loss(fitted[drawn])),
     }

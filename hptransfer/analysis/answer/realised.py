@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.answer.optimum_record import optimum_entry
-from hptransfer.analysis.basins.basin import Basin, Noise, fit_basin, pool_noise
+from hptransfer.analysis.basins.basin import Basin, fit_basins, pool_noise
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import SAME_POINT, SCHEMA, interval, number, quantile
-from hptransfer.analysis.basins.rows import read_rows, width_grids
+from hptransfer.analysis.basins.rows import hp_grid, read_rows
+from hptransfer.analysis.basins.scale import Scale, scaled_rows
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import stream
+
+DRAWS = 2000
 
 
 def realised_regret(
@@ -33,15 +36,17 @@ def realised_regret(
         UserError: no row of this width is usable, or none lies at a value outside the window.
     """
     rows = read_rows(table, [hp])
-    grid = width_grids(rows.where(rows.width == width), hp).get(width)
+    scale, rows = scaled_rows(rows.where(rows.width == width))
+    grid = hp_grid(rows, hp) if len(rows.loss) else None
     if grid is None:
         raise UserError(
             f"The target's sweep must hold finished trials of width {width}, but none is usable. "
             "Run the target sweep first, or check its width."
         )
-    noise = pool_noise([grid], rng=stream("realised", hp, width, "noise"))
-    basin = fit_basin(grid, noise, rng=stream("realised", hp, width))
-    loss, regret = _regret_at(transferred, basin, noise, hp=hp)
+    unit = rows.units[hp]
+    noise = pool_noise([grid], least=scale.rounding)
+    basin = fit_basins({width: grid}, noise)[width]
+    loss, regret = _regret_at(transferred / unit, basin, scale, hp=hp, unit=unit)
     entry = interval(regret, noisy=noise is not None)
     limit = predicted.get("high")
     failed = regret is not None and not np.isfinite(quantile(regret, 0.5))
@@ -51,7 +56,7 @@ def realised_regret(
         "width": width,
         "hp": hp,
         "transferred": number(transferred),
-        "optimum": optimum_entry(width, basin, noise),
+        "optimum": {"width": width, **optimum_entry(basin, scale, unit)},
         "loss_at_transferred": number(loss),
         "regret": entry,
         "predicted": {key: number(predicted.get(key)) for key in ("mean", "low", "high")},
@@ -59,27 +64,31 @@ def realised_regret(
     }
 
 
-def _regret_at(x: float, basin: Basin, noise: Noise | None, *, hp: str) -> tuple[float, Floats]:
-    """Return the loss at x (infinite if it failed) and its regret per draw."""
+def _regret_at(
+    x: float, basin: Basin, scale: Scale, *, hp: str, unit: float
+) -> tuple[float, Floats]:
+    """Return the loss at x (infinite if it failed) and its regret, (draw,)."""
     grid = basin.grid
     found = np.flatnonzero(np.abs(grid.theta - x) < SAME_POINT)
     if len(found) and grid.failed[found[0]]:
         return np.inf, np.array([np.inf])
-    low, high = grid.theta[basin.window[[0, -1]]]
-    curve, draws, theta = basin.curve, basin.curve_draws, basin.theta_draws
-    if curve is not None and draws is not None and theta is not None and low <= x <= high:
-        fitted = float(curve.loss(np.array([x]))[0, 0])
-        loss = float(grid.losses[:, found[0]].mean()) if len(found) else fitted
-        return loss, draws.rise(x - theta[:, None])[:, 0]
-    if not len(found):
+    sound = grid.theta[grid.sound]
+    if not len(found) and not sound[0] <= x <= sound[-1]:
         raise UserError(
-            f"The target's sweep must hold the transferred value, but {hp}={x:g} has no complete "
-            f"point and lies outside the fitted window. Train the target at {hp}={x:g}, every seed."
+            f"The target's sweep must hold the transferred value, but {hp}={unit * x:g} has no "
+            "complete point and lies outside the trained values. Train the target at "
+            f"{hp}={unit * x:g}, every seed."
         )
-    at = grid.losses[:, found[0]]
-    paired = float((at - grid.losses[:, grid.minimum]).mean())
-    if noise is None:
-        return float(at.mean()), np.array([paired])
-    rng = stream("realised", hp, "paired")
-    spread = np.sqrt(2.0 * noise.variances / len(at)) * rng.standard_normal(len(noise.variances))
-    return float(at.mean()), np.maximum(paired + spread, 0.0)
+    rng = stream("realised", hp, "basin")
+    drawn = basin.draws(rng, DRAWS)
+    if not len(found):
+        fitted = basin.curve.loss(np.array([x]))[0, 0]
+        return float(scale.loss(fitted)), scale.loss_rise(drawn.level, drawn.cost(x))
+    at = int(found[0])
+    if grid.low[grid.sound.tolist().index(at)]:
+        rise = drawn.cost(x)
+    else:  # high in the basin the point itself tells more than the curve's shape
+        runs = float(np.nansum(np.where(np.isnan(grid.losses[:, at]), 0.0, grid.runs[:, at])))
+        sd = 0.0 if basin.noise is None else basin.noise.sd / np.sqrt(runs)
+        rise = np.maximum(grid.means[at] - drawn.level + sd * rng.standard_normal(DRAWS), 0.0)
+    return float(scale.loss(grid.means[at])), scale.loss_rise(drawn.level, rise)

@@ -1,46 +1,178 @@
-"""The estimates of a sweep as text: what `hptransfer fit` prints."""
+"""The estimates of a sweep as text: what `hptransfer fit` prints, and the words of other places."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.config.choices import arm_name
+from hptransfer.config.hyperparameters import hp_value, hp_words
 from hptransfer.results.metrics import metric_of
-from hptransfer.system.text import decimal, interval_text, text_table
+from hptransfer.system.text import decimal, text_table
+
+OCTAVE = "An octave is a factor of two of the hyperparameter."
+CENSORED = {
+    "grid_low": "on the grid's lower edge",
+    "grid_high": "on the grid's upper edge",
+    "divergence": "next to a failed point",
+    "flat": "flat: no clear minimum",
+    "too_few": "too few points",
+}
+# Octaves of the learning rate per doubling that others found, and where.
+PUBLISHED = {
+    "depth": "-0.5; 0 with depth scaling",
+    "batch_size": "+0.5",
+    "steps": "-0.32",
+}
+SOURCES = (
+    "published: width 0 under µP (arXiv 2203.03466), depth (2310.02244; 2505.01618), batch size "
+    "(square-root rule at equal tokens, 2205.10287), training steps (language models, 2409.19913)."
+)
+
+
+def arm_names(arms: Sequence[Mapping[str, Any]], *, with_hp: bool = True) -> list[str]:
+    """Return a name for each arm: its family and hyperparameter where there are several."""
+    families, hps = ({arm.get(key) for arm in arms} for key in ("family", "hp"))
+    names = []
+    for arm in arms:
+        family = f"{arm['family']} " if len(families) > 1 else ""
+        hp = f", {hp_words(arm['hp'])}" if with_hp and len(hps) > 1 else ""
+        names.append(f"{family}{arm_name(arm['parametrization'])}{hp}")
+    return names
 
 
 def estimates_text(estimates: Mapping[str, Any]) -> str:
-    """Return the optima, drifts and verdicts of a sweep's arms, 100 columns wide.
+    """Return every arm's answer, why it is so, its optima and warnings.
 
     Estimates by another metric than the loss also say how far their optima are from the loss's.
     """
-    agreement = [agreement_text(estimates)] if "agreement" in estimates else []
-    return "\n".join([optima_table(estimates), *agreement])
+    arms, measured = estimates["arms"], metric_of(estimates).label
+    parts = [f"sweep {estimates['sweep']}"]
+    parts += [
+        arm_text(name, arm, measured) for name, arm in zip(arm_names(arms), arms, strict=True)
+    ]
+    parts += ["\n".join([*([OCTAVE] if arms else []), *trial_notes(estimates)])]
+    parts += [agreement_text(estimates)] if "agreement" in estimates else []
+    return "\n\n".join(part for part in parts if part)
 
 
-def optima_table(estimates: Mapping[str, Any]) -> str:
-    """Return optimum per width with interval, then drift and verdict, for every arm."""
-    cells, lines = [], []
-    for arm in estimates["arms"]:
-        for optimum in arm["optima"]:
-            cells.append(
-                [
-                    arm_name(arm["parametrization"]),
-                    arm["hp"].replace("_", " "),
-                    str(optimum["width"]),
-                    f"{optimum['optimum']:.2f}",
-                    interval_text(optimum["low"], optimum["high"], ".2f"),
-                    _loss(optimum["loss"]),
-                    str(optimum["n_seeds"]),
-                    optimum["censored"] or "",
-                ]
-            )
-        lines += arm_lines(arm, hp_named=len({each["hp"] for each in estimates["arms"]}) > 1)
-    measured = metric_of(estimates).label
-    columns = ["arm", "HP", "width", "optimum", "90 % interval", measured, "seeds", "censored"]
-    lines += trial_notes(estimates)
-    return "\n".join([text_table(f"sweep {estimates['sweep']}", columns, cells), *lines])
+def arm_text(name: str, arm: Mapping[str, Any], measured: str) -> str:
+    """Return an arm's headline, verdict and reasons, then its optima, conditions and warnings."""
+    lines = [name, *answer_lines(arm)]
+    if arm["optima"]:
+        lines.append(text_table("", *optima_table(arm, measured)))
+    octaves = octave_rows(arm)
+    if octaves:
+        lines.append(text_table("", OCTAVE_COLUMNS, octaves))
+        lines += [f"  {note}" for note in octave_notes(arm)]
+    lines += [f"  warning: {warning}" for warning in arm["warnings"]]
+    return "\n".join(lines)
+
+
+def answer_lines(arm: Mapping[str, Any]) -> list[str]:
+    """Return an arm's headline, what it says in single words, and the reasons, indented."""
+    return [*arm["headline"].splitlines(), verdict_line(arm), *(f"  {r}" for r in arm["reasons"])]
+
+
+def verdict_line(told: Mapping[str, Any]) -> str:
+    """Return in single words whether the optimum moves, whether that matters, and the verdict."""
+    return f"moves: {told['moves']}, matters: {told['matters']} -> {told['verdict']}"
+
+
+def optima_table(arm: Mapping[str, Any], measured: str) -> tuple[list[str], list[list[str]]]:
+    """Return heads and rows of an arm's optima along its axis."""
+    hp, axis = arm["hp"], arm["axis"]
+    is_log = hp.startswith("log2_")
+    noted = any(each["censored"] for each in arm["optima"])
+    heads = [AXIS_WORDS[axis], hp_words(hp), "90 % interval", *(["log2"] if is_log else [])]
+    rows = [
+        [
+            f"{each[axis]:g}",
+            f"{hp_value(hp, each['optimum']):.3g}",
+            _interval(hp, each),
+            *([f"{each['optimum']:.2f}"] if is_log else []),
+            _loss(each["loss"]),
+            str(each["n_seeds"]),
+            *([CENSORED.get(each["censored"], "")] if noted else []),
+        ]
+        for each in arm["optima"]
+    ]
+    return [*heads, measured, "seeds", *(["note"] if noted else [])], rows
+
+
+def _interval(hp: str, optimum: Mapping[str, Any]) -> str:
+    low, high = optimum["low"], optimum["high"]
+    if low is None and high is None and optimum["noise"]["sd"] is not None:
+        return "wider than the grid"
+    return value_span(hp, low, high)
+
+
+def value_span(hp: str, low: float | None, high: float | None) -> str:
+    """Return the values of a hyperparameter between two points of its axis."""
+    low, high = (None if end is None else hp_value(hp, end) for end in (low, high))
+    return span(low, high, ".3g")
+
+
+def target_differs(arm: Mapping[str, Any]) -> dict[str, float]:
+    """Return the target's depth, batch size and steps where they are not those of the answer."""
+    target, axis = arm["target"] or {}, arm["axis"]
+    held = {name: value for name, value in arm["at"].items() if name in target and name != axis}
+    return {name: target[name] for name, value in held.items() if target[name] != value}
+
+
+def span(low: float | None, high: float | None, form: str) -> str:
+    """Return an interval in words; an end beyond the grid is not known."""
+    ends = [None if end is None else decimal(end, form) for end in (low, high)]
+    match ends:
+        case [None, None]:
+            return "not known"
+        case [None, end]:
+            return f"up to {end}"
+        case [end, None]:
+            return f"{end} or more"
+    return f"{ends[0]} to {ends[1]}"
+
+
+OCTAVE_COLUMNS = ("octaves per doubling of", "estimate", "90 % interval", "published")
+
+
+def octave_rows(arm: Mapping[str, Any]) -> list[list[str]]:
+    """Return how the optimum follows each axis, beside published exponents where there are any.
+
+    It is empty where only one axis varies.
+    """
+    told = arm["conditions"]
+    if told is None:
+        return []
+    known = dict(PUBLISHED) if arm["hp"] == "log2_lr" else {}
+    if known and arm["parametrization"] == "mup":
+        known["width"] = "0"
+    # The square-root rule is one at equal tokens.
+    equal = "" if told["tokens"] is None else known.pop("batch_size", "")
+    rows = [
+        (AXIS_WORDS[axis], each, known.get(axis, ""))
+        for axis, each in told["octaves_per_doubling"].items()
+    ]
+    if told["tokens"] is not None:
+        rows.append(("tokens, both grown alike", told["tokens"]["both"], ""))
+        rows.append(("batch size at equal tokens", told["tokens"]["batch_size"], equal))
+    return [
+        [name, decimal(each["estimate"]), span(each["low"], each["high"], "+.2f"), published]
+        for name, each, published in rows
+    ]
+
+
+def octave_notes(arm: Mapping[str, Any]) -> list[str]:
+    """Return what the rows of `octave_rows` need to be read."""
+    notes = []
+    if arm["conditions"]["tokens"] is not None:
+        notes.append(
+            "Tokens are batch size times steps: twice the tokens by longer training move the "
+            "optimum by the steps' octaves, by larger batches by the batch size's, by both alike "
+            "by half their sum; a larger batch at equal tokens by their difference."
+        )
+    return notes + ([SOURCES] if arm["hp"] == "log2_lr" else [])
 
 
 def trial_notes(estimates: Mapping[str, Any]) -> list[str]:
@@ -54,22 +186,6 @@ def trial_notes(estimates: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def arm_lines(arm: Mapping[str, Any], *, hp_named: bool) -> list[str]:
-    """Return an arm's verdict with its drift, and below it reasons, conditions and warnings."""
-    drift = arm["drift_octaves_per_doubling"]
-    name = arm_name(arm["parametrization"])
-    if hp_named:
-        name += f", {arm['hp'].replace('_', ' ')}"
-    lines = [
-        f"{name}: {arm['verdict']}; drift {decimal(drift['estimate'])} octaves per doubling "
-        f"{interval_text(drift['low'], drift['high'], '+.2f')}"
-    ]
-    lines += [f"  {reason}" for reason in arm["reasons"]]
-    lines += [f"  {over['sentence']}" for over in (arm.get("conditions") or {}).get("over", ())]
-    lines += [f"  warning: {warning}" for warning in arm["warnings"]]
-    return lines
-
-
 def _loss(value: float | None) -> str:
     if value is None:
         return "-"
@@ -79,34 +195,26 @@ def _loss(value: float | None) -> str:
 def agreement_text(estimates: Mapping[str, Any]) -> str:
     """Say how far the optima by a metric are from those by the loss."""
     told, by = estimates["agreement"], metric_of(estimates).label
-    several = len({arm["hp"] for arm in told}) > 1
+    names = arm_names(told)
     cells = [
         [
-            _name(arm, several=several),
+            name,
             str(at["width"]),
             _optimum(at["by_loss"]),
             _optimum(at["by_metric"]),
             _spanned(at["difference"], "+.2f"),
             _spanned(at["loss_regret"], ".4f"),
         ]
-        for arm in told
+        for name, arm in zip(names, told, strict=True)
         for at in arm["widths"]
     ]
     columns = ["arm", "width", "by loss", f"by {by}", "difference", "costs in loss"]
     lines = [text_table(f"optimum by {by} beside that by loss", columns, cells)]
-    for arm in told:
+    for name, arm in zip(names, told, strict=True):
         mean = arm["mean_difference"]
         widths = f"{mean['widths']} width{'' if mean['widths'] == 1 else 's'}"
-        lines.append(
-            f"{_name(arm, several=several)}: mean difference {_spanned(mean, '+.2f')} octaves "
-            f"over {widths}; tolerance δ of the loss {decimal(arm['loss_tolerance'], '.5f')}"
-        )
+        lines.append(f"{name}: mean difference {_spanned(mean, '+.2f')} octaves over {widths}")
     return "\n".join(lines)
-
-
-def _name(arm: Mapping[str, Any], *, several: bool) -> str:
-    name = arm_name(arm["parametrization"])
-    return f"{name}, {arm['hp'].replace('_', ' ')}" if several else name
 
 
 def _optimum(told: Mapping[str, Any]) -> str:
@@ -114,6 +222,5 @@ def _optimum(told: Mapping[str, Any]) -> str:
 
 
 def _spanned(told: Mapping[str, Any], form: str) -> str:
-    if told["estimate"] is None and told["low"] is not None:
-        return f"{format(told['low'], form)} or more"
-    return f"{decimal(told['estimate'], form)} {interval_text(told['low'], told['high'], form)}"
+    ends = span(told["low"], told["high"], form)
+    return ends if told["estimate"] is None else f"{decimal(told['estimate'], form)} ({ends})"

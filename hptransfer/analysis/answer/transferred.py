@@ -1,4 +1,4 @@
-"""What of a sweep's estimates goes to the target: values, regret, verdict and warnings."""
+"""What of a sweep's estimates goes to the target: values, cost, verdict and warnings."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hptransfer.analysis.answer.settings import AXIS_WORDS
+from hptransfer.analysis.answer.text import target_differs
 from hptransfer.analysis.basins.curve import Floats
+from hptransfer.config.hyperparameters import hp_words
 from hptransfer.errors import UserError
 
-EMPTY_REGRET = dict.fromkeys(("mean", "low", "high", "percent", "share_of_gain"))
+EMPTY_REGRET = dict.fromkeys(("mean", "low", "high", "percent", "compute_percent"))
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class Transferred:
         known = self.first.get("at") or {}
         return {name: int(value) for name, value in known.items() if value is not None}
 
+    @property
+    def holds_for(self) -> dict[str, Any]:
+        """The conditions that the values hold for: the target's where the rows tell how to go."""
+        told = target_differs(self.first)
+        return {**self.at, **{name: int(value) for name, value in told.items()}}
+
     def of_condition(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the arm's rows under the conditions that the answer is read at."""
         rows = arm_rows(table, self.first["parametrization"])
@@ -62,28 +71,32 @@ class Transferred:
         return rows
 
     @property
+    def answers(self) -> dict[str, dict[str, Any]]:
+        """What every HP's answer says in words, by HP."""
+        told = ("headline", "moves", "matters", "verdict", "reasons")
+        return {hp: {name: arm[name] for name in told} for hp, arm in self.arms.items()}
+
+    @property
     def predicted_loss(self) -> dict[str, Any] | None:
         """The loss at the target's optimum, if the loss has a law there."""
-        conditions = self.first.get("conditions")
-        if conditions is not None and conditions["shift_to_target"] is not None:
+        if target_differs(self.first):
             return None  # the law is that of another condition than the target's
-        found = (self.first.get("loss_law") or {}).get("at_target")
-        return None if found is None or found.get("estimate") is None else dict(found)
+        found = (self.first["loss_law"] or {}).get("at_target")
+        return None if found is None or found["estimate"] is None else dict(found)
 
     @property
     def expected_regret(self) -> dict[str, Any]:
-        """The regret of the transferred values in units of the loss, in % and as a share of G."""
+        """The cost of the transferred values in units of the loss, in % of it, and in compute."""
         own = (self.joint or self.first["target"])["expected_regret"]
         if own is None or own["mean"] is None:
             return {**EMPTY_REGRET, "reason": _no_prediction(self.first)}
-        gain, loss = self.first["gain"]["estimate"], self.first["optima"][-1]["loss"]
-        mean = own["mean"]
-        percentages = self.first["regret"]["percent"] is not None
-        return {
-            **own,
-            "percent": round(100 * mean / loss, 3) if percentages else None,
-            "share_of_gain": round(mean / gain, 4) if gain and gain > 0 else None,
-        }
+        if self.joint is not None:
+            loss = self.first["optima"][-1]["loss"]
+            percent = round(100 * own["mean"] / loss, 3) if loss > 0 else None
+            return {**own, "percent": percent, "compute_percent": None}
+        cost = self.first["cost"]["emitted"]
+        shares = {name: (cost[name] or {}).get("mean") for name in ("percent", "compute_percent")}
+        return {**own, **shares}
 
     @property
     def verdict(self) -> str:
@@ -92,24 +105,22 @@ class Transferred:
 
     @property
     def warnings(self) -> list[str]:
-        """The HPs' own warnings, each once, and why the verdict is no `transfers`."""
+        """The HPs' own warnings, each once, and what the values rest on beyond the sweep."""
         warnings = [warning for arm in self.arms.values() for warning in arm["warnings"]]
-        if self.verdict != "transfers":
-            reasons = " ".join(reason for arm in self.arms.values() for reason in arm["reasons"])
-            warnings.append(f"The verdict is {self.verdict}: {reasons}")
         if self.verdict == "drifts":
             warnings.append(self._extrapolated())
         if len(self.arms) > 1 and self.joint is None:
-            warnings.append("The expected regret is the first HP's; the others are not added.")
+            warnings.append("The expected cost is the first HP's; the others' are not added.")
         return list(dict.fromkeys(warnings))
 
     def _extrapolated(self) -> str:
-        arm = self.first
-        widest, width = arm["optima"][-1]["width"], arm["target"]["width"]
+        arm = next(arm for arm in self.arms.values() if arm["verdict"] == "drifts")
+        axis = arm["axis"]
+        last, there = arm["optima"][-1][axis], arm["target"][axis]
         return (
-            f"The value follows the {arm['law']['name']} law over {math.log2(width / widest):.2g} "
-            f"width doublings beyond the widest proxy ({widest}), and the expected regret is of "
-            "that value: it holds if the drift goes on as it was."
+            f"The {hp_words(arm['hp'])} follows its drift over {math.log2(there / last):.2g} "
+            f"doublings of the {AXIS_WORDS[axis]} beyond the last that was swept ({last:g}): it "
+            "holds if the drift goes on as it was."
         )
 
 
@@ -193,15 +204,13 @@ def arm_rows(table: pd.DataFrame, label: str) -> pd.DataFrame:
 
 def worst_verdict(verdicts: Sequence[str]) -> str:
     """Return the verdict that counts where several HPs have one each."""
-    for worst in ("extend", "drifts", "inconclusive"):
+    for worst in ("drifts", "inconclusive"):
         if worst in verdicts:
             return worst
     return "transfers"
 
 
 def _no_prediction(arm: Mapping[str, Any]) -> str:
-    if arm["law"]["name"] == "none":
-        return "the sweep has fewer than three usable widths, so no law reaches the target"
-    if arm["optima"][-1]["noise"]["loss_sd"] is None:
+    if arm["optima"][-1]["noise"]["sd"] is None:
         return "the sweep gives no noise estimate"
-    return "the target's optimum may lie beyond the cliff, where the regret is infinite"
+    return "the target's optimum may lie beyond the cliff, where every run fails"

@@ -1,158 +1,222 @@
-"""The verdict on a transfer: `extend`, `transfers`, `drifts` or `inconclusive`.
+"""The verdict on a transfer: does the optimum move on the way, and does ignoring that matter?
 
-`transfers` needs the `sure` quantiles (95 %) of both regrets within the limit δ. `drifts` needs the
-opposite quantile (5 %) of one of them above δ, or a drift whose 90 % interval excludes zero and a
-`likely` quantile (25 %) of the deciding regret above δ; the second way finds more real drifts.
-docs/verdicts.md counts how often planted arms get a wrong verdict.
+*Moves*: the optimum at the destination lies more than `max_octaves` from the origin's. *Matters*:
+keeping the origin's value at the destination costs more than `max_compute_percent` of the
+destination's compute, by the law of the loss; `max_loss_percent` of the loss where no such law is
+known; or `max_regret` in units of the loss where that is set. Each is `yes` where the quantity is
+above its limit with a probability of at least `sure`; `no` where it is above twice the cost's limit
+(the movement's own limit) with a probability of at most 1 - sure; else `unclear`. Where the optimum
+does not move and following the law would save a fifth of the limit at most, a `no` on the cost
+needs a probability of SURE_ENOUGH only.
+
+The way leads from the widest proxy to the target; without a target, from the narrowest width to the
+widest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import numpy as np
 
-from hptransfer.analysis.basins.basin import Basin, Censoring
-from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.answer.fitted_arm import FittedArm
+from hptransfer.analysis.basins.curve import Curves, Floats
 from hptransfer.analysis.basins.numbers import quantile
-from hptransfer.analysis.laws.regret import ArmOptima
+from hptransfer.analysis.laws.loss_law import LossLaw
 from hptransfer.config.sweep import VerdictConfig
+
+CLIFF_RISK = 0.01  # the emitted value passes the cliff in at most this share of draws
+SPARE = 2.0  # limits that a cost may reach where it is said not to matter
+LITTLE = (
+    0.2  # share of the limit that following the law would save at most, where it is unavoidable
+)
+SURE_ENOUGH = 0.75  # probability of a `no` in that case
+TRIED_VALUES = 81  # values among which the one of least expected cost is taken
+
+
+class Said(Enum):
+    """The answer to one of the two questions."""
+
+    yes = "yes"
+    no = "no"
+    unclear = "unclear"
+
+    @classmethod
+    def of(cls, size: Floats, limit: float, sure: float, *, spare: float = 1.0) -> Said:
+        """Return whether a quantity (draw,) exceeds a limit; a `no` tolerates `spare` limits."""
+        if (size > limit).mean() >= sure:
+            return cls.yes
+        return cls.no if (size > spare * limit).mean() <= 1.0 - sure else cls.unclear
 
 
 class Verdict(Enum):
-    """The rule's four answers."""
+    """Both answers in one word."""
 
-    transfers = "transfers"
-    drifts = "drifts"
+    transfers = "transfers"  # ignoring the movement does not matter
+    drifts = "drifts"  # the optimum moves, and ignoring that matters
     inconclusive = "inconclusive"
-    extend = "extend"
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What the verdict rests on. Regrets have shape (draw,)."""
+class Cost:
+    """What one value costs at the destination, (draw,) each."""
 
-    basins: dict[int, Basin]
-    arm_optima: ArmOptima | None
-    has_noise: bool
-    limit: float | None
-    held_out: Floats | None
-    at_target: Floats | None  # None where no target was named
-    drift: Floats | None  # octaves per width doubling
+    rise: Floats  # of y (scale.py), +inf past the cliff
+    loss: Floats  # the rise in units of the loss
+    percent: Floats | None  # of the loss; None where losses are not all positive
+    compute_percent: Floats | None  # None where no law prices a loss
+    typical_compute_percent: (
+        float | None
+    )  # of the mean rise: a few draws far up the wall do not decide it
 
     @property
-    def measured(self) -> list[tuple[str, Floats]]:
-        """The regrets at hand, the deciding one last, each with its name."""
-        named = [("the widest width (held out)", self.held_out), ("the target", self.at_target)]
-        return [(name, regret) for name, regret in named if regret is not None]
+    def mean_loss(self) -> float:
+        """The mean rise of the loss, of draws that do not fail."""
+        finite = self.loss[np.isfinite(self.loss)]
+        return float(finite.mean()) if len(finite) else np.inf
+
+    @property
+    def mean_percent(self) -> float | None:
+        """The mean rise in percent of the loss, of draws that do not fail."""
+        if self.percent is None:
+            return None
+        finite = self.percent[np.isfinite(self.percent)]
+        return float(finite.mean()) if len(finite) else np.inf
 
 
 @dataclass(frozen=True)
-class Decision:
-    """The verdict and, in plain words, why and what to do next."""
+class Judged:
+    """One arm's answer: the value for the destination, what it costs, and the verdict."""
 
-    verdict: Verdict
-    reasons: tuple[str, ...]
+    arm: FittedArm
+    price_law: LossLaw | None  # that prices a loss: the arm's own, or another arm's of its family
 
+    @cached_property
+    def emitted(self) -> float:
+        """The value of least expected cost at the destination, short of the cliff."""
+        return best_value(self.arm.at_destination, self.arm.cliff)
 
-def decide(evidence: Evidence, rule: VerdictConfig, *, hp: str) -> Decision:
-    """Apply the rule: extend, then what is missing, then drifts, transfers, inconclusive."""
-    edges = _edges(evidence.basins, hp, rule.edge_share)
-    if edges:
-        return Decision(Verdict.extend, edges)
-    gap = _gap(evidence)
-    if gap:
-        return Decision(Verdict.inconclusive, (gap,))
-    measured, limit = evidence.measured, evidence.limit
-    assert measured and limit is not None, "three usable widths and a limit give a regret"
-    drifting = _drifting(evidence, limit, rule)
-    if drifting:
-        return Decision(Verdict.drifts, drifting)
-    open_questions = [(name, r) for name, r in measured if quantile(r, rule.sure) > limit]
-    if not open_questions:
-        fine = f"within the limit {limit:.3g}"
-        return Decision(Verdict.transfers, tuple(f"{_cost(m, rule)}, {fine}." for m in measured))
-    between = f"the limit {limit:.3g} lies between"
-    reasons = tuple(f"{_cost(m, rule)}; {between}." for m in open_questions)
-    action = _action(evidence, only_target=open_questions[0][0] == "the target")
-    return Decision(Verdict.inconclusive, (*reasons, action))
-
-
-def _drifting(evidence: Evidence, limit: float, rule: VerdictConfig) -> tuple[str, ...]:
-    """Return why the transfer fails, if it does."""
-    worse = [(name, r) for name, r in evidence.measured if quantile(r, 1.0 - rule.sure) > limit]
-    if worse:
-        return tuple(f"{_cost(m, rule)}, more than the limit {limit:.3g}." for m in worse)
-    assert evidence.drift is not None, "two usable widths give a drift"
-    low, high = _ends(evidence.drift, rule)
-    name, regret = evidence.measured[-1]
-    if low <= 0 <= high or quantile(regret, rule.likely) <= limit:
-        return ()
-    return (
-        f"The optimum moves by {low:.2f} to {high:.2f} octaves per width doubling, and at {name} "
-        f"a constant value costs more than the limit {limit:.3g} in "
-        f"{float((regret > limit).mean()):.0%} of draws.",
-    )
-
-
-def _edges(basins: dict[int, Basin], hp: str, share: float) -> tuple[str, ...]:
-    reasons: list[str] = []
-    for width, basin in sorted(basins.items()):
-        lowest, highest = basin.grid.theta[0], basin.grid.theta[-1]
-        reach = 2.0 * basin.grid.step
-        if basin.edge_low > share:
-            reasons.append(
-                f"At width {width} the minimum is at the low end of the grid in "
-                f"{basin.edge_low:.0%} of draws: extend {hp} from {lowest:.4g} down to "
-                f"{lowest - reach:g}."
-            )
-        if basin.edge_high > share:
-            reasons.append(
-                f"At width {width} the minimum is at the high end of the grid in "
-                f"{basin.edge_high:.0%} of draws: extend {hp} from {highest:.4g} up to "
-                f"{highest + reach:g}."
-            )
-    return tuple(reasons)
-
-
-def _gap(evidence: Evidence) -> str | None:
-    count = 0 if evidence.arm_optima is None else len(evidence.arm_optima.widths)
-    if count < 3:
-        return f"A verdict needs three usable widths, but the sweep has {count}: add widths."
-    if not evidence.has_noise:
-        return "There is no noise estimate: add seeds (two or more), or points near the minimum."
-    if evidence.arm_optima is not None and not evidence.arm_optima.high_side_seen:
-        return (
-            "Above the minimum every trial failed at every width, so what a value too high costs "
-            "is unknown: refine the grid between the best point and the first failed one."
+    @cached_property
+    def kept(self) -> float:
+        """The origin's own best value: what one would use if movement were ignored."""
+        there = self.arm.at_destination
+        here = Curves(
+            self.arm.optimum_draws(self.arm.origin), there.level, there.curvature, there.skew
         )
-    if evidence.limit is None:
-        return "Neither run-to-run noise nor the gain of width gives a limit: set a largest regret."
-    return None
+        return best_value(here, self.arm.cliff)
+
+    @cached_property
+    def emitted_cost(self) -> Cost:
+        """What the emitted value costs."""
+        return self.cost_of(self.emitted)
+
+    @cached_property
+    def ignoring_cost(self) -> Cost:
+        """What keeping the origin's value costs."""
+        return self.cost_of(self.kept)
+
+    def cost_of(self, value: float) -> Cost:
+        """Return what a value costs at the destination."""
+        there = self.arm.at_destination
+        past = value - there.optimum >= self.arm.cliff
+        rise = np.where(past, np.inf, np.minimum(there.cost(value), self.arm.worst_rise))
+        loss = self.arm.scale.loss_rise(there.level, rise)
+        percent = self.arm.scale.percent(rise)
+        compute = typical = None
+        if self.price_law is not None:
+            doublings = self.arm.compute_doublings
+            compute = self.price_law.compute_percent(loss, doublings)
+            finite = loss[np.isfinite(loss)]
+            mean = np.array([finite.mean() if len(finite) else np.inf])
+            typical = float(self.price_law.compute_percent(mean, doublings)[0])
+        return Cost(rise, loss, percent, compute, typical)
+
+    @property
+    def moves(self) -> Said:
+        """Whether the optimum moves on the way."""
+        if not self.is_supported:
+            return Said.unclear
+        rule = self.arm.request.rule
+        return Said.of(np.abs(self.arm.movement), rule.max_octaves, rule.sure)
+
+    @property
+    def matters(self) -> Said:
+        """Whether ignoring the movement matters."""
+        limit, sure = self.limit, self.arm.request.rule.sure
+        if not self.is_supported or limit is None:
+            return Said.unclear
+        name, most = limit
+        cost: Floats = getattr(self.ignoring_cost, name)
+        said = Said.of(cost, most, sure, spare=SPARE)
+        if said is Said.unclear and self.moves is Said.no and self._is_unavoidable(most):
+            return Said.of(cost, most, min(sure, SURE_ENOUGH), spare=SPARE)
+        return said
+
+    def _is_unavoidable(self, most: float) -> bool:
+        """Say whether following the law would save little of what ignoring the movement costs.
+
+        What is left is how optima scatter between settings, which no rule foresees.
+        """
+        name = "typical_compute_percent" if self.limit_of == "compute_percent" else "mean_percent"
+        name = "mean_loss" if self.limit_of == "loss" else name
+        saved = getattr(self.ignoring_cost, name) - getattr(self.emitted_cost, name)
+        return bool(saved <= LITTLE * most)
+
+    @property
+    def limit_of(self) -> str | None:
+        """The field of `Cost` that the limit is of; None without one."""
+        return None if self.limit is None else self.limit[0]
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether there are two settings on the way, and something tells the noise."""
+        return len(self.arm.on_main) > 1 and self.arm.noise is not None
+
+    @property
+    def limit(self) -> tuple[str, float] | None:
+        """The field of `Cost` that decides whether it matters, and its limit; None: neither."""
+        rule: VerdictConfig = self.arm.request.rule
+        if rule.max_regret is not None:
+            return "loss", rule.max_regret
+        if self.price_law is not None:
+            return "compute_percent", rule.max_compute_percent
+        return ("percent", rule.max_loss_percent) if self.arm.scale.is_log else None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Both answers in one word."""
+        if self.matters is Said.no:
+            return Verdict.transfers
+        if self.matters is Said.yes and self.moves is Said.yes:
+            return Verdict.drifts
+        return Verdict.inconclusive
 
 
-def _action(evidence: Evidence, *, only_target: bool) -> str:
-    arm_optima = evidence.arm_optima
-    assert arm_optima is not None
-    bracketed = [w for w, b in evidence.basins.items() if b.censored is Censoring.divergence]
-    if bracketed:
-        return f"Do next: refine the grid below the first failed point at width {bracketed[-1]}."
-    if only_target:
-        return "Do next: add a width nearer to the target; the extrapolation is what is uncertain."
-    if arm_optima.fit_sd > arm_optima.model_sd:
-        return "Do next: add seeds; noise is the larger part of the optima's errors."
-    return "Do next: refine the grid; its step is the larger part of the optima's errors."
+def best_value(there: Curves, cliff: float) -> float:
+    """Return the value of least expected cost whose chance to pass the cliff is at most 1 %."""
+    low, high = quantile(there.optimum, 0.02), quantile(there.optimum, 0.98)
+    values = np.linspace(low, high, TRIED_VALUES) if high > low else np.array([low])
+    expected = [float(there.cost(value).mean()) for value in values]
+    best = float(values[int(np.argmin(expected))])
+    return min(best, quantile(there.optimum, CLIFF_RISK) + cliff)
 
 
-def _ends(draws: Floats, rule: VerdictConfig) -> tuple[float, float]:
-    return quantile(draws, 1.0 - rule.sure), quantile(draws, rule.sure)
+def judge(arms: list[FittedArm]) -> list[Judged]:
+    """Return the answers of the arms of one family, which share the law that prices a loss.
+
+    An arm whose own loss does not surely fall along the axis takes the law of the arm whose loss is
+    the lowest: the same target would be trained with it.
+    """
+    priced = [arm for arm in arms if _prices(arm)]
+    fallback = min(priced, key=lambda arm: float(np.median(arm.levels[:, -1])), default=None)
+    found = []
+    for arm in arms:
+        lender = arm if _prices(arm) else fallback
+        found.append(Judged(arm, None if lender is None else lender.price_law))
+    return found
 
 
-def _cost(measured: tuple[str, Floats], rule: VerdictConfig) -> str:
-    name, regret = measured
-    low, high = _ends(regret, rule)
-    if np.isinf(low):
-        return f"At {name} a constant value lies beyond the cliff: an infinite regret"
-    highest = "beyond the cliff" if np.isinf(high) else format(high, ".3g")
-    return f"At {name} a constant value costs {low:.3g} to {highest}"
+def _prices(arm: FittedArm) -> bool:
+    return arm.price_law is not None and arm.price_law.prices

@@ -1,8 +1,9 @@
-"""One width's points: which count, which lie in the basin, and where its minimum is.
+"""One setting's points: every value of a hyperparameter that was trained, with its runs.
 
-Arrays have the axes (seed, theta). A loss is finite (completed), +inf (diverged or stopped) or
-NaN (no row). Seeds are blocks: a point of which any seed failed has failed, and a point that
-lacks a seed is left out; survivors are never averaged.
+A setting is one width, depth, batch size and training time. Arrays have the axes (seed, theta); a
+loss is finite (completed), +inf (diverged or stopped) or NaN (not trained). A point of which any
+seed failed has failed: survivors are never averaged. A point that was not trained with some seeds
+is compared through the others, seeds being blocks.
 """
 
 from __future__ import annotations
@@ -14,71 +15,107 @@ from numpy.typing import NDArray
 
 from hptransfer.analysis.basins.curve import Floats
 
-WINDOW_STEPS = 2.25  # two grid steps each side, and room for grids that are not quite even
-WINDOW_OCTAVES = 2.0  # on a finer grid more points: a window of one octave is mostly noise
-# Points that rise by more than this share of loss_at_init - best lie outside the basin: on the wall
-# above it training is unstable, seeds scatter ten times as far, and such points pull the fit down
-# the rates. On 16 one-octave subsamples of four quarter-octave digits basins (three seeds each) a
-# limit of 0.05 lowered the 90 % error from 0.24 to 0.16 octaves and the bias from -0.11 to -0.05;
-# 0.03 to 0.12 did as well. On planted walls (half-octave grid, ten seeds) the 90 % interval covered
-# 83 % at 0.05 and 88 % at 0.035.
-BASIN_RISE = 0.04
-EVEN = 1e-6  # octaves by which the distances of an even grid may differ
+LOW_SHARE = 0.25  # points that rise by less than this share of the median rise count as low
+LOW_POINTS = 4  # at least so many points count as low
+ALTERNATIONS = 20  # rounds of seed means and point means
 
 
 @dataclass(frozen=True)
 class Grid:
-    """One width's points, ascending in theta."""
+    """One setting's points, ascending in theta."""
 
     theta: Floats  # (theta,)
-    losses: Floats  # (seed, theta); +inf where failed
+    losses: Floats  # (seed, theta); +inf where the point failed, NaN where not trained
     failed: NDArray[np.bool_]  # (theta,)
-    cliff: float | None  # the first failed point above all sound ones
-    ceiling: float  # mean losses above it lie outside the basin
-    isolated_failures: int  # failed points with a sound one above them
-    incomplete_points: int  # left out because a seed has no row there
-    seeds_left_out: int  # seeds with rows at less than half of the points
-    runs: Floats | None = None  # (seed, theta) runs whose mean a loss is; None: one each
-    run_sds: Floats | None = None  # (seed, theta) sd between those runs; NaN where no row says
+    runs: Floats  # (seed, theta) runs whose mean a loss is
+    run_sds: Floats  # (seed, theta) sd between those runs; NaN where no row says
+    copied_seeds: int = 0  # seeds left out because they repeat another one's losses exactly
 
     @property
     def sound(self) -> NDArray[np.intp]:
-        """Indices of the points whose every seed counts."""
+        """Indices of the points that did not fail."""
         return np.flatnonzero(~self.failed)
 
     @property
-    def step(self) -> float:
-        """The grid step in octaves: the median distance between neighbours.
+    def cliff(self) -> float | None:
+        """The lowest failed value above all sound ones."""
+        above = self.theta[self.sound[-1] + 1 :] if len(self.sound) else self.theta
+        return float(above[0]) if len(above) else None
 
-        On points that are not evenly spaced, such as refined ones, of the four distances nearest
-        to the minimum, two on each side: far from it points are farther apart.
-        """
-        if len(self.theta) < 2:
-            return 1.0
+    @property
+    def isolated_failures(self) -> int:
+        """How many failed points have a sound one above them."""
+        return int(self.failed[: self.sound[-1]].sum())
+
+    @property
+    def missing(self) -> int:
+        """How many runs of sound points were not trained."""
+        return int(np.isnan(self.losses[:, ~self.failed]).sum())
+
+    @property
+    def step(self) -> float:
+        """The distance of neighbouring points near the minimum, in octaves; 1 for one point."""
         gaps = np.diff(self.theta)
-        if np.ptp(gaps) > EVEN:
-            first = min(max(self.minimum - 2, 0), max(len(gaps) - 4, 0))
-            gaps = gaps[first : first + 4]
-        return float(np.median(gaps))
+        if not len(gaps):
+            return 1.0
+        first = min(max(self.minimum - 2, 0), max(len(gaps) - 4, 0))
+        return float(np.median(gaps[first : first + 4]))
+
+    @property
+    def means(self) -> Floats:
+        """Mean y of every point over its seeds, as if all seeds were there; +inf where failed."""
+        means = np.full(len(self.theta), np.inf)
+        means[self.sound] = self.effects[0]
+        return means
+
+    @property
+    def effects(self) -> tuple[Floats, Floats]:
+        """Means (sound,) and residuals (seed, sound) about means and seed effects."""
+        return seed_effects(self.losses[:, self.sound])
 
     @property
     def minimum(self) -> int:
-        """Index of the sound point of lowest seed-mean loss."""
-        return int(self.sound[np.argmin(self.losses[:, self.sound].mean(axis=0))])
+        """Index of the sound point of lowest mean."""
+        return int(np.argmin(self.means))
 
     @property
-    def core(self) -> NDArray[np.intp]:
-        """Indices of the sound points near the minimum and below the ceiling."""
-        near = np.abs(self.theta[self.sound] - self.theta[self.minimum])
-        low = self.losses[:, self.sound].mean(axis=0) <= self.ceiling
-        reach = max(WINDOW_STEPS * self.step, WINDOW_OCTAVES)
-        return self.sound[(near <= reach) & low]
+    def low(self) -> NDArray[np.bool_]:
+        """Which sound points lie low in the basin, where noise is even and a basin is smooth."""
+        return low_points(self.means[self.sound])
 
-    @property
-    def window(self) -> NDArray[np.intp]:
-        """Indices of the points that are fitted: the core and the minimum's two neighbours."""
-        at = int(np.searchsorted(self.sound, self.minimum))
-        return np.union1d(self.core, self.sound[max(0, at - 1) : at + 2])
+
+def low_points(means: Floats) -> NDArray[np.bool_]:
+    """Return which means lie low: near the lowest, and at least LOW_POINTS of them."""
+    rises = means - means.min()
+    low = rises <= LOW_SHARE * np.median(rises)
+    if low.sum() < LOW_POINTS:
+        low = np.argsort(np.argsort(rises)) < LOW_POINTS
+    return low
+
+
+def seed_effects(losses: Floats) -> tuple[Floats, Floats]:
+    """Return the points' means and the residuals of a table (seed, point) that may lack cells.
+
+    A loss is its point's mean plus its seed's effect plus a residual. Effects are read from the low
+    points, as seeds scatter more on the walls, and average to zero.
+    """
+    there = ~np.isnan(losses)
+    filled = np.where(there, losses, 0.0)
+    counts = np.maximum(there.sum(axis=0), 1)
+    means = filled.sum(axis=0) / counts
+    if len(losses) == 1:
+        return means, np.where(there, 0.0, np.nan)
+    effects = np.zeros(len(losses))
+    for _ in range(ALTERNATIONS):
+        counted = there & low_points(means)
+        counted = np.where(counted.any(axis=1, keepdims=True), counted, there)
+        own = np.where(counted, filled - means, 0.0).sum(axis=1)
+        effects = own / np.maximum(counted.sum(axis=1), 1)
+        effects -= effects.mean()
+        means = np.where(there, filled - effects[:, None], 0.0).sum(axis=0) / counts
+        if there.all():
+            break
+    return means, np.where(there, losses - means - effects[:, None], np.nan)
 
 
 def build_grid(
@@ -89,43 +126,53 @@ def build_grid(
     runs: Floats | None = None,
     run_sds: Floats | None = None,
 ) -> Grid | None:
-    """Decide which points are sound; None if none is.
+    """Return the points of one setting; None if every one failed.
 
-    A finite loss above best + (loss_at_init - best)/2 has failed too, but only above the minimum:
-    below it such a loss is slow training and no cliff. A NaN `loss_at_init` waives that rule.
+    Args:
+        theta: distinct values, (theta,).
+        losses: y of every run, (seed, theta).
+        loss_at_init: y before training. Above the minimum a loss beyond halfway to it counts as
+            failed; below the minimum it is slow training. NaN: not known.
+        runs: how many runs each loss is the mean of; None: one.
+        run_sds: sd between those runs, NaN where not known; None: nowhere.
     """
     order = np.argsort(theta)
     theta, losses = theta[order], losses[:, order]
-    regular = 2 * (~np.isnan(losses)).sum(axis=1) >= len(theta)
-    losses = losses[regular]
-    complete = ~np.isnan(losses).any(axis=0) & bool(len(losses))
-    theta, losses = theta[complete], losses[:, complete]
-    kept = np.ix_(regular, order[complete])
+    runs = np.ones_like(losses) if runs is None else runs[:, order]
+    run_sds = np.full_like(losses, np.nan) if run_sds is None else run_sds[:, order]
+    trained = ~np.isnan(losses).all(axis=0)
+    theta, losses, runs, run_sds = (
+        theta[trained],
+        *(table[:, trained] for table in (losses, runs, run_sds)),
+    )
+    own = _distinct_seeds(losses)
     failed = np.asarray(np.isinf(losses).any(axis=0))
     if failed.all():
         return None
     failed = failed | _is_ruined(losses, failed, loss_at_init)
-    best = float(losses[:, ~failed].mean(axis=0).min())
-    rise = BASIN_RISE * (loss_at_init - best)
-    last_sound = int(np.flatnonzero(~failed)[-1])
     return Grid(
         theta=theta,
-        losses=np.where(failed[None, :], np.inf, losses),
+        losses=np.where(failed, np.inf, losses)[own],
         failed=failed,
-        cliff=float(theta[last_sound + 1]) if last_sound + 1 < len(theta) else None,
-        ceiling=best + rise if rise > 0 else np.inf,
-        isolated_failures=int(failed[:last_sound].sum()),
-        incomplete_points=int((~complete).sum()),
-        seeds_left_out=int((~regular).sum()),
-        runs=None if runs is None else runs[kept],
-        run_sds=None if run_sds is None else run_sds[kept],
+        runs=runs[own],
+        run_sds=run_sds[own],
+        copied_seeds=len(losses) - len(own),
     )
 
 
+def _distinct_seeds(losses: Floats) -> NDArray[np.intp]:
+    """Return the seeds whose finite losses are not all another one's: copies are no evidence."""
+    known = np.where(np.isfinite(losses), losses, -1.0)
+    first = np.unique(known, axis=0, return_index=True)[1]
+    return np.sort(first) if losses.shape[1] > 1 else np.arange(len(losses))
+
+
 def _is_ruined(losses: Floats, failed: NDArray[np.bool_], loss_at_init: float) -> NDArray[np.bool_]:
-    means = np.where(failed, np.inf, losses.mean(axis=0))
+    sound = np.flatnonzero(~failed)
+    means = np.full(losses.shape[1], np.inf)
+    means[sound] = seed_effects(losses[:, sound])[0]
     best = int(np.argmin(means))
-    limit = means[best] + (loss_at_init - means[best]) / 2.0
-    ruined = (losses > limit).any(axis=0)
+    with np.errstate(invalid="ignore"):
+        ruined = (losses > means[best] + (loss_at_init - means[best]) / 2.0).any(axis=0)
     ruined[: best + 1] = False
-    return ruined
+    return ruined if loss_at_init > means[best] else np.zeros_like(failed)

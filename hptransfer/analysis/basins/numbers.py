@@ -9,7 +9,7 @@ import numpy as np
 
 from hptransfer.analysis.basins.curve import Floats
 
-SCHEMA = 1  # of estimates.json and realised.json
+SCHEMA = 2  # of estimates.json and realised.json: 2 since verdicts say moves and matters
 DIGITS = 7  # significant digits of a number in them
 SAME_POINT = 1e-6  # octaves within which two values of an HP are the same
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hptransfer.analysis.basins.basin import Grid, build_grid
 from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.units import unit_of
 from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
 
@@ -30,8 +31,10 @@ class TrialArrays:
     loss_at_init: Floats
     n_seeds: NDArray[np.int64]  # runs whose mean the loss is
     loss_sd: Floats  # between those runs; NaN where no row says
+    flops: Floats  # of the whole run; NaN where not known
     conditions: dict[str, Floats]  # depth, batch_size, steps; NaN where not known
-    hps: dict[str, Floats]
+    hps: dict[str, Floats]  # in units of the axis; -inf where an HP on a log scale is zero
+    units: dict[str, float] = field(default_factory=dict)  # of the HPs' axes; absent: 1
 
     def where(self, keep: NDArray[np.bool_]) -> TrialArrays:
         """Return the rows that are to be kept."""
@@ -44,8 +47,10 @@ class TrialArrays:
             loss_at_init=self.loss_at_init[keep],
             n_seeds=self.n_seeds[keep],
             loss_sd=self.loss_sd[keep],
+            flops=self.flops[keep],
             conditions={name: values[keep] for name, values in self.conditions.items()},
             hps={name: values[keep] for name, values in self.hps.items()},
+            units=self.units,
         )
 
 
@@ -71,6 +76,8 @@ def read_rows(table: pd.DataFrame, axes: Sequence[str]) -> TrialArrays:
             f"{sorted(map(str, table.columns))}. Name the swept HPs as the ledger does."
         )
     loss = table["loss"].to_numpy(dtype=np.float64)
+    points = {axis: _grid_values(table, axis) for axis in axes}
+    units = {axis: unit_of(axis, values) for axis, values in points.items()}
     completed = (table["status"].to_numpy() == "completed") & np.isfinite(loss)
     return TrialArrays(
         family=table["family"].to_numpy(dtype=np.str_),
@@ -81,8 +88,10 @@ def read_rows(table: pd.DataFrame, axes: Sequence[str]) -> TrialArrays:
         loss_at_init=table["loss_at_init"].to_numpy(dtype=np.float64),
         n_seeds=table["n_seeds"].to_numpy(dtype=np.int64),
         loss_sd=table["loss_sd"].to_numpy(dtype=np.float64),
+        flops=table["flops"].to_numpy(dtype=np.float64),
         conditions={name: table[name].to_numpy(dtype=np.float64) for name in CONDITIONS},
-        hps={axis: _grid_values(table, axis) for axis in axes},
+        hps={axis: values / units[axis] for axis, values in points.items()},
+        units=units,
     )
 
 
@@ -140,13 +149,9 @@ def by_seed(
     return arrays
 
 
-def width_grids(rows: TrialArrays, hp: str) -> dict[int, Grid | None]:
-    """Return each width's grid, widths ascending; None where no point is sound."""
-    grids: dict[int, Grid | None] = {}
-    for width in np.unique(rows.width):
-        members = rows.where(rows.width == width)
-        runs = members.n_seeds.astype(np.float64)
-        theta, (losses, runs, sds) = _arranged(members, hp, members.loss, runs, members.loss_sd)
-        start = float(np.median(members.loss_at_init))
-        grids[int(width)] = build_grid(theta, losses, loss_at_init=start, runs=runs, run_sds=sds)
-    return grids
+def hp_grid(rows: TrialArrays, hp: str) -> Grid | None:
+    """Return the points of rows of one setting; None if every one failed."""
+    runs = rows.n_seeds.astype(np.float64)
+    theta, (losses, runs, sds) = _arranged(rows, hp, rows.loss, runs, rows.loss_sd)
+    start = float(np.median(rows.loss_at_init))
+    return build_grid(theta, losses, loss_at_init=start, runs=runs, run_sds=sds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from hptransfer.analysis.surfaces.quadratic import (
     Quadratics,
     build_basis,
     is_determined,
+    quadratic_design,
 )
 
 FITS = 0.95  # a misfit beyond this quantile of what noise alone gives asks for a smaller window
@@ -29,6 +30,8 @@ RIDGE_GAIN = 0.05  # share by which a ridge must lower the cross-validated error
 # 0.87, and a basin is a mixture of them.
 SKEW = 0.4
 NO_SKEW = 1e12  # a weight that leaves the skew out
+LEAST_NOISE = 1e-6  # of the points' range: the priors still count where losses have no noise
+EXACT = 1e-24  # variance of y that is rounding: losses without any noise
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ class Window:
 def choose_window(points: SurfacePoints, noise: Noise | None) -> Window | None:
     """Return the largest window that a surface fits within noise; None if there is none to fit.
 
-    Where none does, or a single seed leaves nothing to compare with, it is the window whose
-    optimum has the smallest standard error by its own residuals.
+    Where none does, it is the window whose optimum has the smallest standard error by its own
+    residuals.
     """
     tried: list[tuple[float, Window]] = []
     for index in _nested(points):
@@ -91,18 +94,29 @@ def is_within_noise(window: Window, noise: Noise, *, seeds: int) -> bool:
     from scipy.special import fdtri  # slow to import, and sweeps of one HP need none of it
 
     limit = fdtri(window.degrees, noise.degrees, FITS)
-    return bool(window.misfit <= limit * noise.sd**2 / seeds)
+    return bool(window.misfit <= limit * noise.sd**2 / seeds + EXACT)
 
 
-def is_shapeless(points: SurfacePoints, window: Window) -> bool:
-    """Say whether the surface explains no more of the points' differences than noise would."""
+def is_indifferent(points: SurfacePoints, window: Window, noise: Noise, hps: Iterable[int]) -> bool:
+    """Say whether these HPs explain no more of the points' differences than noise would.
+
+    A surface of the other HPs alone is fitted too: by how much it misses more is compared with the
+    noise, never with the misfit of a surface that is wrong far from the optimum.
+    """
     from scipy.special import fdtri
 
-    means = points.means[window.index]
-    fitted = len(means) - 1.0 - window.degrees
-    explained = float(((means - means.mean()) ** 2).sum()) - window.misfit * window.degrees
-    limit = fdtri(fitted, window.degrees, FITS)
-    return bool(explained / fitted <= limit * window.misfit)
+    means, z = points.means[window.index], window.basis.z
+    others = np.delete(z, list(hps), axis=1)
+    whole, part = quadratic_design(z), quadratic_design(others)
+    missed = [float(((means - d @ np.linalg.pinv(d) @ means) ** 2).sum()) for d in (whole, part)]
+    terms = whole.shape[1] - part.shape[1]
+    limit = fdtri(terms, noise.degrees, FITS) * noise.sd**2 / len(points.losses)
+    return bool((missed[1] - missed[0]) / terms <= limit + EXACT)
+
+
+def is_shapeless(points: SurfacePoints, window: Window, noise: Noise) -> bool:
+    """Say whether the points differ by no more than noise would make them."""
+    return is_indifferent(points, window, noise, range(len(points.hps)))
 
 
 def _fitted(points: SurfacePoints, index: NDArray[np.intp], noise: Noise | None) -> Window | None:
@@ -115,8 +129,9 @@ def _fitted(points: SurfacePoints, index: NDArray[np.intp], noise: Noise | None)
     unskewed = build_basis(z, ridge=0.0, skewness=np.full(z.shape[1], NO_SKEW))
     plain = unskewed.fit(unskewed.observed(means[None, :]))
     variance, _ = _misfit(unskewed, plain, means)
+    variance = max(variance, (LEAST_NOISE * float(np.ptp(means))) ** 2)
     if noise is not None:
-        variance = noise.sd**2 / len(points.losses)
+        variance = max(variance, noise.sd**2 / len(points.losses))
     bends = np.maximum(np.diagonal(plain.hessian[0]), max(math.sqrt(variance), FLAT))
     skewness = variance / (SKEW * bends * half) ** 2
     bases = {ridge: build_basis(z, ridge=ridge, skewness=skewness) for ridge in RIDGES}
@@ -162,21 +177,36 @@ def draw_surfaces(
     seeds = len(points.losses)
     squares, degrees = window.misfit * window.degrees, window.degrees
     if noise is not None and is_within_noise(window, noise, seeds=seeds):
-        squares += noise.degrees * noise.sd**2 / seeds
-        degrees += noise.degrees
+        is_same = noise.source is NoiseSource.residuals  # of this window and the others
+        squares = (0.0 if is_same else squares) + noise.degrees * noise.sd**2 / seeds
+        degrees = (0.0 if is_same else degrees) + noise.degrees
     deviation = np.sqrt(squares / rng.chisquare(degrees, draws))[:, None]
     expected = window.basis.expected(window.surface)
     simulated = expected + deviation * rng.standard_normal((draws, expected.shape[1]))
     return window.basis.fit(simulated)
 
 
-def residual_noise(
-    found: Sequence[Window], *, rng: np.random.Generator, draws: int
-) -> Noise | None:
-    """Pool the windows' misfits into a noise: what a single seed gives."""
-    degrees = sum(window.degrees for window in found)
-    if not degrees:
-        return None
-    squares = sum(window.misfit * window.degrees for window in found)
-    variances = squares / rng.chisquare(degrees, draws)
-    return Noise(np.sqrt(squares / degrees), round(degrees), variances, NoiseSource.residuals)
+def residual_noise(every: Iterable[SurfacePoints]) -> Noise | None:
+    """Return the noise of single runs: what surfaces of the lowest points leave unexplained.
+
+    The windows grow, in all settings at once, for as long as they leave no more unexplained than
+    chance makes of the noise found so far. What a quadratic misses on the walls is no noise.
+    """
+    from scipy.special import fdtri
+
+    growing = []
+    for points in every:
+        found = [_fitted(points, index, None) for index in reversed(_nested(points))]
+        growing.append([window for window in found if window is not None])
+    growing = [windows for windows in growing if windows]
+    noise: Noise | None = None
+    for size in range(max(map(len, growing), default=0)):
+        chosen = [windows[min(size, len(windows) - 1)] for windows in growing]
+        degrees = sum(window.degrees for window in chosen)
+        variance = sum(window.misfit * window.degrees for window in chosen) / degrees
+        if noise is not None:
+            limit = fdtri(degrees, noise.degrees, FITS)
+            if variance > limit * noise.sd**2 + EXACT:
+                break
+        noise = Noise(float(np.sqrt(variance)), float(degrees), NoiseSource.residuals)
+    return noise

@@ -12,7 +12,8 @@ import numpy as np
 
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import quantile
-from hptransfer.analysis.laws.regret import CLIFF_RISK
+
+CLIFF_RISK = 0.01  # each HP passes its cliff in at most this share of draws
 
 
 def joint_regret(x: Floats, theta_draws: Floats, hessian: Floats, cliffs: Floats) -> Floats:
@@ -41,6 +42,16 @@ def joint_value(theta_draws: Floats, hessian: Floats, cliffs: Floats) -> Floats:
     x = middle + np.linalg.pinv(hessian.mean(axis=0), hermitian=True) @ pull
     near = [quantile(draws, CLIFF_RISK) for draws in theta_draws.T]
     return np.minimum(x, np.array(near) + cliffs)
+
+
+def as_correlated(theta_draws: Floats, like: Floats) -> Floats:
+    """Return each HP's draws in the order in which its ranks go together as in `like`.
+
+    Laws are drawn for each HP alone, and along a ridge that loses that a larger rate goes with a
+    smaller decay. (The Schaake shuffle: J. Hydrometeorol. 5, 243, 2004.) Both are (draw, hp).
+    """
+    ranks = like.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+    return np.take_along_axis(np.sort(theta_draws, axis=0), ranks, axis=0)
 
 
 def _full(offset: Floats) -> tuple[int, int, int]:

@@ -1,25 +1,23 @@
-"""Which HPs matter, by Optuna's PED-ANOVA (arXiv 2304.10255), beside the surface's own answer.
+"""Which HPs matter, by PED-ANOVA (arXiv 2304.10255), beside the surface's own answer.
 
 It compares where the best points lie with where all points lie, so it needs no model of the loss,
-and says nothing of interactions. The study is in memory.
+and says nothing of interactions. The numbers are those of Optuna's evaluator, whose import takes
+several seconds; a test holds them together.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import optuna
-from optuna.distributions import FloatDistribution
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import create_trial
+from numpy.typing import NDArray
 
+from hptransfer.analysis.answer.reference import rows_at_condition
+from hptransfer.analysis.answer.switched_off import without_off
+from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.rows import TrialArrays, read_rows, split_arms
-from hptransfer.analysis.conditions.reference import rows_at_condition
 from hptransfer.analysis.surfaces.points import point_array
 
 if TYPE_CHECKING:
@@ -28,6 +26,11 @@ if TYPE_CHECKING:
 SHARE = 0.1  # of the points that count as the best ones: Optuna's default
 TOP_POINTS = 5  # of which Optuna's documentation asks for this many at least
 FEWEST = 10  # sound points, so that the best ones are no more than half of them
+PLACES = 50  # of each HP's range, as in Optuna
+SCOTT = 1.059  # Scott's rule for the width of a kernel, in sds of the points
+IQR_SDS = 1.34  # the interquartile range of a normal, in sds
+LEAST_WIDTH = 0.5 / 1.64  # of a kernel, in places: 90 % of it within one
+LEAST_SHARE = 1e-12  # of a place, which is divided by
 
 
 def ped_anova(rows: TrialArrays, axes: Sequence[str]) -> dict[str, float] | None:
@@ -43,27 +46,39 @@ def ped_anova(rows: TrialArrays, axes: Sequence[str]) -> dict[str, float] | None
     positions, means = positions[sound], means[sound]
     if len(means) < FEWEST:
         return None
-    low, high = positions.min(axis=0), positions.max(axis=0)
-    box = {
-        axis: FloatDistribution(float(a), float(b))
-        for axis, a, b in zip(axes, low, high, strict=True)
-    }
-    best = max(SHARE, TOP_POINTS / len(means))
-    with quiet():
-        study = optuna.create_study()
-        study.add_trials(
-            [
-                create_trial(
-                    params=dict(zip(axes, map(float, position), strict=True)),
-                    distributions=dict(box),
-                    value=float(mean),
-                )
-                for position, mean in zip(positions, means, strict=True)
-            ]
-        )
-        evaluator = PedAnovaImportanceEvaluator(target_quantile=best)
-        shares = get_param_importances(study, evaluator=evaluator)
-    return {axis: float(shares[axis]) for axis in axes}
+    most = math.ceil(max(SHARE, TOP_POINTS / len(means)) * len(means))
+    is_top = means <= np.sort(means)[most - 1]
+    found = np.array([_divergence(values, is_top) for values in positions.T])
+    shares = found / found.sum() if found.sum() > 0.0 else np.full(len(axes), 1.0 / len(axes))
+    return dict(zip(axes, map(float, shares), strict=True))
+
+
+def _divergence(values: Floats, is_top: NDArray[np.bool_]) -> float:
+    """Return Pearson's divergence of where the best points lie from where all points lie."""
+    low, high = values.min(), values.max()
+    places = np.ceil((values - low) / ((high - low) / (PLACES - 1)) - 0.5).astype(int)
+    places = np.clip(places, 0, PLACES - 1)
+    top, every = (_density(chosen) + LEAST_SHARE for chosen in (places[is_top], places))
+    return float(every @ (top / every - 1.0) ** 2)
+
+
+def _density(places: NDArray[np.intp]) -> Floats:
+    """Return the share of each place by a kernel at every point and a broad one in the middle."""
+    from scipy.special import ndtr  # slow to import, and sweeps of one HP need none of it
+
+    counts = np.bincount(places, minlength=PLACES)
+    at = np.flatnonzero(counts)
+    weights = counts[at]
+    below, total = np.cumsum(weights), int(weights.sum())
+    sd = math.sqrt(((at - at @ weights / total) ** 2 @ weights) / max(1, total - 1))
+    quarters = np.searchsorted(below, total // 4), np.searchsorted(below, total * 3 // 4, "right")
+    iqr = float(at[min(len(at) - 1, int(quarters[1]))] - at[int(quarters[0])])
+    width = max(SCOTT * min(iqr / IQR_SDS, sd) * total**-0.2, LEAST_WIDTH)
+    middles = np.append(at, (PLACES - 1) / 2.0)[:, None]
+    widths = np.append(np.full(len(at), width), PLACES)[:, None]
+    edges = ndtr((np.arange(PLACES + 1) - 0.5 - middles) / widths)
+    kernels = np.diff(edges, axis=1) / (edges[:, -1:] - edges[:, :1])
+    return np.append(weights, 1.0) / (total + 1.0) @ kernels
 
 
 def add_ped_anova(estimates: dict[str, Any], table: pd.DataFrame, axes: Sequence[str]) -> None:
@@ -72,21 +87,8 @@ def add_ped_anova(estimates: dict[str, Any], table: pd.DataFrame, axes: Sequence
     read_at = {(arm["family"], arm["parametrization"]): arm["at"] for arm in estimates["arms"]}
     for entry in estimates["surfaces"]:
         name = (entry["family"], entry["parametrization"])
-        shares = ped_anova(rows_at_condition(arms[name].rows, read_at[name]), entry["hps"])
+        rows = without_off(arms[name].rows)
+        shares = ped_anova(rows_at_condition(rows, read_at[name]), entry["hps"])
         entry["importance"]["ped_anova"] = shares and {
             hp: round(share, 4) for hp, share in shares.items()
         }
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Optuna's log lines and warnings of its experimental parts from the terminal."""
-    log = logging.getLogger("optuna")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)

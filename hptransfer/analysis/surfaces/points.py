@@ -1,4 +1,4 @@
-"""One width's points of several HPs: which are sound, which may be fitted, and their noise.
+"""One setting's points of several HPs: which are sound, which may be fitted, and their noise.
 
 The rules are `basin.build_grid`'s: seeds are blocks, a point of which any seed failed has failed,
 and one that lacks a seed is left out. Losses have the axes (seed, point), positions (point, hp).
@@ -6,22 +6,27 @@ and one that lacks a seed is left out. Losses have the axes (seed, point), posit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hptransfer.analysis.basins.curve import Floats
-from hptransfer.analysis.basins.grid import BASIN_RISE
 from hptransfer.analysis.basins.noise import Noise
 from hptransfer.analysis.basins.rows import TrialArrays, by_seed
 from hptransfer.analysis.surfaces.quadratic import SPARE_POINTS, coefficients
 
+# Points that rise by more than this share of the way from the best to the start lie outside the
+# basin: on the wall above it seeds scatter ten times as far.
+BASIN_RISE = 0.1
+Key = TypeVar("Key", bound=Hashable)
+
 
 @dataclass(frozen=True)
 class SurfacePoints:
-    """One width's points in lexicographic order of position."""
+    """One setting's points in lexicographic order of position."""
 
     hps: tuple[str, ...]
     positions: Floats  # (point, hp), log2
@@ -96,14 +101,17 @@ def varying(rows: TrialArrays) -> tuple[str, ...]:
     return tuple(name for name, values in rows.hps.items() if len(np.unique(values)) > 1)
 
 
-def width_points(rows: TrialArrays, hps: tuple[str, ...]) -> dict[int, SurfacePoints | None]:
-    """Return each width's points, widths ascending; None where no point is sound."""
-    found: dict[int, SurfacePoints | None] = {}
-    for width in np.unique(rows.width):
-        members = rows.where(rows.width == width)
+def setting_points(
+    rows: Mapping[Key, TrialArrays], hps: tuple[str, ...]
+) -> dict[Key, SurfacePoints]:
+    """Return each setting's points; settings without a sound point are absent."""
+    found: dict[Key, SurfacePoints] = {}
+    for setting, members in rows.items():
         positions, losses = point_array(members, hps)
         start = float(np.median(members.loss_at_init))
-        found[int(width)] = build_points(hps, positions, losses, loss_at_init=start)
+        points = build_points(hps, positions, losses, loss_at_init=start)
+        if points is not None:
+            found[setting] = points
     return found
 
 
@@ -119,9 +127,7 @@ def point_array(rows: TrialArrays, hps: tuple[str, ...]) -> tuple[Floats, Floats
     return positions, losses
 
 
-def seed_noise(
-    every: Iterable[SurfacePoints], *, rng: np.random.Generator, draws: int = 2000
-) -> Noise | None:
+def seed_noise(every: Iterable[SurfacePoints]) -> Noise | None:
     """Pool the residuals around seed plus point effects below the ceilings; None for one seed."""
     squares, degrees = 0.0, 0
     for points in every:
@@ -131,6 +137,4 @@ def seed_noise(
         residual = losses - losses.mean(axis=0, keepdims=True) - seed_effect
         squares += float((residual**2).sum())
         degrees += (losses.shape[0] - 1) * (losses.shape[1] - 1)
-    if not degrees:
-        return None
-    return Noise(np.sqrt(squares / degrees), degrees, squares / rng.chisquare(degrees, draws))
+    return Noise(float(np.sqrt(squares / degrees)), float(degrees)) if degrees else None

@@ -6,28 +6,76 @@ The slice holds the others at their optimum: that is the regret of a wrong value
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from hptransfer.analysis.basins.curve import FAST_RATE, SLOW_RATE, Curves, Floats
+from hptransfer.analysis.basins.basin import Basin, Noise
+from hptransfer.analysis.basins.curve import Curves, Floats
 from hptransfer.analysis.basins.grid import Grid, build_grid
 from hptransfer.analysis.surfaces.fit import Window
 from hptransfer.analysis.surfaces.points import SurfacePoints
 
-LN2 = float(np.log(2.0))
+FLOOR = 1e-4  # share of a slice's posterior that is flat
+LEAST_K = 1e-12
 BINS = 7  # of a slice through scattered points
 ON_FACE = 1e-9  # of a box's half
 
+Flags = NDArray[np.bool_]
 
-def slice_curves(optimum: Floats, level: Floats, bend: Floats, skew: Floats) -> Curves:
-    """Return curves with these second and third derivatives (octaves) at their optimum, (draw,).
 
-    A skew beyond what curve's two shapes can show becomes the steeper of them alone.
+def slice_basin(grid: Grid, noise: Noise | None, curves: Curves, candidates: Floats) -> Basin:
+    """Return an HP's basin from draws of the surface's slice through its minimum.
+
+    k is log-normal with the draws' mean and variance: draws without any bend have no logarithm.
+
+    Args:
+        grid: the points as `slice_grid` returns them.
+        curves: (draw,), of one skew.
+        candidates: evenly spaced.
     """
-    amplitude = bend / 2.0
-    fast = (skew / (2.0 * LN2) - SLOW_RATE * amplitude) / (FAST_RATE - SLOW_RATE)
-    fast = np.clip(fast, 0.0, amplitude)
-    return Curves(optimum, level, amplitude - fast, fast)
+    spacing = candidates[1] - candidates[0]
+    place = np.clip((curves.optimum - candidates[0]) / spacing, 0.0, len(candidates) - 1.0)
+    left = np.minimum(np.floor(place), len(candidates) - 2.0).astype(int)
+    near = place - left  # a draw between two candidates counts for both
+    density = np.bincount(left, 1.0 - near, len(candidates))
+    density = (density + np.bincount(left + 1, near, len(candidates))) / len(place)
+    smooth = np.exp(-0.5 * np.arange(-2, 3) ** 2)
+    density = np.convolve(density, smooth / smooth.sum(), mode="same")
+    density = (density + FLOOR / len(density)) / (density.sum() + FLOOR)
+    mean = max(float(curves.curvature.mean()), LEAST_K)
+    log_variance = float(np.log1p(curves.curvature.var() / mean**2))
+    flat = np.ones((1, len(candidates)))
+    return Basin(
+        grid=grid,
+        noise=noise,
+        candidates=candidates,
+        skews=curves.skew[:1],
+        log_prior=np.zeros(1),
+        density=density[None, :],
+        log_k=(np.log(mean) - log_variance / 2.0) * flat,
+        log_k_sd=np.sqrt(log_variance) * flat,
+        shape_mean=0.0 * flat,
+        mean=float(np.median(curves.level)),
+        level_sd=float(curves.level.std()),
+    )
+
+
+def of_one_skew(basin: Basin, skew: float) -> Basin:
+    """Return a basin whose skews are summed over, so that it fits beside slices of surfaces."""
+    weight = basin.posterior / np.maximum(basin.posterior.sum(axis=0), 1e-300)
+    log_k = (weight * basin.log_k).sum(axis=0)[None, :]
+    spread = (weight * (basin.log_k_sd**2 + (basin.log_k - log_k) ** 2)).sum(axis=0)[None, :]
+    return replace(
+        basin,
+        skews=np.array([skew]),
+        log_prior=np.zeros(1),
+        density=basin.posterior.sum(axis=0)[None, :],
+        log_k=log_k,
+        log_k_sd=np.sqrt(spread),
+        shape_mean=(weight * basin.shape_mean).sum(axis=0)[None, :],
+    )
 
 
 def slice_grid(points: SurfacePoints, window: Window, optimum: Floats, at: int) -> Grid:
@@ -45,15 +93,14 @@ def slice_grid(points: SurfacePoints, window: Window, optimum: Floats, at: int) 
     losses = points.losses[:, chosen] - there + here
     failures = _failures(points, window, optimum, at)
     cliff = failures[failures > levels[-1]]
+    failed = np.concatenate([np.full(len(levels), False), np.full(len(cliff), True)])
+    losses = np.concatenate([losses, np.full((len(losses), len(cliff)), np.inf)], axis=1)
     return Grid(
         theta=np.concatenate([levels, cliff]),
-        losses=np.concatenate([losses, np.full((len(losses), len(cliff)), np.inf)], axis=1),
-        failed=np.arange(len(levels) + len(cliff)) >= len(levels),
-        cliff=float(cliff[0]) if len(cliff) else None,
-        ceiling=float(losses.mean(axis=0).min() + points.ceiling - points.means.min()),
-        isolated_failures=int((failures < levels[-1]).sum()),
-        incomplete_points=points.incomplete_points,
-        seeds_left_out=points.seeds_left_out,
+        losses=losses,
+        failed=failed,
+        runs=np.ones_like(losses),
+        run_sds=np.full_like(losses, np.nan),
     )
 
 

@@ -1,24 +1,24 @@
-"""Several HPs at once: one width's loss as a convex quadratic surface in log2 of all of them.
+"""Several HPs at once: one setting's loss as a convex quadratic surface in log2 of all of them.
 
 The optimum is the surface's minimum within the box of the fitted points; its joint interval comes
-from parametric draws. An HP whose optimum is at the face of the sampled box is censored there, one
-whose interval spans most of the window is flat: its optimum is not resolved, whatever the others'
-are. Each HP's basin, as the laws and the verdict read it, is the slice through the optimum.
+from parametric draws. Each HP's basin, as the law and the verdict read it, is the slice through the
+optimum; a minimum on a face of the sampled box may lie anywhere beyond that face.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hptransfer.analysis.basins.basin import FLAT_SPAN, INTERVAL, Basin, Censoring, fit_basin
-from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.answer.settings import Setting
+from hptransfer.analysis.basins.basin import INTERVAL, Basin, candidate_minima, fit_basins
+from hptransfer.analysis.basins.curve import Curves, Floats
 from hptransfer.analysis.basins.grid import Grid
 from hptransfer.analysis.basins.noise import Noise
 from hptransfer.analysis.basins.rows import TrialArrays
+from hptransfer.analysis.surfaces.crests import find_crests, minima_at
 from hptransfer.analysis.surfaces.fit import (
     Window,
     choose_window,
@@ -26,9 +26,15 @@ from hptransfer.analysis.surfaces.fit import (
     is_shapeless,
     residual_noise,
 )
-from hptransfer.analysis.surfaces.points import SurfacePoints, seed_noise, varying, width_points
+from hptransfer.analysis.surfaces.points import SurfacePoints, seed_noise, setting_points, varying
 from hptransfer.analysis.surfaces.quadratic import Quadratics
-from hptransfer.analysis.surfaces.slices import cut_grid, slice_curves, slice_grid
+from hptransfer.analysis.surfaces.slices import (
+    Flags,
+    cut_grid,
+    of_one_skew,
+    slice_basin,
+    slice_grid,
+)
 from hptransfer.system.random_streams import stream
 
 # The sd of what the shape costs, as a share of how far the skew moved the optimum: what bends more
@@ -36,8 +42,7 @@ from hptransfer.system.random_streams import stream
 MODEL_ERROR = 1.0
 CLEAR = 2.0  # sds of the optimum below which such a move may be noise
 AT_FACE = 1e-6  # of a box's half: a minimum this near to a face is on it
-
-Flags = NDArray[np.bool_]
+STEEPEST_SKEW = 1.0  # per octave, of a slice
 
 
 @dataclass(frozen=True)
@@ -46,20 +51,37 @@ class SurfaceFit:
 
     window: Window
     surfaces: Quadratics  # (draw,), scaled coordinates
+    lowest: Floats  # (1, hp) the fitted surface's minimum, scaled
     minima: Floats  # (draw, hp), scaled, without the model error
-    theta_draws: Floats  # (draw, hp), model error included
     model_sd: Floats  # (hp,) octaves
+    errors: Floats  # (draw, hp) of the model, in its sds
+    free: Floats  # (draw, hp) minima anywhere on a crest; else the same as `minima`
+    crests: Floats  # (hp, crest) directions along which HPs trade and the place was chosen
+
+    @property
+    def theta_draws(self) -> Floats:
+        """Draws of the optimum with the model's error, log2, (draw, hp)."""
+        return self.window.positions(self.minima) + self.model_sd * self.errors
 
     @property
     def optimum(self) -> Floats:
         """The surface's minimum in the box, log2, (hp,)."""
-        return self.window.positions(self.window.surface.minima())[0]
+        return self.window.positions(self.lowest)[0]
 
     @property
     def hessian(self) -> Floats:
         """Second derivatives at the optimum per octave², shape (hp, hp)."""
-        surface = self.window.surface
-        return surface.bends(surface.minima())[0] / np.outer(self.window.half, self.window.half)
+        bends = self.window.surface.bends(self.lowest)[0]
+        return bends / np.outer(self.window.half, self.window.half)
+
+    def at_middle(self, crests: Floats, middle: Floats) -> SurfaceFit:
+        """Return the fit with its optimum beside the middle of the crests (`crests.py`)."""
+        minima, lowest, plain = (
+            minima_at(self.window, surfaces, crests, middle)
+            for surfaces in (self.surfaces, self.window.surface, _without_skew(self.window))
+        )
+        model_sd = _model_sd(self.window, lowest - plain, minima)
+        return replace(self, lowest=lowest, minima=minima, model_sd=model_sd, crests=crests)
 
     @property
     def hessian_draws(self) -> Floats:
@@ -84,157 +106,156 @@ class SurfaceFit:
 
 @dataclass(frozen=True)
 class Surface:
-    """One width's answer for all HPs together, in the order of `hps`."""
+    """One setting's answer for all HPs together, in the order of `hps`."""
 
     points: SurfacePoints
-    basins: tuple[Basin, ...]  # the slices through the optimum, draws aligned over HPs
-    fit: SurfaceFit | None  # None for too few points: the basins are then cut out at the best one
+    grids: tuple[Grid, ...]  # per HP: the slice through the optimum
+    fit: SurfaceFit | None  # None for too few points: slices are then cut out at the best one
 
     @property
     def hps(self) -> tuple[str, ...]:
         """The HPs' names."""
         return self.points.hps
 
-    def basin(self, hp: str) -> Basin:
-        """Return one HP's basin."""
-        return self.basins[self.hps.index(hp)]
-
 
 @dataclass(frozen=True)
 class ArmSurfaces:
-    """An arm's surfaces over width, ascending."""
+    """An arm's surfaces by setting, along its main axis."""
 
     hps: tuple[str, ...]
-    surfaces: dict[int, Surface]
+    surfaces: Mapping[Setting, Surface]
     noise: Noise | None
-    lost: list[int]  # widths without a sound point
 
-    def basins(self, hp: str) -> dict[int, Basin]:
-        """Return one HP's basin at every width."""
-        return {width: surface.basin(hp) for width, surface in self.surfaces.items()}
+    def basins(self, hp: str) -> dict[Setting, Basin]:
+        """Return one HP's basin at every setting."""
+        at = self.hps.index(hp)
+        grids = {setting: surface.grids[at] for setting, surface in self.surfaces.items()}
+        candidates = candidate_minima(list(grids.values()))
+        skew = self._skew(at)
+        cut = {s: grids[s] for s, surface in self.surfaces.items() if surface.fit is None}
+        alone = fit_basins(cut, self.noise, candidates)
+        return {
+            setting: of_one_skew(alone[setting], skew)
+            if surface.fit is None
+            else self._slice(surface, surface.fit, at, skew, candidates)
+            for setting, surface in self.surfaces.items()
+        }
+
+    def _skew(self, at: int) -> float:
+        """Return the skew that all settings' slices share: third over second derivative.
+
+        It is the least-squares ratio over the draws, which is small where both are noise.
+        """
+        fits = [each.fit for each in self.surfaces.values() if each.fit is not None]
+        if not fits:
+            return 0.0
+        second = np.concatenate([fit.hessian_draws[:, at, at] for fit in fits])
+        third = np.concatenate([f.surfaces.skew[:, at] / f.window.half[at] ** 3 for f in fits])
+        ratio = second @ third / max(float(second @ second), 1e-300)
+        return float(np.clip(ratio, -STEEPEST_SKEW, STEEPEST_SKEW))
+
+    def _slice(
+        self, surface: Surface, fit: SurfaceFit, at: int, skew: float, candidates: Floats
+    ) -> Basin:
+        low, high = _open_faces(surface.points, fit.window)
+        grid, draws = surface.grids[at], fit.theta_draws[:, at]
+        ends = candidates[0], candidates[-1] if grid.cliff is None else grid.cliff
+        if self.noise is not None and is_shapeless(surface.points, fit.window, self.noise):
+            centre, half = fit.window.centre[at], fit.window.half[at]
+            start = ends[0] if low[at] else centre - half
+            draws = np.linspace(start, ends[1] if high[at] else centre + half, len(draws))
+        else:
+            draws = draws.copy()
+            for is_open, side, end in zip((low[at], high[at]), (-1.0, 1.0), ends, strict=True):
+                beyond = is_open & (side * fit.minima[:, at] >= 1.0 - AT_FACE)
+                share = (np.arange(beyond.sum()) + 0.5) / max(int(beyond.sum()), 1)
+                draws[beyond] += share * (end - draws[beyond])
+        curves = Curves(
+            optimum=draws,
+            level=fit.surfaces.loss_of_each(fit.minima),
+            curvature=fit.hessian_draws[:, at, at] / 2.0,
+            skew=np.full(len(draws), skew),
+        )
+        return slice_basin(grid, self.noise, curves, candidates)
 
 
-def arm_surfaces(rows: TrialArrays, *names: object, draws: int = 2000) -> ArmSurfaces:
-    """Fit every width of one arm's rows over all HPs that vary; `names` name its random streams."""
-    hps = varying(rows)
-    every = width_points(rows, hps)
-    sound = {width: points for width, points in every.items() if points is not None}
-    noise = seed_noise(sound.values(), rng=stream(*names, "surface noise"), draws=draws)
+def arm_surfaces(
+    rows: Mapping[Setting, TrialArrays], *names: object, draws: int = 2000
+) -> ArmSurfaces:
+    """Fit every setting's rows over all HPs that vary; `names` name the random streams."""
+    hps = tuple(dict.fromkeys(hp for members in rows.values() for hp in varying(members)))
+    points = setting_points(rows, hps)
+    noise = points_noise(points.values())
     surfaces = {
-        width: fit_surface(points, noise, rng=stream(*names, "surface", width), draws=draws)
-        for width, points in sound.items()
+        setting: fit_surface(found, noise, rng=stream(*names, "surface", setting), draws=draws)
+        for setting, found in points.items()
     }
-    if noise is None:
-        found = [surface.fit.window for surface in surfaces.values() if surface.fit is not None]
-        noise = residual_noise(found, rng=stream(*names, "surface residuals"), draws=draws)
-    return ArmSurfaces(hps, surfaces, noise, [w for w, points in every.items() if points is None])
+    return ArmSurfaces(hps, _on_common_crests(surfaces), noise)
+
+
+def _on_common_crests(surfaces: Mapping[Setting, Surface]) -> dict[Setting, Surface]:
+    """Return the surfaces with their optima at the same place of the crests that they share."""
+    fits = [each.fit for each in surfaces.values() if each.fit is not None]
+    if not fits:
+        return dict(surfaces)
+    bends = [fit.hessian_draws for fit in fits]
+    crests = find_crests([fit.window for fit in fits], [fit.minima for fit in fits], bends)
+    if not crests.shape[1]:
+        return dict(surfaces)
+    middle = np.mean([fit.window.centre for fit in fits], axis=0)
+    found: dict[Setting, Surface] = {}
+    for setting, surface in surfaces.items():
+        fit = surface.fit and surface.fit.at_middle(crests, middle)
+        found[setting] = surface if fit is None else _sliced(surface.points, fit)
+    return found
+
+
+def points_noise(every: Iterable[SurfacePoints]) -> Noise | None:
+    """Return the noise of a run by its seeds; of single seeds by what surfaces leave unexplained.
+
+    None where nothing tells it.
+    """
+    every = list(every)
+    return seed_noise(every) or residual_noise(every)
 
 
 def fit_surface(
     points: SurfacePoints, noise: Noise | None, *, rng: np.random.Generator, draws: int = 2000
 ) -> Surface:
-    """Locate the joint optimum; with too few points, each HP's at the best point of the others."""
+    """Locate the joint optimum; with too few points, slices are cut out at the best one."""
     window = choose_window(points, noise)
     if window is None:
-        cuts = [cut_grid(points, at) for at in range(len(points.hps))]
-        basins = [fit_basin(cut, noise, rng=rng, draws=draws) for cut in cuts]
-        return Surface(points, tuple(basins), None)
+        return Surface(points, tuple(cut_grid(points, at) for at in range(len(points.hps))), None)
     surfaces = draw_surfaces(points, window, noise, rng=rng, draws=draws)
     minima = surfaces.minima()
-    model_sd = MODEL_ERROR * _moved_by_skew(window, minima)
-    theta_draws = window.positions(minima) + model_sd * rng.standard_normal(minima.shape)
-    optimum = window.positions(window.surface.minima())[0]
-    grids = [slice_grid(points, window, optimum, at) for at in range(len(optimum))]
-    censored = _censoring(points, window, minima, grids)
-    for at, (why, grid) in enumerate(zip(censored, grids, strict=True)):
-        if why is Censoring.divergence and grid.cliff is not None:
-            theta_draws[:, at] = rng.uniform(grid.theta[grid.sound[-2]], grid.cliff, draws)
-    fit = SurfaceFit(window, surfaces, minima, theta_draws, model_sd)
-    edges = _edge_shares(points, window, minima, grids)
-    basins = [
-        _basin(fit, grid, why, at=at, edges=edges[at])
-        for at, (grid, why) in enumerate(zip(grids, censored, strict=True))
-    ]
-    return Surface(points, tuple(basins), fit)
+    lowest, none = window.surface.minima(), np.zeros((minima.shape[1], 0))
+    model_sd = _model_sd(window, lowest - _without_skew(window).minima(), minima)
+    errors = rng.standard_normal(minima.shape)
+    fit = SurfaceFit(window, surfaces, lowest, minima, model_sd, errors, free=minima, crests=none)
+    return _sliced(points, fit)
 
 
-def _basin(
-    fit: SurfaceFit, grid: Grid, why: Censoring | None, *, at: int, edges: tuple[float, float]
-) -> Basin:
-    """Return one HP's slice; a censored one has draws only where the cliff brackets it."""
-    surface, half = fit.window.surface, fit.window.half[at]
-    bare = Basin(
-        grid=grid,
-        window=grid.window,
-        optimum=float(fit.optimum[at]),
-        loss=float(surface.loss_of_each(surface.minima())[0]),
-        censored=why,
-        model_sd=float(fit.model_sd[at]),
-        edge_low=edges[0],
-        edge_high=edges[1],
-    )
-    if why not in (None, Censoring.divergence):
-        return bare
-    low, high = fit.interval
-    drawn = replace(
-        bare, theta_draws=fit.theta_draws[:, at], low=float(low[at]), high=float(high[at])
-    )
-    if why is Censoring.divergence:
-        return drawn
-    level = np.array([bare.loss])
-    return replace(
-        drawn,
-        curve=slice_curves(fit.optimum[[at]], level, fit.hessian[[at], at], fit.skew[[at]]),
-        curve_draws=slice_curves(
-            fit.window.centre[at] + half * fit.minima[:, at],
-            fit.surfaces.loss_of_each(fit.minima),
-            fit.hessian_draws[:, at, at],
-            fit.surfaces.skew[:, at] / half**3,
-        ),
-        fit_sd=float(half * fit.minima[:, at].std()),
-    )
+def _sliced(points: SurfacePoints, fit: SurfaceFit) -> Surface:
+    hps = range(len(points.hps))
+    grids = tuple(slice_grid(points, fit.window, fit.optimum, at) for at in hps)
+    return Surface(points, grids, fit)
 
 
-def _moved_by_skew(window: Window, minima: Floats) -> Floats:
-    """Return how many octaves the skew moved each optimum, less what noise may move it, (hp,)."""
+def _without_skew(window: Window) -> Quadratics:
+    """Return the quadratic that is nearest to the fitted surface at the points."""
     fitted = window.surface.loss(window.basis.z)
-    plain = window.unskewed.fit(window.unskewed.observed(fitted)).minima()
-    moved = (window.surface.minima() - plain)[0]
-    return window.half * np.sqrt(np.maximum(moved**2 - CLEAR**2 * minima.var(axis=0), 0.0))
+    return window.unskewed.fit(window.unskewed.observed(fitted))
 
 
-def _censoring(
-    points: SurfacePoints, window: Window, minima: Floats, grids: Sequence[Grid]
-) -> list[Censoring | None]:
-    """Say per HP what keeps its optimum from being resolved, or None."""
-    low, high = _open_faces(points, window)
-    minimum = window.surface.minima()[0]
-    spans = np.diff(np.quantile(minima, INTERVAL, axis=0), axis=0)[0]
-    if is_shapeless(points, window):
-        return [Censoring.flat] * len(minimum)
+def _model_sd(window: Window, moved: Floats, minima: Floats) -> Floats:
+    """Return the sd of the model's error, (hp,) octaves.
 
-    def why(at: int) -> Censoring | None:
-        if spans[at] > 2.0 * FLAT_SPAN:  # the box is two wide
-            return Censoring.flat
-        if low[at] and minimum[at] <= -1.0 + AT_FACE:
-            return Censoring.grid_low
-        if high[at] and minimum[at] >= 1.0 - AT_FACE:
-            walled = grids[at].cliff is not None and len(grids[at].sound) > 1
-            return Censoring.divergence if walled else Censoring.grid_high
-        return None
-
-    return [why(at) for at in range(len(minimum))]
-
-
-def _edge_shares(
-    points: SurfacePoints, window: Window, minima: Floats, grids: Sequence[Grid]
-) -> list[tuple[float, float]]:
-    """Return per HP the share of draws on each face of the sampled box; a cliff is no edge."""
-    low, high = _open_faces(points, window)
-    walled = np.array([grid.cliff is not None for grid in grids])
-    below = np.where(low, (minima <= -1.0 + AT_FACE).mean(axis=0), 0.0)
-    above = np.where(high & ~walled, (minima >= 1.0 - AT_FACE).mean(axis=0), 0.0)
-    return [(float(a), float(b)) for a, b in zip(below, above, strict=True)]
+    Args:
+        moved: how far the skew moved the optimum, scaled, (1, hp).
+        minima: draws of it, (draw, hp): by so much noise may move it.
+    """
+    beyond = moved[0] ** 2 - CLEAR**2 * minima.var(axis=0)
+    return MODEL_ERROR * window.half * np.sqrt(np.maximum(beyond, 0.0))
 
 
 def _open_faces(points: SurfacePoints, window: Window) -> tuple[Flags, Flags]:

@@ -46,7 +46,14 @@ from hptransfer.config.records import (
     read_value,
     require_mapping,
 )
-from hptransfer.config.sweep import Axis, SweepConfig, VerdictConfig, axis_entry, read_axis
+from hptransfer.config.sweep import (
+    Axis,
+    SweepConfig,
+    VerdictConfig,
+    axis_entry,
+    current_rule,
+    read_axis,
+)
 from hptransfer.errors import UserError, abbreviate, require
 from hptransfer.system.safe_yaml import read_mapping, require_plain, require_text
 
@@ -388,6 +395,8 @@ def _tree(content: Mapping[str, Any], words: Overrides, config_dir: Path | None)
             "such as `hptransfer sweep NAME; COMMAND`.",
         )
         sections["executor"] = {k: v for k, v in executor.items() if k != "on_finish"}
+    if isinstance(sections.get("verdict"), Mapping):
+        sections["verdict"] = current_rule(sections["verdict"])
     choices: dict[str, str] = {}
     for group in GROUPS:
         section = sections.get(group)

@@ -32,7 +32,7 @@ def reference(rows: TrialArrays, asked: Mapping[str, float | None] | None) -> He
         if value is None:
             value = _usual(rows, name)
         elif not (rows.conditions[name] == value).any():
-            known = ", ".join(f"{v:g}" for v in _values(rows.conditions[name]))
+            known = ", ".join(f"{v:g}" for v in known_values(rows.conditions[name]))
             raise UserError(
                 f"The answer is read at {name}={value:g}, which must be that of some rows, but "
                 + (f"they have {known}. Name one of these." if known else f"they say no {name}.")
@@ -50,33 +50,15 @@ def rows_at_condition(rows: TrialArrays, condition: Mapping[str, float | None]) 
     return rows.where(np.logical_and.reduce(held)) if held else rows
 
 
-def caveats(rows: TrialArrays, condition: Mapping[str, float | None]) -> list[str]:
-    """Return warnings of a condition that changes with the width, and of rows that lack it.
-
-    Rows that do not say a condition that is held are left out of the answer.
-    """
-    told = []
-    for name in CONDITIONS:
-        values = rows.conditions[name]
-        if condition[name] is None and len(_values(values)) > 1:
-            told.append(
-                f"The {WORDS[name]} differs from width to width, so that its effect on the optimum "
-                "cannot be told from the width's."
-            )
-        unknown = int(np.isnan(values).sum())
-        if condition[name] is not None and unknown:
-            told.append(f"{unknown} rows do not say their {name}; they are left out.")
-    return told
-
-
-def _values(values: Floats) -> list[float]:
+def known_values(values: Floats) -> list[float]:
+    """Return the distinct values that rows say, ascending."""
     return np.unique(values[~np.isnan(values)]).tolist()
 
 
 def _usual(rows: TrialArrays, name: str) -> float | None:
     """Return the value that rows are compared at, if there is one."""
     values = rows.conditions[name]
-    by_width = [set(_values(values[rows.width == width])) for width in np.unique(rows.width)]
+    by_width = [set(known_values(values[rows.width == width])) for width in np.unique(rows.width)]
     every = set[float]().union(*by_width)
     shared = every.intersection(*by_width)
     if not shared and all(len(own) < 2 for own in by_width):

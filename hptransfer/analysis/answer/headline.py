@@ -1,0 +1,250 @@
+"""The headline of an answer: value, cost, movement and evidence in three sentences.
+
+The same words stand in `fit`, the report and `transfer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hptransfer.analysis.answer.fitted_arm import FittedArm
+from hptransfer.analysis.answer.settings import AXIS_WORDS, Setting
+from hptransfer.analysis.answer.verdict import SPARE, Cost, Judged, Said
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.numbers import quantile
+from hptransfer.config.hyperparameters import hp_words
+
+WIDER_STEPS = 2.0  # grid steps by which a grid that is too narrow should reach farther
+LEAST_PERCENT, MOST_PERCENT = 0.001, 1000.0  # beyond which a share is not told apart
+
+
+def headline(judged: Judged) -> str:
+    """Return the answer in three sentences, a line each."""
+    return "\n".join([value_sentence(judged), movement_sentence(judged), evidence_sentence(judged)])
+
+
+def value_sentence(judged: Judged) -> str:
+    """Return which value to use where, with its 90 % factor, and what it should cost."""
+    arm = judged.arm
+    words, there = hp_words(arm.hp), _place(judged)
+    value = arm.value(judged.emitted)
+    if arm.noise is None:
+        return f"use {words} {figure(value)} at {there}: no noise estimate says how sure that is"
+    ends = [arm.value(quantile(arm.destination_draws, share)) for share in (0.05, 0.95)]
+    low, high = sorted(ends)
+    cost = _cost_text(judged.emitted_cost)
+    return (
+        f"use {words} {figure(value)} at {there} ({figure(low)} to {figure(high)}): "
+        f"expected to cost {cost}"
+    )
+
+
+def movement_sentence(judged: Judged) -> str:
+    """Return how the optimum moves along the main axis, and what ignoring that would cost."""
+    arm = judged.arm
+    main = arm.layout.main
+    slope = arm.slopes.get(main)
+    if slope is None:
+        return f"whether the optimum moves takes two values of the {AXIS_WORDS[main]}"
+    middle, low, high = (quantile(slope, share) for share in (0.5, 0.05, 0.95))
+    moved = f"the optimum moves by {_moved(arm, middle)} per doubling"
+    if main != "width":
+        moved += f" of the {AXIS_WORDS[main]}"
+    if arm.noise is None:
+        return moved
+    verb = "would cost" if arm.has_target else "would have cost"
+    cost = _cost_text(judged.ignoring_cost, share=False)
+    kept = f"keeping {_setting(judged)}'s value instead {verb} {cost}"
+    ends = f"{_moved(arm, low, bare=True)} to {_moved(arm, high, bare=True)}"
+    return f"{moved} ({ends}); {kept}"
+
+
+def evidence_sentence(judged: Judged) -> str:
+    """Return what the answer rests on and what it holds for."""
+    arm = judged.arm
+    main = arm.layout.main
+    settings = arm.on_main
+    values = {"batch_size": "batch sizes", "steps": "training times"}.get(main, f"{main}s")
+    seeds = sorted({len(arm.basins[setting].grid.losses) for setting in settings})
+    runs = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    told = f"rests on {len(settings)} {values if len(settings) > 1 else AXIS_WORDS[main]}, {runs} "
+    told += "seed" if seeds[-1] == 1 else "seeds"
+    others = len(arm.basins) - len(settings)
+    if others:
+        told += f" and {others} further settings"
+    held = [
+        f"{AXIS_WORDS[name]} {value:g}"
+        for name, value in arm.layout.at.items()
+        if value is not None and name not in _apart(judged)
+    ]
+    parts = [told]
+    if arm.noise is not None:
+        parts.append(f"the grid is {'too narrow' if wider_grids(judged) else 'wide enough'}")
+    return "; ".join([*parts, *([f"holds for {', '.join(held)}"] if held else [])])
+
+
+def reasons(judged: Judged) -> list[str]:
+    """Return why the verdict is what it is: one sentence on moving, one on mattering."""
+    arm, rule = judged.arm, judged.arm.request.rule
+    if len(arm.on_main) < 2:
+        axis = AXIS_WORDS[arm.layout.main]
+        return [f"Moving takes two values of the {axis}, but the sweep has {len(arm.on_main)}."]
+    if arm.noise is None:
+        return [
+            "Nothing tells the noise of a run, so no answer can be told from chance: it takes two "
+            "seeds, standard deviations, or four neighbouring values."
+        ]
+    beyond = float((np.abs(arm.movement) > rule.max_octaves).mean())
+    way = f"from {_setting(judged)} to {_place(judged)}"
+    told = {
+        Said.yes: "The optimum moves",
+        Said.no: "The optimum does not move",
+        Said.unclear: "Whether the optimum moves is unclear",
+    }[judged.moves]
+    moved = (
+        f"{told} {way}: by {_moved(arm, quantile(arm.movement, 0.05), bare=True)} to "
+        f"{_moved(arm, quantile(arm.movement, 0.95))}, more than {arm.unit * rule.max_octaves:.3g} "
+        f"with a probability of {_share(beyond)}."
+    )
+    if judged.limit is None:
+        return [moved, "No law of the loss prices a cost here: set verdict.max_regret."]
+    name, most = judged.limit
+    cost: Floats = getattr(judged.ignoring_cost, name)
+    unit = {
+        "compute_percent": " % of the target's compute",
+        "percent": " % of the loss",
+        "loss": "",
+    }
+    matters = {
+        Said.yes: "Ignoring that matters",
+        Said.no: "Ignoring that does not matter",
+        Said.unclear: "Whether ignoring that matters is unclear",
+    }[judged.matters]
+    return [
+        moved,
+        f"{matters}: it costs more than {most:g}{unit[name]} with a probability of "
+        f"{_share(float((cost > most).mean()))}, more than twice that with one of "
+        f"{_share(float((cost > SPARE * most).mean()))}.",
+    ]
+
+
+@dataclass(frozen=True)
+class WiderGrid:
+    """A grid whose end the optimum may lie beyond, so that the emitted value could change."""
+
+    setting: Setting
+    axis: str
+    side: str  # low or high
+    start: float  # the grid's end, a point of the HP's axis
+    end: float  # to which it should reach
+    share: float  # probability that the optimum lies beyond
+    octaves: float  # by which the value at the destination would then change
+
+    def sentence(self, arm: FittedArm) -> str:
+        """Return the note that the grid should be wider."""
+        return (
+            f"At {AXIS_WORDS[self.axis]} {self.setting.value(self.axis):g} the optimum lies beyond "
+            f"the {self.side} end of the grid with a probability of {_share(self.share)}, which "
+            f"would change the value by {_moved(arm, self.octaves)}: extend {arm.hp} from "
+            f"{arm.unit * self.start:.4g} to {arm.unit * self.end:.4g}."
+        )
+
+
+def wider_grids(judged: Judged) -> list[WiderGrid]:
+    """Return the grids beyond whose end the emitted value would cost more than the limit."""
+    arm, limit = judged.arm, judged.limit
+    if arm.noise is None or limit is None:
+        return []
+    cost = getattr(judged.emitted_cost, limit[0])
+    found: list[WiderGrid] = []
+    for setting in arm.on_main:
+        grid, own = arm.basins[setting].grid, arm.optimum_draws(setting)
+        ends = {"low": (grid.theta[0], own < grid.theta[0], -1.0)}
+        if grid.cliff is None:
+            ends["high"] = (grid.theta[-1], own > grid.theta[-1], 1.0)
+        for side, (end, beyond, way) in ends.items():
+            is_likely = beyond.mean() > 1.0 - arm.request.rule.sure
+            if is_likely and float(np.mean(cost[beyond])) > limit[1]:
+                found.append(
+                    WiderGrid(
+                        setting=setting,
+                        axis=arm.layout.main,
+                        side=side,
+                        start=float(end),
+                        end=float(end + way * WIDER_STEPS * grid.step),
+                        share=float(beyond.mean()),
+                        octaves=float(arm.destination_draws[beyond].mean() - judged.emitted),
+                    )
+                )
+    return found
+
+
+def _place(judged: Judged) -> str:
+    """Return where the value holds: the main axis, and others where the target leaves `at`."""
+    arm = judged.arm
+    there = {arm.layout.main: 2.0 ** arm.destination[0], **_apart(judged)}
+    return ", ".join(f"{AXIS_WORDS[axis]} {value:.6g}" for axis, value in there.items())
+
+
+def _apart(judged: Judged) -> dict[str, float]:
+    """Return the destination's values of the other axes where they are not those of `at`."""
+    arm = judged.arm
+    place = dict(zip(arm.layout.axes[1:], np.exp2(arm.destination[1:]), strict=True))
+    held = {axis: arm.layout.at[axis] or value for axis, value in place.items()}
+    return {a: float(v) for a, v in place.items() if not np.isclose(v, held[a])}
+
+
+def _setting(judged: Judged) -> str:
+    main = judged.arm.layout.main
+    return f"{AXIS_WORDS[main]} {judged.arm.origin.value(main):g}"
+
+
+def _cost_text(cost: Cost, *, share: bool = True) -> str:
+    """Return the mean cost, in compute where it has a price, and in percent of the loss."""
+    parts: list[str] = []
+    if not np.isfinite(quantile(cost.rise, 0.5)):
+        return "the run, as the value lies beyond the cliff"
+    if cost.compute_percent is not None and cost.typical_compute_percent is not None:
+        most = percent(quantile(cost.compute_percent, 0.95))
+        mean = percent(cost.typical_compute_percent)
+        parts.append(f"{mean} more compute" + (f" (95 %: below {most})" if share else ""))
+    if cost.mean_percent is not None and (share or not parts):
+        parts.append(f"{percent(cost.mean_percent)} of the loss")
+    if not parts:
+        parts.append(f"{figure(cost.mean_loss)} of the loss")
+    return ", ".join(parts)
+
+
+def percent(value: float) -> str:
+    """Return a share in percent with two significant digits, within what is worth telling."""
+    if value < LEAST_PERCENT:
+        return f"less than {LEAST_PERCENT:g} %"
+    if value > MOST_PERCENT:
+        return f"over {MOST_PERCENT:g} %"
+    return f"{float(f'{value:.2g}'):g} %"
+
+
+def figure(value: float) -> str:
+    """Return a value of a hyperparameter with three significant digits."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
+def _moved(arm: FittedArm, octaves: float, *, bare: bool = False) -> str:
+    """Return a difference on the HP's axis in octaves, or in the HP's own unit."""
+    if arm.hp.startswith("log2_"):
+        return signed(octaves) if bare else f"{signed(octaves)} octaves"
+    return f"{arm.unit * octaves:+.2g}"
+
+
+def signed(value: float) -> str:
+    """Return octaves with a sign and two decimals."""
+    text = f"{value:+.2f}"
+    return "0.00" if float(text) == 0.0 else text
+
+
+def _share(share: float) -> str:
+    if share >= 0.995:
+        return "over 99 %"
+    return "under 1 %" if share <= 0.005 else f"{100 * share:.0f} %"

@@ -1,1 +1,0 @@
-"""How the optimum moves with depth, batch size and training steps."""
