@@ -208,6 +208,21 @@ def test_refinement_of_wider_widths_skips_the_far_ends_of_the_axis() -> None:
     assert min(widths[24]) == -10 and min(widths[48]) >= -8 and min(widths[96]) >= -8
 
 
+def test_refinement_compares_losses_by_their_ratios() -> None:
+    sweep = SEARCHES[Method.refine]
+    rows: dict[str, Row] = {}
+    cubed: dict[str, Row] = {}
+    for _ in range(8):
+        asked_next = asked(sweep, rows)
+        assert keys(asked(sweep, cubed)) == keys(asked_next)
+        for config in asked_next[-1]:
+            found = row(config)
+            rows[trial_key(config)] = found
+            loss = None if found["loss"] is None else found["loss"] ** 3
+            cubed[trial_key(config)] = {"loss": loss, "metrics": {"loss_at_init": 1.7**3}}
+    assert len(rows) > 60
+
+
 def test_a_search_without_any_sound_point_ends() -> None:
     for method in (Method.refine, Method.tpe):
         rounds, rows = run(SEARCHES[method], lambda _: math.inf)

@@ -12,7 +12,9 @@ process a huge loss would flatten all differences between the others.
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
@@ -27,7 +29,6 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hptransfer.analysis.surfaces.ped_anova import quiet
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method
 from hptransfer.config.identity import trial_key
@@ -72,7 +73,7 @@ def next_points(
     method: Method, search: Search, name: tuple[object, ...], rounds: Rounds, count: int, batch: int
 ) -> tuple[Point, ...]:
     """Return the points that follow these rounds; a pure function of its arguments."""
-    with quiet():
+    with _quiet():
         if method is Method.cmaes:
             return _after_replay(search, name, rounds, count, batch)
         study = optuna.create_study(sampler=_sampler(method, name, len(rounds), batch))
@@ -140,7 +141,7 @@ def write_study(
     """
     asked = AskedPoints.of_record(asked_points_record(sweep, rounds)).points
     draft = path.with_name(f".{path.name}.partial")
-    with quiet(), opening(path.parent), _storing(path):
+    with _quiet(), opening(path.parent), _storing(path):
         draft.unlink(missing_ok=True)
         storage = RDBStorage("sqlite:///:memory:")  # a file would be synced for each trial
         for place in arms_and_widths(sweep):
@@ -180,3 +181,17 @@ def _shown(point: TriedPoint, sweep: SweepConfig) -> FrozenTrial:
         distributions=dict(distributions(sweep.search)),
         user_attrs={f"seed {s}": loss if math.isfinite(loss) else None for s, loss in losses},
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna's log lines and warnings of its experimental parts from the terminal."""
+    log = logging.getLogger("optuna")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)

@@ -6,49 +6,44 @@ Points are then added in whole grid steps, until the width's minimum lies betwee
 are worse, or at an end of the axis.
 
 Refinement. All other points lie on a grid of half the step. Each is put where it lowers the
-predicted variance of the target's optimum most. That prediction takes the variance of a width's
-optimum under its fitted curve, with the points that the width would then have (delta method, plus
-the model error of such a grid), and carries it to the target by the constant and the linear law.
-It needs no loss of the new points, so the points of a round are chosen one after another. A point
-that would not lower the variance is not asked for.
+predicted variance of the target's optimum most, for its cost. That prediction adds the point to
+the width's grid with the loss of the width's fitted curve, fits the basin again and carries all
+widths' optima to the target by the law. It needs no loss of the new points, so the points of a
+round are chosen one after another. A point that would not lower the variance is not asked for.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hptransfer.analysis.basins.basin import (
-    FLAT_RANGE,
-    FLAT_SPAN,
-    MODEL_ERROR_STEPS,
-    Grid,
+    BEYOND,
+    FEWEST,
+    Basin,
     build_grid,
+    fit_basins,
     pool_noise,
 )
-from hptransfer.analysis.basins.curve import Curves, Floats, fit_curves
-from hptransfer.analysis.laws.law import LawName, regressors
+from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.grid import Grid
+from hptransfer.analysis.basins.noise import Noise
+from hptransfer.analysis.laws.hierarchy import Prior
 from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.sweeping.design.rounds import ArmAndWidth, History, Point, TriedPoint
 from hptransfer.sweeping.design.trials import DECIMALS
-from hptransfer.system.random_streams import stream
 
 COARSE = 2  # grid steps between the first points of the narrowest width
 FINEST = 0.5  # grid steps: the least distance of two points
 REACH = 2  # grid steps from the minimum within which points may be added
-NOISE_SHARE = 0.002  # sd of a loss as a share of the loss, where no seeds measure it
-# Standard deviation of a curve's two amplitudes about their mean, as a share of that mean.
-AMPLITUDE_SD = 0.5
 # Power of the width by which a point's gain is divided. A trial of twice the width costs about four
 # times as much, but with power 2 the widest widths, on which the target depends most, would be left
 # without points.
 COST_POWER = 1.0
 SAME = 1e-6  # octaves below which two points are the same
-NINETY = 3.29  # standard deviations that a 90 % interval spans
-FLAT_SD = 2.0  # octaves: error of an optimum on a window in which the fit would find no minimum
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,9 @@ class TriedWidth:
 def propose(sweep: SweepConfig, history: History) -> Mapping[ArmAndWidth, Sequence[Point]]:
     """Return the next round's points: those that bracket minima, later those of the refinement."""
     ((name, axis),) = sweep.search
-    known = [_known(place, rounds) for place, rounds in history.items()]
+    losses = [loss for rounds in history.values() for loss in _losses(rounds)]
+    is_log = min(losses, default=0.0) > 0.0
+    known = [_known(place, rounds, is_log=is_log) for place, rounds in history.items()]
     left = sweep.design.total * len(known) - sum(len(k.theta) for k in known)
     chosen: Sequence[tuple[ArmAndWidth, float]] = [*dict.fromkeys(_bracketing(known, axis))]
     if not chosen:
@@ -81,13 +78,22 @@ def propose(sweep: SweepConfig, history: History) -> Mapping[ArmAndWidth, Sequen
     return by_place
 
 
-def _known(place: ArmAndWidth, rounds: Sequence[Sequence[TriedPoint]]) -> TriedWidth:
+def _losses(rounds: Sequence[Sequence[TriedPoint]]) -> list[float]:
+    return [loss for points in rounds for point in points for loss in point.losses]
+
+
+def _known(
+    place: ArmAndWidth, rounds: Sequence[Sequence[TriedPoint]], *, is_log: bool
+) -> TriedWidth:
+    """Return a width's tried points; `is_log` where the logs of losses are compared."""
     points = sorted((p for points in rounds for p in points), key=lambda p: p.point)
     if not points:
         return TriedWidth(place, np.empty(0), None)
     theta = np.array([p.point[0][1] for p in points])
     losses = np.array([p.losses for p in points]).T
     start = float(np.median([p.loss_at_init for p in points]))
+    if is_log:
+        losses, start = np.log(losses), float(np.log(start))
     return TriedWidth(place, theta, build_grid(theta, losses, loss_at_init=start))
 
 
@@ -113,12 +119,10 @@ def _starting(k: TriedWidth, narrower: Sequence[TriedWidth], axis: Axis) -> list
     found = [known for known in narrower if known.grid is not None]
     if not found:
         return list(axis.points[::COARSE])
-    optima = [_curve(known).optimum[0] for known in found]
-    predicted = optima[-1]
-    if len(found) > 1:
-        before, last = (np.log2(known.place.width) for known in found[-2:])
-        slope = (optima[-1] - optima[-2]) / (last - before)
-        predicted += slope * (np.log2(k.place.width) - last)
+    noise = _noise(narrower)
+    moments = np.array([_fitted(k.grid, noise).moments for k in found if k.grid is not None])
+    law = Prior.of(_log2_widths(known.place.width for known in found), np.log2([k.place.width]))
+    predicted = law.given(*moments.T[:, None, :])[0]
     at = int(np.argmin(np.abs(np.array(axis.points) - predicted)))
     at = min(max(at, 1), len(axis.points) - 2)
     return list(axis.points[max(at - 1, 0) : at + 2])
@@ -140,42 +144,79 @@ def _following(k: TriedWidth, axis: Axis) -> list[float]:
     return []
 
 
-def _is_bracketed(k: TriedWidth) -> bool:
-    """Whether sound points that are worse lie on both sides of a width's minimum."""
-    grid = k.grid
-    return grid is not None and bool(grid.sound[0] < grid.minimum < grid.sound[-1])
+@dataclass(frozen=True)
+class Addition:
+    """An untried value of one width, with the basin that it should give."""
+
+    width: int  # index in the tried widths
+    theta: float
+    basin: Basin
 
 
 def _refining(
     sweep: SweepConfig, known: Sequence[TriedWidth], axis: Axis
 ) -> Iterator[tuple[ArmAndWidth, float]]:
     """Yield points, each where it lowers the target's variance most for its cost."""
-    noise = _standard_errors(known)
+    noise = _noise(known)
     target = max(sweep.widths) if sweep.target is None else sweep.target.model.width
-    curves = {k.place: _curve(k) for k in known if _is_bracketed(k)}
-    grids = {k.place: k.grid for k in known if k.grid is not None and k.place in curves}
-    variances = {
-        place: _variance(grid, curves[place], noise[place]) for place, grid in grids.items()
-    }
-    members = [[k.place for k in arm if k.place in grids] for arm in _arms(known)]
-
-    def total(of_place: Mapping[ArmAndWidth, float]) -> float:
-        return sum(_at_target(arm, of_place, target) for arm in members if arm)
-
+    basins = {i: _fitted(k.grid, noise) for i, k in enumerate(known) if k.grid is not None}
+    additions = {i: _additions(i, basin, axis) for i, basin in basins.items()}
+    index = {k.place: i for i, k in enumerate(known)}
+    members = [[index[k.place] for k in arm if k.grid is not None] for arm in _arms(known)]
+    laws = [
+        (arm, Prior.of(_log2_widths(known[i].place.width for i in arm), np.log2([target])))
+        for arm in members
+        if arm
+    ]
     while True:
-        now, best = total(variances), (0.0, None)
-        for place, grid in grids.items():
-            for theta in _candidates(grid, axis):
-                grown = _with_point(grid, theta, curves[place])
-                variance = _variance(grown, curves[place], noise[place])
-                gained = now - total({**variances, place: variance})
-                score = gained / place.width**COST_POWER
-                if score > best[0]:
-                    best = (score, (place, theta, grown, variance))
-        if best[1] is None:
+        gains: dict[tuple[int, float], float] = {}
+        for arm, law in laws:
+            tried = [addition for i in arm for addition in additions[i]]
+            for addition, gain in zip(tried, _gains(arm, law, basins, tried), strict=True):
+                key = addition.width, addition.theta
+                gains[key] = gains.get(key, 0.0) + gain
+        cost = {i: k.place.width**COST_POWER for i, k in enumerate(known)}
+        best = max(gains, key=lambda key: gains[key] / cost[key[0]], default=None)
+        if best is None or gains[best] <= 0.0:
             return
-        place, theta, grids[place], variances[place] = best[1]
-        yield place, theta
+        at, theta = best
+        basins[at] = next(a.basin for a in additions[at] if a.theta == theta)
+        additions[at] = _additions(at, basins[at], axis)
+        yield known[at].place, theta
+
+
+def _additions(width: int, basin: Basin, axis: Axis) -> list[Addition]:
+    """Return the values that a width may still try, with what they should give."""
+    return [
+        Addition(width, theta, _fitted(_with_point(basin, theta), basin.noise))
+        for theta in _candidates(basin.grid, axis)
+    ]
+
+
+def _gains(
+    arm: Sequence[int], law: Prior, basins: Mapping[int, Basin], tried: Sequence[Addition]
+) -> Floats:
+    """Return by how much each addition would lower the variance of the arm's target."""
+    means, variances = np.array([basins[i].moments for i in arm]).T
+    rows = np.tile(variances, (len(tried) + 1, 1))
+    for row, addition in enumerate(tried, start=1):
+        rows[row, arm.index(addition.width)] = addition.basin.moments[1]
+    found = law.given(np.tile(means, (len(rows), 1)), rows)[1]
+    return found[0] - found[1:]
+
+
+def _fitted(grid: Grid, noise: Noise | None) -> Basin:
+    candidates = np.linspace(grid.theta[0] - BEYOND, grid.theta[-1] + BEYOND, FEWEST)
+    return fit_basins({0: grid}, noise, candidates)[0]
+
+
+def _noise(known: Sequence[TriedWidth]) -> Noise | None:
+    return pool_noise(k.grid for k in known if k.grid is not None)
+
+
+def _log2_widths(widths: Iterable[int]) -> Floats:
+    """Return log2 of widths, (setting, axis)."""
+    return np.log2([[width] for width in widths])
 
 
 def _candidates(grid: Grid, axis: Axis) -> list[float]:
@@ -189,85 +230,15 @@ def _candidates(grid: Grid, axis: Axis) -> list[float]:
     return lattice[near & fresh & below].tolist()
 
 
-def _with_point(grid: Grid, theta: float, curve: Curves) -> Grid:
-    """Return the grid as it would be with a sound point that lies on the curve."""
-    at = int(np.searchsorted(grid.theta, theta))
-    loss = float(curve.loss(np.array([theta]))[0, 0])
+def _with_point(basin: Basin, theta: float) -> Grid:
+    """Return a basin's grid as it would be with a point whose runs lie on its curve."""
+    grid, at = basin.grid, int(np.searchsorted(basin.grid.theta, theta))
+    loss = float(basin.curve.loss(np.array([theta]))[0, 0])
     return replace(
         grid,
         theta=np.insert(grid.theta, at, theta),
         losses=np.insert(grid.losses, at, loss, axis=1),
         failed=np.insert(grid.failed, at, False),
+        runs=np.insert(grid.runs, at, 1.0, axis=1),
+        run_sds=np.insert(grid.run_sds, at, np.nan, axis=1),
     )
-
-
-def _curve(k: TriedWidth) -> Curves:
-    """Return the curve through a width's window, or a level at its best point."""
-    assert k.grid is not None, "a place without a sound point has no curve"
-    window = k.grid.window
-    means = k.grid.losses[:, window].mean(axis=0)
-    if len(window) < 3:
-        zero = np.zeros(1)
-        return Curves(np.array([k.best]), np.array([means.min()]), zero, zero)
-    return fit_curves(k.grid.theta[window], means[None, :])
-
-
-def _standard_errors(known: Sequence[TriedWidth]) -> dict[ArmAndWidth, float]:
-    """Return the sd of a point's mean loss: pooled over its arm, the largest of its arms."""
-    errors: dict[ArmAndWidth, float] = {}
-    for arm in _arms(known):
-        grids = [k.grid for k in arm if k.grid is not None]
-        noise = pool_noise(grids, rng=stream("refine"), draws=1)
-        if noise is not None and noise.sd > 0:
-            sd = float(noise.sd)
-        else:
-            sd = NOISE_SHARE * min((g.losses[:, g.minimum].mean() for g in grids), default=1.0)
-        for k in arm:
-            seeds = 1 if k.grid is None else len(k.grid.losses)
-            errors[k.place] = max(errors.get(k.place, 0.0), sd / np.sqrt(seeds))
-    return errors
-
-
-def _variance(grid: Grid, curve: Curves, noise: float) -> float:
-    """Return the variance of a width's optimum: delta method, plus the grid's model error.
-
-    The amplitudes have a prior about their mean, and the optimum a weak prior as wide as the
-    window, so that three points suffice. A window on which the fit would find no minimum counts as
-    no knowledge; otherwise points would be drawn too close together.
-
-    Args:
-        noise: standard deviation of a point's mean loss.
-    """
-    theta = grid.theta[grid.window]
-    offset, small = theta - curve.optimum[0], 1e-3
-    unit = np.ones(1)
-    shapes = [
-        Curves(curve.optimum, unit, slow * unit, (1 - slow) * unit).rise(offset)[0]
-        for slow in (1.0, 0.0)
-    ]
-    slope = (curve.rise(offset + small) - curve.rise(offset - small))[0] / (2 * small)
-    design = np.stack([np.ones_like(theta), *shapes, -slope], axis=1)
-    amplitude = max(AMPLITUDE_SD * float(curve.slow[0] + curve.fast[0]) / 2, 1e-12)
-    prior = np.array([0.0, amplitude**-2, amplitude**-2, (theta[-1] - theta[0]) ** -2])
-    precision = design.T @ design / noise**2 + np.diag(prior)
-    fit = float(np.linalg.inv(precision)[-1, -1])
-    span = float(theta[-1] - theta[0])
-    range_ = float(np.ptp(grid.losses[:, grid.window].mean(axis=0)))
-    if range_ <= FLAT_RANGE * noise or NINETY * np.sqrt(fit) > FLAT_SPAN * span:
-        fit += FLAT_SD**2
-    return fit + (MODEL_ERROR_STEPS * grid.step) ** 2
-
-
-def _at_target(
-    arm: Sequence[ArmAndWidth], variances: Mapping[ArmAndWidth, float], target: int
-) -> float:
-    """Return the variance of an arm's optimum at the target, a mean over the two laws."""
-    widths = np.array([place.width for place in arm], dtype=float)
-    weights = 1.0 / np.array([variances[place] for place in arm])
-    laws = (LawName.constant, LawName.linear)[: len(arm)]
-    found = []
-    for law in laws:
-        design = regressors(law, widths, float(widths[0]))
-        at = regressors(law, np.array([float(target)]), float(widths[0]))[0]
-        found.append(at @ np.linalg.inv(design.T @ (design * weights[:, None])) @ at)
-    return float(np.mean(found))

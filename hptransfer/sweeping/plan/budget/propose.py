@@ -91,11 +91,11 @@ def plan_budget(inputs: PlanInputs, budget: Budget) -> dict[str, Any]:
             {
                 "factor": factor,
                 "budget": str(budget.times(factor)),
-                "proposal": proposal_entry(sweep, ranked[0], meter, knowledge) if ranked else None,
+                "proposal": proposal_entry(sweep, ranked[0], meter) if ranked else None,
             }
             for factor, ranked in zip(FACTORS, found, strict=True)
         ],
-        "runners_up": [proposal_entry(sweep, p, meter, knowledge) for p in runners_up(middle)],
+        "runners_up": [proposal_entry(sweep, p, meter) for p in runners_up(middle)],
         "overrides": overrides(sweep, middle[0].candidate, recorded=bool(rows)),
         "notes": [*notes, *_notes(sweep, middle[0].candidate, found[-1][0].candidate)],
     }

@@ -17,13 +17,14 @@ from hptransfer.sweeping.plan.plan import HOUR
 
 def knowledge_entry(known: Knowledge) -> dict[str, Any]:
     """Return the entry of what the prediction takes for known, with its source."""
-    low, high = known.shape.rise(np.array([-1.0, 1.0]))[0]
+    scale, level = known.scale, known.level
+    low, high = scale.loss_rise(level, known.shape.rise(np.array([-1.0, 1.0]))[0])
     return {
         "source": known.source,
         "trials": known.trials,
         "steps": known.steps,
-        "loss": number(known.level),
-        "loss_sd": number(known.noise),
+        "loss": number(float(scale.loss(level))),
+        "loss_sd": number(float(scale.loss_rise(level, known.noise))),
         "rise": {"low": number(float(low)), "high": number(float(high))},
         "cliff": number(known.cliff),
         "optimum": {
@@ -39,9 +40,7 @@ def knowledge_entry(known: Knowledge) -> dict[str, Any]:
     }
 
 
-def proposal_entry(
-    sweep: SweepConfig, proposal: Proposal, meter: Meter, known: Knowledge
-) -> dict[str, Any]:
+def proposal_entry(sweep: SweepConfig, proposal: Proposal, meter: Meter) -> dict[str, Any]:
     """Return the entry of a candidate with its cost and the regret it is expected to leave."""
     candidate, work, regret = proposal.candidate, proposal.work, proposal.regret
     axis = candidate.axis
@@ -66,6 +65,6 @@ def proposal_entry(
             "mean": number(regret.mean),
             "low": number(regret.low),
             "high": number(regret.high),
-            "percent": number(100.0 * regret.mean / known.level),
+            "percent": number(regret.percent),
         },
     }

@@ -2,8 +2,8 @@
 
 Draws of a truth (the optimum, its drift with width, how it moves with the length of training) are
 met by draws of what the candidate's sweep would find. The analysis itself fits simulated basins of
-the known shape and noise, which gives the error of a width's optimum; it fits the laws to the
-drawn optima and weighs them; and the weighted laws' value at the target pays the known basin's
+the known shape and noise, which gives the error of a width's optimum; the drawn optima go to the
+target by the analysis's law; and the value of least expected cost there pays the known basin's
 rise. The draws are the same for every candidate, so that candidates differ by what they are and
 not by luck.
 """
@@ -11,46 +11,41 @@ not by luck.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hptransfer.analysis.basins.basin import build_grid, fit_basin
+from hptransfer.analysis.answer.verdict import CLIFF_RISK
+from hptransfer.analysis.basins.basin import NUDGE, NUDGE_STEPS, Censoring, build_grid, fit_basins
 from hptransfer.analysis.basins.curve import Floats
+from hptransfer.analysis.basins.grid import LOW_POINTS
 from hptransfer.analysis.basins.noise import Noise
-from hptransfer.analysis.laws.law import (
-    MIN_WIDTHS,
-    LawName,
-    Optima,
-    fit_law,
-    fit_laws,
-    law_weights,
-)
-from hptransfer.analysis.laws.regret import CLIFF_RISK, COMMON
+from hptransfer.analysis.laws.hierarchy import Prior
 from hptransfer.sweeping.plan.budget.candidates import SEED_COUNTS, WIDTH_COUNTS, Candidate
 from hptransfer.sweeping.plan.budget.knowledge import STEPS_SD, Knowledge
 from hptransfer.sweeping.plan.budget.units import Workload
 from hptransfer.system.random_streams import stream
 
 DRAWS = 200  # of the truth, each met by a sweep
-SPREAD_DRAWS = 50  # of the error of a law's value at the target
-PHASES = 5  # places of a simulated grid against the optimum
-FIT_DRAWS = 6  # of the noise, at each place
-POSTERIOR_DRAWS = 100  # of the optimum, in each simulated fit
+PHASES = 4  # places of a simulated grid against the optimum
+FIT_DRAWS = 4  # of the noise, at each place
 REACH = 4  # grid steps on each side of the optimum, of a simulated grid
+FINENESS = 1 / 16  # grid steps between candidate minima of simulated basins
+UNRESOLVED_SD = 1.0  # octaves: the posterior's, of an optimum beyond the grid or lost in noise
 # Sds by which a value must stay below the cliff, so that it passes it with the analysis's risk.
 CLIFF_SDS = NormalDist().inv_cdf(1.0 - CLIFF_RISK)
 
 
 @dataclass(frozen=True)
 class PredictedRegret:
-    """The target's predicted regret, in units of the loss: the mean, and 5 % and 95 %."""
+    """The target's predicted regret: the mean, and 5 % and 95 %, in units of the loss."""
 
     mean: float
     low: float
     high: float
+    percent: float | None  # the mean in % of the loss; None where losses are not all positive
 
 
 @dataclass(frozen=True)
@@ -67,24 +62,14 @@ class Proposal:
 class OptimumError:
     """The error with which a width's optimum would be found, in octaves."""
 
-    fit_sd: float  # from noise
-    shape_sd: float  # from the basin's unknown shape
+    sd: float  # of a fit that resolves it, as the analysis gives it
+    shape_sd: float  # the part of it that all widths share, from the basin's unknown shape
     lost: float  # share of fits that resolve no optimum
-
-    @property
-    def sd(self) -> float:
-        """The sd that the analysis would give the optimum."""
-        return float(np.hypot(self.fit_sd, self.shape_sd))
-
-    @property
-    def common_sd(self) -> float:
-        """The sd of the part that all widths of a sweep share."""
-        return float(np.sqrt(COMMON)) * self.shape_sd
 
     @property
     def own_sd(self) -> float:
         """The sd of the part that is each width's own."""
-        return float(np.sqrt(self.sd**2 - self.common_sd**2))
+        return float(np.sqrt(max(self.sd**2 - self.shape_sd**2, 0.0)))
 
 
 class Predictor:
@@ -121,14 +106,24 @@ class Predictor:
     def _regret(
         self, widths: Floats, optima: Floats, usable: NDArray[np.bool_], error: OptimumError
     ) -> PredictedRegret:
-        found = optima + error.common_sd * self._common
-        found = found + error.own_sd * self._errors[:, : len(widths)]
-        value, sd = law_values(widths, found, usable, error.sd, float(self._target_width))
-        value = np.minimum(value, value - CLIFF_SDS * sd + self._known.cliff)
+        is_lost = self._luck[:, : len(widths)] < error.lost
+        own_sd = np.where(is_lost, UNRESOLVED_SD, error.own_sd)
+        found = optima + error.shape_sd * self._common
+        found = found + own_sd * self._errors[:, : len(widths)]
+        variances = np.where(usable, error.sd, UNRESOLVED_SD) ** 2
+        mean, variance = _law(tuple(widths), self._target_width).given(found, variances)
+        value = value_of(self._known, mean, variance)
         target = self._optima(np.array([self._target_width]), self._target_steps)[:, 0]
-        regret = self._rise(value - target)
+        rise = self._rise(value - target)
+        scale = self._known.scale
+        regret, percent = scale.loss_rise(self._known.level, rise), scale.percent(rise)
         low, high = np.quantile(regret, (0.05, 0.95))
-        return PredictedRegret(float(regret.mean()), float(low), float(high))
+        return PredictedRegret(
+            mean=float(regret.mean()),
+            low=float(low),
+            high=float(high),
+            percent=None if percent is None else float(percent.mean()),
+        )
 
     def optimum_error(self, step: float, seeds: int) -> OptimumError:
         """Return the error of a width's optimum on a grid of so many octaves and seeds."""
@@ -147,56 +142,25 @@ class Predictor:
         return (place + moved)[:, None] + drift[:, None] * ways
 
     def _rise(self, offset: Floats) -> Floats:
-        """Return the loss above the optimum: of a failed run all that training gains."""
+        """Return y above the optimum: of a failed run all that training gains."""
         known = self._known
-        most = known.loss_at_init - known.level
+        most = known.start - known.level
         rise = np.minimum(known.shape.rise(offset)[0], most)
         return np.where(offset >= known.cliff, most, rise)
 
 
-def law_values(
-    widths: Floats, optima: Floats, usable: NDArray[np.bool_], sd: float, target: float
-) -> tuple[Floats, Floats]:
-    """Return the weighted laws' value at the target and its sd, for each simulated sweep.
+@lru_cache
+def _law(widths: tuple[float, ...], target: int) -> Prior:
+    return Prior.of(np.log2(widths)[:, None], np.log2([target]))
 
-    A sweep with fewer than three usable optima follows the constant law, one with none the mean of
-    them all.
 
-    Args:
-        widths: of the proxies, (width,).
-        optima: found by each sweep, (sweep, width).
-        usable: whether an optimum is resolved, (sweep, width).
-        sd: of each optimum, as the analysis gives it.
-        target: width.
+def value_of(known: Knowledge, mean: Floats, variance: Floats) -> Floats:
+    """Return the value of least expected cost, short of the cliff, for a normal optimum.
+
+    Where the basin has the skew c, the expected cost is least c/2 of the variance below the mean.
     """
-    value, spread = np.empty(len(optima)), np.empty(len(optima))
-    errors = sd * _unit_errors()[:, : len(widths)]
-    for pattern in np.unique(usable, axis=0):
-        sweeps = (usable == pattern).all(axis=1)
-        chosen = pattern if pattern.any() else ~pattern
-        drawn, count = optima[sweeps][:, chosen], int(sweeps.sum())
-        # The laws of every sweep, and after them those of errors alone: they tell the value's sd.
-        fitted = Optima(
-            widths[chosen],
-            drawn.mean(axis=0),
-            np.full(int(chosen.sum()), sd**2),
-            np.vstack([drawn, errors[:, chosen]]),
-        )
-        is_lawful = pattern.sum() >= MIN_WIDTHS
-        laws = fit_laws(fitted) if is_lawful else (fit_law(LawName.constant, fitted),)
-        at = np.stack([law.draws_at(np.array([target]))[:, 0] for law in laws])
-        chi2 = np.stack([law.chi2_draws for law in laws])
-        counts = np.array([law.coefficients.size for law in laws], dtype=float)
-        weights = law_weights(chi2[:, :count], counts[:, None])
-        mean = (weights * at[:, :count]).sum(axis=0)
-        variance = at[:, count:].var(axis=1)[:, None] + (at[:, :count] - mean) ** 2
-        value[sweeps], spread[sweeps] = mean, np.sqrt((weights * variance).sum(axis=0))
-    return value, spread
-
-
-@cache
-def _unit_errors() -> Floats:
-    return stream("budget", "laws").standard_normal((SPREAD_DRAWS, max(WIDTH_COUNTS)))
+    value = mean - known.shape.skew * variance / 2.0
+    return np.minimum(value, mean - CLIFF_SDS * np.sqrt(variance) + known.cliff)
 
 
 def simulated_error(known: Knowledge, step: float, seeds: int) -> OptimumError:
@@ -205,23 +169,21 @@ def simulated_error(known: Knowledge, step: float, seeds: int) -> OptimumError:
     The optimum of the basins is at 0; their grids lie in several ways about it.
     """
     rng = stream("budget", "fit")  # the same noise for every grid and number of seeds
-    degrees = (seeds - 1) * 2 * REACH * MIN_WIDTHS  # noise is pooled over the widths
-    variances = known.noise**2 * degrees / rng.chisquare(degrees, POSTERIOR_DRAWS)
-    noise, found, count = Noise(known.noise, degrees, variances), [], PHASES * FIT_DRAWS
+    noise = Noise(known.noise, (seeds - 1) * (LOW_POINTS - 1) * min(WIDTH_COUNTS))
+    grids = {}
     for phase in (np.arange(PHASES) + 0.5) / PHASES - 0.5:
         theta = step * (np.arange(-REACH, REACH + 1) + phase)
         rise = np.where(theta < known.cliff, known.shape.rise(theta)[0], np.inf)
         errors = known.noise * rng.standard_normal((FIT_DRAWS, max(SEED_COUNTS), len(theta)))
-        for error in errors[:, :seeds]:
-            losses = known.level + rise + error
-            grid = build_grid(theta, losses, loss_at_init=known.loss_at_init)
-            basin = grid and fit_basin(grid, noise, rng=rng, draws=POSTERIOR_DRAWS)
-            if basin and basin.theta_draws is not None:
-                # Beside a cliff no curve is fitted, and the optimum is drawn between two points.
-                is_fitted = basin.fit_sd is not None
-                sds = (basin.fit_sd, basin.model_sd) if is_fitted else (basin.theta_draws.std(), 0)
-                found.append(sds)
+        for draw, error in enumerate(errors[:, :seeds]):
+            y = known.level + rise + error
+            grids[phase, draw] = build_grid(theta, y, loss_at_init=known.start)
+    there = {key: grid for key, grid in grids.items() if grid is not None}
+    ends = (REACH + 1) * step
+    candidates = np.arange(-ends, ends + 1e-9, FINENESS * step)
+    basins = fit_basins(there, noise, candidates).values()
+    found = [b.moments[1] for b in basins if b.censored in (None, Censoring.divergence)]
     if not found:
         return OptimumError(step, 0.0, 1.0)
-    fit_sd, shape_sd = np.sqrt(np.mean(np.square(found), axis=0))
-    return OptimumError(float(fit_sd), float(shape_sd), 1.0 - len(found) / count)
+    sd, shape_sd = float(np.sqrt(np.mean(found))), float(np.hypot(NUDGE, NUDGE_STEPS * step))
+    return OptimumError(sd, min(shape_sd, sd), 1.0 - len(found) / len(grids))
