@@ -24,6 +24,7 @@ from hptransfer.config.sweep import (
     SweepConfig,
     VaryConfig,
     VerdictConfig,
+    current_rule,
     one_at_a_time,
     read_axis,
 )
@@ -182,13 +183,19 @@ def facts_of(
 ) -> SweepFacts:
     """Return the question of a sweep's config; `design` where its points are no grid."""
     target = tree["sweep"]["target"].get("model") or {}
-    rule = VerdictConfig(**tree["verdict"])
+    rule = VerdictConfig(**current_rule(tree["verdict"]))
     if "imported" in tree:
-        points = {f"log2_{n}": tuple(axis["points"]) for n, axis in tree["search"].items()}
+        points = dict(_imported_axis(n, axis) for n, axis in tree["search"].items())
         rows = int(tree["imported"]["rows"])
         return ImportedFacts(name, points, target.get("width"), rule, tree, rows=rows)
     axes = {f"log2_{n}": read_axis(n, axis).points for n, axis in tree["search"].items() if axis}
     return SweepFacts(name, axes, target.get("width"), rule, tree, design)
+
+
+def _imported_axis(name: str, entry: Mapping[str, Any]) -> tuple[str, tuple[float, ...]]:
+    """Return the axis of an entry of an imported search, and its points; null, off, is -inf."""
+    points = tuple(-math.inf if point is None else point for point in entry["points"])
+    return (name if entry.get("linear") else f"log2_{name}"), points
 
 
 def read_design(folder: ResultsFolder, tree: Mapping[str, Any]) -> AskedPoints | None:

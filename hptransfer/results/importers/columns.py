@@ -1,59 +1,59 @@
 """Which column of a sheet holds what: as `--columns` says, else by the column's name.
 
-Recognised are our own names, those of a W&B table (`config.lr`, `summary.val/loss`) and those of
-MLflow (`params.lr`, `metrics.val_loss`). What was taken for what is always printed.
+What was taken for what is always printed.
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 
-from hptransfer.config.hyperparameters import HYPERPARAMETERS, VLB_WEIGHT
 from hptransfer.errors import UserError
+from hptransfer.results.importers.names import (
+    SPELLINGS,
+    axis_of,
+    hp_of,
+    hp_spelled,
+    is_complement,
+    normalised,
+    recognised,
+)
+from hptransfer.results.importers.read_file import Sheet
+from hptransfer.results.importers.values import (
+    follows,
+    is_label_column,
+    number_columns,
+    texts_of,
+    varies_within,
+)
 
 MOST_SHOWN = 12  # columns of a table that an error message lists
-KNOWN_HPS = {**HYPERPARAMETERS, "vlb_weight": VLB_WEIGHT}
-_LR = ("lr", "learning_rate", "base_lr", "base_learning_rate", "peak_lr", "max_lr", "eta")
-# Our name of a column -> what other programs call it, as `normalised` writes it.
-SPELLINGS: dict[str, tuple[str, ...]] = {
-    "width": (
-        *("width", "d_model", "dmodel", "hidden_size", "hidden_dim", "n_embd", "embed_dim"),
-        *("model_width", "model_dim", "n_embed", "hidden_width", "embedding_dim"),
-    ),
-    "loss": (
-        *("loss", "val_loss", "valid_loss", "validation_loss", "eval_loss", "test_loss"),
-        *("final_loss", "final_val_loss", "value", "best_val_loss"),
-    ),
-    "seed": ("seed", "random_seed", "rng_seed", "run_seed", "seed_id"),
-    "parametrization": (
-        *("parametrization", "parameterization", "parametrisation", "parameterisation"),
-        *("param", "arm", "scaling", "mup", "use_mup"),
-    ),
-    "family": ("family", "architecture", "arch"),
-    "step": ("step", "global_step", "checkpoint_step", "iteration", "iter", "checkpoint"),
-    "steps": ("steps", "train_steps", "training_steps", "n_steps", "num_steps", "max_steps"),
-    "depth": ("depth", "n_layer", "n_layers", "num_layers", "num_hidden_layers"),
-    "batch_size": ("batch_size", "train_batch_size", "global_batch_size", "bs"),
-    "diverged": ("diverged", "is_diverged", "has_diverged"),
-    "status": ("status", "state", "run_state"),
-    "n_seeds": ("n_seeds", "num_seeds", "seed_count"),
-    "loss_std": ("loss_std", "loss_sd", "std_loss", "val_loss_std", "eval_loss_std"),
-    "loss_at_init": ("loss_at_init", "init_loss", "initial_loss"),
-    "train_loss": ("train_loss", "training_loss"),
-    "diverged_at_step": ("diverged_at_step",),
-    "flops": ("flops", "total_flops"),
-    "seconds": ("seconds", "runtime_seconds"),
-    "lr": _LR,
-}
-_BY_SPELLING = {spelled: ours for ours, names in SPELLINGS.items() for spelled in names}
-_HP = re.compile(r"(?:log(?:2|10)_)?([a-z][a-z0-9_]*)")
-_TRACKERS = r"^(params|metrics|config|summary|user_attrs|study_attrs|tags)[./_]"
+MOST_SEARCHED = 300  # columns among which one of labels is looked for
+_GOOD = re.compile(r"(^|_)(acc|accuracy|auc|f1|score|bleu|top\d*|precision|recall)(_|$)")
+MOST_GUESSES = 3  # columns that are tried for a needed one that no name tells
+
+
+class Unclear(UserError):
+    """A table that more words of `--columns` would make clear, with such words to be tried."""
+
+    def __init__(
+        self,
+        message: str,
+        remedies: Sequence[Sequence[str]] = (),
+        *,
+        say: str = "Say which is which:",
+        needs_words: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.remedies = remedies
+        self.say = say  # before the command that is proposed
+        self.needs_words = needs_words  # whether no other way than words of `--columns` is left
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class ChosenColumns:
     columns: Mapping[str, str]  # our name -> a column of the sheet
     constants: Mapping[str, str]  # our name -> its value in all rows
     wide: Wide | None
+    notes: tuple[str, ...] = ()  # on columns that were not taken
+    off: frozenset[str] = frozenset()  # hyperparameters that some arms lack: empty is zero
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -88,8 +90,8 @@ class ChosenColumns:
 
     @property
     def axes(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of a name (`lr`, `log2_<hp>`, `log10_<hp>`) and the ledger's, `log2_<hp>`."""
-        return tuple((name, f"log2_{hp}") for name in sorted(self.names) if (hp := hp_of(name)))
+        """Pairs of a name (`lr`, `log2_<hp>`, `log10_<hp>`, ...) and the ledger's axis."""
+        return tuple((name, axis_of(name)) for name in sorted(self.names) if hp_of(name))
 
     def record(self) -> dict[str, str]:
         """Return the sources as words of `--columns` give them, for the folder's sweep.yaml."""
@@ -99,31 +101,153 @@ class ChosenColumns:
         return dict(sorted(said.items()))
 
 
-def choose_columns(words: Sequence[str], columns: Sequence[str], file: str) -> ChosenColumns:
+def choose_columns(words: Sequence[str], sheet: Sheet) -> ChosenColumns:
     """Return the source of each of our columns: `--columns` first, the rest by recognised names.
 
-    Args:
-        words: the words of `--columns`.
-        columns: the names of the table's columns.
-        file: the file's name, for messages.
+    A hyperparameter that a name tells is taken where it varies within a width; a column of labels
+    is taken for the arm where no name tells the arm and it is the only such column.
 
     Raises:
         UserError: a word names no column, or a needed column has no source or several; the sentence
             says what to type.
     """
-    given, unread = _given(words, columns, file)
+    given, unread = _given(words, sheet.columns, sheet.name)
     taken = given.names | unread
+    taken_axes = {axis_of(name) for name in taken if hp_of(name)}
     used = {*given.columns.values(), *(given.wide.columns if given.wide else ())}
-    is_hp_given = any(map(hp_of, taken))
-    candidates: dict[str, list[str]] = {}
-    for column in columns:
-        ours = recognised_name(column)
-        if ours and ours not in taken and column not in used and not (is_hp_given and hp_of(ours)):
-            candidates.setdefault(ours, []).append(column)
+    by_level: dict[str, dict[int, list[str]]] = {}
+    for column in sheet.columns:
+        ours, level = recognised(column)
+        if ours is None or ours in taken or column in used:
+            continue
+        if not (hp_of(ours) and axis_of(ours) in taken_axes):
+            by_level.setdefault(ours, {}).setdefault(level, []).append(column)
+    candidates = {ours: levels[min(levels)] for ours, levels in by_level.items()}
+    candidates = {ours: _without_copies(named, sheet) for ours, named in candidates.items()}
     found = {ours: named[0] for ours, named in candidates.items() if len(named) == 1}
     chosen = replace(given, columns={**given.columns, **found})
-    _require_enough(chosen, candidates, columns, file)
+    if "parametrization" not in {*chosen.names, *unread, *candidates}:
+        chosen = _with_arms(chosen, sheet)
+    chosen, left_out = _without_idle(chosen, frozenset(found), sheet)
+    candidates = {ours: named for ours, named in candidates.items() if ours not in left_out}
+    _require_enough(chosen, candidates, sheet)
     return chosen
+
+
+def _without_copies(named: Sequence[str], sheet: Sheet) -> list[str]:
+    """Return the columns, or the first of them where all hold the same."""
+    if len(named) < 2:
+        return list(named)
+    cells = [texts_of(column) for _, column in sheet.load(list(named)).items()]
+    return list(named[:1] if all(each == cells[0] for each in cells) else named)
+
+
+def _without_idle(
+    chosen: ChosenColumns, found: frozenset[str], sheet: Sheet
+) -> tuple[ChosenColumns, set[str]]:
+    """Leave out recognised columns that tell no trials of one width apart; return their names.
+
+    Those are hyperparameters besides the learning rate that are the same, empty in some rows, or a
+    fixed multiple of the learning rate at every width; and a family that follows from the width.
+    """
+    hps = [name for name in sorted(found) if hp_of(name)]
+    has_lr = any(hp_of(name) == "lr" for name in chosen.names)
+    further = [name for name in hps if hp_of(name) != "lr"]
+    checked = [*further, *(["family"] if "family" in found else [])]
+    if not checked:
+        return chosen, set()
+    groups = ["width", "parametrization", "family"]
+    lr = next((name for name in chosen.columns if hp_of(name) == "lr"), None)
+    names = [*checked, *(name for name in groups if name in chosen.columns), *([lr] if lr else [])]
+    loaded = sheet.load(list(dict.fromkeys(chosen.columns[name] for name in names)))
+    cells = {name: texts_of(loaded[chosen.columns[name]]) for name in names}
+    count = len(loaded)
+    widths = cells.get("width", [""] * count)
+    arms = [cells[name] for name in groups if name in cells and name != "family"]
+    labels = [cells[name] for name in ("family", "parametrization") if name in cells]
+    rates = None if lr is None else number_columns(cells[lr], decimal_comma=sheet.decimal_comma)
+    reasons, off = dict[str, str](), dict[str, str]()
+    families = cells.get("family", []) if "width" in cells else []
+    if len(set(families)) > 1 and not varies_within(families, [widths]):
+        reasons["family"] = "tells nothing beyond the width"
+    for name in further:
+        values = number_columns(cells[name], decimal_comma=sheet.decimal_comma)
+        if values is None:
+            reasons[name] = "holds texts"
+        elif len({value for value in values if value == value}) < 2:
+            reasons[name] = "is the same in every row"
+        elif not varies_within(values, [widths]):
+            reasons[name] = "follows from the width"
+        elif rates is not None and follows(values, rates, arms):
+            reasons[name] = "is a fixed multiple of the learning rate at every width"
+        elif gaps := _gaps(values, rates or [0.0] * count, labels):
+            if all(gaps.values()) and not is_complement(name):
+                off[name] = " and ".join(sorted(" ".join(arm) for arm in gaps))
+            else:
+                reasons[name] = "is empty in some rows"
+    if not has_lr and set(reasons) >= set(further) and further:
+        del reasons[further[0]]  # rows need a hyperparameter, even one that does not vary
+    notes = tuple(
+        f"{chosen.columns[name]!r} {reason}, so it is not taken as {name} "
+        f"({name}={chosen.columns[name]} takes it)"
+        for name, reason in reasons.items()
+        if reason != "is the same in every row"
+    )
+    notes += tuple(f"{chosen.columns[name]!r} is off for {arm}" for name, arm in off.items())
+    kept = {name: column for name, column in chosen.columns.items() if name not in reasons}
+    taken = replace(chosen, columns=kept, notes=(*chosen.notes, *notes), off=frozenset(off))
+    return taken, set(reasons)
+
+
+def _gaps(
+    values: Sequence[float], rates: Sequence[float], arms: Sequence[Sequence[str]]
+) -> dict[tuple[str, ...], bool]:
+    """Return the arms in which a value is missing, each with whether all of its values are."""
+    missing: dict[tuple[str, ...], list[bool]] = {}
+    for value, rate, *arm in zip(values, rates, *arms, strict=True):
+        if not math.isnan(rate):
+            missing.setdefault(tuple(arm), []).append(math.isnan(value))
+    return {arm: all(each) for arm, each in missing.items() if any(each)}
+
+
+def label_columns(chosen: ChosenColumns, sheet: Sheet) -> list[str]:
+    """Return the columns that are not used and hold labels which vary within a width."""
+    used = {*chosen.columns.values(), *(chosen.wide.columns if chosen.wide else ())}
+    free = [c for c in sheet.columns if c not in used and is_label_column(normalised(c), c)]
+    if not free or len(free) > MOST_SEARCHED:
+        return []
+    width = [chosen.columns["width"]] if "width" in chosen.columns else []
+    needed = [chosen.columns[name] for name in ("loss",) if name in chosen.columns]
+    loaded = sheet.load([*free, *width, *needed])
+    widths = texts_of(loaded[width[0]]) if width else [""] * len(loaded)
+    rows = [i for i, text in enumerate(texts_of(loaded[needed[0]])) if text] if needed else None
+    found: dict[str, list[str]] = {}
+    for name in free:
+        cells, here = texts_of(loaded[name]), widths
+        if rows is not None:
+            cells, here = [cells[i] for i in rows], [widths[i] for i in rows]
+        is_told = is_label_column(normalised(name), name, cells) and varies_within(cells, [here])
+        if is_told and not any(_same_groups(cells, other) for other in found.values()):
+            found[name] = cells
+    return list(found)
+
+
+def _same_groups(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Say whether two columns of labels tell the same rows apart."""
+    pairs = set(zip(one, other, strict=True))
+    return len(pairs) == len(set(one)) == len(set(other))
+
+
+def _with_arms(chosen: ChosenColumns, sheet: Sheet) -> ChosenColumns:
+    """Take the only column of labels for the arm; of several say that they could be."""
+    found = label_columns(chosen, sheet)
+    if len(found) == 1:
+        return replace(chosen, columns={**chosen.columns, "parametrization": found[0]})
+    if not found:
+        return chosen
+    word = shlex.quote(f"parametrization={found[0]}")
+    note = f"{' or '.join(map(repr, found))} could tell arms apart (--columns {word})"
+    return replace(chosen, notes=(*chosen.notes, note))
 
 
 def _given(
@@ -143,7 +267,7 @@ def _given(
             raise UserError(
                 f"`--columns` takes OURS=THEIRS, e.g. lr=learning_rate, but got {word!r}."
             )
-        _require_ours(ours)
+        _require_ours(ours, theirs if not constant else "", columns)
         if ours in given or ours in constants or ours in unread or (ours == "loss" and wide):
             raise UserError(f"`--columns` must name {ours} once, but names it again: {word!r}.")
         if constant:
@@ -155,15 +279,20 @@ def _given(
         else:
             given[ours] = _column(theirs, ours, columns, file)
     chosen = ChosenColumns(given, constants, wide)
-    hps = sorted(hp for name in chosen.names if (hp := hp_of(name)))
+    hps = sorted(axis_of(name) for name in chosen.names if hp_of(name))
     repeated = next((hp for hp, after in itertools.pairwise(hps) if hp == after), None)
     if repeated:
-        raise UserError(f"`--columns` must give {repeated} in one unit, but gives it in several.")
+        hp = repeated.removeprefix("log2_")
+        raise UserError(f"`--columns` must give {hp} in one unit, but gives it in several.")
     return chosen, unread
 
 
-def _require_ours(name: str) -> None:
-    if name in SPELLINGS or hp_of(name):
+def _require_ours(name: str, theirs: str = "", columns: Sequence[str] = ()) -> None:
+    """Refuse a word that names nothing we read; an HP of another name is named as its column is."""
+    is_told = name in SPELLINGS or name.startswith(("log2_", "log10_")) or hp_spelled(name) == name
+    if (is_told or (theirs in columns and normalised(theirs) == name)) and (
+        name in SPELLINGS or hp_of(name)
+    ):
         return
     near = difflib.get_close_matches(name, (*SPELLINGS, "lr", "log2_lr"), n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}?" if near else ""
@@ -180,10 +309,9 @@ def _column(theirs: str, ours: str, columns: Sequence[str], file: str) -> str:
     if len(same) == 1:
         return same[0]
     near = difflib.get_close_matches(theirs, columns, n=3, cutoff=0.3)
-    word = shlex.quote(f"{ours}={near[0] if near else 'COLUMN'}")
-    raise UserError(
-        f"{file} has no column {theirs!r}; it has {_listed(near or columns)}. Say e.g. --columns "
-        f"{word}"
+    raise Unclear(
+        f"{file} has no column {theirs!r}; it has {_listed(near or columns)}.",
+        [[f"{ours}={column}"] for column in near],
     )
 
 
@@ -213,71 +341,79 @@ def _matched_by(ours: str) -> str:
 
 
 def _require_enough(
-    chosen: ChosenColumns, candidates: Mapping[str, list[str]], columns: Sequence[str], file: str
+    chosen: ChosenColumns, candidates: Mapping[str, list[str]], sheet: Sheet
 ) -> None:
     """Refuse a table whose width, loss or HP no column gives or several may give."""
-    problems, words = [], []
+    problems = []
+    choices: dict[str, list[str]] = {}  # our name -> columns that may be tried
     for ours, named in candidates.items():
         if len(named) > 1:
             problems.append(f"{' or '.join(map(repr, named))} could be the {ours}")
-            words.append(f"{ours}={named[0]}")
-    units = sorted((hp, name) for name in chosen.columns if (hp := hp_of(name)))
-    for (hp, name), (after, other) in itertools.pairwise(units):
-        if hp == after:
+            choices[ours] = named
+    units = sorted((axis_of(name), name) for name in chosen.columns if hp_of(name))
+    for (axis, name), (after, other) in itertools.pairwise(units):
+        if axis == after:
             first, second = chosen.columns[name], chosen.columns[other]
-            problems.append(f"{first!r} and {second!r} both give the {hp}")
-            words.append(f"{name}={first}")
+            problems.append(f"{first!r} and {second!r} both give the {axis.removeprefix('log2_')}")
+            choices[name] = [first]
     needed = {"width": "a width", "loss": "a loss", "lr": "a learning rate (lr, or log2_<hp>)"}
     has_hp = bool(chosen.axes) or any(map(hp_of, candidates))
+    missing = []
     for ours, what in needed.items():
         if not (has_hp if ours == "lr" else ours in {*chosen.names, *candidates}):
             problems.append(f"no column is known as {what}")
-            words.append(f"{ours}=COLUMN")
+            missing.append(ours)
     if problems:
-        raise UserError(
-            f"Rows need a width, a loss and a hyperparameter, but in {file} "
-            f"{', and '.join(problems)}; its columns are {_listed(columns)}. Say which is which, "
-            f"e.g. --columns {shlex.join(words)}"
+        guessed = _guesses(missing, chosen, choices, sheet)
+        raise Unclear(
+            f"Rows need a width, a loss and a hyperparameter, but in {sheet.name} "
+            f"{', and '.join(problems)}; its columns are {_listed(sheet.columns)}.",
+            [list(words) for words in itertools.product(*guessed)],
+            needs_words=True,
         )
+
+
+def _guesses(
+    missing: Sequence[str],
+    chosen: ChosenColumns,
+    choices: Mapping[str, Sequence[str]],
+    sheet: Sheet,
+) -> list[list[str]]:
+    """Return for each thing that is not clear the words of `--columns` that may tell it.
+
+    A width is a column of whole numbers, a loss the column of most values, and a learning rate one
+    of few values below 1, or of logarithms below 0.
+    """
+    guessed = [[f"{ours}={column}" for column in named] for ours, named in choices.items()]
+    used = {*chosen.columns.values(), *itertools.chain.from_iterable(choices.values())}
+    used |= set(chosen.wide.columns if chosen.wide else ())
+    free = [column for column in sheet.columns if column not in used][:MOST_SEARCHED]
+    if not missing or not free:
+        return guessed
+    loaded = sheet.load(free)
+    values: dict[str, list[float]] = {}
+    for column in free:
+        read = number_columns(texts_of(loaded[column]), decimal_comma=sheet.decimal_comma)
+        finite = [value for value in read or [] if math.isfinite(value)]
+        if finite and not column.startswith("_"):
+            values[column] = finite
+    values = {c: v for c, v in values.items() if not _GOOD.search(normalised(c))}
+    whole = [c for c, v in values.items() if all(each == round(each) >= 2 for each in v)]
+    by_count = sorted(values, key=lambda column: -len(set(values[column])))
+    fractions = [c for c in by_count if len(set(values[c])) > 1 and c not in whole]
+    rates = [c for c in reversed(fractions) if max(values[c]) < 1 and min(values[c]) >= 0]
+    logs = [c for c, v in values.items() if max(v) < 0 and len(set(v)) > 1]
+    tried = {
+        "width": [f"width={column}" for column in whole],
+        "loss": [f"loss={column}" for column in fractions if column not in rates[:1]],
+        "lr": [
+            *(f"lr={column}" for column in rates),
+            *(f"log{2 if min(values[c]) < -9 else 10}_lr={c}" for c in logs),
+        ],
+    }
+    return guessed + [tried[ours][:MOST_GUESSES] for ours in missing]
 
 
 def _listed(columns: Sequence[str]) -> str:
     shown = ", ".join(columns[:MOST_SHOWN])
     return shown + (f" and {len(columns) - MOST_SHOWN} more" if len(columns) > MOST_SHOWN else "")
-
-
-@cache
-def hp_of(name: str) -> str | None:
-    """Return the hyperparameter of one of our names, such as lr of `log10_lr`, or None."""
-    match = _HP.fullmatch(name)
-    if match is None or (name in SPELLINGS and name != "lr"):
-        return None
-    hp = match[1]
-    logged = name != hp
-    known_hp = hp in KNOWN_HPS
-    return hp if known_hp or (logged and hp not in SPELLINGS) else None
-
-
-def normalised(column: str) -> str:
-    """Return a column's name without case, unit, tracker's prefix and punctuation.
-
-    `Val loss [nats]` is `val_loss`. A unit with a digit in it, such as (x1e-3), scales the numbers
-    and stays.
-    """
-    name = re.sub(r"\s*[(\[][^()\[\]\d]*[)\]]", "", column.strip().lower())
-    name = re.sub(_TRACKERS, "", name).removesuffix(".value")
-    return re.sub(r"[^a-z0-9]+", "_", name).strip("_")
-
-
-def recognised_name(column: str) -> str | None:
-    """Return our name for a column that its header tells; None where the header does not."""
-    name = normalised(column)
-    if column.startswith("_"):  # W&B's own, such as the `_step` of a run's last report
-        return None
-    if name in _BY_SPELLING:
-        return _BY_SPELLING[name]
-    logged = re.fullmatch(r"log(2|10)_(.+)", name)
-    if logged is None:
-        return None
-    hp = "lr" if logged[2] in _LR else logged[2]
-    return f"log{logged[1]}_{hp}" if hp in KNOWN_HPS else None

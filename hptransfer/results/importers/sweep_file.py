@@ -6,6 +6,7 @@ An imported folder has no trial that could be composed or trained again, so Hydr
 from __future__ import annotations
 
 import difflib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -36,33 +37,45 @@ STATISTIC = (
     "Drift of the optimum in octaves per width doubling with its 90 % interval, and the regret of "
     "the transferred value at the target; decided by the verdict rule."
 )
+OPTIMA_STATISTIC = (
+    "Drift of the optimum in octaves per width doubling with its 90 % interval, by the optima of a "
+    "table with their errors; what a value costs is not known."
+)
 
 
-def derive_sweep_file(folder: ResultsFolder, files: Mapping[str, Mapping[str, str]]) -> None:
+def derive_sweep_file(
+    folder: ResultsFolder,
+    files: Mapping[str, Mapping[str, str]],
+    *,
+    repeats_are_seeds: bool = False,
+) -> None:
     """Derive an imported folder's sweep.yaml from its rows; its name, question and target stay.
 
     Args:
         files: files that rows were imported from now, each with the sources of our columns.
+        repeats_are_seeds: whether several losses of one trial were counted as seeds.
     """
     rows, widths, seeds, arms = 0, set[int](), set[int](), set[str]()
-    points: defaultdict[str, set[float]] = defaultdict(set)  # log2_<hp> -> its values
+    points: defaultdict[str, set[float]] = defaultdict(set)  # axis -> its values; -inf: off
     for row in iterate_ledger_rows(folder.path):
         rows += 1
         widths.add(row["width"])
         seeds.add(row["seed"])
         arms.add(row["parametrization"])
         for name, value in row["hps"].items():
-            points[name].add(value)
+            points[name].add(-math.inf if value is None else value)
     kept = read_mapping(folder.sweep_file) if folder.sweep_file.is_file() else {}
     recorded = kept.get("imported")
     sources = dict((recorded.get("files") if isinstance(recorded, dict) else None) or {})
     for name, columns in files.items():
         sources[_plain(name)] = {ours: _plain(theirs) for ours, theirs in columns.items()}
+    was_so = isinstance(recorded, dict) and recorded.get("repeats") == "seeds"
+    repeats = {"repeats": "seeds"} if repeats_are_seeds or was_so else {}
     tree = {
         "name": kept.get("name", _plain(folder.path.absolute().name)),
         "question": kept.get("question", QUESTION),
         "statistic": kept.get("statistic", STATISTIC),
-        "imported": {"rows": rows, "files": dict(sorted(sources.items()))},
+        "imported": {"rows": rows, "files": dict(sorted(sources.items())), **repeats},
         "sweep": {
             "widths": _listed(widths),
             "parametrizations": sorted(arms - {"shared"}),
@@ -70,12 +83,61 @@ def derive_sweep_file(folder: ResultsFolder, files: Mapping[str, Mapping[str, st
             "target": (kept.get("sweep") or {}).get("target") or {},
         },
         "search": {
-            name.removeprefix("log2_"): {"points": _listed(values)}
+            name.removeprefix("log2_"): _axis_entry(name, values)
             for name, values in sorted(points.items())
         },
         "verdict": kept.get("verdict") or {},
     }
     write_text(folder.sweep_file, sweep_file_text(tree))
+
+
+def read_given_optima(folder: ResultsFolder) -> list[dict[str, Any]]:
+    """Return the optima of a folder that holds a table of them, not trials; else none."""
+    tree = read_mapping(folder.sweep_file) if folder.sweep_file.is_file() else {}
+    imported = tree.get("imported")
+    return list((imported.get("optima") if isinstance(imported, dict) else None) or [])
+
+
+def derive_optima_file(
+    folder: ResultsFolder,
+    files: Mapping[str, Mapping[str, str]],
+    added: Sequence[Mapping[str, Any]],
+) -> None:
+    """Derive the sweep.yaml of a folder of optima; its name, question and target stay.
+
+    Args:
+        files: files that optima were imported from now, each with the sources of our columns.
+        added: optima that the folder has not yet.
+    """
+    kept = read_mapping(folder.sweep_file) if folder.sweep_file.is_file() else {}
+    sources = dict((kept.get("imported") or {}).get("files") or {})
+    for name, columns in files.items():
+        sources[_plain(name)] = {ours: _plain(theirs) for ours, theirs in columns.items()}
+    optima = sorted([*read_given_optima(folder), *map(dict, added)], key=str)
+    axis = optima[0]["axis"]
+    tree = {
+        "name": kept.get("name", _plain(folder.path.absolute().name)),
+        "question": kept.get("question", QUESTION),
+        "statistic": kept.get("statistic", OPTIMA_STATISTIC),
+        "imported": {"rows": 0, "files": dict(sorted(sources.items())), "optima": optima},
+        "sweep": {
+            "widths": _listed({each["width"] for each in optima}),
+            "parametrizations": sorted({each["parametrization"] for each in optima} - {"shared"}),
+            "seeds": [],
+            "target": (kept.get("sweep") or {}).get("target") or {},
+        },
+        "search": {
+            axis.removeprefix("log2_"): _axis_entry(axis, {each["optimum"] for each in optima})
+        },
+        "verdict": kept.get("verdict") or {},
+    }
+    write_text(folder.sweep_file, sweep_file_text(tree))
+
+
+def _axis_entry(name: str, values: set[float]) -> dict[str, Any]:
+    """Return the points of an axis; null is a hyperparameter that is off."""
+    listed = [value if math.isfinite(value) else None for value in _listed(values)]
+    return {"points": listed} if name.startswith("log2_") else {"points": listed, "linear": True}
 
 
 def _plain(text: str) -> str:

@@ -9,22 +9,57 @@ import hashlib
 import json
 import math
 import re
+import shlex
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hptransfer.config.hyperparameters import LARGEST_LOG2
-from hptransfer.config.sweep import MOST_TRIALS
+from hptransfer.config.sweep import CONDITIONS, MOST_TRIALS
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.results.folder import ResultsFolder
-from hptransfer.results.importers.columns import ChosenColumns, choose_columns, hp_of, normalised
+from hptransfer.results.importers.columns import (
+    ChosenColumns,
+    Unclear,
+    choose_columns,
+    label_columns,
+)
+from hptransfer.results.importers.names import (
+    hp_of,
+    hp_spelled,
+    is_complement,
+    is_linear,
+    normalised,
+)
+from hptransfer.results.importers.optima import (
+    OptimaColumns,
+    optima_columns,
+    place_of,
+    read_optima,
+)
 from hptransfer.results.importers.read_file import Sheet, open_sheet
-from hptransfer.results.importers.sweep_file import derive_sweep_file
-from hptransfer.results.ledger_rows import LEDGER_SCHEMA, finite_or_none, iterate_ledger_rows
+from hptransfer.results.importers.sweep_file import (
+    derive_optima_file,
+    derive_sweep_file,
+    read_given_optima,
+)
+from hptransfer.results.importers.values import (
+    EMPTY,
+    LONGEST_LABEL,
+    TRUTH,
+    number_columns,
+    texts_of,
+)
+from hptransfer.results.ledger_rows import (
+    LEDGER_SCHEMA,
+    find_ledger,
+    finite_or_none,
+    iterate_ledger_rows,
+)
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
 from hptransfer.results.table import conditions_of
@@ -36,15 +71,8 @@ if TYPE_CHECKING:
 
 UNKNOWN_LABEL = "imported"  # the family and arm of imported rows that name none
 LOG2_DECIMALS = 6  # of the log2 of a hyperparameter in the ledger
-LONGEST_LABEL = 40  # characters of an arm's or a family's name
-# Texts of a missing cell, in lower case.
-EMPTY = frozenset({"", "nan", "na", "n/a", "null", "none", "-", "--", "#n/a", "<na>"})
+LINEAR_DECIMALS = 9  # of one that is compared as it is
 ENDLESS = frozenset({"diverged", "∞"})  # texts of an infinite number, besides Python's own
-# Texts of truth values, in lower case.
-_TRUTH = {
-    **dict.fromkeys(("true", "yes", "1", "y", "t", "1.0"), True),
-    **dict.fromkeys(("false", "no", "0", "n", "f", "0.0", ""), False),
-}
 # Other programs' labels of an arm, in lower case and without blanks -> ours.
 _ARMS = {
     **dict.fromkeys(("sp", "standard", "std", "standardparametrization"), "standard"),
@@ -64,11 +92,72 @@ _FROM_ZERO = ("seed", "step", "diverged_at_step")  # other whole numbers are 1 o
 
 _OTHER_STORAGES = ("mysql", "postgresql", "redis", "journal")  # of Optuna's studies
 
+IMPORT_SCHEMA = 1  # of what `import --json` prints for a table
+MOST_TRIED = 27  # ways of reading a table that are tried before one is proposed
+
 OddRows = dict[str, list[str]]  # a special treatment -> the places of the rows that had it
 
 
+@dataclass(frozen=True)
+class Request:
+    """What is to be imported, whereto, and how its table is to be read."""
+
+    source: str | Path
+    folder: ResultsFolder
+    words: tuple[str, ...]  # of `--columns`
+    drop_missing: bool  # whether rows without a loss are left out, and no diverged trials
+    repeats_are_seeds: bool  # whether several losses of one trial are runs of different seeds
+    is_typed: bool  # whether the user typed a command, and no Python
+
+    def proposed(self, words: Sequence[str], *, seeds: bool = False) -> Request:
+        """Return the request with further words; a word for the same name takes another's place."""
+        new = {word.partition("=")[0].removesuffix(":") for word in words}
+        kept = [w for w in self.words if w.partition("=")[0].removesuffix(":") not in new]
+        return replace(
+            self,
+            words=(*kept, *words),
+            repeats_are_seeds=self.repeats_are_seeds or seeds,
+        )
+
+    @property
+    def typed(self) -> str:
+        """The request as one types it."""
+        if not self.is_typed:
+            named = dict(word.split("=", 1) for word in self.words)
+            columns = [f"columns={named!r}"] if named else []
+            repeats = ['repeats="seeds"'] if self.repeats_are_seeds else []
+            return f"hptransfer.fit(rows, {', '.join([*columns, *repeats])})"
+        missing = ["--missing", "drop"] if self.drop_missing else []
+        repeats = ["--repeats", "seeds"] if self.repeats_are_seeds else []
+        columns = ["--columns", *self.words] if self.words else []
+        place = [str(self.source), str(self.folder.path)]
+        return shlex.join(["hptransfer", "import", *place, *missing, *repeats, *columns])
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A table that has been read and whose rows may be written."""
+
+    chosen: ChosenColumns
+    cells: Cells
+    trials: pd.DataFrame
+    odd: OddRows
+    were_there: int  # trials that the folder has already
+
+    @property
+    def axes(self) -> list[str]:
+        """The ledger's names of the hyperparameters."""
+        return [axis for _, axis in self.chosen.axes]
+
+
 def import_file(
-    source: str | Path, folder: ResultsFolder, words: Sequence[str], *, drop_missing: bool
+    source: str | Path,
+    folder: ResultsFolder,
+    words: Sequence[str],
+    *,
+    drop_missing: bool,
+    repeats_are_seeds: bool = False,
+    is_typed: bool = True,
 ) -> dict[str, Any]:
     """Append the trials of another program's table to a folder; describe what was done.
 
@@ -80,11 +169,14 @@ def import_file(
         folder: an imported folder, a new one, or the `target/` of a sweep.
         words: the words of `--columns`.
         drop_missing: whether rows without a loss are left out, and not taken as diverged trials.
+        repeats_are_seeds: whether several losses of one trial are runs of different seeds.
+        is_typed: whether refusals propose a command, and not a call of Python.
 
     Raises:
         UserError: the file is no table, a column or cell is not as it must be, or the folder holds
-            rows of our own sweep.
+            rows of our own sweep. Where other words would make the table clear, they are proposed.
     """
+    request = Request(source, folder, tuple(words), drop_missing, repeats_are_seeds, is_typed)
     above = ResultsFolder(folder.path.absolute().parent)
     is_target = folder.path.name == above.target.name and above.sweep_file.is_file()
     labels = {"family": UNKNOWN_LABEL, "parametrization": UNKNOWN_LABEL}
@@ -97,39 +189,253 @@ def import_file(
         _require_imported(folder)
     require_links_inside(folder.path)
     sheet = open_sheet(local_file(source))
-    chosen = choose_columns(words, sheet.columns, sheet.name)
+    try:
+        columns = None if is_target else optima_columns(words, sheet)
+        if columns is not None:
+            return _import_optima(columns, request, sheet, labels)
+        if not is_target:
+            _require_trials(folder)
+        found = _checked(request, sheet, labels)
+    except Unclear as problem:
+        raise UserError(_with_remedy(problem, request, sheet, labels)) from None
+    with LedgerWriter(folder.path) as writer:
+        rows = _ledger_rows(found.trials, found.axes, sheet.name)
+        appended = writer.append_new(row for _, row in rows)
+    if not is_target:
+        derive_sweep_file(
+            folder, {sheet.name: found.chosen.record()}, repeats_are_seeds=repeats_are_seeds
+        )
+    checkpoints = len(set(found.trials["steps"])) if "step" in found.chosen.names else 0
+    return {
+        "schema": IMPORT_SCHEMA,
+        "source": str(source),
+        "into": str(folder.path),
+        "columns": found.chosen.record(),
+        "appended": appended,
+        "identical": found.were_there,
+        "notes": _notes(found.chosen, found.odd, found.cells, labels, checkpoints),
+        "repaired": writer.notice,
+    }
+
+
+def _import_optima(
+    columns: OptimaColumns, request: Request, sheet: Sheet, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """Write a table's optima into the folder's sweep.yaml; describe what was done."""
+    found, known, notes = _checked_optima(columns, request, sheet, labels)
+    new = [each for each in found if place_of(each) not in known]
+    derive_optima_file(request.folder, {sheet.name: columns.record()}, new)
+    return {
+        "schema": IMPORT_SCHEMA,
+        "source": str(request.source),
+        "into": str(request.folder.path),
+        "columns": columns.record(),
+        "appended": len(new),
+        "identical": len(found) - len(new),
+        "notes": notes,
+        "repaired": None,
+    }
+
+
+def _checked_optima(
+    columns: OptimaColumns, request: Request, sheet: Sheet, labels: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], dict[tuple[Any, ...], dict[str, Any]], list[str]]:
+    """Return a table's optima, those that the folder has by their places, and what to tell."""
+    folder = request.folder
+    if find_ledger(folder.path) is not None:
+        raise UserError(
+            f"{folder.path} holds trials, which optima cannot be fitted with. Import "
+            f"{sheet.name} into a folder of its own."
+        )
+    place, cells = columns.place, Cells(sheet.name, sheet.decimal_comma)
+    loaded = sheet.load(list(dict.fromkeys([*place.columns.values(), sheet.columns[0]])))
+    settings = []
+    for i, where in enumerate(loaded.index):
+        told = {ours: _one_cell(loaded[column], i) for ours, column in place.columns.items()}
+        told |= place.constants
+        setting: dict[str, Any] = {**labels, "width": cells.whole(told["width"], "width", where)}
+        for ours in ("family", "parametrization"):
+            if ours in told:
+                is_flag = "mup" in normalised(place.columns.get(ours, ""))
+                convert = cells.arm_by_flag if is_flag else cells.label
+                setting[ours] = convert(told[ours], ours, where)
+        for ours in CONDITIONS:
+            if ours in told:
+                setting[ours] = cells.whole(told[ours], ours, where)
+        settings.append(setting)
+    found, left_out = read_optima(columns, sheet, settings)
+    if not found:
+        raise UserError(f"{sheet.name} holds no optimum with an error. Add the error's column.")
+    known = {place_of(each): each for each in read_given_optima(folder)}
+    seen = dict(known)
+    for each in found:
+        before = seen.setdefault(place_of(each), each)
+        told = [(e["axis"], e["optimum"], e["sd"]) for e in (before, each)]
+        if told[0] != told[1]:
+            raise UserError(
+                f"A setting has one optimum, but {sheet.name} gives {told[1][1]:g} ± "
+                f"{told[1][2]:g} at {each['parametrization']}, width {each['width']}, where there "
+                f"was {told[0][1]:g} ± {told[0][2]:g}, in log2. Give the mean with its error, or "
+                "import into another folder."
+            )
+    axes = {each["axis"] for each in seen.values()}
+    if len(axes) > 1:
+        raise UserError(
+            f"A folder holds optima of one hyperparameter, but would hold those of "
+            f"{' and '.join(sorted(axes))}. Import them into another folder."
+        )
+    notes = [f"a table of optima, fitted without losses: {_optima_text(columns)}"]
+    if left_out:
+        notes.append(f"{len(left_out)} rows without an error, left out (first: {left_out[0]})")
+    unique = {place_of(each): each for each in found}
+    return list(unique.values()), known, notes
+
+
+def _one_cell(column: Any, i: int) -> Any:
+    cell = column.iloc[i]
+    return None if texts_of(column.iloc[i : i + 1]) == [""] else cell
+
+
+def _optima_text(columns: OptimaColumns) -> str:
+    return "; ".join(f"{ours} = {theirs!r}" for ours, theirs in columns.record().items())
+
+
+def _require_trials(folder: ResultsFolder) -> None:
+    """Refuse a folder that holds a table of optima."""
+    if folder.sweep_file.is_file() and read_given_optima(folder):
+        raise UserError(
+            f"{folder.path} holds a table of optima, which trials cannot be fitted with. Import "
+            "the trials into a folder of their own."
+        )
+
+
+def _checked(request: Request, sheet: Sheet, labels: Mapping[str, str]) -> Checked:
+    """Read a table and check its rows among themselves and against the folder's."""
+    folder = request.folder
+    chosen = choose_columns(request.words, sheet)
     cells, axes = Cells(sheet.name, sheet.decimal_comma), [axis for _, axis in chosen.axes]
-    trials, odd = _read_trials(sheet, chosen, cells, labels, drop_missing=drop_missing)
+    cells.columns = chosen.columns
+    trials, odd = _read_trials(sheet, chosen, cells, labels, drop_missing=request.drop_missing)
     if trials.empty:
         raise UserError(_nothing(sheet.name, odd))
-
     first: dict[bytes, tuple[str, tuple[Any, ...]]] = {}
-    known = set[str]()
+    known, there = set[str](), defaultdict[bytes, list[tuple[int, Outcome]]](list)
     for row in iterate_ledger_rows(folder.path):
         _is_new(first, row, f"{row.get('source', 'a row')} (in {folder.path})")
         known.add(row["trial_key"])
+        there[_cell(row)].append((row["seed"], _outcome(row)))
         _require_same_axes(row, axes, sheet.name, folder)
+    if request.repeats_are_seeds:
+        trials = _with_seeds(trials, axes, sheet.name, there)
     were_there = 0
     for place, row in _ledger_rows(trials, axes, sheet.name):
-        is_new = _is_new(first, row, f"{place} of {sheet.name}")
+        try:
+            is_new = _is_new(first, row, f"{place} of {sheet.name}")
+        except Repeated as problem:
+            before, of_sheet = first[_trial(row)][0], f" of {sheet.name}"
+            among = [before.removesuffix(of_sheet), place] if before.endswith(of_sheet) else []
+            gaps = [f" {note}." for note in chosen.notes if "empty in some rows" in note]
+            raise Repeated("".join([str(problem), *gaps]), _apart(chosen, sheet, among)) from None
         if not is_new and row["trial_key"] in known:
             were_there += 1
         elif not is_new:
             odd["given twice, kept once"].append(place)
-    with LedgerWriter(folder.path) as writer:
-        appended = writer.append_new(row for _, row in _ledger_rows(trials, axes, sheet.name))
-    if not is_target:
-        derive_sweep_file(folder, {sheet.name: chosen.record()})
-    checkpoints = len(set(trials["steps"])) if "step" in chosen.names else 0
-    return {
-        "source": str(source),
-        "into": str(folder.path),
-        "columns": chosen.record(),
-        "appended": appended,
-        "identical": were_there,
-        "notes": _notes(chosen, odd, cells, labels, checkpoints),
-        "repaired": writer.notice,
-    }
+    return Checked(chosen, cells, trials, odd, were_there)
+
+
+def _with_remedy(
+    problem: Unclear, request: Request, sheet: Sheet, labels: Mapping[str, str]
+) -> str:
+    """Return a refusal with the first of its remedies that has been tried and works."""
+    told, say = str(problem), problem.say
+    if isinstance(problem, Repeated):
+        seeds = request.proposed([], seeds=True)
+        if _works(seeds, sheet, labels):
+            told += f" If they are repeated runs, count them as seeds: {seeds.typed}"
+    for words in problem.remedies[:MOST_TRIED]:
+        better = request.proposed(words)
+        if _works(better, sheet, labels):
+            return f"{told}{'' if say.startswith(';') else ' '}{say} {better.typed}"
+    how = "--columns OURS=THEIRS" if request.is_typed else "columns={OURS: THEIRS}"
+    return f"{told} Say which column is which with {how}." if problem.needs_words else told
+
+
+def _works(request: Request, sheet: Sheet, labels: Mapping[str, str]) -> bool:
+    try:
+        columns = optima_columns(request.words, sheet)
+        if columns is None:
+            _checked(request, sheet, labels)
+        else:
+            _checked_optima(columns, request, sheet, labels)
+    except UserError:
+        return False
+    return True
+
+
+def _apart(chosen: ChosenColumns, sheet: Sheet, places: Sequence[str]) -> list[list[str]]:
+    """Return words of `--columns` for columns in which two rows of one trial differ."""
+    if len(places) < 2 or chosen.wide:
+        return []
+    named = label_columns(replace(chosen, columns=_without_arm(chosen)), sheet)
+    arm = chosen.columns.get("parametrization")
+    ours = "parametrization" if arm is None else "family"
+    used = set(chosen.columns.values())
+    loaded = sheet.load([column for column in sheet.columns if column not in used])
+    words = []
+    for column in loaded.columns:
+        texts = texts_of(loaded[column])
+        here = [texts[list(loaded.index).index(place)] for place in places]
+        if here[0] == here[1]:
+            continue
+        values = number_columns(texts, decimal_comma=sheet.decimal_comma)
+        hp = hp_spelled(normalised(column))
+        if column in named and ours not in chosen.names:
+            words.append([f"{ours}={column}"])
+        elif values is not None and 2 * len(set(values)) <= len(values):
+            spelled = normalised(column)
+            if hp is None and all(value == round(value) for value in values if value == value):
+                words.append([f"seed={column}"])
+            elif hp is not None or re.fullmatch(r"[a-z][a-z0-9_]*", spelled):
+                words.append([f"{hp or spelled}={column}"])
+    if len(named) > 1 and not {"parametrization", "family"} & chosen.names:
+        words.append([f"parametrization={named[0]}", f"family={named[1]}"])
+    return words
+
+
+def _without_arm(chosen: ChosenColumns) -> dict[str, str]:
+    return {ours: column for ours, column in chosen.columns.items() if ours != "parametrization"}
+
+
+Outcome = tuple[Any, ...]  # status, loss, n_seeds and loss_sd of a trial
+
+
+def _with_seeds(
+    trials: pd.DataFrame,
+    axes: Sequence[str],
+    file: str,
+    there: Mapping[bytes, list[tuple[int, Outcome]]],
+) -> pd.DataFrame:
+    """Give the runs of one cell, which agree in all but the seed, seeds of their own.
+
+    A run keeps its seed unless another has it, then it gets the next free one. A run whose outcome
+    the folder has for that cell has the seed of that row, so that a file may be imported twice.
+    """
+    unmatched = {cell: list(known) for cell, known in there.items()}
+    taken = {cell: {seed for seed, _ in known} for cell, known in there.items()}
+    seeds = []
+    for _, row in _ledger_rows(trials, axes, file):
+        cell, outcome = _cell(row), _outcome(row)
+        same = next((e for e in unmatched.get(cell, []) if e[1] == outcome), None)
+        if same is not None:
+            unmatched[cell].remove(same)
+            seeds.append(same[0])
+            continue
+        used, seed = taken.setdefault(cell, set()), row["seed"]
+        while seed in used:
+            seed += 1
+        used.add(seed)
+        seeds.append(seed)
+    return trials.assign(seed=seeds)
 
 
 @dataclass
@@ -143,6 +449,7 @@ class Cells:
     decimal_comma: bool  # whether 0,5 may be a number
     first: dict[str, str] = field(default_factory=dict)  # "," or "." -> the place of the first one
     commas: int = 0  # numbers with a decimal comma
+    columns: Mapping[str, str] = field(default_factory=dict)  # our name -> the table's
 
     def number(self, cell: Any, ours: str, place: str) -> float:
         """Return a cell as a number: NaN if it is missing, inf if it is infinite."""
@@ -154,7 +461,7 @@ class Cells:
         except ValueError:
             return self._written(text, ours, place)
         if math.isinf(value):
-            return math.inf
+            return value
         if "_" in text:
             raise self._refused(text, ours, place)
         if self.decimal_comma and "." in text:
@@ -189,8 +496,7 @@ class Cells:
             hint = " Write nested configs as JSON: to_json('runs.json', orient='records')."
         return UserError(
             f"The {ours} in {place} of {self.file} {what}: {abbreviate(text, 60)}.{hint} "
-            "Correct it, or "
-            f"take another column with --columns {ours}=COLUMN"
+            f"Correct it, or name another column for the {ours} with --columns."
         )
 
     def whole(self, cell: Any, ours: str, place: str) -> int:
@@ -212,12 +518,12 @@ class Cells:
     def truth(self, cell: Any, ours: str, place: str) -> bool:
         """Return a cell as a truth value; a missing cell is false."""
         text = "" if cell is None else str(cell).strip().lower()
-        if text not in _TRUTH:
+        if text not in TRUTH:
             raise UserError(
                 f"`{ours}` must be true or false, but is {abbreviate(cell, 40)} in {place} of "
                 f"{self.file}."
             )
-        return _TRUTH[text]
+        return TRUTH[text]
 
     def label(self, cell: Any, ours: str, place: str) -> str:
         """Return the label in a cell; a known arm in another spelling gets our name."""
@@ -235,50 +541,72 @@ class Cells:
     def arm_by_flag(self, cell: Any, ours: str, place: str) -> str:
         """Return the arm in a cell of a column `mup`, which may hold truth values."""
         text = str(cell).strip().lower()
-        if text and text in _TRUTH:
-            return "mup" if _TRUTH[text] else "standard"
+        if text and text in TRUTH:
+            return "mup" if TRUTH[text] else "standard"
         return self.label(cell, ours, place)
 
-    def log2(self, value: float, ours: str, place: str) -> float:
-        """Return the log2 of a hyperparameter, rounded so that a printed 0.00024414062 is 2^-12.
+    def point(self, value: float, ours: str, place: str) -> float:
+        """Return the point of a hyperparameter's axis, rounded: a printed 0.00024414062 is 2^-12.
+
+        Of an axis in log2, a hyperparameter of zero is off and lies at -inf.
 
         Raises:
-            UserError: the value is missing, not positive, or far from what an HP may be.
+            UserError: the value is missing, negative, or far from what an HP may be.
         """
         hp = hp_of(ours)
-        if ours.startswith(("log2_", "log10_")):
-            found = value if ours.startswith("log2_") else value * math.log2(10.0)
-        elif not math.isfinite(value) or value <= 0:
+        is_log = ours.startswith(("log2_", "log10_"))
+        if math.isnan(value) or value == math.inf or (value == -math.inf and not is_log):
             given = "is empty" if math.isnan(value) else f"is {value:g}"
-            raise UserError(
-                f"The {hp} must be positive, but in {place} of {self.file} it {given}. Correct or "
-                f"remove that row; if the column holds logarithms, say --columns log2_{hp}=COLUMN "
-                f"or log10_{hp}=COLUMN"
-            )
+            raise self._unfit(ours, f"{given}", place)
+        if not is_log and is_linear(ours):
+            return round(value, LINEAR_DECIMALS) + 0.0
+        if is_log:
+            found = value if ours.startswith("log2_") else value * math.log2(10.0)
         else:
-            found = math.log2(value)
-        if not math.isfinite(found) or abs(found) > LARGEST_LOG2:
+            given = f"is {value:g}"
+            value = 1.0 - value if is_complement(ours) else value
+            if value < 0:
+                raise self._unfit(ours, given, place)
+            found = math.log2(value) if value else -math.inf
+        if found == -math.inf:
+            return found
+        if abs(found) > LARGEST_LOG2:
             raise UserError(
                 f"The log2 of {hp} must lie within ±{LARGEST_LOG2:g}, but in {place} of "
                 f"{self.file} it is {found:g}. Check the column's unit."
             )
         return round(found, LOG2_DECIMALS) + 0.0
 
+    def _unfit(self, ours: str, given: str, place: str) -> UserError:
+        hp = hp_of(ours)
+        least = "at most 1" if is_complement(ours) else "zero or more"
+        what = "must be a number" if is_linear(ours) or ours != hp else f"must be {least}"
+        column = self.columns.get(ours)
+        units = [f"log2_{hp}", f"log10_{hp}"] if "is -" in given and ours == hp else []
+        return Unclear(
+            f"The {hp} {what}, but in {place} of {self.file} it {given}. Correct or remove that "
+            "row.",
+            [[f"{unit}={column}"] for unit in units if column is not None],
+            say="If the column holds logarithms, say so:",
+        )
+
     def require_plausible_unit(self, ours: str, column: str, values: Iterable[float]) -> None:
         """Refuse a column of a hyperparameter that as a whole can only be in another unit."""
         finite = [value for value in values if math.isfinite(value)]
         low, high, hp = min(finite, default=0.0), max(finite, default=0.0), hp_of(ours)
         if ours.startswith("log") and low > 0 and high < 1 and high / low >= 4:
-            raise UserError(
+            raise Unclear(
                 f"{column!r} of {self.file} is read as {ours}, but its values, {low:g} to "
-                f"{high:g}, look like the {hp} itself. Say --columns '{hp}={column}' '{ours}='"
+                f"{high:g}, look like the {hp} itself.",
+                [[f"{hp}={column}", f"{ours}="]],
             )
-        if not ours.startswith("log") and high < 0:
+        if not ours.startswith("log") and high < 0 and not is_linear(ours):
             base, other = ("log10", "log2") if low >= -9 else ("log2", "log10")
-            raise UserError(
+            raise Unclear(
                 f"{column!r} of {self.file} is read as {hp}, which must be positive, but its "
-                f"values, {low:g} to {high:g}, look like {base}. Say --columns "
-                f"'{base}_{hp}={column}' (or {other}_{hp}, as they were taken)"
+                f"values, {low:g} to {high:g}, look like {base} (or {other}_{hp}, as they were "
+                "taken).",
+                [[f"{base}_{hp}={column}"]],
             )
 
 
@@ -324,7 +652,10 @@ def _read_trials(
             f"An imported sweep may have {MOST_TRIALS:,} rows, but {sheet.name} has more. "
             "Leave out what is not needed, or import it into several folders."
         )
+    frame, left_out = _without_parents(frame, [name for name, _ in chosen.axes])
     frame, odd = _with_losses(frame, drop_missing, cells)
+    if left_out:
+        odd["without a hyperparameter and a loss or width, no trial: left out"] = left_out
 
     def column(name: str, convert: Callable[[Any, str, str], Any], missing: Any = None) -> Any:
         if name not in frame:
@@ -337,8 +668,10 @@ def _read_trials(
         given = column(name, cells.number)
         if name in chosen.columns:
             cells.require_plausible_unit(name, chosen.columns[name], given)
+        if name in chosen.off:
+            given = [0.0 if math.isnan(value) else value for value in given]
         each = zip(given, frame.index, strict=True)
-        columns[axis] = [cells.log2(value, name, place) for value, place in each]
+        columns[axis] = [cells.point(value, name, place) for value, place in each]
     columns["width"] = column("width", cells.whole)
     columns["seed"] = column("seed", cells.whole, 0)
     for name in _COUNTS:
@@ -348,8 +681,8 @@ def _read_trials(
     for name in _MEASURED:
         columns[name] = column(name, cells.number, math.nan)
     columns["family"] = column("family", cells.label, labels["family"])
-    flagged = normalised(chosen.columns.get("parametrization", "")) in ("mup", "use_mup")
-    convert = cells.arm_by_flag if flagged else cells.label
+    named = normalised(chosen.columns.get("parametrization", ""))
+    convert = cells.arm_by_flag if "mup" in named else cells.label
     columns["parametrization"] = column("parametrization", convert, labels["parametrization"])
     return pd.DataFrame(columns, index=frame.index), odd
 
@@ -373,6 +706,26 @@ def _one_trial_a_row(sheet: Sheet, chosen: ChosenColumns) -> pd.DataFrame:
     ]
     in_order = [i * len(loaded) + row for row in range(len(loaded)) for i in range(len(parts))]
     return pd.concat(parts).iloc[in_order]
+
+
+def _without_parents(frame: pd.DataFrame, hps: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows that can be trials, and the places of others.
+
+    A row without any hyperparameter that lacks the loss or the width too describes no run: it is
+    the parent of runs in a tracker's export.
+    """
+    if not hps or not len(frame):
+        return frame, []
+    empty = {
+        name: [not text for text in texts_of(frame[name])]
+        for name in {*hps, "loss", "width"} & set(frame.columns)
+    }
+    parents = [
+        all(empty[name][i] for name in hps) and (empty["loss"][i] or empty["width"][i])
+        for i in range(len(frame))
+    ]
+    places = [place for place, is_one in zip(frame.index, parents, strict=True) if is_one]
+    return frame.loc[[not each for each in parents]], places
 
 
 def _with_losses(
@@ -431,7 +784,8 @@ def _row(trial: Mapping[str, Any], axes: Sequence[str], file: str) -> dict[str, 
     counts = {n: None if math.isnan(trial[n]) else int(trial[n]) for n in _COUNTS}
     measured = {name: finite_or_none(trial[name]) for name in _MEASURED}
     loss, arm, depth = finite_or_none(trial["loss"]), trial["parametrization"], counts["depth"]
-    hps = {axis: trial[axis] for axis in axes}
+    # Strict JSON has no -inf: a hyperparameter that is off is null.
+    hps = {axis: finite_or_none(trial[axis]) for axis in axes}
     budget = {name: counts[name] for name in ("steps", "batch_size") if counts[name] is not None}
     of_runs = {"n_seeds": counts["n_seeds"], "loss_sd": measured["loss_std"]}
     model = {"family": trial["family"], "width": trial["width"]}
@@ -463,32 +817,54 @@ def _row(trial: Mapping[str, Any], axes: Sequence[str], file: str) -> dict[str, 
     }
 
 
-def _is_new(
-    first: dict[bytes, tuple[str, tuple[Any, ...]]], row: Mapping[str, Any], where: str
-) -> bool:
+class Repeated(Unclear):
+    """Two losses of one trial."""
+
+    def __init__(self, message: str, remedies: Sequence[Sequence[str]] = ()) -> None:
+        super().__init__(message, remedies, say="; if another column tells them apart, name it:")
+
+
+def _cell(row: Mapping[str, Any]) -> bytes:
+    """Return a digest of all that a row's trial is but its seed."""
+    family = row["config"]["model"]["family"]
+    conditions = conditions_of(row["config"]).values()
+    place = (family, row["parametrization"], row["width"])
+    # Python hashes -1.0 and -2.0 alike, so that the values themselves are digested.
+    cell = (*place, sorted(row["hps"].items()), *conditions)
+    return hashlib.blake2b(repr(cell).encode(), digest_size=16).digest()
+
+
+def _trial(row: Mapping[str, Any]) -> bytes:
+    """Return a digest of a row's trial."""
+    return _cell(row) + repr(row["seed"]).encode()
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    foreign = row["config"].get("foreign", {})
+    return (row["status"], row["loss"], foreign.get("n_seeds"), foreign.get("loss_sd"))
+
+
+def _is_new(first: dict[bytes, tuple[str, Outcome]], row: Mapping[str, Any], where: str) -> bool:
     """Say whether a row is the first of its trial, and note where the first one stands.
 
     Raises:
-        UserError: an earlier row of the trial has another outcome.
+        Repeated: an earlier row of the trial has another outcome.
     """
-    foreign, family = row["config"].get("foreign", {}), row["config"]["model"]["family"]
-    conditions = conditions_of(row["config"]).values()
-    place = (family, row["parametrization"], row["width"], row["seed"])
-    trial = (*place, sorted(row["hps"].items()), *conditions)
-    digest = hashlib.blake2b(repr(trial).encode(), digest_size=16).digest()
-    came = (row["status"], row["loss"], foreign.get("n_seeds"), foreign.get("loss_sd"))
-    before, then = first.setdefault(digest, (where, came))
+    came = _outcome(row)
+    before, then = first.setdefault(_trial(row), (where, came))
     if then != came:
-        hps = ", ".join(f"{name} {value:g}" for name, value in row["hps"].items())
+        hps = ", ".join(
+            f"{name} {'off' if value is None else format(value, 'g')}"
+            for name, value in row["hps"].items()
+        )
         steps = row["config"].get("budget", {}).get("steps")
         at_step = "" if steps is None else f", step {steps}"
-        raise UserError(
+        raise Repeated(
             f"A trial has one loss, but {where} gives {_loss(came)} where {before} gave "
             f"{_loss(then)}, both for {row['parametrization']}, width {row['width']}, {hps}, "
             f"seed {row['seed']}{at_step}. Tell repeated runs apart by a column of "
-            "seeds (--columns seed=COLUMN), or give their mean with n_seeds and loss_std; what "
-            "else differs may be an arm (parametrization=COLUMN), a checkpoint (step=COLUMN) "
-            "or another hyperparameter (weight_decay=COLUMN)."
+            "seeds, or give their mean with n_seeds and loss_std; what else differs may be an arm, "
+            "a checkpoint or another hyperparameter."
         )
     return before == where
 
@@ -545,7 +921,7 @@ def _notes(
     chosen: ChosenColumns, odd: OddRows, cells: Cells, labels: Mapping[str, str], checkpoints: int
 ) -> list[str]:
     """Return what the user should know of an import, a sentence each."""
-    notes = [_columns_text(chosen), *_exclusions(odd)]
+    notes = [_columns_text(chosen), *chosen.notes, *_exclusions(odd)]
     if cells.commas:
         notes.append(f"{cells.commas:,} numbers have a decimal comma: 0,5 was read as 0.5")
     if "seed" not in chosen.names:

@@ -22,26 +22,26 @@ REFUSED = {
     "no header": ("64,0.01,0,3.1\n", "must begin with a header"),
     "no loss": (
         "width,lr,acc\n64,0.01,3\n",
-        "its columns are width, lr, acc. Say which is which, e.g. --columns loss=COLUMN",
+        "its columns are width, lr, acc. Say which column is which with --columns OURS=THEIRS.",
     ),
-    "no width": ("size,lr,loss\n64,0.01,3\n", "--columns width=COLUMN"),
+    "no width": ("size,lr,loss\n64,0.01,3\n", "rows.csv results/mine --columns width=size"),
     "no lr": ("width,step size,loss\n64,0.1,3\n", "no column is known as a learning rate"),
     "two losses named": (
         "width,lr,loss,val_loss\n64,0.01,3,4\n",
         "'loss' or 'val_loss' could be the loss",
     ),
     "twice the same name": ("width,lr,loss,loss\n64,1,2,3\n", "more than one 'loss'"),
-    "zero": (HEAD + ROW + "64,0,0,3\n", "must be positive, but in line 3 of rows.csv it is 0"),
     "negative": (HEAD + ROW + "64,-0.1,0,3\n", "in line 3 of rows.csv it is -0.1"),
-    "no rate": (HEAD + "64,,0,3\n", "must be positive, but in line 2 of rows.csv it is empty"),
-    "log2 as lr": (HEAD + "64,-11,0,3\n64,-3,0,3\n", "look like log2. Say --columns 'log2_lr=lr'"),
+    "no rate": (HEAD + "64,,0,3\n", "must be zero or more, but in line 2 of rows.csv it is empty"),
+    "log2 as lr": (HEAD + "64,-11,0,3\n64,-3,0,3\n", "results/mine --columns log2_lr=lr\n"),
     "log10 as lr": (
         HEAD + "64,-4,0,3\n64,-2,0,3\n",
-        "look like log10. Say --columns 'log10_lr=lr'",
+        "results/mine --columns log10_lr=lr\n",
     ),
     "lr as log2": (
         "width,log2_lr,loss\n64,0.001,3\n64,0.1,3\n",
-        "look like the lr itself. Say --columns 'lr=log2_lr'",
+        "look like the lr itself. Say which is which: hptransfer import rows.csv results/mine "
+        "--columns lr=log2_lr log2_lr=",
     ),
     "huge log2": ("width,log2_lr,loss\n64,-1000,3\n", "must lie within ±120"),
     "odd width": (HEAD + "64.5,0.1,0,3\n", "in line 2 of rows.csv it is '64.5'"),
@@ -166,7 +166,7 @@ def test_a_trial_may_not_have_another_loss_in_another_file(capsys: Printed):
     assert main(["import", "b.csv", "mine"]) == 2
     error = capsys.readouterr().err
     assert "line 2 of b.csv gives loss 3.2 where a.csv (in results/mine) gave loss 3.1" in error
-    assert "--columns seed=COLUMN" in error
+    assert error.endswith("hptransfer import b.csv results/mine --repeats seeds\n")
     assert Path("results/mine/ledger.jsonl").read_bytes() == before
 
 
