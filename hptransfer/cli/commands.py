@@ -150,6 +150,13 @@ COMMANDS = (
                 default="diverged",
                 help="an empty or NaN loss is a diverged trial (diverged), or left out (drop)",
             ),
+            _argument(
+                "--repeats",
+                choices=("refuse", "seeds"),
+                default="refuse",
+                help="several losses of one trial are refused, or counted as runs of seeds of "
+                "their own (seeds)",
+            ),
         ),
     ),
     Command(

@@ -52,6 +52,11 @@ def after_fit(
     arms = estimates["arms"]
     if not any(arm["optima"] for arm in arms):
         return command_line("status", arguments, path)
+    if not estimates["trials"]["fitted"]:  # a table of optima, which cannot be transferred
+        if any(arm["target"] for arm in arms):
+            return command_line("status", arguments, path)
+        widest = max(optimum["width"] for arm in arms for optimum in arm["optima"])
+        return command_line("fit", arguments, path, f"sweep.target.model.width={2 * widest}")
     facts = read_facts(folder)
     wider = [] if isinstance(facts, ImportedFacts) else list(extended_axes(facts, arms))
     if wider:
@@ -72,22 +77,19 @@ def _arm_word(facts: SweepFacts, arms: Sequence[Mapping[str, Any]]) -> list[str]
 
 
 def extended_axes(facts: SweepFacts, arms: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield overrides of the sweep that extend each axis at whose ends a minimum lies.
+    """Yield overrides of the sweep that extend each axis where an answer asks for a wider grid.
 
     The points of a design that is no grid follow from the ends, so that its sweep gets a name of
     its own.
     """
     words = []
     for name, entry in facts.tree["search"].items():
-        axis, share = read_axis(name, entry), facts.verdict.edge_share
-        edges = [
-            optimum["edge"]
-            for arm in arms
-            if arm["verdict"] == "extend" and arm["hp"] == f"log2_{name}"
-            for optimum in arm["optima"]
-        ]
-        sides = [side for side in ("low", "high") if any((e[side] or 0) > share for e in edges)]
-        words += _extended(name, axis, sides)
+        axis = read_axis(name, entry)
+        asked = [w for arm in arms if arm["hp"] == f"log2_{name}" for w in arm["extend"]]
+        # Points of a surface may end far within the axis: then it takes no wider one.
+        ends = {"low": axis.low, "high": axis.high}
+        near = {w["side"] for w in asked if abs(w["from"] - ends[w["side"]]) < axis.step}
+        words += _extended(name, axis, [side for side in ends if side in near])
     method = facts.tree["sweep"].get("design", {}).get("method", Method.grid.value)
     if words and method != Method.grid.value:
         words.append(f"name={facts.name}-wider")

@@ -33,7 +33,7 @@ from hptransfer.results.export import export_rows
 from hptransfer.results.folder import ResultsFolder, find_folder, read_json
 from hptransfer.results.importers.ledger import import_ledger, is_ledger
 from hptransfer.results.importers.table import import_file
-from hptransfer.results.ledger_rows import verify_folder
+from hptransfer.results.ledger_rows import find_ledger, verify_folder
 from hptransfer.results.metrics import metric_named
 from hptransfer.results.sweep_file import read_facts
 from hptransfer.system.text import say as say_on_stderr
@@ -210,6 +210,7 @@ def plot_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
             "--json nor --out. Leave them out, or leave out --terminal."
         )
     if arguments.terminal:
+        of_folder.require_trials(folder)
         found = of_folder.fresh_estimates(folder, step=arguments.step, metric=metric)
         print(_basins_text(found))
         return 0
@@ -255,10 +256,16 @@ def _made_by(arguments: argparse.Namespace, folder: ResultsFolder) -> list[str]:
     """Return the commands that make a folder's report again, from its rows' source on."""
     tree, path = read_facts(folder).tree, str(folder.path)
     steps = step_words(arguments)
-    files = (tree.get("imported") or {}).get("files") or {}
+    imported = tree.get("imported") or {}
+    files = imported.get("files") or {}
+    repeats = ["--repeats", "seeds"] if imported.get("repeats") == "seeds" else []
     rows = [
         command_line(
-            "import", arguments, name, path, "--columns", *(f"{o}={t}" for o, t in taken.items())
+            *("import", arguments, name, path, *repeats, "--columns"),
+            *(
+                f"{ours}{'' if theirs.startswith(':=') else '='}{theirs}"
+                for ours, theirs in taken.items()
+            ),
         )
         for name, taken in files.items()
     ] or [command_line("sweep", arguments, str(folder.sweep_file))]
@@ -312,6 +319,11 @@ def import_command(arguments: argparse.Namespace) -> int:
             f"`--columns` says what another program's columns mean, but {source} is a ledger of "
             "our own, which says so itself. Leave it out."
         )
+    if arguments.repeats == "seeds":
+        raise UserError(
+            f"`--repeats` is for another program's table, but {source} is a ledger of our own, "
+            "whose rows have their seeds. Leave it out."
+        )
     answer = import_ledger(source, folder)
     if arguments.json:
         print_json(answer)
@@ -326,14 +338,21 @@ def import_command(arguments: argparse.Namespace) -> int:
 def _import_table(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     """Import rows that another program wrote."""
     words, drop = arguments.columns or [], arguments.missing == "drop"
-    answer = import_file(arguments.source, folder, words, drop_missing=drop)
+    answer = import_file(
+        arguments.source,
+        folder,
+        words,
+        drop_missing=drop,
+        repeats_are_seeds=arguments.repeats == "seeds",
+    )
     if arguments.json:
         print_json(answer)
         return 0
     for note in answer["notes"]:
         print(note)
+    what = "trials" if find_ledger(folder.path) is not None else "optima"
     print(
-        f"imported {answer['appended']} trials of {answer['source']} into {answer['into']}; "
+        f"imported {answer['appended']} {what} of {answer['source']} into {answer['into']}; "
         f"{answer['identical']} were there already"
     )
     if answer["repaired"]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hptransfer.analysis.of_folder import fresh_estimates
+from hptransfer.analysis.of_folder import fresh_estimates, require_trials
 from hptransfer.analysis.target_rows import refreshed
 from hptransfer.config.choices import Scaling
 from hptransfer.errors import UserError
@@ -25,6 +25,7 @@ def _records(folder: ResultsFolder, step: int | None) -> dict[str, Any]:
 
     A record is None where the folder has no such file.
     """
+    require_trials(folder)
     transfer, realised = refreshed(folder)
     return {
         "estimates": fresh_estimates(folder, step=step),

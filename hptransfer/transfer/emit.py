@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -86,10 +87,11 @@ def transfer_record(
         "train_validation_gap": gap,
         "cost": search_cost(sweep, table, target, points=swept_points(sweep, table, target)),
         "verdict": answer.verdict,
+        "answers": answer.answers,
         "warnings": [
             *answer.warnings,
             *(
-                f"The answer holds only where nothing but width changes, and {difference}."
+                f"The answer holds only where nothing but what was swept changes, and {difference}."
                 for difference in apart
             ),
             *gap_warnings(gap),
@@ -112,7 +114,7 @@ def target_entry(target: TrialConfig) -> dict[str, Any]:
 def _expected_regret(
     answer: Transferred, sweep: SweepConfig, apart: Sequence[str]
 ) -> dict[str, Any]:
-    conditions = {**conditional_on(sweep.base), **answer.at}
+    conditions = {**conditional_on(sweep.base), **answer.holds_for}
     if apart:
         return {**EMPTY_REGRET, "conditional_on": conditions, "reason": "; ".join(apart)}
     return {**answer.expected_regret, "conditional_on": conditions}
@@ -134,7 +136,8 @@ def provenance_lines(record: Mapping[str, Any]) -> list[str]:
     regret, cost, gap = (
         record[name] for name in ("expected_regret", "cost", "train_validation_gap")
     )
-    lines = [f"verdict: {record['verdict']}"]
+    answers = ([*a["headline"].splitlines(), *a["reasons"]] for a in record["answers"].values())
+    lines = [*chain.from_iterable(answers), f"verdict: {record['verdict']}"]
     for hp, value in record["hps"].items():
         ends = (value["low"], value["high"])
         interval = "" if None in ends else f" (90 % interval {ends[0]:.2f} to {ends[1]:.2f})"

@@ -14,6 +14,7 @@ import yaml
 
 from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of, wanted_rows
 from hptransfer.analysis.target_rows import with_realised
+from hptransfer.config.hyperparameters import hp_value
 from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder
@@ -194,7 +195,7 @@ def _arm_for(table: pd.DataFrame, target: TrialConfig) -> tuple[str, list[str]]:
 
 def _distances(answer: Transferred, wanted: Mapping[str, Any]) -> list[str]:
     """Say on which known conditions that were not varied the target differs from the rows."""
-    varied = (answer.first.get("conditions") or {}).get("varied", ())
+    varied = (answer.first["conditions"] or {}).get("axes", ())
     return [
         f"{KEYS[name]} is {wanted[name]:g} at the target and {answer.at[name]:g} at the proxies "
         f"({wanted[name] / answer.at[name]:g} times)"
@@ -217,7 +218,7 @@ def _record(
     from hptransfer.analysis.answer.transferred import EMPTY_REGRET
 
     unknown = dict.fromkeys(("schedule", "weights", "ema_decay"))
-    on = {**dict.fromkeys(("steps", "batch_size")), **unknown, "depth": None, **answer.at}
+    on = {**dict.fromkeys(("steps", "batch_size")), **unknown, "depth": None, **answer.holds_for}
     regret = {**EMPTY_REGRET, "reason": "; ".join(apart)} if apart else answer.expected_regret
     gap = train_validation_gap(runs_near_value(answer.of_condition(table), answer.point))
     return {
@@ -229,10 +230,11 @@ def _record(
         "train_validation_gap": gap,
         "cost": _cost(table, answer, target_flops),
         "verdict": answer.verdict,
+        "answers": answer.answers,
         "warnings": [
             *answer.warnings,
             *(
-                f"The answer holds only where nothing but width changes, and {difference}."
+                f"The answer holds only where nothing but what was swept changes, and {difference}."
                 for difference in apart
             ),
             *gap_warnings(gap),
@@ -266,7 +268,7 @@ def _values_yaml(name: str, record: Mapping[str, Any]) -> str:
         "imported": name,
         "target": {key: target[key] for key in ("family", "width", "parametrization")},
         "log2": {hp.removeprefix("log2_"): value for hp, value in hps.items()},
-        "values": {hp.removeprefix("log2_"): 2.0**value for hp, value in hps.items()},
+        "values": {hp.removeprefix("log2_"): hp_value(hp, value) for hp, value in hps.items()},
     }
     body = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=100)
     return "".join(f"# {line}\n" for line in lines) + body

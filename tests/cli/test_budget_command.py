@@ -23,10 +23,12 @@ def cached(tiny_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     remember(sweep_config(compose_file(tiny_sweep, [])).base, range(4, 68, 4), cost_of)
 
 
-def record(path: Path, widths: Sequence[int] = (8, 16, 32)) -> None:
+def record(path: Path, widths: Sequence[int] = (8, 16, 32), *, lower: float = 0.0) -> None:
+    """Record rows; every loss is lower by `lower`."""
     sweep = dataclasses.replace(sweep_config(compose_file(path, [])), widths=tuple(widths))
     with LedgerWriter(Path("results/tiny")) as writer:
-        writer.append(recorded_rows(sweep))
+        rows = recorded_rows(sweep)
+        writer.append([{**row, "loss": row["loss"] - lower} for row in rows])
 
 
 @pytest.mark.usefixtures("cached")
@@ -106,6 +108,24 @@ def test_too_small_a_budget_is_told_the_least(
     record(tiny_sweep, widths=[16, 32])
     assert main(["plan", str(tiny_sweep), "--budget", "0.1min"]) == 0
     assert " 0 trials to run" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize(("lower", "says_percent"), [(0.0, True), (1.0, False)])
+def test_a_regret_is_told_in_percent_of_positive_losses(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str], lower: float, says_percent: bool
+) -> None:
+    record(tiny_sweep, lower=lower)
+    words = ["plan", str(tiny_sweep), "sweep.target.model.width=128", "--budget", "1cpuh"]
+    assert main(words) == 0
+    assert ("% of the loss" in " ".join(capsys.readouterr().out.split())) == says_percent
+    assert main([*words, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    regret = answer["proposals"][1]["proposal"]["predicted_regret"]
+    assert 0.0 < regret["mean"] < regret["high"] < 0.05
+    assert answer["knowledge"]["loss"] == pytest.approx(0.6 - lower, abs=0.02)
+    assert answer["knowledge"]["loss_sd"] == pytest.approx(0.004, rel=0.5)
+    assert 0.01 < answer["knowledge"]["rise"]["high"] < 0.04
 
 
 @pytest.mark.usefixtures("cached")

@@ -316,25 +316,26 @@ def test_a_failed_machine_is_exit_code_three(tiny_sweep, monkeypatch, capsys) ->
     assert capsys.readouterr().err == "hptransfer: The disk is full.\n"
 
 
-def test_the_printed_value_stands_beside_its_log2() -> None:
-    from hptransfer.reporting.text import answers
-
-    record = {
-        "target": {"family": "dit", "width": 64, "params": 1000, "parametrization": "mup"},
-        "hps": {"log2_lr": {"value": -6.0, "low": -6.5, "high": None}},
-        "expected_regret": {"mean": None, "reason": "why"},
-        "cost": {
-            "sweep_flops": 1e9,
-            "arm_over_target_percent": 1.0,
-            "narrowest_over_target_percent": 0.5,
-            "over_direct_search_percent": 0.1,
-        },
-        "verdict": "transfers",
-        "warnings": ["mind this"],
-    }
-    text = answers.transfer_lines(record)
-    assert "transfer log2 lr = -6.00 [-6.50, -], 0.01562" in text
-    assert "regret   not predicted: why" in text and "warning: mind this" in text
+def test_a_transfer_prints_its_headline_first_and_the_value_beside_its_log2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "mine"
+    shutil.copytree(ROOT / "results" / "studies" / "quickstart", study)
+    assert main(["transfer", str(study), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    answer, value = told["answers"]["log2_lr"], told["hps"]["log2_lr"]
+    assert main(["transfer", str(study)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == answer["headline"].splitlines()
+    assert lines[3] == f"moves: {answer['moves']}, matters: {answer['matters']} -> transfers"
+    assert lines[4:6] == [f"  {reason}" for reason in answer["reasons"]]
+    ends = f"{2 ** value['low']:.3g} to {2 ** value['high']:.3g}"
+    shown = f"transfer learning rate {2 ** value['value']:.4g}, 90 % interval {ends}; log2_lr = "
+    assert f"{shown}{value['value']:.2f}" in lines
+    (cost,) = [line for line in lines if line.startswith("expected to cost ")]
+    assert f"{told['expected_regret']['mean']:.4f} (" in cost and "% more compute" in cost
+    comments = (study / "target.yaml").read_text()
+    assert all(f"# {line}" in comments for line in answer["headline"].splitlines())
 
 
 SCATTERED = ("sweep.design.method=sobol", "search.clip_norm={low: -3, high: 2}", "name=scattered")

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from hptransfer.cli.main import main
-from hptransfer.cli.next_lines import QUICKSTART_WIDTHS, after_check
+from hptransfer.cli.next_lines import QUICKSTART_WIDTHS, after_check, extended_axes
 from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
 from hptransfer.config.hyperparameters import hps
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import ledger_row
+from hptransfer.results.sweep_file import read_facts
 from hptransfer.sweeping.design.trials import wanted
 from tests.support.foreign_tables import records
 from tests.support.recorded_rows import PROVENANCE, append_rows, result, write_sweep
@@ -111,6 +112,17 @@ def test_a_minimum_at_the_end_of_an_axis_extends_the_sweep(
     assert proposed == ["sweep", str(folder.sweep_file), *words]
     assert main([*proposed, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ran"] == 12  # 3 widths, 2 rates, 2 seeds
+
+
+def test_points_that_end_within_the_axis_ask_for_no_wider_one(
+    swept: Callable[..., ResultsFolder],
+) -> None:
+    facts = read_facts(swept(-5.5))
+    wider = {"side": "low", "from": -8.0}
+    arm = {"hp": "log2_lr", "extend": [wider]}
+    assert list(extended_axes(facts, [arm])) == ["search.lr.low=-10"]
+    assert list(extended_axes(facts, [arm | {"extend": [wider | {"from": -6.0}]}])) == []
+    assert list(extended_axes(facts, [arm | {"extend": []}])) == []
 
 
 def test_listed_rates_are_extended_as_a_list(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -15,55 +17,51 @@ from hptransfer.reporting.figures.basins import (
     draw_basins,
     draw_realised,
 )
-from hptransfer.reporting.figures.conditions import draw_condition
+from hptransfer.reporting.figures.conditions import condition_data, draw_condition
 from hptransfer.reporting.figures.coordinate_check import (
     draw_coordinate_check,
     draw_coordinate_rms,
 )
 from hptransfer.reporting.figures.cost import draw_cost
-from hptransfer.reporting.figures.over_width import (
-    draw_over_width,
+from hptransfer.reporting.figures.cost_of_value import cost_data, draw_cost_of_value
+from hptransfer.reporting.figures.over_axis import (
+    draw_over_axis,
     draw_summary,
-    loss_width_data,
-    optimum_width_data,
+    loss_data,
+    optimum_data,
 )
-from hptransfer.reporting.figures.regret import draw_regret, regret_data
-from hptransfer.reporting.figures.style import FAIL
+from hptransfer.reporting.figures.style import FAIL, setting_name
 from hptransfer.reporting.figures.surface import (
     draw_importance,
     draw_surface,
     excess_loss,
 )
 from tests.support.artists import axes_of, bars, figure_of, intervals, lines, marked, shades, texts
-from tests.support.figure_extras import (
-    COST,
-    conditions,
-    full_estimates,
-    loss_law,
-    over_training,
-    surface,
-)
 from tests.support.figure_records import (
+    COST,
     MODULES,
-    bare_arm,
+    bare,
     coordinate_check,
     many_widths,
-    mup_arm,
-    noiseless_arm,
-    quickstart,
-    standard_arm,
+    noiseless,
+    over_depth,
+    study,
+    surface,
     target_sweep,
+    two_families,
 )
+
+HP = "log2_lr"
 
 
 def test_basins_draw_points_fits_optima_and_intervals() -> None:
-    panel = basins_data(quickstart())[1]
+    panel = basins_data(study())[1]
     ax = axes_of(draw_basins, panel)
     for curve in panel.curves:
         points = [(p.theta, p.loss) for p in curve.points]
         assert points in lines(ax)
         assert [tuple(map(float, point)) for point in curve.fit] in lines(ax)
-        assert f"d = {curve.width}" in texts(ax)
+        assert curve.name in texts(ax)
     assert marked(ax, "o") == [(c.optimum, c.loss) for c in panel.curves]
     ends = [c.interval for c in panel.curves if c.interval]
     drawn_ends = [(low, high) for low, _, high, _ in intervals(ax)]
@@ -72,22 +70,32 @@ def test_basins_draw_points_fits_optima_and_intervals() -> None:
 
 
 def test_basins_draw_failed_points_points_above_and_censored_optima_apart() -> None:
-    panel = basins_data(quickstart())[1]
+    panel = basins_data(study())[1]
     ax = axes_of(draw_basins, panel)
     assert [x for x, _ in marked(ax, "x")] == [t for c in panel.curves for t in c.failed]
     assert [x for x, _ in marked(ax, "^")] == [t for c in panel.curves for t in c.above]
     assert all(y > panel.ceiling for _, y in marked(ax, "x", "^"))
-    censored = axes_of(draw_basins, basins_data({"arms": [bare_arm()]})[0])
+    censored = axes_of(draw_basins, basins_data(bare())[0])
     assert [x for x, _ in marked(censored, "D")] == [-10.0]
     assert marked(censored, "o") == []
 
 
+def test_the_interval_of_a_censored_optimum_may_lie_beside_it() -> None:
+    told = bare()
+    told["arms"][0]["optima"][0] |= {"low": -9.5, "high": -8.5}
+    ax = axes_of(draw_basins, basins_data(told)[0])
+    assert [x for x, _ in marked(ax, "D")] == [-10.0]
+    assert [(low, high) for low, _, high, _ in intervals(ax)] == [pytest.approx((-9.5, -8.5))]
+
+
 def test_the_optimum_over_width_draws_laws_bands_and_the_target() -> None:
-    data = optimum_width_data(quickstart(), target_sweep())
-    ax = axes_of(draw_over_width, data)
+    own = target_sweep()
+    own["optimum"]["censored"] = None
+    data = optimum_data(study(), own, hp=HP)
+    ax = axes_of(draw_over_axis, data)
     for track, shade in zip(data.tracks, shades(ax), strict=True):
         assert track.band is not None
-        assert list(zip(track.band.width, track.band.value, strict=True)) in lines(ax)
+        assert list(zip(track.band.at, track.band.value, strict=True)) in lines(ax)
         assert shade[:, 1].min() == pytest.approx(min(track.band.low))
         assert shade[:, 1].max() == pytest.approx(max(track.band.high))
         assert track.name in texts(ax)
@@ -95,46 +103,49 @@ def test_the_optimum_over_width_draws_laws_bands_and_the_target() -> None:
     for (x, y), (width, value) in zip(marked(ax, "o", "D"), optima, strict=True):
         assert (x, y) == (pytest.approx(width, rel=0.02), value)  # arms stand beside one another
     assert [y for _, y in marked(ax, "s")] == [track.emitted for track in data.tracks]
-    assert [y for _, y in marked(ax, "*")] == [-5.45]
+    assert [y for _, y in marked(ax, "*")] == [own["optimum"]["optimum"]]
     labels = [label.get_text() for label in ax.get_xticklabels()]
     assert labels == ["24", "48", "96", "192\ntarget"]
+    assert ax.get_xlabel() == "width"
 
 
 def test_the_loss_over_width_draws_its_law_and_the_expected_loss() -> None:
-    arm = mup_arm() | {"loss_law": loss_law(0.613, 0.045)}
-    data = loss_width_data({"arms": [arm]}, hp="log2_lr")
-    ax = axes_of(draw_over_width, data)
-    assert [y for _, y in marked(ax, "o", "D")] == [mark.value for mark in data.tracks[0].marks]
-    assert [y for _, y in marked(ax, "s")] == [pytest.approx(0.613 - 3 * 0.045)]
-    band = data.tracks[0].band
-    assert band is not None and list(zip(band.width, band.value, strict=True)) in lines(ax)
+    data = loss_data(study(), hp=HP)
+    ax = axes_of(draw_over_axis, data)
+    values = [mark.value for track in data.tracks for mark in track.marks]
+    assert [y for _, y in marked(ax, "o", "D")] == values
+    assert [y for _, y in marked(ax, "s")] == [track.emitted for track in data.tracks]
+    for track in data.tracks:
+        assert track.band is not None
+        assert list(zip(track.band.at, track.band.value, strict=True)) in lines(ax)
 
 
-def test_regret_draws_its_curve_the_tolerance_and_rows_in_multiples_of_it() -> None:
-    data = regret_data(quickstart(), hp="log2_lr")
-    upper, lower = figure_of(partial(draw_regret, data=data)).axes
+def test_the_cost_of_a_value_draws_its_curve_and_both_values() -> None:
+    data = cost_data(study(), hp=HP)
+    assert data is not None
+    ax = axes_of(draw_cost_of_value, data)
+    top = 2 * data.ceiling
     for curve in data.curves:
-        sound = zip(curve.theta[: len(curve.regret)], curve.regret, strict=True)
-        assert [tuple(map(float, point)) for point in sound] in lines(upper)
-        assert curve.name in texts(upper)
-        levels = [line[0][1] for line in lines(upper) if line[0][1] == line[-1][1]]
-        assert curve.delta in levels
-    emitted = [(c.emitted, c.expected[0]) for c in data.curves if c.expected]
-    assert marked(upper, "s") == emitted
-    names = [label.get_text() for label in lower.get_yticklabels()]
-    assert names == [row.name for row in data.rows]
-    left, right = lower.get_xlim()
-    places = [x for x, _ in marked(lower, "o", "<", ">") if x != right]
-    assert places == [max(row.estimate or 0.0, left) for row in data.rows]
+        cut = [(value, min(mean, top)) for value, mean in zip(curve.value, curve.mean, strict=True)]
+        assert cut in lines(ax) and curve.name in texts(ax)
+    assert marked(ax, "s") == [curve.emitted for curve in data.curves]
+    assert marked(ax, "D") == [(c.kept[0], min(c.kept[1], data.ceiling)) for c in data.curves]
+    highest = [shade[:, 1].max() for shade in shades(ax)]
+    assert highest == [pytest.approx(min(max(c.high), top)) for c in data.curves]
+    assert ax.get_ylim()[1] == data.ceiling
+    assert "◇ width 96's value, kept" in ax.get_title(loc="left") + ax.get_title(loc="center")
 
 
-def test_the_realised_sweep_draws_its_basin_the_value_and_both_regrets() -> None:
-    upper, lower = figure_of(partial(draw_realised, realised=target_sweep())).axes
+def test_the_realised_sweep_draws_its_basin_the_value_and_both_costs() -> None:
+    own = target_sweep()
+    upper, lower = figure_of(partial(draw_realised, realised=own)).axes
     assert upper.get_title(loc="center") == "target, width 192: prediction held"
-    assert marked(upper, "s") == [(-5.6, 0.4982)]
-    assert marked(upper, "o") == [(-5.45, 0.4975)]
-    assert [x for x, _ in marked(lower, "o")] == [0.0004, 0.0007]
-    assert [(0.0, 0), (0.0011, 0)] in lines(lower) and [(0.0, 1), (0.0019, 1)] in lines(lower)
+    assert marked(upper, "s") == [(own["transferred"], own["loss_at_transferred"])]
+    assert marked(upper, "o", "D") == [(own["optimum"]["optimum"], own["optimum"]["loss"])]
+    predicted, found = own["predicted"], own["regret"]
+    assert [x for x, _ in marked(lower, "o")] == [predicted["mean"], found["estimate"]]
+    for row, each in enumerate((predicted, found)):
+        assert [(each["low"], row), (each["high"], row)] in lines(lower)
 
 
 def test_costs_are_bars_from_the_denominator() -> None:
@@ -173,24 +184,20 @@ def test_the_coordinate_check_draws_every_slope_in_its_modules_row() -> None:
     assert texts(over) == ["final.linear"]
 
 
-def test_a_condition_draws_each_widths_optima_and_the_drift() -> None:
-    arm = over_training()
-    over = arm["conditions"]["over"][0]
-    upper, lower = figure_of(partial(draw_condition, arm=arm, over=over)).axes
-    assert upper.get_title(loc="center") == "µP: still moves"
-    for width in (24, 48, 96):
-        values = [o["optimum"] for o in arm["conditions"]["optima"] if o["width"] == width]
-        assert values in [[y for _, y in points] for points in lines(upper)]
-        assert f"d = {width}" in texts(upper)
-    assert len(marked(upper, "D")) == 1  # the censored one
-    assert [(each["value"], each["drift"]["estimate"]) for each in over["values"]] in lines(lower)
-    assert [(600.0, 0.0), (600.0, 1.0)] in lines(upper)  # where the answer over width is read
-    assert [x for x in lower.get_xticks() if x > 0] == [75, 150, 300, 600]
+def test_a_condition_draws_each_widths_optima() -> None:
+    data = condition_data(study("conditions")["arms"][0], "steps", "µP")
+    ax = axes_of(draw_condition, data)
+    for line in data.lines:
+        values = [point.value for point in line.points]
+        assert values in [[y for _, y in points] for points in lines(ax)]
+        assert line.name in texts(ax)
+    assert [x for x in ax.get_xticks() if x > 0] == [75, 150, 300, 600]
+    assert [(150, 0), (150, 1)] in lines(ax)  # where the answer is read
 
 
 def test_a_surface_draws_slices_contours_and_the_joint_optimum() -> None:
     record = surface()
-    first, _, below, second = figure_of(partial(draw_surface, surface=record)).axes
+    first, _, below, second = figure_of(partial(draw_surface, surface=record, name="µP")).axes
     widest = record["widths"][-1]
     best = [widest["optimum"][hp]["value"] for hp in record["hps"]]
     for ax, bend, at in ((first, 0.03, best[0]), (second, 0.015, best[1])):
@@ -218,23 +225,26 @@ def test_a_surface_draws_slices_contours_and_the_joint_optimum() -> None:
 
 def test_importance_draws_a_bar_per_hp_and_method() -> None:
     record = surface()
-    ax = axes_of(draw_importance, record)
+    draw = partial(draw_importance, name="µP")
+    ax = axes_of(draw, record)
     assert bars(ax) == [pytest.approx((0, percent)) for percent in (62, 70, 27, 20)]
     assert texts(ax) == ["62 %", "70 %", "27 %", "20 %"]
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels == ["base learning rate", "weight decay"]
     record["importance"] = {"surface": {"log2_lr": 0.1, "log2_weight_decay": 0.9}}
-    alone = axes_of(draw_importance, record)
+    alone = axes_of(draw, record)
     assert texts(alone) == ["90 %", "10 %"]  # by falling share
     assert alone.get_title(loc="center") == "µP.  blue: response surface"
 
 
 def test_the_summary_has_a_column_per_arm_on_one_hp_axis() -> None:
-    estimates = quickstart()
+    estimates = study()
     estimates["arms"][1]["target"]["emitted"] = -8.3  # below a cliff the value leans far down
     figure = figure_of(partial(draw_summary, estimates=estimates))
     above, below = figure.axes[:2], figure.axes[2:]
-    assert [ax.get_title(loc="center") for ax in above] == ["µP: transfers", "standard: drifts"]
+    verdicts = [arm["verdict"] for arm in estimates["arms"]]
+    titles = [f"µP: {verdicts[0]}", f"standard: {verdicts[1]}"]
+    assert [ax.get_title(loc="center") for ax in above] == titles
     for basins, strip, arm in zip(above, below, estimates["arms"], strict=True):
         assert basins.get_xlim() == strip.get_xlim()
         assert marked(strip, "o", "D") == [(o["optimum"], o["width"]) for o in arm["optima"]]
@@ -243,48 +253,46 @@ def test_the_summary_has_a_column_per_arm_on_one_hp_axis() -> None:
     assert "−8.30" in texts(below[1])
 
 
-THIN = full_estimates()
-THIN["arms"] = [over_training() | {"conditions": conditions()}]
-THIN["arms"][0]["conditions"]["over"][0] |= {"values": [], "still_moves": None}
-THIN["arms"][0]["conditions"]["optima"] = THIN["arms"][0]["conditions"]["optima"][:1]
-for _width in THIN["surfaces"][0]["widths"]:
-    _width |= {"correlation": None, "flat_directions": []}
-    for _best in _width["optimum"].values():
-        _best |= {"low": None, "high": None}
+def thin() -> dict[str, Any]:
+    """One condition at a single setting, and a surface without intervals."""
+    estimates = study("conditions")
+    told = estimates["arms"][0]["conditions"]
+    told["optima"] = [row for row in told["optima"] if (row["width"], row["steps"]) == (16, 150)]
+    record = surface()
+    for width in record["widths"]:
+        width |= {"correlation": None, "principal_axes": []}
+        for best in width["optimum"].values():
+            best |= {"low": None, "high": None}
+    return estimates | {"surfaces": [record]}
 
 
 @pytest.mark.parametrize(
-    "estimates",
-    [
-        {"arms": []},
-        {"arms": [bare_arm()]},
-        {"arms": [noiseless_arm()]},
-        {"arms": [many_widths()]},
-        {"arms": [mup_arm(), standard_arm(), bare_arm()]},
-        THIN,
-    ],
-    ids=["none", "bare", "no intervals", "eight widths", "three arms", "thin"],
+    "told",
+    [lambda: {"arms": []}, bare, noiseless, many_widths, two_families, over_depth, thin],
+    ids=["none", "bare", "no intervals", "eight widths", "families", "depth", "thin"],
 )
 @pytest.mark.filterwarnings("error")
-def test_any_number_of_arms_and_widths_is_drawn(estimates: dict[str, Any]) -> None:
+def test_any_number_of_arms_and_settings_is_drawn(told: Callable[[], dict[str, Any]]) -> None:
+    estimates = told()
     figures = {picture.name: drawn(picture) for picture in pictures(estimates=estimates)}
     basins = [figure for name, figure in figures.items() if name.startswith("basins")]
     assert len(basins) == len(estimates["arms"])
     for arm, figure in zip(estimates["arms"], basins, strict=True):
-        named = [text for text in texts(figure.axes[0]) if text.startswith("d = ")]
-        assert named == [f"d = {optimum['width']}" for optimum in arm["optima"]]
+        names = [setting_name(arm["axis"], optimum[arm["axis"]]) for optimum in arm["optima"]]
+        assert [text for text in texts(figure.axes[0]) if text in names] == names
     assert all(ax.has_data() or not ax.axison for f in figures.values() for ax in f.axes)
 
 
 def test_every_record_has_its_picture_and_records_are_not_changed() -> None:
-    given = {"estimates": full_estimates(), "check": coordinate_check()}
+    estimates = study("conditions") | {"surfaces": [surface()]}
+    given = {"estimates": estimates, "check": coordinate_check()}
     given |= {"realised": target_sweep(), "transfer": {"cost": COST}}
-    again = {"estimates": full_estimates(), "check": coordinate_check()}
-    names = ["summary", "basins-mup", "basins-standard", "optimum_width", "regret", "loss_width"]
-    names += ["over-steps-mup", "surface-mup", "importance-mup", "realised", "cost"]
-    names += ["coordinate_check", "coordinate_rms"]
+    again = deepcopy(given)
+    names = ["summary", "basins-mup", "optimum_width", "cost_of_value", "loss_width"]
+    names += ["over-batch_size-mup", "over-steps-mup", "surface-mup", "importance-mup"]
+    names += ["realised", "cost", "coordinate_check", "coordinate_rms"]
     assert [p.name for p in pictures(**given)] == names
-    assert {name: given[name] for name in again} == again
+    assert given == again
 
 
 def test_files_are_written_in_three_formats_and_repeat_byte_for_byte(tmp_path) -> None:

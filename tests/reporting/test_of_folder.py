@@ -56,11 +56,12 @@ def test_out_gets_pictures_and_page_and_the_folder_nothing(
     found = files(Path("mine"))
     page = found.pop("report.html").decode()
     names = [
-        *("summary", "basins-mup", "basins-standard", "optimum_width", "regret", "loss_width"),
+        *("summary", "basins-mup", "basins-standard", "optimum_width"),
+        *("cost_of_value", "loss_width"),
         *("realised", "cost"),
     ]
     assert set(found) == {f"figures/{name}.svg" for name in names}
-    assert "µP transfers" in page and "the prediction held" in page
+    assert "use learning rate" in page and "the prediction held" in page
 
 
 def test_plot_writes_where_it_is_told_and_its_next_command_does_too(

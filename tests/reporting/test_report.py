@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 
+from hptransfer.analysis.answer.headline import percent
 from hptransfer.reporting.figures import Picture, drawn, pictures, wording
 from hptransfer.reporting.page.report import report_html
 from hptransfer.system.version import package_version
-from tests.support.figure_extras import COST, full_estimates
 from tests.support.figure_records import (
-    bare_arm,
+    COST,
+    bare,
     coordinate_check,
-    mup_arm,
-    quickstart,
+    over_depth,
+    study,
+    surface,
     target_sweep,
+    two_families,
 )
 
 
@@ -33,7 +36,7 @@ def handed_over() -> dict[str, Any]:
             "low": 0.0,
             "high": 0.0011,
             "percent": 0.08,
-            "share_of_gain": 0.011,
+            "compute_percent": 5.1,
             "conditional_on": {"steps": 150, "batch_size": 64, "schedule": "linear_decay"},
         },
         "realised_regret": None,
@@ -52,7 +55,7 @@ def handed_over() -> dict[str, Any]:
 SWEEP: dict[str, Any] = {
     "name": "quickstart",
     "question": "Does the best base learning rate of a small DiT stay best when it grows?",
-    "statistic": "regret at the widest width of the constant law fitted without it",
+    "statistic": "drift of the optimum",
     "sweep": {"widths": [24, 48, 96], "parametrizations": ["mup", "standard"], "seeds": [0, 1, 2]},
     "search": {"lr": {"low": -10, "high": -3, "step": 1}},
 }
@@ -63,7 +66,7 @@ COMMANDS = ["hptransfer run quickstart", "hptransfer train results/quickstart/ta
 def records(**changes: Any) -> dict[str, Any]:
     """The quickstart's records, some of them changed."""
     return {
-        "estimates": quickstart(),
+        "estimates": study(),
         "check": coordinate_check(),
         "realised": target_sweep(),
         "transfer": handed_over(),
@@ -155,30 +158,35 @@ def test_the_page_parses_and_refers_only_to_itself(page: str):
     assert {r.removeprefix("#") for r in reader.references} <= set(reader.ids)
 
 
-def test_the_headline_says_what_to_train(page: str):
-    text = words(page)
-    assert (
-        "µP transfers: train width 192 at log2 base learning rate −5.60 (0.0206); "
-        "expected regret 0.0004 (0.0000 to 0.0011)." in text
-    )
-    assert (
-        "standard drifts: its optimum moves by −0.75 (−0.89 to −0.61) octaves per doubling" in text
-    )
+def test_the_first_section_opens_with_every_arms_headline(page: str):
+    text, estimates = words(page), study()
+    text = text[: text.index("The curves")]
+    for name, arm in zip(("µP", "standard"), estimates["arms"], strict=True):
+        said = " ".join([name, *arm["headline"].splitlines(), f"moves: {arm['moves']}, matters:"])
+        start = text.index(said)
+        places = [text.index(reason, start) for reason in arm["reasons"]]
+        for optimum in arm["optima"]:
+            shown = f"{2 ** optimum['optimum']:.3g} {2 ** optimum['low']:.3g} to"
+            places.append(text.index(shown, start))
+        assert places == sorted(places)
+    assert "An octave is a factor of two of the hyperparameter." in text
 
 
 def test_the_page_holds_what_the_records_say(page: str):
     text = words(page)
+    own, (mup, standard) = target_sweep(), study()["arms"]
+    kept = standard["cost"]["ignoring"]
     for expected in (
         SWEEP["question"],
-        "Deciding statistic: regret at the widest width",
-        "−7.20 (0.0068)",
-        "linear: θ = a + b·log2(n)",
-        "Warning: The share of clipped steps differs",
+        "Deciding statistic: drift of the optimum",
+        f"standard use {2 ** standard['target']['emitted']:.3g}",
+        f"standard keep width 96's {2 ** kept['value']:.3g} {percent(kept['percent']['mean'])}",
+        f"µP: a loss of {mup['loss_law']['at_target']['estimate']:.4f} (",
         "the prediction held",
-        "0.0007 (0.0000 to 0.0019)",
+        f"realised cost in loss {own['regret']['estimate']:.4f} (",
         "dit under µP passes the coordinate check.",
         "1,873,680 parameters",
-        "Conditional on steps 150, batch_size 64, schedule linear_decay.",
+        "Expected cost in loss: 0.0004 (0.0000 to 0.0011). It holds for steps 150, batch size 64",
         "93.1 TFLOP",
         "6.6 %",
         "a direct search at the target, same grid and seeds",
@@ -194,53 +202,52 @@ def test_the_page_holds_what_the_records_say(page: str):
 
 def test_what_goes_beyond_one_hp_and_the_width_has_its_tables():
     imported = {"rows": 1234, "files": {"mine.csv": {"log2_lr": "learning <rate>"}}}
-    page = page_of(estimates=full_estimates(), sweep={**SWEEP, "imported": imported})
+    estimates = study("conditions") | {"surfaces": [surface()]}
+    page = page_of(estimates=estimates, sweep={**SWEEP, "imported": imported})
     text = words(page)
+    steps = estimates["arms"][0]["conditions"]["octaves_per_doubling"]["steps"]
     for expected in (
-        "µP, log2 base learning rate: wider is better. From width 48 to 96 the best loss fell by "
-        "0.03 to 0.05 per doubling.",
-        "linear: loss = a + b·log2(n)",
-        "Loss expected at the target's optimum: 0.4780 (0.4580 to 0.4980).",
-        "one octave below the optimum constant 0.12 (−0.10 to 0.35)",
-        "useful transfer not known Not assessable below five widths",
         "−5.40 (−5.65 to −5.15) −3.80 (−4.30 to −3.30) 0.5100",
+        "Where the loss hardly changes:",
         "Width 96: A lower learning rate with more decay costs nearly nothing.",
-        "Expected regret of the joint value: 0.0006 (0.0000 to 0.0019).",
+        "The joint value is expected to cost 0.0006 (0.0000 to 0.0019) in loss.",
         "base learning rate 62 % 70 %",
-        "From 300 to 600 steps the optimum moved",
-        "per doubling of the training steps −0.29 (−0.36 to −0.22)",
-        "600 −0.16 (−0.31 to 0.06) −6.39 (0.0119)",
-        "From the sweep's conditions to the target's: −0.58 (−0.72 to −0.44) octaves.",
+        "octaves per doubling of estimate 90 % interval published width",
+        f"training steps {steps['estimate']:+.2f} {steps['low']:+.2f} to",
+        "Tokens are batch size times steps",
+        "arXiv 2203.03466",
         "held-out minus training loss standard error 96 0.0210 not known",
         "At the widest, 4 % of the loss.",
         "1,234 rows of another program's sweep.",
         "mine.csv log2_lr from learning <rate>",
     ):
         assert expected in text, expected
+    assert "is expected at the target's optimum" not in text  # it trains for longer
     assert not re.search(r"https?:", page)
     assert '<figure class="wide">' in page
     reader = Reader(page)
     assert len(reader.ids) == len(set(reader.ids))
 
 
-def test_an_optimum_that_still_moves_is_on_the_card_of_its_arm():
-    assert words(page_of()).count("Warning: From 300 to 600 steps") == 0
-    page = page_of(estimates=full_estimates())
-    assert "Warning: From 300 to 600 steps the optimum moved" in words(page)
+def test_arms_of_several_families_or_hps_are_told_apart():
+    text = words(page_of(estimates=two_families(), realised=None, transfer=None))
+    assert "dit µP use learning rate" in text and "uvit µP use learning rate" in text
+    text = words(page_of(estimates=study("mmdit_search"), realised=None, transfer=None))
+    assert "µP, learning rate use learning rate" in text
+    assert "µP, warm-up share keep width 64's" in text
 
 
-def test_arms_of_several_hps_are_told_apart():
-    estimates = quickstart()
-    estimates["arms"] = [mup_arm(), mup_arm() | {"hp": "log2_weight_decay"}]
-    text = words(page_of(estimates=estimates))
-    assert "µP, log2 base learning rate µP, log2 weight decay verdict" in text
-    assert "µP, log2 weight decay: laws of the optimum" in text
+def test_an_answer_along_the_depth_is_tabulated_by_depth():
+    text = words(page_of(estimates=over_depth(), realised=None, transfer=None))
+    assert "depth learning rate 90 % interval log2" in text
+    assert "cost in % of the loss in % more compute µP use" in text
+    assert "µP keep depth 2's" in text
 
 
 def test_values_of_rows_that_say_no_condition_end_without_an_empty_list():
     transfer = handed_over()
     transfer["expected_regret"]["conditional_on"] = {"steps": None, "depth": None}
-    assert "Conditional on" not in words(page_of(transfer=transfer))
+    assert "It holds for" not in words(page_of(transfer=transfer))
 
 
 def test_the_page_depends_on_its_records_alone():
@@ -249,20 +256,17 @@ def test_the_page_depends_on_its_records_alone():
 
 def test_hostile_names_are_text():
     evil = "<script>alert('x')</script>\"&"
-    estimates = quickstart()
-    estimates["sweep"] = evil
-    estimates["arms"][1] |= {"parametrization": evil, "reasons": [evil], "warnings": [evil]}
+    estimates: dict[str, Any] = study() | {"sweep": evil}
+    told = {"parametrization": evil, "headline": evil, "reasons": [evil], "warnings": [evil]}
+    estimates["arms"][1] |= told
     check = coordinate_check()
     check["slopes"][0]["module"] = evil
     check |= {"family": evil, "zero": [evil], "warnings": [evil]}
     transfer = handed_over()
     transfer |= {"warnings": [evil], "files": [evil]}
-    extra = full_estimates()
-    arm, joint = extra["arms"][0], extra["surfaces"][0]
-    arm["loss_law"]["reason"] = arm["quality"]["robustness"]["sentence"] = evil
-    arm["conditions"]["over"][0]["sentence"] = evil
-    joint["widths"][0]["flat_directions"][0]["sentence"] = joint["parametrization"] = evil
-    estimates["arms"][0], estimates["surfaces"] = arm, [joint]
+    joint = surface()
+    joint["widths"][0]["principal_axes"][0]["sentence"] = joint["parametrization"] = evil
+    estimates["surfaces"] = [joint]
     page = page_of(
         estimates=estimates,
         check=check,
@@ -277,15 +281,12 @@ def test_hostile_names_are_text():
 
 
 def test_missing_records_leave_their_sections_out():
-    estimates = quickstart()
-    estimates["arms"] = [bare_arm()]
     nothing = dict.fromkeys(("check", "realised", "transfer", "timing"))
-    page = page_of(estimates=estimates, commands=[], **nothing)
+    page = page_of(estimates=bare(), commands=[], **nothing)
     text = words(page)
     titles = re.findall(r"<h2>(.*?)</h2>", page)
-    assert titles == ["The curves", "Optimum at each width", "Does it transfer?", "Provenance"]
-    assert "../<b>mine: no verdict." in text
-    assert "no law; a law needs three usable widths" in text
+    assert titles == ["The curves", "Provenance"]
+    assert "../<b>mine use learning rate" in text
     assert "on the grid's lower edge" in text
     assert "None" not in text
 
@@ -298,38 +299,6 @@ def test_every_figure_colour_has_a_light_and_a_dark_value(page: str):
         assert f"{name}:#" in light and f"{name}:#" in dark
     figures = page[page.index("<main>") :]
     assert not re.search(r"(fill|stroke): #", figures)
-
-
-@pytest.mark.parametrize(
-    ("verdict", "start"),
-    [
-        ("extend", "µP: extend the sweep before you use it. The held-out"),
-        ("inconclusive", "µP: inconclusive. The held-out"),
-        (None, "µP: no verdict."),
-    ],
-)
-def test_headlines_of_the_other_verdicts(verdict: str | None, start: str):
-    assert wording.headline({**mup_arm(), "verdict": verdict}).startswith(start)
-
-
-def test_a_drift_that_only_the_loss_shows_is_not_said_to_be_a_move_of_the_optimum():
-    arm = {**mup_arm(), "verdict": "drifts"}
-    seen = arm | {"drift_octaves_per_doubling": {"estimate": -0.7, "low": -0.9, "high": -0.5}}
-    assert "its optimum moves by −0.70 (−0.90 to −0.50) octaves" in wording.headline(seen)
-    unseen = arm | {"drift_octaves_per_doubling": {"estimate": -0.01, "low": -0.29, "high": 0.24}}
-    said = wording.headline(unseen)
-    assert "moves by" not in said
-    assert "is not seen to move: −0.01 (−0.29 to 0.24) octaves" in said
-    nowhere = wording.headline(arm | {"drift_octaves_per_doubling": None})
-    assert "one value for all widths costs more than the limit" in nowhere
-
-
-def test_a_headline_without_a_target_does_not_deny_one():
-    said = wording.headline(mup_arm() | {"target": None})
-    assert said == (
-        "µP transfers: one value of log2 base learning rate serves every width of the sweep, "
-        "which names no target."
-    )
 
 
 def test_numbers_are_written_for_readers():
@@ -345,6 +314,9 @@ def test_numbers_are_written_for_readers():
     assert (
         wording.regret_text({"estimate": 0.1, "low": 0.05, "high": None})
         == "0.1000 (0.0500 or more)"
+    )
+    assert (
+        wording.estimate_text({"estimate": 1.0, "low": None, "high": 2.0}, 1) == "1.0 (up to 2.0)"
     )
     assert wording.regret_text({"estimate": None, "low": 0.05, "high": None}) == "at least 0.0500"
     assert wording.flops_text(9.31e13) == "93.1 TFLOP"

@@ -107,6 +107,24 @@ def test_rows_that_name_no_family_go_to_one_of_our_models(mine: ResultsFolder) -
     assert (mine.exports / "factors.json").is_file()
 
 
+def test_a_target_of_other_steps_is_predicted_only_where_the_law_covers_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(Path("rows.csv"), steps=100)
+    assert main(["import", "rows.csv", str(MINE), "--quiet"]) == 0
+    record = transfer("model.width=192", "budget.steps=200")
+    assert record["expected_regret"]["mean"] is None and record["predicted_loss"] is None
+    reason = "budget.steps is 200 at the target and 100 at the proxies (2 times)"
+    assert record["expected_regret"]["reason"] == reason
+    write_rows(Path("longer.csv"), widths=(48,), best=-6.5, steps=200)
+    assert main(["import", "longer.csv", str(MINE), "--quiet"]) == 0
+    record = transfer("model.width=192", "budget.steps=200")
+    assert record["expected_regret"]["mean"] > 0
+    assert record["hps"]["log2_lr"]["value"] == pytest.approx(-6.5, abs=0.4)
+    assert not any("what was swept" in warning for warning in record["warnings"])
+
+
 def test_rows_of_another_family_are_not_for_our_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

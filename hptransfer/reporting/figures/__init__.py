@@ -12,18 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.config.choices import arm_name
+from hptransfer.analysis.answer.text import arm_names
 from hptransfer.reporting.figures import (
     basins,
     conditions,
     coordinate_check,
     cost,
-    over_width,
-    regret,
+    cost_of_value,
+    over_axis,
     style,
     surface,
 )
-from hptransfer.reporting.figures.style import hp_label
 from hptransfer.results.metrics import LOSS, metric_of
 
 if TYPE_CHECKING:
@@ -111,9 +110,9 @@ def pictures(
 def _of_arms(estimates: Mapping[str, Any], own: Mapping[str, Any] | None) -> list[Picture]:
     arms = estimates["arms"]
     size = (1.0 + 3.9 * len(arms), 6.2)
-    draw = partial(over_width.draw_summary, estimates=estimates)
+    draw = partial(over_axis.draw_summary, estimates=estimates)
     listed = [Picture("summary", "the sweep in one picture", size, draw)]
-    names = _file_names([f"basins-{arm['parametrization']}" for arm in arms])
+    names = _file_names([f"basins-{label}" for label in _labels(arms)])
     for name, panel in zip(names, basins.basins_data(estimates), strict=True):
         label = f"{panel.title}: loss over {panel.x_label}, a curve per width"
         listed.append(Picture(name, label, (4.3, 4.0), _on_axes(basins.draw_basins, panel)))
@@ -126,56 +125,62 @@ def _of_arms(estimates: Mapping[str, Any], own: Mapping[str, Any] | None) -> lis
 def _of_hp(
     estimates: Mapping[str, Any], own: Mapping[str, Any] | None, *, hp: str, ending: str
 ) -> list[Picture]:
-    over = over_width.optimum_width_data(estimates, own, hp=hp)
-    draw = _on_axes(over_width.draw_over_width, over)
-    listed = [Picture(f"optimum_width{ending}", f"{over.y_label} over width", (4.6, 4.0), draw)]
-    costs = regret.regret_data(estimates, hp=hp)
-    if costs.curves or costs.rows:
-        height = 1.6 + 0.22 * len(costs.rows) + (3.0 if costs.curves else 0.0)
-        draw = partial(regret.draw_regret, data=costs)
-        label = f"regret at the target over {costs.x_label}, and regrets as multiples of δ"
-        listed.append(Picture(f"regret{ending}", label, (4.6, height), draw))
-    levels = over_width.loss_width_data(estimates, own, hp=hp)
-    if len(levels.widths) > 1:
-        draw = _on_axes(over_width.draw_over_width, levels)
-        listed.append(Picture(f"loss_width{ending}", "loss over width", (4.6, 4.0), draw))
+    over = over_axis.optimum_data(estimates, own, hp=hp)
+    axis = over.x_label.replace(" ", "_")
+    draw = _on_axes(over_axis.draw_over_axis, over)
+    label = f"{over.y_label} over the {over.x_label}"
+    listed = [Picture(f"optimum_{axis}{ending}", label, (4.6, 4.0), draw)]
+    costs = cost_of_value.cost_data(estimates, hp=hp)
+    if costs is not None:
+        draw = _on_axes(cost_of_value.draw_cost_of_value, costs)
+        label = f"{costs.y_label}, over {costs.x_label}"
+        listed.append(Picture(f"cost_of_value{ending}", label, (4.6, 4.0), draw))
+    levels = over_axis.loss_data(estimates, own, hp=hp)
+    if len(levels.places) > 1:
+        draw = _on_axes(over_axis.draw_over_axis, levels)
+        label = f"{levels.y_label} over the {levels.x_label}"
+        listed.append(Picture(f"loss_{axis}{ending}", label, (4.6, 4.0), draw))
     return listed
 
 
+def _labels(arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return labels for files: an arm's parametrization, its family before it if several."""
+    several = len({arm["family"] for arm in arms}) > 1
+    return [
+        "-".join([*([arm["family"]] if several else []), arm["parametrization"]]) for arm in arms
+    ]
+
+
 def _of_conditions(arms: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    told = [(arm, over) for arm in arms for over in (arm.get("conditions") or {}).get("over", [])]
-    several = len({arm["hp"] for arm, _ in told}) > 1
-    labels = [
-        "-".join(["over", over["axis"], arm["parametrization"], *([arm["hp"]] if several else [])])
-        for arm, over in told
+    told = [
+        (f"over-{axis}-{label}", conditions.condition_data(arm, axis, name))
+        for arm, name, label in zip(arms, arm_names(arms), _labels(arms), strict=True)
+        if arm["conditions"] is not None
+        for axis in arm["conditions"]["axes"]
+        if axis != arm["axis"]
     ]
     listed = []
-    for name, (arm, over) in zip(_file_names(labels), told, strict=True):
-        draw = partial(conditions.draw_condition, arm=arm, over=over)
-        label = (
-            f"{conditions.condition_title(arm, over)}: optimal {hp_label(arm['hp'])} over "
-            f"{conditions.NAMES[over['axis']]}"
-        )
-        listed.append(Picture(name, label, (4.6, 4.8), draw))
+    for name, (_, data) in zip(_file_names([file for file, _ in told]), told, strict=True):
+        draw = _on_axes(conditions.draw_condition, data)
+        label = f"{data.title}: {data.y_label} over {data.x_label}"
+        listed.append(Picture(name, label, (4.6, 4.0), draw))
     return listed
 
 
 def _of_surfaces(surfaces: Sequence[Mapping[str, Any]]) -> list[Picture]:
     listed = []
-    names = _file_names([told["parametrization"] for told in surfaces])
-    for name, told in zip(names, surfaces, strict=True):
-        arm = arm_name(told["parametrization"])
+    files, names = _file_names(_labels(surfaces)), arm_names(surfaces)
+    for file, name, told in zip(files, names, surfaces, strict=True):
         if surface.fitted_widths(told):
             side = 1.0 + 2.7 * len(surface.shown_hps(told))
-            draw = partial(surface.draw_surface, surface=told)
-            label = f"{arm}: slices and contours of the response surface"
-            listed.append(Picture(f"surface-{name}", label, (side, side), draw))
+            draw = partial(surface.draw_surface, surface=told, name=name)
+            label = f"{name}: slices and contours of the response surface"
+            listed.append(Picture(f"surface-{file}", label, (side, side), draw))
         if any((told.get("importance") or {}).values()):
-            draw = _on_axes(surface.draw_importance, told)
+            draw = _on_axes(partial(surface.draw_importance, name=name), told)
             size = (4.6, 1.1 + 0.5 * len(told["hps"]))
-            listed.append(
-                Picture(f"importance-{name}", f"{arm}: importance of each HP", size, draw)
-            )
+            label = f"{name}: importance of each HP"
+            listed.append(Picture(f"importance-{file}", label, size, draw))
     return listed
 
 
@@ -193,11 +198,11 @@ def check_pictures(check: Mapping[str, Any]) -> list[Picture]:
 
 def agreement_pictures(by_loss: Mapping[str, Any], by_metric: Mapping[str, Any]) -> list[Picture]:
     """Return the picture of two measures of one sweep; none if no width has both optima."""
-    rows = len(over_width.compared_arms(by_metric))
+    rows = len(over_axis.compared_arms(by_metric))
     if not rows:
         return []
     label = f"optimum by {metric_of(by_metric).label} beside that by {LOSS.label}"
-    draw = partial(over_width.draw_agreement, by_loss=by_loss, by_metric=by_metric)
+    draw = partial(over_axis.draw_agreement, by_loss=by_loss, by_metric=by_metric)
     return [Picture("agreement", label, (12.6, 0.6 + 3.8 * rows), draw)]
 
 
@@ -207,8 +212,8 @@ def _on_axes(draw: Callable[[Axes, Any], None], data: Any) -> Callable[[Figure],
 
 def _file_names(labels: Sequence[str]) -> list[str]:
     """Return labels as safe, distinct file names: an arm's label may come from an imported file."""
-    names: list[str] = []
-    for label in labels:
-        name = re.sub(r"[^A-Za-z0-9_-]+", "_", label)
-        names.append(f"{name}-{names.count(name) + 1}" if name in names else name)
-    return names
+    names = [re.sub(r"[^A-Za-z0-9_-]+", "_", label) for label in labels]
+    return [
+        f"{name}-{names[:place].count(name) + 1}" if name in names[:place] else name
+        for place, name in enumerate(names)
+    ]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hptransfer.analysis.answer.text import arm_names
 from hptransfer.reporting.figures.style import (
     ARMS,
     FAIL,
@@ -16,13 +17,13 @@ from hptransfer.reporting.figures.style import (
     MUTED,
     PAPER,
     Mark,
-    arm_title,
     draw_mark,
     draw_transferred,
     ends_of,
     hp_label,
     name_at_right,
     name_rows,
+    setting_name,
     width_colors,
 )
 from hptransfer.results.metrics import LOSS, Metric, metric_of
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EDGE_SHARE = 0.05  # a larger share of draws with their optimum on an end of the grid is noted
+EDGE_SHARE = 0.05  # a larger probability that the optimum lies beyond the grid is noted
 LANE = 0.046  # height of one width's lane in the strip, as a share of the loss window
 
 
@@ -47,7 +48,8 @@ class GridPoint(NamedTuple):
 class BasinCurve(NamedTuple):
     """One width's basin; `above`, `failed` and the cliff are drawn in the strip at the top."""
 
-    width: int
+    at: float  # the width, or what else the answer is read along
+    name: str
     color: str
     points: tuple[GridPoint, ...]
     above: tuple[float, ...]
@@ -58,7 +60,7 @@ class BasinCurve(NamedTuple):
     loss: float
     censored: str | None
     cliff: float | None  # from here on up every point failed
-    note: str  # stands under the width's name: draws whose optimum is an end of the grid
+    note: str  # stands under the width's name: how probably the optimum lies beyond the grid
 
 
 class BasinPanel(NamedTuple):
@@ -78,11 +80,21 @@ class BasinPanel(NamedTuple):
 def basins_data(estimates: Mapping[str, Any]) -> list[BasinPanel]:
     """Select each arm's curves; arms that share an HP share their limits."""
     arms = estimates["arms"]
-    colors = width_colors([o["width"] for arm in arms for o in arm["optima"]])
-    return [_panel(arm, arms, colors, metric_of(estimates)) for arm in arms]
+    colors, names = colors_along(arms), arm_names(arms, with_hp=False)
+    return [
+        _panel(f"{name}: {arm['verdict']}", arm, arms, colors, metric_of(estimates))
+        for name, arm in zip(names, arms, strict=True)
+    ]
 
 
-def basin_curve(optimum: Mapping[str, Any], color: str, ceiling: float) -> BasinCurve:
+def colors_along(arms: Sequence[Mapping[str, Any]]) -> dict[float, str]:
+    """Return a colour for every width, or what else the arms' answers are read along."""
+    return width_colors([o[arm["axis"]] for arm in arms for o in arm["optima"]])
+
+
+def basin_curve(
+    optimum: Mapping[str, Any], color: str, ceiling: float, axis: str = "width"
+) -> BasinCurve:
     """Return one width's basin: its grid points inside the picture, above it, and failed."""
     basin = optimum["basin"]
     columns = (basin[name] for name in ("theta", "mean", "low", "high", "failed"))
@@ -94,7 +106,8 @@ def basin_curve(optimum: Mapping[str, Any], color: str, ceiling: float) -> Basin
     ]
     fit = zip(basin["fit_theta"] or [], basin["fit_loss"] or [], strict=True)
     return BasinCurve(
-        width=optimum["width"],
+        at=optimum[axis],
+        name=setting_name(axis, optimum[axis]),
         color=color,
         points=tuple(sound),
         above=tuple(p.theta for p in sound if p.loss > ceiling),
@@ -112,7 +125,7 @@ def basin_curve(optimum: Mapping[str, Any], color: str, ceiling: float) -> Basin
 def _edge_note(edge: Mapping[str, Any] | None) -> str:
     shares = {side: (edge or {}).get(side) or 0.0 for side in ("low", "high")}
     side = max(shares, key=lambda name: shares[name])
-    return f"edge {100 * shares[side]:.0f} %" if shares[side] > EDGE_SHARE else ""
+    return f"{100 * shares[side]:.0f} % beyond" if shares[side] > EDGE_SHARE else ""
 
 
 def _seeds(optima: Sequence[Mapping[str, Any]]) -> str:
@@ -143,20 +156,22 @@ def _bottom(optimum: Mapping[str, Any]) -> float:
 
 
 def _panel(
+    title: str,
     arm: Mapping[str, Any],
     arms: Sequence[Mapping[str, Any]],
-    colors: Mapping[int, str],
+    colors: Mapping[float, str],
     metric: Metric,
 ) -> BasinPanel:
     peers = [o for a in arms if a["hp"] == arm["hp"] for o in a["optima"] if o.get("basin")]
     thetas = [t for o in peers for t in o["basin"]["theta"]] or [0.0]
     floor, ceiling = loss_window(peers) if peers else (0.0, 1.0)
+    axis = arm["axis"]
     lanes = max((len(a["optima"]) for a in arms if a["hp"] == arm["hp"]), default=1)
     return BasinPanel(
-        title=arm_title(arm),
+        title=title,
         x_label=hp_label(arm["hp"]),
         curves=tuple(
-            basin_curve(o, colors[o["width"]], ceiling) for o in arm["optima"] if o.get("basin")
+            basin_curve(o, colors[o[axis]], ceiling, axis) for o in arm["optima"] if o.get("basin")
         ),
         x_limits=(min(thetas) - 0.35, max(thetas) + 0.35),
         floor=floor,
@@ -194,11 +209,11 @@ def frame_losses(ax: Axes, floor: float, ceiling: float, top: float) -> None:
 
 
 def draw_curve(ax: Axes, curve: BasinCurve) -> None:
-    """Draw one width's points, seed ranges, local fit with the window's ends, and optimum."""
+    """Draw one width's points, seed ranges, fit, and optimum."""
     color = curve.color
     ends = (curve.fit[0][0], curve.fit[-1][0]) if curve.fit else (0.0, 0.0)
     for a, b in pairwise(curve.points):
-        # Inside the fitted window the fit is the line; across a failed point there is none.
+        # Where the fit is drawn it is the line; across a failed point there is none.
         fitted = ends[0] <= a.theta and b.theta <= ends[1]
         broken = any(a.theta < t < b.theta for t in curve.failed)
         if not fitted and not broken:
@@ -207,8 +222,6 @@ def draw_curve(ax: Axes, curve: BasinCurve) -> None:
     ax.plot(theta, [p.loss for p in curve.points], ".", color=color, ms=6)
     ax.vlines(theta, [p.low for p in curve.points], [p.high for p in curve.points], color, lw=1)
     ax.plot([t for t, _ in curve.fit], [y for _, y in curve.fit], color=color, lw=2)
-    ends = [*curve.fit[:1], *curve.fit[-1:]]
-    ax.plot([t for t, _ in ends], [y for _, y in ends], "|", color=color, ms=9, mew=1.6)
     best = Mark(curve.loss, curve.optimum, curve.interval, curve.censored)
     draw_mark(ax, best, color, sideways=True)
 
@@ -231,7 +244,7 @@ def _name_widths(ax: Axes, data: BasinPanel) -> None:
     gap = 0.09 if any(curve.note for curve in data.curves) else 0.058
     names, colors, levels = [], [], []
     for curve in data.curves:
-        names.append(f"d = {curve.width}")
+        names.append(curve.name)
         colors.append(curve.color)
         levels.append(curve.loss)
         ax.plot([curve.optimum, right], [curve.loss] * 2, ":", color=curve.color, lw=1, alpha=0.7)
@@ -251,7 +264,7 @@ def realised_title(realised: Mapping[str, Any]) -> str:
 
 
 def draw_realised(figure: Figure, realised: Mapping[str, Any]) -> None:
-    """Draw the target's basin with the transferred value above, the two regrets below."""
+    """Draw the target's basin with the transferred value above, its two costs below."""
     upper, lower = figure.subplots(2, height_ratios=(4.2, 1))
     _draw_target_basin(upper, realised)
     predicted, regret = realised["predicted"], realised["regret"]
@@ -268,7 +281,7 @@ def draw_realised(figure: Figure, realised: Mapping[str, Any]) -> None:
             lower.plot([value], [row], "o", color=color, ms=6.5)
     lower.axvline(0, color=MUTED, lw=0.8)
     name_rows(lower, ["predicted", "realised"])
-    lower.set(xlabel="regret (loss)")
+    lower.set(xlabel="cost of the value, in loss")
     lower.locator_params(axis="x", nbins=5)
 
 

@@ -1,13 +1,12 @@
-"""The picture of a varied condition: optimum and drift over steps, batch size or depth."""
+"""The picture of a varied condition: the optimum over steps, batch size or depth, by width."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.config.choices import arm_name
+from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.reporting.figures.style import (
-    INK,
     MUTED,
     Mark,
     draw_mark,
@@ -15,73 +14,74 @@ from hptransfer.reporting.figures.style import (
     hp_label,
     limits_of,
     name_at_right,
+    setting_name,
     width_colors,
 )
+from hptransfer.reporting.figures.wording import estimate_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-NAMES = {"steps": "training steps", "batch_size": "batch size", "depth": "depth"}
 
 
-def condition_title(arm: Mapping[str, Any], over: Mapping[str, Any]) -> str:
-    """Say of an arm whether the condition still moves its optimum."""
-    moves = {True: "still moves", False: "has settled", None: "cannot be told"}
-    return f"{arm_name(arm['parametrization'])}: {moves[over['still_moves']]}"
+class WidthLine(NamedTuple):
+    """One width's optimum over the condition."""
+
+    name: str
+    color: str
+    points: tuple[Mark, ...]
 
 
-def condition_optima(arm: Mapping[str, Any], axis: str) -> dict[int, list[Mark]]:
-    """Return each width's optima over a condition, the others as where the arm's answer is read."""
-    told, at = arm["conditions"], arm.get("at") or {}
-    others = [name for name in told["varied"] if name not in (axis, "width")]
-    found: dict[int, list[Mark]] = {}
-    for row in sorted(told["optima"], key=lambda row: (row["width"], row[axis])):
-        if all(row.get(name) == at.get(name, row.get(name)) for name in others):
-            mark = Mark(row[axis], row["optimum"], ends_of(row), row["censored"])
-            found.setdefault(row["width"], []).append(mark)
-    return found
+class ConditionData(NamedTuple):
+    """One arm over one condition, the others as they are where the answer is read."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: tuple[WidthLine, ...]
+    read_at: float | None
 
 
-def draw_condition(figure: Figure, arm: Mapping[str, Any], over: Mapping[str, Any]) -> None:
-    """Draw the optima of every width above, the drift over width below."""
-    axis, optima = over["axis"], condition_optima(arm, over["axis"])
-    drifts = [
-        Mark(entry["value"], entry["drift"]["estimate"], ends_of(entry["drift"]), None)
-        for entry in over["values"]
-        if entry["drift"] and entry["drift"]["estimate"] is not None
-    ]
-    heights = (2, 1) if drifts else (1,)
-    axes = figure.subplots(len(heights), height_ratios=heights, sharex=True, squeeze=False)[:, 0]
-    axes[0].set(title=condition_title(arm, over), ylabel=f"optimal {hp_label(arm['hp'])}")
-    _draw_optima(axes[0], optima)
-    if drifts:
-        axes[1].axhline(0, color=MUTED, lw=1)
-        _draw_line(axes[1], drifts, INK)
-        axes[1].set_ylim(*limits_of([*drifts, Mark(0, 0.0, None, None)], least=0.5))
-        axes[1].set_ylabel("drift, octaves\nper doubling")
-        axes[1].locator_params(axis="y", nbins=5)
-    read_at = (arm.get("at") or {}).get(axis)
-    for ax in axes if read_at is not None else ():
-        ax.axvline(read_at, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
-    values = sorted({mark.at for marks in optima.values() for mark in marks})
-    axes[-1].set_xscale("log", base=2)
-    axes[-1].set(xlabel=NAMES[axis], xlim=(values[0] / 1.25, values[-1] * 1.25))
-    axes[-1].set_xticks(values, [f"{value:g}" for value in values])
-    axes[-1].set_xticks([], minor=True)
+def condition_data(arm: Mapping[str, Any], axis: str, name: str) -> ConditionData:
+    """Select the optima over one condition, a line per value of the main axis."""
+    told, at, main = arm["conditions"], arm["at"], arm["axis"]
+    others = [each for each in told["axes"] if each not in (axis, main)]
+    rows = [row for row in told["optima"] if all(row[n] in (at.get(n), None) for n in others)]
+    rows.sort(key=lambda row: row[axis])
+    lines = []
+    for value, color in width_colors([row[main] for row in rows]).items():
+        points = [
+            Mark(row[axis], row["optimum"], ends_of(row), row["censored"])
+            for row in rows
+            if row[main] == value
+        ]
+        lines.append(WidthLine(setting_name(main, value), color, tuple(points)))
+    octaves = estimate_text(told["octaves_per_doubling"].get(axis), 2)
+    return ConditionData(
+        title=f"{name}: {octaves} octaves per doubling",
+        x_label=AXIS_WORDS[axis],
+        y_label=f"optimal {hp_label(arm['hp'])}",
+        lines=tuple(lines),
+        read_at=at.get(axis),
+    )
 
 
-def _draw_optima(ax: Axes, optima: Mapping[int, Sequence[Mark]]) -> None:
-    colors = width_colors(list(optima))
-    for index, (width, marks) in enumerate(optima.items()):
-        nudge = 1 + 0.03 * (index - (len(optima) - 1) / 2)
-        _draw_line(ax, [mark._replace(at=mark.at * nudge) for mark in marks], colors[width])
-    ax.set_ylim(*limits_of([mark for marks in optima.values() for mark in marks], least=3.0))
-    ends = [marks[-1].value for marks in optima.values()]
-    name_at_right(ax, [f"d = {width}" for width in optima], list(colors.values()), ends, gap=0.075)
-
-
-def _draw_line(ax: Axes, marks: Sequence[Mark], color: str) -> None:
-    ax.plot([mark.at for mark in marks], [mark.value for mark in marks], color=color, lw=1.4)
-    for mark in marks:
-        draw_mark(ax, mark, color)
+def draw_condition(ax: Axes, data: ConditionData) -> None:
+    """Draw the optima of every width over the condition, which has a logarithmic axis."""
+    ax.set_title(data.title, fontsize=10)
+    ax.set_ylabel(data.y_label)
+    if data.read_at is not None:
+        ax.axvline(data.read_at, color=MUTED, lw=0.8, ls=(0, (4, 3)), zorder=1)
+    for index, line in enumerate(data.lines):
+        nudge = 1 + 0.03 * (index - (len(data.lines) - 1) / 2)
+        points = [mark._replace(at=mark.at * nudge) for mark in line.points]
+        ax.plot([m.at for m in points], [m.value for m in points], color=line.color, lw=1.4)
+        for mark in points:
+            draw_mark(ax, mark, line.color)
+    ax.set_ylim(*limits_of([mark for line in data.lines for mark in line.points], least=3.0))
+    names, colors = [line.name for line in data.lines], [line.color for line in data.lines]
+    name_at_right(ax, names, colors, [line.points[-1].value for line in data.lines], gap=0.075)
+    values = sorted({mark.at for line in data.lines for mark in line.points})
+    ax.set_xscale("log", base=2)
+    ax.set(xlabel=data.x_label, xlim=(values[0] / 1.25, values[-1] * 1.25))
+    ax.set_xticks(values, [f"{value:g}" for value in values])
+    ax.set_xticks([], minor=True)

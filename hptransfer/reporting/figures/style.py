@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.config.choices import arm_name
 from hptransfer.config.hyperparameters import HYPERPARAMETERS
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ WIDTHS = (
     "#45085a", "#472f7d", "#3c508b", "#2f6c8e", "#25858e", "#1e9d89", "#34b679", "#6ccd5a",
 )  # fmt: skip
 ARMS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#9a7d0a", "#56b4e9")
-_KNOWN_ARMS = ("mup", "standard", "standard_embed")
+_KNOWN_ARMS = ("µP", "standard", "standard_embed")
 FAIL = ARMS[1]
 
 _DARK_WIDTHS = (
@@ -80,24 +79,31 @@ RC: dict[str, Any] = {
 }
 
 
-def arm_title(arm: Mapping[str, Any]) -> str:
-    """Return an arm's name with its verdict, where it has one."""
-    name = arm_name(arm["parametrization"])
-    return f"{name}: {arm['verdict']}" if arm.get("verdict") else name
-
-
-def arm_colors(parametrizations: list[str]) -> list[str]:
+def arm_colors(names: list[str]) -> list[str]:
     """Give µP, standard and standard_embed their own colours, other arms the next ones free."""
     fixed: dict[str, str] = dict(zip(_KNOWN_ARMS, ARMS, strict=False))
-    used = {fixed[name] for name in parametrizations if name in fixed}
-    others = [name for name in dict.fromkeys(parametrizations) if name not in fixed]
+    used = {fixed[name] for name in names if name in fixed}
+    others = [name for name in dict.fromkeys(names) if name not in fixed]
     free = [color for color in ARMS if color not in used]
     fixed.update({name: free[i % len(free)] for i, name in enumerate(others)})
-    return [fixed[name] for name in parametrizations]
+    return [fixed[name] for name in names]
 
 
-def width_colors(widths: list[int]) -> dict[int, str]:
-    """Spread the widths over the ordered colours, the narrowest darkest."""
+_SETTINGS = {
+    "width": "d = {:g}",
+    "depth": "depth {:g}",
+    "batch_size": "batch {:g}",
+    "steps": "{:g} steps",
+}
+
+
+def setting_name(axis: str, value: float) -> str:
+    """Return the short name of a width, depth, batch size or number of steps."""
+    return _SETTINGS[axis].format(value)
+
+
+def width_colors(widths: Sequence[float]) -> dict[float, str]:
+    """Spread widths, or what else is varied, over the ordered colours, the least darkest."""
     ordered = sorted(set(widths))
     last = len(WIDTHS) - 1
     steps = max(len(ordered) - 1, 1)
@@ -149,11 +155,12 @@ def draw_interval(ax: Axes, mark: Mark, color: str, *, sideways: bool = False) -
     """Draw a value's 90 % interval, if it has one; `sideways`: the value lies along x."""
     if mark.interval is None:
         return
-    reach = [[mark.value - mark.interval[0]], [mark.interval[1] - mark.value]]
+    low, high = mark.interval  # a censored value may lie outside
+    middle, reach = [(low + high) / 2], [(high - low) / 2]
     if sideways:
-        ax.errorbar([mark.value], [mark.at], xerr=reach, fmt="none", color=color, **BARS)
+        ax.errorbar(middle, [mark.at], xerr=reach, fmt="none", color=color, **BARS)
     else:
-        ax.errorbar([mark.at], [mark.value], reach, fmt="none", color=color, **BARS)
+        ax.errorbar([mark.at], middle, reach, fmt="none", color=color, **BARS)
 
 
 def draw_mark(

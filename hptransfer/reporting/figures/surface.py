@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.style import (
     ARMS,
     INK,
@@ -81,7 +80,7 @@ def joint_region(entry: Entry, first: int, second: int, hps: Sequence[str]) -> n
     return np.stack([middles[0] + reach[0] * along, middles[1] + reach[1] * (rho * along + across)])
 
 
-def draw_surface(figure: Figure, surface: Mapping[str, Any]) -> None:
+def draw_surface(figure: Figure, surface: Mapping[str, Any], *, name: str) -> None:
     """Draw every width's slices on the diagonal, and the widest's contours of each pair below."""
     told, every, hps = fitted_widths(surface), surface["hps"], shown_hps(surface)
     axes = figure.subplots(len(hps), len(hps), squeeze=False)
@@ -98,7 +97,7 @@ def draw_surface(figure: Figure, surface: Mapping[str, Any]) -> None:
         _draw_contours(ax, told[-1], every, pair, grids[column], grids[row])
         if column == 0:
             ax.set_ylabel(hp_label(hps[row]))
-    axes[0][0].set_title(arm_name(surface["parametrization"]))
+    axes[0][0].set_title(name)
     # The corner above the diagonal is free.
     axes[0][1].text(
         0, 1, _KEY.format(width=told[-1]["width"]), transform=axes[0][1].transAxes, va="top",
@@ -146,10 +145,10 @@ def _draw_contours(
         lines = ax.contour(x, y, excess, levels=levels, colors=colors, linewidths=1.2)
         # The inner lines have no room for a number.
         ax.clabel(lines, levels[-2:], fmt="%.2g", fontsize=7.5)
-    for flat in entry.get("flat_directions") or []:
+    for flat in entry["principal_axes"]:
         dx, dy = (flat["direction"].get(every[place], 0.0) for place in pair)
         length = math.hypot(dx, dy)
-        if length > 0.9:  # it lies in this pair: drawn an octave to each side
+        if flat["sentence"] and length > 0.9:  # it lies in this pair: drawn an octave to each side
             xs, ys = ([v - d / length, v + d / length] for v, d in ((a, dx), (b, dy)))
             ax.plot(xs, ys, color=INK, lw=1.4, ls=(0, (4, 2)), zorder=4)
             break
@@ -159,7 +158,7 @@ def _draw_contours(
     ax.plot([a], [b], "o", ms=6.5, mfc=INK, mec=PAPER, mew=1.2, zorder=5)
 
 
-def draw_importance(ax: Axes, surface: Mapping[str, Any]) -> None:
+def draw_importance(ax: Axes, surface: Mapping[str, Any], *, name: str) -> None:
     """Draw a group of bars for each HP, by falling share: what each method gives to it."""
     told = surface["importance"]
     methods = [key for key in METHODS if told.get(key)]
@@ -181,4 +180,4 @@ def draw_importance(ax: Axes, surface: Mapping[str, Any]) -> None:
     ax.set(xlim=(0, 112), xlabel="share of importance (%)")
     ax.set_xticks(range(0, 101, 25))
     said = (f"{c}: {METHODS[m]}" for c, m in zip(("blue", "grey"), methods, strict=False))
-    key_line(ax, f"{arm_name(surface['parametrization'])}.  {', '.join(said)}")
+    key_line(ax, f"{name}.  {', '.join(said)}")

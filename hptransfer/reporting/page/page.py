@@ -29,6 +29,7 @@ p{margin:0 0 10px;max-width:72ch}
 border-radius:8px;padding:14px 18px}
 .card.good{border-left-color:var(--good)}.card.bad{border-left-color:var(--bad)}
 .card p{margin:0;font-size:1.1rem;font-weight:600;line-height:1.45}
+.card h3{margin:0 0 6px}.card p.more{font-size:1rem;font-weight:400}.card .scroll{margin:10px 0 0}
 .card ul{margin:8px 0 0;padding-left:20px;color:var(--muted);font-size:.93rem}
 .card li{margin:2px 0}.card li.warning,.warning{color:var(--bad)}
 .note{margin-top:14px}
@@ -102,14 +103,9 @@ def element(tag: str, text: str, css: str = "") -> str:
     return f"<{tag}{_css(css)}>{escape(text)}</{tag}>"
 
 
-def bullets(items: Iterable[str], css: str = "") -> str:
-    """Return list items of plain text; empty if there are none."""
-    return "".join(element("li", item, css) for item in items)
-
-
 def bullet_list(items: Iterable[str], css: str = "") -> str:
     """Return a list of plain text, or nothing where there are no items."""
-    inner = bullets(items, css)
+    inner = "".join(element("li", item, css) for item in items)
     return f"<ul>{inner}</ul>" if inner else ""
 
 

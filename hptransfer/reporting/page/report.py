@@ -5,26 +5,36 @@ The page holds no time stamps and no outside references: the same records give t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import yaml
 
-from hptransfer.analysis.answer.text import trial_notes
+from hptransfer.analysis.answer.headline import percent
+from hptransfer.analysis.answer.settings import AXIS_WORDS
+from hptransfer.analysis.answer.text import (
+    CENSORED,
+    OCTAVE,
+    OCTAVE_COLUMNS,
+    arm_names,
+    octave_notes,
+    octave_rows,
+    optima_table,
+    target_differs,
+    trial_notes,
+    verdict_line,
+)
 from hptransfer.config.choices import arm_name
+from hptransfer.config.hyperparameters import hp_value
 from hptransfer.reporting.figures import Picture
-from hptransfer.reporting.figures.conditions import NAMES
 from hptransfer.reporting.figures.cost import DENOMINATORS
 from hptransfer.reporting.figures.style import hp_label, hp_name
 from hptransfer.reporting.figures.surface import METHODS
 from hptransfer.reporting.figures.wording import (
-    CENSORED,
     UNKNOWN,
-    arm_and_hp,
     estimate_text,
     flops_text,
-    headline,
     hp_text,
     interval_text,
     number_text,
@@ -34,7 +44,6 @@ from hptransfer.reporting.figures.wording import (
 from hptransfer.reporting.page.page import (
     JsonObject,
     bullet_list,
-    bullets,
     cell,
     document,
     element,
@@ -42,22 +51,23 @@ from hptransfer.reporting.page.page import (
     section,
     table,
 )
+from hptransfer.results.metrics import metric_of
 from hptransfer.system.text import duration
 from hptransfer.system.version import package_version
 
+NO_PERCENT = 0.005  # a cost below it is written as none
 HALF_PAGE = 5.0  # inches that are readable in one of two columns
 
 _CARD = {"transfers": "good", "drifts": "bad"}
 _NOTE = (
-    "Intervals are 90 % intervals. Regret is the loss at the transferred value minus the loss at "
-    "the width's own optimum."
+    "Intervals are 90 % intervals. A value costs what the loss at it is above the loss at the "
+    "optimum."
 )
 
 _KEY = (
-    "Points are means over seeds, with the range over seeds; the thick line is the local fit.",
-    "The window's ends are marked by | on that line.",
+    "Points are means over seeds, with the range over seeds; the thick line is the fitted curve.",
     "The large dot is the optimum with its 90 % interval; a hollow diamond is a censored optimum.",
-    "Under a width's name: the share of draws whose best point is an end of the grid, above 5 %.",
+    "Under a width's name: the probability that its optimum lies beyond the grid, above 5 %.",
     "× failed: diverged, or hardly better than at the start; the tint begins at the cliff, past "
     "which every point failed. ▲ lies above the picture.",
     "Over width: the line is the law, the shade its 90 % band, □ the value for the target"
@@ -92,9 +102,9 @@ def report_html(
         for shown, svg in drawn
         if shown.name != "summary"
     }
-    handed = transfer or {"cost": None, "files": None}
     own = realised_table(realised) if realised else ""
     typed = f"<pre>{escape(chr(10).join(commands))}</pre>" if commands else ""
+    handed = transfer or {"cost": None, "files": None}
     parts = [
         _header(estimates, sweep),
         *_answers(estimates, figures),
@@ -105,7 +115,7 @@ def report_html(
             check_sentence(check) if check else "",
             _grid(figures, ("coordinate",)),
         ),
-        section("Cost", _beside(cost_table(handed["cost"]), figures.get("cost"))),
+        section("Cost of the search", _beside(cost_table(handed["cost"]), figures.get("cost"))),
         section("Where the time went", timing_table(timing)),
         section("Files for the target", bullet_list(handed["files"] or [])),
         section("Commands", typed),
@@ -116,37 +126,38 @@ def report_html(
 
 
 def _answers(estimates: JsonObject, figures: Mapping[str, str]) -> list[str]:
-    """Return the sections on each arm, from its curves to its"""
+    """Return the sections on each arm, from its curves to its conditions."""
     arms, surfaces = estimates["arms"], estimates.get("surfaces") or []
+    names, joint = arm_names(arms), arm_names(surfaces)
     title = element("h3", "How to read the curves")
     key = f'<div class="key">{title}{bullet_list(_KEY)}</div>'
     return [
-        section("The curves", _grid(figures, ("basins", "optimum_width"), key)),
-        section("Optimum at each width", *map(arm_optima_table, arms)),
+        section("The curves", _grid(figures, ("basins", "optimum"), key)),
         section(
-            "Does it transfer?",
-            transfer_table(arms),
-            _grid(figures, ("regret", "loss_width")),
-            *map(laws_table, arms),
-            *map(quality_list, arms),
-        ),
-        section(
-            "Loss and curvature over width",
-            *map(loss_table, arms),
-            *map(curvature_table, arms),
+            "What a value costs",
+            value_costs(arms),
+            _grid(figures, ("cost_of_value", "loss")),
+            *map(expected_loss, names, arms),
         ),
         section(
             "Several HPs together",
             _grid(figures, ("surface", "importance")),
-            *map(joint_table, surfaces),
-            *map(importance_table, surfaces),
+            *map(joint_table, joint, surfaces),
+            *map(importance_table, joint, surfaces),
         ),
-        section("Other conditions", _grid(figures, ("over",)), *map(conditions_table, arms)),
+        section(
+            "Other conditions",
+            _grid(figures, ("over",)),
+            *map(conditions_table, names, arms),
+        ),
     ]
 
 
 def _header(estimates: JsonObject, sweep: JsonObject) -> str:
-    cards = "\n".join(_card(arm) for arm in estimates["arms"])
+    arms, measured = estimates["arms"], metric_of(estimates).label
+    cards = "\n".join(
+        _card(name, arm, measured) for name, arm in zip(arm_names(arms), arms, strict=True)
+    )
     question, statistic = sweep.get("question"), sweep.get("statistic")
     return "\n".join(
         [
@@ -157,24 +168,26 @@ def _header(estimates: JsonObject, sweep: JsonObject) -> str:
             element("p", f"Deciding statistic: {statistic}", "muted") if statistic else "",
             f'<div class="cards">\n{cards}\n</div>',
             *(element("p", note, "note") for note in trial_notes(estimates)),
-            element("p", _NOTE, "muted note"),
+            element("p", f"{_NOTE} {OCTAVE}", "muted note"),
             "</header>",
         ]
     )
 
 
-def _card(arm: JsonObject) -> str:
-    reasons = list(arm.get("reasons") or [])
-    if arm.get("verdict") in ("extend", "inconclusive"):
-        reasons = reasons[1:]  # the headline quotes the first
-    over = (arm.get("conditions") or {}).get("over") or []
-    moving = [each["sentence"] for each in over if each["still_moves"]]
-    warnings = [f"Warning: {warning}" for warning in [*moving, *(arm.get("warnings") or [])]]
-    items = bullets(reasons) + bullets(warnings, "warning")
-    css = _CARD.get(arm.get("verdict") or "", "")
-    notes = f"<ul>{items}</ul>" if items else ""
-    sentence = element("p", headline(arm))
-    return f'<div class="card {css}">{sentence}{notes}</div>'
+def _card(name: str, arm: JsonObject, measured: str) -> str:
+    """Return an arm's answer: headline, verdict, reasons, optima and warnings."""
+    lines = [*arm["headline"].splitlines(), verdict_line(arm)]
+    return "\n".join(
+        [
+            f'<div class="card {_CARD.get(arm["verdict"], "")}">',
+            element("h3", name),
+            *(element("p", line, "" if place == 0 else "more") for place, line in enumerate(lines)),
+            bullet_list(arm["reasons"]),
+            words_table(*optima_table(arm, measured)) if arm["optima"] else "",
+            bullet_list((f"Warning: {warning}" for warning in arm["warnings"]), "warning"),
+            "</div>",
+        ]
+    )
 
 
 def _grid(figures: Mapping[str, str], kinds: tuple[str, ...], last: str = "") -> str:
@@ -190,56 +203,51 @@ def _beside(text: str, figure: str | None) -> str:
     return f'<div class="beside">\n<div>{text}</div>\n{figure}\n</div>'
 
 
-def arm_optima_table(arm: JsonObject) -> str:
-    """Tabulate one arm's optima with interval and censoring."""
-    columns = {
-        "width#": lambda o: str(o["width"]),
-        "optimum#": lambda o: hp_text(o["optimum"]),
-        "90 % interval#": _interval,
-        "loss#": lambda o: number_text(o["loss"], 4),
-        "seeds#": lambda o: number_text(o["n_seeds"], 0),
-        "points#": lambda o: number_text(o["n_points"], 0),
-        "draws on an edge#": lambda o: _edges(o.get("edge")),
-        "censored": lambda o: CENSORED[o["censored"]] if o["censored"] else "no",
-    }
-    rows = [[tell(optimum) for tell in columns.values()] for optimum in arm["optima"]]
-    caption = f"{arm_name(arm['parametrization'])}: optimal {hp_label(arm['hp'])}"
-    return table(caption, list(columns), rows)
+def words_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table that `hptransfer fit` prints too, as HTML."""
+    left = ("note", "octaves per doubling of")
+    return table("", [head if head in left else f"{head}#" for head in heads], rows)
 
 
-def _interval(record: JsonObject) -> str:
-    return interval_text(record["low"], record["high"], 2).strip(" ()")
+def value_costs(arms: list[JsonObject]) -> str:
+    """Tabulate what the value to use and the last proxy's kept value cost, of every arm."""
+    rows = []
+    for name, arm in zip(arm_names(arms), arms, strict=True):
+        cost = arm["cost"]
+        if cost is None or cost["curve"] is None:
+            continue
+        kept = cost["ignoring"]
+        place = f"{AXIS_WORDS[arm['axis']]} {kept['kept_from']:g}"
+        for what, value, of in (
+            ("use", cost["curve"]["emitted"], cost["emitted"]),
+            (f"keep {place}'s", kept["value"], kept),
+        ):
+            told = (_percents(of[unit]) for unit in ("percent", "compute_percent"))
+            rows.append((name, what, f"{hp_value(arm['hp'], value):.3g}", *told))
+    heads = ("arm", "", "value#", "cost in % of the loss#", "in % more compute#")
+    return table("", heads, rows) if rows else ""
 
 
-def _edges(edge: JsonObject | None) -> str:
-    if edge is None or None in (edge["low"], edge["high"]):
+def _percents(cost: JsonObject | None) -> str:
+    if cost is None or cost["mean"] is None:
         return UNKNOWN
-    return percent_text(100 * (edge["low"] + edge["high"]))
+    low, high = cost["low"], cost["high"]
+    if low is None:
+        return percent(cost["mean"])
+    least = "0" if low < NO_PERCENT else percent(low).removesuffix(" %")
+    return (
+        f"{percent(cost['mean'])} ({least} to {'a failed run' if high is None else percent(high)})"
+    )
 
 
-def transfer_table(arms: list[JsonObject]) -> str:
-    """Tabulate verdict, drift and regret, a column per arm."""
-    if not arms:
+def expected_loss(name: str, arm: JsonObject) -> str:
+    """Say what loss is expected at the target's optimum, if the loss has a law."""
+    told = (arm["loss_law"] or {}).get("at_target")
+    if told is None or target_differs(arm):
         return ""
-    several = len({arm["hp"] for arm in arms}) > 1
-    names = (arm_and_hp(a) if several else arm_name(a["parametrization"]) for a in arms)
-    heads = ["", *(f"{name}#" for name in names)]
-    lines: dict[str, Callable[[JsonObject, JsonObject], str]] = {
-        "verdict": lambda arm, _: str(arm.get("verdict") or "none"),
-        "drift, octaves per doubling": lambda arm, _: estimate_text(
-            arm.get("drift_octaves_per_doubling"), 2
-        ),
-        "tolerance δ": lambda _, regret: number_text(regret.get("delta"), 4),
-        "regret, widest width held out": lambda _, regret: regret_text(regret.get("held_out")),
-        "regret at the target": lambda _, regret: regret_text(regret.get("at_target")),
-        "as a share of the last doubling's gain": lambda _, regret: estimate_text(
-            regret.get("share_of_gain"), 3
-        ),
-        "in % of the loss": lambda _, regret: estimate_text(regret.get("percent"), 2),
-    }
-    regrets = [arm.get("regret") or {} for arm in arms]
-    rows = [[name, *map(tell, arms, regrets)] for name, tell in lines.items()]
-    return table("", heads, rows)
+    return element(
+        "p", f"{name}: a loss of {estimate_text(told, 4)} is expected at the target's optimum."
+    )
 
 
 def target_values(transfer: JsonObject) -> str:
@@ -250,7 +258,7 @@ def target_values(transfer: JsonObject) -> str:
         f", {params:,} parameters." if params is not None else "."
     )
     rows = [
-        (hp_label(name), hp_text(hp["value"]), _interval(hp))
+        (hp_label(name), hp_text(hp["value"]), interval_text(hp["low"], hp["high"], 2).strip(" ()"))
         for name, hp in transfer["hps"].items()
     ]
     known = expected is not None and expected.get("mean") is not None
@@ -259,7 +267,7 @@ def target_values(transfer: JsonObject) -> str:
         [
             element("p", sentence),
             table("", ("HP", "value#", "90 % interval#"), rows),
-            element("p", f"Expected regret: {regret}. {_conditions(expected)}"),
+            element("p", f"Expected cost in loss: {regret}. {_conditions(expected)}"),
             _gap(transfer.get("train_validation_gap")),
             bullet_list(transfer.get("warnings") or [], "warning"),
         ]
@@ -284,8 +292,9 @@ def _gap(gap: JsonObject | None) -> str:
 
 def _conditions(expected: JsonObject | None) -> str:
     known = ((expected or {}).get("conditional_on") or {}).items()
-    listed = ", ".join(f"{name} {value}" for name, value in known if value is not None)
-    return f"Conditional on {listed}." if listed else ""
+    said = (f"{name.replace('_', ' ')} {value}" for name, value in known if value is not None)
+    listed = ", ".join(said)
+    return f"It holds for {listed}." if listed else ""
 
 
 def realised_table(realised: JsonObject) -> str:
@@ -293,8 +302,8 @@ def realised_table(realised: JsonObject) -> str:
     answer = "missed" if realised["missed"] else "held"
     sentence = f"The target, width {realised['width']}, was swept itself: the prediction {answer}."
     rows = [
-        ("predicted regret", regret_text(realised["predicted"], "mean")),
-        ("realised regret", regret_text(realised["regret"])),
+        ("predicted cost in loss", regret_text(realised["predicted"], "mean")),
+        ("realised cost in loss", regret_text(realised["regret"])),
         ("transferred value", hp_text(realised["transferred"])),
         ("the target's own optimum", hp_text(realised["optimum"]["optimum"])),
         ("loss at the transferred value", number_text(realised["loss_at_transferred"], 4)),
@@ -326,98 +335,8 @@ def check_sentence(check: JsonObject) -> str:
     return "\n".join([*told, bullet_list(check["warnings"], "warning")])
 
 
-_FORMULAS = {
-    "constant": "constant: {y} = a",
-    "linear": "linear: {y} = a + b·log2(n)",
-    "inverse": "inverse: {y} = a + b·(n0/n)",
-    "power": "power: {y} = a + b·(n0/n)^c",
-}
-
-
-def laws_table(arm: JsonObject) -> str:
-    """Tabulate one arm's candidate laws of the optimum, or say that there is none."""
-    name = arm_and_hp(arm)
-    law = arm.get("law") or {"name": "none", "candidates": []}
-    if law["name"] == "none" or not law["candidates"]:
-        return element("p", f"{name}: no law; a law needs three usable widths.")
-    return _candidates(f"{name}: laws of the optimum", law, "θ")
-
-
-def _candidates(caption: str, law: JsonObject, quantity: str) -> str:
-    rows = [
-        (
-            _FORMULAS[c["name"]].format(y=quantity),
-            number_text(c["weight"], 2),
-            ", ".join(f"{k} = {_figure(v)}" for k, v in c["coefficients"].items()),
-            number_text(c["chi2"], 1),
-        )
-        for c in law["candidates"]
-    ]
-    return table(caption, ("law", "weight#", "coefficients", "χ²#"), rows)
-
-
-def _figure(value: float | None) -> str:
-    """Write a coefficient with two decimals, or two digits where it is small."""
-    if value is None or value == 0 or abs(value) >= 0.1:
-        return number_text(value, 2)
-    return f"{value:.2g}".replace("-", "−")
-
-
-def loss_table(arm: JsonObject) -> str:
-    """Return whether wider is better, and the laws of the loss at the optimum, as HTML."""
-    law = arm.get("loss_law")
-    if not law:
-        return ""
-    name = arm_and_hp(arm)
-    answer = {True: "wider is better", False: "wider is not better", None: "not decided"}
-    said = f"{name}: {answer[law['wider_is_better']]}. {law.get('reason') or ''}".rstrip()
-    parts = [element("p", said)]
-    if law["candidates"]:
-        since = f", widths from {law['from_width']}" if law.get("from_width") else ""
-        parts.append(_candidates(f"{name}: laws of the loss at the optimum{since}", law, "loss"))
-    if law.get("at_target"):
-        expected = estimate_text(law["at_target"], 4)
-        parts.append(element("p", f"Loss expected at the target's optimum: {expected}."))
-    return "\n".join(parts)
-
-
-def curvature_table(arm: JsonObject) -> str:
-    """Tabulate how fast the basin's rise, one octave off, changes with width."""
-    told = arm.get("curvature_law")
-    if not told:
-        return ""
-    rows = [
-        (
-            f"one octave {where} the optimum",
-            told[side]["name"],
-            estimate_text(told[side]["log2_per_doubling"], 2),
-        )
-        for side, where in (("low", "below"), ("high", "above"))
-        if told.get(side)
-    ]
-    heads = ("rise of the loss", "law", "octaves per doubling of the width#")
-    return table(f"{arm_and_hp(arm)}: laws of the curvature", heads, rows)
-
-
-def quality_list(arm: JsonObject) -> str:
-    """Tabulate whether transfer is useful, and whether wider models forgive a wrong value less."""
-    quality = arm.get("quality")
-    if not quality:
-        return ""
-    useful, robust = quality.get("useful_transfer") or {}, quality.get("robustness") or {}
-    answer = {True: "yes", False: "no", None: UNKNOWN}[useful.get("answer")]
-    exponent = estimate_text(robust.get("exponent"), 2)
-    rows = [
-        ("useful transfer", answer, useful.get("sentence") or ""),
-        ("robustness exponent", exponent, robust.get("sentence") or ""),
-    ]
-    caption = f"{arm_and_hp(arm)}: quality of the transfer"
-    return table(caption, ("", "answer", "why"), rows)
-
-
-def joint_table(surface: JsonObject) -> str:
+def joint_table(name: str, surface: JsonObject) -> str:
     """Tabulate one arm's joint optima over width, the joint value for the target, what is flat."""
-    name = arm_name(surface["parametrization"])
     hps = surface["hps"]
     rows = [
         (
@@ -435,14 +354,18 @@ def joint_table(surface: JsonObject) -> str:
     flat = [
         f"Width {entry['width']}: {direction['sentence']}"
         for entry in surface["widths"]
-        for direction in entry.get("flat_directions") or []
+        for direction in entry["principal_axes"]
+        if direction["sentence"] is not None
     ]
     regret = regret_text(target["expected_regret"], "mean") if target is not None else ""
     return "\n".join(
         [
             table(f"{name}: joint optimum", heads, rows),
-            element("p", f"Expected regret of the joint value: {regret}.") if regret else "",
-            f"<p>Flat directions:</p>{bullet_list(flat)}" if flat else "",
+            element("p", f"The joint value is expected to cost {regret} in loss.")
+            if regret
+            else "",
+            "<p>Where the loss hardly changes:</p>" if flat else "",
+            bullet_list(flat),
         ]
     )
 
@@ -454,7 +377,7 @@ def _value(optimum: JsonObject, censored: str | None) -> str:
     return value + interval_text(optimum["low"], optimum["high"], 2)
 
 
-def importance_table(surface: JsonObject) -> str:
+def importance_table(name: str, surface: JsonObject) -> str:
     """Tabulate the share of each HP, by the surface and by PED-ANOVA."""
     told = surface.get("importance") or {}
     methods = [method for method in METHODS if told.get(method)]
@@ -466,48 +389,16 @@ def importance_table(surface: JsonObject) -> str:
         for hp, of_hp in shares.items()
     ]
     heads = ("HP", *(f"{METHODS[method]}#" for method in methods))
-    return table(f"{arm_name(surface['parametrization'])}: importance", heads, rows)
+    return table(f"{name}: importance", heads, rows)
 
 
-_TERMS = {
-    "a": "constant",
-    "log2_width": "per doubling of the width",
-    **{f"log2_{axis}": f"per doubling of the {name}" for axis, name in NAMES.items()},
-}
-
-
-def conditions_table(arm: JsonObject) -> str:
-    """Tabulate the joint law over width and varied conditions; say whether each still moves it."""
-    told = arm.get("conditions")
-    if not told:
+def conditions_table(name: str, arm: JsonObject) -> str:
+    """Tabulate how the optimum follows everything that varies, beside published exponents."""
+    rows = octave_rows(arm)
+    if not rows:
         return ""
-    name = arm_and_hp(arm)
-    parts = [bullet_list(f"{name}: {over['sentence']}" for over in told["over"])]
-    if told.get("joint"):
-        rows = [(_TERMS[c["name"]], estimate_text(c, 2)) for c in told["joint"]["coefficients"]]
-        parts.append(table(f"{name}: joint law, octaves", ("", "coefficient#"), rows))
-        chi2, degrees = number_text(told["joint"]["chi2"], 1), told["joint"]["degrees"]
-        fit = f"Fitted to {told['joint']['settings']} settings; χ² {chi2} on {degrees} degrees."
-        parts.append(element("p", fit, "muted"))
-    parts += [_drifts(name, over) for over in told["over"]]
-    if told.get("shift_to_target"):
-        shift = estimate_text(told["shift_to_target"], 2)
-        parts.append(element("p", f"From the sweep's conditions to the target's: {shift} octaves."))
-    return "\n".join(part for part in parts if part)
-
-
-def _drifts(name: str, over: JsonObject) -> str:
-    rows = [
-        (
-            f"{entry['value']:g}",
-            estimate_text(entry["drift"], 2),
-            hp_text(entry["optimum_at_widest"]),
-        )
-        for entry in over["values"]
-    ]
-    axis = NAMES[over["axis"]]
-    heads = (f"{axis}#", "drift per doubling of the width#", "optimum at the widest#")
-    return table(f"{name} over {axis}", heads, rows)
+    notes = [element("p", note, "muted") for note in octave_notes(arm)]
+    return "\n".join([element("h3", name), words_table(OCTAVE_COLUMNS, rows), *notes])
 
 
 def cost_table(cost: JsonObject | None) -> str:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hptransfer.analysis.answer.headline import percent
+from hptransfer.analysis.answer.text import answer_lines, value_span
 from hptransfer.config.choices import arm_name
+from hptransfer.config.hyperparameters import hp_value, hp_words
+from hptransfer.reporting.figures.wording import regret_text
 from hptransfer.system.text import decimal, interval_text, text_table
 
 
@@ -49,17 +53,18 @@ def _some(names: Sequence[str], shown: int = 4) -> str:
 
 
 def transfer_lines(record: Mapping[str, Any]) -> str:
-    """Return lines on the target's values, expected regret and loss, and the search's cost."""
+    """Return every HP's answer, then the target's values, expected cost and loss, and warnings."""
+    lines = [line for told in record["answers"].values() for line in answer_lines(told)]
     target = record["target"]
     size = "" if target["params"] is None else f" ({target['params']:,} parameters)"
-    lines = [
+    lines.append(
         f"target   {target['family']} width {target['width']}{size}, "
         f"{arm_name(target['parametrization'])}, verdict {record['verdict']}"
-    ]
+    )
     for hp, value in record["hps"].items():
         lines.append(
-            f"transfer {hp.replace('_', ' ')} = {value['value']:.2f} "
-            f"{interval_text(value['low'], value['high'], '.2f')}, {2 ** value['value']:.4g}"
+            f"transfer {hp_words(hp)} {hp_value(hp, value['value']):.4g}, 90 % interval "
+            f"{value_span(hp, value['low'], value['high'])}; {hp} = {value['value']:.2f}"
         )
     lines += [_regret_line(record["expected_regret"]), *_loss_lines(record)]
     lines.append(_cost_line(record["cost"]))
@@ -68,16 +73,16 @@ def transfer_lines(record: Mapping[str, Any]) -> str:
 
 
 def _regret_line(regret: Mapping[str, Any]) -> str:
-    if regret["mean"] is None:
-        return f"regret   not predicted: {regret['reason']}"
-    parts = [f"expected {regret['mean']:.5f} {interval_text(regret['low'], regret['high'], '.5f')}"]
-    if regret["percent"] is not None:
-        parts.append(f"{regret['percent']:.2g} % of the loss")
-    if regret["share_of_gain"] is not None:
-        parts.append(f"{100 * regret['share_of_gain']:.2g} % of the last doubling's gain")
     known = {name: value for name, value in regret["conditional_on"].items() if value is not None}
     where = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
-    return f"regret   {', '.join(parts)}" + (f"; for {where}" if where else "")
+    held = f"; for {where}" if where else ""
+    if regret["mean"] is None:
+        return f"expected not known: {regret['reason']}{held}"
+    parts = [f"{regret_text(regret, 'mean')} in loss"]
+    for name, what in (("percent", "of it"), ("compute_percent", "more compute")):
+        if regret[name] is not None:
+            parts.append(f"{percent(regret[name])} {what}")
+    return f"expected to cost {', '.join(parts)}{held}"
 
 
 def _loss_lines(record: Mapping[str, Any]) -> list[str]:
@@ -106,8 +111,7 @@ def _realised_so_far(record: Mapping[str, Any], realised: Mapping[str, Any]) -> 
     regret = record["realised_regret"]
     if regret is None:
         return f"{said}. {realised['reason']}"
-    ends = interval_text(regret["low"], regret["high"], ".5f")
-    return f"{said}; regret {decimal(regret['estimate'], '.5f')} {ends}"
+    return f"{said}; it costs {regret_text(regret)} in loss"
 
 
 def _cost_line(cost: Mapping[str, Any]) -> str:
@@ -124,18 +128,20 @@ def _cost_line(cost: Mapping[str, Any]) -> str:
 
 
 def realised_line(realised: Mapping[str, Any]) -> str:
-    """Return the regret of the transferred value at the target, beside the predicted one."""
+    """Return what the transferred value costs at the target, beside what was predicted."""
     regret, predicted = realised["regret"], realised["predicted"]
     own = realised["optimum"]
     if own is None:
-        return f"realised regret not known: {realised['reason']}"
+        return f"realised cost not known: {realised['reason']}"
     verdict = "missed the prediction" if realised["missed"] else "within the prediction"
-    said = f"predicted {decimal(predicted['mean'], '.5f')}: {verdict}"
-    if predicted["mean"] is None:
-        said = "nothing was predicted"
+    known = predicted["mean"] is not None
+    said = (
+        f"predicted {regret_text(predicted, 'mean')}: {verdict}"
+        if known
+        else "nothing was predicted"
+    )
     return (
-        f"realised regret {decimal(regret['estimate'], '.5f')} "
-        f"{interval_text(regret['low'], regret['high'], '.5f')} at width {realised['width']} "
+        f"realised the value costs {regret_text(regret)} in loss at width {realised['width']} "
         f"(own optimum {own['optimum']:.2f} {interval_text(own['low'], own['high'], '.2f')}), "
         f"{said}"
     )

@@ -9,6 +9,8 @@ from itertools import pairwise
 from string import ascii_uppercase
 from typing import Any
 
+from hptransfer.analysis.answer.settings import AXIS_WORDS
+from hptransfer.analysis.answer.text import CENSORED
 from hptransfer.reporting.figures import wording
 from hptransfer.reporting.figures.basins import BasinCurve, BasinPanel, basins_data
 
@@ -45,7 +47,8 @@ def _panel(arm: Mapping[str, Any], panel: BasinPanel, width: int, *, colour: boo
     label, columns = panel.metric.label, width - MARGIN
     column = partial(_column, panel.x_limits, columns)
     plot = _plot(panel, column)
-    lines = [_cut(f"{panel.title}   {label} over {panel.x_label}, {panel.seeds}", width)]
+    lines = [part for line in arm["headline"].splitlines() for part in textwrap.wrap(line, width)]
+    lines += [_cut(f"{panel.title}   {label} over {panel.x_label}, {panel.seeds}", width)]
     lines += [
         f"{_loss_label(row, panel):>{MARGIN - 2}} │{_painted(line, colour)}"
         for row, line in enumerate(plot)
@@ -56,13 +59,17 @@ def _panel(arm: Mapping[str, Any], panel: BasinPanel, width: int, *, colour: boo
         line = {column(theta): ("▲", index) for theta in curve.above}
         line |= {column(theta): ("×", index) for theta in curve.failed}
         line |= _bar(curve.optimum, curve.interval, shape, index, column)
-        lines.append(_named(f"{_letter(index)} {curve.width}", line, colour))
-    target = arm.get("target")
-    if target and target.get("emitted") is not None:
+        lines.append(_named(f"{_letter(index)} {curve.at:g}", line, colour))
+    target = arm["target"]
+    if target is not None:
         ends = None if None in (target["low"], target["high"]) else (target["low"], target["high"])
         bar = _bar(target["emitted"], ends, "□", None, column)
-        lines.append(_named(f"T {target['width']}", bar, colour))
-    said = (f" {_letter(i)} {_optimum_text(o, label)}" for i, o in enumerate(arm["optima"]))
+        lines.append(_named(f"T {target[arm['axis']]:g}", bar, colour))
+    axis, words = arm["axis"], AXIS_WORDS[arm["axis"]]
+    said = (
+        f" {_letter(i)} {words} {o[axis]:g}: {_optimum_text(o, label)}"
+        for i, o in enumerate(arm["optima"])
+    )
     return lines + [_cut(line, width) for line in said]
 
 
@@ -148,10 +155,10 @@ def _bar(
 def _optimum_text(optimum: Mapping[str, Any], label: str) -> str:
     ends = wording.interval_text(optimum["low"], optimum["high"], 2)
     why = optimum["censored"]
-    said = f"; {wording.CENSORED[why]}" if why else ""
+    said = f"; {CENSORED[why]}" if why else ""
     loss = "" if optimum["loss"] is None else f", {label} {optimum['loss']:.4g}"
     middle = wording.number_text(optimum["optimum"], 2)
-    return f"width {optimum['width']}: {middle}{ends}{loss}{said}"
+    return f"{middle}{ends}{loss}{said}"
 
 
 def _named(name: str, line: TextLine, colour: bool) -> str:

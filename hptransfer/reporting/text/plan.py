@@ -165,15 +165,20 @@ def budget_text(answer: Mapping[str, Any]) -> str:
     lines = [
         text_table(f"{answer['sweep']} for {budget['means']}", BUDGET_COLUMNS, [*rows, *others]),
         f"regret   expected loss at width {target['width']} and {target['steps']} steps above that "
-        "of its own best value, and what 95 % of the simulated sweeps stay below; the mean is "
-        f"{chosen['predicted_regret']['percent']:.2g} % of the loss. `or`: other designs "
-        "for the same budget",
+        "of its own best value, and what 95 % of the simulated sweeps stay below"
+        f"{_percent_text(chosen['predicted_regret']['percent'])}. `or`: other designs for the same "
+        "budget",
         _budget_cost(chosen["cost"], budget["unit"]),
         *_budget_knowledge(answer["knowledge"], answer["pilot"], unit=budget["unit"]),
         f"chosen   from {answer['designs_affordable']} designs that the budget pays",
         *(f"note     {note}" for note in answer["notes"]),
     ]
     return "\n".join(folded(line) for line in lines)
+
+
+def _percent_text(percent: float | None) -> str:
+    """Return the mean regret in percent; nothing where losses are not all positive."""
+    return "" if percent is None else f"; the mean is {percent:.2g} % of the loss"
 
 
 def _budget_cells(budget: str, entry: Mapping[str, Any] | None) -> list[str]:

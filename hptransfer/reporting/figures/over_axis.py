@@ -1,4 +1,4 @@
-"""Pictures over width: an HP's optimum, the loss there, their laws with bands, and the target.
+"""Pictures over the width, or what else the answer is read along: optimum, loss, and the target.
 
 The summary shows the optima under the basins, a column per arm; the agreement of two measures the
 optima by a metric beside those by the loss, a row per arm.
@@ -9,8 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.config.choices import arm_name
-from hptransfer.reporting.figures.basins import basins_data, draw_basins
+from hptransfer.analysis.answer.settings import AXIS_WORDS
+from hptransfer.analysis.answer.text import arm_names, target_differs
+from hptransfer.reporting.figures.basins import (
+    basins_data,
+    colors_along,
+    draw_basins,
+)
 from hptransfer.reporting.figures.style import (
     ARMS,
     INK,
@@ -25,7 +30,6 @@ from hptransfer.reporting.figures.style import (
     key_line,
     limits_of,
     name_at_right,
-    width_colors,
 )
 from hptransfer.reporting.figures.wording import estimate_text
 from hptransfer.results.metrics import LOSS, metric_of
@@ -38,9 +42,9 @@ LEAST_OCTAVES = 3.0  # of the optimum's axis
 
 
 class Band(NamedTuple):
-    """A law's line over width; its 90 % band is empty where the noise is not known."""
+    """A law's line; its 90 % band is empty where the noise is not known."""
 
-    width: tuple[float, ...]
+    at: tuple[float, ...]
     value: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
@@ -57,56 +61,68 @@ class Track(NamedTuple):
     emitted: float | None = None
 
 
-class OverWidth(NamedTuple):
+class OverAxis(NamedTuple):
     """All arms of one HP on one pair of axes; `realised` is what the target itself gave."""
 
     key: str
+    x_label: str
     y_label: str
     tracks: tuple[Track, ...]
-    widths: tuple[int, ...]
+    places: tuple[float, ...]  # the widths, or what else the answer is read along
     limits: tuple[float, float]
-    target_width: int | None = None
+    target: float | None = None
     realised: Mark | None = None
 
 
-def optimum_width_data(
+def optimum_data(
     estimates: Mapping[str, Any], realised: Mapping[str, Any] | None = None, *, hp: str = "log2_lr"
-) -> OverWidth:
-    """Select the optima, bands and target of the arms that swept one HP."""
-    data = _over_width(estimates, realised, hp, _optimum_track, optimum_mark, LEAST_OCTAVES)
-    key = _key(data, "value for the target", "its own optimum")
+) -> OverAxis:
+    """Select the optima, bands and target of the arms that swept one HP.
+
+    The band holds under the conditions where the answer is read; a target's may be others.
+    """
+    data = _over_axis(estimates, realised, hp, _optimum_track, optimum_mark, LEAST_OCTAVES)
+    differs = [target_differs(arm) for arm in estimates["arms"] if arm["hp"] == hp]
+    others = ", ".join(f"{AXIS_WORDS[n]} {v:g}" for n, v in (differs[0] if differs else {}).items())
+    value = f"value for the target{f' at {others}' if others else ''}"
+    key = _key(data, value, "its own optimum")
     return data._replace(key=key, y_label=f"optimal {hp_label(hp)}")
 
 
-def loss_width_data(
+def loss_data(
     estimates: Mapping[str, Any], realised: Mapping[str, Any] | None = None, *, hp: str
-) -> OverWidth:
+) -> OverAxis:
     """Select the losses at the optima, their laws, and the loss expected of the target."""
-    data = _over_width(estimates, realised, hp, _loss_track, _loss_mark, 0.0)
+    apart = any(target_differs(arm) for arm in estimates["arms"])  # then its loss is no such loss
+    data = _over_axis(estimates, None if apart else realised, hp, _loss_track, loss_mark, 0.0)
     key = _key(data, "expected of the target", "what it gave")
     return data._replace(key=key, y_label=f"{metric_of(estimates).label} at the optimum")
 
 
-def _over_width(
+def _over_axis(
     estimates: Mapping[str, Any],
     realised: Mapping[str, Any] | None,
     hp: str,
-    track_of: Callable[[Mapping[str, Any], str], Track],
-    mark_of: Callable[[Mapping[str, Any]], Mark | None],
+    track_of: Callable[[Mapping[str, Any], str, str], Track],
+    mark_of: Callable[[Mapping[str, Any], str], Mark],
     least: float,
-) -> OverWidth:
+) -> OverAxis:
     arms = [arm for arm in estimates["arms"] if arm["hp"] == hp]
-    colors = arm_colors([arm["parametrization"] for arm in arms])
-    tracks = tuple(track_of(arm, color) for arm, color in zip(arms, colors, strict=True))
-    own = mark_of(realised["optimum"]) if realised is not None and realised["hp"] == hp else None
+    names = arm_names(arms)
+    tracks = tuple(map(track_of, arms, names, arm_colors(names)))
+    axis = arms[0]["axis"] if arms else "width"
+    own = None
+    if realised is not None and realised["hp"] == hp and axis == "width":
+        own = mark_of(realised["optimum"], axis)
     ends = [own] if own else [track.target for track in tracks if track.target]
-    return OverWidth(
+    return OverAxis(
         key="",
+        x_label=AXIS_WORDS[axis],
         y_label="",
         tracks=tracks,
-        widths=tuple(sorted({int(mark.at) for track in tracks for mark in track.marks})),
+        places=tuple(sorted({mark.at for track in tracks for mark in track.marks})),
         limits=limits_of_tracks(tracks, own, least=least),
-        target_width=max((int(mark.at) for mark in ends), default=None),
+        target=max((mark.at for mark in ends), default=None),
         realised=own,
     )
 
@@ -119,77 +135,71 @@ def limits_of_tracks(
     return limits_of([mark for mark in (*marks, own) if mark is not None], least=least)
 
 
-def _key(data: OverWidth, target: str, own: str) -> str:
+def _key(data: OverAxis, target: str, own: str) -> str:
     """Return the key line: what bars mean, and the target's marks where they are drawn."""
     words = ["bars: 90 % intervals"]
     if any(track.target for track in data.tracks):
         words.append(f"□ {target}")
     if data.realised is not None:
-        words.append(f"★ {own}")
+        words.append(f"{'★' if data.realised.censored is None else '◇'} {own}")
     return "   ".join(words)
 
 
-def _optimum_track(arm: Mapping[str, Any], color: str) -> Track:
-    target = arm.get("target")
-    if target is not None and target.get("optimum") is None:
-        target = None
+def _optimum_track(arm: Mapping[str, Any], name: str, color: str) -> Track:
+    axis, target = arm["axis"], arm["target"]
     return Track(
-        name=arm_name(arm["parametrization"]),
+        name=name,
         color=color,
-        marks=tuple(map(optimum_mark, arm["optima"])),
-        band=_band(arm.get("law"), "theta"),
-        target=optimum_mark({**target, "censored": None}) if target else None,
-        emitted=target.get("emitted") if target else None,
+        marks=tuple(optimum_mark(optimum, axis) for optimum in arm["optima"]),
+        band=_band(arm["law"]["band"], "optimum"),
+        target=optimum_mark({**target, "censored": None}, axis) if target else None,
+        emitted=target["emitted"] if target else None,
     )
 
 
-def optimum_mark(optimum: Mapping[str, Any]) -> Mark:
-    """Return one width's optimum."""
-    return Mark(optimum["width"], optimum["optimum"], ends_of(optimum), optimum["censored"])
+def optimum_mark(optimum: Mapping[str, Any], axis: str = "width") -> Mark:
+    """Return the optimum at one place of an axis."""
+    return Mark(optimum[axis], optimum["optimum"], ends_of(optimum), optimum["censored"])
 
 
-def _loss_track(arm: Mapping[str, Any], color: str) -> Track:
-    law, target = arm.get("loss_law") or {}, arm.get("target")
+def _loss_track(arm: Mapping[str, Any], name: str, color: str) -> Track:
+    axis, law, target = arm["axis"], arm["loss_law"] or {}, arm["target"]
     told, expected = law.get("at_target"), None
-    if told and target and told["estimate"] is not None:
-        expected = Mark(target["width"], told["estimate"], ends_of(told), None)
-    marks = map(_loss_mark, arm["optima"])
+    if told and target and told["estimate"] is not None and not target_differs(arm):
+        expected = Mark(target[axis], told["estimate"], ends_of(told), None)
     return Track(
-        name=arm_name(arm["parametrization"]),
+        name=name,
         color=color,
-        marks=tuple(mark for mark in marks if mark is not None),
-        band=_band(law, "loss"),
+        marks=tuple(loss_mark(optimum, axis) for optimum in arm["optima"]),
+        band=_band(law.get("band"), "loss"),
         target=expected,
         emitted=expected.value if expected else None,
     )
 
 
-def _loss_mark(optimum: Mapping[str, Any]) -> Mark | None:
-    told = optimum.get("loss_at_optimum")
-    told = told or {"estimate": optimum["loss"], "low": None, "high": None}
-    if told["estimate"] is None:
-        return None
-    return Mark(optimum["width"], told["estimate"], ends_of(told), optimum["censored"])
+def loss_mark(optimum: Mapping[str, Any], axis: str = "width") -> Mark:
+    """Return the loss at the optimum at one place of an axis."""
+    told = optimum["loss_at_optimum"]
+    return Mark(optimum[axis], told["estimate"], ends_of(told), optimum["censored"])
 
 
-def _band(law: Mapping[str, Any] | None, name: str) -> Band | None:
-    band = (law or {}).get("band")
-    if not band or not band["width"]:
+def _band(band: Mapping[str, Any] | None, name: str) -> Band | None:
+    if band is None:
         return None
     known = None not in (*band["low"], *band["high"])
     low, high = (band["low"], band["high"]) if known else ((), ())
-    return Band(tuple(band["width"]), tuple(band[name]), tuple(low), tuple(high))
+    return Band(tuple(band["at"]), tuple(band[name]), tuple(low), tuple(high))
 
 
-def draw_over_width(ax: Axes, data: OverWidth) -> None:
-    """Draw every arm over width (log axis), named at the right end of its law."""
+def draw_over_axis(ax: Axes, data: OverAxis) -> None:
+    """Draw every arm along the axis (logarithmic), named at the right end of its law."""
     ax.set_xscale("log", base=2)
-    last = max([*data.widths, data.target_width or 0])
-    ax.set(ylim=data.limits, xlim=(min(data.widths) / 1.18, last * 1.18))
-    ax.set(xlabel="width d", ylabel=data.y_label)
-    _set_width_ticks(ax.xaxis, data)
-    if data.target_width is not None:
-        ax.axvline(data.target_width, color=MUTED, lw=0.8, ls=(0, (4, 3)))
+    last = max([*data.places, data.target or 0])
+    ax.set(ylim=data.limits, xlim=(min(data.places) / 1.18, last * 1.18))
+    ax.set(xlabel=data.x_label, ylabel=data.y_label)
+    _set_ticks(ax.xaxis, data)
+    if data.target is not None:
+        ax.axvline(data.target, color=MUTED, lw=0.8, ls=(0, (4, 3)))
     for index, track in enumerate(data.tracks):
         # Arms stand beside one another.
         _draw_track(ax, track, 1 + 0.018 * (index - (len(data.tracks) - 1) / 2))
@@ -203,10 +213,10 @@ def draw_over_width(ax: Axes, data: OverWidth) -> None:
 
 def _draw_track(ax: Axes, track: Track, nudge: float) -> None:
     if track.band is not None:
-        width, value, low, high = track.band
+        at, value, low, high = track.band
         if low:
-            ax.fill_between(width, low, high, color=track.color, alpha=0.14, lw=0)
-        ax.plot(width, value, color=track.color, lw=1.6)
+            ax.fill_between(at, low, high, color=track.color, alpha=0.14, lw=0)
+        ax.plot(at, value, color=track.color, lw=1.6)
     for mark in track.marks:
         draw_mark(ax, mark._replace(at=mark.at * nudge), track.color)
     if track.target is not None:
@@ -216,11 +226,11 @@ def _draw_track(ax: Axes, track: Track, nudge: float) -> None:
             draw_transferred(ax, target.at, track.emitted, track.color)
 
 
-def _set_width_ticks(axis: Any, data: OverWidth) -> None:
+def _set_ticks(axis: Any, data: OverAxis) -> None:
     """Put a tick at every width that was trained and one at the target."""
-    ticks = {width: str(width) for width in data.widths}
-    if data.target_width is not None:
-        ticks.setdefault(data.target_width, f"{data.target_width}\ntarget")
+    ticks = {place: f"{place:g}" for place in data.places}
+    if data.target is not None:
+        ticks.setdefault(data.target, f"{data.target:g}\ntarget")
     axis.set_ticks(list(ticks), list(ticks.values()))
     axis.set_ticks([], minor=True)
 
@@ -228,8 +238,8 @@ def _set_width_ticks(axis: Any, data: OverWidth) -> None:
 def draw_summary(figure: Figure, estimates: Mapping[str, Any]) -> None:
     """Draw a column per arm: basins above, optimum over width below, one HP axis for both."""
     arms, count = estimates["arms"], len(estimates["arms"])
-    colors = width_colors([o["width"] for arm in arms for o in arm["optima"]])
-    strips = {arm["hp"]: optimum_width_data(estimates, hp=arm["hp"]) for arm in arms}
+    colors = colors_along(arms)
+    strips = {arm["hp"]: optimum_data(estimates, hp=arm["hp"]) for arm in arms}
     tracks = {hp: iter(strip.tracks) for hp, strip in strips.items()}
     axes = figure.subplots(2, count, height_ratios=(2.1, 1), squeeze=False)
     for index, (arm, panel) in enumerate(zip(arms, basins_data(estimates), strict=True)):
@@ -252,21 +262,21 @@ def draw_summary(figure: Figure, estimates: Mapping[str, Any]) -> None:
     figure.supxlabel(between.join(key), color=MUTED, fontsize=8.5)
 
 
-def _draw_strip(ax: Axes, strip: OverWidth, track: Track, colors: Mapping[int, str]) -> None:
+def _draw_strip(ax: Axes, strip: OverAxis, track: Track, colors: Mapping[float, str]) -> None:
     """Draw one arm's optimum over width with the HP along the bottom, as in its basins."""
-    last = max([*strip.widths, strip.target_width or 0])
+    last = max([*strip.places, strip.target or 0])
     ax.set_yscale("log", base=2)
-    ax.set(ylim=(min(strip.widths) / 1.35, last * 1.35), ylabel="width d")
-    _set_width_ticks(ax.yaxis, strip)
+    ax.set(ylim=(min(strip.places) / 1.35, last * 1.35), ylabel=strip.x_label)
+    _set_ticks(ax.yaxis, strip)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     if track.band is not None:
-        width, value, low, high = track.band
+        at, value, low, high = track.band
         if low:
-            ax.fill_betweenx(width, low, high, color=MUTED, alpha=0.18, lw=0)
-        ax.plot(value, width, color=MUTED, lw=1.4)
+            ax.fill_betweenx(at, low, high, color=MUTED, alpha=0.18, lw=0)
+        ax.plot(value, at, color=MUTED, lw=1.4)
     for mark in track.marks:
-        draw_mark(ax, mark, colors[int(mark.at)], sideways=True)
+        draw_mark(ax, mark, colors[mark.at], sideways=True)
     if track.target is not None and track.emitted is not None:
         draw_interval(ax, track.target, INK, sideways=True)
         draw_transferred(ax, track.emitted, track.target.at, INK)
@@ -293,27 +303,29 @@ def draw_agreement(
     names, told = ("family", "parametrization", "hp"), compared_arms(by_metric)
     labels = (LOSS.label, metric_of(by_metric).label)
     axes = figure.subplots(len(told), 3, squeeze=False)
-    for arm, (*beside, right) in zip(told, axes, strict=True):
+    for title, arm, (*beside, right) in zip(
+        arm_names(told, with_hp=False), told, axes, strict=True
+    ):
         for ax, estimates, label in zip(beside, (by_loss, by_metric), labels, strict=True):
             (panel,) = (
                 panel
                 for each, panel in zip(estimates["arms"], basins_data(estimates), strict=True)
                 if all(each[name] == arm[name] for name in names)
             )
-            title = f"{arm_name(arm['parametrization'])}, by {label}"
-            draw_basins(ax, panel._replace(title=title))
+            draw_basins(ax, panel._replace(title=f"{title}, by {label}"))
         mean = arm["mean_difference"]
         count = f"{mean['widths']} width{'' if mean['widths'] == 1 else 's'}"
         apart = f"apart by {estimate_text(mean, 2)} octaves, the mean of {count}"
         peers = [track for peer in told if peer["hp"] == arm["hp"] for track in _both(peer, labels)]
-        over = OverWidth(
+        over = OverAxis(
             key=f"{apart}\nbars: 90 % intervals",
+            x_label="width",
             y_label=f"optimal {hp_label(arm['hp'])}",
             tracks=_both(arm, labels),
-            widths=tuple(at["width"] for at in arm["widths"]),
+            places=tuple(at["width"] for at in arm["widths"]),
             limits=limits_of_tracks(tuple(peers)),
         )
-        draw_over_width(right, over)
+        draw_over_axis(right, over)
 
 
 def _both(arm: Mapping[str, Any], labels: tuple[str, str]) -> tuple[Track, ...]:
