@@ -146,7 +146,7 @@ def compare(world: World, repeats: int) -> list[dict[str, Any]]:
         {
             **dataclasses.asdict(world),
             "budget": seeds,
-            **_tried(world, plain, ranked, repeats, loss=known.level),
+            **_tried(world, plain, ranked, repeats),
         }
         for seeds, plain, ranked in zip(SEEDS, usual, found, strict=True)
     ]
@@ -157,7 +157,7 @@ def _cost(width: int) -> PackCost:
 
 
 def _tried(
-    world: World, usual: Candidate, ranked: Sequence[Proposal], repeats: int, *, loss: float
+    world: World, usual: Candidate, ranked: Sequence[Proposal], repeats: int
 ) -> dict[str, Any]:
     chosen = ranked[0].candidate
     rng = stream("benchmark", "others", len(usual.seeds))
@@ -166,7 +166,8 @@ def _tried(
     tries = [world.realised(design, TRIES, "tries") for design in rivals]
     winner = rivals[int(np.argmin(tries))]
     realised = world.realised(chosen, repeats, "realised")
-    predicted = 100.0 * ranked[0].regret.mean / loss
+    predicted = ranked[0].regret.percent
+    assert predicted is not None, "planted losses are positive"
     return {
         "widths": list(chosen.widths),
         "step": chosen.axis.step,

@@ -17,6 +17,7 @@ from typing import Any
 
 from hptransfer.results.folder import write_json
 from hptransfer.results.provenance import provenance
+from hptransfer.system.files import write_text
 
 PACKAGES = ("torch", "ray", "hydra-core", "numpy", "scipy", "pandas", "matplotlib")
 
@@ -148,6 +149,15 @@ def machine_line(described: dict[str, Any]) -> str:
         f"machine {described['cpu']}, {described['cores']} cores (load {described['load_at_start']}"
         f" at the start), Python {described['python']}, {versions}"
     )
+
+
+def write_between(page: Path, name: str, text: str) -> None:
+    """Put a text into a page between the line `<!-- name -->` and the next `<!-- end -->`."""
+    before, mark, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not (mark and end):
+        raise SystemExit(f"{page} has no lines `<!-- {name} -->` and `<!-- end -->`.")
+    write_text(page, f"{before}{mark}{text}\n{end}{after}")
 
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -53,7 +53,7 @@ def _optima(arms: Sequence[Record]) -> list[Any]:
     return [o for arm in arms for o in arm["optima"] if o["loss"] is not None]
 
 
-def _panel(family: str, arm: Record, both: Sequence[Record], colors: dict[int, str]) -> Panel:
+def _panel(family: str, arm: Record, both: Sequence[Record], colors: dict[float, str]) -> Panel:
     best = [o["loss"] for o in _optima(both)]
     thetas = [theta for o in _optima(both) for theta in o["basin"]["theta"]]
     span = max(best) - min(best)
@@ -109,7 +109,7 @@ def _draw(ax: Axes, panel: Panel) -> None:
 
 def _join_optima(ax: Axes, curves: tuple[BasinCurve, ...]) -> None:
     """Lead from each width's optimum to the next one's: upright where nothing drifts."""
-    ordered = sorted(curves, key=lambda curve: curve.width)
+    ordered = sorted(curves, key=lambda curve: curve.at)
     for a, b in pairwise(ordered):
         ax.plot([a.optimum, b.optimum], [a.loss, b.loss], color=INK, lw=1.4, zorder=4.5)
 
@@ -117,7 +117,7 @@ def _join_optima(ax: Axes, curves: tuple[BasinCurve, ...]) -> None:
 def _legend(figure: Figure, listed: list[Panel]) -> None:
     from matplotlib.lines import Line2D
 
-    colors = {c.width: c.color for panel in listed for c in panel.curves}
+    colors = {c.at: c.color for panel in listed for c in panel.curves}
     handles = [
         Line2D([], [], color=colors[width], lw=2.5, label=f"width {width}")
         for width in sorted(colors)

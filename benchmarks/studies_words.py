@@ -49,8 +49,10 @@ def drift(arm: Record | None) -> str:
 
 
 def verdict(arm: Record | None) -> str:
-    """Write an arm's verdict."""
-    return UNKNOWN if arm is None else arm["verdict"] or UNKNOWN
+    """Write an arm's verdict with the two answers that it rests on."""
+    if arm is None:
+        return UNKNOWN
+    return f"{arm['verdict']} (moves: {arm['moves']}, matters: {arm['matters']})"
 
 
 def predicted(study: Study) -> str:
@@ -93,7 +95,7 @@ def transferred(study: Study) -> str:
     """Say of every arm and HP whether it transfers, and what that cost at the target."""
     several = len({arm["hp"] for arm in study.arms}) > 1
     said = [
-        f"{_subject(arm, several=several)}: `{verdict(arm)}`, drift {drift(arm)}"
+        f"{_subject(arm, several=several)}: {verdict(arm)}, drift {drift(arm)}"
         for arm in study.arms
     ]
     return LINE.join([_joined(said), *_at_target(study)])
@@ -128,18 +130,13 @@ def searched_together(study: Study) -> str:
 
 
 def under_conditions(study: Study) -> str:
-    """Say how the optimum follows batch size and steps, and what the target's warning says."""
-    said = []
-    for arm in study.arms:
-        found = arm["conditions"]
-        slopes = {c["name"]: c for c in (found["joint"] or {"coefficients": []})["coefficients"]}
-        said += [
-            f"{arm_name(arm['parametrization'])}, per doubling of the "
-            f"{name.removeprefix('log2_').replace('_', ' ')}: {signed(slope)} octaves"
-            for name, slope in slopes.items()
-            if name.startswith("log2_")
-        ]
-        said += [_typeset(over["sentence"]) for over in found["over"]]
+    """Say how the optimum follows all that varies, and what the target's warnings say."""
+    said = [
+        f"{arm_name(arm['parametrization'])}, per doubling of the {axis.replace('_', ' ')}: "
+        f"{signed(slope)} octaves"
+        for arm in study.arms
+        for axis, slope in arm["conditions"]["octaves_per_doubling"].items()
+    ]
     warned = [] if study.transfer is None else study.transfer["warnings"]
     said += [f"The target's warning: “{_typeset(warning)}”" for warning in warned]
     return LINE.join([*said, *_at_target(study)])
@@ -160,16 +157,10 @@ def by_both_measures(study: Study) -> str:
             f"{arm_name(arm['parametrization'])}: best by Fréchet distance minus best by loss "
             f"{signed(apart)} octaves, mean of {apart['widths']} widths; at width "
             f"{widest['width']} {signed(widest['difference'])}, where the rate best by Fréchet "
-            f"distance costs {plain(widest['loss_regret'])} of loss (δ "
-            f"{_tolerance(arm['loss_tolerance'])}) and the one best by loss "
-            f"{plain(widest['metric_regret'], 2)} octaves of Fréchet distance (δ "
-            f"{_tolerance(arm['metric_tolerance'])})"
+            f"distance costs {plain(widest['loss_regret'])} of loss and the one best by loss "
+            f"{plain(widest['metric_regret'], 2)} octaves of Fréchet distance"
         )
     return LINE.join(said)
-
-
-def _tolerance(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.2g}"
 
 
 def over_baseline(record: Record) -> str:

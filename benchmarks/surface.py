@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hptransfer.analysis.surfaces.points import build_points, seed_noise
-from hptransfer.analysis.surfaces.surface import fit_surface
+from hptransfer.analysis.answer.settings import Setting
+from hptransfer.analysis.surfaces.points import build_points
+from hptransfer.analysis.surfaces.surface import ArmSurfaces, fit_surface, points_noise
 from hptransfer.system.random_streams import stream
 from tests.support.surface_truth import NAMES, Cell, plant
 
 DRAWS = 500
+WIDTH = Setting(64)
 SIZES = ((2, 16), (2, 36), (3, 64), (4, 81))
 COLUMNS = ("HPs", "points", "design", "shape", "seeds", "median error", "covered", "width", "open")
 
@@ -49,13 +51,16 @@ def measure(cell: Cell, repeats: int) -> tuple[float, float, float, float]:
         hps = NAMES[: cell.hps]
         points = build_points(hps, planted.positions, planted.losses, loss_at_init=1.0)
         assert points is not None, "no planted point fails"
-        noise = seed_noise([points], rng=rng, draws=DRAWS)
+        noise = points_noise([points])
         surface = fit_surface(points, noise, rng=rng, draws=DRAWS)
-        for basin, truth in zip(surface.basins, planted.optimum, strict=True):
-            if basin.low is not None and basin.high is not None:
+        fitted = ArmSurfaces(hps, {WIDTH: surface}, noise)
+        for hp, truth in zip(hps, planted.optimum, strict=True):
+            basin = fitted.basins(hp)[WIDTH]
+            low, high = basin.interval
+            if basin.censored is None and low is not None and high is not None:
                 errors.append(abs(basin.optimum - float(truth)))
-                covered.append(basin.low <= truth <= basin.high)
-                widths.append(basin.high - basin.low)
+                covered.append(bool(low <= truth <= high))
+                widths.append(high - low)
     unresolved = 1.0 - len(errors) / (repeats * cell.hps)
     if not errors:
         return np.nan, np.nan, np.nan, unresolved

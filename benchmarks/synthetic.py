@@ -45,7 +45,7 @@ SHAPE = (
     "search.lr.high=-1.5",
     "search.lr.step=0.5",
 )
-DRIFT = {"shared": 0.0, "mup": 0.0, "standard": -0.7, "standard_embed": -0.5}  # octaves/doubling
+DRIFT = {"shared": 0.0, "mup": 0.0, "standard": -0.7, "standard_embed": -0.9}  # octaves/doubling
 OPTIMUM = -6.0  # log2 of the best rate at base width
 RISE = (0.02, 0.07)  # of the loss per squared octave, to the left and to the right
 CLIFF = 2.75  # octaves from the optimum to the first rate that diverges, on average

@@ -77,7 +77,8 @@ def test_the_families_table_holds_the_records_figures(results: Path) -> None:
         arm = json.loads((folder / "estimates.json").read_text())["arms"][0]
         found = arm["drift_octaves_per_doubling"]
         text = f"{found['estimate']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
-        assert cell == f"{text.replace('-', '−')}, {arm['verdict']}"
+        said = f"{arm['verdict']} (moves: {arm['moves']}, matters: {arm['matters']})"
+        assert cell == f"{text.replace('-', '−')}, {said}"
     assert cells(table, "µP's tuning")[1] == "41.7 %, 809 %, 33.7 %"
     assert cells(table, "swept")[1].startswith(
         "widths 24 to 96, target 192; 3 seeds, 120 + 18 trials; CPU, 0.0"
@@ -86,7 +87,9 @@ def test_the_families_table_holds_the_records_figures(results: Path) -> None:
 
 def test_what_no_family_has_run_has_no_row(results: Path) -> None:
     table = families_table(results / "studies")
-    assert cells(table, "… and realised")[1] == "0.0002 (0.0000 to 0.0008)"
+    realised = results / "studies" / "lr_transfer" / "target" / "realised.json"
+    found = json.loads(realised.read_text())["regret"]
+    assert cells(table, "… and realised")[1] == words.plain(found)
     assert "fewer steps" not in table
     for family in FAMILIES:
         suffix = "" if family == "dit" else f"-{family}"
@@ -114,7 +117,7 @@ def test_a_study_without_rows_or_answers_says_so(results: Path) -> None:
     ledger.write_bytes(b"".join(ledger.read_bytes().splitlines(keepends=True)[:100]))
     (results / "studies" / "lr_transfer-mmdit" / "estimates.json").unlink()
     _, sound, absent, partial, unfitted = cells(families_table(results / "studies"), "standard: d")
-    assert sound.endswith("drifts")
+    assert sound.endswith("drifts (moves: yes, matters: yes)")
     assert (absent, partial) == ("not run", "not finished: 100 of 120 trials")
     assert unfitted.startswith("not answered: `hptransfer run lr_transfer model=mmdit ")
     assert list(studies.pictured(results / "studies")) == ["dit"]
@@ -148,7 +151,7 @@ def test_a_gpu_edition_is_a_row_of_its_own_until_it_ran(results: Path, tmp_path:
         results / "studies" / "lr_transfer", results / "studies" / "lr_transfer_fashion"
     )
     table = answers_table(results / "studies", sweeps)
-    assert "(studies/lr_transfer_fashion)" in table and "µP: `transfers`" in table
+    assert "(studies/lr_transfer_fashion)" in table and "µP: transfers (moves: no" in table
     assert "U-ViT, PixArt-α, MMDiT (GPU edition)" in table
 
 
@@ -202,26 +205,21 @@ def test_agreement_is_said_of_each_arm_with_its_interval(results: Path) -> None:
     for name, arm, line in zip(("µP", "standard"), found, lines, strict=True):
         assert line.startswith(f"{name}: best by Fréchet distance minus best by loss ")
         assert words.signed(arm["mean_difference"]) in line
-        assert f"(δ {arm['loss_tolerance']:.2g})" in line
+        assert f"{words.plain(arm['widths'][-1]['loss_regret'])} of loss" in line
 
 
 def test_a_moving_optimum_is_said_with_the_tools_own_warning(results: Path) -> None:
     folder = results / "studies" / "lr_transfer"
     estimates = json.loads((folder / "estimates.json").read_text())
-    coefficients = [
-        {"name": "a", "estimate": -5.0, "low": -5.1, "high": -4.9},
-        {"name": "log2_batch_size", "estimate": 0.4, "low": 0.3, "high": 0.5},
-    ]
-    over = {"axis": "steps", "sentence": "The optimum still falls (-0.45 to +0.01)."}
-    moving = {"joint": {"coefficients": coefficients}, "over": [over]}
+    slopes = {"batch_size": {"estimate": 0.4, "low": 0.3, "high": 0.5}}
+    moving = {"octaves_per_doubling": slopes}
     rewrite_json(
         folder / "estimates.json", {"arms": [{**estimates["arms"][0], "conditions": moving}]}
     )
     rewrite_json(folder / "transfer.json", {"warnings": ["At 1200 steps it is extrapolated."]})
     said = words.under_conditions(study(folder)).split(words.LINE)
-    assert said[:3] == [
+    assert said[:2] == [
         "µP, per doubling of the batch size: +0.40 (+0.30 to +0.50) octaves",
-        "The optimum still falls (−0.45 to +0.01)",
         "The target's warning: “At 1200 steps it is extrapolated”",
     ]
 
@@ -230,7 +228,7 @@ def test_the_picture_has_both_arms_of_every_family(results: Path) -> None:
     found = studies.pictured(results / "studies")
     drawn = panels(found)
     assert [(p.family, p.arm) for p in drawn] == [(f, arm) for f in FAMILIES for arm in ARMS]
-    colors = {(c.width, c.color) for panel in drawn for c in panel.curves}
+    colors = {(c.at, c.color) for panel in drawn for c in panel.curves}
     assert len(colors) == 3, "a width has the same colour everywhere"
     for panel in drawn:
         assert panel.floor < min(c.loss for c in panel.curves)
