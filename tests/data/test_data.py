@@ -284,7 +284,7 @@ def test_decoded_images_are_kept_up_to_a_limit(tmp_path: Path, monkeypatch) -> N
     reads = []
     monkeypatch.setattr(images, "CACHE_BYTES", 4 * 3 * 8 * 8)
     whole = open_folder(config, str(tmp_path))  # pyright: ignore[reportArgumentType]
-    read = whole.content
+    read = whole.content  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setattr(whole, "content", lambda index: [reads.append(index), read(index)][1])
     first = whole.images_at(ALL)
     assert torch.equal(whole.images_at(ALL), first)

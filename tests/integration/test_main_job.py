@@ -29,7 +29,8 @@ def test_run_does_everything_and_further_runs_keep_what_is_there(
 ) -> None:
     assert run("run", "tiny.yaml") == 0
     out = capsys.readouterr().out
-    for word in ("verdict", "transfer", "realised regret", "time", "summary.png", "report.html"):
+    said = ("moves: ", "verdict", "transfer", "realised the value costs", "time", "summary.png")
+    for word in (*said, "report.html"):
         assert word in out
     folder = Path("results/tiny")
     for name in ("sweep.yaml", "estimates.json", "target.yaml", "target_groups.json"):
@@ -305,7 +306,8 @@ def test_the_set_limit_reaches_fit_and_transfer(
         capsys.readouterr()
         assert run("fit", "tiny", *words, "--json") == 0
         printed = json.loads(capsys.readouterr().out)
-        assert [arm["regret"]["delta"] for arm in printed["arms"]] == [limit, limit]
+        limits = [arm["cost"]["ignoring"]["limit"] for arm in printed["arms"]]
+        assert limits == [{"of": "loss", "most": limit}] * 2
     seen = {}
     import hptransfer.analysis.answer.estimates as module
 
