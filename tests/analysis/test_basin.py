@@ -107,6 +107,8 @@ def test_a_minimum_beyond_the_grid_is_one_sided(optimum: float, why: Censoring) 
     assert found.optimum == (-10.0 if why is Censoring.grid_low else -3.0)
     assert (low is None) is (why is Censoring.grid_low)
     assert (high is None) is (why is Censoring.grid_high)
+    assert low is None or low <= found.optimum
+    assert high is None or high >= found.optimum
 
 
 def test_isolated_failures_are_counted_and_left_out() -> None:

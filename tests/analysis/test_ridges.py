@@ -38,6 +38,9 @@ def test_of_a_ridge_the_product_is_answered(share: float, drift: float, seeds: i
     assert len(said) == 1 and "The values belong together" in said[0]
     assert said[0].startswith("Width 64, 128, 256: ")
     target = record["surfaces"][0]["target"]
+    for arm in (rate, decay):  # what the headline says is what a transfer writes
+        value = target["hps"][arm["hp"]]["value"]
+        assert arm["target"]["emitted"] == pytest.approx(value, abs=1e-5)
     joint = sum(each["value"] for each in target["hps"].values())
     assert joint == pytest.approx(-12.0 + 4.0 * drift, abs=0.4)
     assert target["expected_regret"]["mean"] < 0.005 * 3.0

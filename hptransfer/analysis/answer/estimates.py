@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,11 @@ def estimate(
     surfaces: list[dict[str, Any]] = []
     answers = _judged([each for found, _ in fitted for each in found])
     for found, surface in fitted:
-        arms += [_in_own_units(_record(each, answers.get(id(each))), each.unit) for each in found]
+        judged = {each.hp: answers.get(id(each)) for each in found}
         if surface is not None:
             surfaces.append(_surface(found, surface))
+            judged = _together(found, judged, surfaces[-1]["target"])
+        arms += [_in_own_units(_record(each, judged[each.hp]), each.unit) for each in found]
     return {"schema": SCHEMA, "sweep": sweep_name, "arms": arms, "surfaces": surfaces}
 
 
@@ -71,6 +74,18 @@ def _judged(found: list[FittedArm]) -> dict[int, Judged]:
         peers = [e for e in found if (e.arm.family, e.hp) == key and e.basins and e.on_main]
         answers.update({id(e): judged for e, judged in zip(peers, judge(peers), strict=True)})
     return answers
+
+
+def _together(
+    found: list[FittedArm], judged: dict[str, Judged | None], target: Mapping[str, Any] | None
+) -> dict[str, Judged | None]:
+    """Return the answers of several HPs with their joint value, where a surface gives one."""
+    if target is None:
+        return judged
+    return {
+        each.hp: answer and replace(answer, joint=target["hps"][each.hp]["value"] / each.unit)
+        for each, answer in ((each, judged[each.hp]) for each in found)
+    }
 
 
 def _surface(found: list[FittedArm], surface: ArmSurfaces) -> dict[str, Any]:

@@ -92,10 +92,17 @@ class Judged:
 
     arm: FittedArm
     price_law: LossLaw | None  # that prices a loss: the arm's own, or another arm's of its family
+    joint: float | None = None  # the value beside those of the other hyperparameters, if several
 
     @cached_property
     def emitted(self) -> float:
-        """The value of least expected cost at the destination, short of the cliff."""
+        """The value of least expected cost at the destination, short of the cliff.
+
+        Of several hyperparameters that are searched together it is this one's part of the joint
+        value.
+        """
+        if self.joint is not None:
+            return self.joint
         return best_value(self.arm.at_destination, self.arm.cliff)
 
     @cached_property

@@ -125,6 +125,7 @@ class Basin:
         if self.noise is None:
             return None, None
         low, high = self.quantiles(*INTERVAL)
+        low, high = min(low, self.optimum), max(high, self.optimum)  # a censored one is a point's
         cliff = self.grid.cliff
         return (
             low if low >= self.grid.theta[0] else None,
