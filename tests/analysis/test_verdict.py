@@ -261,3 +261,14 @@ def test_the_grids_step_and_a_failed_setting_are_told() -> None:
     table["loss"], table["status"] = np.nan, "diverged"
     nothing = answer(table, 1024)
     assert nothing["verdict"] == "inconclusive" and nothing["optima"] == []
+
+
+def test_a_small_movement_that_costs_much_is_no_drift() -> None:
+    arm = answer(sweep(line(-0.09), k=0.4))
+    assert (arm["moves"], arm["matters"], arm["verdict"]) == ("no", "yes", "inconclusive")
+
+
+def test_a_minimum_beyond_the_grid_that_costs_little_asks_for_no_wider_grid() -> None:
+    arm = answer(sweep(line(0.0, start=-11.0), k=1e-5, noise=1e-5, seed_sd=1e-4), 1024)
+    assert {optimum["censored"] for optimum in arm["optima"]} == {"grid_low"}
+    assert arm["extend"] == [] and arm["matters"] == "no"
