@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hptransfer.analysis.answer.settings import TARGET_WORDS
 from hptransfer.cli.terminal import command_line, config_words
 from hptransfer.config.choices import Method
 from hptransfer.config.sweep import Axis, read_axis
@@ -65,7 +66,12 @@ def after_fit(
     target += _arm_word(facts, arms)
     if all(arm["target"] is None for arm in arms):
         widest = max(optimum["width"] for arm in arms for optimum in arm["optima"])
-        target.append(f"model.width={2 * widest}")
+        axis = arms[0]["axis"]
+        if axis == "width":
+            target.append(f"model.width={2 * widest}")
+        else:
+            last = max(optimum[axis] for arm in arms for optimum in arm["optima"])
+            target += [f"model.width={widest}", f"{TARGET_WORDS[axis]}={2 * last:g}"]
     return command_line("transfer", arguments, path, *target, *step_words(arguments))
 
 

@@ -124,7 +124,19 @@ def test_a_loss_near_the_start_above_the_minimum_has_failed() -> None:
     table = losses(-6.0)
     table[:, 7] = 2.0
     assert fitted(table, loss_at_init=2.5).grid.cliff == -3.0
-    assert fitted(table).grid.cliff is None
+    assert fitted(table, loss_at_init=9.0).grid.cliff is None
+
+
+@pytest.mark.parametrize("height", [0.7, 3.0])
+def test_a_sudden_plateau_above_the_minimum_has_failed_where_the_start_is_unknown(
+    height: float,
+) -> None:
+    table = losses(-6.0)
+    table[:, 6:] = height
+    found = fitted(table)
+    assert found.grid.cliff == -4.0
+    assert found.quantiles(0.999)[0] < -4.0
+    assert found.optimum == pytest.approx(-6.0, abs=0.25)
 
 
 def test_a_wall_without_a_known_start_does_not_pull_the_optimum() -> None:

@@ -272,3 +272,26 @@ def test_a_minimum_beyond_the_grid_that_costs_little_asks_for_no_wider_grid() ->
     arm = answer(sweep(line(0.0, start=-11.0), k=1e-5, noise=1e-5, seed_sd=1e-4), 1024)
     assert {optimum["censored"] for optimum in arm["optima"]} == {"grid_low"}
     assert arm["extend"] == [] and arm["matters"] == "no"
+
+
+def test_an_optimum_far_beyond_the_grid_is_not_told_as_found() -> None:
+    arm = answer(sweep(line(0.0, (32, 64, 128), start=0.0)), 256)
+    assert arm["verdict"] == "inconclusive"
+    assert "only until the grid is wider" in arm["headline"].splitlines()[0]
+    assert arm["headline"].endswith("the grid is too narrow")
+    assert {entry["side"] for entry in arm["extend"]} == {"high"}
+    assert "extend log2_lr first" in arm["reasons"][0]
+
+
+def test_where_every_point_of_the_last_width_failed_nothing_is_said_to_transfer() -> None:
+    table = sweep(line(0.0))
+    table.loc[table["width"] == 512, ["status", "loss"]] = ["diverged", np.nan]
+    arm = answer(table, 1024)
+    assert arm["verdict"] == "inconclusive"
+    assert "At width 512 every point failed" in arm["reasons"][0]
+
+
+def test_losses_that_are_all_the_same_number_are_no_transfer() -> None:
+    arm = answer(sweep(line(0.0)).assign(loss=3.0), 1024)
+    assert arm["verdict"] == "inconclusive"
+    assert "is it the right column?" in arm["reasons"][0]

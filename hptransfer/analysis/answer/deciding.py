@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 from hptransfer.analysis.answer.settings import AXIS_WORDS
-from hptransfer.analysis.answer.verdict import SPARE, Judged, Said
+from hptransfer.analysis.answer.verdict import SPARE, Gap, Judged, Said
 from hptransfer.analysis.basins.basin import NUDGE, NUDGE_STEPS
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.laws.hierarchy import Explanation, posterior_covariance
@@ -38,9 +38,9 @@ def deciding_sentence(judged: Judged) -> str | None:
     """Return the cheapest experiment that would probably decide; None where nothing is unclear."""
     arm = judged.arm
     if not judged.is_supported:
-        if len(arm.on_main) < 2:
+        if judged.gap is Gap.one_setting:
             return f"Next: sweep a second value of the {AXIS_WORDS[arm.layout.main]}."
-        return "Next: train a second seed."
+        return "Next: train a second seed." if judged.gap is Gap.no_noise else None
     if Said.unclear not in (judged.moves, judged.matters):
         return None
     found = [(each, _chance(judged, each)) for each in _experiments(judged)]

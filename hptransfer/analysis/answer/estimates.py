@@ -404,7 +404,8 @@ def _extrapolated(found: FittedArm) -> list[str]:
         beyond = max(there - high, low - there)
         if beyond > 0:
             told.append(
-                f"At {AXIS_WORDS[axis]} {2.0**there:g} the target lies {beyond:.2g} doublings "
+                f"At {AXIS_WORDS[axis]} {2.0**there:g} the target lies {beyond:.2g} doubling"
+                f"{'' if beyond == 1 else 's'} "
                 f"beyond the swept {2.0**low:g} to {2.0**high:g}: its optimum is extrapolated."
             )
     return told

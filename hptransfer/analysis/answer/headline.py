@@ -11,7 +11,7 @@ import numpy as np
 
 from hptransfer.analysis.answer.fitted_arm import FittedArm
 from hptransfer.analysis.answer.settings import AXIS_WORDS, Setting
-from hptransfer.analysis.answer.verdict import SPARE, Cost, Judged, Said
+from hptransfer.analysis.answer.verdict import MORE_LIKELY, SPARE, Cost, Gap, Judged, Said
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.config.hyperparameters import hp_words
@@ -34,6 +34,12 @@ def value_sentence(judged: Judged) -> str:
         return f"use {words} {figure(value)} at {there}: no noise estimate says how sure that is"
     ends = [arm.value(quantile(arm.destination_draws, share)) for share in (0.05, 0.95)]
     low, high = sorted(ends)
+    if judged.beyond is not None:
+        side, end = judged.beyond
+        return (
+            f"use {words} {figure(value)} at {there} only until the grid is wider: the optimum "
+            f"probably lies beyond its {side} end, {figure(arm.value(end))}"
+        )
     cost = _cost_text(judged.emitted_cost)
     return (
         f"use {words} {figure(value)} at {there} ({figure(low)} to {figure(high)}): "
@@ -81,21 +87,22 @@ def evidence_sentence(judged: Judged) -> str:
     ]
     parts = [told]
     if arm.noise is not None:
-        parts.append(f"the grid is {'too narrow' if wider_grids(judged) else 'wide enough'}")
+        is_narrow = bool(wider_grids(judged)) or _ends_early(judged)
+        parts.append(f"the grid is {'too narrow' if is_narrow else 'wide enough'}")
     return "; ".join([*parts, *([f"holds for {', '.join(held)}"] if held else [])])
+
+
+def _ends_early(judged: Judged) -> bool:
+    """Say whether some grid along the main axis probably ends before its optimum."""
+    arm = judged.arm
+    return any(max(arm.basins[setting].beyond) > MORE_LIKELY for setting in arm.on_main)
 
 
 def reasons(judged: Judged) -> list[str]:
     """Return why the verdict is what it is: one sentence on moving, one on mattering."""
     arm, rule = judged.arm, judged.arm.request.rule
-    if len(arm.on_main) < 2:
-        axis = AXIS_WORDS[arm.layout.main]
-        return [f"Moving takes two values of the {axis}, but the sweep has {len(arm.on_main)}."]
-    if arm.noise is None:
-        return [
-            "Nothing tells the noise of a run, so no answer can be told from chance: it takes two "
-            "seeds, standard deviations, or four neighbouring values."
-        ]
+    if judged.gap is not None:
+        return [_gap_sentence(judged, judged.gap)]
     beyond = float((np.abs(arm.movement) > rule.max_octaves).mean())
     way = f"from {_setting(judged)} to {_place(judged)}"
     told = {
@@ -144,12 +151,43 @@ class WiderGrid:
 
     def sentence(self, arm: FittedArm) -> str:
         """Return the note that the grid should be wider."""
+        by = f"by {_moved(arm, self.octaves)}"
+        if self.share > MORE_LIKELY:
+            by = "by more than the grid can tell"
         return (
             f"At {AXIS_WORDS[self.axis]} {self.setting.value(self.axis):g} the optimum lies beyond "
             f"the {self.side} end of the grid with a probability of {_share(self.share)}, which "
-            f"would change the value by {_moved(arm, self.octaves)}: extend {arm.hp} from "
+            f"would change the value {by}: extend {arm.hp} from "
             f"{arm.unit * self.start:.4g} to {arm.unit * self.end:.4g}."
         )
+
+
+def _gap_sentence(judged: Judged, gap: Gap) -> str:
+    """Return what keeps the two questions from an answer."""
+    arm = judged.arm
+    axis = AXIS_WORDS[arm.layout.main]
+    match gap:
+        case Gap.one_setting:
+            return f"Moving takes two values of the {axis}, but the sweep has {len(arm.on_main)}."
+        case Gap.no_noise:
+            return (
+                "Nothing tells the noise of a run, so no answer can be told from chance: it takes "
+                "two seeds, standard deviations, or four neighbouring values."
+            )
+        case Gap.constant:
+            return "All losses are the same number, so there is no optimum: is it the right column?"
+        case Gap.lost:
+            lost = judged.lost[-1].value(arm.layout.main)
+            return (
+                f"At {axis} {lost:g} every point failed, so nothing tells the optimum there: lower "
+                "the grid."
+            )
+        case Gap.beyond:
+            side, end = judged.beyond or ("", 0.0)
+            return (
+                f"At {_place(judged)} the optimum probably lies beyond the {side} end of all that "
+                f"was swept, {figure(arm.value(end))}: extend {arm.hp} first."
+            )
 
 
 def wider_grids(judged: Judged) -> list[WiderGrid]:
@@ -166,7 +204,8 @@ def wider_grids(judged: Judged) -> list[WiderGrid]:
             ends["high"] = (grid.theta[-1], own > grid.theta[-1], 1.0)
         for side, (end, beyond, way) in ends.items():
             is_likely = beyond.mean() > 1.0 - arm.request.rule.sure
-            if is_likely and float(np.mean(cost[beyond])) > limit[1]:
+            is_costly = float(np.mean(cost[beyond])) > limit[1] if beyond.any() else False
+            if is_likely and (is_costly or judged.beyond is not None):
                 found.append(
                     WiderGrid(
                         setting=setting,

@@ -27,6 +27,13 @@ AXIS_WORDS = {
     "steps": "training steps",
 }
 
+TARGET_WORDS = {  # the override that names a target's value on an axis
+    "width": "model.width",
+    "depth": "model.depth",
+    "batch_size": "budget.batch_size",
+    "steps": "budget.steps",
+}
+
 
 @dataclass(frozen=True, order=True)
 class Setting:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.answer.settings import AXIS_WORDS
+from hptransfer.analysis.answer.settings import AXIS_WORDS, TARGET_WORDS
 from hptransfer.analysis.answer.text import target_differs
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.config.hyperparameters import hp_words
@@ -117,10 +117,12 @@ class Transferred:
         arm = next(arm for arm in self.arms.values() if arm["verdict"] == "drifts")
         axis = arm["axis"]
         last, there = arm["optima"][-1][axis], arm["target"][axis]
+        far = f"{math.log2(there / last):.2g}"
+        doublings = "1 doubling" if far == "1" else f"{far} doublings"
         return (
-            f"The {hp_words(arm['hp'])} follows its drift over {math.log2(there / last):.2g} "
-            f"doublings of the {AXIS_WORDS[axis]} beyond the last that was swept ({last:g}): it "
-            "holds if the drift goes on as it was."
+            f"The {hp_words(arm['hp'])} follows its drift over {doublings} of the "
+            f"{AXIS_WORDS[axis]} beyond the last that was swept ({last:g}): it holds if the drift "
+            "goes on as it was."
         )
 
 
@@ -142,6 +144,13 @@ def transferred(estimates: Mapping[str, Any], label: str, family: str | None = N
             f"sweep has {', '.join(swept) or 'no finished trial'}. Set parametrization=."
         )
     for hp, arm in arms.items():
+        if arm["target"] is None and arm["optima"] and arm["axis"] != "width":
+            axis = AXIS_WORDS[arm["axis"]]
+            raise UserError(
+                f"The answer is read along the {axis}, so a transfer needs the target's {axis} "
+                f"beyond {arm['optima'][-1][arm['axis']]:g}, but none was named. Say which, e.g. "
+                f"{TARGET_WORDS[arm['axis']]}={2 * arm['optima'][-1][arm['axis']]:g}."
+            )
         if arm["target"] is None:
             raise UserError(
                 f"A value can be transferred only from a fitted optimum, but the {label} arm has "

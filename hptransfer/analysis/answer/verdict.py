@@ -22,6 +22,7 @@ from functools import cached_property
 import numpy as np
 
 from hptransfer.analysis.answer.fitted_arm import FittedArm
+from hptransfer.analysis.answer.settings import Setting
 from hptransfer.analysis.basins.curve import Curves, Floats
 from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.analysis.laws.loss_law import LossLaw
@@ -33,6 +34,7 @@ LITTLE = (
     0.2  # share of the limit that following the law would save at most, where it is unavoidable
 )
 SURE_ENOUGH = 0.75  # probability of a `no` in that case
+MORE_LIKELY = 0.5
 TRIED_VALUES = 81  # values among which the one of least expected cost is taken
 
 
@@ -49,6 +51,16 @@ class Said(Enum):
         if (size > limit).mean() >= sure:
             return cls.yes
         return cls.no if (size > spare * limit).mean() <= 1.0 - sure else cls.unclear
+
+
+class Gap(Enum):
+    """What keeps an arm from an answer."""
+
+    one_setting = "one_setting"  # along the main axis
+    no_noise = "no_noise"
+    constant = "constant"  # all losses are the same
+    lost = "lost"  # every point failed at the last setting
+    beyond = "beyond"  # the optimum lies beyond the swept values, more likely than not
 
 
 class Verdict(Enum):
@@ -178,8 +190,49 @@ class Judged:
 
     @property
     def is_supported(self) -> bool:
-        """Whether there are two settings on the way, and something tells the noise."""
-        return len(self.arm.on_main) > 1 and self.arm.noise is not None
+        """Whether the rows can answer the two questions."""
+        return self.gap is None
+
+    @cached_property
+    def gap(self) -> Gap | None:
+        """What keeps the two questions from an answer, or None."""
+        arm = self.arm
+        if len(arm.on_main) < 2:
+            return Gap.one_setting
+        if arm.noise is None:
+            return Gap.no_noise
+        finite = arm.arm.rows.loss[np.isfinite(arm.arm.rows.loss)]
+        if np.ptp(finite) == 0.0:
+            return Gap.constant
+        last = arm.on_main[-1].value(arm.layout.main)
+        if any(lost.value(arm.layout.main) > last for lost in self.lost):
+            return Gap.lost
+        return Gap.beyond if self.beyond is not None else None
+
+    @property
+    def lost(self) -> list[Setting]:
+        """The settings along the main axis at which every point failed."""
+        return [setting for setting in self.arm.layout.on_main if setting in self.arm.lost]
+
+    @cached_property
+    def beyond(self) -> tuple[str, float] | None:
+        """The side and end of the swept values beyond which the optimum at the destination lies.
+
+        None where that is not more likely than not, or costs little.
+        """
+        grids = [basin.grid for basin in self.arm.basins.values()]
+        there = self.arm.destination_draws
+        low = min(float(grid.theta[0]) for grid in grids)
+        high = max(float(grid.theta[-1]) for grid in grids)
+        is_open = all(grid.cliff is None for grid in grids)
+        limit = self.limit
+        if limit is not None:
+            cost: Floats = getattr(self.emitted_cost, limit[0])
+            if Said.of(cost, limit[1], self.arm.request.rule.sure, spare=SPARE) is Said.no:
+                return None
+        if (there < low).mean() > MORE_LIKELY:
+            return "low", low
+        return ("high", high) if is_open and (there > high).mean() > MORE_LIKELY else None
 
     @property
     def limit(self) -> tuple[str, float] | None:

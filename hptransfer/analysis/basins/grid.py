@@ -9,6 +9,7 @@ is compared through the others, seeds being blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from hptransfer.analysis.basins.curve import Floats
 
 LOW_SHARE = 0.25  # points that rise by less than this share of the median rise count as low
 LOW_POINTS = 4  # at least so many points count as low
+JUMP, STEP, PLATEAU, FAR = 5.0, 4.0, 1.5, 100.0  # of a rise that tells a run that blew up
 ALTERNATIONS = 20  # rounds of seed means and point means
 
 
@@ -132,7 +134,7 @@ def build_grid(
         theta: distinct values, (theta,).
         losses: y of every run, (seed, theta).
         loss_at_init: y before training. Above the minimum a loss beyond halfway to it counts as
-            failed; below the minimum it is slow training. NaN: not known.
+            failed; below the minimum it is slow training. NaN: not known, and a sudden jump fails.
         runs: how many runs each loss is the mean of; None: one.
         run_sds: sd between those runs, NaN where not known; None: nowhere.
     """
@@ -172,7 +174,30 @@ def _is_ruined(losses: Floats, failed: NDArray[np.bool_], loss_at_init: float) -
     means = np.full(losses.shape[1], np.inf)
     means[sound] = seed_effects(losses[:, sound])[0]
     best = int(np.argmin(means))
-    with np.errstate(invalid="ignore"):
-        ruined = (losses > means[best] + (loss_at_init - means[best]) / 2.0).any(axis=0)
+    if np.isnan(loss_at_init):
+        return _has_blown_up(means, best)
+    ruined = (losses > means[best] + (loss_at_init - means[best]) / 2.0).any(axis=0)
     ruined[: best + 1] = False
     return ruined if loss_at_init > means[best] else np.zeros_like(failed)
+
+
+def _has_blown_up(means: Floats, best: int) -> NDArray[np.bool_]:
+    """Say from which value above the minimum on training blew up, though its loss is a number.
+
+    Where the loss before training is not known, that is a jump: a rise of JUMP times the usual one
+    of the values up to the minimum and STEP times the highest one before it, which either does not
+    go on (PLATEAU), as a wall does, or is far off (FAR).
+    """
+    rises = means - means[best]
+    usual = float(np.median(rises[:best])) if best else 0.0
+    blown = np.zeros(len(means), dtype=np.bool_)
+    before = 0.0
+    above = [at for at in range(best + 1, len(means)) if np.isfinite(rises[at])]
+    for at, after in zip_longest(above, above[1:]):
+        is_jump = usual > 0.0 and rises[at] > max(JUMP * usual, STEP * before)
+        is_flat = after is not None and rises[after] < PLATEAU * rises[at]
+        if is_jump and (is_flat or rises[at] > FAR * usual):
+            blown[at:] = True
+            break
+        before = max(before, float(rises[at]))
+    return blown

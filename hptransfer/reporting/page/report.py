@@ -299,7 +299,8 @@ def _conditions(expected: JsonObject | None) -> str:
 
 def realised_table(realised: JsonObject) -> str:
     """Tabulate what the target's own sweep says about the transferred value."""
-    answer = "missed" if realised["missed"] else "held"
+    is_missed = realised["missed"] or realised.get("loss_as_predicted") is False
+    answer = "missed" if is_missed else "held"
     sentence = f"The target, width {realised['width']}, was swept itself: the prediction {answer}."
     rows = [
         ("predicted cost in loss", regret_text(realised["predicted"], "mean")),
