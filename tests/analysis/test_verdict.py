@@ -295,3 +295,9 @@ def test_losses_that_are_all_the_same_number_are_no_transfer() -> None:
     arm = answer(sweep(line(0.0)).assign(loss=3.0), 1024)
     assert arm["verdict"] == "inconclusive"
     assert "is it the right column?" in arm["reasons"][0]
+
+
+def test_a_law_that_leads_beyond_the_grid_is_followed() -> None:
+    arm = answer(sweep(line(-0.8, (32, 64, 128, 256), start=-7.4)), 1024)
+    assert arm["target"]["emitted"] < -10.0
+    assert arm["verdict"] == "drifts"

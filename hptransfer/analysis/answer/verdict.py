@@ -23,6 +23,7 @@ import numpy as np
 
 from hptransfer.analysis.answer.fitted_arm import FittedArm
 from hptransfer.analysis.answer.settings import Setting
+from hptransfer.analysis.basins.basin import Basin
 from hptransfer.analysis.basins.curve import Curves, Floats
 from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.analysis.laws.loss_law import LossLaw
@@ -210,6 +211,10 @@ class Judged:
         return Gap.beyond if self.beyond is not None else None
 
     @property
+    def _main_basins(self) -> list[Basin]:
+        return [self.arm.basins[setting] for setting in self.arm.on_main]
+
+    @property
     def lost(self) -> list[Setting]:
         """The settings along the main axis at which every point failed."""
         return [setting for setting in self.arm.layout.on_main if setting in self.arm.lost]
@@ -218,8 +223,12 @@ class Judged:
     def beyond(self) -> tuple[str, float] | None:
         """The side and end of the swept values beyond which the optimum at the destination lies.
 
-        None where that is not more likely than not, or costs little.
+        None where that is not more likely than not, or costs little, or where two settings or more
+        have their own optimum within their grids, so that the law leads there.
         """
+        inside = [basin for basin in self._main_basins if max(basin.beyond) <= MORE_LIKELY]
+        if len(inside) > 1:
+            return None
         grids = [basin.grid for basin in self.arm.basins.values()]
         there = self.arm.destination_draws
         low = min(float(grid.theta[0]) for grid in grids)
