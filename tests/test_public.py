@@ -170,3 +170,15 @@ def test_plots_of_an_answer_and_of_a_folder_are_figures_and_written_where_told(
     assert files(notebook) == before
     hptransfer.plot(answer, into="pictures")
     assert (notebook / "pictures" / "summary.svg").is_file()
+
+
+def test_what_is_no_table_and_what_has_no_losses_is_refused_in_a_sentence() -> None:
+    with pytest.raises(UserError, match="pandas DataFrame or a results folder, but got a list"):
+        hptransfer.fit([{"width": 64, "lr": 0.1, "loss": 1.0}])  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match=r"results folder or what hptransfer\.fit returned"):
+        hptransfer.plot(runs())  # pyright: ignore[reportArgumentType]
+    optima = pd.DataFrame(
+        {"width": [64, 128, 256], "log2_lr": [-6.0, -6.1, -6.0], "error": [0.1, 0.1, 0.1]}
+    )
+    with pytest.raises(UserError, match="that of a table of optima"):
+        hptransfer.plot(hptransfer.fit(optima))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.analysis.answer.answer import Answer
 from hptransfer.analysis.of_folder import estimates_of, fresh_estimates, status, wanted_rows
-from hptransfer.errors import abbreviate, require
+from hptransfer.errors import UserError, abbreviate, require
 from hptransfer.results.folder import ResultsFolder, find_folder
 from hptransfer.results.metrics import metric_named
 from hptransfer.results.sweep_file import read_facts
@@ -139,6 +139,11 @@ def fit(
     if isinstance(rows, str | Path):
         folder = load_results(rows).folder
         return _of_folder(folder, overrides, target_width, step=step, metric=metric)
+    if not hasattr(rows, "columns"):
+        raise UserError(
+            "Rows must be a pandas DataFrame or a results folder, but got a "
+            f"{type(rows).__name__}. Give hptransfer.fit(pandas.DataFrame(rows))."
+        )
     from hptransfer.results.importers.table import import_file
 
     require(

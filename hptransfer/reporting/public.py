@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hptransfer.analysis.answer.answer import Answer
 from hptransfer.analysis.public import Results, load_results
+from hptransfer.errors import UserError
 from hptransfer.reporting.of_folder import folder_pictures
 from hptransfer.results.metrics import metric_named
 
@@ -29,6 +30,9 @@ def plot(
         step: training step at which a folder's losses are read, where rows have several.
         metric: what a folder's rows are judged by: `loss`, `train_loss`, `frechet_distance`, ...
 
+    Raises:
+        UserError: something else is given, or an answer without losses.
+
     Example:
         >>> figures = hptransfer.plot("results/studies/quickstart")
         >>> list(figures)[:4]
@@ -37,7 +41,19 @@ def plot(
     """
     from hptransfer.reporting.figures import drawn, pictures, write_pictures
 
+    if not isinstance(shown, Answer | Results | str | Path):
+        raise UserError(
+            "What is plotted must be a results folder or what hptransfer.fit returned, but got a "
+            f"{type(shown).__name__}. Fit it first: hptransfer.plot(hptransfer.fit(rows))."
+        )
     if isinstance(shown, Answer):
+        if any(
+            optimum["loss"] is None for arm in shown.record["arms"] for optimum in arm["optima"]
+        ):
+            raise UserError(
+                "Pictures need the losses of trials, but the answer is that of a table of optima. "
+                "See its attributes `optima`, `drift` and `target`."
+            )
         listed = pictures(estimates=shown.to_dict())
     else:
         found = shown if isinstance(shown, Results) else load_results(shown)

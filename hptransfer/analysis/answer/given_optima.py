@@ -52,6 +52,7 @@ class GivenOptimum:
     sd: float  # octaves
 
     censored = None
+    beyond = (0.0, 0.0)  # shares of the posterior beyond a grid's ends; there is no grid
     skews = np.zeros(1)
 
     @property

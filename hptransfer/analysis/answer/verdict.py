@@ -203,7 +203,7 @@ class Judged:
         if arm.noise is None:
             return Gap.no_noise
         finite = arm.arm.rows.loss[np.isfinite(arm.arm.rows.loss)]
-        if np.ptp(finite) == 0.0:
+        if len(finite) and np.ptp(finite) == 0.0:
             return Gap.constant
         last = arm.on_main[-1].value(arm.layout.main)
         if any(lost.value(arm.layout.main) > last for lost in self.lost):
