@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.answer.fitted_arm import FittedArm, Request, fit_arm
+from hptransfer.analysis.answer.optimum_record import resolved_entry
 from hptransfer.analysis.answer.settings import Setting
 from hptransfer.analysis.basins.basin import Basin, Censoring
 from hptransfer.analysis.basins.curve import Curves, Floats
@@ -91,8 +92,8 @@ def _compared(loss: FittedArm, metric: FittedArm, draws: int) -> dict[str, Any]:
         "widths": [
             {
                 "width": setting.width,
-                "by_loss": in_own_units(_optimum(loss.basins[setting]), unit),
-                "by_metric": in_own_units(_optimum(metric.basins[setting]), unit),
+                "by_loss": in_own_units(resolved_entry(loss.basins[setting]), unit),
+                "by_metric": in_own_units(resolved_entry(metric.basins[setting]), unit),
                 "difference": in_own_units(interval(apart.get(setting), noisy=noisy), unit),
                 "loss_regret": _regret(
                     metric.basins[setting].optimum, loss.basins[setting], by_loss, loss.scale
@@ -113,16 +114,6 @@ def _is_resolved(basin: Basin) -> bool:
 def _drawn(found: FittedArm, setting: Setting, measure: str, draws: int) -> Curves:
     rng = stream(*found.names, setting, "agreement", measure)
     return found.basins[setting].draws(rng, draws)
-
-
-def _optimum(basin: Basin) -> dict[str, Any]:
-    low, high = basin.interval
-    return {
-        "optimum": number(basin.optimum),
-        "low": number(low),
-        "high": number(high),
-        "censored": None if basin.censored is None else basin.censored.value,
-    }
 
 
 def _regret(x: float, basin: Basin, drawn: Curves, scale: Scale) -> dict[str, Any]:

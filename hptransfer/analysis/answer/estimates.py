@@ -17,7 +17,7 @@ from hptransfer.analysis.answer.headline import (
     reasons,
     wider_grids,
 )
-from hptransfer.analysis.answer.optimum_record import optimum_entry
+from hptransfer.analysis.answer.optimum_record import optimum_entry, resolved_entry
 from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.analysis.answer.verdict import Cost, Judged, Verdict, judge
 from hptransfer.analysis.basins.curve import Floats
@@ -261,18 +261,10 @@ def conditions_entry(found: FittedArm) -> dict[str, Any] | None:
     if len(found.layout.axes) < 2:
         return None
     noisy = found.noise is not None
-    optima = []
-    for setting, basin in found.basins.items():
-        low, high = basin.interval
-        optima.append(
-            {
-                **setting_entry(found, setting),
-                "optimum": number(basin.optimum),
-                "low": number(low),
-                "high": number(high),
-                "censored": None if basin.censored is None else basin.censored.value,
-            }
-        )
+    optima = [
+        {**setting_entry(found, setting), **resolved_entry(basin)}
+        for setting, basin in found.basins.items()
+    ]
     return {
         "axes": list(found.layout.axes),
         "octaves_per_doubling": {
@@ -298,19 +290,25 @@ def _tokens(found: FittedArm) -> dict[str, Any] | None:
     }
 
 
-def _target(judged: Judged) -> dict[str, Any]:
-    """Return the optimum at the target, the value to emit, and what that should cost."""
-    arm = judged.arm
-    noisy = arm.noise is not None
-    optimum = interval(arm.destination_draws, noisy=noisy)
-    place = dict(zip(arm.layout.axes, np.exp2(arm.destination), strict=True))
-    width = place.get("width", float(arm.on_main[-1].width))
+def target_entry(found: FittedArm) -> dict[str, Any]:
+    """Return where the target stands on the axes, and the optimum that the law puts there."""
+    optimum = interval(found.destination_draws, noisy=found.noise is not None)
+    place = dict(zip(found.layout.axes, np.exp2(found.destination), strict=True))
+    width = place.pop("width", float(found.on_main[-1].width))
     return {
         "width": round(width),
-        **{axis: number(float(v)) for axis, v in place.items() if axis != "width"},
+        **{axis: number(float(value)) for axis, value in place.items()},
         "optimum": optimum["estimate"],
         "low": optimum["low"],
         "high": optimum["high"],
+    }
+
+
+def _target(judged: Judged) -> dict[str, Any]:
+    """Return the optimum at the target, the value to emit, and what that should cost."""
+    noisy = judged.arm.noise is not None
+    return {
+        **target_entry(judged.arm),
         "emitted": number(judged.emitted),
         "expected_regret": _mean(judged.emitted_cost.loss if noisy else None),
     }

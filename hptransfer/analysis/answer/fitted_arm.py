@@ -38,9 +38,7 @@ class Request:
     target_width: int | None
     rule: VerdictConfig
     draws: int
-    at: (
-        Mapping[str, float | None] | None
-    )  # condition at which the answer is read; None: by the rows
+    at: Mapping[str, float | None] | None  # condition of the answer; None: by the rows
     target_at: Mapping[str, float | None] | None  # the target's depth, batch size and steps
 
 

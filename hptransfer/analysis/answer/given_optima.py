@@ -19,6 +19,7 @@ from hptransfer.analysis.answer.estimates import (
     law_band,
     layout_caveats,
     setting_entry,
+    target_entry,
 )
 from hptransfer.analysis.answer.fitted_arm import FittedArm, Request
 from hptransfer.analysis.answer.headline import figure, reasons, signed
@@ -215,18 +216,8 @@ def _optimum(given: Any) -> dict[str, Any]:
 
 def _target(found: OptimaArm, nothing: Mapping[str, None]) -> dict[str, Any]:
     """Return the optimum at the target; the value to emit is its median."""
-    optimum = interval(found.destination_draws)
-    place = dict(zip(found.layout.axes, np.exp2(found.destination), strict=True))
-    width = place.pop("width", float(found.on_main[-1].width))
-    return {
-        "width": round(width),
-        **{axis: number(float(value)) for axis, value in place.items()},
-        "optimum": optimum["estimate"],
-        "low": optimum["low"],
-        "high": optimum["high"],
-        "emitted": optimum["estimate"],
-        "expected_regret": dict(nothing),
-    }
+    entry = target_entry(found)
+    return {**entry, "emitted": entry["optimum"], "expected_regret": dict(nothing)}
 
 
 def _headline(found: OptimaArm) -> list[str]:

@@ -32,14 +32,14 @@ def value_sentence(judged: Judged) -> str:
     value = arm.value(judged.emitted)
     if arm.noise is None:
         return f"use {words} {figure(value)} at {there}: no noise estimate says how sure that is"
-    ends = [arm.value(quantile(arm.destination_draws, share)) for share in (0.05, 0.95)]
-    low, high = sorted(ends)
     if judged.beyond is not None:
         side, end = judged.beyond
         return (
             f"use {words} {figure(value)} at {there} only until the grid is wider: the optimum "
             f"probably lies beyond its {side} end, {figure(arm.value(end))}"
         )
+    ends = [arm.value(quantile(arm.destination_draws, share)) for share in (0.05, 0.95)]
+    low, high = sorted(ends)
     cost = _cost_text(judged.emitted_cost)
     return (
         f"use {words} {figure(value)} at {there} ({figure(low)} to {figure(high)}): "

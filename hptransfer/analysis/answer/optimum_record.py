@@ -17,6 +17,17 @@ HIGH_RISE = 0.5  # share of the points' highest rise above which the curve is no
 NORMAL_NINETY = 1.645  # sds from the middle to the ends of a normal 90 % interval
 
 
+def resolved_entry(basin: Basin) -> dict[str, Any]:
+    """Return an optimum with its 90 % interval, and what keeps it from being resolved, if any."""
+    low, high = basin.interval
+    return {
+        "optimum": number(basin.optimum),
+        "low": number(low),
+        "high": number(high),
+        "censored": None if basin.censored is None else basin.censored.value,
+    }
+
+
 def optimum_entry(basin: Basin, scale: Scale, unit: float) -> dict[str, Any]:
     """Return one setting's optimum by its own rows alone; losses are in units of the loss.
 

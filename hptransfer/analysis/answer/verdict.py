@@ -31,9 +31,7 @@ from hptransfer.config.sweep import VerdictConfig
 
 CLIFF_RISK = 0.01  # the emitted value passes the cliff in at most this share of draws
 SPARE = 2.0  # limits that a cost may reach where it is said not to matter
-LITTLE = (
-    0.2  # share of the limit that following the law would save at most, where it is unavoidable
-)
+LITTLE = 0.2  # share of the limit; a cost of which the law would save less is unavoidable
 SURE_ENOUGH = 0.75  # probability of a `no` in that case
 MORE_LIKELY = 0.5
 TRIED_VALUES = 81  # values among which the one of least expected cost is taken
@@ -80,23 +78,25 @@ class Cost:
     loss: Floats  # the rise in units of the loss
     percent: Floats | None  # of the loss; None where losses are not all positive
     compute_percent: Floats | None  # None where no law prices a loss
-    typical_compute_percent: (
-        float | None
-    )  # of the mean rise: a few draws far up the wall do not decide it
+    typical_compute_percent: float | None  # of the mean loss: draws far up a wall do not decide
 
     @property
     def mean_loss(self) -> float:
         """The mean rise of the loss, of draws that do not fail."""
-        finite = self.loss[np.isfinite(self.loss)]
-        return float(finite.mean()) if len(finite) else np.inf
+        return _finite_mean(self.loss)
 
     @property
     def mean_percent(self) -> float | None:
         """The mean rise in percent of the loss, of draws that do not fail."""
-        if self.percent is None:
-            return None
-        finite = self.percent[np.isfinite(self.percent)]
-        return float(finite.mean()) if len(finite) else np.inf
+        return None if self.percent is None else _finite_mean(self.percent)
+
+
+# The mean of each field of `Cost` that a limit may be of.
+MEAN_OF = {
+    "loss": "mean_loss",
+    "percent": "mean_percent",
+    "compute_percent": "typical_compute_percent",
+}
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,7 @@ class Judged:
         if self.price_law is not None:
             doublings = self.arm.compute_doublings
             compute = self.price_law.compute_percent(loss, doublings)
-            finite = loss[np.isfinite(loss)]
-            mean = np.array([finite.mean() if len(finite) else np.inf])
+            mean = np.array([_finite_mean(loss)])
             typical = float(self.price_law.compute_percent(mean, doublings)[0])
         return Cost(rise, loss, percent, compute, typical)
 
@@ -170,24 +169,18 @@ class Judged:
         name, most = limit
         cost: Floats = getattr(self.ignoring_cost, name)
         said = Said.of(cost, most, sure, spare=SPARE)
-        if said is Said.unclear and self.moves is Said.no and self._is_unavoidable(most):
+        if said is Said.unclear and self.moves is Said.no and self._is_unavoidable(name, most):
             return Said.of(cost, most, min(sure, SURE_ENOUGH), spare=SPARE)
         return said
 
-    def _is_unavoidable(self, most: float) -> bool:
+    def _is_unavoidable(self, name: str, most: float) -> bool:
         """Say whether following the law would save little of what ignoring the movement costs.
 
         What is left is how optima scatter between settings, which no rule foresees.
         """
-        name = "typical_compute_percent" if self.limit_of == "compute_percent" else "mean_percent"
-        name = "mean_loss" if self.limit_of == "loss" else name
-        saved = getattr(self.ignoring_cost, name) - getattr(self.emitted_cost, name)
+        mean = MEAN_OF[name]
+        saved = getattr(self.ignoring_cost, mean) - getattr(self.emitted_cost, mean)
         return bool(saved <= LITTLE * most)
-
-    @property
-    def limit_of(self) -> str | None:
-        """The field of `Cost` that the limit is of; None without one."""
-        return None if self.limit is None else self.limit[0]
 
     @property
     def is_supported(self) -> bool:
@@ -261,6 +254,12 @@ class Judged:
         if self.matters is Said.yes and self.moves is Said.yes:
             return Verdict.drifts
         return Verdict.inconclusive
+
+
+def _finite_mean(draws: Floats) -> float:
+    """Return the mean of the draws that do not fail; infinite where all fail."""
+    finite = draws[np.isfinite(draws)]
+    return float(finite.mean()) if len(finite) else np.inf
 
 
 def best_value(there: Curves, cliff: float) -> float:

@@ -85,23 +85,26 @@ class Basin:
         weighted = self.density * np.exp(self.log_prior)[:, None]
         return weighted / weighted.sum()
 
+    @cached_property
+    def mass(self) -> Floats:
+        """The posterior of the minimum alone, (candidate,)."""
+        return self.posterior.sum(axis=0)
+
     def quantiles(self, *shares: float) -> list[float]:
         """Return quantiles of the minimum."""
-        mass = self.posterior.sum(axis=0)
-        below = np.cumsum(mass) - mass / 2.0  # half of a candidate's share lies on either side
+        below = np.cumsum(self.mass) - self.mass / 2.0  # half a candidate's share on either side
         return [float(np.interp(share, below, self.candidates)) for share in shares]
 
     @cached_property
     def moments(self) -> tuple[float, float]:
         """Mean and variance of the minimum."""
-        mass = self.posterior.sum(axis=0)
-        mean = float(mass @ self.candidates)
-        return mean, float(mass @ (self.candidates - mean) ** 2)
+        mean = float(self.mass @ self.candidates)
+        return mean, float(self.mass @ (self.candidates - mean) ** 2)
 
     @cached_property
     def censored(self) -> Censoring | None:
         """What keeps the minimum from being resolved, or None."""
-        grid, mass = self.grid, self.posterior.sum(axis=0)
+        grid, mass = self.grid, self.mass
         lowest, highest = grid.theta[grid.sound[[0, -1]]]
         if len(grid.sound) < 3:
             return Censoring.too_few
@@ -135,9 +138,8 @@ class Basin:
     @property
     def beyond(self) -> tuple[float, float]:
         """The posterior's share below the grid, and above it where no cliff bounds it."""
-        mass = self.posterior.sum(axis=0)
-        low = float(mass[self.candidates < self.grid.theta[0]].sum())
-        high = float(mass[self.candidates > self.grid.theta[-1]].sum())
+        low = float(self.mass[self.candidates < self.grid.theta[0]].sum())
+        high = float(self.mass[self.candidates > self.grid.theta[-1]].sum())
         return low, 0.0 if self.grid.cliff is not None else high
 
     @property

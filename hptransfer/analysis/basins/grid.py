@@ -9,6 +9,7 @@ is compared through the others, seeds being blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import zip_longest
 
 import numpy as np
@@ -63,14 +64,14 @@ class Grid:
         first = min(max(self.minimum - 2, 0), max(len(gaps) - 4, 0))
         return float(np.median(gaps[first : first + 4]))
 
-    @property
+    @cached_property
     def means(self) -> Floats:
         """Mean y of every point over its seeds, as if all seeds were there; +inf where failed."""
         means = np.full(len(self.theta), np.inf)
         means[self.sound] = self.effects[0]
         return means
 
-    @property
+    @cached_property
     def effects(self) -> tuple[Floats, Floats]:
         """Means (sound,) and residuals (seed, sound) about means and seed effects."""
         return seed_effects(self.losses[:, self.sound])
