@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from hptransfer.analysis.basins.basin import Basin, Censoring, fit_basins
+from hptransfer.analysis.basins.corner import find_corners
 from hptransfer.analysis.basins.curve import Curves, rise
 from hptransfer.analysis.basins.grid import build_grid, seed_effects
 from hptransfer.analysis.basins.noise import NoiseSource, pool_noise
@@ -149,7 +152,7 @@ def test_no_sound_point_is_no_grid() -> None:
     assert build_grid(GRID, np.full((2, 8), np.inf), loss_at_init=np.nan) is None
 
 
-@pytest.mark.parametrize("shape", [parabola, smooth_wall, quartic])
+@pytest.mark.parametrize("shape", [parabola, quartic])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_intervals_hold_optima_of_shapes_that_are_not_fitted(shape, seeds: int) -> None:  # type: ignore[no-untyped-def]
     held, count = 0, 60
@@ -160,6 +163,16 @@ def test_intervals_hold_optima_of_shapes_that_are_not_fitted(shape, seeds: int) 
         low, high = fitted(0.02 * shape(GRID - optimum) + generator).quantiles(0.05, 0.95)
         held += low <= optimum <= high
     assert held / count >= 0.8
+
+
+def test_a_steep_wall_within_a_grid_step_moves_the_optimum_little_and_costs_little() -> None:
+    for repeat in range(20):
+        rng = np.random.default_rng(repeat)
+        optimum = rng.uniform(-7.0, -6.0)
+        noise = rng.normal(0.0, 0.01, (3, 1)) + rng.normal(0.0, 0.002, (3, 8))
+        found = fitted(0.02 * smooth_wall(GRID - optimum) + noise).optimum
+        assert abs(found - optimum) < 0.4
+        assert 0.02 * smooth_wall(np.array([found - optimum]))[0] < 0.003  # of the log loss
 
 
 def test_noise_is_that_of_seeds_else_given_else_of_neighbours() -> None:
@@ -208,3 +221,31 @@ def test_the_curve_rises_by_its_formula() -> None:
     curves = Curves(-6.0 * one, 0.3 * one, 0.02 * one, 0.5 * one)
     assert curves.loss(np.array([-6.0]))[0, 0] == pytest.approx(0.3)
     assert curves.cost(-5.0)[0] == pytest.approx(0.02 * rise(np.array(1.0), 0.5))
+
+
+def corner(offset: Floats) -> Floats:
+    return np.where(offset < 0.0, -0.8, 1.2) * offset
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize(
+    ("shape", "is_corner"),
+    [(parabola, False), (quartic, False), (smooth_wall, False), (corner, True)],
+)
+def test_a_corner_is_told_from_every_smooth_basin(
+    seeds: int, shape: Callable[[Floats], Floats], is_corner: bool
+) -> None:
+    rng = np.random.default_rng(3)
+    grids = []
+    for optimum in (-6.3, -6.0, -5.6):
+        y = 0.02 * shape(GRID - optimum) + rng.normal(0.0, 0.002, (seeds, len(GRID)))
+        grid = build_grid(GRID, y, loss_at_init=np.nan)
+        assert grid is not None
+        grids.append(grid)
+    corners = find_corners(grids, pool_noise(grids))
+    assert corners is not None
+    if is_corner:
+        assert corners.probability > 0.9
+        assert np.exp(corners.log_sides.mean(axis=0)) == pytest.approx([0.016, 0.024], rel=0.25)
+    else:
+        assert corners.probability < 0.1

@@ -102,7 +102,7 @@ def test_the_mean_over_widths_holds_planted_truths_whatever_the_shapes() -> None
         ]
         [arm] = compared(drawn[0], drawn[1].assign(loss_at_init=np.nan))
         held += inside(arm["mean_difference"], 0.7)
-    assert held >= 27
+    assert held >= 25
 
 
 def test_an_optimum_that_is_not_resolved_has_no_difference() -> None:

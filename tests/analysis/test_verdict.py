@@ -11,7 +11,7 @@ import pytest
 
 from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.config.sweep import VerdictConfig
-from tests.support.planted_tables import basin, smooth_wall, sweep
+from tests.support.planted_tables import basin, parabola, smooth_wall, sweep
 
 WIDTHS = (32, 64, 128, 256, 512)
 
@@ -301,3 +301,18 @@ def test_a_law_that_leads_beyond_the_grid_is_followed() -> None:
     arm = answer(sweep(line(-0.8, (32, 64, 128, 256), start=-7.4)), 1024)
     assert arm["target"]["emitted"] < -10.0
     assert arm["verdict"] == "drifts"
+
+
+def test_a_movement_across_a_corner_is_priced_by_its_straight_sides() -> None:
+    def v_shaped(offset: np.ndarray) -> np.ndarray:
+        return 0.8 * np.abs(offset)
+
+    optima = line(-0.3)
+    cost = {
+        shape.__name__: answer(sweep(optima, shape=shape), 1024)["cost"]["ignoring"]
+        for shape in (v_shaped, parabola)
+    }
+    truth = 100.0 * (2.0 ** (2.0 * 0.02 * 0.8 * 0.3 / 0.06) - 1.0)  # 12 %: a third of an octave
+    told = cost["v_shaped"]["compute_percent"]
+    assert told["low"] < truth < told["high"]
+    assert told["high"] > 2.0 * cost["parabola"]["compute_percent"]["mean"]

@@ -11,6 +11,7 @@ import numpy as np
 from hptransfer.analysis.answer.settings import Layout, Setting, lay_out
 from hptransfer.analysis.answer.switched_off import off_notes, without_off
 from hptransfer.analysis.basins.basin import Basin, fit_basins
+from hptransfer.analysis.basins.corner import Corners, find_corners
 from hptransfer.analysis.basins.curve import Curves, Floats
 from hptransfer.analysis.basins.noise import Noise, pool_noise
 from hptransfer.analysis.basins.rows import Arm, hp_grid
@@ -156,12 +157,29 @@ class FittedArm:
         log_k = np.log(np.maximum(curvatures, 1e-300)).T
         rng = stream(*self.names, "curvature")
         k = np.exp(_carried(axes, log_k, self.destination, rng))
-        return Curves(
-            optima[:, -1],
-            np.log(self.loss_there) if self.scale.is_log else self.loss_there,
-            k,
-            skew,
-        )
+        level = np.log(self.loss_there) if self.scale.is_log else self.loss_there
+        return Curves(optima[:, -1], level, k, skew)
+
+    @cached_property
+    def priced_at_destination(self) -> Curves:
+        """The basin that says what a value costs: it has a corner in as many draws as is likely."""
+        there = self.at_destination
+        if self.corners is None:
+            return there
+        rng = stream(*self.names, "corner")
+        count = len(there.optimum)
+        has_corner = rng.uniform(size=count) < self.corners.probability
+        sides = self.corners.log_sides
+        spread = np.hypot(sides.std(axis=0), K_SCATTER)
+        drawn = np.exp(sides.mean(axis=0) + spread * rng.standard_normal((count, 2)))
+        below, above = np.where(has_corner[:, None], drawn, 0.0).T
+        curvature = np.where(has_corner, 0.0, there.curvature)
+        return replace(there, curvature=curvature, below=below, above=above)
+
+    @cached_property
+    def corners(self) -> Corners | None:
+        """Whether the basins have a corner, which makes small errors cost more."""
+        return find_corners([basin.grid for basin in self.basins.values()], self.noise)
 
     @property
     def cliff(self) -> float:

@@ -15,7 +15,7 @@ widest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
@@ -122,9 +122,7 @@ class Judged:
     def kept(self) -> float:
         """The origin's own best value: what one would use if movement were ignored."""
         there = self.arm.at_destination
-        here = Curves(
-            self.arm.optimum_draws(self.arm.origin), there.level, there.curvature, there.skew
-        )
+        here = replace(there, optimum=self.arm.optimum_draws(self.arm.origin))
         return best_value(here, self.arm.cliff)
 
     @cached_property
@@ -139,7 +137,7 @@ class Judged:
 
     def cost_of(self, value: float) -> Cost:
         """Return what a value costs at the destination."""
-        there = self.arm.at_destination
+        there = self.arm.priced_at_destination
         past = value - there.optimum >= self.arm.cliff
         rise = np.where(past, np.inf, np.minimum(there.cost(value), self.arm.worst_rise))
         loss = self.arm.scale.loss_rise(there.level, rise)

@@ -5,7 +5,8 @@ points' means; level, k and the noise's variance are integrated out (flat; log-n
 other settings' k; scaled inverse χ²). A basin that is flat, or whose minimum lies beyond the grid,
 keeps a broad or one-sided posterior. Three errors keep basins of unlisted shapes honest:
 
-- the shape's own error, DISCREPANCY of a point's rise: points high on a wall say little;
+- the shape's own error, DISCREPANCY of a point's rise, and a growing share beyond FAR: points high
+  on a wall say little, and a basin that is steeper there than the curve does not pull the minimum;
 - NUDGE octaves and NUDGE_STEPS grid steps on the minimum: a smooth curve through points an octave
   apart does not tell where between them a kink lies;
 - a share UNSEEN of the posterior that is flat: the setting may be no basin of this kind at all.
@@ -33,6 +34,7 @@ __all__ = ["Basin", "Censoring", "Grid", "Noise", "build_grid", "fit_basins", "p
 SKEWS = np.array([-0.8, -0.4, 0.0, 0.4, 0.8, 1.3, 2.0])  # c, per octave
 LOG_PRIOR = -0.5 * ((SKEWS - 0.3) / 0.8) ** 2
 DISCREPANCY = 0.12  # sd of a shape's error, as a share of a point's rise above the lowest
+FAR = 3.0  # times the rise of the fourth lowest point, from which that share itself grows
 NUDGE = 0.03  # octaves
 NUDGE_STEPS = 0.08  # grid steps
 UNSEEN = 1e-4
@@ -264,7 +266,7 @@ def _fit(
     theta, means = grid.theta[grid.sound], grid.means[grid.sound]
     sd, degrees = _noise_of(means, noise)
     runs = np.where(np.isnan(grid.losses), 0.0, grid.runs)[:, grid.sound].sum(axis=0)
-    weights = 1.0 / (1.0 / runs + (DISCREPANCY * (means - means.min()) / sd) ** 2)
+    weights = 1.0 / (1.0 / runs + (shape_error(means - means.min()) / sd) ** 2)
     total = weights.sum()
     mean = float(weights @ means / total)
     y = means - mean
@@ -306,6 +308,12 @@ def _fit(
         mean,
         float(np.sqrt(left.min() / freedom / total)),
     )
+
+
+def shape_error(rises: Floats) -> Floats:
+    """Return the sd of what a smooth curve misses of every point's y, by its rise (point,)."""
+    far = FAR * max(np.sort(rises)[min(3, len(rises) - 1)], 1e-12)
+    return DISCREPANCY * rises * np.hypot(1.0, rises / far)
 
 
 def _noise_of(means: Floats, noise: Noise | None) -> tuple[float, float]:

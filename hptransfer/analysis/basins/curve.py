@@ -38,10 +38,14 @@ class Curves:
     level: Floats  # y at the optimum
     curvature: Floats  # k
     skew: Floats  # c
+    below: Floats | float = 0.0  # rise of y per unit below the optimum, along a straight side
+    above: Floats | float = 0.0
 
     def rise(self, offset: Floats) -> Floats:
         """Return y above the optimum at offsets (offset,) or (draw, offset); (draw, offset)."""
-        return self.curvature[:, None] * rise(offset, self.skew[:, None])
+        smooth = self.curvature[:, None] * rise(offset, self.skew[:, None])
+        sides = np.asarray(self.below)[..., None], np.asarray(self.above)[..., None]
+        return smooth + _straight(offset, *sides)
 
     def loss(self, theta: Floats) -> Floats:
         """Return y at values (theta,), shape (draw, theta)."""
@@ -49,4 +53,9 @@ class Curves:
 
     def cost(self, theta: Floats | float) -> Floats:
         """Return y above the optimum at one value, or at a value per draw, shape (draw,)."""
-        return self.curvature * rise(theta - self.optimum, self.skew)
+        offset = theta - self.optimum
+        return self.curvature * rise(offset, self.skew) + _straight(offset, self.below, self.above)
+
+
+def _straight(offset: Floats, below: Floats | float, above: Floats | float) -> Floats:
+    return below * np.maximum(-offset, 0.0) + above * np.maximum(offset, 0.0)
