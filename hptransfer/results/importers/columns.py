@@ -10,17 +10,20 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from hptransfer.config.hyperparameters import LARGEST_LOG2
 from hptransfer.errors import UserError
 from hptransfer.results.importers.names import (
+    LOGARITHMS,
     SPELLINGS,
     axis_of,
     hp_of,
     hp_spelled,
     is_complement,
+    log_of,
     normalised,
     recognised,
 )
@@ -35,6 +38,7 @@ from hptransfer.results.importers.values import (
 
 MOST_SHOWN = 12  # columns of a table that an error message lists
 MOST_SEARCHED = 300  # columns among which one of labels is looked for
+LEAST_LOG10 = -6.0  # logarithms below it are rather of another base: 10^-6 is no learning rate
 _GOOD = re.compile(r"(^|_)(acc|accuracy|auc|f1|score|bleu|top\d*|precision|recall)(_|$)")
 MOST_GUESSES = 3  # columns that are tried for a needed one that no name tells
 
@@ -93,12 +97,49 @@ class ChosenColumns:
         """Pairs of a name (`lr`, `log2_<hp>`, `log10_<hp>`, ...) and the ledger's axis."""
         return tuple((name, axis_of(name)) for name in sorted(self.names) if hp_of(name))
 
+    def source(self, name: str) -> str:
+        """Return where the values of one of our names stand, for a message."""
+        return repr(self.columns.get(name) or self.word(name, name))
+
+    def word(self, name: str, ours: str) -> str:
+        """Return the word of `--columns` that reads the source of one of our names as another."""
+        if name in self.columns:
+            return f"{ours}={self.columns[name]}"
+        if name in self.constants:
+            return f"{ours}:={self.constants[name]}"
+        assert self.wide is not None, "a name without column and value stands in column names"
+        return f"loss={self.wide.pattern.replace(f'{{{name}}}', f'{{{ours}}}')}"
+
     def record(self) -> dict[str, str]:
         """Return the sources as words of `--columns` give them, for the folder's sweep.yaml."""
         said = {**self.columns, **{name: f":={text}" for name, text in self.constants.items()}}
         if self.wide:
             said["loss"] = self.wide.pattern
         return dict(sorted(said.items()))
+
+
+def readings(
+    what: str, low: float, high: float, word: Callable[[str], str]
+) -> tuple[str, list[str]]:
+    """Return a clause on what logarithms would be by each base, and the words that say which.
+
+    Args:
+        what: our name of the numbers that the logarithms are of, such as lr.
+        low, high: the ends of the logarithms.
+        word: of `--columns`, for our name with a base, such as log2_lr.
+    """
+    bases = ["log10", "log2", "ln"] if low >= LEAST_LOG10 else ["log2", "log10", "ln"]
+    fitting = [
+        (word(f"{base}_{what}"), [end * LOGARITHMS[base] for end in (low, high)])
+        for base in bases
+        if max(-low, high) * LOGARITHMS[base] <= LARGEST_LOG2
+    ]
+    told = [
+        f"{shlex.quote(each)} makes them {2.0 ** ends[0]:.3g} to {2.0 ** ends[1]:.3g}"
+        for each, ends in fitting
+    ]
+    nothing = f"no base makes them numbers within 2^±{LARGEST_LOG2:g}"
+    return ", ".join(told) or nothing, [each for each, _ in fitting]
 
 
 def choose_columns(words: Sequence[str], sheet: Sheet) -> ChosenColumns:
@@ -289,7 +330,7 @@ def _given(
 
 def _require_ours(name: str, theirs: str = "", columns: Sequence[str] = ()) -> None:
     """Refuse a word that names nothing we read; an HP of another name is named as its column is."""
-    is_told = name in SPELLINGS or name.startswith(("log2_", "log10_")) or hp_spelled(name) == name
+    is_told = name in SPELLINGS or log_of(name) or hp_spelled(name) == name
     if (is_told or (theirs in columns and normalised(theirs) == name)) and (
         name in SPELLINGS or hp_of(name)
     ):
@@ -297,8 +338,8 @@ def _require_ours(name: str, theirs: str = "", columns: Sequence[str] = ()) -> N
     near = difflib.get_close_matches(name, (*SPELLINGS, "lr", "log2_lr"), n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}?" if near else ""
     raise UserError(
-        f"`--columns` names what hptransfer reads ({', '.join(SPELLINGS)}, log2_<hp> or "
-        f"log10_<hp>), but got {name!r}. {hint}".rstrip()
+        f"`--columns` names what hptransfer reads ({', '.join(SPELLINGS)}, log2_<hp>, log10_<hp> "
+        f"or ln_<hp>), but got {name!r}. {hint}".rstrip()
     )
 
 
@@ -355,19 +396,21 @@ def _require_enough(
         if axis == after:
             first, second = chosen.columns[name], chosen.columns[other]
             problems.append(f"{first!r} and {second!r} both give the {axis.removeprefix('log2_')}")
-            choices[name] = [first]
+            kept = other if log_of(name) == "log" else name
+            choices[kept] = [chosen.columns[kept]]
     needed = {"width": "a width", "loss": "a loss", "lr": "a learning rate (lr, or log2_<hp>)"}
     has_hp = bool(chosen.axes) or any(map(hp_of, candidates))
-    missing = []
-    for ours, what in needed.items():
-        if not (has_hp if ours == "lr" else ours in {*chosen.names, *candidates}):
-            problems.append(f"no column is known as {what}")
-            missing.append(ours)
+    missing = [
+        ours
+        for ours in needed
+        if not (has_hp if ours == "lr" else ours in {*chosen.names, *candidates})
+    ]
+    problems += [f"no column is known as {needed[ours]}" for ours in missing]
     if problems:
-        guessed = _guesses(missing, chosen, choices, sheet)
+        guessed, remark = _guesses(missing, chosen, choices, sheet)
         raise Unclear(
             f"Rows need a width, a loss and a hyperparameter, but in {sheet.name} "
-            f"{', and '.join(problems)}; its columns are {_listed(sheet.columns)}.",
+            f"{', and '.join(problems)}{remark}; its columns are {_listed(sheet.columns)}.",
             [list(words) for words in itertools.product(*guessed)],
             needs_words=True,
         )
@@ -378,8 +421,8 @@ def _guesses(
     chosen: ChosenColumns,
     choices: Mapping[str, Sequence[str]],
     sheet: Sheet,
-) -> list[list[str]]:
-    """Return for each thing that is not clear the words of `--columns` that may tell it.
+) -> tuple[list[list[str]], str]:
+    """Return for each thing that is not clear the words of `--columns` that may tell it; a remark.
 
     A width is a column of whole numbers, a loss the column of most values, and a learning rate one
     of few values below 1, or of logarithms below 0.
@@ -389,7 +432,7 @@ def _guesses(
     used |= set(chosen.wide.columns if chosen.wide else ())
     free = [column for column in sheet.columns if column not in used][:MOST_SEARCHED]
     if not missing or not free:
-        return guessed
+        return guessed, ""
     loaded = sheet.load(free)
     values: dict[str, list[float]] = {}
     for column in free:
@@ -403,15 +446,17 @@ def _guesses(
     fractions = [c for c in by_count if len(set(values[c])) > 1 and c not in whole]
     rates = [c for c in reversed(fractions) if max(values[c]) < 1 and min(values[c]) >= 0]
     logs = [c for c, v in values.items() if max(v) < 0 and len(set(v)) > 1]
+    of_rates, remark = [f"lr={column}" for column in rates], ""
+    if "lr" in missing and logs and not rates:
+        column, low, high = logs[0], min(values[logs[0]]), max(values[logs[0]])
+        clause, of_rates = readings("lr", low, high, lambda name: f"{name}={column}")
+        remark = f", but {column!r} may hold its logarithms ({clause})"
     tried = {
         "width": [f"width={column}" for column in whole],
         "loss": [f"loss={column}" for column in fractions if column not in rates[:1]],
-        "lr": [
-            *(f"lr={column}" for column in rates),
-            *(f"log{2 if min(values[c]) < -9 else 10}_lr={c}" for c in logs),
-        ],
+        "lr": of_rates,
     }
-    return guessed + [tried[ours][:MOST_GUESSES] for ours in missing]
+    return guessed + [tried[ours][:MOST_GUESSES] for ours in missing], remark
 
 
 def _listed(columns: Sequence[str]) -> str:

@@ -378,6 +378,68 @@ def test_two_columns_for_one_thing_give_words_that_work(capsys: Printed):
     assert main(["import", "same.csv", "same"]) == 0  # columns that agree are one
 
 
+BASES = {"log10": 10.0, "log2": 2.0, "ln": math.e}
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("log_lr", "'log_lr' of rows.csv holds logarithms, {}, without telling their base"),
+        ("lr", "'lr' of rows.csv holds logarithms, {}, and no lr, which is never negative"),
+        ("step size", "'step size' may hold its logarithms"),
+        ("log(learning rate)", "without telling their base"),
+    ],
+)
+def test_logarithms_are_refused_with_each_reading_and_its_words(
+    name: str, told: str, base: str, capsys: Printed
+):
+    points = {row["lr"]: math.log(row["lr"], BASES[base]) for row in records()}
+    found = [{name: points[row.pop("lr")], **row} for row in records()]
+    write_csv(Path("rows.csv"), found)
+    assert main(["import", "rows.csv", "mine"]) == 2
+    error = capsys.readouterr().err
+    ends = f"{min(points.values()):g} to {max(points.values()):g}"
+    assert told.format(ends) in error and error.count("\n") == 1 and not MINE.exists()
+    readings = {each: shlex.quote(f"{each}_lr={name}") for each in BASES}
+    assert all(f"{word} makes them " in error for word in readings.values())
+    assert f"{readings[base]} makes them {min(points):.3g} to " in error
+    assert len(list(proposed(error))) == 1
+    for each, word in readings.items():
+        assert main(["import", "rows.csv", f"results/{each}", "--columns", *shlex.split(word)]) == 0
+    right = {row["hps"]["log2_lr"] for row in read_ledger(f"results/{base}").rows}
+    assert sorted(right) == pytest.approx([math.log2(lr) for lr in points], abs=1e-5)
+
+
+def test_a_logarithm_in_a_word_or_beside_the_rate_is_asked_about_too(capsys: Printed):
+    found = [{"log_lr": math.log10(row["lr"]), **row} for row in records()]
+    write_csv(Path("rows.csv"), found)
+    (command,) = run_every_proposal(["rows.csv", "results/mine"], capsys)
+    assert command[3:] == ["--columns", "lr=lr"]
+    for word in ("log_lr=log_lr", "lr=log_lr"):
+        words = ["rows.csv", "results/mine", "--columns", word]
+        (command,) = run_every_proposal(words, capsys)
+        assert command[3:] == ["--columns", "log10_lr=log_lr"]
+
+
+def test_a_layer_norms_eps_is_no_logarithm():
+    assert recognised("ln_eps")[0] is None and recognised("logit_lr")[0] == "logit_lr"
+    assert recognised("log_wd")[0] == "log_weight_decay"
+
+
+def test_a_negative_rate_among_others_is_a_bad_row(capsys: Printed):
+    write_csv(Path("rows.csv"), [*records(), {**records()[0], "lr": -0.5}])
+    assert main(["import", "rows.csv", "mine"]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith("it is -0.5. Correct or remove that row.\n")
+
+
+def test_logarithms_that_no_base_makes_rates(capsys: Printed):
+    write_csv(Path("rows.csv"), [{**row, "lr": -1000 * row["width"]} for row in records()])
+    assert main(["import", "rows.csv", "mine"]) == 2
+    assert "no base makes them numbers within 2^±120" in capsys.readouterr().err
+
+
 def test_neighbouring_rates_stay_apart():
     """In CPython hash(-1.0) equals hash(-2.0), the log2 of the rates 0.5 and 0.25."""
     rng = np.random.default_rng(0)
