@@ -207,7 +207,7 @@ def _without_idle(
     arms = [cells[name] for name in groups if name in cells and name != "family"]
     labels = [cells[name] for name in ("family", "parametrization") if name in cells]
     rates = None if lr is None else number_columns(cells[lr], decimal_comma=sheet.decimal_comma)
-    reasons, off = dict[str, str](), dict[str, str]()
+    reasons, hints, off = dict[str, str](), dict[str, str](), dict[str, str]()
     families = cells.get("family", []) if "width" in cells else []
     if len(set(families)) > 1 and not varies_within(families, [widths]):
         reasons["family"] = "tells nothing beyond the width"
@@ -219,8 +219,12 @@ def _without_idle(
             reasons[name] = "is the same in every row"
         elif not varies_within(values, [widths]):
             reasons[name] = "follows from the width"
-        elif rates is not None and follows(values, rates, arms):
+        elif lr is not None and rates is not None and follows(values, rates, arms):
             reasons[name] = "is a fixed multiple of the learning rate at every width"
+            rate, column = chosen.columns[lr], chosen.columns[name]
+            if _before_factor([rate, column], chosen, sheet) == column:
+                reasons[name] = f"is {rate!r} before a factor of the width"
+                hints[name] = f"lr={column} takes it, and under µP it is the rate that transfers"
         elif gaps := _gaps(values, rates or [0.0] * count, labels):
             if all(gaps.values()) and not is_complement(name):
                 off[name] = " and ".join(sorted(" ".join(arm) for arm in gaps))
@@ -230,7 +234,7 @@ def _without_idle(
         del reasons[further[0]]  # rows need a hyperparameter, even one that does not vary
     notes = tuple(
         f"{chosen.columns[name]!r} {reason}, so it is not taken as {name} "
-        f"({name}={chosen.columns[name]} takes it)"
+        f"({hints.get(name, f'{name}={chosen.columns[name]} takes it')})"
         for name, reason in reasons.items()
         if reason != "is the same in every row"
     )
@@ -238,6 +242,37 @@ def _without_idle(
     kept = {name: column for name, column in chosen.columns.items() if name not in reasons}
     taken = replace(chosen, columns=kept, notes=(*chosen.notes, *notes), off=frozenset(off))
     return taken, set(reasons)
+
+
+def _before_factor(named: Sequence[str], chosen: ChosenColumns, sheet: Sheet) -> str | None:
+    """Return which of several columns of rates has them before a factor of the width, or None.
+
+    Its name says so, or its rates are fewer: all widths share the grid of the rate that is set.
+    """
+    groups = [
+        chosen.columns[name]
+        for name in ("width", "parametrization", "family")
+        if name in chosen.columns
+    ]
+    if "width" not in chosen.columns:
+        return None
+    loaded = sheet.load(list(dict.fromkeys([*named, *groups])))
+    places = [texts_of(loaded[column]) for column in groups]
+    rates: dict[str, list[float]] = {}
+    for column in named:
+        values = number_columns(texts_of(loaded[column]), decimal_comma=sheet.decimal_comma)
+        if values is None:
+            return None
+        rates[column] = values
+    for one, other in itertools.combinations(rates.values(), 2):
+        if follows(one, other, []) or not follows(one, other, places):
+            return None
+    ranks = {
+        column: ("base" not in normalised(column).split("_"), len(set(rates[column])))
+        for column in named
+    }
+    first, second, *_ = sorted(ranks, key=lambda column: ranks[column])
+    return first if ranks[first] < ranks[second] else None
 
 
 def _gaps(
@@ -389,8 +424,15 @@ def _require_enough(
     choices: dict[str, list[str]] = {}  # our name -> columns that may be tried
     for ours, named in candidates.items():
         if len(named) > 1:
-            problems.append(f"{' or '.join(map(repr, named))} could be the {ours}")
-            choices[ours] = named
+            problem = f"{' or '.join(map(repr, named))} could be the {ours}"
+            before = _before_factor(named, chosen, sheet) if ours == "lr" else None
+            if before is not None:
+                problem += (
+                    f" ({before!r} is the rate before a factor of the width, which is what "
+                    "transfers under µP)"
+                )
+            problems.append(problem)
+            choices[ours] = named if before is None else [before]
     units = sorted((axis_of(name), name) for name in chosen.columns if hp_of(name))
     for (axis, name), (after, other) in itertools.pairwise(units):
         if axis == after:

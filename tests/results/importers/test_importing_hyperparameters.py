@@ -440,6 +440,39 @@ def test_logarithms_that_no_base_makes_rates(capsys: Printed):
     assert "no base makes them numbers within 2^±120" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("names", [("lr", "base_lr"), ("base_lr", "lr"), ("lr", "max_lr")])
+def test_of_two_rates_the_one_before_the_factor_is_proposed(
+    names: tuple[str, str], capsys: Printed
+):
+    found = []
+    for arm in ("mup", "sp"):
+        for row in records(arm=arm):
+            after = row["lr"] * (64 / row["width"] if arm == "mup" else 1)
+            rates = {name: after if name == "lr" else row["lr"] for name in names}
+            found.append({**rates, **{k: v for k, v in row.items() if k != "lr"}})
+    write_csv(Path("rows.csv"), found)
+    assert main(["import", "rows.csv", "mine"]) == 2
+    error = capsys.readouterr().err
+    before = next(name for name in names if name != "lr")
+    assert f"({before!r} is the rate before a factor of the width, which is what transfers" in error
+    (command,) = run_every_proposal(["rows.csv", "results/mine"], capsys)
+    assert command[3:] == ["--columns", f"lr={before}"]
+    rates = {row["hps"]["log2_lr"] for row in read_ledger("results/tried0").rows}
+    assert rates == {math.log2(row["lr"]) for row in records()}
+
+
+def test_a_rate_before_the_factor_of_another_name_is_told(capsys: Printed):
+    found = [{"mup_base_lr": r["lr"], **r, "lr": r["lr"] * 64 / r["width"]} for r in records()]
+    write_csv(Path("rows.csv"), found)
+    assert main(["import", "rows.csv", "mine"]) == 0
+    told = "'mup_base_lr' is 'lr' before a factor of the width"
+    out = capsys.readouterr().out
+    assert told in out and "(lr=mup_base_lr takes it, and under µP it is the rate" in out
+    assert main(["import", "rows.csv", "before", "--columns", "lr=mup_base_lr"]) == 0
+    rates = {row["hps"]["log2_lr"] for row in read_ledger("results/before").rows}
+    assert rates == {math.log2(row["lr"]) for row in records()}
+
+
 def test_neighbouring_rates_stay_apart():
     """In CPython hash(-1.0) equals hash(-2.0), the log2 of the rates 0.5 and 0.25."""
     rng = np.random.default_rng(0)
