@@ -39,6 +39,7 @@ from hptransfer.results.importers.values import (
 MOST_SHOWN = 12  # columns of a table that an error message lists
 MOST_SEARCHED = 300  # columns among which one of labels is looked for
 LEAST_LOG10 = -6.0  # logarithms below it are rather of another base: 10^-6 is no learning rate
+_NUMBER = re.compile(r"(?:(?<![\w.)])[-+])?\d+(?:\.\d+)?(?:e[-+]?\d+)?", re.IGNORECASE)
 _GOOD = re.compile(r"(^|_)(acc|accuracy|auc|f1|score|bleu|top\d*|precision|recall)(_|$)")
 MOST_GUESSES = 3  # columns that are tried for a needed one that no name tells
 
@@ -447,9 +448,13 @@ def _require_enough(
         for ours in needed
         if not (has_hp if ours == "lr" else ours in {*chosen.names, *candidates})
     ]
+    pivoted = _pivoted(missing, chosen, sheet) if "loss" in missing else None
+    if pivoted is not None:
+        problems.append(pivoted.problem)
+        missing = [ours for ours in missing if ours not in ("loss", pivoted.inner)]
     problems += [f"no column is known as {needed[ours]}" for ours in missing]
     if problems:
-        guessed, remark = _guesses(missing, chosen, choices, sheet)
+        guessed, remark = _guesses(missing, chosen, choices, pivoted, sheet)
         raise Unclear(
             f"Rows need a width, a loss and a hyperparameter, but in {sheet.name} "
             f"{', and '.join(problems)}{remark}; its columns are {_listed(sheet.columns)}.",
@@ -458,10 +463,65 @@ def _require_enough(
         )
 
 
+@dataclass(frozen=True)
+class Pivoted:
+    """Columns of losses that differ in a number: a column for each width, learning rate or seed."""
+
+    inner: str  # our name of what they differ in
+    columns: Sequence[str]
+    problem: str  # the clause that says so
+    words: Sequence[str]  # of `--columns` that may read them
+
+
+def _pivoted(missing: Sequence[str], chosen: ChosenColumns, sheet: Sheet) -> Pivoted | None:
+    """Return the columns that seem to hold the losses of a pivoted table, or None.
+
+    They differ in one number of their names, and no name tells what is in them. The number is what
+    the rest of the name tells, else what is missing: a width, a learning rate, else a seed.
+    """
+    groups: dict[str, list[str]] = {}
+    for column in sheet.columns:
+        pieces = _NUMBER.split(column)
+        is_free = recognised(column)[0] is None and column not in chosen.columns.values()
+        if is_free and len(pieces) == 2 and not re.search("[{}]", column):
+            groups.setdefault("{}".join(pieces), []).append(column)
+    form, columns = max(groups.items(), key=lambda each: len(each[1]), default=("", []))
+    told = {recognised(word)[0] for word in (form.format(""), *normalised(form).split("_"))}
+    is_told = told & {"loss", "width", "lr", "seed"} or len(re.findall("[a-z]", form, re.I)) <= 3
+    if len(columns) < 2 or not is_told or _GOOD.search(normalised(columns[0])):
+        return None
+    numbers = [float(_NUMBER.findall(column)[0]) for column in columns]
+    is_whole = all(number == round(number) >= 0 for number in numbers)
+    possible = {
+        "width": "width" in missing and is_whole and min(numbers) > 0,
+        "lr": "lr" in missing,
+        "seed": is_whole and "seed" not in chosen.names,
+    }
+    fitting = sorted(
+        (ours for ours in possible if possible[ours]), key=lambda ours: ours not in told
+    )
+    if not fitting:
+        return None
+    inner = fitting[0]
+
+    def word(ours: str) -> str:
+        return f"loss={form.format(f'{{{ours}}}')}"
+
+    clause, words = f"{shlex.quote(word(inner))} reads them", [word(inner)]
+    if inner == "lr" and max(numbers) <= 0:
+        clause, words = readings("lr", min(numbers), max(numbers), word)
+    problem = (
+        f"{_listed([repr(column) for column in columns], 3)} seem to hold the losses of one "
+        f"{inner} each ({clause})"
+    )
+    return Pivoted(inner, columns, problem, words)
+
+
 def _guesses(
     missing: Sequence[str],
     chosen: ChosenColumns,
     choices: Mapping[str, Sequence[str]],
+    pivoted: Pivoted | None,
     sheet: Sheet,
 ) -> tuple[list[list[str]], str]:
     """Return for each thing that is not clear the words of `--columns` that may tell it; a remark.
@@ -472,6 +532,9 @@ def _guesses(
     guessed = [[f"{ours}={column}" for column in named] for ours, named in choices.items()]
     used = {*chosen.columns.values(), *itertools.chain.from_iterable(choices.values())}
     used |= set(chosen.wide.columns if chosen.wide else ())
+    if pivoted is not None:
+        guessed.append(list(pivoted.words))
+        used |= set(pivoted.columns)
     free = [column for column in sheet.columns if column not in used][:MOST_SEARCHED]
     if not missing or not free:
         return guessed, ""
@@ -501,6 +564,6 @@ def _guesses(
     return guessed + [tried[ours][:MOST_GUESSES] for ours in missing], remark
 
 
-def _listed(columns: Sequence[str]) -> str:
-    shown = ", ".join(columns[:MOST_SHOWN])
-    return shown + (f" and {len(columns) - MOST_SHOWN} more" if len(columns) > MOST_SHOWN else "")
+def _listed(columns: Sequence[str], most: int = MOST_SHOWN) -> str:
+    shown = ", ".join(columns[:most])
+    return shown + (f" and {len(columns) - most} more" if len(columns) > most else "")

@@ -473,6 +473,51 @@ def test_a_rate_before_the_factor_of_another_name_is_told(capsys: Printed):
     assert rates == {math.log2(row["lr"]) for row in records()}
 
 
+@pytest.mark.parametrize(
+    ("index", "inner", "header", "expected"),
+    [
+        ("width", "lr", "{}", "loss={lr}"),
+        ("width", "lr", "lr={}", "loss=lr={lr}"),
+        ("width", "log2", "{}", "loss={log2_lr}"),
+        ("lr", "width", "{}", "loss={width}"),
+        ("lr", "width", "w{}", "loss=w{width}"),
+        ("step size", "width", "{}", "loss={width}"),
+        ("", "width", "{}", "loss={width}"),
+    ],
+)
+def test_pivoted_tables_are_recognised(
+    index: str, inner: str, header: str, expected: str, capsys: Printed
+):
+    rates = {lr: round(math.log2(lr)) if inner == "log2" else lr for lr in RATES}
+    losses = {(w, lr): loss_of(w, math.log2(lr) + 8) for w in WIDTHS for lr in RATES}
+    if inner == "width":
+        heads = [header.format(w) for w in WIDTHS]
+        lines = [[lr, *(losses[w, lr] for w in WIDTHS)] for lr in RATES]
+    else:
+        heads = [header.format(rates[lr]) for lr in RATES]
+        lines = [[w, *(losses[w, lr] for lr in RATES)] for w in WIDTHS]
+    Path("rows.csv").write_text(
+        "\n".join(",".join(map(str, line)) for line in [[index, *heads], *lines])
+    )
+    assert main(["import", "rows.csv", "mine"]) == 2
+    error = capsys.readouterr().err
+    what = "width" if inner == "width" else "lr"
+    assert f"seem to hold the losses of one {what} each" in error and error.count("\n") == 1
+    assert expected in error
+    (command,) = run_every_proposal(["rows.csv", "results/mine"], capsys)
+    assert expected in command
+    tried = read_ledger("results/tried0").rows
+    assert {(r["width"], 2.0 ** r["hps"]["log2_lr"]): r["loss"] for r in tried} == losses
+
+
+def test_a_column_for_each_seed_is_recognised(capsys: Printed):
+    found = [{f"run{i}": loss_of(w, i / 9) + i for i in range(3)} for w in WIDTHS]
+    found = [{"width": w, "lr": 0.1, **row} for w, row in zip(WIDTHS, found, strict=True)]
+    write_csv(Path("rows.csv"), found)
+    (command,) = run_every_proposal(["rows.csv", "results/mine"], capsys)
+    assert command[3:] == ["--columns", "loss=run{seed}"]
+
+
 def test_neighbouring_rates_stay_apart():
     """In CPython hash(-1.0) equals hash(-2.0), the log2 of the rates 0.5 and 0.25."""
     rng = np.random.default_rng(0)
