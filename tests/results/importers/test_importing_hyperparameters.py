@@ -461,6 +461,19 @@ def test_of_two_rates_the_one_before_the_factor_is_proposed(
     assert rates == {math.log2(row["lr"]) for row in records()}
 
 
+def test_the_rate_after_the_factor_is_not_proposed_for_repeats(capsys: Printed):
+    found = [
+        {"width": r["width"], "base_lr": r["lr"], "lr": r["lr"] * f, "loss": r["val_loss"] + f}
+        for f in (1.0, 0.7)
+        for r in records()
+        if r["seed"] == 0
+    ]
+    write_csv(Path("rows.csv"), found)
+    words = ["rows.csv", "results/mine", "--columns", "lr=base_lr"]
+    (command,) = run_every_proposal(words, capsys)
+    assert command[3:] == ["--repeats", "seeds", "--columns", "lr=base_lr"]
+
+
 def test_a_rate_before_the_factor_of_another_name_is_told(capsys: Printed):
     found = [{"mup_base_lr": r["lr"], **r, "lr": r["lr"] * 64 / r["width"]} for r in records()]
     write_csv(Path("rows.csv"), found)
