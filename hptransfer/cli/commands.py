@@ -132,17 +132,22 @@ COMMANDS = (
                 type=Path,
                 help="CSV, Parquet, JSON, JSON lines, Optuna SQLite, or a sweep's folder",
             ),
-            _argument("folder", type=Path, help="the results folder that gets the rows"),
+            _argument(
+                "folder",
+                type=Path,
+                help="what gets the rows: a path, or the NAME or NAME/target of a folder in "
+                "--results",
+            ),
             RESULTS,
             _argument(
                 "--columns",
                 nargs="+",
                 metavar="OURS=THEIRS",
-                help="where well-known names do not tell: width=, loss= and lr=, log2_<hp>= or "
-                "log10_<hp>=; also seed, parametrization, family, step, steps, depth, batch_size, "
-                "diverged, status, n_seeds, loss_std. OURS:=VALUE holds for every row, OURS= is "
-                "not read, 'loss=run{seed} loss' takes several columns that differ in {seed}, "
-                "{width}, ...",
+                help="where well-known names do not tell: width=, loss= and lr=, log2_<hp>=, "
+                "log10_<hp>= or ln_<hp>=; also seed, parametrization, family, step, steps, depth, "
+                "batch_size, diverged, status, n_seeds, loss_std. OURS:=VALUE holds for every "
+                "row, OURS= is not read, 'loss=run{seed} loss' takes several columns that differ "
+                "in {seed}, {width}, ...",
             ),
             _argument(
                 "--missing",

@@ -330,8 +330,9 @@ def import_command(arguments: argparse.Namespace) -> int:
         return 0
     for ledger in answer["ledgers"]:
         print(_imported_text(ledger))
-    state = of_folder.status(folder)
-    print(f"next: {after_status(arguments, folder, state)}")
+    if not arguments.quiet:
+        state = of_folder.status(folder)
+        print(f"next: {after_status(arguments, folder, state)}")
     return 0
 
 
@@ -348,7 +349,7 @@ def _import_table(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     if arguments.json:
         print_json(answer)
         return 0
-    for note in answer["notes"]:
+    for note in [] if arguments.quiet else answer["notes"]:
         print(note)
     what = "trials" if find_ledger(folder.path) is not None else "optima"
     print(
@@ -357,6 +358,8 @@ def _import_table(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     )
     if answer["repaired"]:
         print(answer["repaired"])
+    if arguments.quiet:
+        return 0
     into_target = not folder.sweep_file.is_file()  # a target's rows have the sweep above them
     after = ("report", folder.path.parent) if into_target else ("fit", folder.path)
     print(f"next: {command_line(after[0], arguments, str(after[1]))}")
@@ -364,12 +367,17 @@ def _import_table(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
 
 
 def _named(path: Path, root: Path) -> Path:
-    """Return a path, or what a bare name means: a folder of the results folder."""
+    """Return a path, or what NAME and NAME/target mean: places in the folder of results.
+
+    A path of several parts stands as it is, unless it begins with a folder that only `root` has.
+    """
+    first = Path(*path.parts[:1])
     try:
-        found = path.exists()
+        is_here = path.exists() or first.exists()
+        is_name = len(path.parts) == 1 or (root / first).is_dir()
     except OSError as error:
         raise UserError(f"{abbreviate(str(path))} must be a path, but: {error.strerror}.") from None
-    return path if found or len(path.parts) > 1 else root / path
+    return root / path if is_name and not is_here else path
 
 
 def _imported_text(ledger: Mapping[str, Any]) -> str:

@@ -10,17 +10,20 @@ import itertools
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from hptransfer.config.hyperparameters import LARGEST_LOG2
 from hptransfer.errors import UserError
 from hptransfer.results.importers.names import (
+    LOGARITHMS,
     SPELLINGS,
     axis_of,
     hp_of,
     hp_spelled,
     is_complement,
+    log_of,
     normalised,
     recognised,
 )
@@ -35,6 +38,8 @@ from hptransfer.results.importers.values import (
 
 MOST_SHOWN = 12  # columns of a table that an error message lists
 MOST_SEARCHED = 300  # columns among which one of labels is looked for
+LEAST_LOG10 = -6.0  # logarithms below it are rather of another base: 10^-6 is no learning rate
+_NUMBER = re.compile(r"(?:(?<![\w.)])[-+])?\d+(?:\.\d+)?(?:e[-+]?\d+)?", re.IGNORECASE)
 _GOOD = re.compile(r"(^|_)(acc|accuracy|auc|f1|score|bleu|top\d*|precision|recall)(_|$)")
 MOST_GUESSES = 3  # columns that are tried for a needed one that no name tells
 
@@ -93,12 +98,49 @@ class ChosenColumns:
         """Pairs of a name (`lr`, `log2_<hp>`, `log10_<hp>`, ...) and the ledger's axis."""
         return tuple((name, axis_of(name)) for name in sorted(self.names) if hp_of(name))
 
+    def source(self, name: str) -> str:
+        """Return where the values of one of our names stand, for a message."""
+        return repr(self.columns.get(name) or self.word(name, name))
+
+    def word(self, name: str, ours: str) -> str:
+        """Return the word of `--columns` that reads the source of one of our names as another."""
+        if name in self.columns:
+            return f"{ours}={self.columns[name]}"
+        if name in self.constants:
+            return f"{ours}:={self.constants[name]}"
+        assert self.wide is not None, "a name without column and value stands in column names"
+        return f"loss={self.wide.pattern.replace(f'{{{name}}}', f'{{{ours}}}')}"
+
     def record(self) -> dict[str, str]:
         """Return the sources as words of `--columns` give them, for the folder's sweep.yaml."""
         said = {**self.columns, **{name: f":={text}" for name, text in self.constants.items()}}
         if self.wide:
             said["loss"] = self.wide.pattern
         return dict(sorted(said.items()))
+
+
+def readings(
+    what: str, low: float, high: float, word: Callable[[str], str]
+) -> tuple[str, list[str]]:
+    """Return a clause on what logarithms would be by each base, and the words that say which.
+
+    Args:
+        what: our name of the numbers that the logarithms are of, such as lr.
+        low, high: the ends of the logarithms.
+        word: of `--columns`, for our name with a base, such as log2_lr.
+    """
+    bases = ["log10", "log2", "ln"] if low >= LEAST_LOG10 else ["log2", "log10", "ln"]
+    fitting = [
+        (word(f"{base}_{what}"), [end * LOGARITHMS[base] for end in (low, high)])
+        for base in bases
+        if max(-low, high) * LOGARITHMS[base] <= LARGEST_LOG2
+    ]
+    told = [
+        f"{shlex.quote(each)} makes them {2.0 ** ends[0]:.3g} to {2.0 ** ends[1]:.3g}"
+        for each, ends in fitting
+    ]
+    nothing = f"no base makes them numbers within 2^±{LARGEST_LOG2:g}"
+    return ", ".join(told) or nothing, [each for each, _ in fitting]
 
 
 def choose_columns(words: Sequence[str], sheet: Sheet) -> ChosenColumns:
@@ -166,7 +208,7 @@ def _without_idle(
     arms = [cells[name] for name in groups if name in cells and name != "family"]
     labels = [cells[name] for name in ("family", "parametrization") if name in cells]
     rates = None if lr is None else number_columns(cells[lr], decimal_comma=sheet.decimal_comma)
-    reasons, off = dict[str, str](), dict[str, str]()
+    reasons, hints, off = dict[str, str](), dict[str, str](), dict[str, str]()
     families = cells.get("family", []) if "width" in cells else []
     if len(set(families)) > 1 and not varies_within(families, [widths]):
         reasons["family"] = "tells nothing beyond the width"
@@ -178,8 +220,12 @@ def _without_idle(
             reasons[name] = "is the same in every row"
         elif not varies_within(values, [widths]):
             reasons[name] = "follows from the width"
-        elif rates is not None and follows(values, rates, arms):
+        elif lr is not None and rates is not None and follows(values, rates, arms):
             reasons[name] = "is a fixed multiple of the learning rate at every width"
+            rate, column = chosen.columns[lr], chosen.columns[name]
+            if _before_factor([rate, column], chosen, sheet) == column:
+                reasons[name] = f"is {rate!r} before a factor of the width"
+                hints[name] = f"lr={column} takes it, and under µP it is the rate that transfers"
         elif gaps := _gaps(values, rates or [0.0] * count, labels):
             if all(gaps.values()) and not is_complement(name):
                 off[name] = " and ".join(sorted(" ".join(arm) for arm in gaps))
@@ -189,7 +235,7 @@ def _without_idle(
         del reasons[further[0]]  # rows need a hyperparameter, even one that does not vary
     notes = tuple(
         f"{chosen.columns[name]!r} {reason}, so it is not taken as {name} "
-        f"({name}={chosen.columns[name]} takes it)"
+        f"({hints.get(name, f'{name}={chosen.columns[name]} takes it')})"
         for name, reason in reasons.items()
         if reason != "is the same in every row"
     )
@@ -197,6 +243,37 @@ def _without_idle(
     kept = {name: column for name, column in chosen.columns.items() if name not in reasons}
     taken = replace(chosen, columns=kept, notes=(*chosen.notes, *notes), off=frozenset(off))
     return taken, set(reasons)
+
+
+def _before_factor(named: Sequence[str], chosen: ChosenColumns, sheet: Sheet) -> str | None:
+    """Return which of several columns of rates has them before a factor of the width, or None.
+
+    Its name says so, or its rates are fewer: all widths share the grid of the rate that is set.
+    """
+    groups = [
+        chosen.columns[name]
+        for name in ("width", "parametrization", "family")
+        if name in chosen.columns
+    ]
+    if "width" not in chosen.columns:
+        return None
+    loaded = sheet.load(list(dict.fromkeys([*named, *groups])))
+    places = [texts_of(loaded[column]) for column in groups]
+    rates: dict[str, list[float]] = {}
+    for column in named:
+        values = number_columns(texts_of(loaded[column]), decimal_comma=sheet.decimal_comma)
+        if values is None:
+            return None
+        rates[column] = values
+    for one, other in itertools.combinations(rates.values(), 2):
+        if follows(one, other, []) or not follows(one, other, places):
+            return None
+    ranks = {
+        column: ("base" not in normalised(column).split("_"), len(set(rates[column])))
+        for column in named
+    }
+    first, second, *_ = sorted(ranks, key=lambda column: ranks[column])
+    return first if ranks[first] < ranks[second] else None
 
 
 def _gaps(
@@ -289,7 +366,7 @@ def _given(
 
 def _require_ours(name: str, theirs: str = "", columns: Sequence[str] = ()) -> None:
     """Refuse a word that names nothing we read; an HP of another name is named as its column is."""
-    is_told = name in SPELLINGS or name.startswith(("log2_", "log10_")) or hp_spelled(name) == name
+    is_told = name in SPELLINGS or log_of(name) or hp_spelled(name) == name
     if (is_told or (theirs in columns and normalised(theirs) == name)) and (
         name in SPELLINGS or hp_of(name)
     ):
@@ -297,8 +374,8 @@ def _require_ours(name: str, theirs: str = "", columns: Sequence[str] = ()) -> N
     near = difflib.get_close_matches(name, (*SPELLINGS, "lr", "log2_lr"), n=1, cutoff=0.5)
     hint = f"Did you mean {near[0]}?" if near else ""
     raise UserError(
-        f"`--columns` names what hptransfer reads ({', '.join(SPELLINGS)}, log2_<hp> or "
-        f"log10_<hp>), but got {name!r}. {hint}".rstrip()
+        f"`--columns` names what hptransfer reads ({', '.join(SPELLINGS)}, log2_<hp>, log10_<hp> "
+        f"or ln_<hp>), but got {name!r}. {hint}".rstrip()
     )
 
 
@@ -348,38 +425,106 @@ def _require_enough(
     choices: dict[str, list[str]] = {}  # our name -> columns that may be tried
     for ours, named in candidates.items():
         if len(named) > 1:
-            problems.append(f"{' or '.join(map(repr, named))} could be the {ours}")
-            choices[ours] = named
+            problem = f"{' or '.join(map(repr, named))} could be the {ours}"
+            before = _before_factor(named, chosen, sheet) if ours == "lr" else None
+            if before is not None:
+                problem += (
+                    f" ({before!r} is the rate before a factor of the width, which is what "
+                    "transfers under µP)"
+                )
+            problems.append(problem)
+            choices[ours] = named if before is None else [before]
     units = sorted((axis_of(name), name) for name in chosen.columns if hp_of(name))
     for (axis, name), (after, other) in itertools.pairwise(units):
         if axis == after:
             first, second = chosen.columns[name], chosen.columns[other]
             problems.append(f"{first!r} and {second!r} both give the {axis.removeprefix('log2_')}")
-            choices[name] = [first]
+            kept = other if log_of(name) == "log" else name
+            choices[kept] = [chosen.columns[kept]]
     needed = {"width": "a width", "loss": "a loss", "lr": "a learning rate (lr, or log2_<hp>)"}
     has_hp = bool(chosen.axes) or any(map(hp_of, candidates))
-    missing = []
-    for ours, what in needed.items():
-        if not (has_hp if ours == "lr" else ours in {*chosen.names, *candidates}):
-            problems.append(f"no column is known as {what}")
-            missing.append(ours)
+    missing = [
+        ours
+        for ours in needed
+        if not (has_hp if ours == "lr" else ours in {*chosen.names, *candidates})
+    ]
+    pivoted = _pivoted(missing, chosen, sheet) if "loss" in missing else None
+    if pivoted is not None:
+        problems.append(pivoted.problem)
+        missing = [ours for ours in missing if ours not in ("loss", pivoted.inner)]
+    problems += [f"no column is known as {needed[ours]}" for ours in missing]
     if problems:
-        guessed = _guesses(missing, chosen, choices, sheet)
+        guessed, remark = _guesses(missing, chosen, choices, pivoted, sheet)
         raise Unclear(
             f"Rows need a width, a loss and a hyperparameter, but in {sheet.name} "
-            f"{', and '.join(problems)}; its columns are {_listed(sheet.columns)}.",
+            f"{', and '.join(problems)}{remark}; its columns are {_listed(sheet.columns)}.",
             [list(words) for words in itertools.product(*guessed)],
             needs_words=True,
         )
+
+
+@dataclass(frozen=True)
+class Pivoted:
+    """Columns of losses that differ in a number: a column for each width, learning rate or seed."""
+
+    inner: str  # our name of what they differ in
+    columns: Sequence[str]
+    problem: str  # the clause that says so
+    words: Sequence[str]  # of `--columns` that may read them
+
+
+def _pivoted(missing: Sequence[str], chosen: ChosenColumns, sheet: Sheet) -> Pivoted | None:
+    """Return the columns that seem to hold the losses of a pivoted table, or None.
+
+    They differ in one number of their names, and no name tells what is in them. The number is what
+    the rest of the name tells, else what is missing: a width, a learning rate, else a seed.
+    """
+    groups: dict[str, list[str]] = {}
+    for column in sheet.columns:
+        pieces = _NUMBER.split(column)
+        is_free = recognised(column)[0] is None and column not in chosen.columns.values()
+        if is_free and len(pieces) == 2 and not re.search("[{}]", column):
+            groups.setdefault("{}".join(pieces), []).append(column)
+    form, columns = max(groups.items(), key=lambda each: len(each[1]), default=("", []))
+    told = {recognised(word)[0] for word in (form.format(""), *normalised(form).split("_"))}
+    is_told = told & {"loss", "width", "lr", "seed"} or len(re.findall("[a-z]", form, re.I)) <= 3
+    if len(columns) < 2 or not is_told or _GOOD.search(normalised(columns[0])):
+        return None
+    numbers = [float(_NUMBER.findall(column)[0]) for column in columns]
+    is_whole = all(number == round(number) >= 0 for number in numbers)
+    possible = {
+        "width": "width" in missing and is_whole and min(numbers) > 0,
+        "lr": "lr" in missing,
+        "seed": is_whole and "seed" not in chosen.names,
+    }
+    fitting = sorted(
+        (ours for ours in possible if possible[ours]), key=lambda ours: ours not in told
+    )
+    if not fitting:
+        return None
+    inner = fitting[0]
+
+    def word(ours: str) -> str:
+        return f"loss={form.format(f'{{{ours}}}')}"
+
+    clause, words = f"{shlex.quote(word(inner))} reads them", [word(inner)]
+    if inner == "lr" and max(numbers) <= 0:
+        clause, words = readings("lr", min(numbers), max(numbers), word)
+    problem = (
+        f"{_listed([repr(column) for column in columns], 3)} seem to hold the losses of one "
+        f"{inner} each ({clause})"
+    )
+    return Pivoted(inner, columns, problem, words)
 
 
 def _guesses(
     missing: Sequence[str],
     chosen: ChosenColumns,
     choices: Mapping[str, Sequence[str]],
+    pivoted: Pivoted | None,
     sheet: Sheet,
-) -> list[list[str]]:
-    """Return for each thing that is not clear the words of `--columns` that may tell it.
+) -> tuple[list[list[str]], str]:
+    """Return for each thing that is not clear the words of `--columns` that may tell it; a remark.
 
     A width is a column of whole numbers, a loss the column of most values, and a learning rate one
     of few values below 1, or of logarithms below 0.
@@ -387,9 +532,12 @@ def _guesses(
     guessed = [[f"{ours}={column}" for column in named] for ours, named in choices.items()]
     used = {*chosen.columns.values(), *itertools.chain.from_iterable(choices.values())}
     used |= set(chosen.wide.columns if chosen.wide else ())
+    if pivoted is not None:
+        guessed.append(list(pivoted.words))
+        used |= set(pivoted.columns)
     free = [column for column in sheet.columns if column not in used][:MOST_SEARCHED]
     if not missing or not free:
-        return guessed
+        return guessed, ""
     loaded = sheet.load(free)
     values: dict[str, list[float]] = {}
     for column in free:
@@ -403,17 +551,19 @@ def _guesses(
     fractions = [c for c in by_count if len(set(values[c])) > 1 and c not in whole]
     rates = [c for c in reversed(fractions) if max(values[c]) < 1 and min(values[c]) >= 0]
     logs = [c for c, v in values.items() if max(v) < 0 and len(set(v)) > 1]
+    of_rates, remark = [f"lr={column}" for column in rates], ""
+    if "lr" in missing and logs and not rates:
+        column, low, high = logs[0], min(values[logs[0]]), max(values[logs[0]])
+        clause, of_rates = readings("lr", low, high, lambda name: f"{name}={column}")
+        remark = f", but {column!r} may hold its logarithms ({clause})"
     tried = {
         "width": [f"width={column}" for column in whole],
         "loss": [f"loss={column}" for column in fractions if column not in rates[:1]],
-        "lr": [
-            *(f"lr={column}" for column in rates),
-            *(f"log{2 if min(values[c]) < -9 else 10}_lr={c}" for c in logs),
-        ],
+        "lr": of_rates,
     }
-    return guessed + [tried[ours][:MOST_GUESSES] for ours in missing]
+    return guessed + [tried[ours][:MOST_GUESSES] for ours in missing], remark
 
 
-def _listed(columns: Sequence[str]) -> str:
-    shown = ", ".join(columns[:MOST_SHOWN])
-    return shown + (f" and {len(columns) - MOST_SHOWN} more" if len(columns) > MOST_SHOWN else "")
+def _listed(columns: Sequence[str], most: int = MOST_SHOWN) -> str:
+    shown = ", ".join(columns[:most])
+    return shown + (f" and {len(columns) - most} more" if len(columns) > most else "")

@@ -6,6 +6,7 @@ Recognised are our own names, those of a W&B table (`config.lr`, `summary.val/lo
 
 from __future__ import annotations
 
+import math
 import re
 from functools import cache
 
@@ -81,7 +82,10 @@ _HP_ENDS = {
 LINEAR_ENDS = (
     *("momentum", "dropout", "drop_path", "label_smoothing", "ema", "ema_decay", "ema_rate"),
 )
-_HP = re.compile(r"(?:log(?:2|10)_)?([a-z][a-z0-9_]*)")
+# First word of a logarithm's name -> octaves in one of its units; `log` does not tell the base.
+LOGARITHMS = {"log2": 1.0, "log10": math.log2(10.0), "ln": math.log2(math.e), "log": math.nan}
+_LOG = "|".join(LOGARITHMS)
+_HP = re.compile(rf"(?:({_LOG})_)?([a-z][a-z0-9_]*)")
 _TRACKER = re.compile(r"^(params|metrics|config|summary|user_attrs|study_attrs|tags)[./_]")
 _LOGGED = re.compile(r"^(metrics|summary|tags)[./_]")
 # Groups of a config, whose names say nothing of a column inside them.
@@ -100,7 +104,13 @@ def hp_of(name: str) -> str | None:
     match = _HP.fullmatch(name)
     if match is None or (name in SPELLINGS and name != "lr"):
         return None
-    return match[1] if match[1] == "lr" or match[1] not in SPELLINGS else None
+    return match[2] if match[2] == "lr" or match[2] not in SPELLINGS else None
+
+
+def log_of(name: str) -> str:
+    """Return the first word of a logarithm's name, such as log10 of `log10_lr`; else ""."""
+    first, _, rest = name.partition("_")
+    return first if rest and first in LOGARITHMS else ""
 
 
 def axis_of(name: str) -> str:
@@ -156,7 +166,8 @@ def normalised(column: str) -> str:
 
 
 def _bare(column: str) -> str:
-    return re.sub(r"\s*[(\[][^()\[\]\d]*[)\]]", "", column.strip().lower())
+    name = re.sub(rf"\b({_LOG})\s*\(([^()]+)\)", r"\1_\2", column.strip().lower())
+    return re.sub(r"\s*[(\[][^()\[\]\d]*[)\]]", "", name)
 
 
 def _words(name: str) -> str:
@@ -190,7 +201,7 @@ def recognised(column: str) -> tuple[str | None, int]:
             return ours, level + (ODD_LEVEL if is_odd else PLAIN_LEVEL)
     for name in spelled[2::3]:  # without its groups: `optim.muon.lr` is `muon_lr`
         ours = hp_spelled(name)
-        if ours is not None and not is_logged_metric(column):
+        if ours is not None and hp_of(ours) == ours and not is_logged_metric(column):
             return ours, len(spelled)
     return None, PLAIN_LEVEL
 
@@ -202,8 +213,10 @@ def _has_tracker(column: str) -> bool:
 def _recognised_name(name: str) -> str | None:
     if name in _BY_SPELLING:
         return _BY_SPELLING[name]
-    logged = re.fullmatch(r"log(2|10)_(.+)", name)
+    logged = re.fullmatch(rf"({_LOG})(_?)(.+)", name)
     if logged is None:
         return _HP_SPELLINGS.get(name)
-    hp = hp_spelled(logged[2])
-    return None if hp is None else f"log{logged[1]}_{hp}"
+    log, blank, hp = logged[1], logged[2], hp_spelled(logged[3])
+    # `ln_eps` is a layer norm's, and `logit_lr` no logarithm.
+    is_told = hp == "lr" or (blank and log != "ln")
+    return f"{log}_{hp}" if hp is not None and is_told else None

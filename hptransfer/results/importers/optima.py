@@ -14,11 +14,19 @@ from typing import Any
 from hptransfer.config.hyperparameters import LARGEST_LOG2
 from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
-from hptransfer.results.importers.columns import ChosenColumns, Unclear, label_columns
+from hptransfer.results.importers.columns import (
+    LEAST_LOG10,
+    ChosenColumns,
+    Unclear,
+    label_columns,
+    readings,
+)
 from hptransfer.results.importers.names import (
+    LOGARITHMS,
     axis_of,
     hp_of,
     hp_spelled,
+    log_of,
     normalised,
     recognised,
 )
@@ -26,9 +34,9 @@ from hptransfer.results.importers.read_file import Sheet
 from hptransfer.results.importers.values import number_columns, texts_of
 
 NINETY = 1.645  # sds from a normal's middle to the ends of its 90 % interval
+LEAST_GRID_SD = 0.3  # octaves: the sd of an even spread over one step of a factor of 2
 LEAST_SD = 1e-3  # octaves of an optimum's error
 DECIMALS = 6  # of an optimum and its error
-DEEP = -6.0  # logarithms below it are in log2: 10^-6 is no learning rate
 # Our name of a column of optima -> words of its name that tell it.
 _TELLING = {
     "low": ("low", "lower", "q05", "p05", "p5"),
@@ -39,11 +47,12 @@ _TELLING = {
     "optimum": ("optimum", "optimal", "best", "opt", "star"),
 }
 _FILLING = frozenset(  # further words that such a name may have
-    {"log2", "log10", "octaves", "octave", "ci", "ci90", "90", "bound", "of", "the", "hp", "value"}
-    | {"in", "bar", "end"}
+    {"octaves", "octave", "ci", "ci90", "90", "bound", "of", "the", "hp", "value"}
+    | {"in", "bar", "end", *LOGARITHMS}
     | {word for words in _TELLING.values() for word in words}
 )
-_UNITS = {"log2": "log2", "octaves": "log2", "octave": "log2", "log10": "log10"}
+_UNITS = {**{log: log for log in LOGARITHMS}, "octaves": "log2", "octave": "log2"}
+_CONSTANT = ":="  # before a value that holds for all rows, in place of a column
 _PLACE = ("width", "parametrization", "family", *CONDITIONS)
 
 
@@ -52,8 +61,8 @@ class OptimaColumns:
     """The sources of a table of optima: where each stands, and what it is the optimum of."""
 
     place: ChosenColumns  # of width, arm, family and conditions
-    columns: Mapping[str, str]  # optimum, error, low, high -> a column of the sheet
-    units: Mapping[str, str]  # of the same: log2, log10, or "" where no name tells it
+    columns: Mapping[str, str]  # optimum, error, low, high -> a column of the sheet, or :=VALUE
+    units: Mapping[str, str]  # of the same: a key of LOGARITHMS, or "" where no name tells it
     hp: str
 
     def record(self) -> dict[str, str]:
@@ -68,6 +77,9 @@ def optima_columns(words: Sequence[str], sheet: Sheet) -> OptimaColumns | None:
 
     A table of optima has a column of errors, or two of an interval's ends, beside a column that is
     called an optimum, or beside a hyperparameter of which every setting has one row and no loss.
+
+    Raises:
+        Unclear: a table of optima without errors.
     """
     place, constants, found, units, hp = {}, {}, {}, {}, None
     has_loss = False
@@ -75,8 +87,10 @@ def optima_columns(words: Sequence[str], sheet: Sheet) -> OptimaColumns | None:
     for word in words:
         ours, _, theirs = word.partition("=")
         unit, _, name = ours.rpartition("_")
-        if name in _TELLING and unit in ("", "log2", "log10") and theirs in sheet.columns:
+        if name in _TELLING and unit in ("", *LOGARITHMS) and theirs in sheet.columns:
             found[name], units[name] = theirs, unit
+        elif name == "error:" and unit in ("", *LOGARITHMS):
+            found["error"], units["error"] = f"{_CONSTANT}{theirs}", unit
         elif ours in _PLACE and theirs in sheet.columns:
             place[ours] = theirs
         elif ours.removesuffix(":") in _PLACE and ours.endswith(":"):
@@ -100,22 +114,39 @@ def optima_columns(words: Sequence[str], sheet: Sheet) -> OptimaColumns | None:
         has_loss = has_loss or ours == "loss"
     has_error = "error" in found or {"low", "high"} <= found.keys()
     is_clear = "optimum" in found and not (rates and has_loss)
-    if not has_error or "width" not in {*place, *constants}:
+    if "width" not in {*place, *constants} or not (has_error or (is_clear and not rates)):
         return None
     if not is_clear:
         if has_loss or len(rates) != 1:
             return None
         found["optimum"], ours = rates[0]
-        units["optimum"], hp = _unit_of(ours), hp_of(ours)
+        units["optimum"], hp = log_of(ours), hp_of(ours)
     chosen = ChosenColumns(place, constants, None)
     if "parametrization" not in chosen.names:
         free = [c for c in sheet.columns if c not in {*found.values(), "hp"}]
         labels = label_columns(chosen, _narrowed(sheet, free))
         if len(labels) == 1:
             chosen = ChosenColumns({**place, "parametrization": labels[0]}, constants, None)
-    if not is_clear and _has_repeats(chosen, sheet):
+    if not (is_clear and has_error) and _has_repeats(chosen, sheet):
         return None  # many rows a setting: trials, whose losses are called an error
+    if not has_error:
+        return _refused_without_error(found["optimum"], sheet)
     return OptimaColumns(chosen, found, units, _hp_told(sheet) or hp or "lr")
+
+
+def _refused_without_error(column: str, sheet: Sheet) -> None:
+    """Refuse a table of optima without errors; None where its optima are no numbers."""
+    texts = texts_of(sheet.load([column])[column])
+    if number_columns(texts, decimal_comma=sheet.decimal_comma) is None:
+        return
+    raise Unclear(
+        f"{sheet.name} looks like a table of optima, {column!r} by width, but optima are fitted by "
+        "their errors, and no column has them. Add a column error (one standard deviation), or low "
+        "and high (the ends of the 90 % interval), or give one error in octaves for all rows; "
+        f"{LEAST_GRID_SD:g} is the least for the best of a grid in steps of a factor of 2",
+        [[f"log2_error:={LEAST_GRID_SD:g}"]],
+        say=":",
+    )
 
 
 def _told(column: str) -> tuple[str, str, str | None] | None:
@@ -130,10 +161,6 @@ def _told(column: str) -> tuple[str, str, str | None] | None:
         if any(word in telling for word in spelled):
             return name, unit, hp
     return None
-
-
-def _unit_of(ours: str) -> str:
-    return ours.split("_")[0] if ours.startswith(("log2_", "log10_")) else ""
 
 
 def _narrowed(sheet: Sheet, columns: Sequence[str]) -> Sheet:
@@ -171,7 +198,7 @@ def read_optima(
     Raises:
         UserError: a cell that is no number, an error that is none, or a unit that is not clear.
     """
-    loaded = sheet.load(list(columns.columns.values()))
+    loaded = sheet.load([c for c in columns.columns.values() if c in sheet.columns])
     cells = {name: _numbers(sheet, loaded, name, c) for name, c in columns.columns.items()}
     unit, axis = _optimum_unit(columns, sheet, cells["optimum"]), axis_of(columns.hp)
     if not axis.startswith("log2_") or "one_minus" in axis:
@@ -194,9 +221,8 @@ def read_optima(
             continue
         optimum = _log2(row["optimum"], unit)
         if not math.isnan(error):
-            octaves = 1.0 if in_octaves or unit == "log2" else math.log2(10.0)
-            if unit == "" and not in_octaves:
-                octaves = 1.0 / (row["optimum"] * math.log(2.0))
+            octaves = 1.0 if in_octaves else LOGARITHMS.get(unit, 0.0)
+            octaves = octaves or 1.0 / (row["optimum"] * math.log(2.0))
             sd = error * octaves
         else:
             sd = (_log2(ends[1], unit) - _log2(ends[0], unit)) / (2.0 * NINETY)
@@ -216,12 +242,16 @@ def read_optima(
 
 def _log2(value: float, unit: str) -> float:
     if unit:
-        return value * (1.0 if unit == "log2" else math.log2(10.0))
+        return value * LOGARITHMS[unit]
     return math.log2(value) if value > 0 else math.nan
 
 
 def _numbers(sheet: Sheet, loaded: Any, name: str, column: str) -> list[float]:
-    values = number_columns(texts_of(loaded[column]), decimal_comma=sheet.decimal_comma)
+    is_constant = column not in sheet.columns
+    texts = (
+        [column.removeprefix(_CONSTANT)] * len(loaded) if is_constant else texts_of(loaded[column])
+    )
+    values = number_columns(texts, decimal_comma=sheet.decimal_comma)
     if values is None:
         raise UserError(
             f"The {name} of a table of optima must be numbers, but {column!r} of {sheet.name} "
@@ -231,22 +261,26 @@ def _numbers(sheet: Sheet, loaded: Any, name: str, column: str) -> list[float]:
 
 
 def _optimum_unit(columns: OptimaColumns, sheet: Sheet, values: Sequence[float]) -> str:
-    """Return log2, log10, or "" for values of the hyperparameter itself.
+    """Return the logarithm that the values are, or "" for values of the hyperparameter itself.
 
     Raises:
         Unclear: logarithms of which nothing tells the base.
     """
-    unit = columns.units["optimum"]
+    unit, column = columns.units["optimum"], columns.columns["optimum"]
     known = [value for value in values if not math.isnan(value)]
-    if unit or not known or min(known) > 0:
+    if unit != "log" and (unit or not known or min(known) > 0):
         return unit
-    if min(known) < DEEP or max(known) > 0:
+    low, high = min(known, default=0.0), max(known, default=0.0)
+    told = _told(column)
+    is_called_a_rate = hp_of(recognised(column)[0] or "") or (told is not None and told[2])
+    if unit != "log" and not is_called_a_rate and (low < LEAST_LOG10 or high > 0):
         return "log2"
-    column = columns.columns["optimum"]
+    clause, words = readings("optimum", low, high, lambda name: f"{name}={column}")
     raise Unclear(
-        f"{column!r} of {sheet.name} holds logarithms, {min(known):g} to {max(known):g}, of base 2 "
-        f"or 10 (log2_optimum={column} or log10_optimum={column} of --columns).",
-        [[f"log10_optimum={column}"], [f"log2_optimum={column}"]],
+        f"{column!r} of {sheet.name} holds logarithms, {low:g} to {high:g}, without telling their "
+        f"base: {clause}.",
+        [[word] for word in words],
+        say="Say which, such as:",
     )
 
 

@@ -27,12 +27,16 @@ from hptransfer.results.importers.columns import (
     Unclear,
     choose_columns,
     label_columns,
+    readings,
 )
 from hptransfer.results.importers.names import (
+    LOGARITHMS,
+    axis_of,
     hp_of,
     hp_spelled,
     is_complement,
     is_linear,
+    log_of,
     normalised,
 )
 from hptransfer.results.importers.optima import (
@@ -111,8 +115,8 @@ class Request:
 
     def proposed(self, words: Sequence[str], *, seeds: bool = False) -> Request:
         """Return the request with further words; a word for the same name takes another's place."""
-        new = {word.partition("=")[0].removesuffix(":") for word in words}
-        kept = [w for w in self.words if w.partition("=")[0].removesuffix(":") not in new]
+        new = {_unit_free(word) for word in words}
+        kept = [word for word in self.words if _unit_free(word) not in new]
         return replace(
             self,
             words=(*kept, *words),
@@ -132,6 +136,12 @@ class Request:
         columns = ["--columns", *self.words] if self.words else []
         place = [str(self.source), str(self.folder.path)]
         return shlex.join(["hptransfer", "import", *place, *missing, *repeats, *columns])
+
+
+def _unit_free(word: str) -> str:
+    """Return our name in a word of `--columns`; of a hyperparameter the ledger's axis."""
+    ours = word.partition("=")[0].removesuffix(":").strip()
+    return axis_of(ours) if hp_of(ours) else ours
 
 
 @dataclass(frozen=True)
@@ -297,7 +307,10 @@ def _one_cell(column: Any, i: int) -> Any:
 
 
 def _optima_text(columns: OptimaColumns) -> str:
-    return "; ".join(f"{ours} = {theirs!r}" for ours, theirs in columns.record().items())
+    return "; ".join(
+        f"{ours} := {theirs[2:]}" if theirs.startswith(":=") else f"{ours} = {theirs!r}"
+        for ours, theirs in columns.record().items()
+    )
 
 
 def _require_trials(folder: ResultsFolder) -> None:
@@ -314,7 +327,6 @@ def _checked(request: Request, sheet: Sheet, labels: Mapping[str, str]) -> Check
     folder = request.folder
     chosen = choose_columns(request.words, sheet)
     cells, axes = Cells(sheet.name, sheet.decimal_comma), [axis for _, axis in chosen.axes]
-    cells.columns = chosen.columns
     trials, odd = _read_trials(sheet, chosen, cells, labels, drop_missing=request.drop_missing)
     if trials.empty:
         raise UserError(_nothing(sheet.name, odd))
@@ -355,7 +367,7 @@ def _with_remedy(
     for words in problem.remedies[:MOST_TRIED]:
         better = request.proposed(words)
         if _works(better, sheet, labels):
-            return f"{told}{'' if say.startswith(';') else ' '}{say} {better.typed}"
+            return f"{told}{'' if say.startswith((';', ':')) else ' '}{say} {better.typed}"
     how = "--columns OURS=THEIRS" if request.is_typed else "columns={OURS: THEIRS}"
     return f"{told} Say which column is which with {how}." if problem.needs_words else told
 
@@ -379,7 +391,7 @@ def _apart(chosen: ChosenColumns, sheet: Sheet, places: Sequence[str]) -> list[l
     named = label_columns(replace(chosen, columns=_without_arm(chosen)), sheet)
     arm = chosen.columns.get("parametrization")
     ours = "parametrization" if arm is None else "family"
-    used = set(chosen.columns.values())
+    used, axes = set(chosen.columns.values()), [axis for _, axis in chosen.axes]
     loaded = sheet.load([column for column in sheet.columns if column not in used])
     words = []
     for column in loaded.columns:
@@ -389,6 +401,8 @@ def _apart(chosen: ChosenColumns, sheet: Sheet, places: Sequence[str]) -> list[l
             continue
         values = number_columns(texts, decimal_comma=sheet.decimal_comma)
         hp = hp_spelled(normalised(column))
+        if hp is not None and axis_of(hp) in axes:
+            continue  # the rate after a factor, of which the one before it is taken
         if column in named and ours not in chosen.names:
             words.append([f"{ours}={column}"])
         elif values is not None and 2 * len(set(values)) <= len(values):
@@ -449,7 +463,6 @@ class Cells:
     decimal_comma: bool  # whether 0,5 may be a number
     first: dict[str, str] = field(default_factory=dict)  # "," or "." -> the place of the first one
     commas: int = 0  # numbers with a decimal comma
-    columns: Mapping[str, str] = field(default_factory=dict)  # our name -> the table's
 
     def number(self, cell: Any, ours: str, place: str) -> float:
         """Return a cell as a number: NaN if it is missing, inf if it is infinite."""
@@ -554,14 +567,14 @@ class Cells:
             UserError: the value is missing, negative, or far from what an HP may be.
         """
         hp = hp_of(ours)
-        is_log = ours.startswith(("log2_", "log10_"))
-        if math.isnan(value) or value == math.inf or (value == -math.inf and not is_log):
+        log = log_of(ours)
+        if math.isnan(value) or value == math.inf or (value == -math.inf and not log):
             given = "is empty" if math.isnan(value) else f"is {value:g}"
             raise self._unfit(ours, f"{given}", place)
-        if not is_log and is_linear(ours):
+        if not log and is_linear(ours):
             return round(value, LINEAR_DECIMALS) + 0.0
-        if is_log:
-            found = value if ours.startswith("log2_") else value * math.log2(10.0)
+        if log:
+            found = value * LOGARITHMS[log]
         else:
             given = f"is {value:g}"
             value = 1.0 - value if is_complement(ours) else value
@@ -581,32 +594,36 @@ class Cells:
         hp = hp_of(ours)
         least = "at most 1" if is_complement(ours) else "zero or more"
         what = "must be a number" if is_linear(ours) or ours != hp else f"must be {least}"
-        column = self.columns.get(ours)
-        units = [f"log2_{hp}", f"log10_{hp}"] if "is -" in given and ours == hp else []
-        return Unclear(
+        return UserError(
             f"The {hp} {what}, but in {place} of {self.file} it {given}. Correct or remove that "
-            "row.",
-            [[f"{unit}={column}"] for unit in units if column is not None],
-            say="If the column holds logarithms, say so:",
+            "row."
         )
 
-    def require_plausible_unit(self, ours: str, column: str, values: Iterable[float]) -> None:
-        """Refuse a column of a hyperparameter that as a whole can only be in another unit."""
+    def require_plausible_unit(
+        self, ours: str, chosen: ChosenColumns, values: Iterable[float]
+    ) -> None:
+        """Refuse values of a hyperparameter that as a whole can only be in another unit.
+
+        Raises:
+            Unclear: rates that are called logarithms, or logarithms without their base.
+        """
         finite = [value for value in values if math.isfinite(value)]
-        low, high, hp = min(finite, default=0.0), max(finite, default=0.0), hp_of(ours)
-        if ours.startswith("log") and low > 0 and high < 1 and high / low >= 4:
+        low, high = min(finite, default=0.0), max(finite, default=0.0)
+        log, hp, source = log_of(ours), str(hp_of(ours)), chosen.source(ours)
+        if log and low > 0 and high < 1 and high / low >= 4:
             raise Unclear(
-                f"{column!r} of {self.file} is read as {ours}, but its values, {low:g} to "
+                f"{source} of {self.file} is read as {ours}, but its values, {low:g} to "
                 f"{high:g}, look like the {hp} itself.",
-                [[f"{hp}={column}", f"{ours}="]],
+                [[chosen.word(ours, hp), f"{ours}="]],
             )
-        if not ours.startswith("log") and high < 0 and not is_linear(ours):
-            base, other = ("log10", "log2") if low >= -9 else ("log2", "log10")
+        is_rate = ours == hp and not is_linear(ours) and not is_complement(ours)
+        if log == "log" or (is_rate and low < 0 and high <= 0):
+            clause, words = readings(hp, low, high, lambda name: chosen.word(ours, name))
+            what = "without telling their base" if log else f"and no {hp}, which is never negative"
             raise Unclear(
-                f"{column!r} of {self.file} is read as {hp}, which must be positive, but its "
-                f"values, {low:g} to {high:g}, look like {base} (or {other}_{hp}, as they were "
-                "taken).",
-                [[f"{base}_{hp}={column}"]],
+                f"{source} of {self.file} holds logarithms, {low:g} to {high:g}, {what}: {clause}.",
+                [[word] for word in words],
+                say="Say which, such as:",
             )
 
 
@@ -666,8 +683,7 @@ def _read_trials(
     columns: dict[str, Any] = {"loss": frame["loss"]}
     for name, axis in chosen.axes:
         given = column(name, cells.number)
-        if name in chosen.columns:
-            cells.require_plausible_unit(name, chosen.columns[name], given)
+        cells.require_plausible_unit(name, chosen, given)
         if name in chosen.off:
             given = [0.0 if math.isnan(value) else value for value in given]
         each = zip(given, frame.index, strict=True)

@@ -82,6 +82,31 @@ def test_a_targets_rows_go_into_our_own_sweeps_target(capsys: Printed):
     assert not (own.target / "sweep.yaml").exists()
 
 
+def test_the_target_of_a_named_folder_is_found_where_the_name_is(capsys: Printed):
+    write_csv(Path("rows.csv"), records())
+    assert main(["import", "rows.csv", "mine"]) == 0
+    capsys.readouterr()
+    assert main(["import", "rows.csv", "mine/target"]) == 0
+    out = capsys.readouterr().out
+    assert "into results/mine/target; 0 were there already" in out
+    assert out.endswith("next: hptransfer report results/mine\n")
+    assert not Path("mine").exists()
+    Path("mine").mkdir()  # a path that is there is meant
+    assert main(["import", "rows.csv", "mine/other"]) == 0
+    assert "into mine/other; 0 were" in capsys.readouterr().out
+    assert Path("mine/other/ledger.jsonl").is_file()
+
+
+def test_quiet_prints_what_was_imported_and_where_it_went_alone(capsys: Printed):
+    write_csv(Path("rows.csv"), [{**row, "val_loss": ""} for row in records()])
+    assert main(["import", "rows.csv", "mine", "--quiet"]) == 0
+    told = f"imported {len(records())} trials of rows.csv into results/mine; 0 were there already\n"
+    assert capsys.readouterr() == (told, "")
+    assert main(["import", "results/mine", "results/copy", "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1 and " into results/copy; " in captured.out
+
+
 def test_our_own_ledger_may_join_an_imported_folder():
     write_csv(Path("rows.csv"), records())
     other, rows = write_sweep(Path("slice"))

@@ -378,6 +378,159 @@ def test_two_columns_for_one_thing_give_words_that_work(capsys: Printed):
     assert main(["import", "same.csv", "same"]) == 0  # columns that agree are one
 
 
+BASES = {"log10": 10.0, "log2": 2.0, "ln": math.e}
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("log_lr", "'log_lr' of rows.csv holds logarithms, {}, without telling their base"),
+        ("lr", "'lr' of rows.csv holds logarithms, {}, and no lr, which is never negative"),
+        ("step size", "'step size' may hold its logarithms"),
+        ("log(learning rate)", "without telling their base"),
+    ],
+)
+def test_logarithms_are_refused_with_each_reading_and_its_words(
+    name: str, told: str, base: str, capsys: Printed
+):
+    points = {row["lr"]: math.log(row["lr"], BASES[base]) for row in records()}
+    found = [{name: points[row.pop("lr")], **row} for row in records()]
+    write_csv(Path("rows.csv"), found)
+    assert main(["import", "rows.csv", "mine"]) == 2
+    error = capsys.readouterr().err
+    ends = f"{min(points.values()):g} to {max(points.values()):g}"
+    assert told.format(ends) in error and error.count("\n") == 1 and not MINE.exists()
+    readings = {each: shlex.quote(f"{each}_lr={name}") for each in BASES}
+    assert all(f"{word} makes them " in error for word in readings.values())
+    assert f"{readings[base]} makes them {min(points):.3g} to " in error
+    assert len(list(proposed(error))) == 1
+    for each, word in readings.items():
+        assert main(["import", "rows.csv", f"results/{each}", "--columns", *shlex.split(word)]) == 0
+    right = {row["hps"]["log2_lr"] for row in read_ledger(f"results/{base}").rows}
+    assert sorted(right) == pytest.approx([math.log2(lr) for lr in points], abs=1e-5)
+
+
+def test_a_logarithm_in_a_word_or_beside_the_rate_is_asked_about_too(capsys: Printed):
+    found = [{"log_lr": math.log10(row["lr"]), **row} for row in records()]
+    write_csv(Path("rows.csv"), found)
+    (command,) = run_every_proposal(["rows.csv", "results/mine"], capsys)
+    assert command[3:] == ["--columns", "lr=lr"]
+    for word in ("log_lr=log_lr", "lr=log_lr"):
+        words = ["rows.csv", "results/mine", "--columns", word]
+        (command,) = run_every_proposal(words, capsys)
+        assert command[3:] == ["--columns", "log10_lr=log_lr"]
+
+
+def test_a_layer_norms_eps_is_no_logarithm():
+    assert recognised("ln_eps")[0] is None and recognised("logit_lr")[0] == "logit_lr"
+    assert recognised("log_wd")[0] == "log_weight_decay"
+
+
+def test_a_negative_rate_among_others_is_a_bad_row(capsys: Printed):
+    write_csv(Path("rows.csv"), [*records(), {**records()[0], "lr": -0.5}])
+    assert main(["import", "rows.csv", "mine"]) == 2
+    error = capsys.readouterr().err
+    assert error.endswith("it is -0.5. Correct or remove that row.\n")
+
+
+def test_logarithms_that_no_base_makes_rates(capsys: Printed):
+    write_csv(Path("rows.csv"), [{**row, "lr": -1000 * row["width"]} for row in records()])
+    assert main(["import", "rows.csv", "mine"]) == 2
+    assert "no base makes them numbers within 2^±120" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [("lr", "base_lr"), ("base_lr", "lr"), ("lr", "max_lr")])
+def test_of_two_rates_the_one_before_the_factor_is_proposed(
+    names: tuple[str, str], capsys: Printed
+):
+    found = []
+    for arm in ("mup", "sp"):
+        for row in records(arm=arm):
+            after = row["lr"] * (64 / row["width"] if arm == "mup" else 1)
+            rates = {name: after if name == "lr" else row["lr"] for name in names}
+            found.append({**rates, **{k: v for k, v in row.items() if k != "lr"}})
+    write_csv(Path("rows.csv"), found)
+    assert main(["import", "rows.csv", "mine"]) == 2
+    error = capsys.readouterr().err
+    before = next(name for name in names if name != "lr")
+    assert f"({before!r} is the rate before a factor of the width, which is what transfers" in error
+    (command,) = run_every_proposal(["rows.csv", "results/mine"], capsys)
+    assert command[3:] == ["--columns", f"lr={before}"]
+    rates = {row["hps"]["log2_lr"] for row in read_ledger("results/tried0").rows}
+    assert rates == {math.log2(row["lr"]) for row in records()}
+
+
+def test_the_rate_after_the_factor_is_not_proposed_for_repeats(capsys: Printed):
+    found = [
+        {"width": r["width"], "base_lr": r["lr"], "lr": r["lr"] * f, "loss": r["val_loss"] + f}
+        for f in (1.0, 0.7)
+        for r in records()
+        if r["seed"] == 0
+    ]
+    write_csv(Path("rows.csv"), found)
+    words = ["rows.csv", "results/mine", "--columns", "lr=base_lr"]
+    (command,) = run_every_proposal(words, capsys)
+    assert command[3:] == ["--repeats", "seeds", "--columns", "lr=base_lr"]
+
+
+def test_a_rate_before_the_factor_of_another_name_is_told(capsys: Printed):
+    found = [{"mup_base_lr": r["lr"], **r, "lr": r["lr"] * 64 / r["width"]} for r in records()]
+    write_csv(Path("rows.csv"), found)
+    assert main(["import", "rows.csv", "mine"]) == 0
+    told = "'mup_base_lr' is 'lr' before a factor of the width"
+    out = capsys.readouterr().out
+    assert told in out and "(lr=mup_base_lr takes it, and under µP it is the rate" in out
+    assert main(["import", "rows.csv", "before", "--columns", "lr=mup_base_lr"]) == 0
+    rates = {row["hps"]["log2_lr"] for row in read_ledger("results/before").rows}
+    assert rates == {math.log2(row["lr"]) for row in records()}
+
+
+@pytest.mark.parametrize(
+    ("index", "inner", "header", "expected"),
+    [
+        ("width", "lr", "{}", "loss={lr}"),
+        ("width", "lr", "lr={}", "loss=lr={lr}"),
+        ("width", "log2", "{}", "loss={log2_lr}"),
+        ("lr", "width", "{}", "loss={width}"),
+        ("lr", "width", "w{}", "loss=w{width}"),
+        ("step size", "width", "{}", "loss={width}"),
+        ("", "width", "{}", "loss={width}"),
+    ],
+)
+def test_pivoted_tables_are_recognised(
+    index: str, inner: str, header: str, expected: str, capsys: Printed
+):
+    rates = {lr: round(math.log2(lr)) if inner == "log2" else lr for lr in RATES}
+    losses = {(w, lr): loss_of(w, math.log2(lr) + 8) for w in WIDTHS for lr in RATES}
+    if inner == "width":
+        heads = [header.format(w) for w in WIDTHS]
+        lines = [[lr, *(losses[w, lr] for w in WIDTHS)] for lr in RATES]
+    else:
+        heads = [header.format(rates[lr]) for lr in RATES]
+        lines = [[w, *(losses[w, lr] for lr in RATES)] for w in WIDTHS]
+    Path("rows.csv").write_text(
+        "\n".join(",".join(map(str, line)) for line in [[index, *heads], *lines])
+    )
+    assert main(["import", "rows.csv", "mine"]) == 2
+    error = capsys.readouterr().err
+    what = "width" if inner == "width" else "lr"
+    assert f"seem to hold the losses of one {what} each" in error and error.count("\n") == 1
+    assert expected in error
+    (command,) = run_every_proposal(["rows.csv", "results/mine"], capsys)
+    assert expected in command
+    tried = read_ledger("results/tried0").rows
+    assert {(r["width"], 2.0 ** r["hps"]["log2_lr"]): r["loss"] for r in tried} == losses
+
+
+def test_a_column_for_each_seed_is_recognised(capsys: Printed):
+    found = [{f"run{i}": loss_of(w, i / 9) + i for i in range(3)} for w in WIDTHS]
+    found = [{"width": w, "lr": 0.1, **row} for w, row in zip(WIDTHS, found, strict=True)]
+    write_csv(Path("rows.csv"), found)
+    (command,) = run_every_proposal(["rows.csv", "results/mine"], capsys)
+    assert command[3:] == ["--columns", "loss=run{seed}"]
+
+
 def test_neighbouring_rates_stay_apart():
     """In CPython hash(-1.0) equals hash(-2.0), the log2 of the rates 0.5 and 0.25."""
     rng = np.random.default_rng(0)

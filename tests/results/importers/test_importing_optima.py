@@ -198,11 +198,48 @@ def test_logarithms_of_an_unknown_base_are_asked_about(capsys: Printed):
     write_csv(Path("rows.csv"), rows)
     assert main(["import", "rows.csv", "mine"]) == 2
     error = capsys.readouterr().err
-    assert "of base 2 or 10" in error
+    assert (
+        "'optimum' of rows.csv holds logarithms, -3.75 to -3, without telling their base" in error
+    )
+    for word in ("log10_optimum=optimum", "log2_optimum=optimum", "ln_optimum=optimum"):
+        assert f"{word} makes them" in error
     assert error.endswith("import rows.csv results/mine --columns log10_optimum=optimum\n")
     assert main(["import", "rows.csv", "mine", "--columns", "log10_optimum=optimum"]) == 0
     (arm,) = fitted(capsys).values()
     assert arm["optima"][0]["optimum"] == pytest.approx(-3 * math.log2(10), abs=1e-4)
+
+
+def test_logarithms_of_optima_that_are_called_rates_are_never_guessed(capsys: Printed):
+    for name in ("lr", "log_best_lr"):
+        write_csv(Path("rows.csv"), [{"width": w, name: optimum(w), "error": 0.1} for w in WIDTHS])
+        assert main(["import", "rows.csv", "mine"]) == 2
+        assert f"ln_optimum={name} makes them" in capsys.readouterr().err
+    words = ["--columns", "ln_optimum=log_best_lr"]
+    assert main(["import", "rows.csv", "mine", *words]) == 0
+    (arm,) = fitted(capsys).values()
+    told = arm["optima"][0]["optimum"]
+    assert told == pytest.approx(optimum(WIDTHS[0]) * math.log2(math.e), abs=1e-4)
+
+
+@pytest.mark.parametrize("more", [{}, {"loss": 3.0}])
+@pytest.mark.parametrize("name", ["best_lr", "optimum", "lr_opt"])
+def test_optima_without_errors_are_refused_with_an_error_for_all(
+    name: str, more: dict[str, float], capsys: Printed
+):
+    rows = [{"width": width, name: 2.0 ** optimum(width), **more} for width in WIDTHS]
+    write_csv(Path("rows.csv"), rows)
+    assert main(["import", "rows.csv", "mine"]) == 2
+    error = capsys.readouterr().err
+    assert f"rows.csv looks like a table of optima, {name!r} by width" in error
+    assert error.endswith("2: hptransfer import rows.csv results/mine --columns log2_error:=0.3\n")
+    assert error.count("\n") == 1 and not Path("results").exists()
+    assert main(["import", "rows.csv", "mine", "--columns", "log2_error:=0.3"]) == 0
+    assert "log2_error := 0.3" in capsys.readouterr().out
+    (arm,) = fitted(capsys).values()
+    told = arm["optima"][0]
+    assert told["optimum"] == pytest.approx(optimum(WIDTHS[0]), abs=1e-4)
+    assert main(["import", "rows.csv", "other", "--columns", "log2_error:=small"]) == 2
+    assert "must be numbers" in capsys.readouterr().err
 
 
 def test_trials_and_optima_do_not_mix(capsys: Printed):

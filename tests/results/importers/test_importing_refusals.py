@@ -130,7 +130,7 @@ def test_other_files_are_refused_with_what_to_do(content: bytes, sentence: str, 
     ("words", "sentence"),
     [
         (["wdith=d"], "Did you mean width?"),
-        (["wdith=d"], "seconds, lr, log2_<hp> or log10_<hp>), but got 'wdith'"),
+        (["wdith=d"], "seconds, lr, log2_<hp>, log10_<hp> or ln_<hp>), but got 'wdith'"),
         (["width"], "takes OURS=THEIRS"),
         (["width=d_model"], "has no column 'd_model'"),
         (["loss=run{sed}"], "'sed'. Did you mean seed?"),
@@ -217,6 +217,9 @@ def test_labels_of_arms(label: str, arm: str):
         ("log2_lr", "-4"),
         ("Log2 learning-rate", "-4"),
         ("log10_lr", "-1.2041199826559248"),
+        ("Log10(LR)", "-1.2041199826559248"),
+        ("ln_lr", "-2.772588722239781"),
+        ("ln(learning rate)", "-2.772588722239781"),
         ("Base LR", "6.25e-2"),
     ],
 )
