@@ -15,6 +15,7 @@ from hptransfer.analysis.answer.verdict import MORE_LIKELY, SPARE, Cost, Gap, Ju
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.config.hyperparameters import hp_words
+from hptransfer.system.text import percent_text, rounded
 
 WIDER_STEPS = 2.0  # grid steps by which a grid that is too narrow should reach farther
 LEAST_PERCENT, MOST_PERCENT = 0.001, 1000.0  # beyond which a share is not told apart
@@ -287,12 +288,12 @@ def percent(value: float) -> str:
         return f"less than {LEAST_PERCENT:g} %"
     if value > MOST_PERCENT:
         return f"over {MOST_PERCENT:g} %"
-    return f"{float(f'{value:.2g}'):g} %"
+    return percent_text(value)
 
 
 def figure(value: float) -> str:
     """Return a value of a hyperparameter with three significant digits."""
-    return f"{float(f'{value:.3g}'):g}"
+    return rounded(value, 3)
 
 
 def _moved(arm: FittedArm, octaves: float, *, bare: bool = False) -> str:
