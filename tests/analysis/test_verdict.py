@@ -11,6 +11,7 @@ import pytest
 
 from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.config.sweep import VerdictConfig
+from tests.support.planted import table as planted_table
 from tests.support.planted_tables import basin, smooth_wall, sweep
 
 WIDTHS = (32, 64, 128, 256, 512)
@@ -301,3 +302,19 @@ def test_a_law_that_leads_beyond_the_grid_is_followed() -> None:
     arm = answer(sweep(line(-0.8, (32, 64, 128, 256), start=-7.4)), 1024)
     assert arm["target"]["emitted"] < -10.0
     assert arm["verdict"] == "drifts"
+
+
+@pytest.mark.parametrize("target", [None, 1024])
+def test_no_value_is_emitted_at_which_the_widest_width_failed(target: int | None) -> None:
+    """The narrow widths put the optimum at -5.8, where every run of the widest has failed."""
+    rng = np.random.default_rng(0)
+    drawn = {}
+    for width, first in {32: -10, 64: -10, 128: -10, 256: -8}.items():
+        theta = np.arange(first, -2.0)
+        losses = 0.5 * (width / 32) ** -0.12 * (1.0 + 0.006 * (theta + 5.8) ** 2)
+        losses = losses + 0.001 * rng.standard_normal((2, len(theta)))
+        drawn[width] = (theta, np.where((width == 256) & (theta >= -6.0), np.inf, losses))
+    arm = answer(planted_table(drawn), target)
+    movement = arm["cost"]["ignoring"]["movement"]["estimate"] if target else 0.0
+    emitted = arm["cost"]["curve"]["emitted"]
+    assert -7.0 < emitted < -6.4 + movement  # halfway from the last sound to the first failed

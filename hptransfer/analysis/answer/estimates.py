@@ -91,12 +91,13 @@ def _together(
 
 def _surface(found: list[FittedArm], surface: ArmSurfaces) -> dict[str, Any]:
     first = found[0]
-    targets = {each.hp: each.destination_draws for each in found if each.has_target and each.basins}
+    transferred = [each for each in found if each.has_target and each.basins]
     return surface_entry(
         first.arm.family,
         first.arm.parametrization,
         surface,
-        theta_target=targets,
+        theta_target={each.hp: each.destination_draws for each in transferred},
+        highest={each.hp: each.highest for each in transferred},
         scale=first.scale,
         units=[each.unit for each in found],
     )

@@ -13,6 +13,7 @@ from hptransfer.analysis.answer.switched_off import off_notes, without_off
 from hptransfer.analysis.basins.basin import Basin, fit_basins
 from hptransfer.analysis.basins.curve import Curves, Floats
 from hptransfer.analysis.basins.noise import Noise, pool_noise
+from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.analysis.basins.rows import Arm, hp_grid
 from hptransfer.analysis.basins.scale import Scale, scaled_rows
 from hptransfer.analysis.laws.hierarchy import Law, fit_law
@@ -168,6 +169,20 @@ class FittedArm:
         """Octaves from the optimum to the nearest cliff of any setting; infinite without one."""
         distances = [basin.cliff_distance for basin in self.basins.values()]
         return min((d for d in distances if d is not None), default=np.inf)
+
+    @cached_property
+    def highest(self) -> float:
+        """The highest value for the destination that is still taken; infinite without a cliff.
+
+        Halfway from the last main setting's highest sound point to the first failed one above it,
+        moved by the law: other settings may put the optimum where runs of this one have failed.
+        """
+        last = self.on_main[-1]
+        grid = self.basins[last].grid
+        if grid.cliff is None:
+            return np.inf
+        moved = quantile(self.destination_draws - self.optimum_draws(last), 0.5)
+        return moved + (float(grid.theta[grid.sound[-1]]) + grid.cliff) / 2.0
 
     @cached_property
     def worst_rise(self) -> float:

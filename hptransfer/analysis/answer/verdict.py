@@ -116,7 +116,7 @@ class Judged:
         """
         if self.joint is not None:
             return self.joint
-        return best_value(self.arm.at_destination, self.arm.cliff)
+        return min(best_value(self.arm.at_destination, self.arm.cliff), self.arm.highest)
 
     @cached_property
     def kept(self) -> float:
