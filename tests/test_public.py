@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,52 @@ def test_a_frame_that_cannot_be_read_is_one_sentence() -> None:
         hptransfer.fit(runs().drop(columns="width"))
     with pytest.raises(UserError, match=r"verdict\.max_regret"):
         hptransfer.fit(runs(), "verdict.max_regrets=1")
+
+
+def changed(column: str, value: object) -> pd.DataFrame:
+    """Return runs of which row 3 has another value."""
+    table = runs().astype({column: object})
+    table.loc[3, column] = value
+    return table
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda: hptransfer.fit(runs(), columns={"lr": "eta"}), "The DataFrame has no column"),
+        (
+            lambda: hptransfer.fit(changed("width", "wide")),
+            "The width in row 3 of the DataFrame is no number: 'wide'. Correct it, or name another "
+            "column for the width with `columns`.",
+        ),
+        (
+            lambda: hptransfer.fit(runs(parametrization=3)),
+            "leave the column out: columns={'parametrization': ''}",
+        ),
+        (lambda: hptransfer.fit(runs(), columns={"loss": "l{seed}"}), "columns={'loss': 'loss_se"),
+        (lambda: hptransfer.fit(runs().iloc[:0]), "The DataFrame must hold rows, but has none."),
+        (lambda: hptransfer.fit(pd.DataFrame()), "The DataFrame must hold columns and rows, but"),
+        (lambda: hptransfer.fit(runs(), columns=["lr"]), "`columns` must be a dict of our names"),
+        (lambda: hptransfer.fit(runs(), target_width=-7), "`target_width` must be a positive "),
+        (lambda: hptransfer.fit(runs(), "verdict.sur=1"), "Of a DataFrame the target and the ver"),
+        (lambda: hptransfer.load_results("nowhere"), "Run `hptransfer.sweep` first"),
+        (lambda: hptransfer.fit("nowhere"), "Run `hptransfer.sweep` first"),
+    ],
+)
+def test_python_is_told_of_the_frame_and_of_arguments(
+    call: Callable[[], object], told: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        call()
+    assert told in str(refused.value)
+    assert "--" not in str(refused.value) and ".csv" not in str(refused.value)
+
+
+def test_notes_speak_of_the_frame() -> None:
+    table = runs().assign(a=["x", "y", "z"] * 21, b=["p", "q", "q"] * 21)
+    notes = "\n".join(hptransfer.fit(table).notes)
+    assert "(columns={'parametrization': 'a'})" in notes
+    assert "(columns={'parametrization': COLUMN}, or rows.assign(parametrization='mup'))" in notes
 
 
 def test_an_arm_is_named_where_several_could_be_meant() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,43 @@ from hptransfer.results.table import rows_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+# What sentences of the command line say -> what they say to Python.
+_FRAME_FILE = "DataFrame.csv"
+_RETOLD = (
+    (rf"\S*{re.escape(_FRAME_FILE)}", "the DataFrame"),
+    (r"\bline (\d+)", lambda found: f"row {int(found[1]) - 2}"),  # the header is line 1
+    (r"--columns (\w+)=([^\s')]+)", r"columns={'\1': '\2'}"),
+    (r"--columns '(\w+)=([^']+)'", r"columns={'\1': '\2'}"),
+    (r"`?--columns`?", "`columns`"),
+    (r"\b(\w+)=COLUMN", r"columns={'\1': COLUMN}"),
+    (r"\b(\w+):=(\w+) for all", r"rows.assign(\1='\2')"),
+    (r"column out: (\w+)=$", r"column out: columns={'\1': ''}"),
+    (r"`columns` takes OURS=THEIRS, e\.g\. lr=learning_rate", "`columns` takes {OURS: THEIRS}"),
+    (r"but it holds a header alone\. Add the trials below it", "but has none. Give a row per run"),
+    (r"a header and rows, but it is empty", "columns and rows, but it is empty"),
+    (r"Of imported rows", "Of a DataFrame"),
+    (r"`hptransfer fit --step N`", "`hptransfer.fit(rows, step=N)`"),
+    (r"`hptransfer (sweep|fit|plot)`", r"`hptransfer.\1`"),
+    (r"name the folder it printed", "name the folder that it wrote"),
+)
+
+
+def _retold(sentence: str) -> str:
+    """Return a sentence about a table's file and a command as one about a DataFrame and a call."""
+    for said, instead in _RETOLD:
+        sentence = re.sub(said, instead, sentence)
+    return sentence[:1].upper() + sentence[1:] if sentence.startswith("the ") else sentence
+
+
+@contextmanager
+def _in_python() -> Iterator[None]:
+    """Tell refusals in the words of Python's callers."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(_retold(str(error))) from None
 
 
 @dataclass(frozen=True)
@@ -81,7 +121,8 @@ def load_results(folder: str | Path, root: str | Path = "results") -> Results:
         >>> results.sweep["sweep"]["widths"]
         [24, 48, 96]
     """
-    return Results(find_folder(Path(folder), Path(root)))
+    with _in_python():
+        return Results(find_folder(Path(folder), Path(root)))
 
 
 def fit(
@@ -150,11 +191,16 @@ def fit(
         repeats in ("refuse", "seeds"),
         f"`repeats` must be refuse or seeds, but got {abbreviate(repeats)}.",
     )
+    require(
+        isinstance(columns or {}, Mapping),
+        "`columns` must be a dict of our names and the DataFrame's columns, such as "
+        f"{{'lr': 'peak_lr'}}, but got {abbreviate(columns)}.",
+    )
     named = rows.reset_index() if any(name is not None for name in rows.index.names) else rows
     words = [f"{ours}={theirs}" for ours, theirs in (columns or {}).items()]
     # By way of a file, so that a DataFrame is read by the very rules of `hptransfer import`.
-    with tempfile.TemporaryDirectory() as place:
-        source = Path(place) / "DataFrame.csv"
+    with _in_python(), tempfile.TemporaryDirectory() as place:
+        source = Path(place) / _FRAME_FILE
         named.to_csv(source, index=False)
         folder = ResultsFolder(Path(place) / "DataFrame")
         imported = import_file(
@@ -166,7 +212,7 @@ def fit(
             is_typed=False,
         )
         answer = _of_folder(folder, overrides, target_width, step=step, metric=metric)
-    return Answer(answer.record, notes=tuple(imported["notes"]))
+    return Answer(answer.record, notes=tuple(map(_retold, imported["notes"])))
 
 
 def _of_folder(
@@ -177,6 +223,11 @@ def _of_folder(
     step: int | None,
     metric: str,
 ) -> Answer:
+    require(
+        target_width is None or (isinstance(target_width, Integral) and target_width > 0),
+        f"`target_width` must be a positive whole number, but got {abbreviate(target_width)}.",
+    )
     named = () if target_width is None else (f"sweep.target.model.width={target_width}",)
-    found = estimates_of(folder, (*overrides, *named), step=step, metric=metric_named(metric))
-    return Answer(found)
+    with _in_python():
+        judged_by = metric_named(metric)
+        return Answer(estimates_of(folder, (*overrides, *named), step=step, metric=judged_by))

@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 
 from hptransfer.analysis.answer.realised import realised_regret
 from hptransfer.analysis.basins.numbers import SAME_POINT, SCHEMA, number
+from hptransfer.analysis.basins.units import unit_of
 from hptransfer.config import DDPMConfig
 from hptransfer.config.hyperparameters import hyperparameter
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import read_ledger_rows
+from hptransfer.results.sweep_file import read_facts
 from hptransfer.results.table import conditions_of, rows_table
 
 ENOUGH = 3  # trained values of the first HP from which its regret is read
-# Octaves: a trained value this near to the transferred one counts as the transferred one, rounded.
+# Units of the HP's axis (`basins/units.py`, octaves of `log2_<hp>`): a trained value this near to
+# the transferred one counts as the transferred one, rounded.
 NEAR = 0.1
 
 
@@ -38,12 +41,13 @@ def realised_answer(folder: ResultsFolder, record: Mapping[str, Any]) -> dict[st
     trained = rows_table(rows)
     theta, sound = trained[hp].to_numpy(dtype=np.float64), trained["loss"].notna().to_numpy()
     values = np.unique(theta[sound].round(9))
-    at_value = np.abs(theta - value["value"]) <= NEAR
+    near = _near(folder, hp)
+    at_value = np.abs(theta - value["value"]) <= near
     common = {
         **_at_value(trained.loc[at_value], record),
         "foreign": "foreign" in rows[0]["config"],
     }
-    ends = (values.min() - NEAR, values.max() + NEAR) if len(values) else (np.inf, -np.inf)
+    ends = (values.min() - near, values.max() + near) if len(values) else (np.inf, -np.inf)
     if len(values) < ENOUGH or not ends[0] <= value["value"] <= ends[1]:
         reason = _reason(len(values), value["value"], hp, trained=bool(at_value.any()))
         return {**_unanswered(record, hp), **common, "reason": reason}
@@ -55,6 +59,16 @@ def realised_answer(folder: ResultsFolder, record: Mapping[str, Any]) -> dict[st
         width=record["target"]["width"],
     )
     return {**answer, **common, "reason": None}
+
+
+def _near(folder: ResultsFolder, hp: str) -> float:
+    """Return how near to the transferred value a trained one counts as it, on the HP's axis.
+
+    A linear HP's unit is read from the values that the sweep trained.
+    """
+    is_log = hp.startswith("log2_")
+    swept = () if is_log else read_facts(folder).points.get(hp, ())
+    return NEAR * unit_of(hp, np.array(swept))
 
 
 def _of_whole_seeds(trained: pd.DataFrame, hp: str) -> NDArray[np.bool_]:

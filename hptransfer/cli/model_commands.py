@@ -27,6 +27,7 @@ from hptransfer.reporting.text import answers as text
 from hptransfer.reporting.text.rules import rules_text
 from hptransfer.results.folder import find_folder
 from hptransfer.system.files import opening
+from hptransfer.system.text import percent_text, rounded
 
 if TYPE_CHECKING:
     from hptransfer.training.target.record import LogEntry
@@ -162,8 +163,8 @@ def _shown(arguments: argparse.Namespace) -> Callable[[LogEntry], None]:
         loss = "not finite" if entry.loss is None else f"{entry.loss:.4f}"
         say(
             arguments,
-            f"step {entry.step}  loss {loss}  {entry.samples_per_second:.4g} samples/s  "
-            f"{100 * entry.utilisation:.2g}% of the matmul peak",
+            f"step {entry.step}  loss {loss}  {rounded(entry.samples_per_second, 3)} samples/s  "
+            f"{percent_text(100 * entry.utilisation)} of the matmul peak",
         )
 
     return show

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hptransfer.analysis.answer.settings import TARGET_WORDS
+from hptransfer.analysis.answer.text import target_differs
 from hptransfer.cli.terminal import command_line, config_words
 from hptransfer.config.choices import Method
 from hptransfer.config.sweep import Axis, read_axis
@@ -39,40 +40,65 @@ def after_status(
 
 def after_fit(
     arguments: argparse.Namespace, folder: ResultsFolder, estimates: Mapping[str, Any]
-) -> str:
-    """The command after a fit: trials that are missing, wider axes, a picture or the transfer.
+) -> list[str]:
+    """The last lines of a fit: `next:` with a command, after what keeps it from being a transfer.
 
-    A target that was only named in the fit is named again.
+    The command runs trials that are missing, extends axes, draws a picture or transfers. A target
+    that was only named in the fit is named again.
     """
-    path = str(folder.path)
+    path, arms = str(folder.path), estimates["arms"]
+    has_answer = any(arm["optima"] for arm in arms)
+
+    def ending(name: str, *words: str, why: Sequence[str] = ()) -> list[str]:
+        return [*why, f"next: {command_line(name, arguments, *words)}"]
+
     if estimates["trials"]["missing"]:
-        return command_line("sweep", arguments, str(folder.sweep_file))
-    if estimates["metric"] != LOSS.name:
-        named = f"--metric={estimates['metric']}"
-        return command_line("plot", arguments, path, *step_words(arguments), named)
-    arms = estimates["arms"]
-    if not any(arm["optima"] for arm in arms):
-        return command_line("status", arguments, path)
-    if not estimates["trials"]["fitted"]:  # a table of optima, which cannot be transferred
-        if any(arm["target"] for arm in arms):
-            return command_line("status", arguments, path)
-        widest = max(optimum["width"] for arm in arms for optimum in arm["optima"])
-        return command_line("fit", arguments, path, f"sweep.target.model.width={2 * widest}")
+        return ending("sweep", str(folder.sweep_file))
+    if has_answer and estimates["metric"] != LOSS.name:
+        return ending("plot", path, *step_words(arguments), f"--metric={estimates['metric']}")
     facts = read_facts(folder)
-    wider = [] if isinstance(facts, ImportedFacts) else list(extended_axes(facts, arms))
-    if wider:
-        return command_line("sweep", arguments, str(folder.sweep_file), *wider)
-    target = [word for word in arguments.overrides if word.startswith("sweep.target.")]
-    target += _arm_word(facts, arms)
-    if all(arm["target"] is None for arm in arms):
-        widest = max(optimum["width"] for arm in arms for optimum in arm["optima"])
+    if isinstance(facts, ImportedFacts):
+        lost = [wider["sentence"] for arm in arms for wider in arm["extend"] if _is_lost(wider)]
+        if lost:
+            return ending("import", "MORE_ROWS.csv", path, why=list(dict.fromkeys(lost)))
+    elif wider := list(extended_axes(facts, arms)):
+        return ending("sweep", str(folder.sweep_file), *wider)
+    if not has_answer:
+        return ending("status", path)
+    widest = max(optimum["width"] for arm in arms for optimum in arm["optima"])
+    farther = f"sweep.target.model.width={2 * widest}"
+    targets = [arm["target"] for arm in arms if arm["target"]]
+    if not estimates["trials"]["fitted"]:  # a table of optima, which cannot be transferred
+        return ending("status", path) if targets else ending("fit", path, farther)
+    if any(_is_swept(arm, widest) for arm in arms):
+        why = (
+            f"A transfer needs a target wider than {widest}, the widest that was swept, but the "
+            f"target's width is {targets[0]['width']}."
+        )
+        return ending("fit", path, farther, why=[why])
+    named = [word for word in arguments.overrides if word.startswith("sweep.target.")]
+    named += _arm_word(facts, arms)
+    if not targets:
         axis = arms[0]["axis"]
         if axis == "width":
-            target.append(f"model.width={2 * widest}")
+            named.append(f"model.width={2 * widest}")
         else:
             last = max(optimum[axis] for arm in arms for optimum in arm["optima"])
-            target += [f"model.width={widest}", f"{TARGET_WORDS[axis]}={2 * last:g}"]
-    return command_line("transfer", arguments, path, *target, *step_words(arguments))
+            named += [f"model.width={widest}", f"{TARGET_WORDS[axis]}={2 * last:g}"]
+    return ending("transfer", path, *named, *step_words(arguments))
+
+
+def _is_lost(wider: Mapping[str, Any]) -> bool:
+    """Say whether a grid should be extended because every point of its setting failed."""
+    return wider["octaves"] is None
+
+
+def _is_swept(arm: Mapping[str, Any], widest: int) -> bool:
+    """Say whether an arm's target is narrower than the widest proxy, or one of the proxies."""
+    target = arm["target"]
+    if target is None or arm["axis"] != "width" or target["width"] > widest:
+        return False
+    return target["width"] < widest or not target_differs(arm)
 
 
 def _arm_word(facts: SweepFacts, arms: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -176,7 +176,7 @@ def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         print(estimates_text(estimates))
         if arguments.overrides or arguments.step is not None:
             print(f"not kept: {folder.sweep_file.name} asks another question than this one.")
-        print(f"next: {after_fit(arguments, folder, estimates)}")
+        print("\n".join(after_fit(arguments, folder, estimates)))
     return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
 
 

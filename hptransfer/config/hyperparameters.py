@@ -88,6 +88,11 @@ def hp_value(axis: str, point: float) -> float:
     return 2.0**point if axis.startswith("log2_") else point
 
 
+def axis_digits(axis: str) -> int:
+    """Return the decimals in which a point of an axis is told: octaves need fewer than values."""
+    return 2 if axis.startswith("log2_") else 4
+
+
 LARGEST_LOG2 = 120.0  # largest size of a point: 2**±120 is still a normal float32
 
 

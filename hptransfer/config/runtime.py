@@ -13,6 +13,7 @@ from hptransfer.config.checks import (
 )
 from hptransfer.config.choices import Parallel
 from hptransfer.errors import require
+from hptransfer.system.text import rounded
 
 
 @dataclass(frozen=True)
@@ -159,4 +160,4 @@ UNITS = {
 
 def amount_text(amount: float, unit: str) -> str:
     """Write a budget as it is typed."""
-    return f"{amount:.3g}{unit}"
+    return f"{rounded(amount, 3)}{unit}"

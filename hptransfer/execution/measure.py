@@ -30,6 +30,7 @@ from hptransfer.config import BudgetConfig, ParametrizationConfig, RuntimeConfig
 from hptransfer.config.identity import canonical, shape_signature
 from hptransfer.execution.pack_sizes import MeasuredPack, MeasureLimits, PackCost
 from hptransfer.system.files import write_whole
+from hptransfer.system.text import rounded
 from hptransfer.system.version import package_version
 from hptransfer.training.batches import load_dataset
 from hptransfer.training.device import (
@@ -170,8 +171,8 @@ def _excess(config: TrialConfig, device: torch.device, allowed: Allowance) -> st
     taken = PEAK_MARGIN * (PEAK_COPIES * _parameter_bytes(config) + activations)
     if taken > allowed.bytes:
         return (
-            f"one trial takes about {taken / 2**30:.2g} GiB, and a plan may take "
-            f"{allowed.bytes / 2**30:.2g} GiB of what is free"
+            f"one trial takes about {rounded(taken / 2**30)} GiB, and a plan may take "
+            f"{rounded(allowed.bytes / 2**30)} GiB of what is free"
         )
     flops = step_flops(config.model, config.data.layout, batch_size)[1]
     seconds = LEAST_STEPS * flops / (STEP_SPEED * _flops_per_second(device))

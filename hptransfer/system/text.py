@@ -46,6 +46,16 @@ def decimal(value: float | None, form: str = "+.2f") -> str:
     return text.replace("-", "", 1) if float(text) == 0 else text
 
 
+def rounded(value: float, digits: int = 2) -> str:
+    """Return a number to so many significant digits and without an exponent: 808.7 is 810."""
+    return f"{float(f'{value:.{digits}g}'):g}"
+
+
+def percent_text(value: float) -> str:
+    """Return a percentage to two significant digits."""
+    return f"{rounded(value)} %"
+
+
 def duration(seconds: float) -> str:
     """Return a time span in two or three digits, such as `0.2 s`, `2.1 min` or `2 h 01 min`."""
     if seconds < 90:
@@ -60,5 +70,5 @@ def count_text(number: int) -> str:
     """Return a number of parameters in three digits: in thousands, millions or billions."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= size:
-            return f"{number / size:.3g} {letter}"
+            return f"{rounded(number / size, 3)} {letter}"
     return str(number)

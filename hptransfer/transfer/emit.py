@@ -15,16 +15,17 @@ from hptransfer.analysis.answer.run_health import (
     runs_near_value,
     train_validation_gap,
 )
-from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred
+from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred, cost_shares
 from hptransfer.config import TrialConfig
 from hptransfer.config.compose.compose import Composed, resolved_yaml, with_trial
-from hptransfer.config.hyperparameters import with_hyperparameters
+from hptransfer.config.hyperparameters import axis_digits, with_hyperparameters
 from hptransfer.config.identity import arm_of, canonical, with_width
 from hptransfer.config.records import flat, plain
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.models.parametrization.rule_table import parameter_table
 from hptransfer.models.parametrization.rules import parameter_count
 from hptransfer.sweeping.plan.plan import search_cost, swept_points
+from hptransfer.system.text import rounded
 
 COMPARED = ("budget", "model", "objective", "data", "optimizer", "init", "precision")
 
@@ -49,7 +50,7 @@ def _conditions(config: TrialConfig, sweep: SweepConfig) -> dict[str, Any]:
 
 def _ratio(target: Any, proxy: Any) -> str:
     both = isinstance(target, int | float) and isinstance(proxy, int | float)
-    return f" ({target / proxy:g} times)" if both and proxy else ""
+    return f" ({rounded(target / proxy, 3)} times)" if both and proxy else ""
 
 
 def conditional_on(config: TrialConfig) -> dict[str, Any]:
@@ -139,9 +140,10 @@ def provenance_lines(record: Mapping[str, Any]) -> list[str]:
     answers = ([*a["headline"].splitlines(), *a["reasons"]] for a in record["answers"].values())
     lines = [*chain.from_iterable(answers), f"verdict: {record['verdict']}"]
     for hp, value in record["hps"].items():
-        ends = (value["low"], value["high"])
-        interval = "" if None in ends else f" (90 % interval {ends[0]:.2f} to {ends[1]:.2f})"
-        lines.append(f"{hp}: {value['value']:.3f}{interval}")
+        ends, digits = (value["low"], value["high"]), axis_digits(hp)
+        low_to_high = " to ".join(f"{end:.{digits}f}" for end in ends if end is not None)
+        interval = "" if None in ends else f" (90 % interval {low_to_high})"
+        lines.append(f"{hp}: {value['value']:.{digits + 1}f}{interval}")
     if regret["mean"] is None:
         lines.append(f"expected regret: not predicted; {regret['reason']}")
     else:
@@ -154,10 +156,10 @@ def provenance_lines(record: Mapping[str, Any]) -> list[str]:
         ends = "" if loss["low"] is None else f" ({loss['low']:.5f} to {loss['high']:.5f})"
         lines.append(f"predicted loss at the optimum: {loss['estimate']:.5f}{ends}")
     if cost["over_direct_search_percent"] is not None:
+        arm, narrowest, direct = cost_shares(cost)
         lines.append(
-            f"cost: the arm is {cost['arm_over_target_percent']:g} % of this run, its narrowest "
-            f"proxy {cost['narrowest_over_target_percent']:g} %, and the arm "
-            f"{cost['over_direct_search_percent']:g} % of the same search at this width"
+            f"cost: the arm is {arm} of this run, its narrowest proxy {narrowest}, and the arm "
+            f"{direct} of the same search at this width"
         )
     if gap is not None:
         width = gap["widths"][-1]["width"]

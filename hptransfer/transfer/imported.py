@@ -22,6 +22,7 @@ from hptransfer.results.importers.sweep_file import overridden
 from hptransfer.results.importers.table import UNKNOWN_LABEL
 from hptransfer.results.sweep_file import ImportedFacts
 from hptransfer.system.files import write_text
+from hptransfer.system.text import rounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,7 +199,7 @@ def _distances(answer: Transferred, wanted: Mapping[str, Any]) -> list[str]:
     varied = (answer.first["conditions"] or {}).get("axes", ())
     return [
         f"{KEYS[name]} is {wanted[name]:g} at the target and {answer.at[name]:g} at the proxies "
-        f"({wanted[name] / answer.at[name]:g} times)"
+        f"({rounded(wanted[name] / answer.at[name], 3)} times)"
         for name in CONDITIONS
         if name not in varied
         and wanted.get(name) is not None

@@ -58,10 +58,21 @@ def answered(rows: TrialArrays) -> tuple[ArmSurfaces, dict[str, Floats]]:
     return arm, {hp: basin.draws(rng, 400).optimum for hp, basin in widest.items()}
 
 
-def entry_of(arm: ArmSurfaces, theta: dict[str, Floats]) -> dict[str, Any]:
-    units = [1.0] * len(arm.hps)
-    scale = Scale(is_log=False)
-    return surface_entry("dit", "mup", arm, theta_target=theta, scale=scale, units=units)
+def entry_of(arm: ArmSurfaces, theta: dict[str, Floats], highest: float = np.inf) -> dict[str, Any]:
+    return surface_entry(
+        *("dit", "mup", arm),
+        theta_target=theta,
+        highest=dict.fromkeys(theta, highest),
+        scale=Scale(is_log=False),
+        units=[1.0] * len(arm.hps),
+    )
+
+
+def test_a_joint_value_stays_below_the_highest_that_is_taken() -> None:
+    arm, theta = answered(sweep(Cell(2, 49, "grid"), np.diag([0.01, 0.02])))
+    free = [value["value"] for value in entry_of(arm, theta)["target"]["hps"].values()]
+    bound = entry_of(arm, theta, highest=-1.0)["target"]["hps"].values()
+    assert min(free) > -1.0 and all(value["value"] == -1.0 for value in bound)
 
 
 def test_joint_regret_is_the_quadratic_form_and_infinite_past_a_cliff() -> None:

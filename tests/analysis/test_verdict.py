@@ -11,6 +11,7 @@ import pytest
 
 from hptransfer.analysis.answer.estimates import estimate
 from hptransfer.config.sweep import VerdictConfig
+from tests.support.planted import table as planted_table
 from tests.support.planted_tables import basin, parabola, smooth_wall, sweep
 
 WIDTHS = (32, 64, 128, 256, 512)
@@ -316,3 +317,31 @@ def test_a_movement_across_a_corner_is_priced_by_its_straight_sides() -> None:
     told = cost["v_shaped"]["compute_percent"]
     assert told["low"] < truth < told["high"]
     assert told["high"] > 2.0 * cost["parabola"]["compute_percent"]["mean"]
+
+
+@pytest.mark.parametrize("target", [None, 1024])
+def test_no_value_is_emitted_at_which_the_widest_width_failed(target: int | None) -> None:
+    """The narrow widths put the optimum at -5.8, where every run of the widest has failed."""
+    rng = np.random.default_rng(0)
+    drawn = {}
+    for width, first in {32: -10, 64: -10, 128: -10, 256: -8}.items():
+        theta = np.arange(first, -2.0)
+        losses = 0.5 * (width / 32) ** -0.12 * (1.0 + 0.006 * (theta + 5.8) ** 2)
+        losses = losses + 0.001 * rng.standard_normal((2, len(theta)))
+        drawn[width] = (theta, np.where((width == 256) & (theta >= -6.0), np.inf, losses))
+    arm = answer(planted_table(drawn), target)
+    movement = arm["cost"]["ignoring"]["movement"]["estimate"] if target else 0.0
+    emitted = arm["cost"]["curve"]["emitted"]
+    assert -7.5 < emitted < -6.4 + movement  # halfway from the last sound to the first failed
+
+
+def test_a_flat_basin_beside_a_cliff_does_not_send_the_value_far_below_the_grid() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {}
+    for width in (64, 128, 256):
+        theta = np.arange(-10.0, -2.0)
+        rise = 0.006 * (theta + 6.0) ** 2 * (width < 256)
+        losses = 0.5 * (width / 32) ** -0.12 * (1.0 + rise)
+        losses = losses + 0.001 * rng.standard_normal((2, len(theta)))
+        drawn[width] = (theta, np.where(theta >= -4.0, np.inf, losses))
+    assert -7.5 < answer(planted_table(drawn), 512)["target"]["emitted"] < -4.0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.results.sweep_file import read_facts
 from hptransfer.sweeping.design.trials import wanted
 from tests.support.foreign_tables import records
-from tests.support.recorded_rows import PROVENANCE, append_rows, result, write_sweep
+from tests.support.recorded_rows import PROVENANCE, append_rows, diverged, result, write_sweep
 
 FACTORY = """
 from torch import nn
@@ -48,11 +49,17 @@ QUICK = (
 
 def next_words(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     """Run a command that ends well; return the words of its line `next:`."""
+    return explained_words(capsys, *words)[1]
+
+
+def explained_words(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, list[str]]:
+    """Run a command that ends well; return the line above `next:`, and the words of `next:`."""
     assert main(list(words)) == 0
-    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("next: "))
+    *_, above, line = capsys.readouterr().out.splitlines()
+    assert line.startswith("next: ")
     program, *proposed = shlex.split(line.removeprefix("next: "))
     assert program == "hptransfer"
-    return proposed
+    return above, proposed
 
 
 def test_a_checked_model_is_swept_at_widths_that_it_has(
@@ -83,7 +90,7 @@ def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
     """Record the tiny sweep with an optimum at a place; return its folder."""
     monkeypatch.chdir(tmp_path)
 
-    def make(optimum: float, *overrides: str) -> ResultsFolder:
+    def make(optimum: float, *overrides: str, lost: Sequence[int] = ()) -> ResultsFolder:
         folder, _ = write_sweep(Path("results/tiny"), *overrides)
         sweep = sweep_config(compose_file(folder.sweep_file))
         rows = []
@@ -91,7 +98,10 @@ def swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
             point = hps(config, sweep.axes)
             away = point["log2_lr"] - optimum
             loss = 0.6 + 0.02 * away**2 + 1e-4 * (index * 7 % 5 - 2)
-            rows.append(ledger_row(result(config=config, loss=loss), point, PROVENANCE))
+            is_lost = config.model.width in lost
+            trial = diverged(config.seed) if is_lost else result(loss=loss)
+            trial = dataclasses.replace(trial, config=config)
+            rows.append(ledger_row(trial, point, PROVENANCE))
         append_rows(folder.path, rows)
         return folder
 
@@ -133,6 +143,51 @@ def test_listed_rates_are_extended_as_a_list(
     proposed = next_words(capsys, "fit", str(folder.path))
     assert proposed[2:] == ["search.lr.points=[-10.0,-8.0,-7.0,-6.0,-5.0,-4.0,-3.0]"]
     assert main([*proposed, "--print-config"]) == 0
+
+
+@pytest.mark.parametrize("lost", [(8, 16, 32), (32,)], ids=["everywhere", "at the widest"])
+def test_where_every_trial_diverged_lower_rates_are_swept(
+    lost: tuple[int, ...],
+    swept: Callable[..., ResultsFolder],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    only_mup = ("sweep.parametrizations=mup", "sweep.widths=[8,16,32]")
+    folder = swept(-5.5, *only_mup, lost=lost)
+    proposed = next_words(capsys, "fit", str(folder.path))
+    assert proposed == ["sweep", str(folder.sweep_file), "search.lr.low=-10"]
+    assert main([*proposed, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ran"] == 12  # 3 widths, 2 rates, 2 seeds
+
+
+@pytest.mark.parametrize("lost", [(64, 128, 256, 512), (512,)], ids=["everywhere", "at the widest"])
+def test_where_every_imported_run_diverged_lower_rates_are_asked_for(
+    lost: tuple[int, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [row | ({"val_loss": None} if row["width"] in lost else {}) for row in records()]
+    Path("rows.json").write_text(json.dumps(rows))
+    fit = next_words(capsys, "import", "rows.json", "results/mine", "--columns", "loss=val_loss")
+    why, proposed = explained_words(capsys, *fit)
+    assert why == "At width 512 every point failed: extend log2_lr from -11 to -13."
+    assert proposed == ["import", "MORE_ROWS.csv", "results/mine"]
+
+
+@pytest.mark.parametrize("width", [16, 32])
+def test_a_target_that_was_swept_is_not_transferred_to(
+    width: int, swept: Callable[..., ResultsFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = swept(-5.5)
+    named = f"sweep.target.model.width={width}"
+    why, proposed = explained_words(capsys, "fit", str(folder.path), named)
+    assert why == (
+        "A transfer needs a target wider than 32, the widest that was swept, but the target's "
+        f"width is {width}."
+    )
+    assert proposed == ["fit", str(folder.path), "sweep.target.model.width=64"]
+    assert next_words(capsys, *proposed)[0] == "transfer"
 
 
 def test_a_resolved_optimum_is_transferred(

@@ -152,9 +152,9 @@ def test_costs_are_bars_from_the_denominator() -> None:
     ax = axes_of(draw_cost, COST)
     assert bars(ax) == [pytest.approx((100, percent)) for percent in (174.0, 12.6, 6.6)]
     assert texts(ax) == [
-        "174 %",
+        "170 %",
         "the arm's sweep, of one target run",
-        "12.6 %",
+        "13 %",
         "its narrowest proxy alone, of one target run",
         "6.6 %",
         "the arm's sweep, of a direct search at the target, same grid and seeds",

@@ -321,3 +321,6 @@ def test_numbers_are_written_for_readers():
     assert wording.regret_text({"estimate": None, "low": 0.05, "high": None}) == "at least 0.0500"
     assert wording.flops_text(9.31e13) == "93.1 TFLOP"
     assert wording.percent_text(None) == "not known"
+    assert wording.hp_text("log2_lr", -5.6) == "−5.60 (0.0206)"
+    assert wording.hp_text("momentum", 0.91234) == "0.9123"
+    assert wording.hp_text("momentum", None) == "not known"

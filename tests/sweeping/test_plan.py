@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hptransfer.results.ledger_rows import ledger_row
 from hptransfer.results.ledger_writer import LedgerWriter
 from hptransfer.sweeping.design.trials import wanted
 from hptransfer.sweeping.plan import plan as costs
+from hptransfer.system.text import rounded
 from hptransfer.training.flops import step_flops, trial_flops
 from tests.support.pack_costs import remember, remember_of_gpu
 from tests.support.tiny import completed
@@ -291,6 +293,8 @@ def test_nothing_is_written_and_the_text_ends_with_the_next_command(
     )
     for words in ("60 to run in 15 packs", "core-hours", "money", "of one target run", "turns"):
         assert words in text
+    shares = re.findall(r"([\d.]+) %", text)
+    assert len(shares) > 3 and all(rounded(float(share)) == share for share in shares)
     assert main(["plan", str(tiny_sweep), "--print-config"]) == 0
     assert "widths" in capsys.readouterr().out
 

@@ -146,3 +146,37 @@ def test_their_target_run_comes_back_as_realised(
     regret = record["realised_regret"]
     assert regret["low"] <= 0.02 * 0.5**2 <= regret["high"]
     assert (mine.target / "realised.json").is_file()
+
+
+def test_a_momentum_is_told_and_compared_on_its_own_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    noise = np.random.default_rng(0)
+
+    def write(name: str, widths: tuple[int, ...], values: np.ndarray) -> None:
+        with Path(name).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["width", "momentum", "lr", "loss", "seed"])
+            for width in widths:
+                for seed, value in np.ndindex(3, len(values)):
+                    momentum = values[value]
+                    loss = 1.0 - 0.05 * np.log2(width) + 2.0 * (momentum - 0.9) ** 2
+                    loss += 1e-4 * noise.standard_normal()
+                    writer.writerow([width, momentum, 0.01, loss, seed])
+
+    write("rows.csv", (24, 48, 96), np.linspace(0.8, 0.99, 8))
+    assert main(["import", "rows.csv", str(MINE), "--quiet"]) == 0
+    capsys.readouterr()
+    value = transfer("model.width=192")["hps"]["momentum"]["value"]
+    assert value == pytest.approx(0.9, abs=0.02)
+    shown = capsys.readouterr().out
+    assert f"transfer momentum {value:.4g}, 90 % interval" in shown
+    assert "; momentum =" not in shown  # which is no logarithm
+    write("target.csv", (192,), value + np.array([-0.08, -0.04, 0.04, 0.08]))
+    assert main(["import", "target.csv", str(MINE / "target"), "--quiet"]) == 0
+    realised = transfer("model.width=192")["realised"]
+    assert realised["loss_at_transferred"] is None  # 0.04 is far, though no tenth of 1
+    assert main(["report", str(MINE)]) == 0
+    page = (MINE / "report.html").read_text()
+    assert f"{value:.4f}" in page and f"({2.0**value:.3g})" not in page

@@ -14,6 +14,7 @@ from hptransfer.analysis.answer.fitted_arm import FittedArm, Request, fit_arm
 from hptransfer.analysis.answer.headline import (
     WiderGrid,
     headline,
+    lost_grids,
     reasons,
     wider_grids,
 )
@@ -90,12 +91,13 @@ def _together(
 
 def _surface(found: list[FittedArm], surface: ArmSurfaces) -> dict[str, Any]:
     first = found[0]
-    targets = {each.hp: each.destination_draws for each in found if each.has_target and each.basins}
+    transferred = [each for each in found if each.has_target and each.basins]
     return surface_entry(
         first.arm.family,
         first.arm.parametrization,
         surface,
-        theta_target=targets,
+        theta_target={each.hp: each.destination_draws for each in transferred},
+        highest={each.hp: each.highest_for_destination for each in transferred},
         scale=first.scale,
         units=[each.unit for each in found],
     )
@@ -139,7 +141,7 @@ def _record(found: FittedArm, judged: Judged | None) -> dict[str, Any]:
         "moves": judged.moves.value,
         "matters": judged.matters.value,
         "headline": headline(judged),
-        "extend": [_extend(found, each) for each in wider],
+        "extend": [_extend(found, each) for each in (*wider, *lost_grids(found))],
         "reasons": [*told, *([next_step] if next_step else [])],
         "warnings": [*_caveats(found), *found.notes, *(w.sentence(found) for w in wider)],
     }
@@ -194,7 +196,7 @@ def _nothing(found: FittedArm, reason: str) -> dict[str, Any]:
         "moves": "unclear",
         "matters": "unclear",
         "headline": reason,
-        "extend": [],
+        "extend": [_extend(found, each) for each in lost_grids(found)],
         "reasons": [reason],
         "warnings": _caveats(found),
     }

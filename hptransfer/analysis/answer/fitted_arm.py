@@ -14,6 +14,7 @@ from hptransfer.analysis.basins.basin import Basin, fit_basins
 from hptransfer.analysis.basins.corner import Corners, find_corners
 from hptransfer.analysis.basins.curve import Curves, Floats
 from hptransfer.analysis.basins.noise import Noise, pool_noise
+from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.analysis.basins.rows import Arm, hp_grid
 from hptransfer.analysis.basins.scale import Scale, scaled_rows
 from hptransfer.analysis.laws.hierarchy import Law, fit_law
@@ -29,6 +30,7 @@ K_SLOPE_SD = 0.15  # prior sd of log k per doubling of an axis
 K_SCATTER = 0.2  # sd of log k between settings beyond what their basins leave open
 PRICED_BY = 3  # last settings along the main axis that price a rise of the loss
 LEAST_COMPUTE = 0.1  # doublings below which the rows' FLOPs do not grow along the axis
+CLIFF_RISK = 0.01  # the value for the destination passes the cliff in at most this share of draws
 WIDTH_COMPUTE = 2.0  # doublings of compute for one of the width, where rows say no FLOPs
 
 
@@ -186,6 +188,24 @@ class FittedArm:
         """Octaves from the optimum to the nearest cliff of any setting; infinite without one."""
         distances = [basin.cliff_distance for basin in self.basins.values()]
         return min((d for d in distances if d is not None), default=np.inf)
+
+    @cached_property
+    def highest_for_destination(self) -> float:
+        """The highest value that is taken for the destination; infinite without a cliff.
+
+        The last main setting's highest value, moved by the law: lower than all but CLIFF_RISK of
+        the draws of that movement.
+        """
+        last = self.on_main[-1]
+        moved = self.destination_draws - self.optimum_draws(last)
+        return self.highest_at(last) + quantile(moved, CLIFF_RISK)
+
+    def highest_at(self, setting: Setting) -> float:
+        """The highest value that is taken for a setting, halfway to its first failed point."""
+        grid = self.basins[setting].grid
+        if grid.cliff is None:
+            return np.inf
+        return (float(grid.theta[grid.sound[-1]]) + grid.cliff) / 2.0
 
     @cached_property
     def worst_rise(self) -> float:

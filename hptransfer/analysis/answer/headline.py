@@ -15,6 +15,7 @@ from hptransfer.analysis.answer.verdict import MORE_LIKELY, SPARE, Cost, Gap, Ju
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.config.hyperparameters import hp_words
+from hptransfer.system.text import percent_text, rounded
 
 WIDER_STEPS = 2.0  # grid steps by which a grid that is too narrow should reach farther
 LEAST_PERCENT, MOST_PERCENT = 0.001, 1000.0  # beyond which a share is not told apart
@@ -87,7 +88,7 @@ def evidence_sentence(judged: Judged) -> str:
     ]
     parts = [told]
     if arm.noise is not None:
-        is_narrow = bool(wider_grids(judged)) or _ends_early(judged)
+        is_narrow = judged.gap is Gap.lost or bool(wider_grids(judged)) or _ends_early(judged)
         parts.append(f"the grid is {'too narrow' if is_narrow else 'wide enough'}")
     return "; ".join([*parts, *([f"holds for {', '.join(held)}"] if held else [])])
 
@@ -147,18 +148,21 @@ class WiderGrid:
     start: float  # the grid's end, a point of the HP's axis
     end: float  # to which it should reach
     share: float  # probability that the optimum lies beyond
-    octaves: float  # by which the value at the destination would then change
+    octaves: float | None  # by which the value there would then change; None: every point failed
 
     def sentence(self, arm: FittedArm) -> str:
         """Return the note that the grid should be wider."""
+        reach = f"extend {arm.hp} from {arm.unit * self.start:.4g} to {arm.unit * self.end:.4g}."
+        if self.octaves is None:
+            where = f"{AXIS_WORDS[self.axis]} {self.setting.value(self.axis):g}"
+            return f"At {where} every point failed: {reach}"
         by = f"by {_moved(arm, self.octaves)}"
         if self.share > MORE_LIKELY:
             by = "by more than the grid can tell"
         return (
             f"At {AXIS_WORDS[self.axis]} {self.setting.value(self.axis):g} the optimum lies beyond "
             f"the {self.side} end of the grid with a probability of {_share(self.share)}, which "
-            f"would change the value {by}: extend {arm.hp} from "
-            f"{arm.unit * self.start:.4g} to {arm.unit * self.end:.4g}."
+            f"would change the value {by}: {reach}"
         )
 
 
@@ -220,6 +224,28 @@ def wider_grids(judged: Judged) -> list[WiderGrid]:
     return found
 
 
+def lost_grids(arm: FittedArm) -> list[WiderGrid]:
+    """Return the grids at the end of the main axis at which every point failed, to lower values.
+
+    Where several hyperparameters are searched only learning rates are extended.
+    """
+    rates = [hp for hp in arm.arm.rows.hps if hp.endswith("lr")]
+    if rates and arm.hp not in rates:
+        return []
+    main = arm.layout.main
+    last = max((setting.value(main) for setting in arm.on_main), default=0.0)
+    found: list[WiderGrid] = []
+    for setting in arm.layout.on_main:
+        theta = np.unique(arm.layout.rows_of(arm.arm.rows, setting).hps[arm.hp])
+        theta = theta[np.isfinite(theta)]
+        if setting.value(main) > last and len(theta):
+            low = float(theta[0])
+            step = float(np.median(np.diff(theta))) if len(theta) > 1 else 1.0
+            end = low - WIDER_STEPS * step
+            found.append(WiderGrid(setting, main, "low", low, end, share=1.0, octaves=None))
+    return found
+
+
 def _place(judged: Judged) -> str:
     """Return where the value holds: the main axis, and others where the target leaves `at`."""
     arm = judged.arm
@@ -262,12 +288,12 @@ def percent(value: float) -> str:
         return f"less than {LEAST_PERCENT:g} %"
     if value > MOST_PERCENT:
         return f"over {MOST_PERCENT:g} %"
-    return f"{float(f'{value:.2g}'):g} %"
+    return percent_text(value)
 
 
 def figure(value: float) -> str:
     """Return a value of a hyperparameter with three significant digits."""
-    return f"{float(f'{value:.3g}'):g}"
+    return rounded(value, 3)
 
 
 def _moved(arm: FittedArm, octaves: float, *, bare: bool = False) -> str:

@@ -16,6 +16,7 @@ from hptransfer.analysis.answer.text import target_differs
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.config.hyperparameters import hp_words
 from hptransfer.errors import UserError
+from hptransfer.system.text import percent_text
 
 EMPTY_REGRET = dict.fromkeys(("mean", "low", "high", "percent", "compute_percent"))
 
@@ -196,6 +197,12 @@ def costs(
         "narrowest_over_target_percent": percent(of_arm[width == width.min()], 1),
         "over_direct_search_percent": percent(of_arm, direct_runs),
     }
+
+
+def cost_shares(cost: Mapping[str, Any]) -> list[str]:
+    """Return the three ratios of `costs` in words: each is known."""
+    names = ("arm_over_target", "narrowest_over_target", "over_direct_search")
+    return [percent_text(cost[f"{name}_percent"]) for name in names]
 
 
 def points_of_width(table: pd.DataFrame, label: str, axes: Sequence[str]) -> int:

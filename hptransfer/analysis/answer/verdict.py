@@ -29,7 +29,6 @@ from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.analysis.laws.loss_law import LossLaw
 from hptransfer.config.sweep import VerdictConfig
 
-CLIFF_RISK = 0.01  # the emitted value passes the cliff in at most this share of draws
 SPARE = 2.0  # limits that a cost may reach where it is said not to matter
 LITTLE = 0.2  # share of the limit; a cost of which the law would save less is unavoidable
 SURE_ENOUGH = 0.75  # probability of a `no` in that case
@@ -116,14 +115,14 @@ class Judged:
         """
         if self.joint is not None:
             return self.joint
-        return best_value(self.arm.at_destination, self.arm.cliff)
+        return min(best_value(self.arm.at_destination), self.arm.highest_for_destination)
 
     @cached_property
     def kept(self) -> float:
         """The origin's own best value: what one would use if movement were ignored."""
         there = self.arm.at_destination
         here = replace(there, optimum=self.arm.optimum_draws(self.arm.origin))
-        return best_value(here, self.arm.cliff)
+        return min(best_value(here), self.arm.highest_at(self.arm.origin))
 
     @cached_property
     def emitted_cost(self) -> Cost:
@@ -260,13 +259,12 @@ def _finite_mean(draws: Floats) -> float:
     return float(finite.mean()) if len(finite) else np.inf
 
 
-def best_value(there: Curves, cliff: float) -> float:
-    """Return the value of least expected cost whose chance to pass the cliff is at most 1 %."""
+def best_value(there: Curves) -> float:
+    """Return the value of least expected cost."""
     low, high = quantile(there.optimum, 0.02), quantile(there.optimum, 0.98)
     values = np.linspace(low, high, TRIED_VALUES) if high > low else np.array([low])
     expected = [float(there.cost(value).mean()) for value in values]
-    best = float(values[int(np.argmin(expected))])
-    return min(best, quantile(there.optimum, CLIFF_RISK) + cliff)
+    return float(values[int(np.argmin(expected))])
 
 
 def judge(arms: list[FittedArm]) -> list[Judged]:

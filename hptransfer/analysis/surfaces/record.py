@@ -31,6 +31,7 @@ def surface_entry(
     arm: ArmSurfaces,
     *,
     theta_target: Mapping[str, Floats],
+    highest: Mapping[str, float],
     scale: Scale,
     units: Sequence[float],
 ) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def surface_entry(
     Args:
         theta_target: draws (draw,) of each HP's optimum at the target, each by its own law; HPs
             without a law are absent, and then the joint target is null.
+        highest: of each HP in `theta_target`, the highest value that is still taken there.
         scale: of the losses that the surfaces were fitted to.
         units: of the HPs' axes (`basins/units.py`).
     """
@@ -60,7 +62,9 @@ def surface_entry(
             for setting, surface in arm.surfaces.items()
         ],
         "importance": {**_importance(arm), "ped_anova": None},
-        "target": _target(arm, basins, theta_target, scale, level[-1], units) if level else None,
+        "target": _target(arm, basins, theta_target, highest, scale, level[-1], units)
+        if level
+        else None,
     }
 
 
@@ -274,6 +278,7 @@ def _target(
     arm: ArmSurfaces,
     basins: Mapping[str, Mapping[Any, Basin]],
     theta_target: Mapping[str, Floats],
+    highest: Mapping[str, float],
     scale: Scale,
     level: float,
     units: Sequence[float],
@@ -287,7 +292,7 @@ def _target(
     theta = as_correlated(theta, fits[-1].theta_draws)
     hessian = np.mean(bent, axis=0)
     cliffs = np.array([_nearest_cliff(basins[hp].values()) for hp in arm.hps])
-    x = joint_value(theta, hessian, cliffs)
+    x = np.minimum(joint_value(theta, hessian, cliffs), [highest[hp] for hp in arm.hps])
     regret = joint_regret(x, theta, hessian, cliffs)
     regret = np.where(np.isfinite(regret), scale.loss_rise(level, regret), np.inf)
     finite = regret[np.isfinite(regret)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hptransfer.reporting.figures.style import ARMS, FAIL, INK, MUTED, PAPER
+from hptransfer.system.text import percent_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def draw_cost(ax: Axes, cost: Mapping[str, Any]) -> None:
         color = FAIL if dearer else ARMS[2]
         ax.barh([row], [percent - 100], left=100, height=0.34, color=color, alpha=0.85)
         ax.annotate(
-            f"{percent:.3g} %", (percent, row), (5 if dearer else -5, 0),
+            percent_text(percent), (percent, row), (5 if dearer else -5, 0),
             textcoords="offset points", ha="left" if dearer else "right", va="center",
             color=color, fontweight="bold",
         )  # fmt: skip

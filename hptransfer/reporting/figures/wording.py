@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hptransfer.config.hyperparameters import axis_digits, hp_value
+from hptransfer.system import text as plain
+
 UNKNOWN = "not known"
 
 
@@ -16,9 +19,12 @@ def number_text(value: float | None, digits: int) -> str:
     return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
-def hp_text(theta: float | None) -> str:
-    """Return log2 of an HP with the HP's own value in brackets."""
-    return UNKNOWN if theta is None else f"{number_text(theta, 2)} ({2.0**theta:.3g})"
+def hp_text(axis: str, point: float | None) -> str:
+    """Return a point of an HP's axis; one in log2 with the HP's own value in brackets."""
+    told = number_text(point, axis_digits(axis))
+    if point is None or not axis.startswith("log2_"):
+        return told
+    return f"{told} ({hp_value(axis, point):.3g})"
 
 
 def digits_for(*values: float | None) -> int:
@@ -72,5 +78,5 @@ def flops_text(value: float | None) -> str:
 
 
 def percent_text(value: float | None) -> str:
-    """Return a percentage with three significant digits."""
-    return UNKNOWN if value is None else f"{value:.3g} %".replace("-", "−")
+    """Return a percentage to two significant digits, with a true minus sign."""
+    return UNKNOWN if value is None else plain.percent_text(value).replace("-", "−")

@@ -26,7 +26,7 @@ from hptransfer.analysis.answer.text import (
     verdict_line,
 )
 from hptransfer.config.choices import arm_name
-from hptransfer.config.hyperparameters import hp_value
+from hptransfer.config.hyperparameters import axis_digits, hp_value
 from hptransfer.reporting.figures import Picture
 from hptransfer.reporting.figures.cost import DENOMINATORS
 from hptransfer.reporting.figures.style import hp_label, hp_name
@@ -258,7 +258,11 @@ def target_values(transfer: JsonObject) -> str:
         f", {params:,} parameters." if params is not None else "."
     )
     rows = [
-        (hp_label(name), hp_text(hp["value"]), interval_text(hp["low"], hp["high"], 2).strip(" ()"))
+        (
+            hp_label(name),
+            hp_text(name, hp["value"]),
+            interval_text(hp["low"], hp["high"], axis_digits(name)).strip(" ()"),
+        )
         for name, hp in transfer["hps"].items()
     ]
     known = expected is not None and expected.get("mean") is not None
@@ -299,14 +303,15 @@ def _conditions(expected: JsonObject | None) -> str:
 
 def realised_table(realised: JsonObject) -> str:
     """Tabulate what the target's own sweep says about the transferred value."""
+    hp = realised["hp"]
     is_missed = realised["missed"] or realised.get("loss_as_predicted") is False
     answer = "missed" if is_missed else "held"
     sentence = f"The target, width {realised['width']}, was swept itself: the prediction {answer}."
     rows = [
         ("predicted cost in loss", regret_text(realised["predicted"], "mean")),
         ("realised cost in loss", regret_text(realised["regret"])),
-        ("transferred value", hp_text(realised["transferred"])),
-        ("the target's own optimum", hp_text(realised["optimum"]["optimum"])),
+        ("transferred value", hp_text(hp, realised["transferred"])),
+        ("the target's own optimum", hp_text(hp, realised["optimum"]["optimum"])),
         ("loss at the transferred value", number_text(realised["loss_at_transferred"], 4)),
     ]
     return element("p", sentence) + "\n" + table("", ("", "#"), rows)

@@ -7,8 +7,9 @@ from typing import Any
 
 from hptransfer.analysis.answer.headline import percent
 from hptransfer.analysis.answer.text import answer_lines, value_span
+from hptransfer.analysis.answer.transferred import cost_shares
 from hptransfer.config.choices import arm_name
-from hptransfer.config.hyperparameters import hp_value, hp_words
+from hptransfer.config.hyperparameters import axis_digits, hp_value, hp_words
 from hptransfer.reporting.figures.wording import regret_text
 from hptransfer.system.text import decimal, interval_text, text_table
 
@@ -62,9 +63,10 @@ def transfer_lines(record: Mapping[str, Any]) -> str:
         f"{arm_name(target['parametrization'])}, verdict {record['verdict']}"
     )
     for hp, value in record["hps"].items():
+        point = f"; {hp} = {value['value']:.2f}" if hp.startswith("log2_") else ""
         lines.append(
             f"transfer {hp_words(hp)} {hp_value(hp, value['value']):.4g}, 90 % interval "
-            f"{value_span(hp, value['low'], value['high'])}; {hp} = {value['value']:.2f}"
+            f"{value_span(hp, value['low'], value['high'])}{point}"
         )
     lines += [_regret_line(record["expected_regret"]), *_loss_lines(record)]
     lines.append(_cost_line(record["cost"]))
@@ -120,10 +122,10 @@ def _cost_line(cost: Mapping[str, Any]) -> str:
     swept = f"cost     {cost['sweep_flops']:.3g} FLOPs swept"
     if cost["arm_over_target_percent"] is None:
         return f"{swept}; the target's are not known"
+    arm, narrowest, direct = cost_shares(cost)
     return (
-        f"{swept}; the arm is {cost['arm_over_target_percent']:g} % of one target run, its "
-        f"narrowest proxy {cost['narrowest_over_target_percent']:g} %, and "
-        f"{cost['over_direct_search_percent']:g} % of the same search at the target"
+        f"{swept}; the arm is {arm} of one target run, its narrowest proxy {narrowest}, and "
+        f"{direct} of the same search at the target"
     )
 
 
@@ -133,6 +135,7 @@ def realised_line(realised: Mapping[str, Any]) -> str:
     own = realised["optimum"]
     if own is None:
         return f"realised cost not known: {realised['reason']}"
+    form = f".{axis_digits(realised['hp'])}f"
     verdict = "missed the prediction" if realised["missed"] else "within the prediction"
     known = predicted["mean"] is not None
     said = (
@@ -142,7 +145,7 @@ def realised_line(realised: Mapping[str, Any]) -> str:
     )
     return (
         f"realised the value costs {regret_text(regret)} in loss at width {realised['width']} "
-        f"(own optimum {own['optimum']:.2f} {interval_text(own['low'], own['high'], '.2f')}), "
+        f"(own optimum {own['optimum']:{form}} {interval_text(own['low'], own['high'], form)}), "
         f"{said}"
     )
 

@@ -6,10 +6,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hptransfer.analysis.answer.transferred import cost_shares
 from hptransfer.config.choices import arm_name
 from hptransfer.config.runtime import UNITS, amount_text
 from hptransfer.config.sweep import CONDITIONS
-from hptransfer.system.text import count_text, duration, text_table
+from hptransfer.system.text import count_text, duration, percent_text, rounded, text_table
 
 COLUMNS = ("arm", "width", "params", "to run", "packs", "FLOPs", "GiB", "s/pack", "hours", "from")
 LETTERS = 100  # of a line, at most
@@ -53,9 +54,9 @@ def _cells(shape: Mapping[str, Any]) -> list[str]:
         *begin,
         f"{packs['to_run']} of {packs['size']}",
         flops,
-        "-" if packs["bytes"] is None else f"{packs['bytes'] / 2**30:.2g}",
-        f"{packs['seconds']['estimate']:.2g}",
-        f"{shape['hours']['estimate']:.2g}",
+        "-" if packs["bytes"] is None else rounded(packs["bytes"] / 2**30),
+        rounded(packs["seconds"]["estimate"]),
+        rounded(shape["hours"]["estimate"]),
         packs["source"],
     ]
 
@@ -91,8 +92,8 @@ def _wall(wall: Mapping[str, Any], place: Mapping[str, Any]) -> str:
 def _evaluation(shapes: list[Mapping[str, Any]]) -> str:
     """Say how large the evaluations are, which no measurement of packs includes."""
     shares = [shape["evaluation_share"] for shape in shapes]
-    low, high = f"{min(shares):.1%}", f"{max(shares):.1%}"
-    much = low if low == high else f"{low} to {high}"
+    low, high = (percent_text(100.0 * share) for share in (min(shares), max(shares)))
+    much = low if low == high else f"{low.removesuffix(' %')} to {high}"
     return f"         evaluations are included as {much} of the training, by their FLOPs"
 
 
@@ -119,8 +120,8 @@ def _intervals(shapes: list[Mapping[str, Any]]) -> list[str]:
 def _target(target: Mapping[str, Any] | None, unit: str) -> list[str]:
     if target is None:
         return ["target   none is named, so there is nothing to compare with: set sweep.target"]
-    hours = "unknown" if target["hours"] is None else f"{target['hours']:.3g}"
-    money = "" if target["money"] is None else f", {target['money']:.3g} of money"
+    hours = "unknown" if target["hours"] is None else rounded(target["hours"])
+    money = "" if target["money"] is None else f", {rounded(target['money'])} of money"
     parameters = count_text(target["parameters"])
     return [
         f"target   width {target['width']}, one run: {parameters} parameters, "
@@ -131,19 +132,21 @@ def _target(target: Mapping[str, Any] | None, unit: str) -> list[str]:
 def _ratios(cost: Mapping[str, float] | None) -> list[str]:
     if cost is None:
         return []
+    arm, narrowest, direct = cost_shares(cost)
     return [
-        f"ratio    the target's arm costs {cost['arm_over_target_percent']:g} % of one target run, "
-        f"its narrowest proxy alone {cost['narrowest_over_target_percent']:g} %, and the arm "
-        f"{cost['over_direct_search_percent']:g} % of a search of the grid at the target with "
-        "the same seeds (FLOPs)"
+        f"ratio    the target's arm costs {arm} of one target run, its narrowest proxy alone "
+        f"{narrowest}, and the arm {direct} of a search of the grid at the target with the same "
+        "seeds (FLOPs)"
     ]
 
 
 def _interval(value: Mapping[str, float | None]) -> str:
-    estimate = f"{value['estimate']:.3g}"
-    if value["low"] is None:
-        return estimate
-    return f"{estimate} [{value['low']:.2g}, {value['high']:.2g}]"
+    estimate, low, high = value["estimate"], value["low"], value["high"]
+    if estimate is None:
+        return "unknown"
+    if low is None or high is None:
+        return rounded(estimate)
+    return f"{rounded(estimate)} [{rounded(low)}, {rounded(high)}]"
 
 
 def folded(line: str) -> str:
@@ -178,7 +181,7 @@ def budget_text(answer: Mapping[str, Any]) -> str:
 
 def _percent_text(percent: float | None) -> str:
     """Return the mean regret in percent; nothing where losses are not all positive."""
-    return "" if percent is None else f"; the mean is {percent:.2g} % of the loss"
+    return "" if percent is None else f"; the mean is {percent_text(percent)} of the loss"
 
 
 def _budget_cells(budget: str, entry: Mapping[str, Any] | None) -> list[str]:

@@ -17,7 +17,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from hptransfer.analysis.answer.verdict import CLIFF_RISK
+from hptransfer.analysis.answer.fitted_arm import CLIFF_RISK
 from hptransfer.analysis.basins.basin import NUDGE, NUDGE_STEPS, Censoring, build_grid, fit_basins
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import LOW_POINTS
