@@ -33,8 +33,8 @@ __all__ = ["Basin", "Censoring", "Grid", "Noise", "build_grid", "fit_basins", "p
 
 SKEWS = np.array([-0.8, -0.4, 0.0, 0.4, 0.8, 1.3, 2.0])  # c, per octave
 LOG_PRIOR = -0.5 * ((SKEWS - 0.3) / 0.8) ** 2
-DISCREPANCY = 0.12  # sd of a shape's error, as a share of a point's rise above the lowest
-FAR = 3.0  # times the rise of the fourth lowest point, from which that share itself grows
+DISCREPANCY = 0.09  # sd of a shape's error, as a share of a point's rise above the lowest
+FAR = 5.0  # times the rise of the fourth lowest point, from which that share itself grows
 NUDGE = 0.03  # octaves
 NUDGE_STEPS = 0.08  # grid steps
 UNSEEN = 1e-4

@@ -23,7 +23,7 @@ from hptransfer.analysis.basins.curve import Floats, rise
 from hptransfer.analysis.basins.grid import Grid
 from hptransfer.analysis.basins.noise import Noise
 
-LOG_PRIOR_ODDS = -3.0  # basins with a corner are rare: 2 of 39 recorded arms look like one
+LOG_PRIOR_ODDS = -8.0  # no recorded arm has a corner: the log odds of the likeliest are 4
 FEWEST = 5  # points that can tell four parameters of one kind from four of the other
 PLACES = 161  # candidate minima over a grid
 RIDGE = 1e-12  # of a normal equation's trace: keeps it solvable where a side has no point

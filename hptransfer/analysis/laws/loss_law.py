@@ -23,7 +23,7 @@ EXPONENTS = np.geomspace(0.03, 2.0, 200)
 LEAST_ERROR = 1e-9  # of a loss, as a share of the largest
 MISFIT = 1.5  # Birge ratio above which the narrowest setting is left out
 FEWEST = 3  # settings from which narrow ones may be left out
-SURE = 0.9  # share of draws in which the loss must fall for the law to price a rise
+SURE = 0.95  # share of draws in which the loss must fall for the law to price a rise
 MOST_LOG_COMPUTE = 20.0  # log of a factor of compute beyond which none is told apart
 
 
