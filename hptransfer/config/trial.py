@@ -180,9 +180,9 @@ LEAST_SAMPLES = 100  # samples of a trial: more than the classifiers have featur
 class QualityConfig:
     """Samples that the deciding weights draw after training, judged beside the loss."""
 
-    samples: int = 0  # 0: quality is not measured
+    samples: int = 0  # samples of a trial that are judged; 0: quality is not measured
     steps: int = 20  # model evaluations a sample, by DPM-Solver++(2M)
-    guidance: float = 1.0  # 1: the conditional prediction, none of the unconditional one
+    guidance: float = 1.0  # of the samples; 1: the conditional prediction alone
 
     def __post_init__(self) -> None:
         require_count("quality.samples", self.samples, least=0, most=50_000)
@@ -531,9 +531,9 @@ class TrialConfig:
     optimizer: AdamWConfig = AdamWConfig()
     budget: BudgetConfig = BudgetConfig()
     quality: QualityConfig = QualityConfig()
-    init: Init = Init.adaln_zero
-    precision: Precision = Precision.fp32
-    seed: int = 0
+    init: Init = Init.adaln_zero  # what the model is at its base width
+    precision: Precision = Precision.fp32  # arithmetic of the training
+    seed: int = 0  # of initialisation, data order, noise and timesteps
 
     def __post_init__(self) -> None:
         require_count("seed", self.seed, least=0, most=2**63 - 1)
