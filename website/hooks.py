@@ -134,7 +134,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
     def to_page(link: re.Match[str]) -> str:
         folder = path_in_repository(page.file.src_uri, link["target"])
-        if SCHEME.match(link["target"]) or not (ROOT / folder).is_dir():
+        is_folder = link["target"].endswith("/") or (ROOT / folder).is_dir()
+        if SCHEME.match(link["target"]) or not is_folder:
             return link[0]
         inside = [name for name in in_nav if name.startswith(f"{folder}/")]
         if not inside or not folder.startswith("docs/"):

@@ -41,9 +41,7 @@ class RectifiedFlowConfig(ObjectiveConfig):
     """x_t = (1 - t)·x + t·noise, target noise - x (arXiv 2209.03003)."""
 
     name: str = field(default="rectified_flow", metadata=TAG)
-    timesteps: TimestepSampling = (
-        TimestepSampling.uniform
-    )  # how they are drawn: uniform or logit_normal
+    timesteps: TimestepSampling = TimestepSampling.uniform  # drawn uniform or logit_normal
     logit_mean: float = 0.0  # mean of `logit_normal` (arXiv 2403.03206, Eq. 19)
     logit_std: float = 1.0  # standard deviation of `logit_normal`
 
@@ -103,9 +101,7 @@ class ParametrizationConfig:
     scaling: Scaling = Scaling.mup  # rules for width: mup, standard or standard_embed
     init_scale: float = 1.0  # multiplies every random initial std; zeros and fixed tables stay
     output_scale: float = 1.0  # multiplies the readout's output (paper: output_mult)
-    weight_decay_mode: WeightDecayMode = (
-        WeightDecayMode.mup
-    )  # of λ with width: mup, independent or unscaled
+    weight_decay_mode: WeightDecayMode = WeightDecayMode.mup  # mup, independent or unscaled
     eps_scaling: EpsScaling = EpsScaling.none  # of Adam's epsilon: none, or width for eps/m
     broken: Broken = Broken.none  # a deliberate fault, for `hptransfer check`
     depth_alpha: float = 1.0  # branches are scaled by (depth / model.base_depth)^-depth_alpha
