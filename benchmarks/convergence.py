@@ -10,7 +10,7 @@ of the sweep's grid under both, for the target-tuned baseline and the regrets. R
 `<folder>/convergence/`; run again, the command goes on with what is missing. The answer goes to
 `<folder>/convergence.json`, the picture to `<folder>/figures/convergence.png` and `.svg`.
 
-What is compared, and how, stands in sweeps/convergence.yaml and docs/convergence.md.
+What is compared, and how, stands in sweeps/convergence.yaml and docs/evidence/convergence.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How well the surface of several HPs finds a planted joint optimum, and whether intervals cover.
 
-    python -m benchmarks.surface [--repeats 300] [--out docs/surface.md]
+    python -m benchmarks.surface [--repeats 300] [--out docs/how_to/several_hyperparameters.md]
 
 Surfaces have a random optimum, random curvatures (0.4 to 1 % of the loss one octave off) and random
 interactions; points lie on a grid, a Sobol sequence, or half-way clustered as an adaptive search

@@ -1,4 +1,4 @@
-"""The examples of docs/import.md, run as they stand there."""
+"""The examples of docs/how_to/import.md, run as they stand there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.foreign_tables import (
     write_messy,
 )
 
-PAGE = Path(hptransfer.__file__).parents[1] / "docs" / "import.md"
+PAGE = Path(hptransfer.__file__).parents[1] / "docs" / "how_to" / "import.md"
 
 
 def write_examples() -> None:

@@ -408,7 +408,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     `target` (one run), `search_over_target` (as `transfer` gives it) and `notes`. An interval is
     {estimate, low, high}, its ends null where nothing tells them; hours are of `place.unit`.
     `packs`, `hours` and `money` are null where nothing tells how long packs take. With --budget the
-    answer is another: see `docs/budget.md`.
+    answer is another: see `docs/how_to/budget.md`.
     """
     from hptransfer.sweeping.plan.plan import read_inputs
     from hptransfer.sweeping.run.job import check_question

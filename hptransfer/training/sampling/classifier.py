@@ -24,7 +24,7 @@ FEATURES = 64  # features per image
 # the others halve it down to 4.
 CHANNELS = {8: (32, 64), 32: (16, 32, 64, 64)}
 # Whether the features are the last convolution's channels averaged over the image, as FID's are, or
-# else the hidden layer. The hidden layer cannot tell clothes from noise (docs/quality.md).
+# else the hidden layer. The hidden layer cannot tell clothes from noise (docs/how_to/quality_of_samples.md).
 POOLED = {8: False, 32: True}
 IMAGES_AT_ONCE = 500  # images of one forward of the classifier
 

@@ -1,6 +1,6 @@
 """Files that hold the target's values for other trainers: JSON, torch, diffusers, Megatron-LM.
 
-Each file is described in docs/export.md.
+Each file is described in docs/how_to/export.md.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ def test_every_field_that_is_printed_is_documented(
     for source, folder in (("rows.csv", "trials"), ("optima.csv", "optima")):
         told = printed(capsys, "import", source, folder)
         assert told["schema"] == 1
-        assert set(fields(told)) <= named("import.md")
+        assert set(fields(told)) <= named("how_to/import.md")
         fitted = printed(capsys, "fit", folder, "sweep.target.model.width=4096")
         assert fitted["schema"] == 2
-        undocumented = set(fields(fitted)) - named("estimates.md")
+        undocumented = set(fields(fitted)) - named("reference/answer_record.md")
         assert not undocumented, sorted(undocumented)
