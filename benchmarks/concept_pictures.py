@@ -42,7 +42,7 @@ def main() -> None:
         figure = drawn(picture)
         path = PAGES / f"{picture.name}.svg"
         with matplotlib.style.context(["default", RC]):
-            figure.savefig(path, **FORMATS[".svg"])
+            figure.savefig(path, bbox_inches="tight", pad_inches=0.12, **FORMATS[".svg"])
         print(path)
 
 
@@ -356,12 +356,11 @@ def verdict_of(moves: str, matters: str) -> tuple[str, str]:
 
 def draw_failures(figure: Figure) -> None:
     """Draw six recorded sweeps in which transfer fails or stays open."""
-    axes = figure.subplots(2, 3)
+    axes = figure.subplots(3, 2)
     panels = (_draw_drift, _draw_no_fall, _draw_batch, _draw_cliff, _draw_plain, _draw_seeds)
     for ax, draw in zip(axes.flat, panels, strict=True):
+        ax.set_ylabel("" if draw is _draw_batch else "loss after training")
         draw(ax)
-    for ax in axes[:, 0]:
-        ax.set_ylabel("loss after training")
 
 
 def _draw_settings(ax: Axes, curves: Mapping[int, Curve], **legend: Any) -> None:
@@ -441,7 +440,7 @@ def _draw_seeds(ax: Axes) -> None:
     values_axis(ax, SCALES, "output scale")
     ax.set(xlim=(-3.6, 6.4), ylim=(0.54, 0.72))
     ax.legend(frameon=False, fontsize=8, labelspacing=0.2, handletextpad=0.4, loc="upper right")
-    text = "the best value of one seed (white dot)\nis not that of the next seed"
+    text = "the best values of five seeds (white dots)\nlie up to a factor of eight apart"
     title(ax, "6  One seed misleads", text)
 
 
@@ -449,7 +448,7 @@ PICTURES = (
     Picture("what_mup_transfers", "Loss against learning rate", (10.0, 4.6), draw_transfer),
     Picture("optima_and_intervals", "Curves and optima", (10.0, 7.4), draw_optima),
     Picture("verdicts", "Moves and matters", (10.0, 4.6), draw_verdict),
-    Picture("when_transfer_fails", "Six ways to fail", (11.0, 7.6), draw_failures),
+    Picture("when_transfer_fails", "Six ways to fail", (9.0, 10.2), draw_failures),
     Picture("architecture", "The packages", (10.0, 7.8), draw_architecture),
 )
 
