@@ -5,9 +5,10 @@
 reads each study's sweep.yaml, ledgers, estimates, transfer.json, target/realised.json and
 convergence.json. It writes the sections of results/README.md, the table and the quickstart's
 output in README.md (between HTML comments, all else stays) and two pictures, families.png and
-learning_rate.png in results/studies. Nothing is fitted here: a study without its own estimates, or
-with older ones, is said to lack them; one that nobody ran is `not run`. Time is the sum of the
-rows' own seconds.
+learning_rate.png in results/studies. The short tables of docs/evidence/README.md are written from
+the records of `benchmarks.leave_widest_out` and `benchmarks.planted`. Nothing is fitted here: a
+study without its own estimates, or with older ones, is said to lack them; one that nobody ran is
+`not run`. Time is the sum of the rows' own seconds.
 
     python -m benchmarks.studies --tidy FOLDER
 
@@ -24,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import studies_picture, studies_readme_picture
+from benchmarks.studies_evidence import PAGE, evidence_blocks
 from benchmarks.studies_questions import FAMILIES
 from benchmarks.studies_read import Study
 from benchmarks.studies_sections import results_sections
@@ -37,13 +39,21 @@ PICTURE, README_PICTURE = "families.png", "learning_rate.png"
 
 
 def pages(results: Path, readme: Path) -> dict[Path, str]:
-    """Return both pages with what the studies say now."""
+    """Return README.md and results/README.md with what the studies say now."""
     studies, listed = results / "studies", results / "README.md"
     front = readme.read_text(encoding="utf-8")
     front = filled(front, "quickstart", quickstart_output(studies))
     front = filled(front, "measured", measured_table(studies))
     sections = f"\n{results_sections(studies, ROOT / 'sweeps')}\n"
     return {readme: front, listed: filled(listed.read_text(encoding="utf-8"), "answers", sections)}
+
+
+def evidence_page(page: Path, benchmarks: Path) -> str:
+    """Return docs/evidence/README.md with its short tables as the records are now."""
+    text = page.read_text(encoding="utf-8")
+    for name, block in evidence_blocks(benchmarks).items():
+        text = filled(text, name, block)
+    return text
 
 
 def pictured(studies: Path) -> dict[str, Study]:
@@ -68,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("\n".join(tidy(arguments.tidy)))
         else:
             _write(arguments.results, arguments.readme)
+            write_text(ROOT / PAGE, evidence_page(ROOT / PAGE, ROOT / "results" / "benchmarks"))
+            print(f"wrote {ROOT / PAGE}")
     except UserError as error:
         raise SystemExit(str(error)) from None
     return 0

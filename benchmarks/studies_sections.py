@@ -71,10 +71,7 @@ def _ran(editions: Sequence[Edition], studies: Path) -> list[Edition]:
 
 def _how(section: Section, found: Found, sweeps: Path) -> str:
     """Say what to type, what was trained and what the paper found."""
-    lines = [
-        f"- Command: {_commands(question, found, sweeps)}."
-        for question in section.questions
-    ]
+    lines = [f"- Command: {_commands(question, found, sweeps)}." for question in section.questions]
     sound = [study for study in found.values() if isinstance(study, Study)]
     if sound:
         counts = dict.fromkeys(study.count for study in sound)
@@ -329,8 +326,7 @@ def _speed_ups(studies: Sequence[Study]) -> str:
 
 def _with_tuning(studies: Sequence[Study]) -> str:
     told = [
-        f"{words.span(_ratios(studies, name, 'speed_up_with_tuning'), words.two_digits)} "
-        f"({where})"
+        f"{words.span(_ratios(studies, name, 'speed_up_with_tuning'), words.two_digits)} ({where})"
         for name, where in BASELINES.items()
     ]
     return (
@@ -354,9 +350,7 @@ def _steps_table(found: Found) -> str:
         [where, *(s if isinstance(s, str) else _speed_up(s, name) for s in found.values())]
         for name, where in BASELINES.items()
     ]
-    rows.append(
-        ["cost of µP's own rate, in loss", *(_own_cost(study) for study in found.values())]
-    )
+    rows.append(["cost of µP's own rate, in loss", *(_own_cost(study) for study in found.values())])
     return words.table(("steps over µP's, rate of the standard run", *heads), rows)
 
 
