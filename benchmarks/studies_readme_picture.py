@@ -80,11 +80,11 @@ def draw_readme(study: Study, path: Path) -> None:
     """Draw both parametrizations side by side on the same axes; write a PNG."""
     import matplotlib.style
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     shown, panels = window(study), readme_panels(study)
     with matplotlib.style.context(["default", RC]):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        figure.get_layout_engine().set(wspace=0.06)
+        figure = Figure(figsize=SIZE, layout=ConstrainedLayoutEngine(wspace=0.06))
         axes = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
         for ax, panel in zip(axes, panels, strict=True):
             _draw(ax, panel, shown)

@@ -34,11 +34,12 @@ SCALES = {"init_scale": "scale of the initialisation", "output_scale": "scale of
 
 def results_sections(studies: Path, sweeps: Path) -> str:
     """Return a section for each question, and one of what was not run."""
-    written = [_section(section, studies, sweeps) for section in SECTIONS]
+    written = [section_text(section, studies, sweeps) for section in SECTIONS]
     return "\n\n".join([*written, _not_run(studies, sweeps)])
 
 
-def _section(section: Section, studies: Path, sweeps: Path) -> str:
+def section_text(section: Section, studies: Path, sweeps: Path) -> str:
+    """Return a section: what was asked, the answer, the picture, the table, and how."""
     found = {
         edition: answered(studies, edition)
         for question in section.questions
@@ -284,7 +285,7 @@ def _conditions_answer(found: Mapping[Edition, Study]) -> str:
 def _slopes(study: Study) -> dict[str, Record]:
     """Return the slopes in octaves per doubling of what varies, by its name in words."""
     (arm, *_) = study.arms
-    slopes = arm["conditions"]["octaves_per_doubling"]
+    slopes: Mapping[str, Record] = arm["conditions"]["octaves_per_doubling"]
     named = {"width": "width", "batch_size": "batch size", "steps": "number of steps"}
     return {named.get(axis, axis): slope for axis, slope in slopes.items()}
 

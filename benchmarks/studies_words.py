@@ -42,15 +42,15 @@ def cost(record: Mapping[str, Any] | None, center: str = "estimate", digits: int
     """Write a cost with its interval, as `0.0006 (below 0.0024)` where that starts at zero."""
     if record is None or record[center] is None:
         return UNKNOWN
-    told = f"{record[center]:.{digits}f}"
-    if float(told) == 0:
-        told = f"below {10.0**-digits:.{digits}f}"
-    low, high = record["low"], record["high"]
-    if low is None or high is None:
-        return f"{told} (no upper bound)" if high is None else f"{told} (below {high:.{digits}f})"
-    if float(f"{low:.{digits}f}") == 0:
-        return f"{told} (below {high:.{digits}f})"
-    return f"{told} ({low:.{digits}f} to {high:.{digits}f})"
+    told, low, high = (
+        None if record[end] is None else f"{record[end]:.{digits}f}"
+        for end in (center, "low", "high")
+    )
+    if high is None:
+        return f"{told} (no upper bound)"
+    if float(told or 0) == 0:
+        return f"below {high}"
+    return f"{told} (below {high})" if float(low or 0) == 0 else f"{told} ({low} to {high})"
 
 
 def predicted(study: Study) -> str:
