@@ -137,7 +137,7 @@ def test_the_record_counts_the_targets_parameters(tiny_sweep: Path) -> None:
     assert all(
         f"# {line}" in comments for line in [*told["headline"].split("\n"), *told["reasons"]]
     )
-    for word in ("# verdict: ", "# expected regret: ", "# cost: ", "# held-out minus training"):
+    for word in ("# verdict: ", "# expected cost", "# compute: ", "# held-out minus training"):
         assert word in comments
 
 
@@ -147,7 +147,7 @@ def test_a_target_of_other_conditions_than_those_swept_has_no_prediction(tiny_sw
     record = json.loads(Path("results/tiny/transfer.json").read_text())
     assert record["expected_regret"]["mean"] is None and record["predicted_loss"] is None
     assert "budget.steps is 48 at the target" in record["expected_regret"]["reason"]
-    said = "The answer holds only where nothing but what was swept changes, and budget.steps is 48"
+    said = "The answer holds only where nothing changes but what was swept, yet budget.steps is 48"
     assert any(warning.startswith(said) for warning in record["warnings"])
 
 
@@ -290,12 +290,12 @@ def test_the_terminal_tells_it_all() -> None:
     }
     text = transfer_lines(record)
     for words in (
-        "gpt width 1024, µP, verdict transfers",
+        "gpt width 1024, µP, verdict: transfers",
         "use a rate\nit stays\nrests on rows\nmoves: no, matters: no -> transfers\n  It stays.\n",
-        " in loss, 0.2 % of it, 1 % more compute; for steps 1000",
-        "predicted 2.60000 [2.50000, 2.70000]",
-        "gap      held-out minus training loss +0.10000 at width 512",
-        "realised loss 2.80000 at the transferred value, outside the prediction. A regret needs",
+        " in loss, which is 0.2 % of it, worth 1 % more compute. This holds for steps 1000",
+        "predicted 2.600 at the target's best value (90 % interval 2.500 to 2.700)",
+        "training loss +0.1000 at width 512",
+        "loss 2.8000 at the transferred value, outside the prediction. A regret needs",
         "the rows give no FLOPs",
         "warning: Mind the gap.",
     ):
