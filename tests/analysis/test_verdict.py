@@ -124,7 +124,7 @@ def test_copies_of_a_seed_are_no_evidence() -> None:
     alone, copied = answer(table, 1024), answer(copies, 1024)
     widths = [arm["target"]["high"] - arm["target"]["low"] for arm in (alone, copied)]
     assert widths[1] == pytest.approx(widths[0], rel=0.05)
-    assert any("repeat another seed's losses exactly" in w for w in copied["warnings"])
+    assert any("exactly the losses of another seed" in w for w in copied["warnings"])
 
 
 def test_an_arm_whose_loss_does_not_fall_is_priced_by_its_sibling() -> None:
@@ -241,7 +241,7 @@ def test_steps_that_grow_with_width_keep_every_width_and_say_so() -> None:
     )
     arm = answer(table, 1024)
     assert len(arm["optima"]) == 4
-    assert any("training steps changes with the width" in w for w in arm["warnings"])
+    assert any("training steps changes together with the width" in w for w in arm["warnings"])
 
 
 def test_the_direction_of_words_follows_the_interval() -> None:
@@ -295,7 +295,7 @@ def test_where_every_point_of_the_last_width_failed_nothing_is_said_to_transfer(
 def test_losses_that_are_all_the_same_number_are_no_transfer() -> None:
     arm = answer(sweep(line(0.0)).assign(loss=3.0), 1024)
     assert arm["verdict"] == "inconclusive"
-    assert "is it the right column?" in arm["reasons"][0]
+    assert "right column" in arm["reasons"][0]
 
 
 def test_a_law_that_leads_beyond_the_grid_is_followed() -> None:

@@ -75,11 +75,11 @@ def test_names_that_do_not_exist(
         ("runtime.device=tpu", "`runtime.device` must be cpu, cuda or cuda:N, but got 'tpu'."),
         ("executor.name=slurm", "`executor.name` must be local or ray, but got 'slurm'."),
         ("sweep.target.model.width=16", "at least as wide as the widest proxy"),
-        ("sweep.target.model.base_width=16", "must share the proxies' base width"),
-        ("sweep.parametrizations=mup,mup", "must name each arm once, but got ['mup', 'mup']"),
+        ("sweep.target.model.base_width=16", "must have the swept models' base width"),
+        ("sweep.parametrizations=mup,mup", "must name each one once, but got ['mup', 'mup']"),
         ("sweep.seeds=[-1]", "`sweep.seeds` must not be negative"),
         ("search.lr.low=-1990", "must lie within ±120"),
-        ("search.lr.step=1e-9", "may have 10000 points at most"),
+        ("search.lr.step=1e-9", "may have at most 10000 points"),
         ("sweep.widths=[0]", "`model.width` must be positive, but got 0."),
         ("data=fashion_mnist", "is read from a folder of IDX files, but none is named."),
     ],
@@ -106,7 +106,7 @@ def test_resources_that_no_node_has_are_refused_in_seconds(
 def test_bad_paths_are_one_sentence(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "must name a folder" in error_of(capsys, "check", "--config-dir", "nowhere")
     assert "is a folder. Name a file" in error_of(capsys, "train", ".")
-    assert "so it is swept and not trained" in error_of(capsys, "train", "tiny.yaml")
+    assert "is a sweep" in error_of(capsys, "train", "tiny.yaml")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_overrides_of_fit_and_transfer_count_or_are_refused(
     assert [optimum["width"] for optimum in arms[0]["optima"]] == [8, 16]
     assert main(["transfer", "tiny", "sweep.target.model.width=96", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["target"]["width"] == 96
-    assert "is what the sweep transfers" in error_of(capsys, "transfer", "tiny", "optimizer.lr=1")
+    assert "The sweep decides `" in error_of(capsys, "transfer", "tiny", "optimizer.lr=1")
     assert "overrides of the target run" in error_of(capsys, "transfer", "tiny", "name=x")
 
 
@@ -181,7 +181,7 @@ def test_estimates_follow_the_rows(tiny_sweep: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert main(["fit", "tiny"]) == 0
     out = capsys.readouterr().out
-    assert "10 trials of the sweep are missing" in out
+    assert "10 trials of the sweep are not finished" in out
     assert out.splitlines()[-1] == "next: hptransfer sweep results/tiny/sweep.yaml"
 
 
@@ -305,7 +305,7 @@ def test_a_failed_gate_is_exit_code_one_and_leaves_stdout_to_json(
     recorded_checks(monkeypatch, mup="fail", standard="pass")
     assert main([command, "tiny.yaml", "sweep.gate=true", "--json"]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and "coordinate check of the mup arm failed" in err
+    assert out == "" and "coordinate check of µP failed" in err
 
 
 def test_a_failed_machine_is_exit_code_three(tiny_sweep, monkeypatch, capsys) -> None:

@@ -130,6 +130,6 @@ def test_optima_have_a_column_for_what_varies_and_for_several_families() -> None
 def test_a_realised_cost_without_a_prediction_is_held_against_none() -> None:
     known = target_sweep() | {"predicted": {"mean": 0.0005, "low": 0.0, "high": 0.0015}}
     said = realised_line(known)
-    assert said.endswith(", predicted 0.0005 (0.0000 to 0.0015): within the prediction")
+    assert "0.0005 (below 0.0015)" in said and "held" in said
     unknown = known | {"predicted": {"mean": None}}
-    assert realised_line(unknown).endswith("), nothing was predicted")
+    assert "Nothing was predicted" in realised_line(unknown)
