@@ -187,8 +187,18 @@ COMMANDS = (
     ),
     Command(
         "report",
-        "one self-contained HTML page",
-        (FOLDER, RESULTS, PRINT_CONFIG, OUT, STEP),
+        "one self-contained HTML page; --serve shows a sweep while it runs",
+        (
+            _argument(
+                "folder",
+                type=Path,
+                nargs="?",
+                help="a results folder, or the name of one in --results; with --serve nothing: all",
+            ),
+            *(RESULTS, PRINT_CONFIG, OUT, STEP),
+            _flag("--serve", "serve the page on this machine until Ctrl-C, kept up to date"),
+            _argument("--port", type=int, help="serve at this port (a free one)"),
+        ),
     ),
     Command(
         "train",
