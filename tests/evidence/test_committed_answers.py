@@ -89,7 +89,9 @@ def test_a_difference_is_found_wherever_it_is() -> None:
 
 
 def test_the_page_on_conditions_shows_the_studys_own_figures() -> None:
-    page = " ".join((ROOT / "docs" / "how_to" / "depth_batch_steps.md").read_text().replace("> ", "").split())
+    page = " ".join(
+        (ROOT / "docs" / "how_to" / "depth_batch_steps.md").read_text().replace("> ", "").split()
+    )
     estimates = read(ResultsFolder(STUDIES / "conditions").estimates_file)
     assert estimates is not None
     told = estimates["arms"][0]["conditions"]

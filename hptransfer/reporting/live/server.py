@@ -54,6 +54,7 @@ class LiveServer(ThreadingHTTPServer):
         port: int = 0,
         step: int | None = None,
     ) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="live-report")
         try:
             super().__init__((LOOPBACK, port), _Handler)
         except (OSError, OverflowError) as error:
@@ -62,7 +63,6 @@ class LiveServer(ThreadingHTTPServer):
                 "another, or leave --port out."
             ) from None
         self.token = secrets.token_urlsafe(16)
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="live-report")
         self._time_left, self._step = time_left, step
         self._sweeps: dict[Path, WatchedSweep] = {}
         self._served = served

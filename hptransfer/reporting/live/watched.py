@@ -169,6 +169,7 @@ class WatchedSweep(Watched):
             facts = read_facts(self._folder)
         except UserError as error:
             self._parts["state"] = element("p", str(error), "warning")
+            self._answered = self._answer_signature()  # nothing to fit until a file changes
             self._publish(is_due=False)
             return
         self._title = f"{_mark(state)}{facts.name}: hptransfer report"

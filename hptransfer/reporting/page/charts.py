@@ -36,8 +36,10 @@ def charts(
     """
     arms = [arm for arm in estimates["arms"] if arm["optima"]]
     names, rows = arm_names(arms), list(rows)
+    so_far = ", so far" if arms and estimates["trials"]["missing"] else ""
     panels = [
         _panel(panel, arm, name, _point_seeds(rows, arm))
+        | {"title": f"{name}{so_far}: {arm['verdict']}"}
         for panel, arm, name in zip(
             basins_data({**estimates, "arms": arms}) if arms else [], arms, names, strict=True
         )
@@ -87,7 +89,6 @@ def _panel(panel: BasinPanel, arm: Mapping[str, Any], name: str, seeds: SeedCoun
     optima = {optimum[arm["axis"]]: optimum for optimum in arm["optima"]}
     return {
         "arm": name,
-        "title": panel.title,
         "x": {"label": hp_words(hp), "log": hp.startswith("log2_"), "limits": panel.x_limits},
         "y": {"label": panel.metric.axis, "limits": [panel.floor, panel.top]},
         "ceiling": panel.ceiling,

@@ -70,7 +70,8 @@ _NOTE = (
 _KEY = (
     "Points are means over seeds, with the range over seeds; the thick line is the fitted curve.",
     "The large dot is the optimum with its 90 % interval; a hollow diamond is a censored optimum.",
-    "Under a width's name: the probability that its optimum lies beyond the grid, above 5 %.",
+    "Point at a mark, or press the arrow keys on a picture, to read its values. The buttons switch "
+    "curves off and on.",
     "× failed: diverged, or hardly better than at the start; the tint begins at the cliff, past "
     "which every point failed. ▲ lies above the picture.",
     "Over width: the line is the law, the shade its 90 % band, □ the value for the target"
