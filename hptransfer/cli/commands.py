@@ -242,8 +242,18 @@ COMMANDS = (
     ),
     Command(
         "report",
-        "write a sweep's report: one HTML page that needs no other file",
-        (FOLDER, RESULTS, PRINT_CONFIG, OUT, STEP),
+        "write a sweep's report as one HTML page, or serve the page while the sweep runs",
+        (
+            _argument(
+                "folder",
+                type=Path,
+                nargs="?",
+                help="a results folder, or the name of one in --results; with --serve nothing: all",
+            ),
+            *(RESULTS, PRINT_CONFIG, OUT, STEP),
+            _flag("--serve", "serve the page on this machine until Ctrl-C, kept up to date"),
+            _argument("--port", type=int, help="serve at this port (a free one)"),
+        ),
     ),
     Command(
         "train",

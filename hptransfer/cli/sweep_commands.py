@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ from hptransfer.results.importers.table import import_file
 from hptransfer.results.ledger_rows import find_ledger, verify_folder
 from hptransfer.results.metrics import metric_named
 from hptransfer.results.sweep_file import read_facts
+from hptransfer.system.signals import raised_as_interrupted
 from hptransfer.system.text import say as say_on_stderr
 
 
@@ -240,9 +241,20 @@ def _basins_text(estimates: Mapping[str, Any]) -> str:
     )
 
 
-@on_results_folder
-def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
+def report_command(arguments: argparse.Namespace) -> int:
     """`hptransfer report`."""
+    if arguments.serve and not arguments.print_config:
+        return _serve_report(arguments)
+    if arguments.folder is None or arguments.port is not None:
+        raise UserError(
+            "`hptransfer report` without --serve writes the page of one sweep, so it takes the "
+            "name of its results folder and no --port. Name the folder, or add --serve."
+        )
+    return _write_report(arguments)
+
+
+@on_results_folder
+def _write_report(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     from hptransfer.reporting import of_folder as pages
 
     made_by = _made_by(arguments, folder)
@@ -252,6 +264,30 @@ def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     else:
         print(f"report   {path}")
         print(f"next: {after_report(arguments, folder)}")
+    return 0
+
+
+def _serve_report(arguments: argparse.Namespace) -> int:
+    """Serve the pages of one sweep or of all until a signal asks for the end."""
+    from hptransfer.reporting.live.server import LiveServer
+    from hptransfer.sweeping.run.time_left import time_left_text
+
+    if arguments.out is not None:
+        raise UserError("`hptransfer report --serve` writes no file. Leave --out out, or --serve.")
+    root, name = arguments.results, arguments.folder
+    served = root if name is None else find_folder(name, root)
+    options = {"port": arguments.port or 0, "step": arguments.step}
+    with (
+        suppress(KeyboardInterrupt),
+        raised_as_interrupted(),
+        LiveServer(served, time_left=time_left_text, **options) as server,
+    ):
+        if arguments.json:
+            print_json({"url": server.url})
+        else:
+            print(f"report   {server.url} (Ctrl-C ends it)")
+        sys.stdout.flush()
+        server.serve_forever()
     return 0
 
 

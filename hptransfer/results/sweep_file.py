@@ -110,19 +110,23 @@ class SweepFacts:
         return {axis: sorted(points) for axis, points in self.points.items()}
 
     def wanted_count(self) -> int:
-        """Return the number of wanted trials; of a design without a grid, those asked so far.
+        """Return the number of wanted trials; of a design without a grid, those asked so far."""
+        return sum(self.wanted_by_width().values())
+
+    def wanted_by_width(self) -> dict[tuple[str, int], int]:
+        """Return the number of wanted trials of each arm and width.
 
         The arms share their trials at base width.
         """
         section = self.tree["sweep"]
         grid = math.prod(len(points) for points in self.points.values())
-        arms = (*section["parametrizations"], "shared")
-        return len(section["seeds"]) * sum(
-            self._models(arm, width)
+        return {
+            (arm, width): len(section["seeds"])
+            * self._models(arm, width)
             * (grid if self.design is None else len(self.design.points.get((arm, width), ())))
-            for arm in arms
+            for arm in (*section["parametrizations"], "shared")
             for width in section["widths"]
-        )
+        }
 
     @cached_property
     def _conditions(self) -> tuple[Condition, ...]:
