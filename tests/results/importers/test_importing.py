@@ -41,7 +41,7 @@ def test_missing_rows_are_appended_once(
     assert main(["import", "slice", "results/mine"]) == 0
     out = capsys.readouterr().out
     assert (
-        "imported 30 rows (30 of them the sweep wants) and 30 curves of slice/ledger.jsonl into "
+        "imported 30 rows (the sweep asks for 30 of them) and 30 curves from slice/ledger.jsonl into "
         "results/mine; 10 more were already there\n" in out
     )
     assert out.splitlines()[-1] == "next: hptransfer fit results/mine"
@@ -72,8 +72,7 @@ def test_another_outcome_of_a_trial_is_told_and_ours_kept(
     out = capsys.readouterr().out
     assert "imported 2 rows" in out and "0 more were already there" in out
     assert (
-        "4 trials have another result there, by up to 1 in loss; the results that were here are kept"
-        in out
+        "4 trials have another result there, by up to 1 in loss; the results that were here" in out
     )
     kept = {row["trial_key"]: row["loss"] for row in read_ledger(MINE).rows}
     assert [kept[row["trial_key"]] for row in rows[30:]] == [row["loss"] for row in rows[30:]]

@@ -100,7 +100,8 @@ def test_the_target_of_a_named_folder_is_found_where_the_name_is(capsys: Printed
 def test_quiet_prints_what_was_imported_and_where_it_went_alone(capsys: Printed):
     write_csv(Path("rows.csv"), [{**row, "val_loss": ""} for row in records()])
     assert main(["import", "rows.csv", "mine", "--quiet"]) == 0
-    told = f"imported {len(records())} trials from rows.csv into results/mine; 0 more were already there\n"
+    told = f"imported {len(records())} trials from rows.csv into results/mine; "
+    told += "0 more were already there\n"
     assert capsys.readouterr() == (told, "")
     assert main(["import", "results/mine", "results/copy", "--quiet"]) == 0
     captured = capsys.readouterr()
