@@ -41,8 +41,8 @@ def test_missing_rows_are_appended_once(
     assert main(["import", "slice", "results/mine"]) == 0
     out = capsys.readouterr().out
     assert (
-        "imported 30 rows (the sweep asks for 30 of them) and 30 curves from slice/ledger.jsonl into "
-        "results/mine; 10 more were already there\n" in out
+        "imported 30 rows (the sweep asks for 30 of them) and 30 curves from "
+        "slice/ledger.jsonl into results/mine; 10 more were already there\n" in out
     )
     assert out.splitlines()[-1] == "next: hptransfer fit results/mine"
     assert (MINE / "ledger.jsonl").read_bytes().startswith(before)
