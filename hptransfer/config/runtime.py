@@ -124,19 +124,19 @@ class ExecutorConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What cannot change a target's result beyond float tolerance; the section `train`."""
+    """How the target is trained, which cannot change its result beyond float tolerance."""
 
-    parallel: Parallel = Parallel.none  # ddp and fsdp run under torchrun
+    parallel: Parallel = Parallel.none  # how processes share a run; ddp and fsdp need torchrun
     accumulate: int = 1  # micro-batches a step and process: less memory, the same batch
     activation_checkpointing: bool = False  # compute each block's inside again in the backward
     log_every: int = 10  # steps between two lines of the log
     checkpoint_s: float = 600.0  # least seconds between two checkpoints; 0: at every log
-    keep: int = 2  # checkpoints, the newest
+    keep: int = 2  # newest checkpoints that stay on disk
     eval_every: int | None = None  # steps between held-out losses; null: at the end only
     sample_every: int | None = None  # steps between sample grids; null: at the end only
     sample_columns: int = 8  # samples a class in a grid
-    sample_steps: int = 20  # of the sampler
-    guidance: float = 2.0  # of the sampler
+    sample_steps: int = 20  # model evaluations for each sample of a grid
+    guidance: float = 2.0  # of the samples in a grid; 1: none
 
     def __post_init__(self) -> None:
         for name in ("accumulate", "log_every", "keep", "eval_every", "sample_every"):

@@ -29,9 +29,9 @@ ROUND = {Method.tpe: 8, Method.gp: 8, Method.cmaes: 8, Method.refine: 2}
 class DesignConfig:
     """How a sweep's points are chosen from its axes."""
 
-    method: Method = Method.grid
-    points: int | None = None  # points of an arm at a width, all rounds; null: the method's own
-    round: int | None = None  # points of a round, arm and width; null: the method's own
+    method: Method = Method.grid  # how points are chosen from the axes of `search`
+    points: int | None = None  # at each width and parametrization; null: the method's own
+    round: int | None = None  # points asked at a time; null: the method's own
     seed: int = 0  # of the Sobol or Optuna sampler; trials have `sweep.seeds`
 
     @property
@@ -85,9 +85,9 @@ CONDITIONS = tuple(CONDITION_GROUPS)
 class VaryConfig:
     """Further values of each condition; the base trial's own value is always swept as well."""
 
-    depth: tuple[int, ...] = ()
-    batch_size: tuple[int, ...] = ()
-    steps: tuple[int, ...] = ()
+    depth: tuple[int, ...] = ()  # numbers of blocks
+    batch_size: tuple[int, ...] = ()  # numbers of samples a step
+    steps: tuple[int, ...] = ()  # numbers of optimizer steps
 
     def __post_init__(self) -> None:
         for name in CONDITIONS:
@@ -326,8 +326,8 @@ class RealiseConfig:
 class VerdictConfig:
     """The limits of the verdict; docs/evidence tells how often the defaults are right."""
 
-    max_octaves: float = 0.5  # an optimum that moves farther on the way to the target moves
-    max_compute_percent: float = 5.0  # a cost above it, in % of the target's compute, matters
+    max_octaves: float = 0.5  # octaves to the widest proxy's optimum; beyond, it moves
+    max_compute_percent: float = 5.0  # cost in % of the target's compute; beyond, it matters
     max_loss_percent: float = 0.3  # the same in % of the loss, where no law of the loss is known
     max_regret: float | None = None  # the same in units of the loss; null: one of the two above
     sure: float = 0.85  # probability from which an answer is yes or no, not unclear
@@ -369,9 +369,9 @@ def current_rule(section: Mapping[str, Any]) -> dict[str, Any]:
 class SweepConfig:
     """A sweep: a set of trials, and the statistic that will answer its question."""
 
-    name: str
-    question: str
-    statistic: str
+    name: str  # of the sweep and of its results folder
+    question: str  # what the sweep asks, in a sentence
+    statistic: str  # the number that will answer it, stated before anything runs
     base: TrialConfig
     widths: tuple[int, ...]
     parametrizations: tuple[Scaling, ...]

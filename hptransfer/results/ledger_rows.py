@@ -71,29 +71,29 @@ def ledger_row(
     config = result.config
     quality = {} if result.quality is None else result.quality._asdict()
     return {
-        "trial_key": trial_key(config),
-        "status": result.status.value,
-        "loss": result.loss,
-        "width": config.model.width,
-        "parametrization": arm_of(config),
-        "hps": {name: float(value) for name, value in hps.items()},
-        "seed": config.seed,
-        "schema": LEDGER_SCHEMA,
-        "config": canonical(config),
-        "diverged_at_step": result.diverged_at_step,
-        "stopped_at_step": result.stopped_at_step,
-        "metrics": {
-            "loss_at_init": finite_or_none(result.loss_at_init),
-            "train_loss": finite_or_none(result.train_loss),
-            "clipped_share": float(f"{result.clipped_share:.6g}"),
+        "trial_key": trial_key(config),  # the trial: 12 hex digits of its config's sha256
+        "status": result.status.value,  # completed, diverged or stopped
+        "loss": result.loss,  # held-out loss that decides; null unless completed
+        "width": config.model.width,  # channels of a token
+        "parametrization": arm_of(config),  # `shared` at base width, where all are the same
+        "hps": {name: float(value) for name, value in hps.items()},  # those searched
+        "seed": config.seed,  # of initialisation, data order, noise and timesteps
+        "schema": LEDGER_SCHEMA,  # version of the row's form
+        "config": canonical(config),  # what differs from the defaults of a trial
+        "diverged_at_step": result.diverged_at_step,  # the step; null: it did not diverge
+        "stopped_at_step": result.stopped_at_step,  # the step; null: it was not given up
+        "metrics": {  # numbers beside the loss
+            "loss_at_init": finite_or_none(result.loss_at_init),  # the loss before the first step
+            "train_loss": finite_or_none(result.train_loss),  # mean over the last training steps
+            "clipped_share": float(f"{result.clipped_share:.6g}"),  # share of clipped steps
             **{name: float(f"{value:.6g}") for name, value in quality.items()},
         },
-        "cost": {
-            "flops": float(f"{result.flops:.12g}"),
-            "seconds": float(f"{result.seconds:.6g}"),
-            "device": result.device,
+        "cost": {  # what the trial took
+            "flops": float(f"{result.flops:.12g}"),  # of the whole trial, forward and backward
+            "seconds": float(f"{result.seconds:.6g}"),  # its share of its pack's time
+            "device": result.device,  # cpu, or the GPU's name
         },
-        "provenance": dict(provenance),
+        "provenance": dict(provenance),  # commit, versions and time
     }
 
 
