@@ -331,7 +331,8 @@ SENTENCES = [
     ),
     (
         "name=../x",
-        "A sweep's `name` is also the name of its results folder, so it must consist of letters, digits, dots, dashes "
+        "A sweep's `name` is also the name of its results folder, so it must consist of letters, "
+        "digits, dots, dashes "
         "and underscores, but got '../x'. Set name=.",
     ),
 ]

@@ -289,7 +289,7 @@ def test_what_goes_beyond_one_hp_and_the_width_has_its_tables():
         "base learning rate 62 % 70 %",
         "octaves per doubling of estimate 90 % interval published width",
         f"training steps {steps['estimate']:+.2f} {steps['low']:+.2f} to",
-        "Tokens are batch size times steps",
+        "Tokens are batch size times training steps",
         "arXiv 2203.03466",
         "held-out minus training loss standard error 96 0.0210 not known",
         "At the widest, 4 % of the loss.",

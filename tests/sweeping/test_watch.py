@@ -163,7 +163,8 @@ def test_a_failing_watcher_is_told_once_and_left_out(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "hptransfer: mlflow is not used from here on: OSError: no space. The results folder has all rows.\n"
+        "hptransfer: mlflow is not used from here on: OSError: no space. The "
+        "results folder has all rows.\n"
     )
     assert [line["event"] for line in logged(tmp_path)].count("watcher_failed") == 1
     assert logged(tmp_path)[-1]["event"] in ("finished", "watcher_failed")

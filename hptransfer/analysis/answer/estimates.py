@@ -198,7 +198,7 @@ def _nothing(found: FittedArm, reason: str) -> dict[str, Any]:
         "headline": reason,
         "extend": [_extend(found, each) for each in lost_grids(found)],
         "reasons": [reason],
-        "warnings": _caveats(found),
+        "warnings": layout_caveats(found),
     }
 
 
