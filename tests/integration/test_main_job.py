@@ -244,7 +244,7 @@ def test_an_interruption_that_python_drops_ends_the_sweep_after_its_pack(
     monkeypatch.setattr(TrainingState, "train_step", interrupted)
     assert run("sweep", "tiny.yaml", *SLOWER) == 130
     assert len(rows()) == 2  # the pack that was running is kept
-    assert "To continue, type" in capsys.readouterr().err
+    assert "Continue with" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
