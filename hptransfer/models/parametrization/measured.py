@@ -83,7 +83,7 @@ def _start(name: str, spreads: list[MeasuredSpread]) -> MeasuredInit:
     if not sizes.all():
         raise UserError(
             "A parameter must start at zero either at every width or at none, but the mean sizes "
-            f"of {name} at three widths are {', '.join((f'{size:.3g}' for size in sizes))}. "
+            f"of {name} at three widths are {', '.join(f'{size:.3g}' for size in sizes)}. "
             "Initialise it in the same way at every width."
         )
     log2_widths = np.log2(_MULTIPLES)
