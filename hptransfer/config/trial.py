@@ -41,7 +41,7 @@ class RectifiedFlowConfig(ObjectiveConfig):
     """x_t = (1 - t)·x + t·noise, target noise - x (arXiv 2209.03003)."""
 
     name: str = field(default="rectified_flow", metadata=TAG)
-    timesteps: TimestepSampling = TimestepSampling.uniform  # uniform or logit_normal
+    timesteps: TimestepSampling = TimestepSampling.uniform  # drawn uniform or logit_normal
     logit_mean: float = 0.0  # mean of `logit_normal` (arXiv 2403.03206, Eq. 19)
     logit_std: float = 1.0  # standard deviation of `logit_normal`
 
@@ -98,7 +98,7 @@ class VPConfig(ObjectiveConfig):
 class ParametrizationConfig:
     """How the model scales with width, and the two scales that may be swept."""
 
-    scaling: Scaling = Scaling.mup  # mup, standard or standard_embed
+    scaling: Scaling = Scaling.mup  # rules for width: mup, standard or standard_embed
     init_scale: float = 1.0  # multiplies every random initial std; zeros and fixed tables stay
     output_scale: float = 1.0  # multiplies the readout's output (paper: output_mult)
     weight_decay_mode: WeightDecayMode = WeightDecayMode.mup  # mup, independent or unscaled
@@ -272,7 +272,7 @@ class UViTConfig(TransformerConfig):
     """U-ViT (arXiv 2209.12152): long skips; time, label and caption are tokens."""
 
     family: str = field(default="uvit", metadata=TAG)
-    condition: Conditioning = Conditioning.label  # none, label or caption
+    condition: Conditioning = Conditioning.label  # told of a sample: none, label or caption
     final_conv: bool = True  # a 3x3 convolution on the image at the end
 
     width_multiple: ClassVar[int] = 2
@@ -332,7 +332,7 @@ class CustomConfig(ModelConfig):
     family: str = field(default="custom", metadata=TAG)
     factory: str = ""  # package.module:function, which builds the model from its width
     version: str = ""  # change it with the factory's code, which no trial's key depends on
-    condition: Conditioning = Conditioning.label  # none, label or caption
+    condition: Conditioning = Conditioning.label  # told of a sample: none, label or caption
     roles: tuple[str, ...] = ()  # "pattern=role" for parameters by name; the first match wins
     rescale_init: bool = True  # correct initial stds that violate µP; false: refuse them
 

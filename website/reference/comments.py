@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import io
 import textwrap
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 
+@functools.cache
 def comments_of(thing: type | Callable[..., Any]) -> dict[str, str]:
     """Return the comment behind each field, attribute or key that a class or function states."""
     source = textwrap.dedent(inspect.getsource(thing))

@@ -197,7 +197,7 @@ def _of_keys(keys: Sequence[Key]) -> str:
     lists = [_meanings(name, kind) for name, kind in kinds if kind is not None]
     heads = ("key", "type", "default", "meaning")
     if any(key.owners for key in keys):
-        heads = (*heads, "of")
+        heads = (*heads, "for")
         rows = [
             (*row, ", ".join(map(code, key.owners)) or "all")
             for row, key in zip(rows, keys, strict=True)

@@ -38,6 +38,11 @@ BESIDE = {
     ".lock": "which process is writing the folder",
     ".ledger.index": "where rows lie in the ledger; made anew when it is missing",
 }
+BESIDE_RUN = {
+    "samples/STEP.png": "samples that were drawn after so many steps, a row per class",
+    "tensorboard/": "losses and speed for TensorBoard",
+    ".lock": "which process is writing the folder",
+}
 RECORDS = (
     "transfer.json",
     "target/realised.json",
@@ -50,7 +55,7 @@ RECORDS = (
 def page() -> str:
     """Return the page of a results folder."""
     of_folder = {**_below(ResultsFolder), **BESIDE}
-    of_run = _below(RunFolder)
+    of_run = {**_below(RunFolder), **BESIDE_RUN}
     columns = [(code(c.name), c.dtype, c.unit, prose(c.meaning)) for c in TABLE_COLUMNS]
     row = {**comments_of(ledger_row), "check": "12 hex digits of the sha256 of all before it"}
     files = ("file", "what it holds")
