@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from hptransfer.analysis.answer.headline import percent
+from hptransfer.analysis.answer.text import OCTAVE
 from hptransfer.reporting.figures import Picture, drawn, pictures, wording
 from hptransfer.reporting.page.charts import charts
 from hptransfer.reporting.page.report import report_html
@@ -235,14 +236,14 @@ def test_the_page_opens_with_every_arms_headline_and_then_the_curves(page: str):
             shown = f"{2 ** optimum['optimum']:.3g} {2 ** optimum['low']:.3g} to"
             places.append(below.index(shown, start))
         assert places == sorted(places)
-    assert "An octave is a factor of two of the hyperparameter." in above
+    assert OCTAVE in above
 
 
 def test_an_answer_from_a_part_of_the_trials_is_one_so_far():
     estimates = study()
     estimates["trials"]["missing"] = 40
     text = words(page_of(estimates=estimates))
-    assert "µP so far: transfers use learning rate" in text
+    assert "µP so far: transfers use learning rate" in text.replace("Use", "use")
     assert "40 trials of the sweep are missing: the answer may change." in text
 
 
@@ -288,7 +289,7 @@ def test_what_goes_beyond_one_hp_and_the_width_has_its_tables():
         "base learning rate 62 % 70 %",
         "octaves per doubling of estimate 90 % interval published width",
         f"training steps {steps['estimate']:+.2f} {steps['low']:+.2f} to",
-        "Tokens are batch size times steps",
+        "Tokens are batch size times training steps",
         "arXiv 2203.03466",
         "held-out minus training loss standard error 96 0.0210 not known",
         "At the widest, 4 % of the loss.",
@@ -306,16 +307,16 @@ def test_what_goes_beyond_one_hp_and_the_width_has_its_tables():
 def test_arms_of_several_families_or_hps_are_told_apart():
     text = words(page_of(estimates=two_families(), realised=None, transfer=None))
     for family in ("dit", "uvit"):
-        assert re.search(rf"{family} µP \w+ use learning rate", text)
+        assert re.search(rf"{family} µP \w+ use learning rate", text, re.IGNORECASE)
     text = words(page_of(estimates=study("mmdit_search"), realised=None, transfer=None))
-    assert re.search(r"µP, learning rate \w+ use learning rate", text)
+    assert re.search(r"µP, learning rate \w+ use learning rate", text, re.IGNORECASE)
     assert "µP, warm-up share keep width 64's" in text
 
 
 def test_an_answer_along_the_depth_is_tabulated_by_depth():
     text = words(page_of(estimates=over_depth(), realised=None, transfer=None))
     assert "depth learning rate 90 % interval log2" in text
-    assert "cost in % of the loss in % more compute µP use" in text
+    assert re.search("cost in % of the loss in % more compute µP use", text, re.IGNORECASE)
     assert "µP keep depth 2's" in text
 
 
@@ -362,7 +363,7 @@ def test_missing_records_leave_their_sections_out():
     text = words(page)
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     assert titles == ["The curves", "The optimum at each width, and why the verdict", "Provenance"]
-    assert "../<b>mine inconclusive use learning rate" in text
+    assert "../<b>mine inconclusive use learning rate" in text.replace("Use", "use")
     assert "on the grid's lower edge" in text
     assert "None" not in text
 
