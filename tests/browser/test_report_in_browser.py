@@ -40,6 +40,10 @@ def opened(chromium: Any) -> Iterator[Any]:
     complaints: list[str] = []
     contexts = []
 
+    def require_own(asked: str, address: str) -> None:
+        if not asked.startswith((address, "blob:")):
+            complaints.append(f"{address} asks for {asked}")
+
     def open_page(address: str, screen: str) -> Any:
         width, scheme = SCREENS[screen]
         context = chromium.new_context(
@@ -50,7 +54,7 @@ def opened(chromium: Any) -> Iterator[Any]:
         page.set_default_timeout(30_000)
         page.on("console", lambda told: complaints.append(told.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda asked: complaints.append(asked.url))
+        page.on("request", lambda asked: require_own(asked.url, address))
         page.goto(address)
         return page
 

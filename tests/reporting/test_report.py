@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from hptransfer.analysis.answer.headline import percent
-from hptransfer.analysis.answer.text import OCTAVE
+from hptransfer.analysis.answer.text import OCTAVE, trial_notes
 from hptransfer.reporting.figures import Picture, drawn, pictures, wording
 from hptransfer.reporting.page.charts import charts
-from hptransfer.reporting.page.report import report_html
+from hptransfer.reporting.page.report import report_html, value_and_cost
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.system.version import package_version
 from tests.support.figure_records import (
@@ -236,15 +236,16 @@ def test_the_page_opens_with_every_arms_headline_and_then_the_curves(page: str):
             shown = f"{2 ** optimum['optimum']:.3g} {2 ** optimum['low']:.3g} to"
             places.append(below.index(shown, start))
         assert places == sorted(places)
-    assert OCTAVE in above
+    assert OCTAVE in below
 
 
 def test_an_answer_from_a_part_of_the_trials_is_one_so_far():
     estimates = study()
     estimates["trials"]["missing"] = 40
     text = words(page_of(estimates=estimates))
-    assert "µP so far: transfers use learning rate" in text.replace("Use", "use")
-    assert "40 trials of the sweep are missing: the answer may change." in text
+    assert "µP so far: transfers Use learning rate" in text
+    assert trial_notes(estimates)[0] in text
+    assert "40 trials" in trial_notes(estimates)[0]
 
 
 def test_the_page_holds_what_the_records_say(page: str):
@@ -311,6 +312,17 @@ def test_arms_of_several_families_or_hps_are_told_apart():
     text = words(page_of(estimates=study("mmdit_search"), realised=None, transfer=None))
     assert re.search(r"µP, learning rate \w+ use learning rate", text, re.IGNORECASE)
     assert "µP, warm-up share keep width 64's" in text
+
+
+def test_a_headline_is_split_after_its_value():
+    first = study()["arms"][0]["headline"].splitlines()[0]
+    value, cost = value_and_cost(first)
+    assert f"{value} {cost}" == first and value.startswith("Use") and value.endswith(").")
+    assert value_and_cost("use x 0.1 at y: it costs 0.2 %.") == (
+        "use x 0.1 at y:",
+        "it costs 0.2 %.",
+    )
+    assert value_and_cost("Nothing is known.") == ("Nothing is known.", "")
 
 
 def test_an_answer_along_the_depth_is_tabulated_by_depth():

@@ -197,3 +197,22 @@ def test_a_lock_of_an_earlier_version_holds_nobody(tmp_path: Path):
     (tmp_path / ".lock").write_text("host elsewhere pid 7\n")
     with ledger_writer.LedgerWriter(tmp_path) as writer:
         assert writer.notice is None
+
+
+def test_who_holds_a_lock_is_read_without_taking_it(tmp_path: Path) -> None:
+    assert folder_lock.lock_holder(tmp_path) is None
+    with folder_lock.FolderLock(tmp_path):
+        held = folder_lock.lock_holder(tmp_path)
+        assert held is not None and held.pid == os.getpid()
+    assert folder_lock.lock_holder(tmp_path) is None
+
+
+def test_an_owner_that_ended_or_is_silent_holds_no_lock(tmp_path: Path, holder) -> None:
+    assert folder_lock.lock_holder(tmp_path) is not None
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert folder_lock.lock_holder(tmp_path) is None
+    foreign(tmp_path, 0.0)
+    assert folder_lock.lock_holder(tmp_path) is not None
+    foreign(tmp_path, folder_lock.SILENCE_S + 1)
+    assert folder_lock.lock_holder(tmp_path) is None

@@ -29,10 +29,10 @@ def progress(state: SweepState) -> str:
     parts = [f"{recorded:,} of {wanted:,} trials"]
     parts += [f"{state.running:,} running"] if state.running else []
     parts += [f"{counts[name]:,} {name}" for name in ("diverged", "stopped") if counts[name]]
-    parts += [f"{len(state.failed):,} failed"] if state.failed else []
-    parts += [state.left] if state.left else []
+    parts += [f'<a href="#trials">{len(state.failed):,} failed</a>'] if state.failed else []
+    parts += [escape(state.left)] if state.left else []
     css = " bad" if state.word == "failed" or state.failed else ""
-    said = f"<b>{escape(state.word.capitalize())}</b>: {escape(', '.join(parts))}."
+    said = f"<b>{state.word.capitalize()}</b>: {', '.join(parts)}."
     meter = f'<div class="meter"><span style="width:{share:.1f}%"></span></div>\n'
     return f'{meter if state.missing else ""}<p class="state{css}">{said}</p>'
 
@@ -96,16 +96,21 @@ def sweeps_table(listed: Sequence[Listed], root: str) -> str:
             "appears here by itself.",
         )
     rows = "".join(
-        f"<tr><td>{_page_link(each.name)}</td><td>{element('span', each.word, 'chip')}</td>"
+        f"<tr><td>{_page_link(each.name)}</td><td>{_chip(each.word)}</td>"
         f'<td class="n">{each.recorded:,} of {each.wanted:,}</td>'
         f"<td>{_answers(each)}</td></tr>\n"
         for each in listed
     )
     heads = '<th>sweep</th><th>state</th><th class="n">trials</th><th>answer</th>'
     return (
-        f'<div class="scroll"><table class="full"><thead><tr>{heads}</tr></thead>\n'
+        f'<div class="scroll"><table class="full list"><thead><tr>{heads}</tr></thead>\n'
         f"<tbody>\n{rows}</tbody></table></div>"
     )
+
+
+def _chip(word: str) -> str:
+    css = {"running": "chip now", "done": "chip good", "failed": "chip bad"}
+    return element("span", word, css.get(word, "chip"))
 
 
 def _page_link(name: str) -> str:
@@ -115,4 +120,6 @@ def _page_link(name: str) -> str:
 def _answers(each: Listed) -> str:
     if each.problem:
         return element("span", each.problem, "warning")
+    if not each.answers:
+        return element("span", "not fitted yet: its page shows the answer so far", "muted")
     return "<br>".join(escape(answer) for answer in each.answers)

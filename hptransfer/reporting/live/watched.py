@@ -38,7 +38,13 @@ from hptransfer.reporting.live.state import (
 )
 from hptransfer.reporting.page.charts import charts
 from hptransfer.reporting.page.page import document, element
-from hptransfer.reporting.page.report import answers, curves_section, details, page_header
+from hptransfer.reporting.page.report import (
+    answers,
+    curves_section,
+    details,
+    page_header,
+    value_and_cost,
+)
 from hptransfer.results.failed_trials import failed_file
 from hptransfer.results.folder import ResultsFolder, read_json
 from hptransfer.results.ledger_rows import LEDGER_NAME, read_ledger_rows
@@ -301,7 +307,7 @@ def _listed(name: str, folder: ResultsFolder) -> Listed:
     )
     arms = estimates["arms"] if estimates else []
     answers = tuple(
-        f"{label}: {arm['verdict']}. {arm['headline'].partition(':')[0]}"
+        f"{label}: {arm['verdict']}. {value_and_cost(arm['headline'])[0].rstrip('.:')}"
         for label, arm in zip(arm_names(arms), arms, strict=True)
     )
     return Listed(name, word, recorded, wanted, answers)

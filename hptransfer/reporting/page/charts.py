@@ -179,7 +179,9 @@ class _Words:
             lines.append(CENSORED[optimum["censored"]])
         seeds = optimum["n_seeds"]
         of = "" if seeds is None else f", {_seeds(seeds)}"
-        return [*lines, f"{self.measured} {loss:.4f}{of}", *([note] if note else [])]
+        share = note.removesuffix(" beyond")
+        beyond = [f"beyond the grid with a probability of {share}"] if note else []
+        return [*lines, f"{self.measured} {loss:.4f}{of}", *beyond]
 
     def of_mark(self, title: str, mark: Mark) -> list[str]:
         """Say what a mark over the width shows."""

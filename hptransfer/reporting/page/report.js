@@ -95,12 +95,15 @@
 
   const FONT = { fontFamily: "system-ui, sans-serif", fontSize: "12px" };
 
-  function axes(width, height, right, label) {
-    const box = { left: 58, right: width - right, top: 8, bottom: height - 42 };
+  function axes(width, height, right, label, yTicks) {
+    const longest = Math.max(0, ...yTicks.map((tick) => tick.text.length));
+    const box = { left: 30 + 7 * longest, right: width - right, top: 8, bottom: height - 42 };
     const root = svg("svg",
       { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label, tabindex: 0 }, FONT);
     return { root, box, marks: [] };
   }
+
+  const heightOf = (width) => Math.min(380, Math.max(300, width * 0.8));
 
   function text(x, y, content, style = {}, attributes = {}) {
     const made = svg("text", { x, y, ...attributes }, { fill: "var(--ink)", ...style });
@@ -168,13 +171,13 @@
   // ---- loss over the hyperparameter, a curve per width ----
 
   function drawPanel(panel, width) {
-    const chart = axes(width, Math.min(380, Math.max(300, width * 0.8)), 40,
-      `${panel.title}: ${panel.y.label} over ${panel.x.label}`);
+    const below = { limits: [panel.y.limits[0], panel.ceiling] }, yTicks = ticksOf(below, 6);
+    const chart = axes(width, heightOf(width), 40,
+      `${panel.title}: ${panel.y.label} over ${panel.x.label}`, yTicks);
     const { root, box } = chart;
     const x = scale(panel.x.limits, [box.left, box.right]);
     const y = scale(panel.y.limits, [box.bottom, box.top]);
-    const below = { limits: [panel.y.limits[0], panel.ceiling] };
-    drawFrame(chart, x, y, ticksOf(panel.x, (box.right - box.left) / 46), ticksOf(below, 6),
+    drawFrame(chart, x, y, ticksOf(panel.x, (box.right - box.left) / 46), yTicks,
       panel.x.label, panel.y.label);
     const clip = clipName();
     const inside = { x: box.left, y: y(panel.ceiling), width: box.right - box.left,
@@ -238,21 +241,27 @@
   // ---- the optimum over the width ----
 
   function drawOver(over, width) {
-    const height = Math.min(380, Math.max(300, width * 0.8));
-    const chart = axes(width, height, 24, `${over.y.label} over ${over.x.label}`);
+    const yTicks = ticksOf(over.y, 7);
+    const chart = axes(width, heightOf(width), 24, `${over.y.label} over ${over.x.label}`, yTicks);
     const { root, box } = chart;
     const places = [...over.x.places, ...(over.x.target ? [over.x.target] : [])].map(Math.log2);
     const across = scale([Math.min(...places) - 0.35, Math.max(...places) + 0.35],
       [box.left, box.right]);
     const x = (value) => across(Math.log2(value)), y = scale(over.y.limits, [box.bottom, box.top]);
-    const ticks = over.x.places.map((at) => ({ at, text: round(at) }));
-    if (over.x.target && !over.x.places.includes(over.x.target)) {
-      ticks.push({ at: over.x.target, text: `${round(over.x.target)} (target)` });
+    const ticks = [...new Set([...over.x.places, ...(over.x.target ? [over.x.target] : [])])]
+      .sort((a, b) => b - a).map((at) => ({ at, text: round(at) }));
+    let free = Infinity; // labels that would touch the one at their right are left out
+    for (const tick of ticks) {
+      if (x(tick.at) > free) tick.text = "";
+      else free = x(tick.at) - 10 - 7 * tick.text.length;
     }
-    drawFrame(chart, x, y, ticks, ticksOf(over.y, 7), over.x.label, over.y.label);
+    drawFrame(chart, x, y, ticks, yTicks, over.x.label, over.y.label);
     if (over.x.target) {
-      root.append(line(x(over.x.target), box.top, x(over.x.target), box.bottom,
+      const at = x(over.x.target);
+      root.append(line(at, box.top, at, box.bottom,
         { stroke: "var(--muted)", strokeDasharray: "4 3" }));
+      root.append(text(at - 12, box.top + 10, "target", { fill: "var(--muted)" },
+        { "text-anchor": "end" }));
     }
     const clip = clipName();
     root.append(svg("clipPath", { id: clip }, {}, svg("rect",

@@ -5,6 +5,7 @@ The page holds no time stamps and no outside references: the same records give t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -130,7 +131,7 @@ def report_html(
 def curves_section(pictures: str = "") -> str:
     """Return the places that the page's script fills; `pictures` stand there without scripts."""
     title = element("h3", "How to read the curves")
-    key = f'<div class="key">{title}{bullet_list(_KEY)}</div>'
+    key = f'<div class="key">{title}{bullet_list((*_KEY, _NOTE, OCTAVE))}</div>'
     return (
         f'<section id="curves">\n{element("h2", "The curves")}\n'
         '<div class="legend" id="legend"></div>\n'
@@ -237,7 +238,6 @@ def answers(estimates: JsonObject) -> str:
         [
             f'<div class="cards">\n{cards}\n</div>',
             *(element("p", note, "note") for note in trial_notes(estimates)),
-            element("p", f"{_NOTE} {OCTAVE}", "muted note"),
         ]
     )
 
@@ -246,19 +246,28 @@ def _card(name: str, arm: JsonObject, *, so_far: bool) -> str:
     """Return an arm's answer: verdict, headline, and warnings."""
     told = arm["headline"].replace(" %", "\u00a0%")  # a line may not end before the sign
     first, *others = told.splitlines() or [""]
-    value, colon, cost = first.partition(": ")
+    value, cost = value_and_cost(first)
     verdict = f"{'so far: ' if so_far else ''}{arm['verdict']}"
     return "\n".join(
         [
             f'<div class="card {_CARD.get(arm["verdict"], "")}">',
             f"<h3>{escape(name)} {element('span', verdict, 'chip')}</h3>",
-            element("p", f"{value}{colon.strip()}", "value"),
+            element("p", value, "value"),
             element("p", cost, "cost") if cost else "",
             *(element("p", line) for line in (*others, verdict_line(arm))),
             bullet_list((f"Warning: {warning}" for warning in arm["warnings"]), "warning"),
             "</div>",
         ]
     )
+
+
+def value_and_cost(headline: str) -> tuple[str, str]:
+    """Split a headline after the value to use: the first sentence, or what stands before a colon.
+
+    Colons are in the headlines that earlier versions recorded.
+    """
+    parts = re.split(r"(?<=[.:])\s", headline, maxsplit=1)
+    return parts[0], "".join(parts[1:])
 
 
 def _grid(figures: Mapping[str, str], kinds: tuple[str, ...]) -> str:
