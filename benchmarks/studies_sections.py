@@ -208,8 +208,8 @@ def _tuning(found: Mapping[Edition, Study]) -> str:
         return ""
     narrowest, arm, direct = (words.span([c[n] for c in costs], words.percent) for n in names)
     return (
-        f"Tuning µP at the narrowest width alone costs {narrowest} of one target run; all widths "
-        f"cost {arm}, which is {direct} of the same sweep of the target."
+        f"Tuning µP at the narrowest width alone costs {narrowest} of one target run. Tuning at "
+        f"all widths costs {arm} of one target run, or {direct} of the same sweep of the target."
     )
 
 
