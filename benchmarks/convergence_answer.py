@@ -1,7 +1,7 @@
 """Steps to equal loss: two runs of a seed compared, seeds taken together, tuning counted.
 
-Pure functions of recorded losses. The rules, and why they are these, are in docs/evidence/convergence.md;
-`sweeps/convergence.yaml` states them before anything runs.
+Pure functions of recorded losses. The rules, and why they are these, are in
+docs/evidence/convergence.md; `sweeps/convergence.yaml` states them before anything runs.
 """
 
 from __future__ import annotations

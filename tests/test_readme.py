@@ -151,6 +151,6 @@ def test_the_first_command_ends_with_the_answer(tmp_path: Path) -> None:
     ended = subprocess.run(
         ["bash", "-c", INSTALL], cwd=tmp_path / "clone", capture_output=True, text=True, check=True
     )
-    for words in ("-> transfers", "-> drifts", "realised", "within the prediction"):
+    for words in ("µP: transfers", "standard: drifts", "The target was swept too", "it held"):
         assert words in ended.stdout
     assert (tmp_path / "clone" / "results" / "quickstart" / "report.html").is_file()

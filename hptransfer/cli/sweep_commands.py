@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ from hptransfer.results.importers.table import import_file
 from hptransfer.results.ledger_rows import find_ledger, verify_folder
 from hptransfer.results.metrics import metric_named
 from hptransfer.results.sweep_file import read_facts
+from hptransfer.system.signals import raised_as_interrupted
 from hptransfer.system.text import say as say_on_stderr
 
 
@@ -175,7 +176,10 @@ def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     else:
         print(estimates_text(estimates))
         if arguments.overrides or arguments.step is not None:
-            print(f"not kept: {folder.sweep_file.name} asks another question than this one.")
+            print(
+                "This answer was not stored in the folder, because it was asked with changes "
+                f"that {folder.sweep_file.name} does not have."
+            )
         print("\n".join(after_fit(arguments, folder, estimates)))
     return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
 
@@ -237,9 +241,20 @@ def _basins_text(estimates: Mapping[str, Any]) -> str:
     )
 
 
-@on_results_folder
-def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
+def report_command(arguments: argparse.Namespace) -> int:
     """`hptransfer report`."""
+    if arguments.serve and not arguments.print_config:
+        return _serve_report(arguments)
+    if arguments.folder is None or arguments.port is not None:
+        raise UserError(
+            "`hptransfer report` without --serve writes the page of one sweep, so it takes the "
+            "name of its results folder and no --port. Name the folder, or add --serve."
+        )
+    return _write_report(arguments)
+
+
+@on_results_folder
+def _write_report(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     from hptransfer.reporting import of_folder as pages
 
     made_by = _made_by(arguments, folder)
@@ -249,6 +264,30 @@ def report_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     else:
         print(f"report   {path}")
         print(f"next: {after_report(arguments, folder)}")
+    return 0
+
+
+def _serve_report(arguments: argparse.Namespace) -> int:
+    """Serve the pages of one sweep or of all until a signal asks for the end."""
+    from hptransfer.reporting.live.server import LiveServer
+    from hptransfer.sweeping.run.time_left import time_left_text
+
+    if arguments.out is not None:
+        raise UserError("`hptransfer report --serve` writes no file. Leave --out out, or --serve.")
+    root, name = arguments.results, arguments.folder
+    served = root if name is None else find_folder(name, root)
+    options = {"port": arguments.port or 0, "step": arguments.step}
+    with (
+        suppress(KeyboardInterrupt),
+        raised_as_interrupted(),
+        LiveServer(served, time_left=time_left_text, **options) as server,
+    ):
+        if arguments.json:
+            print_json({"url": server.url})
+        else:
+            print(f"report   {server.url} (Ctrl-C ends it)")
+        sys.stdout.flush()
+        server.serve_forever()
     return 0
 
 
@@ -301,8 +340,8 @@ def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         )
     if exported := asked.get("exported"):
         print(
-            f"exported {exported['rows']} rows to {exported['file']}, what the columns mean to "
-            f"{exported['dictionary']}"
+            f"exported {exported['rows']} rows to {exported['file']}; what the columns mean is "
+            f"written to {exported['dictionary']}"
         )
     print(f"next: {after_status(arguments, folder, state)}")
     return 0
@@ -316,13 +355,13 @@ def import_command(arguments: argparse.Namespace) -> int:
         return _import_table(arguments, folder)
     if arguments.columns:
         raise UserError(
-            f"`--columns` says what another program's columns mean, but {source} is a ledger of "
-            "our own, which says so itself. Leave it out."
+            f"`--columns` says what the columns of another program mean, but {source} is a ledger "
+            "of hptransfer, whose columns are known. Leave --columns out."
         )
     if arguments.repeats == "seeds":
         raise UserError(
-            f"`--repeats` is for another program's table, but {source} is a ledger of our own, "
-            "whose rows have their seeds. Leave it out."
+            f"`--repeats` is for the table of another program, but {source} is a ledger of "
+            "hptransfer, whose rows have their seeds. Leave --repeats out."
         )
     answer = import_ledger(source, folder)
     if arguments.json:
@@ -353,8 +392,8 @@ def _import_table(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         print(note)
     what = "trials" if find_ledger(folder.path) is not None else "optima"
     print(
-        f"imported {answer['appended']} {what} of {answer['source']} into {answer['into']}; "
-        f"{answer['identical']} were there already"
+        f"imported {answer['appended']} {what} from {answer['source']} into {answer['into']}; "
+        f"{answer['identical']} more were already there"
     )
     if answer["repaired"]:
         print(answer["repaired"])
@@ -376,20 +415,26 @@ def _named(path: Path, root: Path) -> Path:
         is_here = path.exists() or first.exists()
         is_name = len(path.parts) == 1 or (root / first).is_dir()
     except OSError as error:
-        raise UserError(f"{abbreviate(str(path))} must be a path, but: {error.strerror}.") from None
+        raise UserError(
+            f"A path must be readable, but {abbreviate(str(path))} is not: {error.strerror}. "
+            "Check it."
+        ) from None
     return root / path if is_name and not is_here else path
 
 
 def _imported_text(ledger: Mapping[str, Any]) -> str:
-    wanted = "" if ledger["wanted"] is None else f" ({ledger['wanted']} of them the sweep wants)"
+    wanted = "" if ledger["wanted"] is None else f" (the sweep asks for {ledger['wanted']} of them)"
     lines = [
-        f"imported {ledger['appended']} rows{wanted} and {ledger['curves']} curves of "
-        f"{ledger['source']} into {ledger['into']}; {ledger['identical']} were there already"
+        f"imported {ledger['appended']} rows{wanted} and {ledger['curves']} curves from "
+        f"{ledger['source']} into {ledger['into']}; {ledger['identical']} more were already there"
     ]
     if ledger["differing"]:
         gap = ledger["largest_difference"]
         by = "" if gap is None else f", by up to {gap:.3g} in loss"
-        lines.append(f"{ledger['differing']} trials have another outcome there{by}: ours are kept")
+        lines.append(
+            f"{ledger['differing']} trials have another result there{by}; the results that were "
+            "here are kept"
+        )
     notes = (ledger["notice"], ledger["repaired"])
     return "\n".join([*lines, *(note for note in notes if note)])
 

@@ -8,9 +8,9 @@ from enum import Enum
 class Scaling(Enum):
     """How a model scales away from its base width (arXiv 2203.03466, Table 8)."""
 
-    mup = "mup"
-    standard = "standard"
-    standard_embed = "standard_embed"
+    mup = "mup"  # µP: initialisation and learning rates follow the width by role
+    standard = "standard"  # initialisation by fan-in, one learning rate for all parameters
+    standard_embed = "standard_embed"  # standard, with the input's learning rate times m
 
 
 def arm_name(label: str) -> str:
@@ -21,7 +21,7 @@ def arm_name(label: str) -> str:
 class Broken(Enum):
     """Deliberate faults in µP, which the coordinate check must find."""
 
-    none = "none"
+    none = "none"  # no fault
     readout = "readout"  # the readout's 1/m is forgotten
     readout_twice = "readout_twice"  # the readout's 1/m is applied twice
     hidden_lr = "hidden_lr"  # hidden matrices keep the base learning rate
@@ -32,23 +32,23 @@ class Broken(Enum):
 class Init(Enum):
     """What a model is at its base width: see `hptransfer.models.parametrization.rules`."""
 
-    paper = "paper"
-    adaln_zero = "adaln_zero"
-    original = "original"
+    paper = "paper"  # that of arXiv 2505.15270
+    adaln_zero = "adaln_zero"  # that of `paper`, with adaptive norms that start at zero
+    original = "original"  # as the model's authors released it
 
 
 class Conditioning(Enum):
     """The condition that a model gets with a sample besides its timestep."""
 
-    none = "none"
-    label = "label"
-    caption = "caption"
+    none = "none"  # nothing
+    label = "label"  # a class
+    caption = "caption"  # the features of a text
 
 
 class TimestepSampling(Enum):
     """How training timesteps are drawn from a uniform quantile."""
 
-    uniform = "uniform"
+    uniform = "uniform"  # the quantile itself
     logit_normal = "logit_normal"  # the logistic function of a normal (arXiv 2403.03206, Eq. 19)
 
 
@@ -77,7 +77,7 @@ class EpsScaling(Enum):
 class Schedule(Enum):
     """The learning rate's shape after warm-up."""
 
-    constant = "constant"
+    constant = "constant"  # the base rate to the end
     cosine = "cosine"  # to zero over the rest of the run
     linear_decay = "linear_decay"  # constant, then linear to zero over `decay_fraction`
 
@@ -85,8 +85,8 @@ class Schedule(Enum):
 class Weights(Enum):
     """Which weights decide the loss of a trial."""
 
-    raw = "raw"
-    ema = "ema"
+    raw = "raw"  # those of the last step
+    ema = "ema"  # their moving average
 
 
 class Precision(Enum):
@@ -110,9 +110,9 @@ class Method(Enum):
 
     grid = "grid"  # every combination of the axes' points
     sobol = "sobol"  # scrambled Sobol points over the axes' ranges
-    tpe = "tpe"  # Optuna's samplers, asked and told in rounds
-    gp = "gp"
-    cmaes = "cmaes"
+    tpe = "tpe"  # Optuna's tree-structured Parzen estimator, in rounds
+    gp = "gp"  # Optuna's Gaussian process, in rounds
+    cmaes = "cmaes"  # Optuna's CMA-ES over two hyperparameters or more, in rounds
     refine = "refine"  # coarse first, then where the target's optimum gains most
 
 

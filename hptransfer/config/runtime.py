@@ -37,8 +37,8 @@ class RuntimeConfig:
         require_count("runtime.pack_size", self.pack_size)
         require(
             not self.graph or self.on_gpu,
-            "`runtime.graph` captures steps on a CUDA device, but got "
-            f"runtime.device={self.device}. Set runtime.graph=null or runtime.device=cuda.",
+            f"`runtime.graph` needs a CUDA device, but got runtime.device={self.device}. Set "
+            "runtime.graph=null or runtime.device=cuda.",
         )
 
     @property
@@ -111,32 +111,32 @@ class ExecutorConfig:
         unknown = [name for name in self.trackers if name not in TRACKERS]
         require(
             not unknown,
-            f"`executor.trackers` may hold {', '.join(TRACKERS)}, but got {unknown}. Name those "
-            "that are there, or [] for none.",
+            f"`executor.trackers` may hold {', '.join(TRACKERS)}, but got {unknown}. Name some of "
+            "those, or [] for none.",
         )
         require(
             not re.search(rf"{_USER_INFO}|{_QUERY}", self.storage or "", flags=re.IGNORECASE),
             "`executor.storage` must hold no password or token, since it is written into the "
-            "results folder, but its URL does. Set the store's own variables (e.g. "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY).",
+            "results folder, but its URL holds one. Use the environment variables of the storage "
+            "service instead (for example AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY).",
         )
 
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What cannot change a target's result beyond float tolerance; the section `train`."""
+    """How the target is trained, which cannot change its result beyond float tolerance."""
 
-    parallel: Parallel = Parallel.none  # ddp and fsdp run under torchrun
+    parallel: Parallel = Parallel.none  # how processes share a run; ddp and fsdp need torchrun
     accumulate: int = 1  # micro-batches a step and process: less memory, the same batch
     activation_checkpointing: bool = False  # compute each block's inside again in the backward
     log_every: int = 10  # steps between two lines of the log
     checkpoint_s: float = 600.0  # least seconds between two checkpoints; 0: at every log
-    keep: int = 2  # checkpoints, the newest
+    keep: int = 2  # newest checkpoints that stay on disk
     eval_every: int | None = None  # steps between held-out losses; null: at the end only
     sample_every: int | None = None  # steps between sample grids; null: at the end only
     sample_columns: int = 8  # samples a class in a grid
-    sample_steps: int = 20  # of the sampler
-    guidance: float = 2.0  # of the sampler
+    sample_steps: int = 20  # model evaluations for each sample of a grid
+    guidance: float = 2.0  # of the samples in a grid; 1: none
 
     def __post_init__(self) -> None:
         for name in ("accumulate", "log_every", "keep", "eval_every", "sample_every"):

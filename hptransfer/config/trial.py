@@ -41,7 +41,7 @@ class RectifiedFlowConfig(ObjectiveConfig):
     """x_t = (1 - t)·x + t·noise, target noise - x (arXiv 2209.03003)."""
 
     name: str = field(default="rectified_flow", metadata=TAG)
-    timesteps: TimestepSampling = TimestepSampling.uniform  # uniform or logit_normal
+    timesteps: TimestepSampling = TimestepSampling.uniform  # drawn uniform or logit_normal
     logit_mean: float = 0.0  # mean of `logit_normal` (arXiv 2403.03206, Eq. 19)
     logit_std: float = 1.0  # standard deviation of `logit_normal`
 
@@ -98,7 +98,7 @@ class VPConfig(ObjectiveConfig):
 class ParametrizationConfig:
     """How the model scales with width, and the two scales that may be swept."""
 
-    scaling: Scaling = Scaling.mup  # mup, standard or standard_embed
+    scaling: Scaling = Scaling.mup  # rules for width: mup, standard or standard_embed
     init_scale: float = 1.0  # multiplies every random initial std; zeros and fixed tables stay
     output_scale: float = 1.0  # multiplies the readout's output (paper: output_mult)
     weight_decay_mode: WeightDecayMode = WeightDecayMode.mup  # mup, independent or unscaled
@@ -180,9 +180,9 @@ LEAST_SAMPLES = 100  # samples of a trial: more than the classifiers have featur
 class QualityConfig:
     """Samples that the deciding weights draw after training, judged beside the loss."""
 
-    samples: int = 0  # 0: quality is not measured
+    samples: int = 0  # samples of a trial that are judged; 0: quality is not measured
     steps: int = 20  # model evaluations a sample, by DPM-Solver++(2M)
-    guidance: float = 1.0  # 1: the conditional prediction, none of the unconditional one
+    guidance: float = 1.0  # of the samples; 1: the conditional prediction alone
 
     def __post_init__(self) -> None:
         require_count("quality.samples", self.samples, least=0, most=50_000)
@@ -272,7 +272,7 @@ class UViTConfig(TransformerConfig):
     """U-ViT (arXiv 2209.12152): long skips; time, label and caption are tokens."""
 
     family: str = field(default="uvit", metadata=TAG)
-    condition: Conditioning = Conditioning.label  # none, label or caption
+    condition: Conditioning = Conditioning.label  # told of a sample: none, label or caption
     final_conv: bool = True  # a 3x3 convolution on the image at the end
 
     width_multiple: ClassVar[int] = 2
@@ -332,7 +332,7 @@ class CustomConfig(ModelConfig):
     family: str = field(default="custom", metadata=TAG)
     factory: str = ""  # package.module:function, which builds the model from its width
     version: str = ""  # change it with the factory's code, which no trial's key depends on
-    condition: Conditioning = Conditioning.label  # none, label or caption
+    condition: Conditioning = Conditioning.label  # told of a sample: none, label or caption
     roles: tuple[str, ...] = ()  # "pattern=role" for parameters by name; the first match wins
     rescale_init: bool = True  # correct initial stds that violate µP; false: refuse them
 
@@ -391,8 +391,8 @@ class DigitsConfig(DataConfig):
     def __post_init__(self) -> None:
         require(
             0 < self.held_out < 1797,
-            "`data.held_out` must leave both splits non-empty of the 1,797 digits, but got "
-            f"{self.held_out}.",
+            "`data.held_out` must leave at least one of the 1,797 digits for training and one "
+            f"held out, but got {self.held_out}.",
         )
 
     @property
@@ -466,7 +466,8 @@ class FeaturesConfig(FolderConfig):
         """What to do where a model needs captions and the config states none."""
         return (
             "If the folder has them, set data.caption_tokens=1 data.caption_channels=1: the next "
-            "refusal says the shapes that it holds. If not, choose model=dit or model=uvit."
+            "error then names the shapes that the folder holds. If not, choose model=dit or "
+            "model=uvit."
         )
 
     def __post_init__(self) -> None:
@@ -531,9 +532,9 @@ class TrialConfig:
     optimizer: AdamWConfig = AdamWConfig()
     budget: BudgetConfig = BudgetConfig()
     quality: QualityConfig = QualityConfig()
-    init: Init = Init.adaln_zero
-    precision: Precision = Precision.fp32
-    seed: int = 0
+    init: Init = Init.adaln_zero  # what the model is at its base width
+    precision: Precision = Precision.fp32  # arithmetic of the training
+    seed: int = 0  # of initialisation, data order, noise and timesteps
 
     def __post_init__(self) -> None:
         require_count("seed", self.seed, least=0, most=2**63 - 1)
@@ -546,8 +547,8 @@ class TrialConfig:
         )
         require(
             self.model.conditioning is not Conditioning.caption or layout.caption_tokens > 0,
-            f"A caption-conditional model ({self.model.family}) needs data with captions, but "
-            f"data={self.data.name} states none. {self.data.caption_advice}",
+            f"A model that is trained with captions ({self.model.family}) needs data with "
+            f"captions, but data={self.data.name} has none. {self.data.caption_advice}",
         )
         learn_sigma = getattr(self.model, "learn_sigma", False)
         require(

@@ -12,6 +12,7 @@ from hptransfer.analysis.target_rows import refreshed
 from hptransfer.config.choices import Scaling
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
+from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.results.metrics import LOSS, Metric
 from hptransfer.results.sweep_file import read_facts
 from hptransfer.system.files import opening, write_text
@@ -116,6 +117,7 @@ def report_folder(
             sweep=dict(read_facts(folder).tree),
             timing=timing and timing["seconds"],
             commands=list(commands),
+            rows=read_ledger_rows(folder.path),
         )
         write_text(place.report_file, page)
     return place.report_file

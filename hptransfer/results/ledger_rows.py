@@ -55,7 +55,7 @@ def torn_line_notice(path: Path, torn_bytes: int) -> str | None:
         return None
     return (
         f"The last line of {path} was cut off ({torn_bytes} bytes, an interrupted write) and is "
-        "left out; its trial counts as not run."
+        "ignored; its trial counts as not finished."
     )
 
 
@@ -71,29 +71,29 @@ def ledger_row(
     config = result.config
     quality = {} if result.quality is None else result.quality._asdict()
     return {
-        "trial_key": trial_key(config),
-        "status": result.status.value,
-        "loss": result.loss,
-        "width": config.model.width,
-        "parametrization": arm_of(config),
-        "hps": {name: float(value) for name, value in hps.items()},
-        "seed": config.seed,
-        "schema": LEDGER_SCHEMA,
-        "config": canonical(config),
-        "diverged_at_step": result.diverged_at_step,
-        "stopped_at_step": result.stopped_at_step,
-        "metrics": {
-            "loss_at_init": finite_or_none(result.loss_at_init),
-            "train_loss": finite_or_none(result.train_loss),
-            "clipped_share": float(f"{result.clipped_share:.6g}"),
+        "trial_key": trial_key(config),  # the trial: 12 hex digits of its config's sha256
+        "status": result.status.value,  # completed, diverged or stopped
+        "loss": result.loss,  # held-out loss that decides; null unless completed
+        "width": config.model.width,  # channels of a token
+        "parametrization": arm_of(config),  # `shared` at base width, where all are the same
+        "hps": {name: float(value) for name, value in hps.items()},  # those searched
+        "seed": config.seed,  # of initialisation, data order, noise and timesteps
+        "schema": LEDGER_SCHEMA,  # version of the row's form
+        "config": canonical(config),  # what differs from the defaults of a trial
+        "diverged_at_step": result.diverged_at_step,  # the step; null: it did not diverge
+        "stopped_at_step": result.stopped_at_step,  # the step; null: it was not given up
+        "metrics": {  # numbers beside the loss
+            "loss_at_init": finite_or_none(result.loss_at_init),  # the loss before the first step
+            "train_loss": finite_or_none(result.train_loss),  # mean over the last training steps
+            "clipped_share": float(f"{result.clipped_share:.6g}"),  # share of clipped steps
             **{name: float(f"{value:.6g}") for name, value in quality.items()},
         },
-        "cost": {
-            "flops": float(f"{result.flops:.12g}"),
-            "seconds": float(f"{result.seconds:.6g}"),
-            "device": result.device,
+        "cost": {  # what the trial took
+            "flops": float(f"{result.flops:.12g}"),  # of the whole trial, forward and backward
+            "seconds": float(f"{result.seconds:.6g}"),  # its share of its pack's time
+            "device": result.device,  # cpu, or the GPU's name
         },
-        "provenance": dict(provenance),
+        "provenance": dict(provenance),  # commit, versions and time
     }
 
 
@@ -129,8 +129,8 @@ def find_ledger(folder: str | Path) -> Path | None:
     zipped = folder / f"{LEDGER_NAME}.gz"
     if path.exists() and zipped.exists():
         raise UserError(
-            f"A sweep has one ledger, but {folder} holds both {path.name} and {zipped.name}. "
-            "Remove the one with fewer rows from the folder."
+            f"A sweep must have one ledger, but {folder} holds both {path.name} and "
+            f"{zipped.name}. Remove the one with fewer rows from the folder."
         )
     if zipped.exists():
         raise _gzipped_error(zipped)
@@ -229,8 +229,8 @@ def _checked_rows(
         earlier = line_of_trial.setdefault(row["trial_key"], number)
         if earlier != number:
             raise UserError(
-                f"A trial has one row, but trial {row['trial_key']} stands in {path} on lines "
-                f"{earlier} and {number}. Delete one of them."
+                f"A trial must have one row, but trial {row['trial_key']} stands in {path} on "
+                f"lines {earlier} and {number}. Delete one of them."
             )
     return rows
 
@@ -332,9 +332,9 @@ def _verified(folder: Path, path: Path) -> dict[str, Any]:
         rows += len(stretch.rows)
         if stretch.torn_bytes:
             raise UserError(
-                f"Line {rows + 1} of {path} is cut off ({stretch.torn_bytes} bytes): an "
-                "interrupted write, or a sweep that is writing now. Running the sweep again "
-                "removes it and runs its trial."
+                f"Line {rows + 1} of {path} is cut off ({stretch.torn_bytes} bytes): a write was "
+                "interrupted, or a sweep is writing now. Running the sweep again removes the "
+                "line and runs its trial."
             )
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

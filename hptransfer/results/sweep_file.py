@@ -110,19 +110,23 @@ class SweepFacts:
         return {axis: sorted(points) for axis, points in self.points.items()}
 
     def wanted_count(self) -> int:
-        """Return the number of wanted trials; of a design without a grid, those asked so far.
+        """Return the number of wanted trials; of a design without a grid, those asked so far."""
+        return sum(self.wanted_by_width().values())
+
+    def wanted_by_width(self) -> dict[tuple[str, int], int]:
+        """Return the number of wanted trials of each arm and width.
 
         The arms share their trials at base width.
         """
         section = self.tree["sweep"]
         grid = math.prod(len(points) for points in self.points.values())
-        arms = (*section["parametrizations"], "shared")
-        return len(section["seeds"]) * sum(
-            self._models(arm, width)
+        return {
+            (arm, width): len(section["seeds"])
+            * self._models(arm, width)
             * (grid if self.design is None else len(self.design.points.get((arm, width), ())))
-            for arm in arms
+            for arm in (*section["parametrizations"], "shared")
             for width in section["widths"]
-        )
+        }
 
     @cached_property
     def _conditions(self) -> tuple[Condition, ...]:
@@ -208,8 +212,9 @@ def read_design(folder: ResultsFolder, tree: Mapping[str, Any]) -> AskedPoints |
         return AskedPoints.of_record({**found, "method": method})
     except (KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{folder.design_file} is not as hptransfer wrote it (the points asked of each arm "
-            "and width). Delete it and run the sweep again; the ledger is untouched."
+            f"{folder.design_file} is not as hptransfer wrote it (the points asked for each "
+            "parametrization and width). Delete it and run the sweep again; finished trials are "
+            "not affected."
         ) from None
 
 

@@ -15,6 +15,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -159,8 +160,8 @@ class FolderLock:
 
     def _beat(self) -> None:
         """Write our name and the time into the lock file, in one write."""
-        time = datetime.now(UTC).isoformat(timespec="seconds")
-        content = self._owner.head + time.encode() + b'"}\n'
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        content = self._owner.head + now.encode() + b'"}\n'
         os.pwrite(self._descriptor, content, 0)
         os.ftruncate(self._descriptor, len(content))
 
@@ -203,6 +204,23 @@ class FolderLock:
         finally:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def lock_holder(folder: str | Path) -> LockOwner | None:
+    """Return who writes a folder now; None where nobody does. Nothing is written.
+
+    The age of another host's heartbeat is read by this host's clock.
+    """
+    path = Path(folder) / LOCK_NAME
+    try:
+        holder, written = _owner(path.read_bytes()), path.stat().st_mtime
+    except OSError:
+        return None
+    if holder is None:
+        return None
+    if holder.host == socket.gethostname():
+        return holder if _lives(holder) else None
+    return holder if time.time() - written < SILENCE_S else None
 
 
 def _owner(content: bytes) -> LockOwner | None:

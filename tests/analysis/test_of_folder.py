@@ -53,7 +53,7 @@ def test_a_fit_of_another_question_is_printed_and_not_kept(
     own = swept.estimates_file.read_bytes()
     out = printed(capsys, "fit", path, "verdict.max_regret=1e-9")
     assert "matters: yes -> inconclusive" in out
-    assert "not kept: sweep.yaml asks another question" in out
+    assert "This answer was not stored in the folder" in out
     assert swept.estimates_file.read_bytes() == own
     assert json.dumps(fresh_estimates(swept), indent=1, ensure_ascii=False) in own.decode()
     printed(capsys, "transfer", path)

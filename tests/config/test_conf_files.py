@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import inspect
-import io
-import textwrap
-import tokenize
-
 import pytest
 import yaml
 
 from hptransfer.config.compose.compose import shipped_folder
 from hptransfer.config.compose.schema import MEMBERS
 from hptransfer.config.records import plain
+from website.reference.comments import comments_of_fields
 
 # The file that shows all keys of a group's member, where it is not named as the member.
 SHOWN_BY = {
@@ -33,24 +27,6 @@ FILES = [
 ]
 
 
-def comments_of_fields(cls: type) -> dict[str, str]:
-    """Return the comment behind each field of a dataclass, its bases' where it has none."""
-    found = {}
-    names = {field.name for field in dataclasses.fields(cls)}
-    for base in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        source = textwrap.dedent(inspect.getsource(base))
-        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-        lines = {t.start[0]: t.string for t in tokens if t.type == tokenize.COMMENT}
-        (definition,) = ast.parse(source).body
-        assert isinstance(definition, ast.ClassDef)
-        for node in definition.body:
-            if isinstance(node, ast.AnnAssign) and node.lineno in lines:
-                found[ast.unparse(node.target)] = lines[node.lineno]
-    return {name: comment for name, comment in found.items() if name in names}
-
-
 @pytest.mark.parametrize(("group", "name", "cls"), FILES, ids=lambda part: str(part))
 def test_a_file_shows_every_value_with_the_comment_of_its_field(
     group: str, name: str, cls: type
@@ -61,7 +37,7 @@ def test_a_file_shows_every_value_with_the_comment_of_its_field(
     for line in text.splitlines():
         if not line.startswith("#"):
             key, _, comment = line.partition("  #")
-            shown[key.split(":")[0]] = f"#{comment}"
+            shown[key.split(":")[0]] = comment.strip()
     assert shown == comments_of_fields(cls)
 
 

@@ -105,7 +105,7 @@ def test_the_text_has_a_line_per_role_and_says_what_differs(
         assert sum(line.split()[:1] == [role.value] for line in lines) == 1
     (hidden,) = (line.split() for line in lines if line.split()[:1] == ["hidden"])
     assert hidden[-10:] == ["m^-½", "0.25", "4", "1", "1", "m^-½", "1/m", "m", "1", "1"]
-    assert "The rules coincide with the vanilla Transformer's in every role." in lines
+    assert "In every role the rules are those of the plain Transformer." in lines
     assert lines[-1] == "next: hptransfer check model=uvit"
     assert max(map(len, lines)) <= 100
 

@@ -128,8 +128,10 @@ def test_control_characters_of_an_imported_label_do_not_reach_the_terminal():
 
 
 def test_nothing_to_draw_is_said():
-    assert drawn() == ["No arm has a basin to draw yet."]
-    assert drawn({**mup(), "optima": []}) == ["No arm has a basin to draw yet."]
+    assert drawn() == ["There is nothing to draw yet, because no width has a fitted curve."]
+    assert drawn({**mup(), "optima": []}) == [
+        "There is nothing to draw yet, because no width has a fitted curve."
+    ]
 
 
 def test_an_answer_along_the_depth_names_depths() -> None:

@@ -54,14 +54,14 @@ TAGS = {"model": "family", "objective": "name", "data": "name", "executor": "nam
 class SweepSection:
     """The section `sweep`."""
 
-    widths: tuple[int, ...] = ()
-    parametrizations: tuple[Scaling, ...] = (Scaling.mup,)
-    seeds: tuple[int, ...] = (0,)
-    target: Mapping[str, Any] = field(default_factory=dict)  # changes of the trial for the target
+    widths: tuple[int, ...] = ()  # widths of the proxies, increasing
+    parametrizations: tuple[Scaling, ...] = (Scaling.mup,)  # the parametrizations that are compared
+    seeds: tuple[int, ...] = (0,)  # every point is trained once with each of them
+    target: Mapping[str, Any] = field(default_factory=dict)  # e.g. `model: {width: 192}`
     realise: RealiseConfig = field(default_factory=RealiseConfig)
     design: DesignConfig = field(default_factory=DesignConfig)
     vary: VaryConfig = field(default_factory=VaryConfig)
-    gate: bool = True  # a µP arm is swept only after its coordinate check passed
+    gate: bool = True  # sweep under µP only after the coordinate check of the model passed
 
 
 @dataclass(frozen=True)

@@ -2,81 +2,36 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from hptransfer.reporting.figures.style import ARMS, DARK, FAIL, GRID, INK, MUTED, PAPER
 
 JsonObject = Mapping[str, Any]  # an entry of estimates.json or another record of a folder
 
-_RULES = """
-*{box-sizing:border-box}
-html{-webkit-text-size-adjust:100%}
-body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.55 system-ui,-apple-system,
-"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main{max-width:1060px;margin:0 auto;padding:32px 20px 64px}
-h1{font-size:1.9rem;line-height:1.2;margin:0 0 6px;overflow-wrap:anywhere}
-h2{font-size:1.2rem;line-height:1.3;margin:44px 0 12px}
-h3{font-size:1rem;margin:20px 0 6px;color:var(--ink)}
-p{margin:0 0 10px;max-width:72ch}
-.eyebrow{color:var(--muted);font-size:.85rem;margin:0 0 4px}
-.question{font-size:1.1rem}
-.muted{color:var(--muted);font-size:.9rem}
-.cards{display:grid;gap:12px;margin:22px 0 0}
-.card{background:var(--paper);border:1px solid var(--line);border-left:5px solid var(--muted);
-border-radius:8px;padding:14px 18px}
-.card.good{border-left-color:var(--good)}.card.bad{border-left-color:var(--bad)}
-.card p{margin:0;font-size:1.1rem;font-weight:600;line-height:1.45}
-.card h3{margin:0 0 6px}.card p.more{font-size:1rem;font-weight:400}.card .scroll{margin:10px 0 0}
-.card ul{margin:8px 0 0;padding-left:20px;color:var(--muted);font-size:.93rem}
-.card li{margin:2px 0}.card li.warning,.warning{color:var(--bad)}
-.note{margin-top:14px}
-.pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:14px;
-align-items:start}
-figure,.key{margin:0;background:var(--paper);border:1px solid var(--line);border-radius:8px;
-padding:12px;break-inside:avoid}
-.key ul{margin:4px 0;padding-left:20px;font-size:.93rem;color:var(--muted)}
-.key h3{margin:4px 0 8px}
-.beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:14px;
-align-items:start}.beside table{width:100%}
-figure.wide{grid-column:1/-1;overflow-x:auto}
-figure svg{display:block;width:100%;height:auto;max-width:560px;margin:0 auto}
-figure.wide svg{max-width:820px;min-width:540px}.pictures{margin-bottom:18px}
-.scroll{overflow-x:auto;margin:0 0 14px}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.93rem;min-width:50%}
-caption{text-align:left;font-weight:600;padding:0 0 6px}
-th,td{text-align:left;padding:6px 18px 6px 0;border-bottom:1px solid var(--line);
-vertical-align:top}
-th{font-weight:600;color:var(--muted);font-size:.85rem}
-td.n,th.n{text-align:right;white-space:nowrap}
-table.full{width:100%}
-pre{background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:12px 14px;
-overflow-x:auto;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;margin:0 0 12px}
-.bar{display:block;height:9px;border-radius:3px;background:var(--accent);min-width:2px}
-td.wide{width:55%;vertical-align:middle}
-details{margin:0 0 12px}summary{cursor:pointer;padding:4px 0}
-@media (max-width:560px){main{padding:20px 14px 48px}h1{font-size:1.55rem}
-h2{margin-top:34px}figure{padding:8px 4px}.key{padding:10px 14px}.card{padding:12px 14px}
-.card p{font-size:1.02rem}table{font-size:.82rem}th{font-size:.78rem}th,td{padding-right:9px}
-td.n,th.n{white-space:normal}}
-@media print{:root{--ground:#fff}body{font-size:11pt}main{max-width:none;padding:0}
-.card,tr{break-inside:avoid}
-h2,h3,caption,thead{break-after:avoid}.scroll{overflow:visible}
-.pictures,.beside{grid-template-columns:1fr 1fr}
-pre{white-space:pre-wrap;overflow-wrap:anywhere}}
-"""
-
 
 def style_sheet() -> str:
     """The page's CSS; every colour of the figures is a variable with a dark counterpart."""
     light = _variables({color: color for color in DARK}, ground="#f6f7f9", good="#00805c")
-    dark = _variables(DARK, ground="#0e1114", good="#2fc79c")
+    dark = "color-scheme:dark;" + _variables(DARK, ground="#0e1114", good="#2fc79c")
     return (
-        f":root{{color-scheme:light dark;{light}}}\n"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}" + _RULES
+        f":root{{color-scheme:light;{light}}}\n"
+        "@media screen and (prefers-color-scheme:dark)"
+        f"{{:root:not([data-theme=light]){{{dark}}}}}\n"
+        f"@media screen{{:root[data-theme=dark]{{{dark}}}}}\n{_file('report.css')}"
     )
+
+
+@cache
+def _file(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _variables(shown: Mapping[str, str], *, ground: str, good: str) -> str:
@@ -88,14 +43,46 @@ def _variables(shown: Mapping[str, str], *, ground: str, good: str) -> str:
     return ";".join(f"--{name}:{value}" for name, value in named.items())
 
 
-def document(title: str, parts: Iterable[str]) -> str:
-    """A whole page from its parts, which are HTML already."""
+def document(title: str, parts: Iterable[str], data: JsonObject) -> str:
+    """A whole page from its parts, which are HTML already, and what its script draws.
+
+    Its policy lets nothing be loaded and no other script run; a page with `live` in its data may
+    ask its own server for news.
+    """
+    script = _file("report.js")
+    policy = content_policy(live=bool(data.get("live")))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="referrer" content="no-referrer">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style_sheet()}</style>\n</head>\n<body>\n"
-        "<main>\n" + "\n".join(part for part in parts if part) + "\n</main>\n</body>\n</html>\n"
+        "<main>\n" + "\n".join(part for part in parts if part) + "\n</main>\n"
+        f'<script type="application/json" id="data">{json_in_html(data)}</script>\n'
+        f"<script>{script}</script>\n</body>\n</html>\n"
     )
+
+
+def content_policy(*, live: bool) -> str:
+    """What a browser may load and run for a page: its own script, and news of its own server."""
+    digest = hashlib.sha256(_file("report.js").encode()).digest()
+    allowed = [
+        "default-src 'none'",
+        "style-src 'unsafe-inline'",
+        f"script-src 'sha256-{base64.b64encode(digest).decode()}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        *(["connect-src 'self'"] if live else []),
+    ]
+    return "; ".join(allowed)
+
+
+def json_in_html(value: Any) -> str:
+    """Return a value as JSON in which no text can end a script element."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
 
 
 def element(tag: str, text: str, css: str = "") -> str:
@@ -141,7 +128,8 @@ def picture(svg: str, name: str, label: str, css: str = "") -> str:
     for color in DARK:
         inner = inner.replace(color, f"var(--c{color.removeprefix('#')})")
     opening = f'<svg role="img" aria-label="{escape(label)}"'
-    return f"<figure{_css(css)}>{inner.replace('<svg', opening, 1).strip()}</figure>"
+    inner = inner.replace("<svg", opening, 1).strip()
+    return f'<figure data-name="{escape(name)}"{_css(css)}>{inner}</figure>'
 
 
 def cell(text: str, css: str) -> str:

@@ -41,6 +41,7 @@ from hptransfer.reporting.figures.wording import (
     percent_text,
     regret_text,
 )
+from hptransfer.reporting.page.charts import charts
 from hptransfer.reporting.page.page import (
     JsonObject,
     bullet_list,
@@ -58,6 +59,8 @@ from hptransfer.system.version import package_version
 NO_PERCENT = 0.005  # a cost below it is written as none
 HALF_PAGE = 5.0  # inches that are readable in one of two columns
 
+DRAWN_BY_PAGE = ("basins", "optimum")  # pictures in whose place the page draws its own
+
 _CARD = {"transfers": "good", "drifts": "bad"}
 _NOTE = (
     "Intervals are 90 % intervals. A value costs what the loss at it is above the loss at the "
@@ -67,7 +70,8 @@ _NOTE = (
 _KEY = (
     "Points are means over seeds, with the range over seeds; the thick line is the fitted curve.",
     "The large dot is the optimum with its 90 % interval; a hollow diamond is a censored optimum.",
-    "Under a width's name: the probability that its optimum lies beyond the grid, above 5 %.",
+    "Point at a mark, or press the arrow keys on a picture, to read its values. The buttons switch "
+    "curves off and on.",
     "× failed: diverged, or hardly better than at the start; the tint begins at the cliff, past "
     "which every point failed. ▲ lies above the picture.",
     "Over width: the line is the law, the shade its 90 % band, □ the value for the target"
@@ -85,6 +89,7 @@ def report_html(
     sweep: dict[str, Any],
     timing: dict[str, float] | None,
     commands: list[str],
+    rows: Sequence[JsonObject] = (),
 ) -> str:
     """Return the report of a sweep as HTML.
 
@@ -94,6 +99,7 @@ def report_html(
         sweep: what `sweep.yaml` holds.
         timing: seconds of each section of a run.
         commands: what makes the page again.
+        rows: the ledger's, which tell the seeds of each point.
     """
     figures = {
         shown.name: picture(
@@ -102,12 +108,54 @@ def report_html(
         for shown, svg in drawn
         if shown.name != "summary"
     }
+    parts = [
+        page_header(sweep, estimates["sweep"]),
+        answers(estimates),
+        curves_section(_grid(figures, DRAWN_BY_PAGE)),
+        *details(
+            figures,
+            estimates=estimates,
+            check=check,
+            realised=realised,
+            transfer=transfer,
+            sweep=sweep,
+            timing=timing,
+            commands=commands,
+        ),
+    ]
+    title = f"{estimates['sweep']}: hptransfer report"
+    return document(title, parts, {"charts": charts(estimates, realised, rows)})
+
+
+def curves_section(pictures: str = "") -> str:
+    """Return the places that the page's script fills; `pictures` stand there without scripts."""
+    title = element("h3", "How to read the curves")
+    key = f'<div class="key">{title}{bullet_list(_KEY)}</div>'
+    return (
+        f'<section id="curves">\n{element("h2", "The curves")}\n'
+        '<div class="legend" id="legend"></div>\n'
+        f'<div class="pictures"><div id="charts"></div>\n{key}</div>\n'
+        f"<noscript>\n{pictures}\n</noscript>\n</section>"
+    )
+
+
+def details(
+    figures: Mapping[str, str],
+    *,
+    estimates: JsonObject,
+    check: JsonObject | None,
+    realised: JsonObject | None,
+    transfer: JsonObject | None,
+    sweep: JsonObject,
+    timing: Mapping[str, float] | None,
+    commands: Sequence[str],
+) -> list[str]:
+    """Return the sections below the curves; `figures` are pictures as HTML by name."""
     own = realised_table(realised) if realised else ""
     typed = f"<pre>{escape(chr(10).join(commands))}</pre>" if commands else ""
     handed = transfer or {"cost": None, "files": None}
-    parts = [
-        _header(estimates, sweep),
-        *_answers(estimates, figures),
+    return [
+        *_below_the_curves(estimates, figures, sweep.get("statistic")),
         section("Values for the target", target_values(transfer) if transfer else ""),
         section("Predicted against realised", _beside(own, figures.get("realised"))),
         section(
@@ -122,17 +170,22 @@ def report_html(
         section("Imported rows", imported_table(sweep.get("imported"))),
         section("Provenance", provenance_section(sweep)),
     ]
-    return document(f"{estimates['sweep']}: hptransfer report", parts)
 
 
-def _answers(estimates: JsonObject, figures: Mapping[str, str]) -> list[str]:
-    """Return the sections on each arm, from its curves to its conditions."""
+def _below_the_curves(
+    estimates: JsonObject, figures: Mapping[str, str], statistic: object
+) -> list[str]:
+    """Return the sections on each arm, from its optima to its conditions."""
     arms, surfaces = estimates["arms"], estimates.get("surfaces") or []
     names, joint = arm_names(arms), arm_names(surfaces)
-    title = element("h3", "How to read the curves")
-    key = f'<div class="key">{title}{bullet_list(_KEY)}</div>'
+    measured = metric_of(estimates).label
+    axis = AXIS_WORDS[arms[0]["axis"]] if arms else "width"
     return [
-        section("The curves", _grid(figures, ("basins", "optimum"), key)),
+        section(
+            f"The optimum at each {axis}, and why the verdict",
+            element("p", f"Deciding statistic: {statistic}", "muted") if statistic else "",
+            *(optima_of(name, arm, measured) for name, arm in zip(names, arms, strict=True)),
+        ),
         section(
             "What a value costs",
             value_costs(arms),
@@ -153,48 +206,66 @@ def _answers(estimates: JsonObject, figures: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _header(estimates: JsonObject, sweep: JsonObject) -> str:
-    arms, measured = estimates["arms"], metric_of(estimates).label
-    cards = "\n".join(
-        _card(name, arm, measured) for name, arm in zip(arm_names(arms), arms, strict=True)
-    )
-    question, statistic = sweep.get("question"), sweep.get("statistic")
+def optima_of(name: str, arm: JsonObject, measured: str) -> str:
+    """Return an arm's optima as a table, after the reasons of its verdict."""
+    optima = words_table(*optima_table(arm, measured)) if arm["optima"] else ""
+    return "\n".join([element("h3", name), bullet_list(arm["reasons"]), optima])
+
+
+def page_header(sweep: JsonObject, name: str) -> str:
+    """Return the sweep's name and question."""
+    question = sweep.get("question")
     return "\n".join(
         [
             "<header>",
             element("p", "hptransfer report", "eyebrow"),
-            element("h1", str(estimates["sweep"])),
+            element("h1", name),
             element("p", str(question), "question") if question else "",
-            element("p", f"Deciding statistic: {statistic}", "muted") if statistic else "",
-            f'<div class="cards">\n{cards}\n</div>',
-            *(element("p", note, "note") for note in trial_notes(estimates)),
-            element("p", f"{_NOTE} {OCTAVE}", "muted note"),
             "</header>",
         ]
     )
 
 
-def _card(name: str, arm: JsonObject, measured: str) -> str:
-    """Return an arm's answer: headline, verdict, reasons, optima and warnings."""
-    lines = [*arm["headline"].splitlines(), verdict_line(arm)]
+def answers(estimates: JsonObject) -> str:
+    """Return every arm's answer: value to use, cost and verdict, and what they leave out."""
+    arms = estimates["arms"]
+    cards = "\n".join(
+        _card(name, arm, so_far=estimates["trials"]["missing"] > 0)
+        for name, arm in zip(arm_names(arms), arms, strict=True)
+    )
+    return "\n".join(
+        [
+            f'<div class="cards">\n{cards}\n</div>',
+            *(element("p", note, "note") for note in trial_notes(estimates)),
+            element("p", f"{_NOTE} {OCTAVE}", "muted note"),
+        ]
+    )
+
+
+def _card(name: str, arm: JsonObject, *, so_far: bool) -> str:
+    """Return an arm's answer: verdict, headline, and warnings."""
+    told = arm["headline"].replace(" %", "\u00a0%")  # a line may not end before the sign
+    first, *others = told.splitlines() or [""]
+    value, colon, cost = first.partition(": ")
+    verdict = f"{'so far: ' if so_far else ''}{arm['verdict']}"
     return "\n".join(
         [
             f'<div class="card {_CARD.get(arm["verdict"], "")}">',
-            element("h3", name),
-            *(element("p", line, "" if place == 0 else "more") for place, line in enumerate(lines)),
-            bullet_list(arm["reasons"]),
-            words_table(*optima_table(arm, measured)) if arm["optima"] else "",
+            f"<h3>{escape(name)} {element('span', verdict, 'chip')}</h3>",
+            element("p", f"{value}{colon.strip()}", "value"),
+            element("p", cost, "cost") if cost else "",
+            *(element("p", line) for line in (*others, verdict_line(arm))),
             bullet_list((f"Warning: {warning}" for warning in arm["warnings"]), "warning"),
             "</div>",
         ]
     )
 
 
-def _grid(figures: Mapping[str, str], kinds: tuple[str, ...], last: str = "") -> str:
+def _grid(figures: Mapping[str, str], kinds: tuple[str, ...]) -> str:
     chosen = [figure for name, figure in figures.items() if name.startswith(kinds)]
     if not chosen:
         return ""
-    return '<div class="pictures">\n' + "\n".join([*chosen, last]) + "\n</div>"
+    return '<div class="pictures">\n' + "\n".join(chosen) + "\n</div>"
 
 
 def _beside(text: str, figure: str | None) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
 from hptransfer.config.identity import arm_of
+from hptransfer.results.sweep_file import SweepFacts
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.system.text import duration
 
@@ -60,7 +62,7 @@ class SecondsLeft(NamedTuple):
 
     def __str__(self) -> str:
         low, likely, high = (duration(max(round(seconds), 1)) for seconds in self)
-        return f"~{likely} left" + (f" ({low} to {high})" if low != high else "")
+        return f"about {likely} left" + (f" ({low} to {high})" if low != high else "")
 
 
 def seconds_left(
@@ -97,6 +99,41 @@ def seconds_left(
         variance += (work * growth * spread) ** 2 * (1 / packs + 1 / packs_left)
     margin = MARGIN_SDS * math.sqrt(variance)
     return SecondsLeft(max(low - margin, 0.0), likely, high + margin)
+
+
+def recorded_seconds_left(
+    facts: SweepFacts, rows: Iterable[Mapping[str, Any]], packs_at_a_time: int
+) -> SecondsLeft | None:
+    """Estimate the wall time left of a running sweep from its recorded rows.
+
+    None where every wanted trial has a row, or no row says how long its trial took.
+    """
+    counts = {
+        place: TrialCounts(left=wanted)
+        for place, wanted in facts.wanted_by_width().items()
+        if wanted
+    }
+    packs: dict[ArmAndWidth, Counter[float]] = defaultdict(Counter)
+    for row in rows:
+        place, seconds = (row["parametrization"], row["width"]), row["cost"]["seconds"]
+        if place in counts and facts.wants(row):
+            counts[place].left -= 1
+            if seconds is not None:
+                counts[place].finished += 1
+                counts[place].seconds += seconds
+                packs[place][seconds] += 1  # the rows of a pack have the same seconds
+    for place, seconds in packs.items():
+        counts[place].packs = list(seconds)
+    left = seconds_left(counts) if any(each.left > 0 for each in counts.values()) else None
+    return left and SecondsLeft(*(seconds / max(packs_at_a_time, 1) for seconds in left))
+
+
+def time_left_text(
+    facts: SweepFacts, rows: Iterable[Mapping[str, Any]], packs_at_a_time: int
+) -> str | None:
+    """Return what `recorded_seconds_left` estimates in words."""
+    left = recorded_seconds_left(facts, rows, packs_at_a_time)
+    return None if left is None else str(left)
 
 
 def _relative_spread(counts: Mapping[ArmAndWidth, TrialCounts]) -> float:

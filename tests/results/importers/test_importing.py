@@ -41,8 +41,8 @@ def test_missing_rows_are_appended_once(
     assert main(["import", "slice", "results/mine"]) == 0
     out = capsys.readouterr().out
     assert (
-        "imported 30 rows (30 of them the sweep wants) and 30 curves of slice/ledger.jsonl into "
-        "results/mine; 10 were there already\n" in out
+        "imported 30 rows (the sweep asks for 30 of them) and 30 curves from "
+        "slice/ledger.jsonl into results/mine; 10 more were already there\n" in out
     )
     assert out.splitlines()[-1] == "next: hptransfer fit results/mine"
     assert (MINE / "ledger.jsonl").read_bytes().startswith(before)
@@ -70,8 +70,10 @@ def test_another_outcome_of_a_trial_is_told_and_ours_kept(
     (source / "ledger.jsonl").write_bytes(b"".join(map(ledger_rows.encode_row, changed)))
     assert main(["import", "slice/ledger.jsonl", "results/mine"]) == 0
     out = capsys.readouterr().out
-    assert "imported 2 rows" in out and "0 were there already" in out
-    assert "4 trials have another outcome there, by up to 1 in loss: ours are kept" in out
+    assert "imported 2 rows" in out and "0 more were already there" in out
+    assert (
+        "4 trials have another result there, by up to 1 in loss; the results that were here" in out
+    )
     kept = {row["trial_key"]: row["loss"] for row in read_ledger(MINE).rows}
     assert [kept[row["trial_key"]] for row in rows[30:]] == [row["loss"] for row in rows[30:]]
 
@@ -115,7 +117,7 @@ def test_rows_that_the_sweep_does_not_want_are_kept_and_counted(
     (own,) = json.loads(capsys.readouterr().out)["ledgers"]
     assert (own["appended"], own["wanted"]) == (5, 0)
     assert main(["status", "mine"]) == 0
-    assert "5 recorded rows are left out" in capsys.readouterr().out
+    assert "5 recorded rows are not used" in capsys.readouterr().out
 
 
 def test_rows_of_schema_1_are_imported_as_they_would_be_written_now(
@@ -144,7 +146,7 @@ def test_what_is_no_sound_ledger_is_refused_before_anything_is_written(
     (source / "ledger.jsonl").write_bytes(b"".join(lines))
     before = contents(Path("results"))
     for name, sentence in (
-        ("rows.csv", "results/mine holds a sweep of our own"),
+        ("rows.csv", "results/mine holds one"),
         ("nowhere", "There is no ledger at"),
         ("empty", "There is no ledger at"),
         ("forged", "has the key ../../../escaped, but its config's is"),

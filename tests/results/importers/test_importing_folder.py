@@ -74,7 +74,7 @@ def test_a_targets_rows_go_into_our_own_sweeps_target(capsys: Printed):
     append_rows(own.path, rows)
     Path("target.csv").write_text("width,lr,seed,loss\n64,0.01,0,0.5\n64,0.02,0,0.4\n")
     assert main(["import", "target.csv", "results/mine"]) == 2
-    assert "holds a sweep of our own" in capsys.readouterr().err
+    assert "holds one" in capsys.readouterr().err
     assert main(["import", "target.csv", "results/mine/target"]) == 0
     assert "next: hptransfer report results/mine\n" in capsys.readouterr().out
     (first, _) = read_ledger(own.target).rows
@@ -88,7 +88,7 @@ def test_the_target_of_a_named_folder_is_found_where_the_name_is(capsys: Printed
     capsys.readouterr()
     assert main(["import", "rows.csv", "mine/target"]) == 0
     out = capsys.readouterr().out
-    assert "into results/mine/target; 0 were there already" in out
+    assert "into results/mine/target; 0 more were already there" in out
     assert out.endswith("next: hptransfer report results/mine\n")
     assert not Path("mine").exists()
     Path("mine").mkdir()  # a path that is there is meant
@@ -100,7 +100,8 @@ def test_the_target_of_a_named_folder_is_found_where_the_name_is(capsys: Printed
 def test_quiet_prints_what_was_imported_and_where_it_went_alone(capsys: Printed):
     write_csv(Path("rows.csv"), [{**row, "val_loss": ""} for row in records()])
     assert main(["import", "rows.csv", "mine", "--quiet"]) == 0
-    told = f"imported {len(records())} trials of rows.csv into results/mine; 0 were there already\n"
+    told = f"imported {len(records())} trials from rows.csv into results/mine; "
+    told += "0 more were already there\n"
     assert capsys.readouterr() == (told, "")
     assert main(["import", "results/mine", "results/copy", "--quiet"]) == 0
     captured = capsys.readouterr()

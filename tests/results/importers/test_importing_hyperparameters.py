@@ -170,7 +170,7 @@ def test_columns_that_tell_no_trials_apart_are_no_axes(capsys: Printed):
     out = capsys.readouterr().out
     assert set(rows()[0]["hps"]) == {"log2_lr", "log2_weight_decay"}
     assert "'embed_lr' is a fixed multiple of the learning rate at every width" in out
-    assert "'dropout' follows from the width" in out and "eps" not in out
+    assert "'dropout' is given by the width" in out and "eps" not in out
     assert main(["import", "rows.csv", "eps", "--columns", "eps=eps"]) == 0
     assert "log2_eps" in read_ledger("results/eps").rows[0]["hps"]
 
@@ -304,7 +304,9 @@ def test_a_row_of_a_parent_is_no_trial(capsys: Printed):
     best = {**parent, "run_id": "q", "metrics.val_loss": 2.5}
     write_csv(Path("rows.csv"), [parent, *found[:5], best, *found[5:]])
     assert main(["import", "rows.csv", "mine"]) == 0
-    said = "2 rows without a hyperparameter and a loss or width, no trial: left out (first: line 2)"
+    said = (
+        "2 rows without a hyperparameter and a loss or width, so no trial; ignored (first: line 2)"
+    )
     assert said in capsys.readouterr().out
     assert len(rows()) == len(found)
 
@@ -331,7 +333,7 @@ def test_repeats_are_counted_once_however_often_they_are_imported(capsys: Printe
     write_csv(Path("b.csv"), found[40:])
     for name in ("a.csv", "b.csv", "a.csv"):
         assert main(["import", name, "mine", "--repeats", "seeds"]) == 0
-    assert "imported 0 trials of a.csv into results/mine; 40 were there already" in (
+    assert "imported 0 trials from a.csv into results/mine; 40 more were already there" in (
         capsys.readouterr().out
     )
     assert len(rows()) == len(found)
@@ -480,7 +482,7 @@ def test_a_rate_before_the_factor_of_another_name_is_told(capsys: Printed):
     assert main(["import", "rows.csv", "mine"]) == 0
     told = "'mup_base_lr' is 'lr' before a factor of the width"
     out = capsys.readouterr().out
-    assert told in out and "(lr=mup_base_lr takes it, and under µP it is the rate" in out
+    assert told in out and "(lr=mup_base_lr takes it; under µP this is the rate" in out
     assert main(["import", "rows.csv", "before", "--columns", "lr=mup_base_lr"]) == 0
     rates = {row["hps"]["log2_lr"] for row in read_ledger("results/before").rows}
     assert rates == {math.log2(row["lr"]) for row in records()}

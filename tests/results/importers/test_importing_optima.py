@@ -75,7 +75,7 @@ def test_optima_are_read_in_every_unit(row: Any, capsys: Printed):
     assert main(["import", "optima.csv", "results/mine"]) == 0
     out = capsys.readouterr().out
     assert "a table of optima, fitted without losses" in out
-    assert "imported 4 optima of optima.csv" in out
+    assert "imported 4 optima from optima.csv" in out
     (arm,) = fitted(capsys).values()
     assert arm["hp"] == "log2_lr"
     for told in arm["optima"]:
@@ -163,13 +163,13 @@ def test_the_same_optima_are_counted_once_and_others_refused(capsys: Printed):
     write_csv(Path("c.csv"), [{**in_log2(width), "optimum": -9.0} for width in WIDTHS])
     for name in ("a.csv", "b.csv", "a.csv"):
         assert main(["import", name, "mine"]) == 0
-    assert "imported 0 optima of a.csv into results/mine; 2 were there already" in (
+    assert "imported 0 optima from a.csv into results/mine; 2 more were already there" in (
         capsys.readouterr().out
     )
     (arm,) = fitted(capsys).values()
     assert [told["width"] for told in arm["optima"]] == list(WIDTHS)
     assert main(["import", "c.csv", "mine"]) == 2
-    assert "A setting has one optimum, but c.csv gives -9" in capsys.readouterr().err
+    assert "Every width must have one optimum, but c.csv gives -9" in capsys.readouterr().err
 
 
 def refusals() -> Sequence[tuple[str, list[dict[str, Any]], str]]:
@@ -178,7 +178,7 @@ def refusals() -> Sequence[tuple[str, list[dict[str, Any]], str]]:
         ("no error", [{**good[0], "error": ""}], "holds no optimum with an error"),
         ("zero", [{**row, "error": 0} for row in good], "with an error above zero, but line 2"),
         ("texts", [{**row, "error": "small"} for row in good], "'error' of rows.csv holds texts"),
-        ("two", [good[0], {**good[0], "optimum": -9}], "A setting has one optimum"),
+        ("two", [good[0], {**good[0], "optimum": -9}], "Every width must have one optimum"),
     )
 
 
@@ -247,14 +247,14 @@ def test_trials_and_optima_do_not_mix(capsys: Printed):
     write_csv(Path("optima.csv"), [in_log2(width) for width in WIDTHS])
     assert main(["import", "rows.csv", "trials"]) == main(["import", "optima.csv", "mine"]) == 0
     for source, folder, sentence in (
-        ("rows.csv", "mine", "holds a table of optima, which trials cannot be fitted with"),
-        ("optima.csv", "trials", "holds trials, which optima cannot be fitted with"),
+        ("rows.csv", "mine", "holds a table of optima. Import"),
+        ("optima.csv", "trials", "holds trials. Import"),
     ):
         assert main(["import", source, folder]) == 2
         assert sentence in capsys.readouterr().err
     for words in (["plot"], ["plot", "--terminal"], ["report"], ["transfer", "model.width=2048"]):
         assert main([words[0], "mine", *words[1:]]) == 2
-        assert "holds a table of optima and no trial" in capsys.readouterr().err
+        assert "holds a table of optima and no trials" in capsys.readouterr().err
 
 
 def test_losses_that_are_called_an_error_are_losses(capsys: Printed):

@@ -1,0 +1,1 @@
+"""The report that lives: pages of results folders, served on this machine while sweeps run."""
