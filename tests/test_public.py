@@ -151,7 +151,10 @@ def changed(column: str, value: object) -> pd.DataFrame:
         (lambda: hptransfer.fit(runs(), columns={"loss": "l{seed}"}), "columns={'loss': 'loss_se"),
         (lambda: hptransfer.fit(runs().iloc[:0]), "The DataFrame must hold rows, but has none."),
         (lambda: hptransfer.fit(pd.DataFrame()), "The DataFrame must hold columns and rows, but"),
-        (lambda: hptransfer.fit(runs(), columns=["lr"]), "`columns` must be a dict of our names"),
+        (
+            lambda: hptransfer.fit(runs(), columns=cast(Any, ["lr"])),
+            "`columns` must be a dict of our names",
+        ),
         (lambda: hptransfer.fit(runs(), target_width=-7), "`target_width` must be a positive "),
         (lambda: hptransfer.fit(runs(), "verdict.sur=1"), "Of a DataFrame the target and the ver"),
         (lambda: hptransfer.load_results("nowhere"), "Run `hptransfer.sweep` first"),

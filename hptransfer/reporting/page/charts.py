@@ -37,7 +37,7 @@ def charts(
     arms = [arm for arm in estimates["arms"] if arm["optima"]]
     names, rows = arm_names(arms), list(rows)
     so_far = ", so far" if arms and estimates["trials"]["missing"] else ""
-    panels = [
+    panels: list[JsonObject] = [
         _panel(panel, arm, name, _point_seeds(rows, arm))
         | {"title": f"{name}{so_far}: {arm['verdict']}"}
         for panel, arm, name in zip(
