@@ -1,4 +1,4 @@
-"""What the studies ask: sweep, families, commands, and what the paper found (arXiv 2505.15270)."""
+"""What the studies ask: sweeps, families, commands, and what the paper found (arXiv 2505.15270)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,26 @@ GPU = "_fashion"  # how the name of a sweep's GPU edition ends
 
 @dataclass(frozen=True)
 class Question:
-    """A question: the sweep that asks it, of which families, and what the paper found."""
+    """One sweep file, the families that it is asked of, and how it is run."""
 
-    title: str
     sweep: str  # of the CPU edition: sweeps/<sweep>.yaml
-    paper: str
     families: tuple[str, ...] = ("dit",)  # the sweep file's own first
     verb: str = "run"  # the command that trains it
     then: tuple[str, ...] = ()  # commands after that; {} is the study's folder
     record: str = "estimates"  # what holds the answer, written by the last command
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of results/README.md: the sweeps that answer one question, and their picture."""
+
+    name: str
+    title: str
+    asked: str
+    questions: tuple[Question, ...]
+    picture: str  # in results/
+    shows: str  # what the picture shows, for those who do not see it
+    paper: str  # what the paper found
 
 
 @dataclass(frozen=True)
@@ -58,64 +69,117 @@ class Edition:
         )
 
 
-_RATES = (
-    "2^-10 of five base rates (2^-13 to 2^-9) is best at widths 144, 288 and 576 of DiT and is "
-    "used at 1152; PixArt-α's 2^-10 is found at width 288 and used at 1152"
-)
 _ALL = tuple(FAMILIES)
 
-QUESTIONS = (
-    Question("the main job: the learning rate over two doublings", "quickstart", _RATES, _ALL),
-    Question("a. the learning rate, three parametrizations", "lr_transfer", _RATES, _ALL),
-    Question(
-        "b. the scale of the initialisation",
-        "init_scale",
-        "not among the HPs that it searched: the base rate alone for DiT and PixArt-α, four "
-        "others for MMDiT",
+SECTIONS = (
+    Section(
+        "rates",
+        "Does the best learning rate stay when the model widens?",
+        "Four families are swept at five widths. The target is twice as wide as the widest proxy.",
+        (Question("lr_transfer", _ALL),),
+        "studies/families.png",
+        "Loss against learning rate at five widths, for four families, µP above standard",
+        "The rate 2^-10, one of five between 2^-13 and 2^-9, is best at widths 144, 288 and 576 "
+        "of DiT and is used at 1152. PixArt-α's 2^-10 is found at width 288 and used at 1152.",
     ),
-    Question(
-        "b. the scale of the output",
-        "output_scale",
-        "a multiplier of the readout is an option of the released DiT-µP; we know of no figure",
+    Section(
+        "quickstart",
+        "The same question in a few minutes",
+        "This is the main job, `hptransfer run quickstart`: three widths and a target of width "
+        "192, for each family.",
+        (Question("quickstart", _ALL),),
+        "studies/quickstart/figures/summary.png",
+        "Loss against learning rate at three widths of DiT, µP beside standard",
+        "As above.",
     ),
-    Question(
-        "c. several HPs by adaptive search",
-        "mmdit_search",
-        "80 random trials at 0.18B over base rate, gradient clip, weight of REPA and warm-up, "
-        "used at 18B: the rate not near the edge of stability, clip 1, warm-up negligible",
-        families=("mmdit",),
+    Section(
+        "scales",
+        "Do the best scales of initialisation and output stay?",
+        "One scale is swept at a time, at a fixed learning rate: the one that is best at the base "
+        "width.",
+        (Question("init_scale"), Question("output_scale")),
+        "studies/init_scale/figures/summary.png",
+        "Loss against the scale of the initialisation at four widths, µP beside standard",
+        "The scale of the initialisation was not searched there. A factor on the output is an "
+        "option of the released DiT-µP, and we know of no figure for it.",
     ),
-    Question(
-        "d. batch size and training time",
+    Section(
+        "search",
+        "Do several hyperparameters transfer when they are searched together?",
+        "Four hyperparameters of an MMDiT under µP are searched together at three widths.",
+        (Question("mmdit_search", families=("mmdit",)),),
+        "studies/mmdit_search/figures/importance-mup.png",
+        "How much each of the four hyperparameters matters",
+        "It tries 80 random points at 0.18B parameters: rate, gradient clip, weight of REPA and "
+        "warm-up. They are used at 18B. The best rate is not near the edge of stability, the best "
+        "clip is 1, and the warm-up hardly matters.",
+    ),
+    Section(
         "conditions",
-        "base rates transfer over widths, batch sizes and training steps; proxies of 200K "
-        "iterations for a target of 2.4M (DiT), of 5 epochs for one of 30 (PixArt-α)",
+        "Does the best rate move with batch size and training time?",
+        "The learning rate of a DiT under µP is swept at three widths, for three batch sizes and "
+        "for four lengths of training.",
+        (Question("conditions"),),
+        "studies/conditions/figures/over-batch_size-mup.png",
+        "The best learning rate against the batch size, at three widths",
+        "Rates are said to transfer over widths, batch sizes and training steps. Its proxies train "
+        "for 200K iterations where the target trains for 2.4M (DiT), and for 5 epochs where the "
+        "target trains for 30 (PixArt-α).",
     ),
-    Question(
-        "e. the target run against the standard parametrization",
-        "convergence",
-        "DiT-XL/2 under µP needs 2.4M iterations for the FID of the original's 7M at its default "
-        "rate: 2.9 times fewer; tuning costs 5.5 % of one training run (PixArt-α), 3 % of the "
-        "experts' search (MMDiT)",
-        _ALL,
-        verb="sweep",
-        then=("python -m benchmarks.convergence {}",),
-        record="convergence",
+    Section(
+        "steps",
+        "How many steps does µP save?",
+        "A target of width 128 is trained under µP at the transferred rate, and under the standard "
+        "parametrization at four rates. Steps are counted up to [equal held-out "
+        "loss](../docs/evidence/convergence.md).",
+        (
+            Question(
+                "convergence",
+                _ALL,
+                verb="sweep",
+                then=("python -m benchmarks.convergence {}",),
+                record="convergence",
+            ),
+        ),
+        "studies/convergence/figures/convergence.png",
+        "Held-out loss of DiT against training steps, a line for each rate",
+        "DiT-XL/2 under µP reaches in 2.4M iterations the FID that the original reaches in 7M at "
+        "its default rate: 2.9 times fewer. Tuning costs 5.5 % of one training run (PixArt-α) and "
+        "3 % of the experts' search (MMDiT).",
     ),
-    Question(
-        "f. best by Fréchet distance, best by loss",
+    Section(
         "frechet",
-        "chooses rates by FID-50K; we know of no comparison with the validation loss",
-        then=("hptransfer fit {} --metric frechet_distance",),
-        record="by_metric",
+        "Is the rate that is best by loss also best by Fréchet distance?",
+        "Each trial of a DiT draws 1,000 samples. Their Fréchet distance to the data is taken in "
+        "the features of a small classifier.",
+        (
+            Question(
+                "frechet",
+                then=("hptransfer fit {} --metric frechet_distance",),
+                record="by_metric",
+            ),
+        ),
+        "studies/frechet/figures/frechet_distance/agreement.png",
+        "The best rates by loss and by Fréchet distance at three widths",
+        "It chooses rates by FID-50K. We know of no comparison with the validation loss.",
     ),
 )
+QUESTIONS = tuple(question for section in SECTIONS for question in section.questions)
 
 
-def editions(question: Question, sweeps: Path) -> Sequence[Edition]:
-    """List a question's editions: each family on the CPU, and on a GPU where a sweep file is."""
-    of_cpu = [Edition(question, question.sweep, family) for family in question.families]
-    gpu = f"{question.sweep}{GPU}"
-    if not (sweeps / f"{gpu}.yaml").is_file():
-        return of_cpu
-    return [*of_cpu, *(Edition(question, gpu, family) for family in question.families)]
+def question_of(sweep: str) -> Question:
+    """Return the question that a sweep file asks."""
+    return next(question for question in QUESTIONS if question.sweep == sweep)
+
+
+def of_cpu(question: Question) -> Sequence[Edition]:
+    """List a question's editions for the CPU: one for each family."""
+    return [Edition(question, question.sweep, family) for family in question.families]
+
+
+def of_gpu(question: Question, sweeps: Path) -> Sequence[Edition]:
+    """List a question's editions for a GPU, where there is a sweep file for them."""
+    sweep = f"{question.sweep}{GPU}"
+    if not (sweeps / f"{sweep}.yaml").is_file():
+        return []
+    return [Edition(question, sweep, family) for family in question.families]

@@ -15,7 +15,7 @@ from hptransfer.results.sweep_file import SweepFacts, read_facts
 
 Record = Mapping[str, Any]
 
-NOT_RUN, NO_GPU = "not run", "not run: it needs a GPU"
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Study:
             *_conditions(section.get("vary") or {}),
             f"{len(section['seeds'])} seeds",
         ]
-        return f"{', '.join(parts)}: {self.trials}"
+        return f"{', '.join(parts)}, {self.trials}"
 
     @property
     def trials(self) -> str:
@@ -82,16 +82,7 @@ class Study:
             return [f"{len(v)} values of the {hp_name(hp)}" for hp, v in self.facts.points.items()]
         most = max(map(len, self.facts.design.points.values()), default=0)
         names = ", ".join(hp_name(hp) for hp in self.facts.axes)
-        return [f"up to {most} points of {names} an arm and width"]
-
-    @property
-    def hours(self) -> str:
-        """Say on what and how long it was trained, coordinate check and fit left out."""
-        if not self.devices:
-            return "–"
-        if self.devices == ("cpu",):
-            return f"CPU, {self.seconds / 3600:.2g} core-hours"
-        return f"{', '.join(self.devices)}, {self.seconds / 3600:.2g} hours"
+        return [f"up to {most} points of {names} at a width"]
 
 
 def _conditions(vary: Record) -> list[str]:

@@ -1,192 +1,115 @@
-"""What a study answered, in words: every figure with its 90 % interval."""
+"""Figures of a study's records in words: drifts, verdicts, costs, ratios and ranges."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.convergence_plot import ratio_text
 from benchmarks.studies_read import NOT_RUN, Record, Study
-from hptransfer.config.choices import arm_name
-from hptransfer.reporting.figures import wording
-from hptransfer.reporting.figures.style import hp_name
 
 UNKNOWN = "–"
-LINE = "<br>"  # between the sentences of an answer
-DIGITS = 4  # of losses and regrets: the losses lie near 0.5
-COSTS = {
-    "narrowest_over_target_percent": "by the narrowest proxies",
-    "arm_over_target_percent": "by the whole arm",
-    "over_direct_search_percent": "of a direct search",
-}
+DIGITS = 4  # of costs in loss: the losses lie near 0.5
 
 
-def signed(record: Mapping[str, Any] | None, digits: int = 2) -> str:
+def signed(record: Record | None) -> str:
     """Write an estimate with its sign and its interval, as `+0.05 (−0.32 to +0.23)`."""
     if record is None or record["estimate"] is None:
         return UNKNOWN
-    center = _sign(record["estimate"], digits)
+    center = sign(record["estimate"])
     if record["low"] is None or record["high"] is None:
         return f"{center} (no interval)"
-    return f"{center} ({_sign(record['low'], digits)} to {_sign(record['high'], digits)})"
+    return f"{center} ({sign(record['low'])} to {sign(record['high'])})"
 
 
-def _sign(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def plain(record: Record | None, digits: int = DIGITS, center: str = "estimate") -> str:
-    """Write an estimate with its interval, a regret for instance."""
-    if record is None or (record[center] is None and record["low"] is None):
-        return UNKNOWN
-    return wording.estimate_text(record, digits, center)
+def sign(value: float) -> str:
+    """Write a number with its sign and two decimals; zero has none."""
+    text = f"{value:+.2f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
 def drift(arm: Record | None) -> str:
-    """Write an arm's drift in octaves per doubling of the width."""
+    """Write how far the optimum moves when the width doubles, in octaves."""
     return UNKNOWN if arm is None else signed(arm["drift_octaves_per_doubling"])
 
 
-def verdict(arm: Record | None) -> str:
-    """Write an arm's verdict with the two answers that it rests on."""
-    if arm is None:
+def judged(arm: Record | None) -> str:
+    """Write the drift with the verdict."""
+    return UNKNOWN if arm is None else f"{drift(arm)}, {arm['verdict']}"
+
+
+def cost(record: Mapping[str, Any] | None, center: str = "estimate", digits: int = DIGITS) -> str:
+    """Write a cost with its interval, as `0.0006 (below 0.0024)` where that starts at zero."""
+    if record is None or record[center] is None:
         return UNKNOWN
-    return f"{arm['verdict']} (moves: {arm['moves']}, matters: {arm['matters']})"
+    told, low, high = (
+        None if record[end] is None else f"{record[end]:.{digits}f}"
+        for end in (center, "low", "high")
+    )
+    if high is None:
+        return f"{told} (no upper bound)"
+    if float(told or 0) == 0:
+        return f"below {high}"
+    return f"{told} (below {high})" if float(low or 0) == 0 else f"{told} ({low} to {high})"
 
 
 def predicted(study: Study) -> str:
-    """Write what the transferred value was predicted to cost at the target."""
-    return UNKNOWN if study.transfer is None else plain(_regret(study), center="mean")
+    """Write what the transferred value was predicted to cost at the target, in loss."""
+    return UNKNOWN if study.transfer is None else cost(study.transfer["expected_regret"], "mean")
 
 
-def _regret(study: Study) -> Record | None:
-    """Return the predicted regret; None where the target differs on what was not swept."""
-    found = study.transfer and study.transfer["expected_regret"]
-    return found if found and found.get("mean") is not None else None
-
-
-def realised(study: Study) -> str:
+def measured(study: Study) -> str:
     """Write what it did cost there, by the target's own rows."""
-    if study.realised is None:
-        return NOT_RUN
-    return plain(study.realised["regret"])
+    return NOT_RUN if study.realised is None else cost(study.realised["regret"])
 
 
-def cost(ratios: Record) -> str:
-    """Write what tuning cost: narrowest proxies, whole arm, against a direct search; in percent."""
-    known = {name: ratios[name] for name in COSTS if ratios[name] is not None}
-    return ", ".join(f"{_percent(value)} {COSTS[name]}" for name, value in known.items())
-
-
-def bare_cost(study: Study) -> str:
-    """Write the same three in figures alone."""
-    if study.transfer is None:
+def ratio(told: Record | None) -> str:
+    """Write a ratio in two digits with its interval, as `4.5 (4.4 to 4.6)`; `> 3` is a bound."""
+    if told is None or told["estimate"] is None:
         return UNKNOWN
-    ratios = (study.transfer["cost"][name] for name in COSTS)
-    return ", ".join(UNKNOWN if ratio is None else _percent(ratio) for ratio in ratios)
+    bound = "" if told["relation"] == "=" else f"{told['relation']} "
+    center = f"{bound}{two_digits(told['estimate'])}"
+    if told["low"] is None and told["high"] is None:
+        return f"{center} (no interval)"
+    ends = (two_digits(told[end]) if told[end] is not None else "open" for end in ("low", "high"))
+    return f"{center} ({' to '.join(ends)})"
 
 
-def _percent(value: float) -> str:
-    return f"{value:.0f} %" if value >= 100 else f"{value:.3g} %"
+def two_digits(value: float) -> str:
+    """Write a positive number in about two digits, without an exponent."""
+    if value >= 10:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
-def transferred(study: Study) -> str:
-    """Say of every arm and HP whether it transfers, and what that cost at the target."""
-    several = len({arm["hp"] for arm in study.arms}) > 1
-    said = [
-        f"{_subject(arm, several=several)}: {verdict(arm)}, drift {drift(arm)}"
-        for arm in study.arms
-    ]
-    return LINE.join([_joined(said), *_at_target(study)])
+def percent(value: float) -> str:
+    """Write a percentage in two digits."""
+    return f"{two_digits(value)} %"
 
 
-def _subject(arm: Record, *, several: bool) -> str:
-    name = arm_name(arm["parametrization"])
-    return f"{name}, {hp_name(arm['hp'])}" if several else name
+def change(log2: float) -> str:
+    """Write a change in octaves as a percentage with its sign, as `−41 %`."""
+    text = f"{100 * (2**log2 - 1):+.0f} %"
+    return "0 %" if text[1:] == "0 %" else text.replace("-", "−")
 
 
-def _joined(said: Sequence[str]) -> str:
-    return "; ".join(said) + " octaves per doubling" if said else UNKNOWN
+def span(values: Sequence[float], write: Callable[[float], str]) -> str:
+    """Write the range of some values, or the one where all are written alike."""
+    low, high = write(min(values)), write(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
-def _at_target(study: Study) -> list[str]:
-    if study.transfer is None:
-        return []
-    regrets = f"Regret at the target: predicted {predicted(study)}, realised {realised(study)}"
-    return [regrets]
+def listed(names: Sequence[str]) -> str:
+    """Join names, the last two by `and`."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
-def searched_together(study: Study) -> str:
-    """Say what several HPs searched together gave: verdicts, shares, flat directions."""
-    assert study.estimates is not None, "asked of a study that holds them"
-    said = [transferred(study)]
-    for surface in study.estimates.get("surfaces") or []:
-        shares = surface["importance"]["total"]
-        if shares:
-            named = ", ".join(f"{hp_name(hp)} {100 * v:.0f} %" for hp, v in shares.items())
-            said.append(f"Shares of the variance at the widest width (Sobol, total): {named}")
-    return LINE.join(said)
+def typeset(sentence: str) -> str:
+    """Give a sentence of the analysis true minus signs."""
+    return re.sub(r"(?<![\w^])-(?=\d)", "−", sentence)
 
 
-def under_conditions(study: Study) -> str:
-    """Say how the optimum follows all that varies, and what the target's warnings say."""
-    said = [
-        f"{arm_name(arm['parametrization'])}, per doubling of the {axis.replace('_', ' ')}: "
-        f"{signed(slope)} octaves"
-        for arm in study.arms
-        for axis, slope in arm["conditions"]["octaves_per_doubling"].items()
-    ]
-    warned = [] if study.transfer is None else study.transfer["warnings"]
-    said += [f"The target's warning: “{_typeset(warning)}”" for warning in warned]
-    return LINE.join([*said, *_at_target(study)])
-
-
-def _typeset(sentence: str) -> str:
-    """Give a sentence of the analysis true minus signs, and no full stop."""
-    return re.sub(r"(?<![\w^])-(?=\d)", "−", sentence).removesuffix(".")
-
-
-def by_both_measures(study: Study) -> str:
-    """Say how far the optimum by Fréchet distance lies from that by loss, and what that costs."""
-    assert study.by_metric is not None, "asked of a study that holds it"
-    said = []
-    for arm in study.by_metric["agreement"]:
-        apart, widest = arm["mean_difference"], arm["widths"][-1]
-        said.append(
-            f"{arm_name(arm['parametrization'])}: best by Fréchet distance minus best by loss "
-            f"{signed(apart)} octaves, mean of {apart['widths']} widths; at width "
-            f"{widest['width']} {signed(widest['difference'])}, where the rate best by Fréchet "
-            f"distance costs {plain(widest['loss_regret'])} of loss and the one best by loss "
-            f"{plain(widest['metric_regret'], 2)} octaves of Fréchet distance"
-        )
-    return LINE.join(said)
-
-
-def over_baseline(record: Record) -> str:
-    """Write the speed-up over one baseline, and the same with the cost of tuning counted."""
-    tuned = ratio_text(record["speed_up_with_tuning"])
-    return f"{ratio_text(record['speed_up'])}, with tuning counted {tuned}"
-
-
-def over_named(study: Study, name: str) -> str:
-    """Write the speed-up over the baseline of that name, and the baseline's rate."""
-    assert study.convergence is not None, "asked of a study that holds it"
-    (found,) = (each for each in study.convergence["baselines"] if each["name"] == name)
-    return f"{ratio_text(found['speed_up'])}, rate {2 ** found['log2_lr']:.2g}"
-
-
-def sped_up(study: Study) -> str:
-    """Say how many times fewer steps µP needed, over each baseline by its name."""
-    assert study.convergence is not None, "asked of a study that holds it"
-    found = study.convergence
-    said = [
-        f"Steps to equal loss at width {found['width']}, {len(found['seeds'])} seeds: µP's speed-up"
-    ]
-    said += [f"over {each['label']}: {over_baseline(each)}" for each in found["baselines"]]
-    said += [
-        f"Regret of µP's transferred rate at the target: {plain(found['transferred']['regret'])}",
-        f"µP's tuning over the target run: {cost(found['cost'])}",
-    ]
-    said += [f"Warning: {warning}" for warning in found["warnings"]]
-    return LINE.join(said)
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,83 +14,135 @@ import pytest
 from hptransfer.cli.main import main
 from hptransfer.training.packs import coordinate_check
 from tests.support.paths import ROOT
+from tests.support.tiny import TINY_SWEEP
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-INSTALL, TEST, USE = BLOCKS
+INSTALL, TEST, MODEL, IMPORT = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+STUDIES = ROOT / "results" / "studies"
+FAMILIES = {"DiT": "", "U-ViT": "-uvit", "PixArt-α": "-pixart", "MMDiT": "-mmdit"}
+
+
+def record(*names: str) -> Any:
+    return json.loads(STUDIES.joinpath(*names).read_text())
 
 
 def commands(block: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in block.strip().splitlines()]
 
 
-def test_every_command_of_the_use_section_runs(
-    tiny_sweep: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All words are those written, but for the lengths of training that the tiny sweep has."""
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder in which `quickstart` is a tiny sweep, as for every page."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(coordinate_check, "CHECK_SEEDS", (0, 1))
-    # A bare name is looked up in ./sweeps first, so `quickstart` is the tiny sweep here.
+    sweep = TINY_SWEEP.replace("name: tiny", "name: quickstart").replace("[0, 1]", "[0]")
+    sweep = sweep.replace(", depth: 1, head_dim: 4", "")  # which a model of one's own lacks
     Path("sweeps").mkdir()
-    tiny = tiny_sweep.read_text().replace("name: tiny\n", "name: quickstart\n")
-    (Path("sweeps") / "quickstart.yaml").write_text(tiny)
-    for program, *words in commands(USE):
+    Path("sweeps/quickstart.yaml").write_text(sweep)
+    return tmp_path
+
+
+def test_it_can_be_finished() -> None:
+    assert len(README.splitlines()) <= 120
+    assert len(README.split()) <= 1100
+
+
+def test_your_model_and_your_table_come_to_a_verdict_as_written(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ((name, code),) = re.findall(r"```python\n# file: (\S+)\n(.*?)```", README, re.DOTALL)
+    (folder / name).write_text(code)
+    for program, *words in commands(MODEL):
         assert program == "hptransfer"
-        words = [word.replace("steps=75,150", "steps=6,12") for word in words]
-        if "--budget" in words:  # whose pilot must show a basin
-            words.append("budget.steps=60")
         assert main(words) == 0, words
+    rows = Path("results/mine/ledger.jsonl").read_text().splitlines()
+    _table_of([json.loads(row) for row in rows], folder / "rows.csv")
+    for _, *words in commands(IMPORT):
+        assert main(words) == 0, words
+    assert re.search(r"-> (transfers|drifts|inconclusive)", capsys.readouterr().out)
 
 
-def test_the_python_example_runs(tiny_sweep: Path) -> None:
-    assert main(["sweep", "tiny.yaml", "--quiet"]) == 0
-    assert main(["transfer", "tiny", "--quiet"]) == 0
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    made: dict[str, Any] = {}
-    exec(example.replace("results/quickstart/", "results/tiny/"), made)
-    assert made["optimizer"].param_groups
+def _table_of(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write the columns that the README names, as anybody would have them."""
+    of_mup = [row for row in rows if row["parametrization"] in ("mup", "shared") and row["loss"]]
+    lines = [f"{row['width']},{2 ** row['hps']['log2_lr']},{row['loss']}" for row in of_mup]
+    assert len({row["width"] for row in of_mup}) == 3
+    path.write_text("\n".join(["width,lr,loss", *lines]) + "\n")
 
 
 def test_ci_runs_the_second_command_as_written() -> None:
     assert TEST.strip() in (ROOT / ".ci" / "run").read_text()
 
 
-def test_the_file_map_names_every_package() -> None:
-    (tree,) = re.findall(r"## Files\n\n```\n(.*?)```", README, re.DOTALL)
-    named = set(re.findall(r"^  (\w+)/", tree, re.MULTILINE))
-    there = {path.parent.name for path in (ROOT / "hptransfer").glob("*/__init__.py")}
-    assert named == there
+def test_each_explained_line_begins_a_line_of_the_output_shown() -> None:
+    (shown,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    explained = re.findall(r"^- `([^`]+)`(?:, `([^`]+)`)?:", README, re.MULTILINE)
+    assert len(explained) == 5
+    for first, second in explained:
+        assert re.search(rf"^{first}", shown, re.MULTILINE), first
+        assert f"{second}:" in shown or not second
 
 
-def test_the_claims_figures_are_those_of_the_committed_rows() -> None:
-    import json
+def test_the_table_says_what_the_records_hold() -> None:
+    for name, suffix in FAMILIES.items():
+        study = f"lr_transfer{suffix}"
+        arms = {arm["parametrization"]: arm for arm in record(study, "estimates.json")["arms"]}
+        realised = record(study, "target", "realised.json")
+        (row,) = re.findall(rf"^\| {name} \| (.*) \|$", README, re.MULTILINE)
+        mup, standard, cost = (cell.replace("−", "-").replace(" %", "") for cell in row.split("|"))
+        for told, arm in ((mup, arms["mup"]), (standard, arms["standard"])):
+            drift = arm["drift_octaves_per_doubling"]["estimate"]
+            assert float(told) == pytest.approx(100 * (2**drift - 1), abs=0.51)
+        estimate, bound = (float(figure) for figure in re.findall(r"[\d.]+", cost))
+        percents = [
+            100 * realised["regret"][end] / realised["optimum"]["loss"]
+            for end in ("estimate", "high")
+        ]
+        assert [estimate, bound] == pytest.approx(percents, rel=0.5)
 
-    study = ROOT / "results" / "studies" / "quickstart"
-    arms = json.loads((study / "estimates.json").read_text())["arms"]
-    for arm in arms:
-        drift = arm["drift_octaves_per_doubling"]
-        text = f"**{drift['estimate']:+.2f}** ({drift['low']:+.2f} to {drift['high']:+.2f})"
-        assert text.replace("-", "−") in README
-    regret = json.loads((study / "target" / "realised.json").read_text())["regret"]
-    assert f"{regret['estimate']:.4f} ({regret['low']:.4f} to {regret['high']:.4f})" in README
+
+def test_the_claims_of_the_prose_hold_in_the_records() -> None:
+    arms = {arm["parametrization"]: arm for arm in record("lr_transfer", "estimates.json")["arms"]}
+    assert "Under µP one learning rate is best for all of them." in README
+    assert arms["mup"]["moves"] == "no"
+    assert "Under the standard parametrization\nthe best rate falls" in README
+    assert arms["standard"]["drift_octaves_per_doubling"]["high"] < 0
+    assert "µP is no faster than a standard parametrization whose rate was tuned too" in README
+    for suffix in FAMILIES.values():
+        for run in record(f"convergence{suffix}", "convergence.json")["baselines"]:
+            if run["name"] != "default":
+                assert run["speed_up"]["verdict"] != "faster", (suffix, run["name"])
+    assert "No figure on a GPU has been recorded yet." in README
+    assert not list((ROOT / "results").rglob("*cuda*"))
 
 
-def test_the_families_figures_are_those_of_the_committed_records() -> None:
-    import json
+def test_its_links_lead_to_files() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert len(links) > 8
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
-    record = json.loads((ROOT / "results/benchmarks/families.json").read_text())
-    for row in record["families"]:
+
+def test_speed_and_robustness_says_what_the_records_hold() -> None:
+    page = (ROOT / "docs" / "evidence" / "benchmarks.md").read_text()
+    benchmarks = ROOT / "results" / "benchmarks"
+    for name, told in {
+        "latency": {
+            "hptransfer fit, 10000 rows": "{:.1f} s",
+            "hptransfer plot, 10000 rows": "{:.1f} s",
+        },
+        "scale": {"plan": "{:.1f} s", "status": "{:.1f} s", "fit": "{:.1f} s"},
+        "overhead_packs": {"overhead of a pack": "{:.3f} s"},
+    }.items():
+        figures = json.loads((benchmarks / f"{name}.json").read_text())["figures"]
+        medians = {figure["name"]: figure["median"] for figure in figures}
+        for figure, form in told.items():
+            assert form.format(medians[figure]) in page, figure
+    for row in json.loads((benchmarks / "families.json").read_text())["families"]:
+        assert row["original_parameters"] == row["parameters"] and row["distance_from_mup"] == 0
         slopes = [row["checks"][arm]["worst"]["slope"] for arm in ("mup", "standard")]
-        counts = f"{row['original_parameters']:,} | {row['parameters']:,}"
-        text = f"{counts} | {slopes[0]:+.2f} (passes) | {slopes[1]:+.2f} (fails)"
-        assert text.replace("-", "−") in README
-    for family in ("uvit", "pixart", "mmdit"):
-        study = ROOT / "results" / "studies" / f"quickstart-{family}"
-        for arm in json.loads((study / "estimates.json").read_text())["arms"]:
-            drift = arm["drift_octaves_per_doubling"]
-            text = f"{drift['estimate']:+.2f} ({drift['low']:+.2f} to {drift['high']:+.2f})"
-            assert f"{text.replace('-', '−')} | {arm['verdict']}" in README
-        regret = json.loads((study / "target" / "realised.json").read_text())["regret"]
-        assert f"{regret['estimate']:.4f} ({regret['low']:.4f} to {regret['high']:.4f})" in README
+        text = f"{row['parameters']:,} | {slopes[0]:+.2f} (passes) | {slopes[1]:+.2f} (fails)"
+        assert text.replace("-", "−") in page
 
 
 @pytest.mark.slow
@@ -98,6 +151,6 @@ def test_the_first_command_ends_with_the_answer(tmp_path: Path) -> None:
     ended = subprocess.run(
         ["bash", "-c", INSTALL], cwd=tmp_path / "clone", capture_output=True, text=True, check=True
     )
-    for words in ("µP: transfers", "standard: drifts", "realised regret", "within the prediction"):
+    for words in ("µP: transfers", "standard: drifts", "The target was swept too", "it held"):
         assert words in ended.stdout
     assert (tmp_path / "clone" / "results" / "quickstart" / "report.html").is_file()

@@ -89,8 +89,8 @@ def require_trials(folder: ResultsFolder) -> None:
     """Refuse a folder that holds a table of optima, of which only `fit` can tell something."""
     if folder.sweep_file.is_file() and given_optima(read_facts(folder)):
         raise UserError(
-            f"{folder.path} holds a table of optima and no trial, so there is nothing to draw and "
-            "no cost to transfer by. `hptransfer fit` gives the optimum at the target."
+            f"{folder.path} holds a table of optima and no trials, so there is nothing to draw "
+            "and no cost to compute. `hptransfer fit` gives the optimum at the target."
         )
 
 
@@ -253,7 +253,9 @@ def _optima_answered(question: _Question) -> dict[str, Any]:
 
     facts = question.facts
     if question.metric is not LOSS:
-        raise UserError("A table of optima holds no trial that a metric could judge.")
+        raise UserError(
+            "This folder holds a table of optima and no trials, so only --metric=loss can be used."
+        )
     estimates = estimate_optima(
         given_optima(facts),
         sweep_name=facts.name,

@@ -203,12 +203,12 @@ def _reason(values: int, value: float, hp: str, *, trained: bool) -> str:
     near = f"{hp}={value:.4g}"
     if not trained:
         return (
-            f"A regret needs the target trained at the transferred value, but no row is at {near}. "
-            "Train it there."
+            "The cost of the transferred value can be measured only with the target trained at "
+            f"that value, but no row is at {near}. Train it there."
         )
     more = max(ENOUGH - values, 1)
     return (
-        f"A regret needs the target's loss around {near} too, but its rows have {values} "
-        f"{'value' if values == 1 else 'values'}. Train the target at {more} more, on both sides "
-        "of it."
+        "The cost of the transferred value can be measured only with the target's loss at other "
+        f"values too, but its rows have {values} {('value' if values == 1 else 'values')} around "
+        f"{near}. Train the target at {more} more, on both sides of it."
     )

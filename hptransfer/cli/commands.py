@@ -12,11 +12,13 @@ from hptransfer.errors import UserError
 from hptransfer.results.folder import DEFAULT_ROOT
 
 EPILOG = """\
-a SWEEP is a file or a bare name: looked up in ./sweeps, then among those that ship
-overrides:  group=choice  or  key=value, e.g.  model.depth=4  'sweep.widths=[64,128]'
-            search.lr.low=-12  executor=local  runtime.device=cuda  name=mine
-exit codes: 0 done; 1 it ran and the answer is no; 2 change the command; 3 the machine failed;
-            130, 143 interrupted
+A SWEEP is a YAML file, or a name that is looked up in ./sweeps and then among the sweeps that
+            come with hptransfer (`hptransfer list sweeps`).
+overrides:  They change the config: group=choice or key=value, for example model.depth=4,
+            'sweep.widths=[64,128]', search.lr.low=-12 (log2 of the lowest learning rate),
+            executor=local, runtime.device=cuda or name=mine.
+exit codes: 0: done. 1: it ran, and the answer is no. 2: the command or a file must be changed.
+            3: the machine failed. 130, 143: interrupted.
 """
 
 
@@ -40,187 +42,253 @@ def _flag(name: str, meaning: str) -> Argument:
     return _argument(name, action="store_true", help=meaning)
 
 
-SWEEP = _argument("sweep", help="a sweep file or name")
-FOLDER = _argument("folder", type=Path, help="a results folder, or the name of one in --results")
-RESULTS = _argument(
-    "--results", type=Path, default=DEFAULT_ROOT, metavar="DIR", help="folder of results folders"
+SWEEP = _argument("sweep", help="a sweep: a YAML file or a name")
+FOLDER = _argument(
+    "folder", type=Path, help="a results folder: its path, or its name within --results"
 )
-PRINT_CONFIG = _flag("--print-config", "compose, print, do nothing")
+RESULTS = _argument(
+    "--results",
+    type=Path,
+    default=DEFAULT_ROOT,
+    metavar="DIR",
+    help=f"the folder that holds the results folders (default: {DEFAULT_ROOT})",
+)
+PRINT_CONFIG = _flag("--print-config", "print the complete config and do nothing else")
 COMPOSED = (
-    _argument("overrides", nargs="*", metavar="override", help="Hydra override"),
-    _argument("--config-dir", type=Path, metavar="DIR", help="a folder of your own config groups"),
+    _argument("overrides", nargs="*", metavar="override", help="a change of the config: key=value"),
+    _argument(
+        "--config-dir",
+        type=Path,
+        metavar="DIR",
+        help="a folder with your own config files, DIR/GROUP/CHOICE.yaml",
+    ),
     PRINT_CONFIG,
 )
-SHRINK = _flag("--shrink", "leave out recorded trials that are not asked for any more")
-STRICT = _flag("--strict", "exit 1 unless the verdict is `transfers`")
-STEP = _argument("--step", type=int, help="read losses at this step of training")
+SHRINK = _flag(
+    "--shrink",
+    "allow this sweep to ask for fewer trials than before; finished trials that it does not ask "
+    "for stay on disk and are not used",
+)
+STRICT = _flag("--strict", "exit with code 1 unless every verdict is `transfers`")
+STEP = _argument(
+    "--step",
+    type=int,
+    help="compare the losses at this training step (default: the last step)",
+)
 METRIC = _argument(
     "--metric",
     default="loss",
-    help="judge rows by loss (default), train_loss, frechet_distance, precision or recall",
+    help="compare trials by loss, train_loss, frechet_distance, precision or recall (default: "
+    "loss)",
 )
 OUT = _argument(
     "--out",
     type=Path,
     metavar="DIR",
-    help="write here and nothing into the results folder, which may be read-only",
+    help="write the files into DIR and nothing into the results folder, which may be read-only",
 )
 EVERYWHERE = (
-    _flag("--json", "only JSON on standard output"),
-    _flag("--quiet", "no progress, only the answer"),
+    _flag("--json", "print JSON on standard output, and nothing else there"),
+    _flag("--quiet", "print no progress, only the answer"),
 )
 
 COMMANDS = (
     Command(
         "run",
-        "check, sweep, fit, transfer, train the target, draw and report, in that order",
+        "do everything: check, sweep, fit, transfer, try the value at the target, report",
         (SWEEP, *COMPOSED, RESULTS, SHRINK, STRICT),
     ),
     Command(
         "list",
-        "what there is: models, sweeps, data",
-        (_argument("what", nargs="?", help="models, sweeps or data; nothing: these words"),),
+        "list the models, sweeps and data sets that there are",
+        (
+            _argument(
+                "what",
+                nargs="?",
+                help="models, sweeps or data; without it these three words are explained",
+            ),
+        ),
     ),
     Command(
         "check",
-        "is a parametrization really µP? verdict by coordinate check",
+        "check whether a model is really scaled by µP (coordinate check)",
         (*COMPOSED, RESULTS),
     ),
     Command(
         "rules",
-        "how a model's init and factors go with width, beside the vanilla Transformer's",
-        (*COMPOSED, _flag("--all", "every parameter, not only roles")),
+        "show a model's initialisation and learning-rate factors, and how they go with width",
+        (
+            *COMPOSED,
+            _flag("--all", "show every parameter, not only the five roles that parameters have"),
+        ),
     ),
     Command(
         "plan",
-        "what a sweep will cost, before anything runs",
+        "predict what a sweep will cost, or plan one for a budget; trains nothing by default",
         (
             SWEEP,
             *COMPOSED,
             RESULTS,
-            _argument("--workers", type=int, help="places for packs, where none can be asked"),
-            _argument("--budget", metavar="8gpuh", help="what to sweep for so much"),
+            _argument(
+                "--workers",
+                type=int,
+                help="how many groups of trials train at the same time (default: asked of this "
+                "machine; 1 for a cluster)",
+            ),
+            _argument(
+                "--budget",
+                metavar="8gpuh",
+                help="propose the best sweep for this much: a number with h or min (wall time), "
+                "cpuh, gpuh, %% (of the target run's FLOPs) or usd, such as 8gpuh",
+            ),
             _flag(
                 "--measure",
-                "train a few steps (at most a minute, a quarter of the free memory) where nothing "
-                "recorded or cached tells how long packs take; with --budget also a pilot",
+                "measure how long trials take by training a few steps, unless earlier runs tell; "
+                "takes at most a minute and a quarter of the free memory. With --budget it also "
+                "trains a small pilot sweep",
             ),
         ),
     ),
     Command(
         "sweep",
-        "run what is missing of a sweep",
+        "train the trials of a sweep that are not finished yet",
         (SWEEP, *COMPOSED, RESULTS, SHRINK),
     ),
     Command(
         "status",
-        "how far a sweep is; --verify its ledger, --export its rows",
+        "show how far a sweep is; --verify its rows or --export them",
         (
             FOLDER,
             RESULTS,
             PRINT_CONFIG,
-            _flag("--verify", "read and check every line"),
-            _argument("--export", type=Path, metavar="FILE", help="rows as .csv or .parquet"),
+            _flag(
+                "--verify",
+                "read every row of the ledger (the file of finished trials) and check its checksum",
+            ),
+            _argument(
+                "--export",
+                type=Path,
+                metavar="FILE",
+                help="write the rows to a .csv or .parquet file",
+            ),
         ),
     ),
     Command(
         "import",
-        "rows of another program's table, or of another ledger, into a folder",
+        "read the results of another program, or of another folder, into a results folder",
         (
             _argument(
                 "source",
                 type=Path,
-                help="CSV, Parquet, JSON, JSON lines, Optuna SQLite, or a sweep's folder",
+                help="a CSV, Parquet, JSON, JSON lines or Optuna SQLite file, or a results folder",
             ),
             _argument(
                 "folder",
                 type=Path,
-                help="what gets the rows: a path, or the NAME or NAME/target of a folder in "
-                "--results",
+                help="the results folder that gets the rows: a path, or its NAME within --results; "
+                "NAME/target takes the rows of the target itself",
             ),
             RESULTS,
             _argument(
                 "--columns",
                 nargs="+",
                 metavar="OURS=THEIRS",
-                help="where well-known names do not tell: width=, loss= and lr=, log2_<hp>=, "
-                "log10_<hp>= or ln_<hp>=; also seed, parametrization, family, step, steps, depth, "
-                "batch_size, diverged, status, n_seeds, loss_std. OURS:=VALUE holds for every "
-                "row, OURS= is not read, 'loss=run{seed} loss' takes several columns that differ "
-                "in {seed}, {width}, ...",
+                help="which column is which, where the names do not tell. width= and loss= are "
+                "needed, and a hyperparameter: lr=, log2_<name>=, log10_<name>= or ln_<name>=. "
+                "seed, parametrization, family, step, steps, depth, batch_size, diverged, status, "
+                "n_seeds and loss_std are read too. OURS:=VALUE gives one value for every row, "
+                "OURS= ignores a column, and 'loss=run{seed} loss' takes several columns whose "
+                "names differ in {seed}, {width}, ...",
             ),
             _argument(
                 "--missing",
                 choices=("diverged", "drop"),
                 default="diverged",
-                help="an empty or NaN loss is a diverged trial (diverged), or left out (drop)",
+                help="what an empty or NaN loss means: a diverged trial (diverged), or a row to "
+                "ignore (drop); default: diverged",
             ),
             _argument(
                 "--repeats",
                 choices=("refuse", "seeds"),
                 default="refuse",
-                help="several losses of one trial are refused, or counted as runs of seeds of "
-                "their own (seeds)",
+                help="what several losses of the same trial mean: an error (refuse), or runs with "
+                "different seeds (seeds); default: refuse",
             ),
         ),
     ),
     Command(
         "fit",
-        "optimum per width with interval, law and verdict",
+        "find the best value per width, how it moves with width, and the verdict",
         (FOLDER, *COMPOSED, RESULTS, STEP, METRIC, STRICT),
     ),
     Command(
         "transfer",
-        "the target run's config, ready to train",
+        "write the config of the target run, ready to train",
         (FOLDER, *COMPOSED, RESULTS, STEP, STRICT),
     ),
     Command(
         "plot",
-        "draw the pictures of a sweep",
+        "draw a sweep's figures",
         (
             FOLDER,
             RESULTS,
             PRINT_CONFIG,
-            _flag("--terminal", "basins as text, no files"),
+            _flag(
+                "--terminal",
+                "draw loss against learning rate as text in the terminal; writes no files",
+            ),
             *(OUT, STEP, METRIC),
         ),
     ),
     Command(
         "report",
-        "one self-contained HTML page",
+        "write a sweep's report: one HTML page that needs no other file",
         (FOLDER, RESULTS, PRINT_CONFIG, OUT, STEP),
     ),
     Command(
         "train",
-        "train a config, such as an emitted target.yaml; --trial a recorded row again",
+        "train a config such as target.yaml; with --trial train a recorded trial again",
         (
             _argument(
                 "file",
                 type=Path,
-                help="a config file, such as results/NAME/target.yaml, or with --trial a folder",
+                help="a config file such as "
+                "results/NAME/target.yaml; with --trial a results folder",
             ),
             *COMPOSED,
             RESULTS,
             _argument(
                 "--trial",
                 metavar="KEY",
-                help="train this row of a results folder again, and compare; its first digits "
-                "will do",
+                help="train the trial with this key again and compare; the first digits of the "
+                "key are enough",
             ),
         ),
     ),
     Command(
         "sample",
-        "draw samples of a trained config as a picture",
+        "draw images with a trained config, as one picture",
         (
-            _argument("file", type=Path, help="a config file that was trained"),
+            _argument(
+                "file", type=Path, help="a config file that was trained with `hptransfer train`"
+            ),
             *COMPOSED,
             RESULTS,
-            _argument("--weights", type=Path, help="weights other than those `train` kept"),
-            _argument("--steps", type=int, default=20, help="model evaluations (20)"),
-            _argument("--guidance", type=float, default=2.0, help="1: none (2)"),
-            _argument("--seed", type=int, default=0, help="of the noise (0)"),
-            _argument("--columns", type=int, default=10, help="samples a class (10)"),
+            _argument(
+                "--weights",
+                type=Path,
+                metavar="FILE",
+                help="a weights file to use (default: the one that `hptransfer train` kept)",
+            ),
+            _argument("--steps", type=int, default=20, help="steps of the sampler (default: 20)"),
+            _argument(
+                "--guidance",
+                type=float,
+                default=2.0,
+                help="strength of classifier-free guidance; 1 is no guidance (default: 2)",
+            ),
+            _argument("--seed", type=int, default=0, help="seed of the noise (default: 0)"),
+            _argument("--columns", type=int, default=10, help="images per class (default: 10)"),
         ),
     ),
 )
@@ -246,7 +314,7 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
     """The parser of a command's arguments, which raises `UserError` where they are wrong."""
     parser = _Parser(
         prog=f"hptransfer {command.name}",
-        description=command.meaning,
+        description=f"{command.meaning[:1].upper()}{command.meaning[1:]}.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

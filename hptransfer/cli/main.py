@@ -49,7 +49,7 @@ def _run(words: list[str]) -> int:
 def _overview() -> str:
     lines = "\n".join(f"  {command.name:<9} {command.meaning}" for command in COMMANDS)
     return (
-        "hptransfer: tune narrow proxies under µP, train the wide target once.\n\n"
+        "hptransfer: tune narrow models under µP, then train the wide target once.\n\n"
         f"usage: hptransfer COMMAND [arguments] [overrides]\n\n{lines}\n\n{EPILOG}\n"
-        "start here: hptransfer run quickstart"
+        "`hptransfer COMMAND --help` explains a command. Start with: hptransfer run quickstart"
     )

@@ -59,7 +59,10 @@ def check_command(arguments: argparse.Namespace) -> int:
     from hptransfer.training.packs.coordinate_check import coordinate_check
 
     if not (arguments.quiet or arguments.json):
-        print(f"checking {sweep.base.model.family} at widths {list(sweep.widths)} ...", flush=True)
+        print(
+            f"checking {sweep.base.model.family} at widths {', '.join(map(str, sweep.widths))} ...",
+            flush=True,
+        )
     again = command_line("check", arguments, *config_words(arguments))
     with interruptible(again, kept="nothing is lost"):
         answer = coordinate_check(
@@ -164,7 +167,7 @@ def _shown(arguments: argparse.Namespace) -> Callable[[LogEntry], None]:
         say(
             arguments,
             f"step {entry.step}  loss {loss}  {rounded(entry.samples_per_second, 3)} samples/s  "
-            f"{percent_text(100 * entry.utilisation)} of the matmul peak",
+            f"{percent_text(100 * entry.utilisation)} of the peak speed of matrix products",
         )
 
     return show

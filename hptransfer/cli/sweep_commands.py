@@ -175,7 +175,10 @@ def fit_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
     else:
         print(estimates_text(estimates))
         if arguments.overrides or arguments.step is not None:
-            print(f"not kept: {folder.sweep_file.name} asks another question than this one.")
+            print(
+                "This answer was not stored in the folder, because it was asked with changes "
+                f"that {folder.sweep_file.name} does not have."
+            )
         print("\n".join(after_fit(arguments, folder, estimates)))
     return _strict(arguments, [arm["verdict"] for arm in estimates["arms"]])
 
@@ -301,8 +304,8 @@ def status_command(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         )
     if exported := asked.get("exported"):
         print(
-            f"exported {exported['rows']} rows to {exported['file']}, what the columns mean to "
-            f"{exported['dictionary']}"
+            f"exported {exported['rows']} rows to {exported['file']}; what the columns mean is "
+            f"written to {exported['dictionary']}"
         )
     print(f"next: {after_status(arguments, folder, state)}")
     return 0
@@ -316,13 +319,13 @@ def import_command(arguments: argparse.Namespace) -> int:
         return _import_table(arguments, folder)
     if arguments.columns:
         raise UserError(
-            f"`--columns` says what another program's columns mean, but {source} is a ledger of "
-            "our own, which says so itself. Leave it out."
+            f"`--columns` says what the columns of another program mean, but {source} is a ledger "
+            "of hptransfer, whose columns are known. Leave --columns out."
         )
     if arguments.repeats == "seeds":
         raise UserError(
-            f"`--repeats` is for another program's table, but {source} is a ledger of our own, "
-            "whose rows have their seeds. Leave it out."
+            f"`--repeats` is for the table of another program, but {source} is a ledger of "
+            "hptransfer, whose rows have their seeds. Leave --repeats out."
         )
     answer = import_ledger(source, folder)
     if arguments.json:
@@ -353,8 +356,8 @@ def _import_table(arguments: argparse.Namespace, folder: ResultsFolder) -> int:
         print(note)
     what = "trials" if find_ledger(folder.path) is not None else "optima"
     print(
-        f"imported {answer['appended']} {what} of {answer['source']} into {answer['into']}; "
-        f"{answer['identical']} were there already"
+        f"imported {answer['appended']} {what} from {answer['source']} into {answer['into']}; "
+        f"{answer['identical']} more were already there"
     )
     if answer["repaired"]:
         print(answer["repaired"])
@@ -376,20 +379,26 @@ def _named(path: Path, root: Path) -> Path:
         is_here = path.exists() or first.exists()
         is_name = len(path.parts) == 1 or (root / first).is_dir()
     except OSError as error:
-        raise UserError(f"{abbreviate(str(path))} must be a path, but: {error.strerror}.") from None
+        raise UserError(
+            f"A path must be readable, but {abbreviate(str(path))} is not: {error.strerror}. "
+            "Check it."
+        ) from None
     return root / path if is_name and not is_here else path
 
 
 def _imported_text(ledger: Mapping[str, Any]) -> str:
-    wanted = "" if ledger["wanted"] is None else f" ({ledger['wanted']} of them the sweep wants)"
+    wanted = "" if ledger["wanted"] is None else f" (the sweep asks for {ledger['wanted']} of them)"
     lines = [
-        f"imported {ledger['appended']} rows{wanted} and {ledger['curves']} curves of "
-        f"{ledger['source']} into {ledger['into']}; {ledger['identical']} were there already"
+        f"imported {ledger['appended']} rows{wanted} and {ledger['curves']} curves from "
+        f"{ledger['source']} into {ledger['into']}; {ledger['identical']} more were already there"
     ]
     if ledger["differing"]:
         gap = ledger["largest_difference"]
         by = "" if gap is None else f", by up to {gap:.3g} in loss"
-        lines.append(f"{ledger['differing']} trials have another outcome there{by}: ours are kept")
+        lines.append(
+            f"{ledger['differing']} trials have another result there{by}; the results that were "
+            "here are kept"
+        )
     notes = (ledger["notice"], ledger["repaired"])
     return "\n".join([*lines, *(note for note in notes if note)])
 

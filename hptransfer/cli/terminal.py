@@ -22,7 +22,7 @@ from hptransfer.system.signals import raised_as_interrupted
 @contextmanager
 def interruptible(
     resume: str,
-    kept: str = "every finished trial is recorded",
+    kept: str = "every finished trial is kept",
     *,
     at_once: bool = True,
     quiet: bool = False,
@@ -37,7 +37,7 @@ def interruptible(
     except KeyboardInterrupt:
         if not quiet:
             print(
-                f"\nhptransfer: interrupted; {kept}. Continue with\n  {resume}",
+                f"\nhptransfer: interrupted; {kept}. To continue, type\n  {resume}",
                 file=sys.stderr,
             )
         raise

@@ -101,6 +101,6 @@ def require_known_hp(name: str, objective: ObjectiveConfig) -> None:
     known = searchable(objective)
     require(
         name in known,
-        f"`search.{name}` is not a hyperparameter that can be swept. Those that can "
-        f"with objective={objective.name}: {', '.join(known)}.",
+        f"`search.{name}` is not a hyperparameter that can be swept. With "
+        f"objective={objective.name} these can be: {', '.join(known)}.",
     )

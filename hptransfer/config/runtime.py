@@ -37,8 +37,8 @@ class RuntimeConfig:
         require_count("runtime.pack_size", self.pack_size)
         require(
             not self.graph or self.on_gpu,
-            "`runtime.graph` captures steps on a CUDA device, but got "
-            f"runtime.device={self.device}. Set runtime.graph=null or runtime.device=cuda.",
+            f"`runtime.graph` needs a CUDA device, but got runtime.device={self.device}. Set "
+            "runtime.graph=null or runtime.device=cuda.",
         )
 
     @property
@@ -111,14 +111,14 @@ class ExecutorConfig:
         unknown = [name for name in self.trackers if name not in TRACKERS]
         require(
             not unknown,
-            f"`executor.trackers` may hold {', '.join(TRACKERS)}, but got {unknown}. Name those "
-            "that are there, or [] for none.",
+            f"`executor.trackers` may hold {', '.join(TRACKERS)}, but got {unknown}. Name some of "
+            "those, or [] for none.",
         )
         require(
             not re.search(rf"{_USER_INFO}|{_QUERY}", self.storage or "", flags=re.IGNORECASE),
             "`executor.storage` must hold no password or token, since it is written into the "
-            "results folder, but its URL does. Set the store's own variables (e.g. "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY).",
+            "results folder, but its URL holds one. Use the environment variables of the storage "
+            "service instead (for example AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY).",
         )
 
 

@@ -55,23 +55,23 @@ def require_axes(design: DesignConfig, axes: Sequence[str]) -> None:
     method, names = design.method, ", ".join(axes)
     require(
         method is not Method.refine or len(axes) == 1,
-        f"`sweep.design.method=refine` fits one basin, so `search` must hold one axis, but it "
-        f"holds {names}. Leave one, or choose tpe, gp, cmaes, sobol or grid.",
+        "`sweep.design.method=refine` works on one hyperparameter, so `search` must hold one "
+        f"entry, but it holds {names}. Leave one, or choose tpe, gp, cmaes, sobol or grid.",
     )
     require(
         method is not Method.cmaes or len(axes) > 1,
-        "`sweep.design.method=cmaes` adapts a covariance, so `search` must hold two axes or more, "
-        f"but it holds {names}. Choose refine, tpe or gp.",
+        "`sweep.design.method=cmaes` needs two hyperparameters or more, but `search` holds "
+        f"{names}. Choose refine, tpe or gp.",
     )
     require(
         method is not Method.grid or design.points is None,
-        f"`sweep.design.points` is not for a grid, whose points are its axes', but got "
+        "`sweep.design.points` must be null for a grid, whose points come from `search`, but got "
         f"{design.points}. Set it to null, or choose another sweep.design.method.",
     )
     require(
         method in ADAPTIVE or design.round is None,
-        f"`sweep.design.round` is for methods that ask in rounds, but the method is "
-        f"{method.value}. Set it to null.",
+        "`sweep.design.round` must be null unless the method asks in rounds (refine, tpe, gp, "
+        f"cmaes), but the method is {method.value}. Set it to null.",
     )
 
 
@@ -142,9 +142,9 @@ def require_varied(
         vary == VaryConfig()
         or method is Method.grid
         or (method is Method.sobol and len(axes) == 1),
-        "`sweep.vary` repeats the same points under every condition and compares their basins, so "
-        f"it needs a grid, or sobol with one HP, but got {method.value} with {', '.join(axes)}. "
-        "Set sweep.design.method=grid, or leave sweep.vary out.",
+        "`sweep.vary` compares the same points at every depth, batch size and number of steps, "
+        f"so it needs a grid, or sobol with one hyperparameter, but got {method.value} with "
+        f"{', '.join(axes)}. Set sweep.design.method=grid, or leave sweep.vary out.",
     )
     of_base = condition_of(base)
     for name in CONDITIONS:
@@ -156,8 +156,8 @@ def require_varied(
         )
         require(
             values != (own,),
-            f"`sweep.vary.{name}` must name a value besides the base trial's own, but got {own} "
-            "alone. Add one, or leave it out.",
+            f"`sweep.vary.{name}` must name a value other than that of the base config, but got "
+            f"only {own}. Add one, or leave it out.",
         )
     for condition in one_at_a_time(of_base, vary):
         with_condition(base, condition)
@@ -184,19 +184,19 @@ class Axis:
         )
         require(
             self.low >= -LARGEST_LOG2 and self.high <= LARGEST_LOG2,
-            f"A search axis is in log2 of the HP, so it must lie within ±{LARGEST_LOG2:g}, but got "
-            f"low={self.low}, high={self.high}. Write -10 for 2^-10.",
+            "A search axis gives log2 of the hyperparameter, so it must lie within "
+            f"±{LARGEST_LOG2:g}, but got low={self.low}, high={self.high}. Write -10 for 2^-10.",
         )
         count = len(self.listed) or (self.high - self.low) / self.step
         require(
             count < MOST_AXIS_POINTS,
-            f"A search axis may have {MOST_AXIS_POINTS} points at most; step={self.step} gives "
-            "more.",
+            f"A search axis may have at most {MOST_AXIS_POINTS} points, but step={self.step} "
+            "gives more. Take a larger step.",
         )
         require(
             bool(self.listed) or abs(count - round(count)) < 1e-6,
-            f"A search axis must end on its grid, but high - low = {self.high - self.low} is not "
-            f"a multiple of step={self.step}.",
+            "The range of a search axis must be a multiple of its step, but high - low = "
+            f"{self.high - self.low} is not a multiple of step={self.step}. Change one of them.",
         )
 
     @property
@@ -234,8 +234,8 @@ def read_axis(name: str, entry: Any) -> Axis:
         values = read_value(list[float], list(entry), where)
         require(
             all(0 < value < math.inf for value in values),
-            f"`{where}` as a list gives values of the HP, which must be positive, but got "
-            f"{abbreviate(entry)}. Give low and high for a grid in log2.",
+            f"`{where}` as a list gives values of the hyperparameter, which must be positive, but "
+            f"got {abbreviate(entry)}. Give low and high for a grid in log2.",
         )
         return _listed(where, [round(math.log2(value), 9) for value in values], entry)
     if isinstance(entry, Mapping) and set(entry) == {"points"}:
@@ -260,21 +260,23 @@ def _axis_of_values(name: str, low: float, high: float, step: float | None = Non
         listed = _typed(where, [low * 2.0**i for i in range(min(count, MOST_TYPED))])
         problem = "no step" if step is None else f"the step {step:g}"
         raise UserError(
-            f"`{where}` from {ends} looks like values of the HP, not like their log2, but has "
-            f"{problem}. List the values: {listed}"
+            f"`{where}` from {ends} looks like values of the hyperparameter and not like their "
+            f"log2, but it has {problem}. List the values: {listed}"
         )
     count = (high - low) / step
     require(
         count < MOST_AXIS_POINTS and abs(count - round(count)) < 1e-6,
-        f"A search axis must end on its grid of at most {MOST_AXIS_POINTS} points, but `{where}` "
-        f"from {ends} has step={step:g}. Choose a step that divides high - low.",
+        "The range of a search axis must be a multiple of its step, with at most "
+        f"{MOST_AXIS_POINTS} points, but `{where}` from {ends} has step={step:g}. Choose a step "
+        "that divides high - low.",
     )
     values = [low + i * step for i in range(round(count) + 1)]
     if name not in BELOW_ONE and high > SURELY_VALUES:
         first, second = (_typed(where, each) for each in (values, [2.0**v for v in values]))
         raise UserError(
-            f"`{where}` from {ends} may give values of the HP or their log2, which are values from "
-            f"{2.0**low:.4g} to {2.0**high:.4g}. For values write {first}; for log2 write {second}"
+            f"`{where}` from {ends} could be values of the hyperparameter, or their log2, which "
+            f"would be values from {2.0**low:.4g} to {2.0**high:.4g}. For values write "
+            f"{first}; for log2 write {second}"
         )
     return _listed(where, [round(math.log2(value), 9) for value in values], values)
 
@@ -355,9 +357,10 @@ def current_rule(section: Mapping[str, Any]) -> dict[str, Any]:
     changed = {k: v for k, v in EARLIER_RULE.items() if section.get(k, v) != v}
     require(
         not changed,
-        "The verdict is no longer given by a tolerance, but by verdict.max_octaves and "
-        f"verdict.max_compute_percent; the file sets {', '.join(changed)}. Remove "
-        f"{', '.join(changed)} from its verdict section and set those.",
+        "The verdict is decided by verdict.max_octaves and verdict.max_compute_percent, but the "
+        f"file sets {', '.join(changed)}, which earlier versions used. Remove "
+        f"{', '.join(changed)} from its verdict section, and set those instead if the defaults do "
+        "not suit.",
     )
     return {k: v for k, v in section.items() if k not in EARLIER_RULE}
 
@@ -398,7 +401,7 @@ class SweepConfig:
             )
         require(
             len(set(self.parametrizations)) == len(self.parametrizations),
-            "`sweep.parametrizations` must name each arm once, but got "
+            "`sweep.parametrizations` must name each one once, but got "
             f"{[scaling.value for scaling in self.parametrizations]}. Remove the repeated one.",
         )
         require(
@@ -408,8 +411,9 @@ class SweepConfig:
             require_known_hp(name, self.base.objective)
             require(
                 not axis.listed or self.design.method is Method.grid,
-                f"`search.{name}` lists its points, which only a grid asks one by one, but "
-                f"sweep.design.method is {self.design.method.value}. Give low and high.",
+                f"`search.{name}` lists its points, which only a grid can use, but "
+                f"sweep.design.method is {self.design.method.value}. Give low and high, or set "
+                "sweep.design.method=grid.",
             )
         require_axes(self.design, self.axes)
         require_varied(self.base, self.vary, self.design, self.axes)
@@ -448,13 +452,13 @@ def _require_one_measure(sweep: SweepConfig) -> None:
         return
     require(
         getattr(sweep.base.model, "learn_sigma", False),
-        "`search.vlb_weight` weighs a learned variance, but the model has none. Set "
+        "`search.vlb_weight` weights a learned variance, but the model has none. Set "
         "model.learn_sigma=true.",
     )
     require(
         getattr(sweep.base.objective, "deciding_vlb_weight", None) is not None,
-        "Trials trained under different `objective.vlb_weight` compare only under one deciding "
-        "loss, but objective.deciding_vlb_weight is null. Set it, e.g. to 0.001.",
+        "Trials with different `objective.vlb_weight` can only be compared by one common loss, "
+        "but objective.deciding_vlb_weight is null. Set it, for example to 0.001.",
     )
 
 
@@ -466,8 +470,8 @@ def _require_modest(sweep: SweepConfig) -> None:
     count = points * models * len(sweep.seeds)
     require(
         count <= MOST_TRIALS,
-        f"A sweep may have {MOST_TRIALS:,} trials, but this one has {count:,}. Take larger steps, "
-        "fewer axes or fewer seeds.",
+        f"A sweep may have at most {MOST_TRIALS:,} trials, but this one has {count:,}. Take "
+        "larger steps, fewer search axes or fewer seeds.",
     )
 
 
@@ -481,4 +485,7 @@ _SWEEP_PATHS = {
 
 def require_allowable(allow: Collection[str]) -> None:
     """Refuse names in `transfer.allow` other than depth."""
-    require(set(allow) <= {"depth"}, f"`transfer.allow` may hold depth, but got {list(allow)}.")
+    require(
+        set(allow) <= {"depth"},
+        f"`transfer.allow` may hold only depth, but got {list(allow)}. Write [depth] or [].",
+    )

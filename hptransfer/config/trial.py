@@ -391,8 +391,8 @@ class DigitsConfig(DataConfig):
     def __post_init__(self) -> None:
         require(
             0 < self.held_out < 1797,
-            "`data.held_out` must leave both splits non-empty of the 1,797 digits, but got "
-            f"{self.held_out}.",
+            "`data.held_out` must leave at least one of the 1,797 digits for training and one "
+            f"held out, but got {self.held_out}.",
         )
 
     @property
@@ -466,7 +466,8 @@ class FeaturesConfig(FolderConfig):
         """What to do where a model needs captions and the config states none."""
         return (
             "If the folder has them, set data.caption_tokens=1 data.caption_channels=1: the next "
-            "refusal says the shapes that it holds. If not, choose model=dit or model=uvit."
+            "error then names the shapes that the folder holds. If not, choose model=dit or "
+            "model=uvit."
         )
 
     def __post_init__(self) -> None:
@@ -546,8 +547,8 @@ class TrialConfig:
         )
         require(
             self.model.conditioning is not Conditioning.caption or layout.caption_tokens > 0,
-            f"A caption-conditional model ({self.model.family}) needs data with captions, but "
-            f"data={self.data.name} states none. {self.data.caption_advice}",
+            f"A model that is trained with captions ({self.model.family}) needs data with "
+            f"captions, but data={self.data.name} has none. {self.data.caption_advice}",
         )
         learn_sigma = getattr(self.model, "learn_sigma", False)
         require(

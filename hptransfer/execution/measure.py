@@ -116,9 +116,15 @@ def measured_costs(
             else:
                 allowed = Allowance(limits.memory_share * free, until)
                 if excess := _excess(group[0], device, allowed):
-                    skipped.append(f"Width {group[0].model.width} is not measured: {excess}.")
+                    skipped.append(
+                        f"Width {group[0].model.width} is not measured: {excess}. Its time is "
+                        "predicted from other widths where possible."
+                    )
                     continue
-            say(f"measuring packs of width {group[0].model.width}, {place} of {len(groups)} shapes")
+            say(
+                f"measuring how long packs of trials take: width {group[0].model.width}, {place} "
+                f"of {len(groups)} shapes"
+            )
             try:
                 costs[index] = known = measure(group, runtime, device, capacity, allowed)
             finally:
@@ -153,7 +159,7 @@ def cached_costs(
         name = cache.device_of(facts)
         cost = None
         if name is not None:
-            notes[f"Costs in the cache of packs are those of {name}."] = None
+            notes[f"These times were measured earlier on {name}."] = None
             facts = {**facts, "device": name}
             cost = cache.cost(facts, capacity=math.inf, extrapolates=runtime.on_gpu)
         found.append(cost)
@@ -392,8 +398,8 @@ class PackCache:
             return cls(path, _entries(path))
         except (OSError, ValueError) as error:
             note = (
-                f"{path} is not a cache of pack sizes as hptransfer wrote it ({error}): ignored "
-                "and measured again."
+                f"{path} is not a file of pack sizes as hptransfer wrote it ({error}), so it is "
+                "ignored and the sizes are measured again."
             )
             return cls(path, {}, (note,))
 
@@ -407,7 +413,9 @@ class PackCache:
         try:
             return recorded_cost(entry["cost"], capacity=capacity, extrapolates=extrapolates)
         except (ValueError, TypeError, KeyError) as error:
-            self._note(f"An entry of {self.path} is damaged ({error!r}): measured again.")
+            self._note(
+                f"An entry of {self.path} is damaged ({error!r}), so its size is measured again."
+            )
             return None
 
     def device_of(self, facts: Mapping[str, object]) -> str | None:
@@ -432,7 +440,10 @@ class PackCache:
                 content = {"schema": CACHE_SCHEMA, "packs": {**kept, key: entry}}
                 write_whole(self.path, json.dumps(content, indent=1, allow_nan=False).encode())
         except OSError as error:
-            self._note(f"{self.path} could not be written ({error.strerror}): measured each time.")
+            self._note(
+                f"{self.path} could not be written ({error.strerror}), so sizes are measured "
+                "again each time."
+            )
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

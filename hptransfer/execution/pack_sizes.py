@@ -298,8 +298,8 @@ def halved_text(finished: Sequence[TrialResult]) -> str | None:
     if len(parts) == 1:
         return None
     return (
-        f"the pack of {len(finished)} at width {finished[0].config.model.width} did not fit: ran "
-        f"as {' + '.join(map(str, parts))}"
+        f"the pack of {len(finished)} trials at width {finished[0].config.model.width} did not "
+        f"fit into memory, so it ran as packs of {' + '.join(map(str, parts))}"
     )
 
 
@@ -312,7 +312,7 @@ def read_packs(folder: Path) -> dict[str, PackSize]:
     except (TypeError, ValueError, AttributeError):
         raise UserError(
             f"{path} is not as hptransfer wrote it (width, size, seconds and warmup of each "
-            "shape). Restore it, or delete it to measure again; the ledger is untouched."
+            "shape). Restore it, or delete it to measure again; finished trials are not affected."
         ) from None
 
 

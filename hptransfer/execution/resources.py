@@ -45,7 +45,7 @@ def resources_of(runtime: RuntimeConfig, executor: ExecutorConfig) -> Resources:
     if runtime.on_gpu and gpus <= 0:
         raise UserError(
             f"`executor.gpus` must be positive with runtime.device={runtime.device}, because Ray "
-            f"hides the GPUs that were not asked for, but got {gpus:g}. Leave it null."
+            f"hides GPUs that a pack does not ask for, but got {gpus:g}. Leave it null."
         )
     if runtime.device.startswith("cuda:"):
         raise UserError(
@@ -86,7 +86,7 @@ def no_place(nodes: Sequence[Mapping[str, Any]], request: Resources) -> UserErro
     kinds = Counter(_text(offer, request.bundle) for offer in _offers(nodes))
     offers = "; ".join(f"{n} with {kind}" if n > 1 else kind for kind, n in kinds.most_common())
     return UserError(
-        f"A pack must fit on one node, but it asks for {request}, and the nodes have: "
+        f"A pack of trials must fit on one node, but it asks for {request}, and the nodes have: "
         f"{offers or 'nothing'}. Ask for less (executor.cpus, gpus, memory_gib, resources, "
         "accelerator_type), change runtime.device, or add such a node; executor.wait_for_nodes_s "
         "waits for one."

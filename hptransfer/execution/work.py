@@ -30,7 +30,8 @@ class PackError(RuntimeError):
         self, trial_keys: Sequence[str], reason: str, frame: str, traceback_text: str
     ) -> None:
         super().__init__(
-            f"The pack of trials {', '.join(trial_keys)} raised:\n{traceback_text.rstrip()}"
+            f"Training the trials {', '.join(trial_keys)} together "
+            f"raised:\n{traceback_text.rstrip()}"
         )
         self.trial_keys = tuple(trial_keys)
         self.reason = reason

@@ -98,8 +98,8 @@ def load_weights(config: TrialConfig, path: str | Path) -> nn.Module:
     broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if broken:
         raise UserError(
-            f"Weights must be finite, but in {path} {broken[0]} is not. The run that wrote them "
-            "had diverged: take an earlier checkpoint."
+            f"Weights must be finite, but {broken[0]} in {path} is not, so the run that wrote "
+            "them had diverged. Take an earlier checkpoint."
         )
     # The model computes its buffers, so that a checkpoint may leave them out.
     trained = {name for name, _ in model.named_parameters()}
@@ -120,7 +120,9 @@ def _stored(path: Path) -> Stored:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".") or "it ends too early"
-        raise UserError(f"{path} cannot be read as weights: {reason}. Copy it again.") from None
+        raise UserError(
+            f"{path} must be a file of weights, but it cannot be read: {reason}. Copy it again."
+        ) from None
     except UnpicklingError:
         raise UserError(
             f"{path} must hold tensors only, but it holds objects that would run code when read. "
@@ -181,11 +183,11 @@ def _require_scaled_alike(config: TrialConfig, metadata: Mapping[str, str], path
         )
     if stated is None and any(factor != 1 for factor in forward_multipliers(config).values()):
         raise UserError(
-            f"A µP model's forward is scaled by factors of its base width, but {path} has no "
-            f"base_width in its metadata and the config says {own} at width {config.model.width}, "
-            f"which gives {multipliers}. Set parametrization=standard with output_scale 1 if it "
-            "was trained without µP, or store base_width beside the tensors (metadata of "
-            ".safetensors, a key of the checkpoint)."
+            f"A µP model is scaled by factors relative to its base width, but {path} does not "
+            f"give its base_width in its metadata. The config says {own} at width "
+            f"{config.model.width}, which gives {multipliers}. Store base_width beside the "
+            "tensors (metadata of .safetensors, a key of the checkpoint), or set "
+            "parametrization=standard with output_scale 1 if the model was trained without µP."
         )
 
 

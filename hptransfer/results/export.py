@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WANTED = TableColumn(
-    "wanted", "bool", "", "whether the sweep asks for the trial; others are not fitted"
+    "wanted", "bool", "", "whether the sweep asks for the trial; other trials are not used in a fit"
 )
 EXPORT_SUFFIXES = (".csv", ".parquet")
 
@@ -58,7 +58,10 @@ def dictionary(frame: pd.DataFrame, arms: Sequence[str]) -> list[TableColumn]:
     """Describe each column of an exported table, in their order."""
     known = {column.name: column for column in (*TABLE_COLUMNS, WANTED)}
     for arm in arms:
-        meaning = f"the trial belongs to the {arm} arm; at base width trials belong to all arms"
+        meaning = (
+            f"the trial belongs to the parametrization {arm}; at the base width trials belong to "
+            "all of them"
+        )
         known[f"arm_{arm}"] = TableColumn(f"arm_{arm}", "bool", "", meaning)
     for name in frame.columns:
         meaning = f"log2 of the swept {name.removeprefix('log2_')}"

@@ -52,8 +52,8 @@ def read_failed(folder: Path) -> dict[str, FailedTrial]:
     except TypeError:
         names = ", ".join(field.name for field in dataclasses.fields(FailedTrial))
         raise UserError(
-            f"{path} is not as hptransfer wrote it ({names} of each failed trial). Delete it; the "
-            "ledger is untouched, and the next sweep runs failed trials again."
+            f"{path} is not as hptransfer wrote it ({names} of each failed trial). Delete it; "
+            "finished trials are not affected, and the next sweep runs the failed ones again."
         ) from None
     return {each.trial_key: each for each in failed}
 

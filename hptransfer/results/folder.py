@@ -98,8 +98,8 @@ def find_folder(path: str | Path, root: str | Path = DEFAULT_ROOT) -> ResultsFol
         path = root / path
     if is_named and path.exists() and not path.resolve().is_relative_to(root.resolve()):
         raise UserError(
-            f"--results is the folder in which a name is looked up, but {path} is a path that lies "
-            f"outside {root}. Leave --results out, or give the name of a folder in it."
+            f"--results is the folder in which a NAME is looked up, but {path} is a path that "
+            f"lies outside {root}. Leave --results out, or give the name of a folder in it."
         )
     folder = ResultsFolder(path)
     if not folder.sweep_file.is_file():
@@ -124,8 +124,9 @@ def read_json(path: str | Path, key: str) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError, IndexError):
         raise UserError(
-            f"{path} is not as hptransfer wrote it (a JSON object with {key!r}). Delete it and run "
-            "`hptransfer run` or the command that makes it again; the ledger is untouched."
+            f"{path} is not as hptransfer wrote it (a JSON object with {key!r}). Delete it and "
+            "run `hptransfer run`, or the command that makes it, again; finished trials are not "
+            "affected."
         ) from None
     return value
 

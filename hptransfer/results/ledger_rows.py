@@ -55,7 +55,7 @@ def torn_line_notice(path: Path, torn_bytes: int) -> str | None:
         return None
     return (
         f"The last line of {path} was cut off ({torn_bytes} bytes, an interrupted write) and is "
-        "left out; its trial counts as not run."
+        "ignored; its trial counts as not finished."
     )
 
 
@@ -129,8 +129,8 @@ def find_ledger(folder: str | Path) -> Path | None:
     zipped = folder / f"{LEDGER_NAME}.gz"
     if path.exists() and zipped.exists():
         raise UserError(
-            f"A sweep has one ledger, but {folder} holds both {path.name} and {zipped.name}. "
-            "Remove the one with fewer rows from the folder."
+            f"A sweep must have one ledger, but {folder} holds both {path.name} and "
+            f"{zipped.name}. Remove the one with fewer rows from the folder."
         )
     if zipped.exists():
         raise _gzipped_error(zipped)
@@ -229,8 +229,8 @@ def _checked_rows(
         earlier = line_of_trial.setdefault(row["trial_key"], number)
         if earlier != number:
             raise UserError(
-                f"A trial has one row, but trial {row['trial_key']} stands in {path} on lines "
-                f"{earlier} and {number}. Delete one of them."
+                f"A trial must have one row, but trial {row['trial_key']} stands in {path} on "
+                f"lines {earlier} and {number}. Delete one of them."
             )
     return rows
 
@@ -332,9 +332,9 @@ def _verified(folder: Path, path: Path) -> dict[str, Any]:
         rows += len(stretch.rows)
         if stretch.torn_bytes:
             raise UserError(
-                f"Line {rows + 1} of {path} is cut off ({stretch.torn_bytes} bytes): an "
-                "interrupted write, or a sweep that is writing now. Running the sweep again "
-                "removes it and runs its trial."
+                f"Line {rows + 1} of {path} is cut off ({stretch.torn_bytes} bytes): a write was "
+                "interrupted, or a sweep is writing now. Running the sweep again removes the "
+                "line and runs its trial."
             )
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -139,6 +139,7 @@ class LedgerWriter:
             held.st_size != self._length
         ):
             raise UserError(
-                f"{self.path} was changed by another program while the sweep was running. Restore "
-                "the file and run the same command again; the rows not yet recorded run again."
+                f"Only one program may write a ledger, but {self.path} was changed by another one "
+                "while the sweep was running. Restore the file and run the same command again; "
+                "trials that were not yet recorded run again."
             )

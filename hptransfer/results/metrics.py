@@ -54,7 +54,7 @@ def metric_named(name: str) -> Metric:
         UserError: there is no such metric.
     """
     if name not in METRICS:
-        raise UserError(f"A metric is one of {', '.join(METRICS)}, but got {name!r}.")
+        raise UserError(f"A metric must be one of {', '.join(METRICS)}, but got {name!r}.")
     return METRICS[name]
 
 

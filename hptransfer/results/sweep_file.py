@@ -208,8 +208,9 @@ def read_design(folder: ResultsFolder, tree: Mapping[str, Any]) -> AskedPoints |
         return AskedPoints.of_record({**found, "method": method})
     except (KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{folder.design_file} is not as hptransfer wrote it (the points asked of each arm "
-            "and width). Delete it and run the sweep again; the ledger is untouched."
+            f"{folder.design_file} is not as hptransfer wrote it (the points asked for each "
+            "parametrization and width). Delete it and run the sweep again; finished trials are "
+            "not affected."
         ) from None
 
 

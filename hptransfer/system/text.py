@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # Heads of columns that are set to the left.
-LEFT = ("arm", "HP", "module", "role", "parameter", "octaves per doubling of", "note")
+LEFT = ("parametrization", "HP", "module", "role", "parameter", "octaves per doubling of", "note")
+
+NOTHING = 0.02  # share of a cost's upper end below which its lower end is none
 
 
 def say(text: str, *, quiet: bool) -> None:
@@ -49,6 +51,29 @@ def decimal(value: float | None, form: str = "+.2f") -> str:
 def rounded(value: float, digits: int = 2) -> str:
     """Return a number to so many significant digits and without an exponent: 808.7 is 810."""
     return f"{float(f'{value:.{digits}g}'):g}"
+
+
+def cost_text(record: Mapping[str, float | None], center: str = "estimate") -> str:
+    """Return a cost, at the key `center`, with its 90 % interval, each in two digits.
+
+    A lower end that is nothing beside the upper one is left out; an end that is not known is null.
+    """
+    middle, low, high = (record[name] for name in (center, "low", "high"))
+    if middle is None:
+        return "not known" if low is None else f"at least {rounded(low)}"
+    if high is None:
+        return rounded(middle) + ("" if low is None else f" ({rounded(low)} or more)")
+    if low is None or low < NOTHING * high:
+        return f"{rounded(middle)} (below {rounded(high)})"
+    return f"{rounded(middle)} ({rounded(low)} to {rounded(high)})"
+
+
+def factor_text(octaves: float | None) -> str:
+    """Return the factor of so many octaves: two decimals, or two digits where it is very small."""
+    if octaves is None:
+        return "not finite"
+    factor = 2.0**octaves
+    return f"{factor:.2f}" if 0.1 <= factor < 100.0 else rounded(factor)
 
 
 def percent_text(value: float) -> str:

@@ -58,10 +58,11 @@ def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:
         gib = torch.cuda.get_device_properties(device).total_memory / 2**30
         memory = f", which has {gib:.0f} GiB"
     return MachineError(
-        f"One trial alone does not fit into the memory of {device_name(device)}{memory}: width "
-        f"{config.model.width}, batch {budget.batch_size}, {(layout.image_size // patch) ** 2} "
-        "tokens. Use a larger device, lower budget.batch_size (another question), or leave this "
-        "width out; nothing recorded was lost."
+        f"One trial must fit into the memory of {device_name(device)}{memory}, but width "
+        f"{config.model.width} with batch size {budget.batch_size} and "
+        f"{(layout.image_size // patch) ** 2} tokens does not. Use a larger device, leave this "
+        "width out, or lower budget.batch_size (which changes the question); no finished trial "
+        "is lost."
     )
 
 
@@ -175,8 +176,8 @@ def refuse_uncompilable(name: str) -> Iterator[None]:
     except TorchDynamoException as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"`runtime.compile` needs a model that torch.compile takes whole, but {name} gives: "
-            f"{reason} ... Mend it, or leave runtime.compile null."
+            f"`runtime.compile` needs a model that torch.compile accepts as a whole, but {name} "
+            f"gives: {reason} ... Change the model, or leave runtime.compile null."
         ) from error
 
 

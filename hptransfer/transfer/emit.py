@@ -15,7 +15,7 @@ from hptransfer.analysis.answer.run_health import (
     runs_near_value,
     train_validation_gap,
 )
-from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred, cost_shares
+from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred, cost_sentence
 from hptransfer.config import TrialConfig
 from hptransfer.config.compose.compose import Composed, resolved_yaml, with_trial
 from hptransfer.config.hyperparameters import axis_digits, with_hyperparameters
@@ -25,7 +25,7 @@ from hptransfer.config.sweep import SweepConfig
 from hptransfer.models.parametrization.rule_table import parameter_table
 from hptransfer.models.parametrization.rules import parameter_count
 from hptransfer.sweeping.plan.plan import search_cost, swept_points
-from hptransfer.system.text import rounded
+from hptransfer.system.text import cost_text, rounded
 
 COMPARED = ("budget", "model", "objective", "data", "optimizer", "init", "precision")
 
@@ -92,7 +92,8 @@ def transfer_record(
         "warnings": [
             *answer.warnings,
             *(
-                f"The answer holds only where nothing but what was swept changes, and {difference}."
+                "The answer holds only where nothing changes but what was swept, yet "
+                f"{difference}. Make them equal, or sweep what differs."
                 for difference in apart
             ),
             *gap_warnings(gap),
@@ -125,9 +126,10 @@ def target_yaml(composed: Composed, name: str, trial: TrialConfig, record: dict[
     """Return the target's complete config, with where it came from as comments."""
     run = with_trial(composed, trial)
     lines = [
-        f"The target run of sweep {name}: train it with `hptransfer train <this file>`.",
+        f"The target run of the sweep {name}. Train it with `hptransfer train <this file>`.",
         *provenance_lines(record),
-        f"arm: {arm_of(trial)}, width {trial.model.width}, base {trial.model.base_width}",
+        f"parametrization: {arm_of(trial)}, width {trial.model.width}, base width "
+        f"{trial.model.base_width}",
     ]
     return resolved_yaml(run, name=f"{name}-target", comment="\n".join(lines))
 
@@ -145,22 +147,17 @@ def provenance_lines(record: Mapping[str, Any]) -> list[str]:
         interval = "" if None in ends else f" (90 % interval {low_to_high})"
         lines.append(f"{hp}: {value['value']:.{digits + 1}f}{interval}")
     if regret["mean"] is None:
-        lines.append(f"expected regret: not predicted; {regret['reason']}")
+        lines.append(f"expected cost in loss: not predicted, because {regret['reason']}")
     else:
-        ends = f" ({regret['low']:.5f} to {regret['high']:.5f})" if regret["high"] else ""
-        lines.append(f"expected regret: {regret['mean']:.5f}{ends} in units of the loss")
+        lines.append(f"expected cost in loss: {cost_text(regret, 'mean')}, 90 % interval")
     known = {k: v for k, v in regret["conditional_on"].items() if v is not None}
-    lines.append(f"conditional on: {json.dumps(known)}")
+    lines.append(f"this holds for: {json.dumps(known)}")
     loss = record["predicted_loss"]
     if loss is not None:
         ends = "" if loss["low"] is None else f" ({loss['low']:.5f} to {loss['high']:.5f})"
         lines.append(f"predicted loss at the optimum: {loss['estimate']:.5f}{ends}")
     if cost["over_direct_search_percent"] is not None:
-        arm, narrowest, direct = cost_shares(cost)
-        lines.append(
-            f"cost: the arm is {arm} of this run, its narrowest proxy {narrowest}, and the arm "
-            f"{direct} of the same search at this width"
-        )
+        lines.append(f"compute: {cost_sentence(cost)}.")
     if gap is not None:
         width = gap["widths"][-1]["width"]
         lines.append(f"held-out minus training loss at width {width}: {gap['mean']:.5f}")

@@ -58,8 +58,9 @@ def _to_theirs(
     width = ((tree["sweep"].get("target") or {}).get("model") or {}).get("width")
     if width is None:
         raise UserError(
-            f"A transfer needs the target's width, but {folder.sweep_file} names none. Say it, "
-            "e.g. model.width=1024, or choose one of our models, e.g. model=dit_xl_2."
+            f"A transfer needs the target's width, but {folder.sweep_file} names none. Give it, "
+            "for example model.width=1024, or choose one of our models, for example "
+            "model=dit_xl_2."
         )
     facts = dataclasses.replace(facts, tree=tree, target_width=width)
     table = _table(folder, facts, width)
@@ -124,8 +125,8 @@ def _table(folder: ResultsFolder, facts: ImportedFacts, width: int) -> pd.DataFr
     widest = int(table["width"].max())
     if width < widest:
         raise UserError(
-            "The target must be at least as wide as the widest proxy, but got width "
-            f"{width} with proxies up to {widest}. Set model.width."
+            "The target must be at least as wide as the widest swept model, but its width is "
+            f"{width} and the rows go up to {widest}. Set model.width."
         )
     return table
 
@@ -162,8 +163,8 @@ def _default_arm(table: pd.DataFrame) -> str:
     if "mup" in labels:
         return "mup"
     raise UserError(
-        f"The rows are of the arms {', '.join(labels)}, so a transfer must name one. Set "
-        f"parametrization={labels[0]}."
+        "A transfer must know which rows it takes its value from, but they have several "
+        f"parametrizations: {', '.join(labels)}. Set parametrization={labels[0]}."
     )
 
 
@@ -172,7 +173,7 @@ def _require_family(table: pd.DataFrame, target: TrialConfig) -> None:
     if found not in (target.model.family, UNKNOWN_LABEL):
         raise UserError(
             f"The target must be of the rows' family, but it is a {target.model.family} and they "
-            f"are of {found}. Choose a model= of that family, or give model.width alone for the "
+            f"are of {found}. Choose a model= of that family, or give only model.width to get the "
             "values."
         )
 
@@ -183,13 +184,14 @@ def _arm_for(table: pd.DataFrame, target: TrialConfig) -> tuple[str, list[str]]:
     notes = []
     if set(table["parametrization"]) <= {UNKNOWN_LABEL, "shared"}:
         notes.append(
-            f"The rows do not say how their models were parametrized: it is taken to be {label}."
+            "The rows do not say how their models were parametrized, so it is taken to be "
+            f"{label}. Check that this is so, or set parametrization=."
         )
         label = UNKNOWN_LABEL if UNKNOWN_LABEL in set(table["parametrization"]) else label
     if target.parametrization.scaling.value == "mup":
         notes.append(
-            "A µP learning rate is relative to a base width, which the rows do not say: it is "
-            f"taken to be model.base_width={base}."
+            "A µP learning rate is relative to a base width, which the rows do not say; it is "
+            f"taken to be model.base_width={base}. Check that this is so, or set model.base_width."
         )
     return label, notes
 
@@ -235,7 +237,8 @@ def _record(
         "warnings": [
             *answer.warnings,
             *(
-                f"The answer holds only where nothing but what was swept changes, and {difference}."
+                "The answer holds only where nothing changes but what was swept, yet "
+                f"{difference}. Make them equal, or sweep what differs."
                 for difference in apart
             ),
             *gap_warnings(gap),
@@ -260,7 +263,8 @@ def _values_yaml(name: str, record: Mapping[str, Any]) -> str:
 
     target = record["target"]
     lines = [
-        f"Values transferred from {name}, rows of another program, for that program to train with.",
+        f"Values transferred from {name}, the rows of another program, for that program to train "
+        "with.",
         "hptransfer cannot train this target, since it has no such model.",
         *provenance_lines(record),
     ]

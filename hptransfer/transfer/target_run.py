@@ -82,7 +82,11 @@ def train(
             if group.is_first:
                 custom = isinstance(composed.trial.model, CustomConfig)
                 compiles = composed.runtime.compiles(custom=custom)
-                slow = "; its blocks are compiled first, which can take minutes" if compiles else ""
+                slow = (
+                    "; its blocks are compiled first, which can take some minutes"
+                    if compiles
+                    else ""
+                )
                 announce(f"run      {folder.run(key).path}{slow}")
             result = _run(composed, folder.run(key), group, tell, show)
         if not group.is_first:
@@ -155,9 +159,9 @@ def _run(
         except RuntimeError as error:
             if is_lost_process(error):
                 raise MachineError(
-                    f"Process {group.rank} of the run lost another, which was killed or says "
-                    "itself what failed. Type the same command again: the run goes on at its last "
-                    "checkpoint."
+                    f"Process {group.rank} of the run lost another one, which was killed or "
+                    "prints its own error. Type the same command again: the run goes on at its "
+                    "last checkpoint."
                 ) from error
             raise
 
@@ -212,14 +216,15 @@ def trained_at(
     """
     if "imported" in read_mapping(path):
         raise UserError(
-            f"{path} holds values for another program's model, which hptransfer cannot train. Use "
-            "them there, or transfer to one of our models with model=."
+            f"hptransfer can train only its own models, but {path} holds values for the model of "
+            "another program. Use them there, or transfer to one of our models with model=."
         )
     composed = compose_file(path, list(overrides), config_dir=config_dir)
     if composed.sweep is not None and composed.sweep.search:
         raise UserError(
-            f"{path} asks a question (it has `search` axes), so it is swept and not trained. Run "
-            f"`hptransfer sweep {path}`, or train the target.yaml that `transfer` writes."
+            f"A trained config must be of one trial, but {path} is a sweep (it has `search` "
+            f"axes). Run `hptransfer sweep {path}`, or train the target.yaml that `hptransfer "
+            "transfer` writes."
         )
     own = ResultsFolder(path.parent)
     if own.sweep_file.is_file():

@@ -76,8 +76,8 @@ def _target(
     if not overrides:
         if asked.target is None:
             raise UserError(
-                f"A transfer needs a target, but {folder.sweep_file} names none. Say which, e.g. "
-                "model.width=1152."
+                f"A transfer needs a target, but {folder.sweep_file} names none. Name it, for "
+                "example model.width=1152."
             )
         return asked.target, recorded
     overrides = [override.removeprefix("sweep.target.") for override in overrides]
@@ -85,14 +85,14 @@ def _target(
         key = override.split("=")[0]
         if key.split(".")[0] in ("sweep", "search", "name", "verdict"):
             raise UserError(
-                f"`hptransfer transfer` takes overrides of the target run, but got {override!r}. "
+                f"`hptransfer transfer` takes changes of the target run, but got {override!r}. "
                 "Give it to `hptransfer sweep` or `hptransfer fit`."
             )
         searched = [hyperparameter(name, asked.base.objective) for name, _ in asked.search]
         if key in [f"{hp.group}.{hp.field}" for hp in searched]:
             raise UserError(
-                f"`{key}` is what the sweep transfers, so it cannot be set here, but got "
-                f"{override!r}. Override it in `hptransfer train`."
+                f"The sweep decides `{key}`, so it cannot be set here, but got {override!r}. Set "
+                "it in `hptransfer train`."
             )
     tree = read_mapping(folder.sweep_file)
     laid_over = [

@@ -31,10 +31,10 @@ def test_a_linear_hp_is_answered_in_its_own_units(span: float) -> None:
     assert arm["cost"]["ignoring"]["value"] / span == pytest.approx(0.84, abs=0.03)
     value, moved, _ = arm["headline"].splitlines()
     emitted = float(f"{target['emitted']:.3g}")
-    assert value.startswith(f"use momentum {emitted:g} at width 1024 (")
+    assert value.startswith(f"Use momentum {emitted:g} at width 1024 (")
     assert "octave" not in moved and "octave" not in " ".join(arm["reasons"])
     if span == 1.0:
-        assert "the optimum moves by +0.0" in moved
+        assert "changes the best momentum by +0.0" in moved
 
 
 def test_a_linear_hp_and_a_rate_are_fitted_together() -> None:

@@ -33,9 +33,9 @@ def test_of_a_ridge_the_product_is_answered(share: float, drift: float, seeds: i
         assert arm["cost"]["emitted"]["percent"]["mean"] < 0.5
     product = rate["target"]["emitted"] + decay["target"]["emitted"]
     assert product == pytest.approx(-12.0 + 4.0 * drift, abs=0.4)
-    note = "What matters is learning rate × weight decay: moved so that it stays the same, the loss"
+    note = "What matters is learning rate × weight decay: as long as it stays the same, the loss"
     said = [each for each in rate["warnings"] if note in each]
-    assert len(said) == 1 and "The values belong together" in said[0]
+    assert len(said) == 1 and "values belong together" in said[0]
     assert said[0].startswith("Width 64, 128, 256: ")
     target = record["surfaces"][0]["target"]
     for arm in (rate, decay):  # what the headline says is what a transfer writes

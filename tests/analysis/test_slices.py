@@ -81,12 +81,12 @@ def test_slices_without_ray_end_as_one_run_does(
         code, said = a_slice(sliced, earlier)
         assert code == 143, said
         assert "Continue with\n  hptransfer sweep sliced.yaml executor=local" in said
-        assert ("went on at step" in said) == (rows > 0)
+        assert ("go on at step" in said) == (rows > 0)
         assert len(read_ledger_rows(sliced)) == rows
         earlier |= packs_begun(sliced)
     assert main(["sweep", *WORDS]) == 0
     said = capsys.readouterr()
-    assert "went on at step" in said.out + said.err
+    assert "go on at step" in said.out + said.err
 
     assert main(["sweep", *WORDS, "--results=whole", "--quiet"]) == 0
     whole, cut = Path("whole/sliced"), sliced

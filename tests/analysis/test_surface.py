@@ -242,7 +242,7 @@ def test_a_ridge_is_named_by_the_product_that_matters(share: float, seeds: int) 
     assert flat["direction"]["log2_lr"] * flat["direction"]["log2_weight_decay"] < -0.4
     assert flat["curvature"] < 0.15 * steep["curvature"]
     assert flat["sentence"] == (
-        "What matters is learning rate × weight decay: moved so that it stays the same, the loss "
+        "What matters is learning rate × weight decay: as long as it stays the same, the loss "
         "changes little."
     )
     assert steep["sentence"] is None

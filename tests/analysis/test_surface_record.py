@@ -214,7 +214,7 @@ def test_too_few_points_are_said() -> None:
     assert all(width["interactions"] is None for width in entry["widths"])
     json.dumps(entry, allow_nan=False)
     assert surface_notes(arm, [1.0] * len(arm.hps))[0].startswith(
-        "Width 32, 64, 128: 10 sound points do not determine"
+        "Width 32, 64, 128: 10 finished points are too few"
     )
 
 

@@ -32,11 +32,11 @@ def test_a_constant_optimum_transfers_with_its_movement_said() -> None:
     arm = answer(sweep(line(0.0)), 1024)
     assert (arm["verdict"], arm["moves"], arm["matters"]) == ("transfers", "no", "no")
     value, movement, evidence = arm["headline"].splitlines()
-    assert value.startswith("use learning rate 0.0") and " at width 1024 (" in value
+    assert value.startswith("Use learning rate 0.0") and " at width 1024 (" in value
     assert "more compute" in value and "of the loss" in value
-    assert movement.startswith("the optimum moves by ") and "octaves per doubling" in movement
-    assert "keeping width 512's value instead would cost" in movement
-    assert evidence.startswith("rests on 5 widths, 3 seeds; the grid is wide enough")
+    assert "doubling of the width multiplies the best learning rate by 1.0" in movement
+    assert "Keeping width 512's value instead would cost" in movement
+    assert "5 widths with 3 seeds each" in evidence and "grid is wide enough" in evidence
 
 
 @pytest.mark.parametrize("seed_sd", [0.001, 0.02])
@@ -124,7 +124,7 @@ def test_copies_of_a_seed_are_no_evidence() -> None:
     alone, copied = answer(table, 1024), answer(copies, 1024)
     widths = [arm["target"]["high"] - arm["target"]["low"] for arm in (alone, copied)]
     assert widths[1] == pytest.approx(widths[0], rel=0.05)
-    assert any("repeat another seed's losses exactly" in w for w in copied["warnings"])
+    assert any("exactly the losses of another seed" in w for w in copied["warnings"])
 
 
 def test_an_arm_whose_loss_does_not_fall_is_priced_by_its_sibling() -> None:
@@ -156,7 +156,7 @@ def test_without_a_target_the_way_is_the_swept_one() -> None:
     assert arm["cost"]["ignoring"]["kept_from"] == 32
     assert arm["cost"]["ignoring"]["movement"]["estimate"] == pytest.approx(-1.2, abs=0.2)
     assert "at width 512" in arm["headline"]
-    assert "keeping width 32's value instead would have cost" in arm["headline"]
+    assert "Keeping width 32's value instead would have cost" in arm["headline"]
 
 
 def test_an_unclear_verdict_names_what_would_decide_and_never_what_is_there() -> None:
@@ -241,7 +241,7 @@ def test_steps_that_grow_with_width_keep_every_width_and_say_so() -> None:
     )
     arm = answer(table, 1024)
     assert len(arm["optima"]) == 4
-    assert any("training steps changes with the width" in w for w in arm["warnings"])
+    assert any("training steps changes together with the width" in w for w in arm["warnings"])
 
 
 def test_the_direction_of_words_follows_the_interval() -> None:
@@ -279,9 +279,9 @@ def test_an_optimum_far_beyond_the_grid_is_not_told_as_found() -> None:
     arm = answer(sweep(line(0.0, (32, 64, 128), start=0.0)), 256)
     assert arm["verdict"] == "inconclusive"
     assert "only until the grid is wider" in arm["headline"].splitlines()[0]
-    assert arm["headline"].endswith("the grid is too narrow")
+    assert "grid is too narrow" in arm["headline"].splitlines()[-1]
     assert {entry["side"] for entry in arm["extend"]} == {"high"}
-    assert "extend log2_lr first" in arm["reasons"][0]
+    assert "extend the grid of the learning rate" in arm["reasons"][0]
 
 
 def test_where_every_point_of_the_last_width_failed_nothing_is_said_to_transfer() -> None:
@@ -295,7 +295,7 @@ def test_where_every_point_of_the_last_width_failed_nothing_is_said_to_transfer(
 def test_losses_that_are_all_the_same_number_are_no_transfer() -> None:
     arm = answer(sweep(line(0.0)).assign(loss=3.0), 1024)
     assert arm["verdict"] == "inconclusive"
-    assert "is it the right column?" in arm["reasons"][0]
+    assert "right column" in arm["reasons"][0]
 
 
 def test_a_law_that_leads_beyond_the_grid_is_followed() -> None:

@@ -76,8 +76,8 @@ def test_a_pilot_is_trained_where_there_are_no_rows_and_leaves_none(
         (["sweep.design.method=sobol"], "2h", "grid of one HP"),
         ([], "2gpuh", "Write it in cpuh"),
         ([], "2", "--budget must be"),
-        ([], "1min", "A pilot may take 5% of the budget, which is 0.05min, but"),
-        (["budget.steps=6"], "9cpuh", "Add --measure to train a pilot of 24 trials of 6 steps"),
+        ([], "1min", "pilot may take 5 % of the budget, which is 0.05min, but"),
+        (["budget.steps=6"], "9cpuh", "Add --measure to train a small pilot (24 trials of 6 steps"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -104,7 +104,7 @@ def test_too_small_a_budget_is_told_the_least(
 ) -> None:
     record(tiny_sweep, widths=[8])
     assert main(["plan", str(tiny_sweep), "--budget", "0.1min"]) == 2
-    assert "the least that makes sense is 3 widths up to" in capsys.readouterr().err
+    assert "smallest sensible one has 3 widths up to" in capsys.readouterr().err
     record(tiny_sweep, widths=[16, 32])
     assert main(["plan", str(tiny_sweep), "--budget", "0.1min"]) == 0
     assert " 0 trials to run" in " ".join(capsys.readouterr().out.split())
@@ -135,7 +135,7 @@ def test_a_budget_beyond_every_design_is_said(
     record(tiny_sweep)
     assert main(["plan", str(tiny_sweep), "--budget", "99999h", "--json"]) == 0
     notes = json.loads(capsys.readouterr().out)["notes"]
-    said = "twice the budget gives the same design: none that is considered is better."
+    said = "twice the budget gives the same plan: no larger plan that is considered is better."
     assert said in notes
     assert main(["plan", str(tiny_sweep), "--budget", "0.1cpuh", "--json"]) == 0
     assert said not in json.loads(capsys.readouterr().out)["notes"]

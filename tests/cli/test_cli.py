@@ -75,11 +75,11 @@ def test_names_that_do_not_exist(
         ("runtime.device=tpu", "`runtime.device` must be cpu, cuda or cuda:N, but got 'tpu'."),
         ("executor.name=slurm", "`executor.name` must be local or ray, but got 'slurm'."),
         ("sweep.target.model.width=16", "at least as wide as the widest proxy"),
-        ("sweep.target.model.base_width=16", "must share the proxies' base width"),
-        ("sweep.parametrizations=mup,mup", "must name each arm once, but got ['mup', 'mup']"),
+        ("sweep.target.model.base_width=16", "must have the swept models' base width"),
+        ("sweep.parametrizations=mup,mup", "must name each one once, but got ['mup', 'mup']"),
         ("sweep.seeds=[-1]", "`sweep.seeds` must not be negative"),
         ("search.lr.low=-1990", "must lie within ±120"),
-        ("search.lr.step=1e-9", "may have 10000 points at most"),
+        ("search.lr.step=1e-9", "may have at most 10000 points"),
         ("sweep.widths=[0]", "`model.width` must be positive, but got 0."),
         ("data=fashion_mnist", "is read from a folder of IDX files, but none is named."),
     ],
@@ -106,7 +106,7 @@ def test_resources_that_no_node_has_are_refused_in_seconds(
 def test_bad_paths_are_one_sentence(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "must name a folder" in error_of(capsys, "check", "--config-dir", "nowhere")
     assert "is a folder. Name a file" in error_of(capsys, "train", ".")
-    assert "so it is swept and not trained" in error_of(capsys, "train", "tiny.yaml")
+    assert "is a sweep" in error_of(capsys, "train", "tiny.yaml")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_overrides_of_fit_and_transfer_count_or_are_refused(
     assert [optimum["width"] for optimum in arms[0]["optima"]] == [8, 16]
     assert main(["transfer", "tiny", "sweep.target.model.width=96", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["target"]["width"] == 96
-    assert "is what the sweep transfers" in error_of(capsys, "transfer", "tiny", "optimizer.lr=1")
+    assert "The sweep decides `" in error_of(capsys, "transfer", "tiny", "optimizer.lr=1")
     assert "overrides of the target run" in error_of(capsys, "transfer", "tiny", "name=x")
 
 
@@ -181,7 +181,7 @@ def test_estimates_follow_the_rows(tiny_sweep: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert main(["fit", "tiny"]) == 0
     out = capsys.readouterr().out
-    assert "10 trials of the sweep are missing" in out
+    assert "10 trials of the sweep are not finished" in out
     assert out.splitlines()[-1] == "next: hptransfer sweep results/tiny/sweep.yaml"
 
 
@@ -213,7 +213,8 @@ def test_check_fails_with_exit_1_and_names_the_module(
     assert main(["check", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == "pass"
     assert main(["check", "parametrization.broken=readout_twice"]) == 1
-    assert "octaves per doubling" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "fails the coordinate check" in told and "factor per doubling" in told
     assert main(["check", "--json", "parametrization.broken=readout_twice"]) == 1
     assert json.loads(capsys.readouterr().out)["verdict"] == "fail"
 
@@ -304,7 +305,7 @@ def test_a_failed_gate_is_exit_code_one_and_leaves_stdout_to_json(
     recorded_checks(monkeypatch, mup="fail", standard="pass")
     assert main([command, "tiny.yaml", "sweep.gate=true", "--json"]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and "coordinate check of the mup arm failed" in err
+    assert out == "" and "coordinate check of µP failed" in err
 
 
 def test_a_failed_machine_is_exit_code_three(tiny_sweep, monkeypatch, capsys) -> None:
@@ -330,10 +331,10 @@ def test_a_transfer_prints_its_headline_first_and_the_value_beside_its_log2(
     assert lines[3] == f"moves: {answer['moves']}, matters: {answer['matters']} -> transfers"
     assert lines[4:6] == [f"  {reason}" for reason in answer["reasons"]]
     ends = f"{2 ** value['low']:.3g} to {2 ** value['high']:.3g}"
-    shown = f"transfer learning rate {2 ** value['value']:.4g}, 90 % interval {ends}; log2_lr = "
-    assert f"{shown}{value['value']:.2f}" in lines
-    (cost,) = [line for line in lines if line.startswith("expected to cost ")]
-    assert f"{told['expected_regret']['mean']:.4f} (" in cost and "% more compute" in cost
+    (shown,) = [line for line in lines if f"learning rate {2 ** value['value']:.4g} (" in line]
+    assert ends in shown and f"log2: {value['value']:.2f}" in shown
+    (cost,) = [line for line in lines if line.startswith("expected cost ")]
+    assert f" {told['expected_regret']['mean']:.2g} (" in cost and "% more compute" in cost
     comments = (study / "target.yaml").read_text()
     assert all(f"# {line}" in comments for line in answer["headline"].splitlines())
 

@@ -297,7 +297,7 @@ SENTENCES = [
         "`init` must be one of paper, adaln_zero, original, but got 'paperr'. Did you mean paper?",
     ),
     ("model.width=[1", "The override 'model.width=[1' cannot be read as key=value."),
-    ("foo", "An override must read key=value, but got 'foo'."),
+    ("foo", "An override must have the form key=value, but got 'foo'."),
     (
         "search.lr.lwo=3",
         "`search.lr` must give low, high and perhaps step, in log2, or a list of values, but got "
@@ -311,7 +311,7 @@ SENTENCES = [
     ),
     (
         "search.learning_rate={low: 1, high: 2}",
-        "`search.learning_rate` is not a hyperparameter that can be swept. Those that can "
+        "`search.learning_rate` is not a hyperparameter that can be swept. With "
         "with objective=rectified_flow: lr, weight_decay, eps, clip_norm, one_minus_beta1, "
         "one_minus_beta2, init_scale, output_scale, warmup_fraction.",
     ),
@@ -331,7 +331,7 @@ SENTENCES = [
     ),
     (
         "name=../x",
-        "A sweep's `name` names its results folder, so it must be letters, digits, dots, dashes "
+        "A sweep's `name` is also the name of its results folder, so it must consist of letters, digits, dots, dashes "
         "and underscores, but got '../x'. Set name=.",
     ),
 ]

@@ -245,7 +245,7 @@ def test_hyperparameters_come_back_from_their_axis(name: str) -> None:
 
 
 def test_an_axis_ends_on_its_grid() -> None:
-    with pytest.raises(UserError, match="must end on its grid"):
+    with pytest.raises(UserError, match="must be a multiple of its step"):
         Axis(-10, -8.5, 1.0)
 
 

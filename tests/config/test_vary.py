@@ -75,7 +75,9 @@ def test_one_hps_sobol_points_are_repeated_under_every_condition(tmp_path: Path)
     sobol = ("sweep.design.method=sobol", "sweep.design.points=5", "sweep.vary.steps=[6,24]")
     sweep = quickstart(*sobol)
     assert len(wanted(sweep)) == 3 * 5 * 3 * (1 + 2 + 2)
-    with pytest.raises(UserError, match=r"a grid, or sobol with one HP, but got sobol with log2_"):
+    with pytest.raises(
+        UserError, match=r"a grid, or sobol with one hyperparameter, but got sobol with log2_"
+    ):
         quickstart(*sobol, "search.init_scale={low: -1, high: 1}")
 
 
@@ -85,15 +87,21 @@ def test_one_hps_sobol_points_are_repeated_under_every_condition(tmp_path: Path)
         (["sweep.vary.steps=300,75"], r"must be increasing, but got \[300, 75\]"),
         (["sweep.vary.steps=75,75"], "must be increasing"),
         (["sweep.vary.steps=0,75"], r"`sweep\.vary\.steps` must be positive, but got 0"),
-        (["sweep.vary.steps=150"], "must name a value besides the base trial's own, but got 150"),
+        (["sweep.vary.steps=150"], "other than that of the base config, but got only 150"),
         (["sweep.vary.steps=7.5"], r"`sweep\.vary\.steps.*` must be a whole number"),
         (["sweep.vary.steps=[[75]]"], r"steps\[0\]` must be a whole number, but got \[75\]"),
         (["sweep.vary.step=75"], r"Did you mean sweep\.vary\.steps"),
         (["sweep.vary=[75]"], r"`sweep\.vary` must be a section"),
         (["sweep.vary.lr=75"], "There is no config key"),
         (["model=uvit", "model.depth=2", "sweep.vary.depth=3"], "must be even, but got 3"),
-        (["sweep.vary.steps=75", "sweep.design.method=refine"], "a grid, or sobol with one HP"),
-        (["sweep.vary.steps=75", "sweep.design.method=tpe"], "a grid, or sobol with one HP"),
+        (
+            ["sweep.vary.steps=75", "sweep.design.method=refine"],
+            "a grid, or sobol with one hyperparameter",
+        ),
+        (
+            ["sweep.vary.steps=75", "sweep.design.method=tpe"],
+            "a grid, or sobol with one hyperparameter",
+        ),
     ],
 )
 def test_what_is_unclear_is_refused_in_a_sentence(overrides: list[str], sentence: str) -> None:

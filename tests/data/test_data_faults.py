@@ -356,7 +356,7 @@ def test_a_list_of_captions_names_images_of_its_folder(tmp_path: Path) -> None:
 
 def test_each_kind_of_data_says_how_it_gives_captions() -> None:
     for choice, words in (
-        ("features", "the next refusal says the shapes that it holds"),
+        ("features", "the next error then names the shapes"),
         ("image_folder", "set data.caption_tokens=32 data.caption_channels=64"),
     ):
         with pytest.raises(UserError, match=words):

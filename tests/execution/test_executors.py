@@ -394,7 +394,7 @@ class TestAuthentication:
         monkeypatch.setenv("HOME", str(tmp_path))
 
     def test_what_others_can_reach_needs_a_token(self, monkeypatch):
-        with pytest.raises(UserError, match=r"10\.0\.0\.1:6379 is no loopback .*RAY_AUTH_MODE"):
+        with pytest.raises(UserError, match=r"10\.0\.0\.1:6379 is reachable .*RAY_AUTH_MODE"):
             auth_mode("10.0.0.1:6379")
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "token")
         assert auth_mode("10.0.0.1:6379") == "token"
@@ -407,7 +407,7 @@ class TestAuthentication:
     def test_going_without_on_purpose_is_told(self, monkeypatch, capfd):
         monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
         assert auth_mode("head:6379") == "disabled"
-        assert "anyone who reaches head:6379" in capfd.readouterr().err
+        assert "anyone who can reach head:6379" in capfd.readouterr().err
 
 
 def test_cpus_are_those_of_the_affinity_mask_and_the_quota(monkeypatch, tmp_path):

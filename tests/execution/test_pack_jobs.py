@@ -100,7 +100,11 @@ def test_what_is_measured_is_said_unless_quiet(
     loud = dataclasses.replace(job, quiet=False)
     driver.sweep(loud)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[:3] == ["measuring pack sizes ...", "a note", "packs of 4 at width 8"]
+    assert lines[:3] == [
+        "measuring how many trials train best together ...",
+        "a note",
+        "packs of 4 at width 8",
+    ]
     LEDGER.unlink()
     PACKS.unlink()
     driver.sweep(job)
@@ -152,7 +156,9 @@ def test_a_pack_that_does_not_fit_loses_nothing_and_is_said_once(
     capsys.readouterr()
     driver.sweep(opened("sweep.widths=[8]"))
     said = [line for line in capsys.readouterr().err.splitlines() if "did not fit" in line]
-    assert said == ["the pack of 4 at width 8 did not fit: ran as 2 + 2"] * len(said)
+    assert said == [
+        "the pack of 4 trials at width 8 did not fit into memory, so it ran as packs of 2 + 2"
+    ] * len(said)
     assert len(said) == 2  # seed 0 begins two packs of four
     roomy = outcomes(Path("results/roomy/ledger.jsonl"))
     assert rows().keys() == roomy.keys() and len(roomy) == 12

@@ -309,7 +309,10 @@ def test_a_halved_pack_says_how_it_ran(tiny_trial) -> None:
     assert halved_text([result_of(tiny_trial(), 1)]) is None
     assert halved_text([result_of(tiny_trial(), 4)] * 4) is None
     halves = [result_of(tiny_trial(), size) for size in (2, 2, 1, 1)]
-    assert halved_text(halves) == "the pack of 4 at width 16 did not fit: ran as 2 + 1 + 1"
+    assert (
+        halved_text(halves)
+        == "the pack of 4 trials at width 16 did not fit into memory, so it ran as packs of 2 + 1 + 1"
+    )
 
 
 def result_of(config: TrialConfig, pack_size: int) -> TrialResult:

@@ -95,9 +95,7 @@ class TestMeasuring:
         self, group, runtime, monkeypatch
     ) -> None:
         monkeypatch.setattr(probe, "start_training", out_of_memory)
-        with pytest.raises(
-            MachineError, match=r"One trial alone does not fit .* width 16, batch 8"
-        ):
+        with pytest.raises(MachineError, match=r"One trial must fit .* width 16 with batch size 8"):
             probe.measured_costs([group], runtime)
 
     @pytest.mark.parametrize(
@@ -126,7 +124,7 @@ class TestMeasuring:
         self, group, runtime, monkeypatch
     ) -> None:
         monkeypatch.setattr(probe, "free_bytes", lambda device: 100_000.0)
-        with pytest.raises(MachineError, match="One trial alone does not fit"):
+        with pytest.raises(MachineError, match="One trial must fit"):
             probe.measured_costs([group], runtime)
 
     def test_what_was_measured_is_not_measured_again(self, group, runtime, monkeypatch) -> None:
@@ -321,9 +319,9 @@ class TestMeasurePacks:
         executor = replace(running_ray, workers=2)
         found = measure_on_workers(groups, runtime, executor, say=said.append)
         assert said == [
-            "measuring packs of 3 shapes on 2 workers",
-            "1 of 2 workers have measured",
-            "2 of 2 workers have measured",
+            "measuring how long packs of trials take: 3 shapes on 2 workers",
+            "1 of 2 workers have finished measuring",
+            "2 of 2 workers have finished measuring",
         ]
         assert found.workers == 2
         assert [cost.points[-1].size for cost in known(found.costs)] in ([2, 2, 1], [2, 2, 2])

@@ -29,7 +29,14 @@ def test_run_does_everything_and_further_runs_keep_what_is_there(
 ) -> None:
     assert run("run", "tiny.yaml") == 0
     out = capsys.readouterr().out
-    said = ("moves: ", "verdict", "transfer", "realised the value costs", "time", "summary.png")
+    said = (
+        "moves: ",
+        "verdict",
+        "transfer",
+        "measured The target was swept",
+        "time",
+        "summary.png",
+    )
     for word in (*said, "report.html"):
         assert word in out
     folder = Path("results/tiny")
@@ -97,7 +104,7 @@ def test_transfer_elsewhere_says_what_the_answer_does_not_cover(
     assert run("sweep", "tiny.yaml") == 0
     deeper = ("transfer", "tiny", "model.width=128", "model.depth=4")
     assert run(*deeper) == 2
-    assert "The target must be as deep as the proxies" in capsys.readouterr().err
+    assert "The target must be as deep as the swept models" in capsys.readouterr().err
     assert run(*deeper, "transfer.allow=depth") == 0
     record = json.loads(Path("results/tiny/transfer.json").read_text())
     assert record["expected_regret"]["mean"] is None
@@ -108,9 +115,9 @@ def test_transfer_elsewhere_says_what_the_answer_does_not_cover(
     capsys.readouterr()
     for override, sentence in (
         ("model.width=16", "at least as wide as the widest proxy"),
-        ("model.base_width=16", "must share the proxies' base width"),
-        ("parametrization=standard_embed", "must be an arm of the sweep"),
-        ("transfer.allow=width", "`transfer.allow` may hold depth, but got ['width']"),
+        ("model.base_width=16", "must have the swept models' base width"),
+        ("parametrization=standard_embed", "must be one of those that were swept"),
+        ("transfer.allow=width", "`transfer.allow` may hold only depth, but got ['width']"),
     ):
         assert run("transfer", "tiny", override) == 2
         assert sentence in capsys.readouterr().err
@@ -122,10 +129,10 @@ def test_growing_axes_adds_only_the_missing_trials(
     assert run("sweep", "tiny.yaml", "sweep.widths=8,16") == 0
     first = LEDGER.read_bytes()
     assert main(["sweep", "tiny.yaml", "sweep.seeds=0,1,2"]) == 0
-    assert "36 of 90 trials are recorded; adds 54 trials" in capsys.readouterr().out
+    assert "36 of 90 trials are finished; 54 more to run" in capsys.readouterr().out
     assert LEDGER.read_bytes().startswith(first)
     assert run("sweep", "tiny.yaml", "sweep.widths=8,16", "--shrink") == 0
-    assert "54 recorded rows are left out" in capsys.readouterr().out
+    assert "54 recorded rows are not used" in capsys.readouterr().out
 
 
 def test_a_changed_base_trial_under_an_old_name_is_refused(
@@ -136,7 +143,8 @@ def test_a_changed_base_trial_under_an_old_name_is_refused(
     assert run("sweep", "tiny.yaml", "budget.steps=13") == 2
     assert capsys.readouterr().err == (
         "hptransfer: results/tiny holds another sweep: budget.steps was 12 and is now 13. A "
-        "changed base trial is another question; give it a name of its own with name=tiny-2.\n"
+        "changed base config is another question, so give this sweep a name of its own with "
+        "name=tiny-2.\n"
     )
     assert (LEDGER.read_bytes(), Path("results/tiny/sweep.yaml").read_bytes()) == before
     assert run("sweep", "tiny.yaml", "budget.steps=13", "name=tiny-2", "sweep.widths=[8]") == 0
@@ -147,7 +155,7 @@ def test_the_gate_spends_nothing_on_a_broken_mup_arm(
 ) -> None:
     broken = ("parametrization.broken=readout_twice", "sweep.gate=true")
     assert run("sweep", "tiny.yaml", *broken) == 1
-    assert "The coordinate check of the mup arm failed" in capsys.readouterr().out
+    assert "The coordinate check of µP failed" in capsys.readouterr().out
     assert not LEDGER.exists()
     kept = json.loads(Path("results/tiny/check.json").read_text())
     assert [check["verdict"] for check in kept["checks"]] == ["fail", "fail"]

@@ -138,7 +138,7 @@ def test_the_trials_threads_are_set_before_anything_is_measured() -> None:
 def test_a_parallel_run_needs_processes_and_gpus_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(UserError, match=r"none were started together\. Run `torchrun"):
+    with pytest.raises(UserError, match=r"not started together\. Run `torchrun"):
         ProcessGroup.of(TrainerConfig(parallel=Parallel.fsdp), RuntimeConfig())
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match="must be cuda, but got cuda:1"):

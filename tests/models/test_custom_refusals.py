@@ -92,7 +92,7 @@ REFUSALS = {
     "infinite": "must be finite.* the null condition",
     "branching": "must run under torch.func.vmap.* raises RuntimeError.* an `if` on",
     "uncalled": "readout of .* is not. Call it",
-    "elsewhere": "whatever device .* meta device raises RuntimeError",
+    "elsewhere": "device of its inputs.* raises RuntimeError",
     "undefined": "hidden.bias",
     "exiting": "at width 8 raises SystemExit",
     "fading": "zero at every width or at none, but norm.bias",
@@ -111,8 +111,8 @@ def test_what_cannot_be_scaled_or_packed_is_refused_in_a_sentence(name: str) -> 
 @pytest.mark.parametrize(
     ("roles", "sentence"),
     [
-        (["hidden.weight=inner"], "a role of input, hidden, output, vector, finite"),
-        (["hidden.weight"], "must read pattern=role"),
+        (["hidden.weight=inner"], "one of input, hidden, output, vector, finite"),
+        (["hidden.weight"], "must hold entries pattern=role"),
         (["blocks.*=hidden"], r"'blocks\.\*' matches none"),
         (["label.weight=output"], "label.weight is not"),
     ],

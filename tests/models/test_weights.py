@@ -157,7 +157,9 @@ def complaint(config: TrialConfig, path: Path) -> str:
 def test_a_mup_checkpoint_needs_its_base_width(tmp_path: Path) -> None:
     save_file(state_of(WIDE), tmp_path / "w.safetensors")
     sentence = complaint(WIDE, tmp_path / "w.safetensors")
-    assert "has no base_width in its metadata and the config says 24 at width 48" in sentence
+    assert (
+        "does not give its base_width in its metadata. The config says 24 at width 48" in sentence
+    )
     standard = dataclasses.replace(
         WIDE, parametrization=ParametrizationConfig(scaling=Scaling.standard)
     )
@@ -199,7 +201,7 @@ def test_names_that_are_missing_are_listed_up_to_three(tmp_path: Path) -> None:
 def test_a_depth_scaled_checkpoint_needs_its_base_width_too(tmp_path: Path) -> None:
     deep = dataclasses.replace(BASE, model=DiTConfig(depth=4, base_depth=2))
     torch.save(state_of(deep), tmp_path / "w.pt")
-    assert "has no base_width in its metadata" in complaint(deep, tmp_path / "w.pt")
+    assert "does not give its base_width" in complaint(deep, tmp_path / "w.pt")
 
 
 class Evil:
@@ -210,9 +212,9 @@ class Evil:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("w.safetensors", b"nonsense", "cannot be read as weights"),
+        ("w.safetensors", b"nonsense", "must be a file of weights"),
         ("w.pt", b"nonsense", "w.pt"),
-        ("w.pt", b"", "cannot be read as weights"),
+        ("w.pt", b"", "must be a file of weights"),
         ("w.pt", pickle.dumps({"model": Evil()}, protocol=2), "must hold tensors only"),
     ],
     ids=["safetensors", "torch", "empty", "pickle"],

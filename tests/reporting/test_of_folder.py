@@ -61,7 +61,7 @@ def test_out_gets_pictures_and_page_and_the_folder_nothing(
         *("realised", "cost"),
     ]
     assert set(found) == {f"figures/{name}.svg" for name in names}
-    assert "use learning rate" in page and "the prediction held" in page
+    assert "use learning rate" in page.lower() and "the prediction held" in page
 
 
 def test_plot_writes_where_it_is_told_and_its_next_command_does_too(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hptransfer.analysis.answer.answer import Answer
-from hptransfer.analysis.answer.text import estimates_text, octave_rows
+from hptransfer.analysis.answer.text import OCTAVE, estimates_text, octave_rows
 from hptransfer.reporting.text.answers import realised_line
 from tests.support.figure_records import (
     bare,
@@ -38,7 +38,8 @@ def test_every_arm_opens_with_its_headline_verdict_and_reasons(told: Any) -> Non
         assert lines[at : at + len(said)] == said
         assert lines[at - 2] == "" or at == 3  # below the arm's name
         at += len(said)
-    assert "An octave is a factor of two of the hyperparameter." in lines
+    is_in_octaves = any(arm["conditions"] for arm in estimates["arms"])
+    assert any("octave is a factor of two" in line for line in lines) == is_in_octaves
 
 
 def test_the_table_names_the_axis_and_gives_the_values_themselves() -> None:
@@ -101,7 +102,7 @@ def test_an_answer_shows_the_same_in_a_notebook() -> None:
     assert page.index(first) < page.index("moves: ") < page.index("<table>")
     assert "<th>width</th><th>learning rate</th>" in page
     assert "<th>octaves per doubling of</th>" in page
-    assert page.endswith("hyperparameter.<br>note: 1 &lt; 2</p>")
+    assert OCTAVE in page and page.endswith("<br>note: 1 &lt; 2</p>")
 
 
 def test_the_answer_object_says_what_the_record_says() -> None:
@@ -129,6 +130,6 @@ def test_optima_have_a_column_for_what_varies_and_for_several_families() -> None
 def test_a_realised_cost_without_a_prediction_is_held_against_none() -> None:
     known = target_sweep() | {"predicted": {"mean": 0.0005, "low": 0.0, "high": 0.0015}}
     said = realised_line(known)
-    assert said.endswith(", predicted 0.0005 (0.0000 to 0.0015): within the prediction")
+    assert "0.0005 (below 0.0015)" in said and "held" in said
     unknown = known | {"predicted": {"mean": None}}
-    assert realised_line(unknown).endswith("), nothing was predicted")
+    assert "Nothing was predicted" in realised_line(unknown)

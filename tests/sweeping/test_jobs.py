@@ -147,7 +147,7 @@ def test_a_check_that_could_not_tell_says_so() -> None:
     answer = {"worst": {"module": "m", "quantity": "init", "step": 0, "slope": 0.1}, "limit": 0.2}
     answer |= {"parametrization": "mup", "warnings": ["The loss hardly fell."]}
     assert jobs.failure_sentence(answer).startswith(
-        "The coordinate check of the mup arm failed: The loss hardly fell. Mend"
+        "The coordinate check of µP failed: The loss hardly fell. "
     )
 
 

@@ -152,7 +152,7 @@ def test_recorded_trials_are_subtracted_and_tell_how_long_packs_take(
     assert half["packs"]["seconds"]["low"] == pytest.approx(40.0, rel=1e-4)
     other = shape_of(answer, "mup", 32)["packs"]
     assert other["interval_from"] == {"basis": "rows of other shapes", "packs": 2}
-    assert answer["target"]["hours_from"] == "FLOPs, from rows of width 32"
+    assert answer["target"]["hours_from"] == "scaled by FLOPs from trials of width 32"
 
 
 def test_rows_alone_tell_how_long_packs_of_other_widths_take(planned, tiny_sweep: Path) -> None:
@@ -194,8 +194,8 @@ def test_only_with_measure_packs_are_measured_and_it_is_said(
     assert main([*words, "--measure"]) == 0
     said = capsys.readouterr()
     assert [line for line in said.err.splitlines() if "measuring" in line] == [
-        "measuring packs of width 8, 1 of 3 shapes",
-        "measuring packs of width 16, 2 of 3 shapes",
+        "measuring how long packs of trials take: width 8, 1 of 3 shapes",
+        "measuring how long packs of trials take: width 16, 2 of 3 shapes",
     ]  # the third is the second's arm, known by then
     sources = [shape["packs"]["source"] for shape in json.loads(said.out)["shapes"]]
     assert sources == ["measured", "measured", "cached"]
@@ -260,7 +260,7 @@ def test_a_gpus_hours_are_planned_without_one_from_what_was_measured_on_another_
     hours = gpu["total"]["hours"]["estimate"]
     assert gpu["total"]["money"]["estimate"] == pytest.approx(hours / 0.5 * 3, rel=1e-4)
     assert hours == pytest.approx(0.5 * 15 * FULL * 1.2 / 3600, rel=0.1)
-    assert "NVIDIA H200" in gpu["notes"][0] and "one pack is taken" in gpu["notes"][1]
+    assert "NVIDIA H200" in gpu["notes"][0] and "one pack at a time" in gpu["notes"][1]
 
 
 @pytest.mark.usefixtures("cached")
@@ -291,7 +291,7 @@ def test_nothing_is_written_and_the_text_ends_with_the_next_command(
     assert text.splitlines()[-1] == (
         f"next: hptransfer sweep {tiny_sweep} executor.price_per_hour=2"
     )
-    for words in ("60 to run in 15 packs", "core-hours", "money", "of one target run", "turns"):
+    for words in ("train in 15 packs", "core-hours", "money", "of one target run", "measurements"):
         assert words in text
     shares = re.findall(r"([\d.]+) %", text)
     assert len(shares) > 3 and all(rounded(float(share)) == share for share in shares)

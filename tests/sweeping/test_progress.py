@@ -50,7 +50,7 @@ def test_counts_follow_the_packs(tiny_trial):
     progress.started(0, wide)
     progress.started(0, wide)  # handed out again after its worker was lost
     progress.started(1, base)
-    line = "2/7 trials, 5 running, 0 diverged, 1 pack restarted, time left unknown"
+    line = "2 of 7 trials finished, 5 running, 0 diverged, 1 pack restarted, time left unknown"
     assert progress.line() == line
     losses = (0.6, 0.4, None)
     progress.finished(0, [_result(c, loss) for c, loss in zip(wide, losses, strict=True)])
@@ -58,7 +58,9 @@ def test_counts_follow_the_packs(tiny_trial):
     assert (tally.left, tally.running, tally.finished, tally.diverged) == (0, 0, 3, 1)
     assert tally.best_loss == 0.4
     # Two trials at half the width on one of two workers: 2 · 1 s / 2 / 2.
-    line = "5/7 trials, 2 running, 1 diverged, 1 pack restarted, ~1 s left"
+    line = (
+        "5 of 7 trials finished, 2 running, 1 diverged, 1 group of trials restarted, about 1 s left"
+    )
     assert progress.line() == line
     progress.finished(1, [_result(base[0])])  # of a pack that reran, only what is new
     assert progress.counts["shared", 8].left == 0
@@ -84,8 +86,8 @@ def test_time_left_has_the_spread_of_the_packs_so_far():
     # A share of 0.2·√(4/3) of 80 s, over four packs measured and four left.
     margin = 1.645 * 80 * 0.2 * (4 / 3) ** 0.5 * (1 / 4 + 1 / 4) ** 0.5
     assert seconds_left({("mup", 64): uneven}) == pytest.approx((80 - margin, 80, 80 + margin))
-    assert str(SecondsLeft(6600, 7800, 9600)) == "~2 h 10 min left (1 h 50 min to 2 h 40 min)"
-    assert str(SecondsLeft(50.1, 50.2, 50.3)) == "~50 s left"
+    assert str(SecondsLeft(6600, 7800, 9600)) == "about 2 h 10 min left (1 h 50 min to 2 h 40 min)"
+    assert str(SecondsLeft(50.1, 50.2, 50.3)) == "about 50 s left"
 
 
 def test_the_interval_holds_what_remains_of_simulated_sweeps():
@@ -105,13 +107,16 @@ def test_more_work_and_stopped_trials_are_counted(tiny_trial):
     progress = SweepProgress(2, 0, packs=[first], display=Display.quiet)
     progress.started(0, first)
     progress.finished(0, [_result(c, status=Status.stopped) for c in first])
-    assert progress.line() == "2/2 trials, 0 running, 0 diverged, 2 stopped"
+    assert progress.line() == "2 of 2 trials finished, 0 running, 0 diverged, 2 stopped"
     second = [tiny_trial(log2_lr=lr) for lr in (-5.0, -4.0)]
     progress.add([second[1:]], 2, 1)
     progress.started(1, second[1:])
-    assert progress.line() == "3/4 trials, 1 running, 0 diverged, 2 stopped, ~1 s left"
+    assert (
+        progress.line()
+        == "3 of 4 trials finished, 1 running, 0 diverged, 2 stopped, about 1 s left"
+    )
     progress.finished(1, [_result(second[1])])
-    assert progress.line() == "4/4 trials, 0 running, 0 diverged, 2 stopped"
+    assert progress.line() == "4 of 4 trials finished, 0 running, 0 diverged, 2 stopped"
 
 
 def test_plain_lines_are_sparse_and_on_stderr(tiny_trial, capsys):
@@ -123,8 +128,8 @@ def test_plain_lines_are_sparse_and_on_stderr(tiny_trial, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "1/50 trials, 0 running, 0 diverged, ~49 s left",
-        "50/50 trials, 0 running, 0 diverged",
+        "1 of 50 trials finished, 0 running, 0 diverged, about 49 s left",
+        "50 of 50 trials finished, 0 running, 0 diverged",
     ]
 
 
@@ -139,7 +144,7 @@ def test_an_interrupted_sweep_says_how_far_it_came(tiny_trial, capsys):
             progress.finished(index, [_result(pack[0])])
         raise KeyboardInterrupt
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "3/5 trials, 0 running, 0 diverged, ~2 s left"
+        "3 of 5 trials finished, 0 running, 0 diverged, about 2 s left"
     ]
 
 
@@ -186,7 +191,7 @@ def test_a_terminal_shows_the_table_and_stdout_stays_clean():
     heading, best = (line for line in shown.splitlines() if "best loss" in line or "0.4321" in line)
     assert heading.split("best loss")[1].split() == ["at", "log2_lr", "at", "log2_init_scale"]
     assert best.split("0.4321")[1].split() == ["-7.5", "0.25"]
-    assert "2/2 trials" in shown
+    assert "2 of 2 trials" in shown
 
 
 def test_split_packs_wait_again_and_failed_trials_are_not_waited_for(tiny_trial):
@@ -194,9 +199,9 @@ def test_split_packs_wait_again_and_failed_trials_are_not_waited_for(tiny_trial)
     progress = SweepProgress(2, 0, packs=[pack], display=Display.quiet)
     progress.started(0, pack)
     progress.split(0)
-    assert progress.line() == "0/2 trials, 0 running, 0 diverged, time left unknown"
+    assert progress.line() == "0 of 2 trials finished, 0 running, 0 diverged, time left unknown"
     for index, config in enumerate(pack, start=1):
         progress.started(index, [config])
     progress.failed(1)
     progress.finished(2, [_result(pack[1])])
-    assert progress.line() == "1/2 trials, 0 running, 0 diverged, 1 failed"
+    assert progress.line() == "1 of 2 trials finished, 0 running, 0 diverged, 1 failed"

@@ -167,7 +167,7 @@ def test_a_key_may_be_cut_short_as_long_as_it_names_one_row(
     assert main(["train", str(FOLDER), "--trial", ""]) == 2
     assert f"{len(rows)} keys begin with ''" in capsys.readouterr().err
     assert main(["train", str(FOLDER), "--trial", "nothing"]) == 2
-    assert "none begins with 'nothing'" in capsys.readouterr().err
+    assert "no key begins with 'nothing'" in capsys.readouterr().err
 
 
 def test_the_targets_own_rows_are_found(small: Callable[..., list[dict]], capsys: Printed) -> None:
@@ -211,7 +211,7 @@ def test_only_what_cannot_change_the_trial_is_overridden(
     assert replayed(capsys, key, "runtime.threads=1", "runtime=cpu")["equal"]
     for word in ("optimizer.lr=0.1", "seed=3", "executor=local", "runtimes.device=cuda"):
         assert main(["train", str(FOLDER), "--trial", key, word]) == 2
-        assert f"only runtime.* may be overridden, but got {word!r}" in capsys.readouterr().err
+        assert f"only runtime.* may be changed, but got {word!r}" in capsys.readouterr().err
 
 
 def test_rows_of_another_program_and_folders_without_a_sweep_are_refused(
@@ -282,7 +282,9 @@ def test_swept_values_come_back_with_all_their_digits() -> None:
 )
 def test_what_this_version_reads_as_another_trial_is_refused(change: dict[str, Any]) -> None:
     recorded = recorded_of(TINY)
-    with pytest.raises(UserError, match=r"cannot be run again by this hptransfer.*: 0\.1\.0\."):
+    with pytest.raises(
+        UserError, match=r"cannot be trained again by this version of hptransfer.*: 0\.1\.0\."
+    ):
         trial_of({**recorded, "config": {**recorded["config"], **change}})
 
 

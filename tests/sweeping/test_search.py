@@ -143,10 +143,10 @@ def test_scalars_that_change_the_deciding_loss_are_not_searched(name: str) -> No
 @pytest.mark.parametrize(
     ("design", "search", "match"),
     [
-        (DesignConfig(Method.refine), (LR, CLIP), "must hold one axis"),
-        (DesignConfig(Method.cmaes), (LR,), "two axes or more"),
-        (DesignConfig(Method.grid, points=5), (LR,), r"design\.points. is not for a grid"),
-        (DesignConfig(Method.sobol, round=5), (LR,), r"design\.round. is for methods"),
+        (DesignConfig(Method.refine), (LR, CLIP), "must hold one entry"),
+        (DesignConfig(Method.cmaes), (LR,), "two hyperparameters or more"),
+        (DesignConfig(Method.grid, points=5), (LR,), r"design\.points. must be null for a grid"),
+        (DesignConfig(Method.sobol, round=5), (LR,), r"design\.round. must be null"),
     ],
 )
 def test_designs_that_make_no_sense_are_refused(

@@ -67,15 +67,15 @@ def test_recorded_trials_are_not_left_out_without_a_word(
     assert run(*WORDS) == 2
     said = capsys.readouterr().err
     assert "results/tiny records 1 that this command does not ask for (widths 8)" in said
-    assert "Add search.lr.high=-2 to keep them, or --shrink" in said
+    assert "Add search.lr.high=-2 to keep them in use, or --shrink" in said
     assert (SWEEP_FILE.read_bytes(), LEDGER.read_bytes()) == before
     assert run(*WORDS, "--shrink") == 0
-    assert "1 recorded rows are left out" in capsys.readouterr().out
+    assert "1 recorded row is not used" in capsys.readouterr().out
     assert len(rows()) == 7 and SWEEP_FILE.read_bytes() != before[0]
     assert run("fit", "tiny") == 0
-    assert "1 recorded rows are left out" in capsys.readouterr().out
+    assert "1 recorded row is not used" in capsys.readouterr().out
     assert run("report", "tiny") == 0
-    assert "1 recorded rows are left out" in Path("results/tiny/report.html").read_text()
+    assert "1 recorded row is not used" in Path("results/tiny/report.html").read_text()
 
 
 def test_what_has_no_row_may_be_left_out_and_is_said(
@@ -87,4 +87,4 @@ def test_what_has_no_row_may_be_left_out_and_is_said(
     LEDGER.unlink()
     assert main([*WORDS, "search.lr.high=-4"]) == 0
     said = capsys.readouterr().err
-    assert "asked for more before (search.lr.high=-3); 0 recorded trials are left out" in said
+    assert "asked for more before (search.lr.high=-3); 0 finished trials are not used" in said

@@ -94,8 +94,8 @@ def test_a_changed_base_trial_is_another_question() -> None:
         check_same_question(quickstart(), quickstart("budget.steps=151", "model.depth=3"), FOLDER)
     assert str(caught.value) == (
         "other/quickstart holds another sweep: budget.steps was 150 and is now 151; model.depth "
-        "was 2 and is now 3. A changed base trial is another question; give it a name of its "
-        "own with name=quickstart-2."
+        "was 2 and is now 3. A changed base config is another question, so give this sweep a "
+        "name of its own with name=quickstart-2."
     )
 
 
@@ -150,9 +150,9 @@ def test_a_target_of_another_depth_is_refused_unless_it_is_allowed(depth: int) -
     assert sweep.target is not None
     deeper = dataclasses.replace(sweep.target.model, depth=depth)  # pyright: ignore
     target = dataclasses.replace(sweep.target, model=deeper)
-    with pytest.raises(UserError, match=f"but got depth {depth} with proxies of 2"):
+    with pytest.raises(UserError, match=f"its depth is {depth} and theirs 2"):
         check_target(sweep, target)
     check_target(sweep, target, ["depth"])
     check_target(dataclasses.replace(sweep, allow=("depth",)), target)
-    with pytest.raises(UserError, match="may hold depth"):
+    with pytest.raises(UserError, match="may hold only depth"):
         check_target(sweep, sweep.target, ["width"])

@@ -163,7 +163,7 @@ def test_a_failing_watcher_is_told_once_and_left_out(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "hptransfer: mlflow is left out from here on: OSError: no space. The ledger has all rows.\n"
+        "hptransfer: mlflow is not used from here on: OSError: no space. The results folder has all rows.\n"
     )
     assert [line["event"] for line in logged(tmp_path)].count("watcher_failed") == 1
     assert logged(tmp_path)[-1]["event"] in ("finished", "watcher_failed")
@@ -185,7 +185,7 @@ def test_a_watcher_that_hangs_neither_holds_up_rows_nor_the_end(
             watch.row(recorded(tiny_trial(seed=seed), -6.0), CURVE)
     free.set()
     release.cancel()
-    assert "wandb took too long and lacks the last trials." in capsys.readouterr().err
+    assert "wandb took too long and does not show the last trials" in capsys.readouterr().err
     assert [line["event"] for line in logged(tmp_path)].count("row") == 4
 
 
@@ -200,7 +200,7 @@ def test_a_full_disk_ends_the_log_and_not_the_sweep(
         watch.note("one")
         watch.note("two")
     err = capsys.readouterr().err
-    assert err.count("the log is left out from here on: OSError") == 1
+    assert err.count("the log is not written from here on: OSError") == 1
     assert "No space left" in err
 
 

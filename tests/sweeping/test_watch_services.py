@@ -229,7 +229,7 @@ def test_a_bad_login_is_refused_before_anything_runs(
         raise RuntimeError("api_key not configured (no-tty)")
 
     sys.modules["wandb"].login = login  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="names wandb, which cannot start: RuntimeError: api_key"):
+    with pytest.raises(UserError, match="names wandb, but it cannot start: RuntimeError: api_key"):
         watchers(tmp_path, "demo", ExecutorConfig(trackers=["wandb"]))
     assert not (tmp_path / "log.jsonl").exists()
 

@@ -54,7 +54,7 @@ def test_a_pack_cut_off_at_any_report_ends_with_the_same_bits(
         heard: list[int] = []
         results = run_pack(trials, RUNTIME, lambda r, to=heard: to.append(r.step), checkpoints)
         assert told(results) == expected
-        went_on = [f"went on at step {report} of {STEPS}" in note for note in results[0].notes]
+        went_on = [f"go on at step {report} of {STEPS}" in note for note in results[0].notes]
         assert went_on == ([True] if report else [])
         assert heard == list(range(report + 1, STEPS + 1))
 
@@ -103,7 +103,7 @@ def test_compiled_and_captured_packs_end_with_the_same_bits(
     cut_off(trials, checkpoints, report, runtime)
     results = run_pack(trials, runtime, checkpoints=checkpoints)
     (note,) = results[0].notes
-    assert "went on at step" in note
+    assert "go on at step" in note
     assert told(results) == told(run_pack(trials, runtime))
 
 

@@ -89,12 +89,12 @@ def test_exact_zeros_are_listed_and_left_out() -> None:
 def test_a_rate_too_low_to_tell_does_not_pass() -> None:
     answer = coordinate_check(BASE, (24, 48), -16.0, RuntimeConfig())
     assert answer["verdict"] == "fail"
-    assert "check at a higher rate" in answer["warnings"][0]
+    assert "check at a higher learning rate" in answer["warnings"][0]
 
 
 @pytest.mark.parametrize("widths", [(24,), (24, 24), (48,)])
 def test_widths_that_cannot_tell_are_refused(widths: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match="needs two widths or more that differ"):
+    with pytest.raises(UserError, match="needs at least two different widths"):
         coordinate_check(BASE, widths, CENTRAL, RuntimeConfig())
 
 

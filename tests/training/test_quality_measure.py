@@ -133,5 +133,5 @@ def test_other_content_than_the_classifiers_is_refused_before_training(monkeypat
     monkeypatch.setattr(
         "hptransfer.training.sampling.quality.load_data", lambda *_: load_data(DigitsConfig(), None)
     )
-    with pytest.raises(UserError, match="was trained on content 8b3b6ae90863430b"):
+    with pytest.raises(UserError, match="was trained on the content 8b3b6ae90863430b"):
         run_pack([config], RuntimeConfig())

@@ -105,7 +105,7 @@ def test_a_pack_that_was_cut_off_measures_what_an_undisturbed_one_does(
     with pytest.raises(KeyboardInterrupt):
         run_pack(configs, runtime, cut, checkpoints)
     results = run_pack(configs, runtime, checkpoints=checkpoints)
-    assert "went on at step" in results[0].notes[0]
+    assert "go on at step" in results[0].notes[0]
     assert told(results) == expected and results[0].quality and results[2].quality
 
 

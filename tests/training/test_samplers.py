@@ -190,7 +190,7 @@ def test_a_trial_axis_is_kept_and_no_gradient_is() -> None:
         (
             DDPM,
             SamplerConfig(Sampler.euler),
-            "ddim or dpm_solver for objective=ddpm, but got euler",
+            "but got euler; objective=ddpm takes ddim or dpm_solver",
         ),
         (FLOW, SamplerConfig(Sampler.ddim), "got ddim. Choose euler."),
         (DDPM, SamplerConfig(Sampler.ddim, 1001), "got 1001 with objective.timesteps=1000."),

@@ -205,7 +205,8 @@ def test_a_custom_model_that_cannot_be_compiled_is_refused() -> None:
     trials = [dataclasses.replace(trial, model=factory) for trial in trials]
     assert bool(trained(trials).losses.isfinite().all())
     with pytest.raises(
-        UserError, match=r"torch\.compile takes whole, but tests.support.custom_models:opening"
+        UserError,
+        match=r"torch\.compile accepts as a whole, but tests.support.custom_models:opening",
     ):
         trained(trials, RuntimeConfig(compile=True))
 

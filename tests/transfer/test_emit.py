@@ -137,7 +137,7 @@ def test_the_record_counts_the_targets_parameters(tiny_sweep: Path) -> None:
     assert all(
         f"# {line}" in comments for line in [*told["headline"].split("\n"), *told["reasons"]]
     )
-    for word in ("# verdict: ", "# expected regret: ", "# cost: ", "# held-out minus training"):
+    for word in ("# verdict: ", "# expected cost", "# compute: ", "# held-out minus training"):
         assert word in comments
 
 
@@ -147,7 +147,7 @@ def test_a_target_of_other_conditions_than_those_swept_has_no_prediction(tiny_sw
     record = json.loads(Path("results/tiny/transfer.json").read_text())
     assert record["expected_regret"]["mean"] is None and record["predicted_loss"] is None
     assert "budget.steps is 48 at the target" in record["expected_regret"]["reason"]
-    said = "The answer holds only where nothing but what was swept changes, and budget.steps is 48"
+    said = "The answer holds only where nothing changes but what was swept, yet budget.steps is 48"
     assert any(warning.startswith(said) for warning in record["warnings"])
 
 
@@ -180,7 +180,7 @@ def test_a_regret_that_is_not_predicted_says_why() -> None:
     rows = planted(MUP, seeds=1)
     three = answer_of(rows.loc[rows["log2_lr"].isin([-7.0, -6.0, -5.0])])
     assert three.expected_regret["mean"] is None
-    assert three.expected_regret["reason"] == "the sweep gives no noise estimate"
+    assert three.expected_regret["reason"] == "the noise of a run is not known"
 
 
 def test_a_drifting_value_goes_on_as_it_did_with_its_own_cost_and_a_warning() -> None:
@@ -188,15 +188,15 @@ def test_a_drifting_value_goes_on_as_it_did_with_its_own_cost_and_a_warning() ->
     assert answer.verdict == "drifts"
     assert answer.point["log2_lr"] == pytest.approx(-8.6, abs=0.5)  # 0.75 octaves a doubling
     assert answer.expected_regret["mean"] > 0
-    (warning,) = [w for w in answer.warnings if "it holds if the drift goes on" in w]
-    assert "over 2 doublings of the width beyond the last that was swept (96)" in warning
+    (warning,) = [w for w in answer.warnings if "goes on moving at the same rate" in w]
+    assert "over 2 doublings of the width beyond the last swept one (96)" in warning
 
 
 def test_several_hps_go_together_where_a_surface_says_so() -> None:
     arm = answer_of(planted(MUP)).first
     both = [{**arm, "hp": hp} for hp in ("log2_lr", "log2_eps")]
     alone = transferred({"arms": both}, "mup")
-    assert any("the others' are not added" in warning for warning in alone.warnings)
+    assert any("those of the others are not added" in warning for warning in alone.warnings)
     joint = {
         "hps": {
             hp: {"value": value, "low": value - 0.1, "high": value + 0.1}
@@ -213,12 +213,14 @@ def test_several_hps_go_together_where_a_surface_says_so() -> None:
     answer = transferred({"arms": both, "surfaces": [surface]}, "mup")
     assert answer.point == {"log2_lr": -5.0, "log2_eps": -20.0}
     assert (answer.expected_regret["mean"], answer.expected_regret["high"]) == (0.004, 0.009)
-    assert not any("the others' are not added" in warning for warning in answer.warnings)
+    assert not any("those of the others are not added" in warning for warning in answer.warnings)
 
 
 def test_an_arm_that_was_not_swept_is_refused() -> None:
     found = estimate(planted(MUP), sweep_name="q", axes=["log2_lr"], target_width=192)
-    with pytest.raises(UserError, match="must be an arm of the sweep, but it is standard_embed"):
+    with pytest.raises(
+        UserError, match="must be one of those that were swept, but it is standard_embed"
+    ):
         transferred(found, "standard_embed")
 
 
@@ -248,7 +250,7 @@ def test_the_gap_is_read_at_the_transferred_value_and_warned_of() -> None:
     grown = runs_near_value(health_table({24: 0.0, 48: 0.03, 96: 0.09}, EVEN), {"log2_lr": -5.2})
     found = gap_warnings(train_validation_gap(grown))
     assert "18% below the held-out loss" in found[0]
-    assert "grows with width, from 0 at 24 to 0.09 at 96" in found[1]
+    assert "from 0 at width 24 to 0.09 at width 96" in found[1]
     silent = health_table(EVEN, EVEN).assign(train_loss=np.nan)
     assert train_validation_gap(runs_near_value(silent, {"log2_lr": -5.0})) is None
 
@@ -290,12 +292,12 @@ def test_the_terminal_tells_it_all() -> None:
     }
     text = transfer_lines(record)
     for words in (
-        "gpt width 1024, µP, verdict transfers",
+        "gpt width 1024, µP, verdict: transfers",
         "use a rate\nit stays\nrests on rows\nmoves: no, matters: no -> transfers\n  It stays.\n",
-        " in loss, 0.2 % of it, 1 % more compute; for steps 1000",
-        "predicted 2.60000 [2.50000, 2.70000]",
-        "gap      held-out minus training loss +0.10000 at width 512",
-        "realised loss 2.80000 at the transferred value, outside the prediction. A regret needs",
+        " in loss, which is 0.2 % of it, worth 1 % more compute. This holds for steps 1000",
+        "predicted 2.600 at the target's best value (90 % interval 2.500 to 2.700)",
+        "training loss +0.1000 at width 512",
+        "loss 2.8000 at the transferred value, outside the prediction. A regret needs",
         "the rows give no FLOPs",
         "warning: Mind the gap.",
     ):

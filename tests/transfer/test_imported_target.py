@@ -72,7 +72,7 @@ def test_a_wider_model_of_theirs_gets_values_with_where_they_came_from(
     assert written["values"]["lr"] == pytest.approx(2 ** value["value"])
     assert mine.target_file.read_text().startswith("# Values transferred from mine")
     error = refusal(capsys, "train", str(mine.target_file))
-    assert "another program's model, which hptransfer cannot train" in error
+    assert "for the model of another program" in error
 
 
 def test_what_cannot_be_transferred_is_one_sentence(
@@ -81,7 +81,7 @@ def test_what_cannot_be_transferred_is_one_sentence(
     assert "needs the target's width" in refusal(capsys, "transfer", "mine")
     assert "at least as wide as the widest" in refusal(capsys, "transfer", "mine", "model.width=48")
     error = refusal(capsys, "transfer", "mine", "model.width=192", "parametrization=standard")
-    assert "must be an arm of the sweep" in error
+    assert "must be one of those that were swept" in error
     error = refusal(capsys, "transfer", "mine", "model=dit", "model.width=48")
     assert "at least as wide as the widest" in error
 

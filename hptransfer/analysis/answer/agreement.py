@@ -3,7 +3,8 @@
 Both basins come from the same runs, so their errors may share a part: a run that is lucky by one
 measure may be by the other, and basins may have the same unknown shape. How large that part is
 is not known, and errors are drawn independently. Shared luck makes an interval wider than need
-be; it can still be too narrow, where a basin's own is (docs/how_to/quality_of_samples.md says how often).
+be; it can still be too narrow, where a basin's own is (docs/how_to/quality_of_samples.md says how
+often).
 """
 
 from __future__ import annotations

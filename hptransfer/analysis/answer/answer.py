@@ -252,7 +252,7 @@ class Answer:
         arms = self.record["arms"]
         named = zip(arm_names(arms, with_hp=False), arms, strict=True)
         told = ", ".join(f"{name} {arm['hp']} {arm['verdict']}" for name, arm in named)
-        return f"<Answer of sweep {self.sweep}: {told or 'no arm'}>"
+        return f"<Answer of sweep {self.sweep}: {told or 'nothing fitted'}>"
 
     def __str__(self) -> str:
         return "\n".join([estimates_text(self.record), *(f"note: {note}" for note in self.notes)])
@@ -268,7 +268,8 @@ class Answer:
                 parts.append(_table(OCTAVE_COLUMNS, octaves))
                 parts.append(f"<p>{_lines(octave_notes(arm))}</p>")
             parts.append(f"<p>{_lines(f'warning: {warning}' for warning in arm['warnings'])}</p>")
-        notes = [OCTAVE, *trial_notes(self.record), *(f"note: {note}" for note in self.notes)]
+        octave = [OCTAVE] if any(map(octave_rows, self.record["arms"])) else []
+        notes = [*octave, *trial_notes(self.record), *(f"note: {note}" for note in self.notes)]
         return "".join([*parts, f"<p>{_lines(notes)}</p>"]).replace("<p></p>", "")
 
 
@@ -293,7 +294,7 @@ def _default_label(labels: list[str]) -> str:
         return Scaling.mup.value
     if len(labels) != 1:
         raise UserError(
-            f"Without a µP arm an answer of several arms must name one, but it has "
-            f"{', '.join(labels) or 'none'}. Take answer.arm(NAME), or see answer.arms."
+            f"This answer is of several parametrizations and none is µP, so one must be named. It "
+            f"has {', '.join(labels) or 'none'}. Take answer.arm(NAME), or see answer.arms."
         )
     return labels[0]

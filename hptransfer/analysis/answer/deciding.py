@@ -18,6 +18,7 @@ from hptransfer.analysis.answer.verdict import SPARE, Gap, Judged, Said
 from hptransfer.analysis.basins.basin import NUDGE, NUDGE_STEPS
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.laws.hierarchy import Explanation, posterior_covariance
+from hptransfer.system.text import percent_text
 
 MIDDLES = 41  # values of the movement that an experiment may find
 LIKELY = 0.5  # probability to decide from which an experiment is proposed for its compute alone
@@ -49,14 +50,16 @@ def deciding_sentence(judged: Judged) -> str | None:
         best, chance = max(found, key=lambda pair: pair[1])
         if chance < HOPELESS:
             return (
-                "Neither more seeds, a finer grid nor a further setting would probably decide: "
-                "how the optimum scatters between settings is what is left open."
+                "Neither more seeds nor a finer grid nor a further "
+                f"{AXIS_WORDS[arm.layout.main]} would probably decide, because the optimum "
+                "scatters too much. Next: use the value above if its cost is acceptable, or sweep "
+                "the target itself around it."
             )
     else:
         best, chance = min(likely, key=lambda pair: pair[0].compute)
     return (
-        f"Next: {best.sentence}, about {best.compute:.0%} of the sweep's compute, which would "
-        f"decide with a probability of {chance:.0%}."
+        f"Next: {best.sentence}. That takes about {percent_text(100 * best.compute)} of the "
+        f"sweep's compute and decides with a probability of {percent_text(100 * chance)}."
     )
 
 
@@ -79,7 +82,7 @@ def _experiments(judged: Judged) -> list[Experiment]:
     word = AXIS_WORDS[arm.layout.main]
     return [
         Experiment(f"train {seeds} more seed{'' if seeds == 1 else 's'}", 1.0, shape + noise / 2.0),
-        Experiment("halve the grid's step near the minima", 0.5, shape / 2.0 + noise / 2.0),
+        Experiment("halve the grid's step near the optima", 0.5, shape / 2.0 + noise / 2.0),
         Experiment(
             f"add {word} {_round(2.0**further)}",
             float(np.exp2(doublings * (further - axis[-1])) / each.sum()),

@@ -113,7 +113,7 @@ def _record(found: FittedArm, judged: Judged | None) -> dict[str, Any]:
         "at": {name: number(value) for name, value in found.layout.at.items()},
     }
     if judged is None:
-        gap = "Every point failed at every setting, so there is no answer: lower the grid."
+        gap = "Every point failed at every setting, so there is no answer. Sweep lower values."
         return {**common, **_nothing(found, gap)}
     wider = wider_grids(judged)
     undecided = judged.verdict is Verdict.inconclusive
@@ -375,11 +375,14 @@ def layout_caveats(found: FittedArm) -> list[str]:
     main = AXIS_WORDS[layout.main]
     for axis in layout.confounded:
         told.append(
-            f"The {AXIS_WORDS[axis]} changes with the {main}, so that its effect on the optimum "
-            f"cannot be told from the {main}'s."
+            f"The {AXIS_WORDS[axis]} changes together with the {main}, so their effects on the "
+            "optimum cannot be told apart. Vary one of them alone to see its effect."
         )
     if layout.left_out:
-        told.append(f"{layout.left_out} rows do not say an axis that varies; they are left out.")
+        told.append(
+            f"{layout.left_out} rows are not used, because they do not give a value that varies "
+            "between the other rows. Complete these rows to use them."
+        )
     return told
 
 
@@ -387,7 +390,10 @@ def _caveats(found: FittedArm) -> list[str]:
     """Return what a reader of an arm's answer must be told, in plain words."""
     told = layout_caveats(found)
     for setting in found.lost:
-        told.append(f"{_where(found, setting)}: every point failed; left out.")
+        told.append(
+            f"{_where(found, setting)}: every point failed, so it is not used. Sweep lower values "
+            "there."
+        )
     for setting in found.on_main:
         told += _grid_caveats(_where(found, setting), found.basins[setting])
     return told + _extrapolated(found) + _noise_caveats(found.noise)
@@ -404,9 +410,10 @@ def _extrapolated(found: FittedArm) -> list[str]:
         beyond = max(there - high, low - there)
         if beyond > 0:
             told.append(
-                f"At {AXIS_WORDS[axis]} {2.0**there:g} the target lies {beyond:.2g} doubling"
-                f"{'' if beyond == 1 else 's'} "
-                f"beyond the swept {2.0**low:g} to {2.0**high:g}: its optimum is extrapolated."
+                f"At {AXIS_WORDS[axis]} {2.0**there:g} the target lies {beyond:.2g} "
+                f"doubling{('' if beyond == 1 else 's')} beyond what was swept ({2.0**low:g} to "
+                f"{2.0**high:g}), so its optimum is an extrapolation. Sweep values nearer to it "
+                "to be surer."
             )
     return told
 
@@ -420,13 +427,13 @@ def _grid_caveats(where: str, basin: Any) -> list[str]:
     grid, told = basin.grid, []
     if grid.isolated_failures:
         told.append(
-            f"{where}: {grid.isolated_failures} failed with sound ones at higher values; not "
-            "counted as a cliff."
+            f"{where}: {grid.isolated_failures} failed although higher values trained; this is "
+            "not taken as the limit where training diverges. Look at these runs."
         )
     if grid.copied_seeds:
         told.append(
-            f"{where}: {grid.copied_seeds} seeds repeat another seed's losses exactly and count "
-            "once with it."
+            f"{where}: {grid.copied_seeds} seeds have exactly the losses of another seed and "
+            "count once with it. Check that the seeds really differ."
         )
     return told
 
@@ -434,16 +441,20 @@ def _grid_caveats(where: str, basin: Any) -> list[str]:
 def _noise_caveats(noise: Noise | None) -> list[str]:
     if noise is None:
         return [
-            "There is no noise estimate, hence no intervals: it takes two seeds and three sound "
-            "points near a minimum, standard deviations, or at least four neighbouring points."
+            "There is no estimate of the noise of a run, and so there are no intervals. It takes "
+            "two seeds and three finished points near a minimum, or standard deviations of the "
+            "losses, or at least four neighbouring points."
         ]
     if noise.source is NoiseSource.residuals:
         return [
-            "Each point has one run: the noise is read from what neighbouring points differ by "
-            "beyond a smooth curve. Two seeds would measure it."
+            "Each point has one run, so its noise is read from how far neighbouring points lie "
+            "from a smooth curve. A second seed would measure it."
         ]
     if noise.source is NoiseSource.given:
-        return ["The noise is the standard deviation that the rows give, seeds' shifts included."]
+        return [
+            "The noise is the standard deviation that the rows give; it must include what all "
+            "runs of a seed share."
+        ]
     return []
 
 
@@ -458,8 +469,8 @@ def warn_of_late_rates(estimates: dict[str, Any]) -> None:
         is_mup = "mup" in arm["parametrization"].lower() and arm["axis"] == "width"
         if is_rate and is_mup and drift is not None and abs(drift + 1.0) <= LATE_RATE:
             arm["warnings"].append(
-                f"The optimum moves by {drift:+.2f} octaves per doubling of the width: is this the "
-                "rate after the µP factor (which falls as 1/width)? Then import the rate before "
-                "it, or read the arm as one whose rates are the layers' own, to which no factor "
-                "is applied again."
+                f"Each doubling of the width multiplies the best rate by {2.0**drift:.2f}, which "
+                "looks like rates after µP's factor (it falls as 1/width). If they are, import "
+                "the rates before that factor. If the rates are the layers' own, apply no factor "
+                "to them again."
             )

@@ -22,7 +22,12 @@ from hptransfer.analysis.answer.estimates import (
     target_entry,
 )
 from hptransfer.analysis.answer.fitted_arm import FittedArm, Request
-from hptransfer.analysis.answer.headline import figure, reasons, signed
+from hptransfer.analysis.answer.headline import (
+    figure,
+    one_value_sentence,
+    reasons,
+    slope_words,
+)
 from hptransfer.analysis.answer.settings import AXIS_WORDS, Setting, lay_out
 from hptransfer.analysis.answer.verdict import Judged, Verdict
 from hptransfer.analysis.basins.curve import Floats
@@ -34,14 +39,15 @@ from hptransfer.analysis.laws.hierarchy import Law, fit_densities
 from hptransfer.config.hyperparameters import hp_words
 from hptransfer.config.sweep import CONDITIONS, VerdictConfig
 from hptransfer.errors import UserError
+from hptransfer.system.text import factor_text
 
 NINETY = 1.645  # sds from a normal's middle to the ends of its 90 % interval
 REACH = 6.0  # sds beyond the outermost optima up to which candidates lie
 FINEST = 0.5  # of the smallest sd: the distance of candidates
 MOST_CANDIDATES = 20_001
 NO_COST = (
-    "What ignoring that costs is not known: a table of optima holds no losses. Import the trials "
-    "to be told."
+    "What ignoring the movement costs is not known, because a table of optima holds no losses. "
+    "Import the trials to learn it."
 )
 
 
@@ -225,19 +231,18 @@ def _headline(found: OptimaArm) -> list[str]:
     middle, low, high = (figure(found.value(quantile(there, q))) for q in (0.5, 0.05, 0.95))
     place = f"{AXIS_WORDS[main]} {2.0 ** found.destination[0]:.6g}"
     slope = found.slopes.get(main)
-    moved = f"whether the optimum moves takes two values of the {AXIS_WORDS[main]}"
+    moved = one_value_sentence(main)
     if slope is not None:
-        ends = [signed(quantile(slope, q)) for q in (0.5, 0.05, 0.95)]
-        of = "" if main == "width" else f" of the {AXIS_WORDS[main]}"
+        ends = [factor_text(quantile(slope, q)) for q in (0.5, 0.05, 0.95)]
         moved = (
-            f"the optimum moves by {ends[0]} octaves per doubling{of} ({ends[1]} to {ends[2]}); "
-            "what ignoring that costs is not known without losses"
+            f"{slope_words(found.hp, main, ends[0])} (90 % interval {ends[1]} to {ends[2]}). What "
+            "ignoring that costs is not known without losses."
         )
     count = len(found.basins)
     return [
-        f"use {hp_words(found.hp)} {middle} at {place} ({low} to {high}): what it costs is not "
-        "known without losses",
+        f"Use {hp_words(found.hp)} {middle} at {place} (90 % interval {low} to {high}). What that "
+        "costs is not known without losses.",
         moved,
-        f"rests on {count} given {'optimum' if count == 1 else 'optima'} with "
-        f"{'its error' if count == 1 else 'their errors'}, and on no trial",
+        f"This rests on {count} given {'optimum' if count == 1 else 'optima'} with "
+        f"{'its error' if count == 1 else 'their errors'}, and on no trial.",
     ]

@@ -15,7 +15,7 @@ from hptransfer.analysis.answer.verdict import MORE_LIKELY, SPARE, Cost, Gap, Ju
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.config.hyperparameters import hp_words
-from hptransfer.system.text import percent_text, rounded
+from hptransfer.system.text import factor_text, percent_text, rounded
 
 WIDER_STEPS = 2.0  # grid steps by which a grid that is too narrow should reach farther
 LEAST_PERCENT, MOST_PERCENT = 0.001, 1000.0  # beyond which a share is not told apart
@@ -27,24 +27,26 @@ def headline(judged: Judged) -> str:
 
 
 def value_sentence(judged: Judged) -> str:
-    """Return which value to use where, with its 90 % factor, and what it should cost."""
+    """Return which value to use where, with its 90 % interval, and what it should cost."""
     arm = judged.arm
     words, there = hp_words(arm.hp), _place(judged)
     value = arm.value(judged.emitted)
     if arm.noise is None:
-        return f"use {words} {figure(value)} at {there}: no noise estimate says how sure that is"
+        return (
+            f"Use {words} {figure(value)} at {there}. How sure that is cannot be said, because the "
+            "noise of a run is not known."
+        )
     if judged.beyond is not None:
         side, end = judged.beyond
         return (
-            f"use {words} {figure(value)} at {there} only until the grid is wider: the optimum "
-            f"probably lies beyond its {side} end, {figure(arm.value(end))}"
+            f"Use {words} {figure(value)} at {there} only until the grid is wider: the optimum "
+            f"probably lies beyond its {side} end, {figure(arm.value(end))}."
         )
     ends = [arm.value(quantile(arm.destination_draws, share)) for share in (0.05, 0.95)]
     low, high = sorted(ends)
-    cost = _cost_text(judged.emitted_cost)
     return (
-        f"use {words} {figure(value)} at {there} ({figure(low)} to {figure(high)}): "
-        f"expected to cost {cost}"
+        f"Use {words} {figure(value)} at {there} (90 % interval {figure(low)} to {figure(high)}). "
+        f"{_expected_cost(judged.emitted_cost)}"
     )
 
 
@@ -54,18 +56,31 @@ def movement_sentence(judged: Judged) -> str:
     main = arm.layout.main
     slope = arm.slopes.get(main)
     if slope is None:
-        return f"whether the optimum moves takes two values of the {AXIS_WORDS[main]}"
+        return one_value_sentence(main)
     middle, low, high = (quantile(slope, share) for share in (0.5, 0.05, 0.95))
-    moved = f"the optimum moves by {_moved(arm, middle)} per doubling"
-    if main != "width":
-        moved += f" of the {AXIS_WORDS[main]}"
     if arm.noise is None:
-        return moved
+        return f"{slope_words(arm.hp, main, _moved(arm, middle))}."
     verb = "would cost" if arm.has_target else "would have cost"
-    cost = _cost_text(judged.ignoring_cost, share=False)
-    kept = f"keeping {_setting(judged)}'s value instead {verb} {cost}"
-    ends = f"{_moved(arm, low, bare=True)} to {_moved(arm, high, bare=True)}"
-    return f"{moved} ({ends}); {kept}"
+    moved = slope_words(arm.hp, main, _moved(arm, middle))
+    ends = f"(90 % interval {_moved(arm, low)} to {_moved(arm, high)})"
+    kept = f"Keeping {_setting(judged)}'s value instead {verb} {_cost_text(judged.ignoring_cost)}."
+    return f"{moved} {ends}. {kept}"
+
+
+def one_value_sentence(main: str) -> str:
+    """Return why nothing can be said of a movement along an axis with one value."""
+    return (
+        f"Whether the optimum moves cannot be said, because the sweep has one value of the "
+        f"{AXIS_WORDS[main]}."
+    )
+
+
+def slope_words(hp: str, main: str, moved: str) -> str:
+    """Return what a doubling of the main axis does to the best value, without a full stop."""
+    start = f"Each doubling of the {AXIS_WORDS[main]}"
+    if hp.startswith("log2_"):
+        return f"{start} multiplies the best {hp_words(hp)} by {moved}"
+    return f"{start} changes the best {hp_words(hp)} by {moved}"
 
 
 def evidence_sentence(judged: Judged) -> str:
@@ -73,14 +88,19 @@ def evidence_sentence(judged: Judged) -> str:
     arm = judged.arm
     main = arm.layout.main
     settings = arm.on_main
-    values = {"batch_size": "batch sizes", "steps": "training times"}.get(main, f"{main}s")
+    values = {"batch_size": "batch sizes", "steps": "numbers of training steps"}.get(
+        main, f"{main}s"
+    )
     seeds = sorted({len(arm.basins[setting].grid.losses) for setting in settings})
     runs = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    told = f"rests on {len(settings)} {values if len(settings) > 1 else AXIS_WORDS[main]}, {runs} "
+    one = {"steps": "number of training steps"}.get(main, AXIS_WORDS[main])
+    told = f"This rests on {len(settings)} {values if len(settings) > 1 else one} with {runs} "
     told += "seed" if seeds[-1] == 1 else "seeds"
+    told += " each" if len(settings) > 1 else ""
     others = len(arm.basins) - len(settings)
     if others:
-        told += f" and {others} further settings"
+        axes = " and ".join(AXIS_WORDS[axis] for axis in arm.layout.axes[1:])
+        told += f", and on {others} further combinations of {AXIS_WORDS[main]}, {axes}"
     held = [
         f"{AXIS_WORDS[name]} {value:g}"
         for name, value in arm.layout.at.items()
@@ -89,8 +109,9 @@ def evidence_sentence(judged: Judged) -> str:
     parts = [told]
     if arm.noise is not None:
         is_narrow = judged.gap is Gap.lost or bool(wider_grids(judged)) or _ends_early(judged)
-        parts.append(f"the grid is {'too narrow' if is_narrow else 'wide enough'}")
-    return "; ".join([*parts, *([f"holds for {', '.join(held)}"] if held else [])])
+        parts.append(f"The grid is {'too narrow' if is_narrow else 'wide enough'}")
+    sentences = [*parts, *([f"The answer holds for {', '.join(held)}"] if held else [])]
+    return " ".join(f"{sentence}." for sentence in sentences)
 
 
 def _ends_early(judged: Judged) -> bool:
@@ -107,17 +128,21 @@ def reasons(judged: Judged) -> list[str]:
     beyond = float((np.abs(arm.movement) > rule.max_octaves).mean())
     way = f"from {_setting(judged)} to {_place(judged)}"
     told = {
-        Said.yes: "The optimum moves",
-        Said.no: "The optimum does not move",
-        Said.unclear: "Whether the optimum moves is unclear",
+        Said.yes: f"The optimum moves {way}",
+        Said.no: f"The optimum does not move {way}",
+        Said.unclear: f"Whether the optimum moves {way} is unclear",
     }[judged.moves]
+    low, high = (_moved(arm, quantile(arm.movement, share)) for share in (0.05, 0.95))
     moved = (
-        f"{told} {way}: by {_moved(arm, quantile(arm.movement, 0.05), bare=True)} to "
-        f"{_moved(arm, quantile(arm.movement, 0.95))}, more than {arm.unit * rule.max_octaves:.3g} "
-        f"with a probability of {_share(beyond)}."
+        f"{told}: {_change(arm, low, high)} (90 % interval). The probability that it changes by "
+        f"more than {_largest_move(arm, rule.max_octaves)} is {_share(beyond)}."
     )
     if judged.limit is None:
-        return [moved, "No law of the loss prices a cost here: set verdict.max_regret."]
+        return [
+            moved,
+            "What ignoring the movement costs cannot be judged, because not all losses are "
+            "positive. Set verdict.max_regret, the largest rise of the loss that you accept.",
+        ]
     name, most = judged.limit
     cost: Floats = getattr(judged.ignoring_cost, name)
     unit = {
@@ -126,16 +151,32 @@ def reasons(judged: Judged) -> list[str]:
         "loss": "",
     }
     matters = {
-        Said.yes: "Ignoring that matters",
-        Said.no: "Ignoring that does not matter",
-        Said.unclear: "Whether ignoring that matters is unclear",
+        Said.yes: "Ignoring the movement matters",
+        Said.no: "Ignoring the movement does not matter",
+        Said.unclear: "Whether ignoring the movement matters is unclear",
     }[judged.matters]
     return [
         moved,
-        f"{matters}: it costs more than {most:g}{unit[name]} with a probability of "
-        f"{_share(float((cost > most).mean()))}, more than twice that with one of "
+        f"{matters}: keeping {_setting(judged)}'s value costs more than {most:g}{unit[name]} with "
+        f"a probability of {_share(float((cost > most).mean()))}, and more than "
+        f"{SPARE * most:g}{' %' if unit[name] else ''} with a probability of "
         f"{_share(float((cost > SPARE * most).mean()))}.",
     ]
+
+
+def _change(arm: FittedArm, low: str, high: str) -> str:
+    """Return between which ends the best value changes."""
+    best = f"the best {hp_words(arm.hp)}"
+    if arm.hp.startswith("log2_"):
+        return f"{best} there is {low} to {high} times as large"
+    return f"{best} changes by {low} to {high}"
+
+
+def _largest_move(arm: FittedArm, octaves: float) -> str:
+    """Return the largest movement that counts as none."""
+    if arm.hp.startswith("log2_"):
+        return f"a factor of {factor_text(octaves)} up or down"
+    return f"{arm.unit * octaves:.3g}"
 
 
 @dataclass(frozen=True)
@@ -152,17 +193,20 @@ class WiderGrid:
 
     def sentence(self, arm: FittedArm) -> str:
         """Return the note that the grid should be wider."""
-        reach = f"extend {arm.hp} from {arm.unit * self.start:.4g} to {arm.unit * self.end:.4g}."
+        is_log, words = arm.hp.startswith("log2_"), hp_words(arm.hp)
+        way = "down" if self.side == "low" else "up"
+        ends = f"from {figure(arm.value(self.start))} to {figure(arm.value(self.end))}"
+        log2 = f" (log2 {self.start:.4g} to {self.end:.4g})" if is_log else ""
+        reach = f"Extend the grid of the {words} {way} {ends}{log2}."
+        where = f"At {AXIS_WORDS[self.axis]} {self.setting.value(self.axis):g}"
         if self.octaves is None:
-            where = f"{AXIS_WORDS[self.axis]} {self.setting.value(self.axis):g}"
-            return f"At {where} every point failed: {reach}"
-        by = f"by {_moved(arm, self.octaves)}"
+            return f"{where} every point failed. {reach}"
+        by = f"{'multiply' if is_log else 'change'} the value by {_moved(arm, self.octaves)}"
         if self.share > MORE_LIKELY:
-            by = "by more than the grid can tell"
+            by = "change the value by more than the grid can tell"
         return (
-            f"At {AXIS_WORDS[self.axis]} {self.setting.value(self.axis):g} the optimum lies beyond "
-            f"the {self.side} end of the grid with a probability of {_share(self.share)}, which "
-            f"would change the value {by}: {reach}"
+            f"{where} the optimum lies beyond the {self.side} end of the grid with a probability "
+            f"of {_share(self.share)}, which would {by}. {reach}"
         )
 
 
@@ -172,25 +216,33 @@ def _gap_sentence(judged: Judged, gap: Gap) -> str:
     axis = AXIS_WORDS[arm.layout.main]
     match gap:
         case Gap.one_setting:
-            return f"Moving takes two values of the {axis}, but the sweep has {len(arm.on_main)}."
+            return (
+                f"Whether the optimum moves can only be seen with two values of the {axis} or "
+                f"more, but the sweep has {len(arm.on_main)}."
+            )
         case Gap.no_noise:
             return (
-                "Nothing tells the noise of a run, so no answer can be told from chance: it takes "
-                "two seeds, standard deviations, or four neighbouring values."
+                "How much a loss differs between runs (its noise) is not known, so no answer can "
+                "be told from chance. It takes two seeds, standard deviations of the losses, or "
+                "four neighbouring values."
             )
         case Gap.constant:
-            return "All losses are the same number, so there is no optimum: is it the right column?"
+            return (
+                "All losses are the same number, so there is no optimum. Check that the right "
+                "column was read as the loss."
+            )
         case Gap.lost:
             lost = judged.lost[-1].value(arm.layout.main)
             return (
-                f"At {axis} {lost:g} every point failed, so nothing tells the optimum there: lower "
-                "the grid."
+                f"At {axis} {lost:g} every point failed, so the optimum there is not known. Add "
+                f"lower values of the {hp_words(arm.hp)}."
             )
         case Gap.beyond:
             side, end = judged.beyond or ("", 0.0)
             return (
-                f"At {_place(judged)} the optimum probably lies beyond the {side} end of all that "
-                f"was swept, {figure(arm.value(end))}: extend {arm.hp} first."
+                f"At {_place(judged)} the optimum probably lies beyond the {side} end of all "
+                f"swept values, {figure(arm.value(end))}. First extend the grid of the "
+                f"{hp_words(arm.hp)}."
             )
 
 
@@ -266,20 +318,34 @@ def _setting(judged: Judged) -> str:
     return f"{AXIS_WORDS[main]} {judged.arm.origin.value(main):g}"
 
 
-def _cost_text(cost: Cost, *, share: bool = True) -> str:
-    """Return the mean cost, in compute where it has a price, and in percent of the loss."""
-    parts: list[str] = []
+def _expected_cost(cost: Cost) -> str:
+    """Return the mean cost of a value in the loss, and the compute that would make up for it."""
     if not np.isfinite(quantile(cost.rise, 0.5)):
-        return "the run, as the value lies beyond the cliff"
+        return "Training probably fails at this value."
+    said = f"Compared with the best value there it is expected to cost {_loss_text(cost)}."
+    if cost.compute_percent is None or cost.typical_compute_percent is None:
+        return said
+    most = quantile(cost.compute_percent, 0.95)
+    bound = f"with 95 % probability less than {percent(most)}"
+    if most > MOST_PERCENT:
+        bound = f"possibly {percent(most)}"
+    mean = percent(cost.typical_compute_percent)
+    return f"{said} That is worth {mean} more compute ({bound})."
+
+
+def _cost_text(cost: Cost) -> str:
+    """Return the mean cost in compute where it has a price, else in the loss."""
+    if not np.isfinite(quantile(cost.rise, 0.5)):
+        return "the whole run, since training probably fails at it"
     if cost.compute_percent is not None and cost.typical_compute_percent is not None:
-        most = percent(quantile(cost.compute_percent, 0.95))
-        mean = percent(cost.typical_compute_percent)
-        parts.append(f"{mean} more compute" + (f" (95 %: below {most})" if share else ""))
-    if cost.mean_percent is not None and (share or not parts):
-        parts.append(f"{percent(cost.mean_percent)} of the loss")
-    if not parts:
-        parts.append(f"{figure(cost.mean_loss)} of the loss")
-    return ", ".join(parts)
+        return f"{percent(cost.typical_compute_percent)} more compute"
+    return _loss_text(cost)
+
+
+def _loss_text(cost: Cost) -> str:
+    if cost.mean_percent is not None:
+        return f"{percent(cost.mean_percent)} of the loss"
+    return f"{figure(cost.mean_loss)} of the loss"
 
 
 def percent(value: float) -> str:
@@ -296,17 +362,11 @@ def figure(value: float) -> str:
     return rounded(value, 3)
 
 
-def _moved(arm: FittedArm, octaves: float, *, bare: bool = False) -> str:
-    """Return a difference on the HP's axis in octaves, or in the HP's own unit."""
+def _moved(arm: FittedArm, octaves: float) -> str:
+    """Return a difference on the HP's axis as a factor, or in the HP's own unit."""
     if arm.hp.startswith("log2_"):
-        return signed(octaves) if bare else f"{signed(octaves)} octaves"
+        return factor_text(octaves)
     return f"{arm.unit * octaves:+.2g}"
-
-
-def signed(value: float) -> str:
-    """Return octaves with a sign and two decimals."""
-    text = f"{value:+.2f}"
-    return "0.00" if float(text) == 0.0 else text
 
 
 def _share(share: float) -> str:

@@ -40,8 +40,8 @@ def realised_regret(
     grid = hp_grid(rows, hp) if len(rows.loss) else None
     if grid is None:
         raise UserError(
-            f"The target's sweep must hold finished trials of width {width}, but none is usable. "
-            "Run the target sweep first, or check its width."
+            f"The sweep of the target must hold finished trials of width {width}, but it has none "
+            "that can be used. Run the target's sweep first, or check its width."
         )
     unit = rows.units[hp]
     noise = pool_noise([grid], least=scale.rounding)
@@ -75,9 +75,9 @@ def _regret_at(
     sound = grid.theta[grid.sound]
     if not len(found) and not sound[0] <= x <= sound[-1]:
         raise UserError(
-            f"The target's sweep must hold the transferred value, but {hp}={unit * x:g} has no "
-            "complete point and lies outside the trained values. Train the target at "
-            f"{hp}={unit * x:g}, every seed."
+            "The sweep of the target must include the transferred value, but no point at "
+            f"{hp}={unit * x:g} is complete, and the value lies outside the trained ones. Train "
+            f"the target at {hp}={unit * x:g} with every seed."
         )
     rng = stream("realised", hp, "basin")
     drawn = basin.draws(rng, DRAWS)

@@ -34,7 +34,7 @@ def reference(rows: TrialArrays, asked: Mapping[str, float | None] | None) -> He
         elif not (rows.conditions[name] == value).any():
             known = ", ".join(f"{v:g}" for v in known_values(rows.conditions[name]))
             raise UserError(
-                f"The answer is read at {name}={value:g}, which must be that of some rows, but "
+                f"The answer is read at {name}={value:g}, so some rows must have that value, but "
                 + (f"they have {known}. Name one of these." if known else f"they say no {name}.")
             )
         found[name] = value

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import SAME_POINT, number
+from hptransfer.system.text import percent_text
 
 LARGE_GAP = 0.1  # share of the held-out loss above which a gap is warned of
 GROWING_GAP = 0.05  # growth from the narrowest width to the widest, as a share of the held-out loss
@@ -86,16 +87,17 @@ def gap_warnings(gap: Mapping[str, Any] | None) -> list[str]:
     warnings = []
     if share > LARGE_GAP and gap["mean"] > ERRORS * errors[1]:
         warnings.append(
-            f"At width {wide['width']} the training loss is {share:.0%} below the held-out loss: "
-            "these runs fit their data closely, and an optimum found there may be one of "
-            "regularisation. Use more data, or fewer steps."
+            f"At width {wide['width']} the training loss is {percent_text(100 * share)} below the "
+            "held-out loss: these runs memorise their data, so the best value found there may be "
+            "one that works against that. Use more data or fewer steps."
         )
     growth, loss = wide["mean"] - narrow["mean"], gap["mean"] / share
     if growth > GROWING_GAP * loss and growth > ERRORS * math.hypot(*errors):
         warnings.append(
-            f"The gap between held-out and training loss grows with width, from "
-            f"{narrow['mean']:.4g} at {narrow['width']} to {wide['mean']:.4g} at {wide['width']}: "
-            "the target will overfit more than the proxies did. Use more data, or fewer steps."
+            "The gap between held-out and training loss grows with the width, from "
+            f"{narrow['mean']:.4g} at width {narrow['width']} to {wide['mean']:.4g} at width "
+            f"{wide['width']}, so the target will overfit more than the swept models did. Use "
+            "more data or fewer steps."
         )
     return warnings
 
@@ -113,7 +115,8 @@ def clipping_warnings(near: RunsNearValue, *, searched: bool) -> list[str]:
         return []
     low, high = min(shares, key=lambda w: shares[w]), max(shares, key=lambda w: shares[w])
     return [
-        f"Gradients were clipped in {shares[low]:.0%} of the steps at width {low} and in "
-        f"{shares[high]:.0%} at width {high}: one clip norm means something else at each width, "
-        "and the optimum may follow it. Set optimizer.clip_norm higher, or to null, or search it."
+        f"Gradients were clipped in {percent_text(100 * shares[low])} of the steps at width {low} "
+        f"and in {percent_text(100 * shares[high])} at width {high}. The same clip norm therefore "
+        "acts differently at each width, and the optimum may depend on it. Set "
+        "optimizer.clip_norm higher or to null, or search it."
     ]

@@ -114,7 +114,7 @@ def lay_out(rows: TrialArrays, asked: Mapping[str, float | None] | None) -> Layo
     ]
     if not settings:
         raise UserError(
-            f"Every axis that varies must be known of some rows, but none says its "
+            "Every column that varies must be known for some rows, but no row gives its "
             f"{' and '.join(AXIS_WORDS[axis] for axis in varied)}. Add these columns."
         )
     return Layout(

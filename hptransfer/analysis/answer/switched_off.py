@@ -74,7 +74,7 @@ def _sentence(
     rise = off[0] - on[0]
     sd = 0.0 if noise is None else noise.sd * np.sqrt(1.0 / off[1] + 1.0 / on[1])
     if abs(rise) <= SURE * sd:
-        return f"{words} gives the same loss within noise: {losses}."
+        return f"{words} gives the same loss, up to noise: {losses}."
     share = scale.percent(rise)
     size = f"{abs(rise):.2g}" if share is None else f"{abs(float(share)):.2g} %"
     verb = "costs" if rise > 0 else "gains"

@@ -9,9 +9,9 @@ from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.config.choices import arm_name
 from hptransfer.config.hyperparameters import hp_value, hp_words
 from hptransfer.results.metrics import metric_of
-from hptransfer.system.text import decimal, text_table
+from hptransfer.system.text import cost_text, decimal, text_table
 
-OCTAVE = "An octave is a factor of two of the hyperparameter."
+OCTAVE = "An octave is a factor of two: +1 doubles the hyperparameter, -1 halves it."
 CENSORED = {
     "grid_low": "on the grid's lower edge",
     "grid_high": "on the grid's upper edge",
@@ -52,7 +52,8 @@ def estimates_text(estimates: Mapping[str, Any]) -> str:
     parts += [
         arm_text(name, arm, measured) for name, arm in zip(arm_names(arms), arms, strict=True)
     ]
-    parts += ["\n".join([*([OCTAVE] if arms else []), *trial_notes(estimates)])]
+    told_in_octaves = "agreement" in estimates or any(map(octave_rows, arms))
+    parts += ["\n".join([*([OCTAVE] if told_in_octaves else []), *trial_notes(estimates)])]
     parts += [agreement_text(estimates)] if "agreement" in estimates else []
     return "\n\n".join(part for part in parts if part)
 
@@ -168,9 +169,10 @@ def octave_notes(arm: Mapping[str, Any]) -> list[str]:
     notes = []
     if arm["conditions"]["tokens"] is not None:
         notes.append(
-            "Tokens are batch size times steps: twice the tokens by longer training move the "
-            "optimum by the steps' octaves, by larger batches by the batch size's, by both alike "
-            "by half their sum; a larger batch at equal tokens by their difference."
+            "Tokens are batch size times training steps. Twice the tokens move the optimum by the "
+            "octaves of the training steps where the training is longer, by those of the batch "
+            "size where the batch is larger, and by half their sum where both grow alike. Twice "
+            "the batch at equal tokens moves it by the batch size's octaves minus the steps'."
         )
     return notes + ([SOURCES] if arm["hp"] == "log2_lr" else [])
 
@@ -180,10 +182,19 @@ def trial_notes(estimates: Mapping[str, Any]) -> list[str]:
     missing, left_out = (estimates["trials"][name] for name in ("missing", "left_out"))
     notes = []
     if missing:
-        notes.append(f"{missing} trials of the sweep are missing: the answer may change.")
+        notes.append(
+            f"{missing} trials of the sweep are not finished, so the answer may still change."
+        )
     if left_out:
-        notes.append(f"{left_out} recorded rows are left out: the sweep does not ask for them.")
+        notes.append(left_out_sentence(left_out))
     return notes
+
+
+def left_out_sentence(count: int) -> str:
+    """Return what became of recorded rows that a sweep does not ask for."""
+    if count == 1:
+        return "1 recorded row is not used, because the sweep does not ask for it any more."
+    return f"{count} recorded rows are not used, because the sweep does not ask for them any more."
 
 
 def _loss(value: float | None) -> str:
@@ -203,17 +214,28 @@ def agreement_text(estimates: Mapping[str, Any]) -> str:
             _optimum(at["by_loss"]),
             _optimum(at["by_metric"]),
             _spanned(at["difference"], "+.2f"),
-            _spanned(at["loss_regret"], ".4f"),
+            cost_text(at["loss_regret"]),
         ]
         for name, arm in zip(names, told, strict=True)
         for at in arm["widths"]
     ]
-    columns = ["arm", "width", "by loss", f"by {by}", "difference", "costs in loss"]
-    lines = [text_table(f"optimum by {by} beside that by loss", columns, cells)]
+    columns = [
+        "parametrization",
+        "width",
+        "by loss",
+        f"by {by}",
+        "octaves apart",
+        "costs in loss",
+    ]
+    title = f"log2 of the best value by {by}, beside that by loss"
+    lines = [text_table(title, columns, cells)]
     for name, arm in zip(names, told, strict=True):
         mean = arm["mean_difference"]
         widths = f"{mean['widths']} width{'' if mean['widths'] == 1 else 's'}"
-        lines.append(f"{name}: mean difference {_spanned(mean, '+.2f')} octaves over {widths}")
+        lines.append(
+            f"{name}: over {widths} the optimum by {by} lies {_spanned(mean, '+.2f')} octaves from "
+            "that by loss on average"
+        )
     return "\n".join(lines)
 
 

@@ -111,7 +111,10 @@ class Transferred:
         if self.verdict == "drifts":
             warnings.append(self._extrapolated())
         if len(self.arms) > 1 and self.joint is None:
-            warnings.append("The expected cost is the first HP's; the others' are not added.")
+            warnings.append(
+                "The expected cost is that of the first hyperparameter alone; those of the "
+                "others are not added."
+            )
         return list(dict.fromkeys(warnings))
 
     def _extrapolated(self) -> str:
@@ -121,9 +124,10 @@ class Transferred:
         far = f"{math.log2(there / last):.2g}"
         doublings = "1 doubling" if far == "1" else f"{far} doublings"
         return (
-            f"The {hp_words(arm['hp'])} follows its drift over {doublings} of the "
-            f"{AXIS_WORDS[axis]} beyond the last that was swept ({last:g}): it holds if the drift "
-            "goes on as it was."
+            f"The {hp_words(arm['hp'])} is extrapolated over {doublings} of the "
+            f"{AXIS_WORDS[axis]} beyond the last swept one ({last:g}). It is right only if the "
+            "optimum goes on moving at the same rate there: sweep a value nearer to the target "
+            "to be surer."
         )
 
 
@@ -141,21 +145,22 @@ def transferred(estimates: Mapping[str, Any], label: str, family: str | None = N
     if not arms:
         swept = sorted({arm["parametrization"] for arm in estimates["arms"]})
         raise UserError(
-            f"The target's parametrization must be an arm of the sweep, but it is {label} and the "
-            f"sweep has {', '.join(swept) or 'no finished trial'}. Set parametrization=."
+            "The target's parametrization must be one of those that were swept, but it is "
+            f"{label} and the sweep has {', '.join(swept) or 'no finished trial'}. Set "
+            "parametrization=."
         )
     for hp, arm in arms.items():
         if arm["target"] is None and arm["optima"] and arm["axis"] != "width":
             axis = AXIS_WORDS[arm["axis"]]
             raise UserError(
-                f"The answer is read along the {axis}, so a transfer needs the target's {axis} "
-                f"beyond {arm['optima'][-1][arm['axis']]:g}, but none was named. Say which, e.g. "
-                f"{TARGET_WORDS[arm['axis']]}={2 * arm['optima'][-1][arm['axis']]:g}."
+                f"The sweep compares values of the {axis}, so a transfer needs the target's "
+                f"{axis} beyond {arm['optima'][-1][arm['axis']]:g}, but none was named. Name it, "
+                f"for example {TARGET_WORDS[arm['axis']]}={2 * arm['optima'][-1][arm['axis']]:g}."
             )
         if arm["target"] is None:
             raise UserError(
-                f"A value can be transferred only from a fitted optimum, but the {label} arm has "
-                f"none for {hp}: {'; '.join(arm['reasons'])}"
+                "A value can be transferred only from a fitted optimum, but the trials of "
+                f"{label} have none for {hp}: {'; '.join(arm['reasons'])}"
             )
     return Transferred(arms, _joint(estimates, arms))
 
@@ -199,10 +204,15 @@ def costs(
     }
 
 
-def cost_shares(cost: Mapping[str, Any]) -> list[str]:
-    """Return the three ratios of `costs` in words: each is known."""
+def cost_sentence(cost: Mapping[str, Any]) -> str:
+    """Return the three ratios of `costs` in two sentences; each must be known."""
     names = ("arm_over_target", "narrowest_over_target", "over_direct_search")
-    return [percent_text(cost[f"{name}_percent"]) for name in names]
+    all_widths, narrowest, direct = (percent_text(cost[f"{name}_percent"]) for name in names)
+    return (
+        f"The trials of the target's parametrization cost {all_widths} of one target run, and "
+        f"those of its narrowest width alone {narrowest}. Together they cost {direct} of the same "
+        "search at the target's own width"
+    )
 
 
 def points_of_width(table: pd.DataFrame, label: str, axes: Sequence[str]) -> int:
@@ -228,5 +238,5 @@ def worst_verdict(verdicts: Sequence[str]) -> str:
 
 def _no_prediction(arm: Mapping[str, Any]) -> str:
     if arm["optima"][-1]["noise"]["sd"] is None:
-        return "the sweep gives no noise estimate"
-    return "the target's optimum may lie beyond the cliff, where every run fails"
+        return "the noise of a run is not known"
+    return "the target's optimum may lie where training diverges"

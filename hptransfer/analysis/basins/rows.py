@@ -72,8 +72,8 @@ def read_rows(table: pd.DataFrame, axes: Sequence[str]) -> TrialArrays:
     missing = sorted(set(axes) - set(table.columns))
     if missing or not axes:
         raise UserError(
-            f"Every swept HP must be a column of the rows, but {missing} are not among "
-            f"{sorted(map(str, table.columns))}. Name the swept HPs as the ledger does."
+            f"Every swept hyperparameter must be a column of the rows, but {missing} are not "
+            f"among {sorted(map(str, table.columns))}. Name them as the ledger does (log2_NAME)."
         )
     loss = table["loss"].to_numpy(dtype=np.float64)
     points = {axis: _grid_values(table, axis) for axis in axes}
@@ -138,7 +138,7 @@ def by_seed(
     if filled < len(cells):
         raise UserError(
             f"Each {what}, width and seed must have one row, but width {int(rows.width[0])} has "
-            f"{len(cells)} rows for {filled} places. Give repeated runs different seeds, or "
+            f"{len(cells)} rows for {filled} combinations. Give repeated runs different seeds, or "
             "sweep what differs between them."
         )
     arrays = []

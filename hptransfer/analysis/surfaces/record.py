@@ -87,9 +87,10 @@ def surface_notes(arm: ArmSurfaces, units: Sequence[float], axis: str = "width")
         if surface.fit is None:
             sound = int((~surface.points.failed).sum())
             said.append(
-                f"{sound} sound points do not determine a surface of {', '.join(arm.hps)}, which "
-                f"takes {surface.points.needed} or so and three values of each; every HP is read "
-                "at the best point of the others."
+                f"{sound} finished points are too few for a fit of {', '.join(arm.hps)} together, "
+                f"which takes about {surface.points.needed} points with three values of each. "
+                "Every hyperparameter is therefore read where the others are best. Sweep more "
+                "points to see how they interact."
             )
         for sentence in filter(None, said):
             found.setdefault(sentence, []).append(f"{setting.value(axis):g}")
@@ -213,9 +214,13 @@ def _sentence(
     if not is_crest:
         return None
     product = _product([surface.hps[at] for at in named], axis[named])
-    told = f"What matters is {product}: moved so that it stays the same, the loss changes little."
+    told = f"What matters is {product}: as long as it stays the same, the loss changes little."
     chosen = fit.crests.shape[1] > 0
-    return told + (" The values belong together: they are the middle ones." if chosen else "")
+    return told + (
+        " The transferred values belong together; they are the middle of all equally good pairs."
+        if chosen
+        else ""
+    )
 
 
 def _indifferent(
@@ -236,9 +241,9 @@ def _indifferent(
         told.append((hp_words(surface.hps[at]), f"{low:.3g} to {high:.3g}"))
     if len(told) == 1:
         ((words, span),) = told
-        return f"{words} hardly matters: any value from {span} gives the same loss within noise."
+        return f"{words} hardly matters: any value from {span} gives the same loss, up to noise."
     together = ", ".join(f"{words} ({span})" for words, span in told)
-    return f"none of {together} matters: all values give the same loss within noise."
+    return f"none of {together} matters: all values give the same loss, up to noise."
 
 
 def _product(hps: Sequence[str], direction: Floats) -> str:

@@ -198,7 +198,7 @@ def read_overrides(words: Sequence[str]) -> Overrides:
 
 def _key_and_text(word: str) -> tuple[str, str]:
     if "=" not in word:
-        raise UserError(f"An override must read key=value, but got {abbreviate(word)}.")
+        raise UserError(f"An override must have the form key=value, but got {abbreviate(word)}.")
     key, text = (part.strip() for part in word.split("=", 1))
     if key.startswith("+"):
         raise UserError(
@@ -269,9 +269,12 @@ def _parsed(key: str, text: str, word: str) -> Any:
         parsed = OverridesParser.create().parse_override(f"{key}={text}")
         value = parsed.value()
     except (HydraException, ValueError, RecursionError):
-        raise UserError(f"The override {abbreviate(word)} cannot be read as key=value.") from None
+        raise UserError(
+            f"The override {abbreviate(word)} cannot be read as key=value. Put it in quotes if it "
+            "holds brackets or spaces."
+        ) from None
     if parsed.is_sweep_override():
-        raise UserError("An override gives one value; for a list write key=[a,b] in quotes.")
+        raise UserError("An override gives one value. For a list write key=[a,b] in quotes.")
     return value
 
 
@@ -391,8 +394,8 @@ def _tree(content: Mapping[str, Any], words: Overrides, config_dir: Path | None)
     if isinstance(executor, Mapping) and "on_finish" in executor:  # earlier versions wrote it
         require(
             executor["on_finish"] is None,
-            "`executor.on_finish` is no more. Remove it from the file, and chain commands instead, "
-            "such as `hptransfer sweep NAME; COMMAND`.",
+            "`executor.on_finish` does not exist any more. Remove it from the file, and chain "
+            "commands instead, such as `hptransfer sweep NAME; COMMAND`.",
         )
         sections["executor"] = {k: v for k, v in executor.items() if k != "on_finish"}
     if isinstance(sections.get("verdict"), Mapping):
@@ -464,7 +467,10 @@ def _apply(tree: dict[str, Any], change: Change) -> None:
     elif name in level:
         del level[name]
     else:
-        raise UserError(f"There is no `{change.key}` to remove. Leave ~{change.key} out.")
+        raise UserError(
+            f"An entry that is removed must be there, but there is no `{change.key}`. Leave "
+            f"~{change.key} out."
+        )
 
 
 def _is_list_of_points(entry: Any) -> bool:
@@ -547,8 +553,8 @@ def _counted(seeds: int) -> list[int]:
     """The seeds 0, 1, ... of which a file gives the number."""
     require(
         1 <= seeds <= 10_000 and not isinstance(seeds, bool),
-        f"`sweep.seeds` as one number says how many seeds there are, so it must be 1 to 10,000, "
-        f"but got {seeds}. Write [{seeds}] for the seed of that number.",
+        "`sweep.seeds` as one number says how many seeds there are, so it must be 1 to 10,000, "
+        f"but got {seeds}. Write [{seeds}] for the one seed with that number.",
     )
     return list(range(seeds))
 
@@ -560,7 +566,11 @@ def sweep_config(composed: Composed) -> SweepConfig:
         UserError: a file without widths or axes, or a sweep that cannot be run.
     """
     asked = composed.sweep
-    require(asked is not None, "A file of one trial asks no question. Name a sweep's file.")
+    require(
+        asked is not None,
+        "A sweep file must hold `search` axes, but this file is the config of one trial. Name "
+        "the file of a sweep.",
+    )
     assert asked is not None
     section = asked.sweep
     return SweepConfig(
@@ -608,8 +618,8 @@ def checked_name(name: str) -> str:
     """A sweep's name, if it can name a folder."""
     require(
         re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None,
-        "A sweep's `name` names its results folder, so it must be letters, digits, dots, dashes "
-        f"and underscores, but got {abbreviate(name)}. Set name=.",
+        "A sweep's `name` is also the name of its results folder, so it must consist of letters, "
+        f"digits, dots, dashes and underscores, but got {abbreviate(name)}. Set name=.",
     )
     return name
 

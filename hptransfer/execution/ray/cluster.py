@@ -67,8 +67,8 @@ class Cluster:
             if not told:
                 told = True
                 print(
-                    f"No node has the {self._request} a pack asks for; waiting up to {seconds:g} s "
-                    "for one.",
+                    f"No node has the {self._request} that a pack of trials asks for. Waiting up "
+                    f"to {seconds:g} s for one.",
                     file=sys.stderr,
                 )
             time.sleep(WAIT_SECONDS)
@@ -97,13 +97,14 @@ class Cluster:
         self._looked = time.monotonic()
         if self._looked - self._heard > HEAD_SECONDS:
             raise MachineError(
-                f"The Ray cluster's head at {self._head} has not answered for {HEAD_SECONDS:g} s. "
-                "Start the cluster and run the same command again; nothing recorded was lost."
+                f"The Ray cluster's head at {self._head} must answer, but has not for "
+                f"{HEAD_SECONDS:g} s. Start the cluster and run the same command again; no "
+                "finished trial is lost."
             )
         if self._heard - self._fitted > max(NODE_SECONDS, self._executor.wait_for_nodes_s):
             raise MachineError(
-                f"No node is left that has the {self._request} a pack asks for. Start nodes and "
-                "run the same command again; nothing recorded was lost."
+                f"A node must have the {self._request} that a pack of trials asks for, but none "
+                "is left. Start nodes and run the same command again; no finished trial is lost."
             )
 
 
@@ -148,10 +149,11 @@ def require_shared(folder: str, request: Resources) -> None:
         for node, answer in zip(nodes, answers, strict=True):
             if _read(node, answer) != token:
                 raise UserError(
-                    f"`executor.storage` must be a folder that every node sees, or a URL, but what "
-                    f"this command writes to {without_credentials(folder)} is not there on node "
-                    f"{node['NodeManagerAddress']}. Name a shared folder, or set "
-                    "executor.storage=null to start lost packs again from their first step."
+                    "`executor.storage` must be a folder that every node sees, or a URL, but a "
+                    f"file that this command writes to {without_credentials(folder)} does not "
+                    f"appear on node {node['NodeManagerAddress']}. Name a shared folder, or set "
+                    "executor.storage=null: then packs of a lost node start again from their "
+                    "first step."
                 )
     finally:
         storage.remove(name)
@@ -181,7 +183,7 @@ def _read(node: dict[str, Any], answer: ray.ObjectRef) -> str | None:
         return ray.get(answer, timeout=0)
     except RayError as error:
         raise MachineError(
-            f"Node {node['NodeManagerAddress']} did not say within {ANSWER_SECONDS:g} s whether it "
-            f"sees the storage: {type(error).__name__}. Mend or remove it, and run the same "
-            "command again; nothing recorded was lost."
+            f"Node {node['NodeManagerAddress']} must see the storage, but did not answer within "
+            f"{ANSWER_SECONDS:g} s: {type(error).__name__}. Mend or remove the node, and run the "
+            "same command again; no finished trial is lost."
         ) from error

@@ -172,7 +172,7 @@ class _UnfinishedPacks:
         reason = next(filter(None, map(str.strip, str(self._last_loss).splitlines())), "nothing")
         return MachineError(
             f"The workers of {len(self._missing)} packs were lost {self._attempts} times each "
-            f"(killed, out of memory, or their node is gone); their trials are {', '.join(keys)}. "
-            "Free memory or use a smaller runtime.pack_size, and run the same command again; "
-            f"nothing recorded was lost. Ray says of the last: {reason}"
+            "(killed, out of memory, or their node is gone). Free memory or use a smaller "
+            "runtime.pack_size, and run the same command again; no finished trial is lost. The "
+            f"trials are {', '.join(keys)}. Ray says of the last loss: {reason}"
         )

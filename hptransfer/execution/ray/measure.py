@@ -43,11 +43,13 @@ def measure_packs(
         share = _share(request, runtime, workers)
         parts = [groups[start::shares] for start in range(shares)]
         try:
-            say(f"measuring packs of {len(groups)} shapes on {shares} workers")
+            say(
+                f"measuring how long packs of trials take: {len(groups)} shapes on {shares} workers"
+            )
             tasks = [task.remote(part, runtime, share, limits) for part in parts]
             for count in range(1, shares + 1):
                 ray.wait(tasks, num_returns=count)
-                say(f"{count} of {shares} workers have measured")
+                say(f"{count} of {shares} workers have finished measuring")
             answers = ray.get(tasks)
         except RayTaskError as error:  # a refusal, or a bug
             raise error.cause from error
@@ -55,7 +57,7 @@ def measure_packs(
             raise MachineError(
                 "The workers that measured pack sizes were lost (killed, out of memory, or their "
                 "node is gone). Run the same command again, or set runtime.pack_size to measure "
-                "nothing; nothing recorded was lost."
+                "nothing; no finished trial is lost."
             ) from error
     costs: dict[int, PackCost | None] = {}
     notes: tuple[str, ...] = ()

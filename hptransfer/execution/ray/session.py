@@ -38,9 +38,9 @@ def require_answer(address: str) -> None:
     """Refuse an address where nothing listens, within seconds; Ray itself waits for minutes."""
     if address.startswith("ray://"):
         raise UserError(
-            f"`executor.address` must be local, auto or host:port, but got {address}: through a "
-            "Ray client Tune would run on the head, away from the ledger. Run the same command on "
-            "the cluster, for example with `ray job submit`."
+            f"`executor.address` must be local, auto or host:port, but got {address}. Through a "
+            "Ray client the sweep would run on the head node, away from its results folder. Run "
+            "the same command on the cluster, for example with `ray job submit`."
         )
     if not answers(address):
         raise no_cluster(address)
@@ -65,17 +65,17 @@ def answers(address: str) -> bool:
 def no_cluster(address: str) -> UserError:
     """Return the error of an address where no Ray cluster answers."""
     return UserError(
-        f"`executor.address` must name a running Ray cluster, but none answers at {address}. "
-        "Start one with `ray start --head`, or use executor.address=local."
+        "`executor.address` must be that of a running Ray cluster, but none answers at "
+        f"{address}. Start one with `ray start --head`, or use executor.address=local."
     )
 
 
 def wrong_token(address: str) -> UserError:
     """Return the error of a cluster that refuses this process's token, or has none itself."""
     return UserError(
-        f"The Ray cluster at {address} must have the same authentication as this command, but "
-        f"here it is RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']} and the cluster refuses that or "
-        "has another token. Give both the same RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH."
+        f"The Ray cluster at {address} must have the same authentication as this command, but it "
+        f"refuses RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']} or has another token. Give both the "
+        "same RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH."
     )
 
 
@@ -89,8 +89,8 @@ def auth_mode(address: str) -> str:
     safe = is_loopback(address)
     if chosen == "disabled" and not safe:
         print(
-            f"Warning: RAY_AUTH_MODE=disabled, so anyone who reaches {address} can run programs "
-            "there.",
+            f"Warning: RAY_AUTH_MODE=disabled, so anyone who can reach {address} can run programs "
+            "there. Use RAY_AUTH_MODE=token unless you trust the whole network.",
             file=sys.stderr,
         )
     if chosen:
@@ -100,10 +100,10 @@ def auth_mode(address: str) -> str:
     if safe:
         return "disabled"
     raise UserError(
-        f"A Ray cluster that others can reach must ask for a token, but {address} is no loopback "
-        "address and neither RAY_AUTH_MODE nor a token is set. Start the cluster and this command "
-        "with RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN_PATH (`ray get-auth-token --generate`), "
-        "or with RAY_AUTH_MODE=disabled on a network that you trust."
+        f"A Ray cluster that others can reach must ask for a token, but {address} is reachable "
+        "from other machines and neither RAY_AUTH_MODE nor a token is set. Start the cluster and "
+        "this command with RAY_AUTH_MODE=token and one RAY_AUTH_TOKEN_PATH (`ray get-auth-token "
+        "--generate`), or with RAY_AUTH_MODE=disabled on a network that you trust."
     )
 
 

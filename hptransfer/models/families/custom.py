@@ -59,8 +59,8 @@ def _made(config: CustomConfig) -> nn.Module:
             with torch.device("cpu"):
                 return _made(config)
         raise UserError(
-            f"`model.factory` must build a model at every width, but {config.factory} at width "
-            f"{config.width} raises {_named(error)}."
+            f"`model.factory` must build a model at every width, but {config.factory} raises "
+            f"{_named(error)} at width {config.width}."
         ) from error
     require(
         isinstance(model, nn.Module),
@@ -246,7 +246,9 @@ def _require_packable(
         ) from error
     require(
         torch.allclose(mapped[1], output, rtol=1e-3, atol=1e-4),
-        f"A model must give the same under torch.func.vmap, but that of {config.factory} does not.",
+        "A model must give the same output under torch.func.vmap, which trains trials together, "
+        f"but that of {config.factory} does not. Remove what depends on the number of trials or "
+        "on other samples.",
     )
 
 
@@ -256,9 +258,9 @@ def _require_own_device(empty: nn.Module, config: CustomConfig, example: Sequenc
         empty(*(part.to("meta") for part in example))
     except Exception as error:
         raise UserError(
-            "A model must run on whatever device its inputs are, but that of "
-            f"{config.factory} on torch's meta device raises {_named(error)}. Create tensors in "
-            "forward with device=x.device, and keep constants as buffers."
+            f"A model must run on the device of its inputs, but that of {config.factory} raises "
+            f"{_named(error)} on torch's meta device. Create tensors in forward with "
+            "device=x.device, and keep constants as buffers."
         ) from error
 
 
@@ -275,6 +277,7 @@ def require_called(config: CustomConfig, layout: Layout, modules: tuple[str, ...
     for name in modules:
         require(
             name in called,
-            f"A readout must be called as a module, so that its input can be scaled, but {name} of "
-            f"{config.factory} is not. Call it, or set model.roles.",
+            "The output layer must be called as a module, so that its input can be scaled, but "
+            f"{name} of {config.factory} is not. Call it (layer(x)) instead of using its weight, "
+            "or set model.roles.",
         )

@@ -82,8 +82,9 @@ def _start(name: str, spreads: list[MeasuredSpread]) -> MeasuredInit:
         return MeasuredInit(spreads[0], 0.0, 0.0)
     if not sizes.all():
         raise UserError(
-            f"A parameter must start at zero at every width or at none, but {name} has the root "
-            f"mean squares {', '.join(f'{size:.3g}' for size in sizes)} at three widths."
+            "A parameter must start at zero either at every width or at none, but the mean sizes "
+            f"of {name} at three widths are {', '.join((f'{size:.3g}' for size in sizes))}. "
+            "Initialise it in the same way at every width."
         )
     log2_widths = np.log2(_MULTIPLES)
     centred = log2_widths - log2_widths.mean()
@@ -122,10 +123,10 @@ def _to_rescale(config: TrialConfig) -> dict[str, Role]:
         name, role = next(iter(breaking.items()))
         more = f", and {len(breaking) - 1} more break µP" if len(breaking) > 1 else ""
         raise UserError(
-            f"Under µP the initial std of {name} ({role.value}) must go with width to the power "
-            f"{wanted_exponent(role):g}, but {measured[name].exponent:.2f} was measured of "
-            f"{model.factory}{more}. Set model.rescale_init=true, change the factory, or state "
-            "other roles by model.roles."
+            f"Under µP the initial standard deviation of {name} (role {role.value}) must be "
+            f"proportional to the width to the power {wanted_exponent(role):g}, but the measured "
+            f"power of {model.factory} is {measured[name].exponent:.2f}{more}. Set "
+            "model.rescale_init=true, change the factory, or give other roles in model.roles."
         )
     return breaking
 

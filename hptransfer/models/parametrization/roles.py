@@ -131,9 +131,9 @@ def _custom_parameters(model: CustomConfig, layout: Layout) -> tuple[ShapedParam
     for name in outputs:
         if name not in scalable:
             raise UserError(
-                "A parameter of role output must be the weight of an nn.Linear or a convolution, "
-                f"whose input is scaled by 1/m, but {name} is not. Put it into one, or give it "
-                "another role by model.roles."
+                "A parameter with the role `output` must be the weight of an nn.Linear or a "
+                f"convolution, whose input is scaled by base width / width, but {name} is not. "
+                "Put it into such a layer, or give it another role in model.roles."
             )
     modules = tuple(name.removesuffix(".weight") for name in outputs)
     require_called(at_base, layout, modules)
@@ -174,13 +174,13 @@ def _override(text: str, parameters: Sequence[ShapedParameter]) -> tuple[str, Ro
     known = [each.value for each in Role]
     if not pattern or role not in known:
         raise UserError(
-            f"`model.roles` must read pattern=role with a role of {', '.join(known)}, but got "
-            f"{text!r}."
+            "`model.roles` must hold entries pattern=role, where the role is one of "
+            f"{', '.join(known)}, but got {text!r}."
         )
     if not any(fnmatchcase(shaped.name, pattern) for shaped in parameters):
         names = ", ".join(shaped.name for shaped in parameters[:8])
         raise UserError(
-            f"`model.roles` must match a parameter each, but {pattern!r} matches none. The first "
-            f"are {names}."
+            f"Every pattern of `model.roles` must match a parameter, but {pattern!r} matches "
+            f"none. The first parameters are {names}."
         )
     return pattern, Role(role)

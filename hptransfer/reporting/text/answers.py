@@ -6,22 +6,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hptransfer.analysis.answer.headline import percent
-from hptransfer.analysis.answer.text import answer_lines, value_span
-from hptransfer.analysis.answer.transferred import cost_shares
+from hptransfer.analysis.answer.text import answer_lines, left_out_sentence, span, value_span
+from hptransfer.analysis.answer.transferred import cost_sentence
 from hptransfer.config.choices import arm_name
-from hptransfer.config.hyperparameters import axis_digits, hp_value, hp_words
-from hptransfer.reporting.figures.wording import regret_text
-from hptransfer.system.text import decimal, interval_text, text_table
+from hptransfer.config.hyperparameters import hp_value, hp_words
+from hptransfer.system.text import (
+    cost_text,
+    decimal,
+    factor_text,
+    percent_text,
+    rounded,
+    text_table,
+)
 
 
 def check_line(answer: Mapping[str, Any]) -> str:
     """Return a coordinate check's verdict and its steepest slope in one line."""
     worst = answer["worst"]
-    role = "" if answer["parametrization"] == "mup" else " (a control: reported only)"
+    control = "" if answer["parametrization"] == "mup" else ", for comparison only"
+    said = {"pass": "passes", "fail": "fails"}.get(answer["verdict"], answer["verdict"])
     return (
-        f"check    {arm_name(answer['parametrization'])}: {answer['verdict']}{role}; steepest "
-        f"{worst['module']} {worst['quantity']}, {decimal(worst['slope'])} octaves per doubling "
-        f"(limit {answer['limit']})"
+        f"check    {arm_name(answer['parametrization'])} {said} the coordinate check{control}. "
+        f"What changes most with the width is {worst['module']} ({worst['quantity']}): a doubling "
+        f"multiplies its size by {factor_text(worst['slope'])} (accepted: "
+        f"{factor_text(-answer['limit'])} to {factor_text(answer['limit'])})"
     )
 
 
@@ -32,18 +40,25 @@ def check_text(answer: Mapping[str, Any]) -> str:
     for row in sorted(rows, key=lambda s: -abs(s["slope"] if s["slope"] is not None else 99.0)):
         worst_per_module.setdefault(row["module"], row)
     cells = [
-        [m, r["quantity"], str(r["step"]), decimal(r["slope"])] for m, r in worst_per_module.items()
+        [m, r["quantity"], str(r["step"]), factor_text(r["slope"])]
+        for m, r in worst_per_module.items()
     ]
-    title = "modules that change with width" if not rows[0]["ok"] else "the steepest module"
+    title = (
+        "the module that changes most with the width"
+        if rows[0]["ok"]
+        else "modules that change with the width, which µP forbids"
+    )
     lines = [
         check_line(answer),
-        f"widths {answer['widths']}, log2 lr {answer['log2_lr']:g}, {len(answer['seeds'])} seeds; "
-        f"the base width's loss fell by {answer['loss_drop']:.0%} in {max(answer['steps'])} steps",
-        *answer["warnings"],
-        text_table(title, ["module", "quantity", "step", "octaves per doubling"], cells),
+        f"Trained at widths {', '.join(map(str, answer['widths']))} with learning rate "
+        f"{rounded(2.0 ** answer['log2_lr'], 3)} and {len(answer['seeds'])} seeds. At the base "
+        f"width the loss fell by {percent_text(100 * answer['loss_drop'])} in "
+        f"{max(answer['steps'])} steps.",
+        *(f"warning: {warning}" for warning in answer["warnings"]),
+        text_table(title, ["module", "quantity", "step", "factor per doubling"], cells),
     ]
     if answer["zero"]:
-        lines.append(f"exactly zero at all widths, so without a slope: {_some(answer['zero'])}")
+        lines.append(f"Exactly zero at every width, so not compared: {_some(answer['zero'])}.")
     return "\n".join(lines)
 
 
@@ -60,13 +75,13 @@ def transfer_lines(record: Mapping[str, Any]) -> str:
     size = "" if target["params"] is None else f" ({target['params']:,} parameters)"
     lines.append(
         f"target   {target['family']} width {target['width']}{size}, "
-        f"{arm_name(target['parametrization'])}, verdict {record['verdict']}"
+        f"{arm_name(target['parametrization'])}, verdict: {record['verdict']}"
     )
     for hp, value in record["hps"].items():
-        point = f"; {hp} = {value['value']:.2f}" if hp.startswith("log2_") else ""
+        point = f"; log2: {value['value']:.2f}" if hp.startswith("log2_") else ""
         lines.append(
-            f"transfer {hp_words(hp)} {hp_value(hp, value['value']):.4g}, 90 % interval "
-            f"{value_span(hp, value['low'], value['high'])}{point}"
+            f"value    {hp_words(hp)} {hp_value(hp, value['value']):.4g} (90 % interval "
+            f"{value_span(hp, value['low'], value['high'])}{point})"
         )
     lines += [_regret_line(record["expected_regret"]), *_loss_lines(record)]
     lines.append(_cost_line(record["cost"]))
@@ -77,14 +92,15 @@ def transfer_lines(record: Mapping[str, Any]) -> str:
 def _regret_line(regret: Mapping[str, Any]) -> str:
     known = {name: value for name, value in regret["conditional_on"].items() if value is not None}
     where = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in known.items())
-    held = f"; for {where}" if where else ""
+    held = f". This holds for {where}" if where else ""
     if regret["mean"] is None:
-        return f"expected not known: {regret['reason']}{held}"
-    parts = [f"{regret_text(regret, 'mean')} in loss"]
-    for name, what in (("percent", "of it"), ("compute_percent", "more compute")):
-        if regret[name] is not None:
-            parts.append(f"{percent(regret[name])} {what}")
-    return f"expected to cost {', '.join(parts)}{held}"
+        return f"expected cost not known: {regret['reason']}{held}"
+    parts = [f"{cost_text(regret, 'mean')} in loss"]
+    if regret["percent"] is not None:
+        parts.append(f"which is {percent(regret['percent'])} of it")
+    if regret["compute_percent"] is not None:
+        parts.append(f"worth {percent(regret['compute_percent'])} more compute")
+    return f"expected cost against the target's best value: {', '.join(parts)}{held}"
 
 
 def _loss_lines(record: Mapping[str, Any]) -> list[str]:
@@ -94,12 +110,16 @@ def _loss_lines(record: Mapping[str, Any]) -> list[str]:
         record.get(name) for name in ("predicted_loss", "train_validation_gap", "realised")
     )
     if predicted is not None:
-        ends = interval_text(predicted["low"], predicted["high"], ".5f")
-        lines.append(f"loss     predicted {predicted['estimate']:.5f} {ends} at its optimum")
+        ends = span(predicted["low"], predicted["high"], ".3f")
+        lines.append(
+            f"loss     predicted {predicted['estimate']:.3f} at the target's best value (90 % "
+            f"interval {ends})"
+        )
     if gap is not None:
         width = gap["widths"][-1]["width"]
         lines.append(
-            f"gap      held-out minus training loss {decimal(gap['mean'], '+.5f')} at width {width}"
+            f"gap      held-out loss minus training loss {decimal(gap['mean'], '+.4f')} at width "
+            f"{width}"
         )
     if realised is not None:
         lines.append(_realised_so_far(record, realised))
@@ -108,25 +128,21 @@ def _loss_lines(record: Mapping[str, Any]) -> list[str]:
 
 def _realised_so_far(record: Mapping[str, Any], realised: Mapping[str, Any]) -> str:
     within = {True: ", as predicted", False: ", outside the prediction", None: ""}
-    loss = decimal(realised["loss_at_transferred"], ".5f")
-    said = f"realised loss {loss} at the transferred value{within[realised['loss_as_predicted']]}"
+    loss = decimal(realised["loss_at_transferred"], ".4f")
+    said = f"measured loss {loss} at the transferred value{within[realised['loss_as_predicted']]}"
     regret = record["realised_regret"]
     if regret is None:
         return f"{said}. {realised['reason']}"
-    return f"{said}; it costs {regret_text(regret)} in loss"
+    return f"{said}; its cost against the target's best value is {cost_text(regret)} in loss"
 
 
 def _cost_line(cost: Mapping[str, Any]) -> str:
     if cost["sweep_flops"] is None:
-        return "cost     not known: the rows give no FLOPs"
-    swept = f"cost     {cost['sweep_flops']:.3g} FLOPs swept"
+        return "compute  not known, because the rows give no FLOPs"
+    swept = f"compute  the whole sweep took {cost['sweep_flops']:.3g} FLOPs"
     if cost["arm_over_target_percent"] is None:
-        return f"{swept}; the target's are not known"
-    arm, narrowest, direct = cost_shares(cost)
-    return (
-        f"{swept}; the arm is {arm} of one target run, its narrowest proxy {narrowest}, and "
-        f"{direct} of the same search at the target"
-    )
+        return f"{swept}; what the target takes is not known"
+    return f"{swept}. {cost_sentence(cost)}"
 
 
 def realised_line(realised: Mapping[str, Any]) -> str:
@@ -134,19 +150,17 @@ def realised_line(realised: Mapping[str, Any]) -> str:
     regret, predicted = realised["regret"], realised["predicted"]
     own = realised["optimum"]
     if own is None:
-        return f"realised cost not known: {realised['reason']}"
-    form = f".{axis_digits(realised['hp'])}f"
-    verdict = "missed the prediction" if realised["missed"] else "within the prediction"
-    known = predicted["mean"] is not None
-    said = (
-        f"predicted {regret_text(predicted, 'mean')}: {verdict}"
-        if known
-        else "nothing was predicted"
-    )
+        return f"measured cost not known: {realised['reason']}"
+    hp = realised["hp"]
+    best = f"{hp_value(hp, own['optimum']):.3g}, 90 % interval "
+    best += value_span(hp, own["low"], own["high"])
+    said = "Nothing was predicted."
+    if predicted["mean"] is not None:
+        verdict = "missed" if realised["missed"] else "held"
+        said = f"The prediction was {cost_text(predicted, 'mean')}: it {verdict}."
     return (
-        f"realised the value costs {regret_text(regret)} in loss at width {realised['width']} "
-        f"(own optimum {own['optimum']:{form}} {interval_text(own['low'], own['high'], form)}), "
-        f"{said}"
+        f"measured The target was swept too. At width {realised['width']} the transferred value "
+        f"costs {cost_text(regret)} in loss against the best one ({best}). {said}"
     )
 
 
@@ -159,13 +173,12 @@ def timing_line(laps: Mapping[str, float]) -> str:
 def status_text(state: Mapping[str, Any]) -> str:
     """Return a sweep's counts of trials, failures and best points, as lines."""
     lines = [
-        f"{state['sweep']}: {state['recorded']} of {state['wanted']} trials recorded "
+        f"{state['sweep']}: {state['recorded']} of {state['wanted']} trials are finished "
         f"({state['completed']} completed, {state['diverged']} diverged, {state['stopped']} "
-        f"stopped) in {state['folder']}"
+        f"stopped early) in {state['folder']}"
     ]
     if state["outside_count"]:
-        count = state["outside_count"]
-        lines.append(f"{count} recorded rows are left out: the sweep does not ask for them")
+        lines.append(left_out_sentence(state["outside_count"]))
     lines += [f"failed   {sentence}" for sentence in state["failed"]]
     lines += [f"best     {best_point(best)}" for best in state["best"]]
     if state["notice"]:
@@ -175,18 +188,26 @@ def status_text(state: Mapping[str, Any]) -> str:
 
 def best_point(best: Mapping[str, Any]) -> str:
     """Return the point of an arm and width with the lowest loss, in one line."""
-    point = ", ".join(f"{axis} {value:.2f}" for axis, value in best["hps"].items())
+    point = ", ".join(
+        f"{hp_words(axis)} {hp_value(axis, value):.3g}" for axis, value in best["hps"].items()
+    )
+    seeds = "1 seed" if best["n_seeds"] == 1 else f"{best['n_seeds']} seeds"
     return (
-        f"{arm_name(best['parametrization'])} width {best['width']}: loss {best['loss']:.5f} at "
-        f"{point} ({best['n_seeds']} seeds)"
+        f"{arm_name(best['parametrization'])} width {best['width']}: loss {best['loss']:.4f} at "
+        f"{point} ({seeds})"
     )
 
 
 def trained_line(answer: Mapping[str, Any]) -> str:
     """Return the outcome of training one config, and where its weights are."""
     if answer["status"] == "diverged":
-        return "trained  diverged: the loss turned non-finite"
+        return (
+            "trained  The run diverged: its loss became infinite or NaN. Use a lower learning rate."
+        )
     if answer["status"] == "stopped":
-        return "trained  stopped: the loss rose far above its start and stayed (budget.stop_after)"
-    before = " (recorded before)" if answer["recorded_before"] else ""
-    return f"trained  validation loss {answer['loss']:.5f}{before}\nweights  {answer['weights']}"
+        return (
+            "trained  The run was stopped, because its loss rose far above its start and stayed "
+            "there (budget.stop_after). Use a lower learning rate."
+        )
+    before = " (this run was finished before)" if answer["recorded_before"] else ""
+    return f"trained  held-out loss {answer['loss']:.5f}{before}\nweights  {answer['weights']}"

@@ -22,9 +22,9 @@ TICK_ROOM = 6  # columns from one label of the HP axis to the next
 ANSI_COLOURS = (34, 36, 32, 33, 35, 31)  # of the widths, in turn
 ASCII = str.maketrans("●◇□·×▲─├┤│└┴−µδθ±–", "o?#.x^-|||++-udt+-")  # for terminals without UTF-8
 KEY = (
-    "A, B, ...: mean losses of a width (*: of more than one); ·: fit; ●: optimum, with its 90 % "
-    "interval below; ◇: censored optimum; ▲: loss above the picture; ×: failed; T □: value for "
-    "the target"
+    "A, B, ...: mean loss at a width (*: at several widths); ·: fitted curve; ●: best value, "
+    "with its 90 % interval below; ◇: best value that the grid does not show clearly; ▲: loss "
+    "above the picture; ×: failed; T □: value for the target"
 )
 
 TextLine = dict[int, tuple[str, int | None]]  # column to a character and the number of its width
@@ -34,7 +34,7 @@ def basins_text(estimates: Mapping[str, Any], *, columns: int, unicode: bool, co
     """Return a panel per arm and HP, no line longer than `columns` (at least 40)."""
     arms = [arm for arm in estimates["arms"] if arm["optima"]]
     if not arms:
-        return "No arm has a basin to draw yet."
+        return "There is nothing to draw yet, because no width has a fitted curve."
     width = max(columns, NARROWEST)
     lines = []
     for arm, panel in zip(arms, basins_data({**estimates, "arms": arms}), strict=True):

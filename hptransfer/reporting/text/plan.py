@@ -6,13 +6,16 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hptransfer.analysis.answer.transferred import cost_shares
+from hptransfer.analysis.answer.transferred import cost_sentence
 from hptransfer.config.choices import arm_name
 from hptransfer.config.runtime import UNITS, amount_text
 from hptransfer.config.sweep import CONDITIONS
 from hptransfer.system.text import count_text, duration, percent_text, rounded, text_table
 
-COLUMNS = ("arm", "width", "params", "to run", "packs", "FLOPs", "GiB", "s/pack", "hours", "from")
+COLUMNS = (
+    *("parametrization", "width", "params", "to run", "packs"),
+    *("FLOPs", "GiB", "s/pack", "hours", "from"),
+)
 LETTERS = 100  # of a line, at most
 
 
@@ -21,6 +24,7 @@ def plan_text(answer: Mapping[str, Any]) -> str:
     shapes, unit = answer["shapes"], answer["place"]["unit"]
     lines = [
         _shapes(f"plan of {answer['sweep']}", shapes),
+        *_shared(shapes),
         *_totals(answer),
         _evaluation(shapes),
         *_intervals(shapes),
@@ -29,6 +33,13 @@ def plan_text(answer: Mapping[str, Any]) -> str:
         *(f"note     {note}" for note in answer["notes"]),
     ]
     return "\n".join(folded(line) for line in lines if line)
+
+
+def _shared(shapes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what the trials of no one parametrization are."""
+    if all(shape["parametrization"] != "shared" for shape in shapes):
+        return []
+    return ["shared   at the base width all parametrizations are one model, which is trained once"]
 
 
 def _shapes(title: str, shapes: Sequence[Mapping[str, Any]]) -> str:
@@ -65,16 +76,18 @@ def _totals(answer: Mapping[str, Any]) -> list[str]:
     total, place = answer["total"], answer["place"]
     trials = total["trials"]
     flops = f"{total['flops']['to_run']:.3g} FLOPs"
-    counted = f"{trials['recorded']} of {trials['wanted']} are recorded"
+    counted = f"{trials['recorded']} of {trials['wanted']} are finished"
     if total["hours"] is None:
         return [f"trials   {trials['to_run']} to run; {counted}", f"work     {flops}"]
+    packs = total["packs_to_run"]
+    in_packs = f". They train in {packs} packs (a pack is a group of trials that train together)"
     lines = [
-        f"trials   {trials['to_run']} to run in {total['packs_to_run']} packs; {counted}",
+        f"trials   {trials['to_run']} to run; {counted}{in_packs if packs else ''}",
         f"work     {flops}, {_interval(total['hours'])} {place['unit']}-hours",
         _wall(answer["wall_seconds"], place),
     ]
     if total["money"] is not None:
-        price = f"{place['price_per_hour']:g} an hour of what one pack occupies"
+        price = f"a price of {place['price_per_hour']:g} an hour for what one pack occupies"
         lines.append(f"money    {_interval(total['money'])} at {price}")
     return lines
 
@@ -82,10 +95,14 @@ def _totals(answer: Mapping[str, Any]) -> list[str]:
 def _wall(wall: Mapping[str, Any], place: Mapping[str, Any]) -> str:
     occupied = f"{place['count']:g} {place['unit']}{'s' if place['count'] != 1 else ''}"
     ends = [wall["low"], wall["high"]]
-    between = "" if None in ends else f", between {duration(ends[0])} and {duration(ends[1])}"
+    between = f" ({duration(ends[0])} to {duration(ends[1])})"
+    if None in ends or ends[0] == ends[1]:
+        between = ""
     return (
-        f"wall     {duration(wall['estimate'])}{between}, with {wall['workers']} packs at a time "
-        f"of {occupied} each; start, gate and fit are left out"
+        f"wall     {duration(wall['estimate'])}{between}, with {wall['workers']} "
+        f"{'pack' if wall['workers'] == 1 else 'packs'} at a time on {occupied}"
+        f"{'' if wall['workers'] == 1 else ' each'}. The start, the coordinate check and the fit "
+        "are not included"
     )
 
 
@@ -94,7 +111,7 @@ def _evaluation(shapes: list[Mapping[str, Any]]) -> str:
     shares = [shape["evaluation_share"] for shape in shapes]
     low, high = (percent_text(100.0 * share) for share in (min(shares), max(shares)))
     much = low if low == high else f"{low.removesuffix(' %')} to {high}"
-    return f"         evaluations are included as {much} of the training, by their FLOPs"
+    return f"         Evaluations are included: they take {much} of the training's FLOPs"
 
 
 def _intervals(shapes: list[Mapping[str, Any]]) -> list[str]:
@@ -105,26 +122,29 @@ def _intervals(shapes: list[Mapping[str, Any]]) -> list[str]:
         own = entry["basis"] == "rows"
         counts[entry["basis"]] = entry["packs"] + (counts["rows"] if own else 0)
     meaning = {
-        "rows": "5 to 95 % of recorded over predicted seconds, {} packs of these shapes",
-        "rows of other shapes": "the same of other shapes where none is recorded, {} packs",
-        "probe": "the range of the measurement's turns; what packs take from each other is left "
-        "out",
-        "none": "none where nothing of the shape itself was measured or recorded",
+        "rows": "{} packs of these shapes were run before, and the interval holds 90 % of their "
+        "times over the predicted ones",
+        "rows of other shapes": "for shapes that were not run before, the times of {} packs of "
+        "other shapes are used",
+        "probe": "the interval is the range of the repeated measurements, each made alone",
+        "none": "there is no interval for shapes that were neither measured nor run",
     }
     parts = [meaning[basis].format(count) for basis, count in counts.items()]
-    return [f"interval {'; '.join(parts)}; packs are taken to be slow or fast together"] * bool(
-        parts
-    )
+    together = "all packs are assumed to be slow or fast together"
+    return [f"interval {'; '.join(parts)}; {together}"] * bool(parts)
 
 
 def _target(target: Mapping[str, Any] | None, unit: str) -> list[str]:
     if target is None:
-        return ["target   none is named, so there is nothing to compare with: set sweep.target"]
-    hours = "unknown" if target["hours"] is None else rounded(target["hours"])
-    money = "" if target["money"] is None else f", {rounded(target['money'])} of money"
+        return [
+            "target   none is named, so its cost cannot be compared. Set sweep.target, for example "
+            "sweep.target.model.width=1024"
+        ]
+    hours = "an unknown number of" if target["hours"] is None else rounded(target["hours"])
+    money = "" if target["money"] is None else f", {rounded(target['money'])} in money"
     parameters = count_text(target["parameters"])
     return [
-        f"target   width {target['width']}, one run: {parameters} parameters, "
+        f"target   one run at width {target['width']}: {parameters} parameters, "
         f"{target['flops']:.3g} FLOPs, {hours} {unit}-hours{money} ({target['hours_from']})"
     ]
 
@@ -132,12 +152,7 @@ def _target(target: Mapping[str, Any] | None, unit: str) -> list[str]:
 def _ratios(cost: Mapping[str, float] | None) -> list[str]:
     if cost is None:
         return []
-    arm, narrowest, direct = cost_shares(cost)
-    return [
-        f"ratio    the target's arm costs {arm} of one target run, its narrowest proxy alone "
-        f"{narrowest}, and the arm {direct} of a search of the grid at the target with the same "
-        "seeds (FLOPs)"
-    ]
+    return [f"ratio    {cost_sentence(cost)} (all in FLOPs)."]
 
 
 def _interval(value: Mapping[str, float | None]) -> str:
@@ -146,7 +161,9 @@ def _interval(value: Mapping[str, float | None]) -> str:
         return "unknown"
     if low is None or high is None:
         return rounded(estimate)
-    return f"{rounded(estimate)} [{rounded(low)}, {rounded(high)}]"
+    if low == high:
+        return rounded(estimate)
+    return f"{rounded(estimate)} ({rounded(low)} to {rounded(high)})"
 
 
 def folded(line: str) -> str:
@@ -156,7 +173,7 @@ def folded(line: str) -> str:
     return textwrap.fill(line, LETTERS, subsequent_indent=" " * 9)
 
 
-BUDGET_COLUMNS = ("budget", "widths", "log2 grid", "seeds", "steps", "cost", "regret", "95 %")
+BUDGET_COLUMNS = ("budget", "widths", "log2 grid", "seeds", "steps", "cost", "in loss", "95 %")
 
 
 def budget_text(answer: Mapping[str, Any]) -> str:
@@ -167,13 +184,13 @@ def budget_text(answer: Mapping[str, Any]) -> str:
     target, budget = answer["target"], answer["budget"]
     lines = [
         text_table(f"{answer['sweep']} for {budget['means']}", BUDGET_COLUMNS, [*rows, *others]),
-        f"regret   expected loss at width {target['width']} and {target['steps']} steps above that "
-        "of its own best value, and what 95 % of the simulated sweeps stay below"
-        f"{_percent_text(chosen['predicted_regret']['percent'])}. `or`: other designs for the same "
-        "budget",
+        f"in loss  how much the loss at width {target['width']} after {target['steps']} "
+        "steps will lie above that of the best value there: the mean of simulated sweeps, and "
+        f"what 95 % of them stay below{_percent_text(chosen['predicted_regret']['percent'])}. "
+        "Lines that begin with `or` are other designs for the same budget",
         _budget_cost(chosen["cost"], budget["unit"]),
         *_budget_knowledge(answer["knowledge"], answer["pilot"], unit=budget["unit"]),
-        f"chosen   from {answer['designs_affordable']} designs that the budget pays",
+        f"chosen   from {answer['designs_affordable']} designs that the budget can pay",
         *(f"note     {note}" for note in answer["notes"]),
     ]
     return "\n".join(folded(line) for line in lines)
@@ -203,8 +220,8 @@ def _budget_cells(budget: str, entry: Mapping[str, Any] | None) -> list[str]:
 def _budget_cost(cost: Mapping[str, Any], unit: str) -> str:
     return (
         f"cost     {amount_text(cost['amount'], unit)} ({UNITS[unit]}): {cost['trials_to_run']} "
-        f"trials to run, {cost['flops']:.3g} FLOPs, wall {duration(cost['wall_seconds'])}; start, "
-        "gate and fit are left out"
+        f"trials to run, {cost['flops']:.3g} FLOPs, wall time {duration(cost['wall_seconds'])}. "
+        "The start, the coordinate check and the fit are not included"
     )
 
 
@@ -215,19 +232,22 @@ def _budget_knowledge(
     rise, optimum = known["rise"], known["optimum"]
     drift = known["drift_octaves_per_doubling"]
     longer = known["octaves_per_doubling_of_steps"]
-    own = f"{known['trials']} recorded rows"
+    own = f"{known['trials']} finished trials"
     if pilot is not None:
         own = (
             f"a pilot of {pilot['trials']} trials of {pilot['steps']} steps at width "
             f"{pilot['width']}, {amount_text(pilot['spent'], unit)} of the budget"
         )
-    cliff = "none seen" if known["cliff"] is None else f"{known['cliff']:.2g} octaves above"
+    cliff = "No value was seen to diverge"
+    if known["cliff"] is not None:
+        cliff = f"Values {2.0 ** known['cliff']:.2g} times the best one or more diverge"
     return [
-        f"known    from {own}: noise {known['loss_sd']:.2g} (sd of a trial's loss), one octave too "
-        f"low costs {rise['low']:.2g} and too high {rise['high']:.2g}, cliff {cliff}, optimum "
-        f"{optimum['estimate']:.2f} (sd {optimum['sd']:.2g}) at width {optimum['width']}",
-        f"assumed  drift {drift['estimate']:.2g} octaves per width doubling (sd "
-        f"{drift['sd']:.2g}); {longer['estimate']:g} per doubling of the steps (sd "
-        f"{longer['sd']:g}); "
-        "basin and noise the same at every width and length",
+        f"known    from {own}: a trial's loss has a standard deviation of {known['loss_sd']:.2g}. "
+        f"Half the best value costs {rise['low']:.2g} in loss, twice the best value "
+        f"{rise['high']:.2g}. {cliff}. The optimum at width {optimum['width']} is "
+        f"{optimum['estimate']:.2f} in log2 (standard deviation {optimum['sd']:.2g})",
+        f"assumed  the optimum moves by {drift['estimate']:.2g} octaves (factors of two) per "
+        f"doubling of the width (standard deviation {drift['sd']:.2g}) and by "
+        f"{longer['estimate']:g} per doubling of the steps (standard deviation {longer['sd']:g}); "
+        "the curve of the loss and its noise are the same at every width and length",
     ]

@@ -54,15 +54,23 @@ def _parameter_cells(row: Mapping[str, Any]) -> list[str]:
 def _differences(table: Mapping[str, Any]) -> list[str]:
     """Return lines on which roles' rules differ from those of a vanilla Transformer."""
     columns = ", ".join(["init", *FACTOR_COLUMNS])
-    lines = [f"vanilla: {columns} of a Transformer (arXiv 2203.03466, Table 8)"]
+    lines = [
+        (
+            f"The last column, vanilla, gives {columns} of a plain Transformer under µP (arXiv "
+            "2203.03466, Table 8); m is width / base width."
+        )
+    ]
     if table["depth_mult"] != 1:
-        lines.append("Width is compared; the values hold the factors of depth too.")
+        lines.append(
+            "Only the dependence on the width is compared; the values also hold the factors of "
+            "the depth."
+        )
     if table["coincide"]:
-        return [*lines, "The rules coincide with the vanilla Transformer's in every role."]
+        return [*lines, "In every role the rules are those of the plain Transformer."]
     return lines + [
-        f"{role} differs in its {name.replace('_', ' ')}: "
-        f"{_range(entry['exponents'][name], _power)} against "
-        f"{_power(entry['vanilla_exponents'][name])}"
+        f"The role {role} differs in its {name.replace('_', ' ')}: "
+        f"{_range(entry['exponents'][name], _power)} instead of "
+        f"{_power(entry['vanilla_exponents'][name])}."
         for role, entry in table["roles"].items()
         for name in entry["differs"]
     ]

@@ -211,7 +211,7 @@ def _without_idle(
     reasons, hints, off = dict[str, str](), dict[str, str](), dict[str, str]()
     families = cells.get("family", []) if "width" in cells else []
     if len(set(families)) > 1 and not varies_within(families, [widths]):
-        reasons["family"] = "tells nothing beyond the width"
+        reasons["family"] = "says nothing that the width does not say"
     for name in further:
         values = number_columns(cells[name], decimal_comma=sheet.decimal_comma)
         if values is None:
@@ -219,13 +219,13 @@ def _without_idle(
         elif len({value for value in values if value == value}) < 2:
             reasons[name] = "is the same in every row"
         elif not varies_within(values, [widths]):
-            reasons[name] = "follows from the width"
+            reasons[name] = "is given by the width"
         elif lr is not None and rates is not None and follows(values, rates, arms):
             reasons[name] = "is a fixed multiple of the learning rate at every width"
             rate, column = chosen.columns[lr], chosen.columns[name]
             if _before_factor([rate, column], chosen, sheet) == column:
-                reasons[name] = f"is {rate!r} before a factor of the width"
-                hints[name] = f"lr={column} takes it, and under µP it is the rate that transfers"
+                reasons[name] = f"is {rate!r} before it was multiplied by a factor of the width"
+                hints[name] = f"lr={column} takes it; under µP this is the rate that transfers"
         elif gaps := _gaps(values, rates or [0.0] * count, labels):
             if all(gaps.values()) and not is_complement(name):
                 off[name] = " and ".join(sorted(" ".join(arm) for arm in gaps))
@@ -323,7 +323,10 @@ def _with_arms(chosen: ChosenColumns, sheet: Sheet) -> ChosenColumns:
     if not found:
         return chosen
     word = shlex.quote(f"parametrization={found[0]}")
-    note = f"{' or '.join(map(repr, found))} could tell arms apart (--columns {word})"
+    note = (
+        f"{' or '.join(map(repr, found))} could say how the models were parametrized (to use it: "
+        f"--columns {word})"
+    )
     return replace(chosen, notes=(*chosen.notes, note))
 
 
@@ -342,7 +345,7 @@ def _given(
         ours = ours.removesuffix(":").strip()
         if not equals:
             raise UserError(
-                f"`--columns` takes OURS=THEIRS, e.g. lr=learning_rate, but got {word!r}."
+                f"`--columns` takes OURS=THEIRS, for example lr=learning_rate, but got {word!r}."
             )
         _require_ours(ours, theirs if not constant else "", columns)
         if ours in given or ours in constants or ours in unread or (ours == "loss" and wide):

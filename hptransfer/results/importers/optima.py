@@ -181,8 +181,8 @@ def _hp_told(sheet: Sheet) -> str | None:
     names = sorted(set(texts_of(sheet.load(["hp"])["hp"])))
     if len(names) != 1:
         raise UserError(
-            f"A table of optima holds those of one hyperparameter, but {sheet.name} has "
-            f"{', '.join(names)}. Import the rows of one."
+            f"A table of optima must be of one hyperparameter, but {sheet.name} has "
+            f"{', '.join(names)}. Import the rows of one at a time."
         )
     return hp_of(names[0])
 
@@ -203,8 +203,8 @@ def read_optima(
     unit, axis = _optimum_unit(columns, sheet, cells["optimum"]), axis_of(columns.hp)
     if not axis.startswith("log2_") or "one_minus" in axis:
         raise UserError(
-            f"Optima are fitted on a log scale, but those of {sheet.name} are of the {columns.hp}. "
-            "Import the trials that they were found by."
+            f"Optima must be of a hyperparameter on a log scale, but those in {sheet.name} are of "
+            f"the {columns.hp}. Import the trials that they were found by."
         )
     in_octaves = columns.units.get("error", "") == "log2" or (
         unit == ""

@@ -254,7 +254,7 @@ def _checked_optima(
     folder = request.folder
     if find_ledger(folder.path) is not None:
         raise UserError(
-            f"{folder.path} holds trials, which optima cannot be fitted with. Import "
+            f"Optima and trials cannot be fitted together, and {folder.path} holds trials. Import "
             f"{sheet.name} into a folder of its own."
         )
     place, cells = columns.place, Cells(sheet.name, sheet.decimal_comma)
@@ -283,10 +283,10 @@ def _checked_optima(
         told = [(e["axis"], e["optimum"], e["sd"]) for e in (before, each)]
         if told[0] != told[1]:
             raise UserError(
-                f"A setting has one optimum, but {sheet.name} gives {told[1][1]:g} ± "
-                f"{told[1][2]:g} at {each['parametrization']}, width {each['width']}, where there "
-                f"was {told[0][1]:g} ± {told[0][2]:g}, in log2. Give the mean with its error, or "
-                "import into another folder."
+                f"Every width must have one optimum, but {sheet.name} gives {told[1][1]:g} ± "
+                f"{told[1][2]:g} (log2) for {each['parametrization']}, width {each['width']}, "
+                f"where there was {told[0][1]:g} ± {told[0][2]:g}. Give the mean with its error, "
+                "or import into another folder."
             )
     axes = {each["axis"] for each in seen.values()}
     if len(axes) > 1:
@@ -296,7 +296,7 @@ def _checked_optima(
         )
     notes = [f"a table of optima, fitted without losses: {_optima_text(columns)}"]
     if left_out:
-        notes.append(f"{len(left_out)} rows without an error, left out (first: {left_out[0]})")
+        notes.append(f"{len(left_out)} rows without an error, ignored (first: {left_out[0]})")
     unique = {place_of(each): each for each in found}
     return list(unique.values()), known, notes
 
@@ -317,8 +317,8 @@ def _require_trials(folder: ResultsFolder) -> None:
     """Refuse a folder that holds a table of optima."""
     if folder.sweep_file.is_file() and read_given_optima(folder):
         raise UserError(
-            f"{folder.path} holds a table of optima, which trials cannot be fitted with. Import "
-            "the trials into a folder of their own."
+            f"Optima and trials cannot be fitted together, and {folder.path} holds a table of "
+            "optima. Import the trials into a folder of their own."
         )
 
 
@@ -351,7 +351,7 @@ def _checked(request: Request, sheet: Sheet, labels: Mapping[str, str]) -> Check
         if not is_new and row["trial_key"] in known:
             were_there += 1
         elif not is_new:
-            odd["given twice, kept once"].append(place)
+            odd["given twice and kept once"].append(place)
     return Checked(chosen, cells, trials, odd, were_there)
 
 
@@ -666,13 +666,13 @@ def _read_trials(
     frame = _one_trial_a_row(sheet, chosen)
     if len(frame) > MOST_TRIALS:
         raise UserError(
-            f"An imported sweep may have {MOST_TRIALS:,} rows, but {sheet.name} has more. "
+            f"An imported sweep may have at most {MOST_TRIALS:,} rows, but {sheet.name} has more. "
             "Leave out what is not needed, or import it into several folders."
         )
     frame, left_out = _without_parents(frame, [name for name, _ in chosen.axes])
     frame, odd = _with_losses(frame, drop_missing, cells)
     if left_out:
-        odd["without a hyperparameter and a loss or width, no trial: left out"] = left_out
+        odd["without a hyperparameter and a loss or width, so no trial; ignored"] = left_out
 
     def column(name: str, convert: Callable[[Any, str, str], Any], missing: Any = None) -> Any:
         if name not in frame:
@@ -754,21 +754,23 @@ def _with_losses(
         """Return a row's loss, or None where the row is left out."""
         status = str(state or "").strip().lower()
         if status in UNFINISHED:
-            odd[f"of status {status!r}, left out"].append(place)
+            odd[f"with status {status!r}, ignored"].append(place)
             return None
         loss = cells.number(cell, "loss", place)
         if status in FAILED and math.isfinite(loss):
-            odd[f"of status {status!r} with a loss of part of a run, left out"].append(place)
+            odd[f"with status {status!r}, whose loss is of a part of the run; ignored"].append(
+                place
+            )
             return None
         if status == "diverged" or cells.truth(flag, "diverged", place):
             odd["flagged as diverged"].append(place)
             return math.inf
         if math.isnan(loss) and drop_missing:
-            odd["without a loss, left out (--missing drop)"].append(place)
+            odd["without a loss, ignored (--missing drop)"].append(place)
             return None
         if not math.isfinite(loss):
             what = "with an infinite loss" if math.isinf(loss) else "without a loss"
-            odd[f"{what}, taken as diverged trials"].append(place)
+            odd[f"{what}, counted as diverged trials"].append(place)
             return math.inf
         return loss
 
@@ -876,11 +878,11 @@ def _is_new(first: dict[bytes, tuple[str, Outcome]], row: Mapping[str, Any], whe
         steps = row["config"].get("budget", {}).get("steps")
         at_step = "" if steps is None else f", step {steps}"
         raise Repeated(
-            f"A trial has one loss, but {where} gives {_loss(came)} where {before} gave "
-            f"{_loss(then)}, both for {row['parametrization']}, width {row['width']}, {hps}, "
-            f"seed {row['seed']}{at_step}. Tell repeated runs apart by a column of "
-            "seeds, or give their mean with n_seeds and loss_std; what else differs may be an arm, "
-            "a checkpoint or another hyperparameter."
+            f"A trial must have one loss, but {where} gives {_loss(came)} where {before} gave "
+            f"{_loss(then)}, both for {row['parametrization']}, width {row['width']}, {hps}, seed "
+            f"{row['seed']}{at_step}. If these are repeated runs, name a column of seeds, or give "
+            "their mean with n_seeds and loss_std. If something else differs (the "
+            "parametrization, the step, another hyperparameter), name its column."
         )
     return before == where
 
@@ -911,14 +913,14 @@ def _require_imported(folder: ResultsFolder) -> None:
         # An interrupted import leaves a ledger of imported rows alone.
         if not all("foreign" in row["config"] for row in iterate_ledger_rows(folder.path)):
             raise UserError(
-                f"{folder.path} holds a ledger without its sweep.yaml. Restore that file, or "
-                "import into another folder."
+                f"A results folder must hold its sweep.yaml, but {folder.path} has only a ledger. "
+                "Restore that file, or import into another folder."
             )
     elif not isinstance(read_facts(folder), ImportedFacts):
         raise UserError(
-            f"{folder.path} holds a sweep of our own, so rows of another program would be fitted "
-            f"with it. Import them into a folder of their own, or into {folder.target} if they "
-            "are of the target."
+            "Rows of another program must not be fitted together with a sweep of ours, but "
+            f"{folder.path} holds one. Import them into a folder of their own, or into "
+            f"{folder.target} if they are runs of the target."
         )
 
 
@@ -941,17 +943,20 @@ def _notes(
     if cells.commas:
         notes.append(f"{cells.commas:,} numbers have a decimal comma: 0,5 was read as 0.5")
     if "seed" not in chosen.names:
-        notes.append("no column of seeds: every row is seed 0 (seed=COLUMN says otherwise)")
+        notes.append(
+            "no column of seeds, so every row counts as seed 0 (name one with seed=COLUMN)"
+        )
     if "parametrization" not in chosen.names and labels["parametrization"] == UNKNOWN_LABEL:
         notes.append(
-            f"no column of arms: all rows are one arm, {UNKNOWN_LABEL!r} "
-            "(parametrization=COLUMN, or parametrization:=mup for all)"
+            "no column says how the models were parametrized, so all rows are taken as one "
+            f"group, {UNKNOWN_LABEL!r} (name one with parametrization=COLUMN, or write "
+            "parametrization:=mup for all rows)"
         )
     if checkpoints > 1:
         notes.append(
-            f"warning: losses at {checkpoints} steps of training are all kept, each as a run of so "
-            "many steps; that holds only under a constant learning rate, and not under a decay "
-            "(read another step with `hptransfer fit --step N`)"
+            f"warning: losses at {checkpoints} training steps are all kept, each as if it were a "
+            "run of that many steps. That is right only under a constant learning rate; with a "
+            "decay read one step with `hptransfer fit --step N`"
         )
     return notes
 

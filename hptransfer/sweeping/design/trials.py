@@ -103,19 +103,19 @@ def check_target(sweep: SweepConfig, target: TrialConfig, allow: Collection[str]
     widest = max(sweep.widths)
     if target.model.width < widest:
         raise UserError(
-            f"The target must be at least as wide as the widest proxy, but got width "
-            f"{target.model.width} with proxies up to {widest}. Set model.width."
+            "The target must be at least as wide as the widest swept model, but its width is "
+            f"{target.model.width} and the sweep goes up to {widest}. Set model.width."
         )
     if type(target.model) is not type(sweep.base.model):
         raise UserError(
             f"The target must be of the sweep's family, but it is a {target.model.family} and the "
-            f"proxies are {sweep.base.model.family}."
+            f"swept models are {sweep.base.model.family}. Choose model={sweep.base.model.family}."
         )
     if target.model.base_width != sweep.base.model.base_width:
         raise UserError(
-            "The target must share the proxies' base width, since every µP factor is relative to "
-            f"it, but got {target.model.base_width} and {sweep.base.model.base_width}. Set "
-            f"model.base_width={sweep.base.model.base_width}."
+            "The target must have the swept models' base width, since every µP factor is "
+            f"relative to it, but it has {target.model.base_width} and they have "
+            f"{sweep.base.model.base_width}. Set model.base_width={sweep.base.model.base_width}."
         )
     _check_depth(sweep, target, allow)
 
@@ -127,9 +127,9 @@ def _check_depth(sweep: SweepConfig, target: TrialConfig, allow: Collection[str]
         return
     if depths[0] != depths[1]:
         raise UserError(
-            f"The target must be as deep as the proxies, since a width sweep says nothing of "
-            f"depth, but got depth {depths[1]} with proxies of {depths[0]}. Set "
-            f"model.depth={depths[0]}, vary depth in the sweep (sweep.vary.depth), or set "
+            "The target must be as deep as the swept models, since a sweep over widths says "
+            f"nothing about depth, but its depth is {depths[1]} and theirs {depths[0]}. Set "
+            f"model.depth={depths[0]}, vary the depth in the sweep (sweep.vary.depth), or set "
             "transfer.allow=[depth] to go on with a warning."
         )
 
@@ -148,8 +148,8 @@ def check_same_question(recorded: SweepConfig, asked: SweepConfig, folder: Path)
     ]
     if changed:
         raise UserError(
-            f"{folder} holds another sweep: {'; '.join(changed)}. A changed base trial "
-            f"is another question; give it a name of its own with name={asked.name}-2."
+            f"{folder} holds another sweep: {'; '.join(changed)}. A changed base config is "
+            f"another question, so give this sweep a name of its own with name={asked.name}-2."
         )
 
 

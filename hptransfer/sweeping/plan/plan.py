@@ -41,6 +41,7 @@ from hptransfer.execution.pack_sizes import (
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.sweeping.design.trials import pending, placeholder_trials, points, wanted
+from hptransfer.system.text import percent_text
 from hptransfer.training.flops import step_flops, trainable_parameters, trial_flops
 
 Row = Mapping[str, Any]
@@ -140,8 +141,8 @@ def throughput(
     if known and workers is None:
         notes = (
             *notes,
-            "No cluster was asked, so one pack is taken to run at a time. Say how many do with "
-            "--workers.",
+            "The cluster was not asked how much it can run, so the plan assumes one pack at a "
+            "time. Say with --workers how many packs run at once.",
         )
     costs = {key: known.get(key) or _scaled(groups, key, known) for key in asked} if known else {}
     return Throughput(costs, workers or 1, notes)
@@ -552,13 +553,16 @@ def _target(
     if own:
         seconds, basis = statistics.median(own), "recorded"
     elif rates:
-        seconds, basis = flops * statistics.median(rates), f"FLOPs, from rows of width {widest}"
+        seconds, basis = (
+            flops * statistics.median(rates),
+            f"scaled by FLOPs from trials of width {widest}",
+        )
     elif works:
         pack = works[0].packs[0]
         rate = pack.seconds / len(pack.trials) / trial_flops(pack.trials[0])
-        seconds, basis = flops * rate, f"FLOPs, from packs of width {widest}"
+        seconds, basis = flops * rate, f"scaled by FLOPs from packs of width {widest}"
     else:
-        seconds, basis = None, "no row and no pack of the widest width"
+        seconds, basis = None, "nothing of the widest width was run or measured"
     price = occupied.price_per_hour
     return {
         "width": width,
@@ -592,14 +596,14 @@ def _notes(inputs: PlanInputs, shapes: Sequence[PlannedShape]) -> list[str]:
     sweep, notes = inputs.sweep, []
     if _works(shapes) is None and not inputs.measure:
         notes.append(
-            "No hours: nothing recorded or cached tells how long packs take. --measure trains a "
-            f"few steps here, for at most {PLAN_LIMITS.seconds:.0f} s and "
-            f"{PLAN_LIMITS.memory_share:.0%} of the free memory."
+            "Hours are not known, because nothing tells how long trials take. Add --measure, "
+            f"which trains a few steps on this machine for at most {PLAN_LIMITS.seconds:.0f} s "
+            f"and {percent_text(100 * PLAN_LIMITS.memory_share)} of the free memory."
         )
     if sweep.is_adaptive:
         notes.append(
-            f"{sweep.design.method.value} asks in rounds of {sweep.design.batch} points, up to "
-            f"{sweep.design.total} of an arm at a width; each waits for the one before, which "
-            "takes longer than the wall time said here."
+            f"{sweep.design.method.value} chooses its points in rounds of {sweep.design.batch}, "
+            f"up to {sweep.design.total} per parametrization and width. Each round waits for the "
+            "one before, so the sweep takes longer than the wall time given here."
         )
     return notes

@@ -87,7 +87,7 @@ def measured_sizes(
     Args:
         others: seconds of the packs of all other shapes, which run beside these.
     """
-    say("measuring pack sizes ...", quiet=job.quiet)
+    say("measuring how many trials train best together ...", quiet=job.quiet)
     found = measure_packs(
         list(groups.values()),
         job.composed.runtime,
@@ -326,16 +326,16 @@ class _RunningSweep:
         if not self._failed:
             return
         others = (
-            f"{MOST_FAILURES_IN_A_ROW} failed one after another, so the sweep was stopped; what "
-            "finished before is recorded"
+            f"{MOST_FAILURES_IN_A_ROW} failed one after another, so the sweep was stopped; the "
+            "trials that finished before are kept"
             if stopped
-            else "all others are recorded"
+            else "all other trials are finished and kept"
         )
         sentences = "".join(f"\n  {each.sentence(self.folder)}" for each in self._failed)
         raise TrialsFailed(
-            f"{len(self._failed)} of {self.asked} trials failed, because their training raised; "
-            f"{others}. Mend the cause and run the same command again: it runs only trials that "
-            f"are not recorded.{sentences}"
+            f"{len(self._failed)} of {self.asked} trials failed with a Python error; {others}. "
+            "Mend the cause and run the same command again: it trains only the trials that are "
+            f"not finished.{sentences}"
         )
 
     def _discard(self, index: int) -> None:
@@ -345,7 +345,7 @@ class _RunningSweep:
         try:
             discard_pack(self.checkpoints, self._packs[index])
         except MachineError as error:
-            self.note(f"A checkpoint that is needed no more is left behind: {error}")
+            self.note(f"A checkpoint that is not needed any more could not be deleted: {error}")
 
     def _next_packs(self) -> list[Trials]:
         asked, recorded = self.asked, self.recorded

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hptransfer.config.choices import Scaling
+from hptransfer.config.choices import Scaling, arm_name
 from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, sweep_config
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
 from hptransfer.config.identity import with_scaling, with_width
@@ -25,7 +25,7 @@ from hptransfer.sweeping.design.trials import (
 )
 from hptransfer.system.files import require_links_inside, write_text
 from hptransfer.system.folder_lock import FolderLock
-from hptransfer.system.text import say
+from hptransfer.system.text import factor_text, say
 
 
 class CheckFailed(Exception):
@@ -94,14 +94,14 @@ def _check_shrinking(
     widths = ", ".join(map(str, sorted({row["width"] for row in gone})))
     if gone and not allowed:
         raise UserError(
-            f"A sweep keeps all trials that it has asked for, but {folder.path} records "
-            f"{len(gone)} that this command does not ask for (widths {widths}), so every fit would "
-            f"leave them out. Add {to_keep} to keep them, or --shrink to leave them out; their "
-            "rows stay in the ledger."
+            f"A sweep must go on asking for all its finished trials, but {folder.path} holds "
+            f"{len(gone)} that this command does not ask for (widths {widths}), so no fit would "
+            f"use them. Add {to_keep} to keep them in use, or --shrink to go on without them; "
+            "their rows stay on disk."
         )
     say(
-        f"{folder.path} asked for more before ({to_keep}); {len(gone)} recorded trials are left "
-        "out from here on.",
+        f"{folder.path} asked for more before ({to_keep}), so {len(gone)} finished trials are not "
+        "used from here on.",
         quiet=quiet,
     )
 
@@ -179,11 +179,13 @@ def failure_sentence(answer: dict[str, Any]) -> str:
     """Return why a coordinate check failed, and what to do."""
     worst = answer["worst"]
     reason = " ".join(answer["warnings"]) or (
-        f"{worst['module']} ({worst['quantity']}, step {worst['step']}) changes by "
-        f"{worst['slope']} octaves per width doubling; at most {answer['limit']} is µP."
+        f"the size of {worst['module']} ({worst['quantity']}, step {worst['step']}) is multiplied "
+        f"by {factor_text(worst['slope'])} per doubling of the width, and under µP it must stay "
+        f"between {factor_text(-answer['limit'])} and {factor_text(answer['limit'])}."
     )
     return (
-        f"The coordinate check of the {answer['parametrization']} arm failed: {reason} Mend the "
+        f"The coordinate check of {arm_name(answer['parametrization'])} failed: {reason} The "
+        "sweep would not test µP, so it was not started. Correct the model or its "
         "parametrization, or set sweep.gate=false to sweep all the same."
     )
 
@@ -192,11 +194,13 @@ def intention(job: Job) -> str:
     """Return a line on how many trials are recorded and how many will run."""
     done = {row["trial_key"] for row in iterate_ledger_rows(job.folder.path)}
     if job.sweep.is_adaptive:
-        return f"{job.sweep.name}: {len(done)} trials are recorded; asks for more in rounds"
+        return (
+            f"{job.sweep.name}: {len(done)} trials are finished; further ones are chosen in rounds"
+        )
     keys = set(wanted(job.sweep))
     missing, present = len(keys - done), len(keys & done)
     if not present:
         return f"{job.sweep.name}: {missing} trials to run"
     if not missing:
-        return f"{job.sweep.name}: all {present} trials are recorded"
-    return f"{job.sweep.name}: {present} of {len(keys)} trials are recorded; adds {missing} trials"
+        return f"{job.sweep.name}: all {present} trials are finished"
+    return f"{job.sweep.name}: {present} of {len(keys)} trials are finished; {missing} more to run"

@@ -156,7 +156,7 @@ class SweepProgress:
         """Return one line of counts and the time left."""
         counts = list(self.counts.values())
         parts = [
-            f"{self.done}/{self.total} trials",
+            f"{self.done} of {self.total} trials finished",
             f"{sum(each.running for each in counts)} running",
             f"{sum(each.diverged for each in counts)} diverged",
         ]
@@ -165,7 +165,7 @@ class SweepProgress:
         if failed := sum(each.failed for each in counts):
             parts.append(f"{failed} failed")
         if self.restarted:
-            parts.append(f"{self.restarted} pack{'s' * (self.restarted > 1)} restarted")
+            parts.append(f"{self.restarted} group{'s' * (self.restarted > 1)} of trials restarted")
         to_run = self.total - self.done - failed
         if to_run > 0:
             unplanned = max(to_run - sum(each.left for each in counts), 0)

@@ -78,9 +78,9 @@ def _require_of_runtime(overrides: Sequence[str]) -> None:
     for override in overrides:
         if override.split("=")[0].split(".")[0] != "runtime":
             raise UserError(
-                "A recorded trial is trained again as it was, so with --trial only runtime.* may "
-                f"be overridden, but got {abbreviate(override)}. Train a config file to "
-                "change the rest."
+                "With --trial a finished trial is trained again as it was, so only runtime.* may "
+                f"be changed, but got {abbreviate(override)}. Train a config file to change the "
+                "rest."
             )
 
 
@@ -98,22 +98,22 @@ def find_row(folder: ResultsFolder, prefix: str) -> dict[str, Any]:
     }
     if not found:
         raise UserError(
-            f"--trial must begin the key of one of the rows of {folder.path}, but none begins with "
-            f"{abbreviate(prefix)}. `hptransfer status {folder.path} --export rows.csv` "
-            "lists the keys."
+            f"--trial must be the beginning of the key of a row in {folder.path}, but no key "
+            f"begins with {abbreviate(prefix)}. `hptransfer status {folder.path} --export "
+            "rows.csv` lists the keys."
         )
     if len(found) > 1:
         first = sorted(found)[:3]
         others = ", ..." if len(found) > len(first) else ""
         raise UserError(
-            f"--trial must tell one row from all others, but {len(found)} keys begin with "
-            f"{abbreviate(prefix)}: {', '.join(first)}{others}. Give more digits."
+            f"--trial must name one row, but {len(found)} keys begin with {abbreviate(prefix)}: "
+            f"{', '.join(first)}{others}. Give more digits."
         )
     (only,) = found.values()
     if "foreign" in only["config"]:
         raise UserError(
             f"Trial {only['trial_key']} was trained by another program, whose model hptransfer "
-            "does not have. Train it again there."
+            "does not have. Train it again with that program."
         )
     return only
 
@@ -141,8 +141,9 @@ def trial_of(recorded: Mapping[str, Any]) -> TrialConfig:
 def _unread(recorded: Mapping[str, Any], reason: str) -> UserError:
     version = recorded["provenance"].get("hptransfer")
     return UserError(
-        f"Trial {recorded['trial_key']} cannot be run again by this hptransfer, which reads its "
-        f"config otherwise ({reason}). Use the version that wrote the row: {version}."
+        f"Trial {recorded['trial_key']} cannot be trained again by this version of hptransfer, "
+        f"which reads its config differently ({reason}). Use the version that wrote the row: "
+        f"{version}."
     )
 
 
@@ -208,9 +209,10 @@ def _judged(answer: Mapping[str, Any]) -> str:
     if answer["equal"]:
         return "equal to the bit"
     if answer["difference"] is None:
-        return "ended likewise, at another step" if answer["agrees"] else "ended otherwise"
+        return "ended in the same way, at another step" if answer["agrees"] else "ended otherwise"
     within = "within" if answer["agrees"] else "beyond"
     return (
-        f"differs by {answer['difference']:+.3g}, {answer['relative_difference']:.2g} of the loss: "
-        f"{within} the tolerance of {answer['tolerance']:g}"
+        f"differs by {answer['difference']:+.3g} in loss, which is "
+        f"{answer['relative_difference']:.2g} of the loss: {within} the tolerance of "
+        f"{answer['tolerance']:g}"
     )

@@ -60,7 +60,7 @@ class SecondsLeft(NamedTuple):
 
     def __str__(self) -> str:
         low, likely, high = (duration(max(round(seconds), 1)) for seconds in self)
-        return f"~{likely} left" + (f" ({low} to {high})" if low != high else "")
+        return f"about {likely} left" + (f" ({low} to {high})" if low != high else "")
 
 
 def seconds_left(

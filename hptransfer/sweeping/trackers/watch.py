@@ -66,15 +66,16 @@ def _started(name: str, folder: Path, sweep_name: str) -> Watcher:
         return SERVICES[name](folder, sweep_name)
     except ImportError as error:
         raise UserError(
-            f"`executor.trackers` names {name}, whose package cannot be imported: {error}. Install "
-            f"it with pip install 'hptransfer[{name}]', or leave it out."
+            f"`executor.trackers` names {name}, but its package cannot be imported: {error}. "
+            f"Install it with pip install 'hptransfer[{name}]', or remove it from "
+            "executor.trackers."
         ) from error
     except (UserError, MachineError):
         raise
     except Exception as error:  # each service has its own
         raise UserError(
-            f"`executor.trackers` names {name}, which cannot start: {_text(error)}. Mend its login "
-            "or address, or leave it out."
+            f"`executor.trackers` names {name}, but it cannot start: {_text(error)}. Correct its "
+            "login or address, or remove it from executor.trackers."
         ) from error
 
 
@@ -109,7 +110,10 @@ class Watch:
         for name, delivery in self._deliveries.items():
             delivery.put(self._trackers[name].close)
             if not delivery.end(max(until - time.monotonic(), 0.0)):
-                self._complain(f"{name} took too long and lacks the last trials.")
+                self._complain(
+                    f"{name} took too long and does not show the last trials; the results folder "
+                    "has them all."
+                )
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -150,13 +154,18 @@ class Watch:
         self._event("row", **{name: row[name] for name in shown})
         self._counts.update(["rows", row["status"]])
         if self._counts["rows"] == TRIAL_RUNS + 1 and self._trackers:
-            self.note(f"trackers show {TRIAL_RUNS} trials as runs; the ledger has them all")
+            self.note(
+                f"trackers show only the first {TRIAL_RUNS} trials as runs of their own; the "
+                "results folder has them all"
+            )
         for name, delivery in self._deliveries.items():
             if name == "tensorboard" or self._counts["rows"] <= TRIAL_RUNS:
                 delivery.put(partial(self._trackers[name].row, row, curve))
 
     def _failed(self, name: str, error: Exception) -> None:
-        self._complain(f"{name} is left out from here on: {_text(error)}. The ledger has all rows.")
+        self._complain(
+            f"{name} is not used from here on: {_text(error)}. The results folder has all rows."
+        )
 
     def _complain(self, text: str) -> None:
         say(f"hptransfer: {text}", quiet=False)
@@ -169,7 +178,7 @@ class Watch:
             self._log.event(name, fields)
         except (OSError, ValueError) as error:
             self._log = None
-            say(f"hptransfer: the log is left out from here on: {_text(error)}.", quiet=False)
+            say(f"hptransfer: the log is not written from here on: {_text(error)}.", quiet=False)
 
 
 class EventLog:

@@ -60,21 +60,26 @@ class PackCheckpoint:
                 return None
             counters, tensors = _parsed(content)
             if changed := differences(counters["origin"], pack_origin(state)):
-                raise ValueError(f"it would not end with the same bits, since {changed}.")
+                raise ValueError(
+                    f"the results would differ in their last digits, because {changed}."
+                )
             left = len(counters["members"])
             expected = {name: (left, *t.shape[1:]) for name, t in state.tensors().items()}
             curves = {name: tensors.pop(name) for name in CURVE_TENSORS if name in tensors}
             if {name: tuple(t.shape) for name, t in tensors.items()} != expected:
-                raise ValueError("the model has other parameters now.")
+                raise ValueError("the model has other parameters than before.")
         except (MachineError, ValueError) as error:
-            self.notes.append(f"A pack began anew instead of at its checkpoint: {error}")
+            self.notes.append(
+                f"A pack of trials started from its first step instead of its checkpoint: {error}"
+            )
             return None
         records = {int(place): MemberRecord(*record) for place, record in counters["left"].items()}
         steps = counters["steps"]
         state.restore(tensors, members=counters["members"], left=records, step=steps[-1])
         self.notes.append(
-            f"A pack of {len(state.started_with)} at width {state.started_with[0].model.width} "
-            f"went on at step {steps[-1]} of {state.budget.steps}, where it had been cut off."
+            f"The {len(state.started_with)} trials that train together at width "
+            f"{state.started_with[0].model.width} go on at step {steps[-1]} of "
+            f"{state.budget.steps}, where they were interrupted."
         )
         at_init = curves.pop("losses_at_init").clone()
         losses = (map(tuple, rows.tolist()) for rows in curves.values())
@@ -112,7 +117,9 @@ class PackCheckpoint:
         try:
             self.storage.write_bytes(self.name, content)
         except MachineError as error:
-            note = f"A pack could not leave a checkpoint and goes on without: {error}"
+            note = (
+                f"A pack of trials could not write its checkpoint and goes on without one: {error}"
+            )
             self.notes += [] if note in self.notes else [note]
         self.saved_at = time.monotonic()
 
@@ -140,9 +147,9 @@ def _parsed(content: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         text, check = (header["__metadata__"][name] for name in ("counters", "check"))
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ValueError("it is damaged, or no checkpoint of a pack.") from error
+        raise ValueError("it is damaged, or is no checkpoint of a pack.") from error
     if check != checksum(text, tensors):
-        raise ValueError("it is damaged: its checksum is another.")
+        raise ValueError("it is damaged: its checksum does not match.")
     return json.loads(text), tensors
 
 

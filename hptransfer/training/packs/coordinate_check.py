@@ -27,6 +27,7 @@ from hptransfer.data import Dataset, load_data
 from hptransfer.errors import UserError
 from hptransfer.models.parametrization.factors import Role
 from hptransfer.models.parametrization.rules import parameter_rules
+from hptransfer.system.text import percent_text, rounded
 from hptransfer.training.batches import evaluation_batches
 from hptransfer.training.device import torch_device
 from hptransfer.training.objectives import noised
@@ -67,7 +68,7 @@ def coordinate_check(
     """
     if len(set(widths)) < 2 or set(widths) == {base.model.base_width}:
         raise UserError(
-            "A coordinate check needs two widths or more that differ, since at the base width "
+            "A coordinate check needs at least two different widths, since at the base width "
             f"every parametrization is the same model, but got widths={list(widths)}. Set "
             "sweep.widths."
         )
@@ -215,9 +216,10 @@ def check_record(
     warnings = []
     if not loss_drop >= LEAST_LOSS_DROP:  # a loss that is NaN did not fall either
         warnings.append(
-            f"The base width's loss fell by {loss_drop:.1%} in {max(MEASURED_STEPS)} steps at log2 "
-            f"lr {log2_lr:g}, less than the {LEAST_LOSS_DROP:.0%} that a telling check needs: "
-            "check at a higher rate."
+            f"At the base width the loss fell by only {percent_text(100 * loss_drop)} in "
+            f"{max(MEASURED_STEPS)} steps at learning rate {rounded(2.0**log2_lr, 3)}. The check "
+            f"needs a fall of {percent_text(100 * LEAST_LOSS_DROP)} to tell anything: check at a "
+            "higher learning rate (search.lr.low, search.lr.high)."
         )
     return {
         "family": base.model.family,

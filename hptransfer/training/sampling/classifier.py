@@ -24,7 +24,8 @@ FEATURES = 64  # features per image
 # the others halve it down to 4.
 CHANNELS = {8: (32, 64), 32: (16, 32, 64, 64)}
 # Whether the features are the last convolution's channels averaged over the image, as FID's are, or
-# else the hidden layer. The hidden layer cannot tell clothes from noise (docs/how_to/quality_of_samples.md).
+# else the hidden layer. The hidden layer cannot tell clothes from noise: see
+# docs/how_to/quality_of_samples.md.
 POOLED = {8: False, 32: True}
 IMAGES_AT_ONCE = 500  # images of one forward of the classifier
 
@@ -84,9 +85,9 @@ def load_classifier(data: DataConfig) -> Classifier:
     trained_on = classifier_facts(data)["data_sha256"]
     if trained_on != data.sha256:
         raise UserError(
-            f"Samples are judged by a classifier of the same data, but that of {data.name} was "
-            f"trained on content {trained_on} and data.sha256={data.sha256}. Set "
-            "quality.samples=0."
+            "Samples can be judged only by a classifier of the same data, but the one for "
+            f"{data.name} was trained on the content {trained_on}, and this is "
+            f"data.sha256={data.sha256}. Set quality.samples=0 to judge none."
         )
     model = Classifier(data.layout)
     model.load_state_dict(load_file(weights_file(data)), strict=True)

@@ -80,8 +80,8 @@ def require_fitting_sampler(objective: ObjectiveConfig, config: SamplerConfig) -
     own = Sampler.euler if isinstance(objective, RectifiedFlowConfig) else Sampler.ddim
     require(
         config.name in (own, Sampler.dpm_solver),
-        f"A sampler must fit its objective, {own.value} or dpm_solver for "
-        f"objective={objective.name}, but got {config.name.value}. Choose {own.value}.",
+        f"A sampler must fit its objective, but got {config.name.value}; "
+        f"objective={objective.name} takes {own.value} or dpm_solver. Choose {own.value}.",
     )
     require(
         not isinstance(objective, DDPMConfig) or config.steps <= objective.timesteps,

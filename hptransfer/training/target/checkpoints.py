@@ -52,10 +52,10 @@ class SavedCheckpoint:
         for name in sorted(found.keys() | wanted.keys()):
             if found.get(name) != wanted.get(name):
                 raise UserError(
-                    "A run goes on with the model it began with, but in its checkpoint of step "
-                    f"{self.step} {name} is {_said(found.get(name))}, and in the model "
-                    f"{_said(wanted.get(name))}. Bring the model's code back, or remove the run's "
-                    "folder to train anew."
+                    f"A run must go on with the model that it began with, but {name} is "
+                    f"{_said(found.get(name))} in its checkpoint of step {self.step} and "
+                    f"{_said(wanted.get(name))} in the model. Restore the model's code, or remove "
+                    "the run's folder to train from the start."
                 )
 
     def tensor(self, name: str) -> Tensor:
@@ -82,7 +82,7 @@ class RunCheckpoints:
             try:
                 return self.read(step), notes
             except ValueError as error:
-                notes.append(f"The checkpoint of step {step} is no use: {error}.")
+                notes.append(f"The checkpoint of step {step} cannot be used: {error}.")
         return None, notes
 
     def read(self, step: int) -> SavedCheckpoint:
@@ -196,10 +196,10 @@ def _newest(
         tell(note)
     if saved is None:
         if notes:
-            tell("No checkpoint is left to go on from, so the run begins anew.")
+            tell("No usable checkpoint is left, so the run starts from its first step.")
         return None
     changed = differences(saved.facts["origin"], origin)
-    bits = f", not to the bit, since {changed}" if changed else ""
+    bits = f", but its last digits will differ, because {changed}" if changed else ""
     tell(f"The run goes on at step {saved.step} of {steps}{bits}.")
     return saved
 

@@ -286,8 +286,9 @@ def micro_batch(config: TrialConfig, trainer: TrainerConfig, group: ProcessGroup
     size, parts = config.budget.batch_size, group.size * trainer.accumulate
     require(
         size % parts == 0,
-        "`budget.batch_size` must be a multiple of processes times train.accumulate, but got "
-        f"batch_size={size} with {group.size} x {trainer.accumulate}. Choose a divisor of the "
-        "batch: it is the trial's own and stays as it is.",
+        "`budget.batch_size` must be a multiple of the number of processes times "
+        f"train.accumulate, but got batch_size={size} with {group.size} x {trainer.accumulate}. "
+        "Change train.accumulate or the number of processes; the batch size is part of the trial "
+        "and stays as it is.",
     )
     return size // parts

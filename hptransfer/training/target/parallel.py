@@ -58,16 +58,16 @@ class ProcessGroup:
         if trainer.parallel is Parallel.none:
             require(
                 started == 1,
-                f"`train.parallel=none` trains in one process, but torchrun started {started}. Set "
-                "train.parallel=ddp or fsdp, or start one.",
+                f"`train.parallel=none` trains in one process, but torchrun started {started}. "
+                "Set train.parallel=ddp or fsdp, or start one process.",
             )
             return ProcessGroup(0, 1, torch_device(runtime), trainer.parallel, owned=False)
         way = trainer.parallel.value
         require(
             dist.is_initialized() or "RANK" in os.environ,
-            f"`train.parallel={way}` shares a run among processes, but none were started together. "
-            f"Run `torchrun --nproc-per-node N -m hptransfer train ... train.parallel={way}`, or "
-            "set train.parallel=none.",
+            f"`train.parallel={way}` shares a run among several processes, but they were not "
+            "started together. Run `torchrun --nproc-per-node N -m hptransfer train ... "
+            f"train.parallel={way}`, or set train.parallel=none.",
         )
         device = _own_device(runtime)
         owned = not dist.is_initialized()
@@ -267,6 +267,7 @@ def explain_out_of_memory(trainer: TrainerConfig, micro_batch: int) -> Iterator[
             ways.append("share the model among GPUs by train.parallel=fsdp")
         ways.append("use more or larger GPUs")
         raise MachineError(
-            f"The device's memory does not hold the run with {micro_batch} samples a process at a "
-            f"time. To need less without changing the result, {', or '.join(ways)}."
+            f"The run must fit into the device's memory, but it does not with {micro_batch} "
+            "samples a process at a time. To need less memory without changing the result, "
+            f"{', or '.join(ways)}."
         ) from error

@@ -227,7 +227,9 @@ class TrainingRun:
                 self.checkpoints.save(self.progress.step, state, facts)
                 self._describe("running")
             except MachineError as error:
-                self.listeners.tell(f"No checkpoint of step {self.progress.step}: {error}")
+                self.listeners.tell(
+                    f"The checkpoint of step {self.progress.step} could not be written: {error}"
+                )
         for _ in state:  # all processes must gather all tensors, even if writing failed
             pass
         self.saved_at = time.monotonic()

@@ -115,7 +115,7 @@ def test_rows_that_the_sweep_does_not_want_are_kept_and_counted(
     (own,) = json.loads(capsys.readouterr().out)["ledgers"]
     assert (own["appended"], own["wanted"]) == (5, 0)
     assert main(["status", "mine"]) == 0
-    assert "5 recorded rows are left out" in capsys.readouterr().out
+    assert "5 recorded rows are not used" in capsys.readouterr().out
 
 
 def test_rows_of_schema_1_are_imported_as_they_would_be_written_now(

@@ -254,7 +254,7 @@ def test_trials_and_optima_do_not_mix(capsys: Printed):
         assert sentence in capsys.readouterr().err
     for words in (["plot"], ["plot", "--terminal"], ["report"], ["transfer", "model.width=2048"]):
         assert main([words[0], "mine", *words[1:]]) == 2
-        assert "holds a table of optima and no trial" in capsys.readouterr().err
+        assert "holds a table of optima and no trials" in capsys.readouterr().err
 
 
 def test_losses_that_are_called_an_error_are_losses(capsys: Printed):

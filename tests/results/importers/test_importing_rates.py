@@ -26,14 +26,14 @@ def warnings_of(arm: str, power: float, tmp_path: Path, capsys: Printed) -> list
     assert main(["fit", folder, "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["arms"]
     assert found["drift_octaves_per_doubling"]["estimate"] == pytest.approx(-power, abs=0.04)
-    return [warning for warning in found["warnings"] if "after the µP factor" in warning]
+    return [warning for warning in found["warnings"] if "after µP's factor" in warning]
 
 
 def test_a_mup_arm_whose_optimum_falls_as_one_over_width_is_asked_about(
     tmp_path: Path, capsys: Printed
 ):
     (warning,) = warnings_of("mup", 1.0, tmp_path, capsys)
-    assert "import the rate before it" in warning
+    assert "import the rates before that factor" in warning
 
 
 @pytest.mark.parametrize(("arm", "power"), [("standard", 1.0), ("mup", 0.0), ("mup", 0.8)])

@@ -39,12 +39,15 @@ def test_a_model_of_other_tensors_than_the_checkpoints_is_refused(tmp_path: Path
     shapes = {name: tensor.shape for name, tensor in TENSORS.items()}
     found.require(shapes)
     for change, said in (
-        ({"weights/d": (2,)}, r"weights/d is missing, and in the model of shape \(2,\)"),
-        ({"weights/b": (1,)}, r"weights/b is of shape \(3,\), and in the model of shape \(1,\)"),
+        ({"weights/d": (2,)}, r"weights/d is missing in .* and of shape \(2,\) in the model"),
+        (
+            {"weights/b": (1,)},
+            r"weights/b is of shape \(3,\) in .* and of shape \(1,\) in the model",
+        ),
     ):
-        with pytest.raises(UserError, match=f"step 5 {said}"):
+        with pytest.raises(UserError, match=said):
             found.require({**shapes, **change})
-    with pytest.raises(UserError, match=r"weights/c is of shape .* and in the model missing"):
+    with pytest.raises(UserError, match=r"weights/c is of shape .* missing in the model"):
         found.require({name: shapes[name] for name in ("weights/a", "weights/b")})
 
 

@@ -176,7 +176,7 @@ def test_a_run_that_diverges_says_so_and_leaves_its_weights() -> None:
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:
-    with pytest.raises(UserError, match=r"batch_size=8 with 1 x 3\. Choose a divisor"):
+    with pytest.raises(UserError, match=r"batch_size=8 with 1 x 3\. Change train\.accumulate"):
         started(BASE, TrainerConfig(accumulate=3))
 
 

@@ -199,7 +199,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(train) -> None:
     ended = train(tell=said.append)
     damage, going_on = said
     assert damage == (
-        "The checkpoint of step 6 is no use: its file 00000.safetensors is missing or damaged."
+        "The checkpoint of step 6 cannot be used: its file 00000.safetensors is missing or damaged."
     )
     assert going_on == "The run goes on at step 5 of 12."
     assert same_bits(folder_of(ended).weights_file, folder_of(whole).weights_file)
@@ -213,7 +213,7 @@ def test_where_no_checkpoint_is_sound_the_run_begins_anew_and_says_so(train) -> 
         manifest.write_text("{}")
     said: list[str] = []
     ended = train(tell=said.append)
-    assert len(said) == 3 and said[-1].endswith("so the run begins anew.")
+    assert len(said) == 3 and said[-1].endswith("so the run starts from its first step.")
     assert ended["loss"] == train(root="whole")["loss"]
 
 
@@ -244,7 +244,7 @@ def test_another_way_of_computing_goes_on_and_is_told(train) -> None:
         train(show=raising_at(6))
     said: list[str] = []
     ended = train("train.accumulate=2", tell=said.append)
-    assert "step 6 of 12, not to the bit, since accumulate was 1 and is 2." in said[0]
+    assert "because accumulate was 1 and is 2." in said[0]
     assert ended["status"] == "completed"
 
 
@@ -263,7 +263,10 @@ def test_a_run_goes_on_where_no_checkpoint_can_be_written(train, monkeypatch) ->
     monkeypatch.setattr(RunCheckpoints, "save", full)
     said: list[str] = []
     assert train(tell=said.append)["status"] == "completed"
-    assert said[0] == "No checkpoint of step 1: The disk is full." and len(said) == 12
+    assert (
+        said[0] == "The checkpoint of step 1 could not be written: The disk is full."
+        and len(said) == 12
+    )
 
 
 def test_a_disk_that_is_full_at_the_end_is_told_in_a_sentence(train, monkeypatch) -> None:

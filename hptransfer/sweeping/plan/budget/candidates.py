@@ -91,9 +91,9 @@ def width_sets(sweep: SweepConfig) -> list[tuple[int, ...]]:
     kept = [widths for widths in sorted(candidates) if _is_spread(widths)]
     if not kept:
         raise UserError(
-            f"A budget is planned for three widths or more, from {narrowest} to half the target's, "
-            f"{most}, in multiples of {unit}, and there are not so many. Name a wider target or a "
-            "narrower first width in sweep.widths."
+            f"A plan for a budget needs three widths or more between {narrowest} and half the "
+            f"target's, {most}, in multiples of {unit}, but there are not so many. Name a wider "
+            "target or a narrower first width in sweep.widths."
         )
     return kept
 

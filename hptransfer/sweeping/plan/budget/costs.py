@@ -218,9 +218,9 @@ def costs_by_width(
     found = throughput(inputs, every, looked_up, at_once=PROBED_TRIALS)
     if not found.costs:
         raise UserError(
-            "A budget is planned by how long packs take, but no recorded row of "
-            f"results/{sweep.name} and no entry of the cache of packs tells it. Add --measure, "
-            "which trains a few steps here."
+            "A plan for a budget must know how long trials take, but no finished trial in "
+            f"results/{sweep.name} and no earlier measurement tells it. Add --measure, which "
+            "trains a few steps on this machine."
         )
     by_width = {every[key][0].model.width: known.cost for key, known in found.costs.items()}
     return by_width, found.workers, found.notes

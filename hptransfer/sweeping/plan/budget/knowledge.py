@@ -192,6 +192,6 @@ def _no_basin(arm: FittedArm | None, axis: str, trials: int, *, steps: int) -> s
         said = advice if basin.censored is None else how.get(basin.censored, advice)
         why = f"its best point is {basin.optimum:g}, {said}"
     return (
-        f"A design needs a basin with its minimum inside, but the pilot of {trials} trials of "
-        f"{steps} steps shows none: {why}."
+        "A plan needs a curve of loss against the hyperparameter with its minimum inside the "
+        f"swept range, but the pilot of {trials} trials of {steps} steps shows none: {why}."
     )

@@ -30,6 +30,7 @@ from hptransfer.sweeping.plan.budget.record import knowledge_entry, proposal_ent
 from hptransfer.sweeping.plan.budget.regret import Predictor, Proposal
 from hptransfer.sweeping.plan.budget.units import Budget, Meter, Workload, require_unit
 from hptransfer.sweeping.plan.plan import PlanInputs, occupancy
+from hptransfer.system.text import percent_text
 from hptransfer.training.flops import trial_flops
 
 FACTORS = (0.5, 1.0, 2.0)  # times the budget: the amounts that are compared
@@ -109,14 +110,14 @@ def require_plannable(sweep: SweepConfig) -> None:
     """
     if sweep.target is None:
         raise UserError(
-            "A budget is spent for the regret at a target, but the sweep names none. Set "
-            "sweep.target, e.g. sweep.target.model.width=1024."
+            "A plan for a budget keeps the cost at a target low, but the sweep names no target. "
+            "Set sweep.target, for example sweep.target.model.width=1024."
         )
     if len(sweep.search) != 1 or sweep.design.method is not Method.grid:
         raise UserError(
-            "A budget is planned for a grid of one HP, but the sweep searches "
-            f"{', '.join(name for name, _ in sweep.search)} by {sweep.design.method.value}. Give "
-            "it one axis under search and sweep.design.method=grid."
+            "A plan for a budget needs a grid of one hyperparameter, but the sweep searches "
+            f"{', '.join((name for name, _ in sweep.search))} by {sweep.design.method.value}. "
+            "Leave one entry under search, and set sweep.design.method=grid."
         )
 
 
@@ -223,11 +224,11 @@ def _knowledge(
     )
     if not inputs.measure:
         raise UserError(
-            f"A budget is planned by what basins look like, but no rows of results/{sweep.name} "
-            f"show one. Add --measure to train a pilot of {described}, or sweep the narrowest "
-            "width first."
+            "A plan for a budget must know how the loss depends on the hyperparameter, but the "
+            f"finished trials in results/{sweep.name} do not show it. Add --measure to train a "
+            f"small pilot ({described}), or sweep the narrowest width first."
         )
-    inputs.say(f"pilot    trains {described}; none of it is recorded")
+    inputs.say(f"pilot    trains {described}; its results are not kept")
     entry = {
         "width": sweep.widths[0],
         "trials": trials,
@@ -241,20 +242,20 @@ def _knowledge(
 def _too_small_for_a_pilot(budget: Budget, least: float) -> str:
     most, enough = PILOT_SHARE * budget.amount, 1.01 * least / PILOT_SHARE
     return (
-        f"A pilot may take {PILOT_SHARE:.0%} of the budget, which is "
-        f"{amount_text(most, budget.unit)}, but the least one takes "
+        f"The pilot may take {percent_text(100 * PILOT_SHARE)} of the budget, which is "
+        f"{amount_text(most, budget.unit)}, but the smallest pilot takes "
         f"{amount_text(least, budget.unit)}. Give --budget={amount_text(enough, budget.unit)} or "
-        "more, or sweep the narrowest width first: its rows stand in for a pilot."
+        "more, or sweep the narrowest width first: then no pilot is needed."
     )
 
 
 def _too_small(budget: Budget, offered: Sequence[Offer]) -> str:
     least, _, spent = min(offered, key=lambda offer: offer[2])
     return (
-        f"--budget={budget} buys no sweep: the least that makes sense is {len(least.widths)} "
-        f"widths up to {least.widths[-1]}, {len(least.axis.points)} points, "
-        f"{len(least.seeds)} seeds and {least.steps} steps, which take "
-        f"{amount_text(spent, budget.unit)}."
+        f"--budget={budget} is too small for any sweep. The smallest sensible one has "
+        f"{len(least.widths)} widths up to {least.widths[-1]}, {len(least.axis.points)} values, "
+        f"{len(least.seeds)} seeds and {least.steps} steps, and takes "
+        f"{amount_text(spent, budget.unit)}. Give at least that much."
     )
 
 
@@ -265,15 +266,17 @@ def _notes(sweep: SweepConfig, chosen: Candidate, of_twice: Candidate) -> list[s
     if len(sweep.parametrizations) > 1:
         arm = sweep.target.parametrization.scaling.value
         notes.append(
-            f"every arm of the sweep is paid for; only {arm}, the target's, lowers its regret. "
-            f"sweep.parametrizations=[{arm}] would buy more."
+            "the budget pays for all parametrizations of the sweep, but only the trials of "
+            f"{arm}, the target's, lower its cost. sweep.parametrizations=[{arm}] would buy more."
         )
     if chosen.steps != sweep.target.budget.steps:
         notes.append(
-            f"the proxies would train {chosen.steps} steps and the target "
-            f"{sweep.target.budget.steps}, so `transfer` will warn that its interval is "
-            "conditional on the shorter training."
+            f"the swept models would train {chosen.steps} steps and the target "
+            f"{sweep.target.budget.steps}, so `transfer` will warn that its interval holds for "
+            "the shorter training only."
         )
     if of_twice == chosen:
-        notes.append("twice the budget gives the same design: none that is considered is better.")
+        notes.append(
+            "twice the budget gives the same plan: no larger plan that is considered is better."
+        )
     return notes

@@ -1,0 +1,420 @@
+"""The sections of results/README.md: a question, its answer, a picture and a table of records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from benchmarks import studies_words as words
+from benchmarks.studies_questions import (
+    FAMILIES,
+    SECTIONS,
+    Edition,
+    Question,
+    Section,
+    of_cpu,
+    of_gpu,
+)
+from benchmarks.studies_read import NOT_RUN, Record, Study, read_study
+from hptransfer.config.choices import arm_name
+from hptransfer.reporting.figures.style import hp_name
+
+Found = Mapping[Edition, Study | str]  # a study, or why there is no answer
+# The rates of the standard parametrization that convergence.json names.
+BASELINES = {
+    "default": "the original's default rate",
+    "proxy_tuned": "best at the widest proxy",
+    "law_tuned": "predicted from its drift",
+    "target_tuned": "best at the target itself",
+}
+SCALES = {"init_scale": "scale of the initialisation", "output_scale": "scale of the output"}
+
+
+def results_sections(studies: Path, sweeps: Path) -> str:
+    """Return a section for each question, and one of what was not run."""
+    written = [section_text(section, studies, sweeps) for section in SECTIONS]
+    return "\n\n".join([*written, _not_run(studies, sweeps)])
+
+
+def section_text(section: Section, studies: Path, sweeps: Path) -> str:
+    """Return a section: what was asked, the answer, the picture, the table, and how."""
+    found = {
+        edition: answered(studies, edition)
+        for question in section.questions
+        for edition in [*of_cpu(question), *_ran(of_gpu(question, sweeps), studies)]
+    }
+    sound = {edition: study for edition, study in found.items() if isinstance(study, Study)}
+    answer = ANSWERS[section.name](sound) if sound else "There is no answer yet."
+    parts = [f"## {section.title}", section.asked, f"**Answer.** {answer}"]
+    if (studies.parent / section.picture).is_file():
+        parts.append(f"![{section.shows}]({section.picture})")
+    parts += [TABLES[section.name](found), _how(section, found, sweeps)]
+    return "\n\n".join(parts)
+
+
+def answered(studies: Path, edition: Edition) -> Study | str:
+    """Return a study with its answer, or say why it has none."""
+    study = read_study(studies / edition.name)
+    if study is None:
+        return NOT_RUN
+    if study.holds(edition.question.record):
+        return study
+    if study.finished < study.wanted:
+        return f"not finished: {study.finished} of {study.wanted} trials"
+    return f"not answered: `{edition.commands()[-1]}`"
+
+
+def _ran(editions: Sequence[Edition], studies: Path) -> list[Edition]:
+    return [e for e in editions if read_study(studies / e.name) is not None]
+
+
+def _how(section: Section, found: Found, sweeps: Path) -> str:
+    """Say what to type, what was trained and what the paper found."""
+    lines = [f"- Command: {_commands(question, found, sweeps)}." for question in section.questions]
+    sound = [study for study in found.values() if isinstance(study, Study)]
+    if sound:
+        counts = dict.fromkeys(study.count for study in sound)
+        each = " each" if len(sound) > len(counts) else ""
+        lines.append(f"- Trained: {'; '.join(counts)}{each}; {_hours(sound)}.")
+    return "\n".join([*lines, f"- The paper: {section.paper}"])
+
+
+def _hours(studies: Sequence[Study]) -> str:
+    devices = sorted({device for study in studies for device in study.devices})
+    where = "core-hours of a CPU" if devices == ["cpu"] else f"hours of {', '.join(devices)}"
+    return f"{words.span([s.seconds / 3600 for s in studies], words.two_digits)} {where}"
+
+
+def _commands(question: Question, found: Found, sweeps: Path) -> str:
+    """Return what to type for a question's first family, and how the others differ."""
+    first, *others = of_cpu(question)
+    shown = words.listed([f"`{line}`" for line in commands(first, found[first], sweeps)])
+    if not others:
+        return shown
+    models = words.listed([f"`model={edition.family}`" for edition in others])
+    return f"{shown}; for the other families add {models}"
+
+
+def commands(edition: Edition, study: Study | str, sweeps: Path) -> tuple[str, ...]:
+    """Return what to type; widths are named where others were swept than the sweep's file says."""
+    if isinstance(study, str):
+        return edition.commands()
+    text = (sweeps / f"{edition.sweep}.yaml").read_text(encoding="utf-8")
+    if study.widths == yaml.safe_load(text)["sweep"]["widths"]:
+        return edition.commands()
+    return edition.commands(f"'sweep.widths=[{','.join(map(str, study.widths))}]'")
+
+
+def _not_run(studies: Path, sweeps: Path) -> str:
+    """List the editions that nobody ran, and why."""
+    missing = [
+        edition
+        for section in SECTIONS
+        for question in section.questions
+        for edition in [*of_cpu(question), *of_gpu(question, sweeps)[:1]]
+        if read_study(studies / edition.name) is None
+    ]
+    lines = [f"- `{edition.commands()[0]}`" for edition in missing]
+    reason = (
+        "These sweeps were not run. Those whose name ends in `_fashion` ask the same questions of "
+        "Fashion-MNIST at 32x32 pixels, and need a GPU for many hours; FOLDER holds its four files."
+    )
+    return "\n\n".join(["## What was not run", reason if lines else "Nothing.", *_block(lines)])
+
+
+def _block(lines: Sequence[str]) -> list[str]:
+    return ["\n".join(lines)] if lines else []
+
+
+def _rows(found: Found, write: Callable[[Study], Sequence[str]], columns: int) -> list[list[str]]:
+    """Return a row for each family: its cells, or why there are none."""
+    return [
+        [
+            _name(edition, study),
+            *(
+                write(study)
+                if isinstance(study, Study)
+                else [study, *[words.UNKNOWN] * (columns - 2)]
+            ),
+        ]
+        for edition, study in found.items()
+    ]
+
+
+def _name(edition: Edition, study: Study | str) -> str:
+    name = FAMILIES[edition.family] + (", on a GPU" if edition.needs_gpu else "")
+    return name if study == NOT_RUN else f"[{name}](studies/{edition.name})"
+
+
+def _rates_table(found: Found) -> str:
+    columns = (
+        "family", "drift under µP", "under standard", "under standard_embed", "predicted cost",
+        "measured cost",
+    )  # fmt: skip
+    return words.table(columns, _rows(found, _rate_cells, len(columns)))
+
+
+def _rate_cells(study: Study) -> list[str]:
+    arms = [words.judged(study.arm(name)) for name in ("mup", "standard", "standard_embed")]
+    return [*arms, words.predicted(study), words.measured(study)]
+
+
+def _quickstart_table(found: Found) -> str:
+    columns = ("family", "drift under µP", "under standard", "predicted cost", "measured cost")
+    return words.table(columns, _rows(found, _two_arms, len(columns)))
+
+
+def _two_arms(study: Study) -> list[str]:
+    arms = [words.judged(study.arm(name)) for name in ("mup", "standard")]
+    return [*arms, words.predicted(study), words.measured(study)]
+
+
+def _rates_answer(found: Mapping[Edition, Study]) -> str:
+    return " ".join(filter(None, [_moves(found), _tuning(found)]))
+
+
+def _moves(found: Mapping[Edition, Study]) -> str:
+    mup, standard = ([s.arm(name) for s in found.values()] for name in ("mup", "standard"))
+    return (
+        f"When the width doubles, the best rate under µP changes by {_drifts(mup)} octaves; it "
+        f"{_verdicts(mup)}. Under the standard parametrization it changes by {_drifts(standard)} "
+        f"octaves; it {_verdicts(standard)}."
+    )
+
+
+def _drifts(arms: Sequence[Record | None]) -> str:
+    known = [arm["drift_octaves_per_doubling"]["estimate"] for arm in arms if arm is not None]
+    return words.span([value for value in known if value is not None], words.sign)
+
+
+def _verdicts(arms: Sequence[Record | None]) -> str:
+    """Count the verdicts, as `transfers in 3 of 4 families, is inconclusive in 1`."""
+    told = [arm["verdict"] for arm in arms if arm is not None]
+    counts = {verdict: told.count(verdict) for verdict in sorted(set(told), key=told.count)[::-1]}
+    said = {"inconclusive": "is inconclusive"}
+    first, *others = counts.items()
+    parts = [f"{said.get(first[0], first[0])} in {first[1]} of {len(told)} families"]
+    return words.listed([*parts, *(f"{said.get(v, v)} in {n}" for v, n in others)])
+
+
+def _tuning(found: Mapping[Edition, Study]) -> str:
+    """Say what the tuning cost beside one target run, and beside sweeping the target."""
+    costs = [study.transfer["cost"] for study in found.values() if study.transfer is not None]
+    names = ("narrowest_over_target_percent", "arm_over_target_percent")
+    names = (*names, "over_direct_search_percent")
+    if not costs or any(c[name] is None for c in costs for name in names):
+        return ""
+    narrowest, arm, direct = (words.span([c[n] for c in costs], words.percent) for n in names)
+    return (
+        f"Tuning µP at the narrowest width alone costs {narrowest} of one target run; all widths "
+        f"cost {arm}, which is {direct} of the same sweep of the target."
+    )
+
+
+def _scales_answer(found: Mapping[Edition, Study]) -> str:
+    told = {SCALES[e.question.sweep]: s for e, s in found.items()}
+    verdicts = (_of_each(told, name) for name in ("mup", "standard"))
+    return "Under µP the verdict is {}. Under the standard parametrization it is {}.".format(
+        *verdicts
+    )
+
+
+def _of_each(told: Mapping[str, Study], parametrization: str) -> str:
+    arms = {scale: study.arm(parametrization) for scale, study in told.items()}
+    return words.listed([f"`{arm['verdict']}` for the {s}" for s, arm in arms.items() if arm])
+
+
+def _scales_table(found: Found) -> str:
+    columns = ("swept", "drift under µP", "under standard", "predicted cost", "measured cost")
+    rows = _rows(found, _two_arms, len(columns))
+    for edition, row in zip(found, rows, strict=True):
+        row[0] = f"[{SCALES[edition.sweep.removesuffix('_fashion')]}](studies/{edition.name})"
+    return words.table(columns, rows)
+
+
+def _search_answer(found: Mapping[Edition, Study]) -> str:
+    (study, *_) = found.values()
+    by_verdict: dict[str, list[str]] = {}
+    for arm in study.arms:
+        by_verdict.setdefault(arm["verdict"], []).append(hp_name(arm["hp"]))
+    said = [f"`{verdict}` for {words.listed(names)}" for verdict, names in by_verdict.items()]
+    costs = f"{words.measured(study)}, where {words.predicted(study)} was predicted"
+    return (
+        f"The verdict is {words.listed(said)}. All transferred values together cost, in loss at "
+        f"the target: {costs}."
+    )
+
+
+def _search_table(found: Found) -> str:
+    columns = ("hyperparameter", "drift", "verdict", "share of what matters at the widest proxy")
+    rows = []
+    for edition, study in found.items():
+        if isinstance(study, str):
+            rows.append([_name(edition, study), study, words.UNKNOWN, words.UNKNOWN])
+            continue
+        shares = _shares(study)
+        rows += [
+            [hp_name(arm["hp"]), words.drift(arm), arm["verdict"],
+             words.percent(100 * shares[arm["hp"]]) if arm["hp"] in shares else words.UNKNOWN]
+            for arm in study.arms
+        ]  # fmt: skip
+    return words.table(columns, rows)
+
+
+def _shares(study: Study) -> Record:
+    """Return each hyperparameter's share of the variance of the loss (total Sobol index)."""
+    assert study.estimates is not None, "asked of a study that holds them"
+    return next((s["importance"]["total"] for s in study.estimates.get("surfaces") or []), {}) or {}
+
+
+def _conditions_answer(found: Mapping[Edition, Study]) -> str:
+    (study, *_) = found.values()
+    told = [
+        f"{words.sign(slope['estimate'])} octaves when the {axis} doubles"
+        for axis, slope in _slopes(study).items()
+        if slope["estimate"] is not None
+    ]
+    warned = [] if study.transfer is None else study.transfer["warnings"]
+    warnings = [f"The target's own warning: “{words.typeset(w).rstrip('.')}.”" for w in warned]
+    start = "Yes: it" if _moved(study) else "No movement is shown: it"
+    return " ".join([f"{start} changes by {words.listed(told)}.", *warnings])
+
+
+def _slopes(study: Study) -> dict[str, Record]:
+    """Return the slopes in octaves per doubling of what varies, by its name in words."""
+    (arm, *_) = study.arms
+    slopes: Mapping[str, Record] = arm["conditions"]["octaves_per_doubling"]
+    named = {"width": "width", "batch_size": "batch size", "steps": "number of steps"}
+    return {named.get(axis, axis): slope for axis, slope in slopes.items()}
+
+
+def _moved(study: Study) -> bool:
+    """Whether an interval of a slope over batch size or steps leaves out zero."""
+    slopes = [slope for name, slope in _slopes(study).items() if name != "width"]
+    return any(s["low"] is not None and (s["low"] > 0 or s["high"] < 0) for s in slopes)
+
+
+def _conditions_table(found: Found) -> str:
+    rows = []
+    for edition, study in found.items():
+        if isinstance(study, str):
+            rows.append([_name(edition, study), study])
+            continue
+        rows += [[f"the {name} doubles", words.signed(s)] for name, s in _slopes(study).items()]
+        rows.append(["predicted cost at the target", words.predicted(study)])
+        rows.append(["measured cost at the target", words.measured(study)])
+    return words.table(("when", "the best rate changes by, in octaves"), rows)
+
+
+def _steps_answer(found: Mapping[Edition, Study]) -> str:
+    return f"{_speed_ups(list(found.values()))} {_with_tuning(list(found.values()))}"
+
+
+def _speed_ups(studies: Sequence[Study]) -> str:
+    """Say how many times more steps a standard run needs, by its rate."""
+    default, tuned = (
+        words.span(_ratios(studies, name, "speed_up"), words.two_digits)
+        for name in ("default", "proxy_tuned")
+    )
+    return (
+        f"For equal loss a standard run at the default rate of the original code needs {default} "
+        f"times as many steps as µP. A standard run whose rate was tuned on the same proxies needs "
+        f"{tuned} times as many."
+    )
+
+
+def _with_tuning(studies: Sequence[Study]) -> str:
+    told = [
+        f"{words.span(_ratios(studies, name, 'speed_up_with_tuning'), words.two_digits)} ({where})"
+        for name, where in BASELINES.items()
+    ]
+    return (
+        f"With the compute of the tuning counted on both sides, the ratios are "
+        f"{words.listed(told)}; below 1 µP needs more."
+    )
+
+
+def _ratios(studies: Sequence[Study], name: str, key: str) -> list[float]:
+    return [b[key]["estimate"] for study in studies if (b := _baseline(study, name))[key]]
+
+
+def _baseline(study: Study, name: str) -> Record:
+    assert study.convergence is not None, "asked of a study that holds it"
+    return next(each for each in study.convergence["baselines"] if each["name"] == name)
+
+
+def _steps_table(found: Found) -> str:
+    heads = [_name(edition, study) for edition, study in found.items()]
+    rows = [
+        [where, *(s if isinstance(s, str) else _speed_up(s, name) for s in found.values())]
+        for name, where in BASELINES.items()
+    ]
+    rows.append(["cost of µP's own rate, in loss", *(_own_cost(study) for study in found.values())])
+    return words.table(("steps over µP's, rate of the standard run", *heads), rows)
+
+
+def _speed_up(study: Study, name: str) -> str:
+    found = _baseline(study, name)
+    return f"{words.ratio(found['speed_up'])}, rate {2 ** found['log2_lr']:.2g}"
+
+
+def _own_cost(study: Study | str) -> str:
+    if isinstance(study, str):
+        return words.UNKNOWN
+    assert study.convergence is not None, "asked of a study that holds it"
+    return words.cost(study.convergence["transferred"]["regret"])
+
+
+def _frechet_answer(found: Mapping[Edition, Study]) -> str:
+    (study, *_) = found.values()
+    apart = [arm["mean_difference"] for arm in _agreement(study)]
+    told = words.span([a["estimate"] for a in apart if a["estimate"] is not None], words.sign)
+    shown = [a for a in apart if a["low"] is not None and (a["low"] > 0 or a["high"] < 0)]
+    surely = "The intervals leave zero out" if shown else "No difference is shown"
+    return f"It lies {told} octaves from the rate that is best by loss. {surely}."
+
+
+def _agreement(study: Study) -> Sequence[Record]:
+    assert study.by_metric is not None, "asked of a study that holds it"
+    return study.by_metric["agreement"]
+
+
+def _frechet_table(found: Found) -> str:
+    columns = (
+        "parametrization", "best by distance less best by loss, octaves",
+        "loss given up for the distance", "distance given up for the loss, octaves",
+    )  # fmt: skip
+    rows = []
+    for edition, study in found.items():
+        if isinstance(study, str):
+            rows.append([_name(edition, study), study, words.UNKNOWN, words.UNKNOWN])
+            continue
+        for arm in _agreement(study):
+            widest = arm["widths"][-1]
+            rows.append(
+                [arm_name(arm["parametrization"]), words.signed(arm["mean_difference"]),
+                 words.cost(widest["loss_regret"]), words.cost(widest["metric_regret"], digits=2)]
+            )  # fmt: skip
+    return words.table(columns, rows)
+
+
+ANSWERS: dict[str, Callable[[Mapping[Edition, Study]], str]] = {
+    "rates": _rates_answer,
+    "quickstart": _moves,
+    "scales": _scales_answer,
+    "search": _search_answer,
+    "conditions": _conditions_answer,
+    "steps": _steps_answer,
+    "frechet": _frechet_answer,
+}
+TABLES: dict[str, Callable[[Found], str]] = {
+    "rates": _rates_table,
+    "quickstart": _quickstart_table,
+    "scales": _scales_table,
+    "search": _search_table,
+    "conditions": _conditions_table,
+    "steps": _steps_table,
+    "frechet": _frechet_table,
+}
