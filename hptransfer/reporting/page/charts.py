@@ -37,14 +37,14 @@ def charts(
     arms = [arm for arm in estimates["arms"] if arm["optima"]]
     names, rows = arm_names(arms), list(rows)
     so_far = ", so far" if arms and estimates["trials"]["missing"] else ""
-    panels = [
+    panels: list[JsonObject] = [
         _panel(panel, arm, name, _point_seeds(rows, arm))
         | {"title": f"{name}{so_far}: {arm['verdict']}"}
         for panel, arm, name in zip(
             basins_data({**estimates, "arms": arms}) if arms else [], arms, names, strict=True
         )
     ]
-    settings = {c["key"]: c for panel in panels for c in panel["curves"]}
+    settings: dict[str, JsonObject] = {c["key"]: c for p in panels for c in p["curves"]}
     return {
         "sweep": estimates["sweep"],
         "axis": AXIS_WORDS[arms[0]["axis"]] if arms else "",
