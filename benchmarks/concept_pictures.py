@@ -166,10 +166,10 @@ def draw_transfer(figure: Figure) -> None:
     title(right, "Under the standard parametrization", below)
     narrowest = mup[16].optimum, mup[16].loss
     note(
-        left, "white dot: the optimum of one width\nbar: its 90 % interval", narrowest, (-6.2, 0.93)
+        left, "white dot: the optimum of one width\nbar: its 90 % interval", narrowest, (-6.0, 0.94)
     )
     base = "width 16 is the base width: here\nboth pictures show the same model"
-    note(right, base, narrowest, (-6.2, 0.93))
+    note(right, base, narrowest, (-6.0, 0.94))
 
 
 def _draw_widths(ax: Axes, curves: Mapping[int, Curve]) -> None:
@@ -279,7 +279,7 @@ def _draw_failed(ax: Axes) -> None:
 
 def draw_verdict(figure: Figure) -> None:
     """Draw what *moves* and *matters* measure, and which verdict both give."""
-    left, right = figure.subplots(1, 2, width_ratios=(1.35, 1))
+    left, right = figure.subplots(1, 2, width_ratios=(1.4, 1))
     _draw_measures(left)
     _draw_table(right)
 
@@ -310,10 +310,10 @@ def _draw_measures(ax: Axes) -> None:
     )
     ax.text(kept + 0.25, 0.85, matters, va="center", **bold)
     optimum = "the optimum at the target\n(its cost is not zero, since\nits place is uncertain)"
-    note(ax, optimum, (target, at_target), (-9.3, 0.6))
+    note(ax, optimum, (target, at_target), (-9.4, 0.6))
     note(ax, "the widest proxy's best\nvalue, if one keeps it", (kept, at_kept), (-6.0, 2.6))
     values_axis(ax, (0.002, 0.004, 0.008, 0.016))
-    ax.set(ylim=(0, 5.9), xlim=(-10.2, -5.2), ylabel="expected cost at the target, % of the loss")
+    ax.set(ylim=(0, 5.9), xlim=(-10.3, -5.0), ylabel="expected cost at the target, % of the loss")
     text = "the quickstart's standard parametrization, at its target of width 192"
     title(ax, "Two questions", text)
 
@@ -445,11 +445,11 @@ def _draw_seeds(ax: Axes) -> None:
 
 
 PICTURES = (
-    Picture("what_mup_transfers", "Loss against learning rate", (10.0, 4.6), draw_transfer),
-    Picture("optima_and_intervals", "Curves and optima", (10.0, 7.4), draw_optima),
-    Picture("verdicts", "Moves and matters", (10.0, 4.6), draw_verdict),
-    Picture("when_transfer_fails", "Six ways to fail", (9.0, 10.2), draw_failures),
-    Picture("architecture", "The packages", (10.0, 7.8), draw_architecture),
+    Picture("what_mup_transfers", "Loss against learning rate", (9.4, 4.5), draw_transfer),
+    Picture("optima_and_intervals", "Curves and optima", (9.2, 7.2), draw_optima),
+    Picture("verdicts", "Moves and matters", (10.0, 4.7), draw_verdict),
+    Picture("when_transfer_fails", "Six ways to fail", (8.6, 10.0), draw_failures),
+    Picture("architecture", "The packages", (8.6, 7.4), draw_architecture),
 )
 
 if __name__ == "__main__":

@@ -50,7 +50,9 @@ def section_text(section: Section, studies: Path, sweeps: Path) -> str:
     parts = [f"## {section.title}", section.asked, f"**Answer.** {answer}"]
     if (studies.parent / section.picture).is_file():
         parts.append(f"![{section.shows}]({section.picture})")
-    parts += [TABLES[section.name](found), _how(section, found, sweeps)]
+    note = NOTES[section.name](sound) if sound and section.name in NOTES else ""
+    how = "\n".join(filter(None, [note and f"- {note}", _how(section, found, sweeps)]))
+    parts += [TABLES[section.name](found), how]
     return "\n\n".join(parts)
 
 
@@ -171,10 +173,6 @@ def _two_arms(study: Study) -> list[str]:
     return [*arms, words.predicted(study), words.measured(study)]
 
 
-def _rates_answer(found: Mapping[Edition, Study]) -> str:
-    return " ".join(filter(None, [_moves(found), _tuning(found)]))
-
-
 def _moves(found: Mapping[Edition, Study]) -> str:
     mup, standard = ([s.arm(name) for s in found.values()] for name in ("mup", "standard"))
     return (
@@ -208,8 +206,8 @@ def _tuning(found: Mapping[Edition, Study]) -> str:
         return ""
     narrowest, arm, direct = (words.span([c[n] for c in costs], words.percent) for n in names)
     return (
-        f"Tuning µP at the narrowest width alone costs {narrowest} of one target run; all widths "
-        f"cost {arm}, which is {direct} of the same sweep of the target."
+        f"Tuning µP at the narrowest width alone costs {narrowest} of one target run. Tuning at "
+        f"all widths costs {arm} of one target run, or {direct} of the same sweep of the target."
     )
 
 
@@ -276,10 +274,17 @@ def _conditions_answer(found: Mapping[Edition, Study]) -> str:
         for axis, slope in _slopes(study).items()
         if slope["estimate"] is not None
     ]
-    warned = [] if study.transfer is None else study.transfer["warnings"]
-    warnings = [f"The target's own warning: “{words.typeset(w).rstrip('.')}.”" for w in warned]
     start = "Yes: it" if _moved(study) else "No movement is shown: it"
-    return " ".join([f"{start} changes by {words.listed(told)}.", *warnings])
+    return f"{start} changes by {words.listed(told)}."
+
+
+def _warned(found: Mapping[Edition, Study]) -> str:
+    """Return what `hptransfer transfer` warns of at the target."""
+    (study, *_) = found.values()
+    warned = [] if study.transfer is None else study.transfer["warnings"]
+    return " ".join(
+        f"The target's own warning: “{words.typeset(each).rstrip('.')}.”" for each in warned
+    )
 
 
 def _slopes(study: Study) -> dict[str, Record]:
@@ -308,14 +313,10 @@ def _conditions_table(found: Found) -> str:
     return words.table(("when", "the best rate changes by, in octaves"), rows)
 
 
-def _steps_answer(found: Mapping[Edition, Study]) -> str:
-    return f"{_speed_ups(list(found.values()))} {_with_tuning(list(found.values()))}"
-
-
-def _speed_ups(studies: Sequence[Study]) -> str:
+def _speed_ups(found: Mapping[Edition, Study]) -> str:
     """Say how many times more steps a standard run needs, by its rate."""
     default, tuned = (
-        words.span(_ratios(studies, name, "speed_up"), words.two_digits)
+        words.span(_ratios(found, name, "speed_up"), words.two_digits)
         for name in ("default", "proxy_tuned")
     )
     return (
@@ -325,9 +326,9 @@ def _speed_ups(studies: Sequence[Study]) -> str:
     )
 
 
-def _with_tuning(studies: Sequence[Study]) -> str:
+def _with_tuning(found: Mapping[Edition, Study]) -> str:
     told = [
-        f"{words.span(_ratios(studies, name, 'speed_up_with_tuning'), words.two_digits)} ({where})"
+        f"{words.span(_ratios(found, name, 'speed_up_with_tuning'), words.two_digits)} ({where})"
         for name, where in BASELINES.items()
     ]
     return (
@@ -336,8 +337,8 @@ def _with_tuning(studies: Sequence[Study]) -> str:
     )
 
 
-def _ratios(studies: Sequence[Study], name: str, key: str) -> list[float]:
-    return [b[key]["estimate"] for study in studies if (b := _baseline(study, name))[key]]
+def _ratios(found: Mapping[Edition, Study], name: str, key: str) -> list[float]:
+    return [b[key]["estimate"] for study in found.values() if (b := _baseline(study, name))[key]]
 
 
 def _baseline(study: Study, name: str) -> Record:
@@ -401,13 +402,18 @@ def _frechet_table(found: Found) -> str:
 
 
 ANSWERS: dict[str, Callable[[Mapping[Edition, Study]], str]] = {
-    "rates": _rates_answer,
+    "rates": _moves,
     "quickstart": _moves,
     "scales": _scales_answer,
     "search": _search_answer,
     "conditions": _conditions_answer,
-    "steps": _steps_answer,
+    "steps": _speed_ups,
     "frechet": _frechet_answer,
+}
+NOTES: dict[str, Callable[[Mapping[Edition, Study]], str]] = {  # what else the records say
+    "rates": _tuning,
+    "conditions": _warned,
+    "steps": _with_tuning,
 }
 TABLES: dict[str, Callable[[Found], str]] = {
     "rates": _rates_table,

@@ -76,5 +76,5 @@ def quickstart_output(studies: Path) -> str:
     arm = study.arm("mup")
     assert arm is not None and study.realised is not None, "the quickstart trains both"
     told = arm_text(arm_name("mup"), arm, LOSS.label).splitlines()
-    lines = [line.rstrip() for line in told if line.strip() not in arm["reasons"]]
+    lines = [line.rstrip() for line in told if line.strip() not in ["", *arm["reasons"]]]
     return "\n".join(["```text", *lines, realised_line(study.realised), "```"])

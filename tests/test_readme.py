@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hptransfer.cli.main import main
-from hptransfer.training.packs import coordinate_check
+from tests.support import pages
 from tests.support.paths import ROOT
-from tests.support.tiny import TINY_SWEEP
 
 README = (ROOT / "README.md").read_text()
-INSTALL, TEST, MODEL, IMPORT = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+INSTALL, TEST, *_ = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 STUDIES = ROOT / "results" / "studies"
 FAMILIES = {"DiT": "", "U-ViT": "-uvit", "PixArt-α": "-pixart", "MMDiT": "-mmdit"}
 
@@ -26,62 +23,37 @@ def record(*names: str) -> Any:
     return json.loads(STUDIES.joinpath(*names).read_text())
 
 
-def commands(block: str) -> list[list[str]]:
-    return [shlex.split(line, comments=True) for line in block.strip().splitlines()]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return an empty folder in which `quickstart` is a tiny sweep, as for every page."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(coordinate_check, "CHECK_SEEDS", (0, 1))
-    sweep = TINY_SWEEP.replace("name: tiny", "name: quickstart").replace("[0, 1]", "[0]")
-    sweep = sweep.replace(", depth: 1, head_dim: 4", "")  # which a model of one's own lacks
-    Path("sweeps").mkdir()
-    Path("sweeps/quickstart.yaml").write_text(sweep)
-    return tmp_path
-
-
 def test_it_can_be_finished() -> None:
     assert len(README.splitlines()) <= 120
-    assert len(README.split()) <= 1100
+    assert len(README.split()) <= 1100, "about a thousand words"
 
 
 def test_your_model_and_your_table_come_to_a_verdict_as_written(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ((name, code),) = re.findall(r"```python\n# file: (\S+)\n(.*?)```", README, re.DOTALL)
-    (folder / name).write_text(code)
-    for program, *words in commands(MODEL):
-        assert program == "hptransfer"
-        assert main(words) == 0, words
-    rows = Path("results/mine/ledger.jsonl").read_text().splitlines()
-    _table_of([json.loads(row) for row in rows], folder / "rows.csv")
-    for _, *words in commands(IMPORT):
-        assert main(words) == 0, words
-    assert re.search(r"-> (transfers|drifts|inconclusive)", capsys.readouterr().out)
-
-
-def _table_of(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write the columns that the README names, as anybody would have them."""
-    of_mup = [row for row in rows if row["parametrization"] in ("mup", "shared") and row["loss"]]
-    lines = [f"{row['width']},{2 ** row['hps']['log2_lr']},{row['loss']}" for row in of_mup]
-    assert len({row["width"] for row in of_mup}) == 3
-    path.write_text("\n".join(["width,lr,loss", *lines]) + "\n")
+    losses = {(w, lr): 1 / w + (lr + 6) ** 2 / 50 for w in (64, 128, 256) for lr in range(-9, -3)}
+    rows = [f"{width},{2.0**lr},{loss}" for (width, lr), loss in losses.items()]
+    (tmp_path / "rows.csv").write_text("\n".join(["width,lr,loss", *rows]) + "\n")
+    small = pages.QUICKSTART.replace(", depth: 2, head_dim: 4", "")  # a model of one's own has none
+    monkeypatch.setattr(pages, "QUICKSTART", small.replace("seeds: [0, 1]", "seeds: [0]"))
+    _, page = README.split("## Your model\n")
+    pages.run_page(page, tmp_path, monkeypatch)
+    verdicts = re.findall(r"-> (transfers|drifts|inconclusive)", capsys.readouterr().out)
+    assert len(verdicts) >= 2 and Path("results/elsewhere/estimates.json").is_file()
 
 
 def test_ci_runs_the_second_command_as_written() -> None:
     assert TEST.strip() in (ROOT / ".ci" / "run").read_text()
 
 
-def test_each_explained_line_begins_a_line_of_the_output_shown() -> None:
+def test_the_explanation_has_an_item_for_each_line_of_the_output() -> None:
     (shown,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
-    explained = re.findall(r"^- `([^`]+)`(?:, `([^`]+)`)?:", README, re.MULTILINE)
-    assert len(explained) == 5
-    for first, second in explained:
-        assert re.search(rf"^{first}", shown, re.MULTILINE), first
-        assert f"{second}:" in shown or not second
+    lines = shown.splitlines()
+    assert lines[0] == "µP" and lines[4].startswith("moves: ")
+    assert lines[5].split()[:3] == ["width", "learning", "rate"] and "predict" in lines[-1]
+    items = re.findall(r"^\d\. (.*)", README, re.MULTILINE)
+    assert len(items) == 6  # lines 1 to 4, the table, the last line
+    assert "verdict" in items[3] and items[4].startswith("The table")
 
 
 def test_the_table_says_what_the_records_hold() -> None:

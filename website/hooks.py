@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\]\((?P<target>[^)\s#]+)(?:#[^)\s]*)?\)")
 TO_FOLDER = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]+)\)")
 NAME = re.compile(r"`(?P<name>\w+\.md)`")
+CODE_IN_ROW = re.compile(r"(?<=[|\s])`[^`\n]*\\\|[^`\n]*`")
 SCHEME = re.compile(r"\w+:")
 
 
@@ -147,6 +148,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         is_generated = target is not None and target.generated_by is not None
         return f"[{name['name']}]({name['name']})" if is_generated else name[0]
 
+    # GitHub takes the backslash before a bar in a table's code away, Python-Markdown shows it.
+    markdown = CODE_IN_ROW.sub(lambda code: code[0].replace("\\|", "|"), markdown)
     return NAME.sub(to_generated, TO_FOLDER.sub(to_page, markdown))
 
 

@@ -37,7 +37,7 @@ def interruptible(
     except KeyboardInterrupt:
         if not quiet:
             print(
-                f"\nhptransfer: interrupted; {kept}. To continue, type\n  {resume}",
+                f"\nhptransfer: interrupted; {kept}. Continue with\n  {resume}",
                 file=sys.stderr,
             )
         raise

@@ -99,7 +99,7 @@ def test_failed_transfer_is_missed_and_absent_one_is_an_error() -> None:
     assert found["missed"] and found["regret"]["estimate"] is None
     with pytest.raises(UserError, match="must include the transferred value"):
         realised_regret(table, transferred=-11.5, predicted=predicted, hp="log2_lr", width=192)
-    with pytest.raises(UserError, match="none is usable"):
+    with pytest.raises(UserError, match="none that can be used"):
         realised_regret(table, transferred=-5.0, predicted=predicted, hp="log2_lr", width=384)
 
 

@@ -73,7 +73,7 @@ def test_a_pilot_is_trained_where_there_are_no_rows_and_leaves_none(
 @pytest.mark.parametrize(
     ("words", "budget", "sentence"),
     [
-        (["sweep.design.method=sobol"], "2h", "grid of one HP"),
+        (["sweep.design.method=sobol"], "2h", "grid of one hyperparameter"),
         ([], "2gpuh", "Write it in cpuh"),
         ([], "2", "--budget must be"),
         ([], "1min", "pilot may take 5 % of the budget, which is 0.05min, but"),
@@ -95,7 +95,7 @@ def test_bad_input_is_one_sentence(
 def test_a_target_is_needed(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_sweep.write_text(tiny_sweep.read_text().replace("  target: {model: {width: 64}}\n", ""))
     assert main(["plan", str(tiny_sweep), "--budget", "2h"]) == 2
-    assert "the sweep names none" in capsys.readouterr().err
+    assert "the sweep names no target" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("cached")

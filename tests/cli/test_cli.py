@@ -74,7 +74,7 @@ def test_names_that_do_not_exist(
         ("runtime.device=cuda:99", "needs that GPU, but torch sees"),
         ("runtime.device=tpu", "`runtime.device` must be cpu, cuda or cuda:N, but got 'tpu'."),
         ("executor.name=slurm", "`executor.name` must be local or ray, but got 'slurm'."),
-        ("sweep.target.model.width=16", "at least as wide as the widest proxy"),
+        ("sweep.target.model.width=16", "at least as wide as the widest swept model"),
         ("sweep.target.model.base_width=16", "must have the swept models' base width"),
         ("sweep.parametrizations=mup,mup", "must name each one once, but got ['mup', 'mup']"),
         ("sweep.seeds=[-1]", "`sweep.seeds` must not be negative"),
@@ -167,7 +167,7 @@ def test_overrides_of_fit_and_transfer_count_or_are_refused(
     assert main(["transfer", "tiny", "sweep.target.model.width=96", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["target"]["width"] == 96
     assert "The sweep decides `" in error_of(capsys, "transfer", "tiny", "optimizer.lr=1")
-    assert "overrides of the target run" in error_of(capsys, "transfer", "tiny", "name=x")
+    assert "changes of the target run" in error_of(capsys, "transfer", "tiny", "name=x")
 
 
 def test_estimates_follow_the_rows(tiny_sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

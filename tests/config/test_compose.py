@@ -296,7 +296,11 @@ SENTENCES = [
         "init=paperr",
         "`init` must be one of paper, adaln_zero, original, but got 'paperr'. Did you mean paper?",
     ),
-    ("model.width=[1", "The override 'model.width=[1' cannot be read as key=value."),
+    (
+        "model.width=[1",
+        "The override 'model.width=[1' cannot be read as key=value. Put it in quotes if it "
+        "holds brackets or spaces.",
+    ),
     ("foo", "An override must have the form key=value, but got 'foo'."),
     (
         "search.lr.lwo=3",
@@ -312,7 +316,7 @@ SENTENCES = [
     (
         "search.learning_rate={low: 1, high: 2}",
         "`search.learning_rate` is not a hyperparameter that can be swept. With "
-        "with objective=rectified_flow: lr, weight_decay, eps, clip_norm, one_minus_beta1, "
+        "objective=rectified_flow these can be: lr, weight_decay, eps, clip_norm, one_minus_beta1, "
         "one_minus_beta2, init_scale, output_scale, warmup_fraction.",
     ),
     (
@@ -412,5 +416,5 @@ def test_a_file_of_an_earlier_version_may_hold_an_empty_on_finish(tmp_path: Path
     path.write_text("executor: {on_finish: null, retries: 5}\n")
     assert compose_file(path).executor.retries == 5
     path.write_text("executor: {on_finish: ./tell.sh}\n")
-    with pytest.raises(UserError, match="is no more"):
+    with pytest.raises(UserError, match="does not exist any more"):
         compose_file(path)

@@ -85,7 +85,8 @@ def test_a_signature_is_shown_as_it_is_written() -> None:
 
 
 def test_every_file_and_field_that_a_run_leaves_is_described(tiny_sweep: Path) -> None:
-    assert main(["sweep", str(tiny_sweep), "--quiet", "sweep.seeds=[0]"]) == 0
+    few = ("sweep.seeds=[0]", "sweep.widths=[8,16]", "sweep.parametrizations=[mup]")
+    assert main(["sweep", str(tiny_sweep), "--quiet", *few]) == 0
     assert main(["transfer", "tiny", "--quiet"]) == 0
     assert main(["train", "results/tiny/target.yaml", "--quiet"]) == 0
     folder = Path("results/tiny")

@@ -114,7 +114,7 @@ def test_transfer_elsewhere_says_what_the_answer_does_not_cover(
     )
     capsys.readouterr()
     for override, sentence in (
-        ("model.width=16", "at least as wide as the widest proxy"),
+        ("model.width=16", "at least as wide as the widest swept model"),
         ("model.base_width=16", "must have the swept models' base width"),
         ("parametrization=standard_embed", "must be one of those that were swept"),
         ("transfer.allow=width", "`transfer.allow` may hold only depth, but got ['width']"),

@@ -93,4 +93,4 @@ def test_memory_that_never_comes_free_ends_the_sweep_with_a_sentence(hold, tmp_p
     with pytest.raises(MachineError, match="lost 2 times") as caught:
         Recorder().run(PACKS, executor, wait_for_memory, runtime)
     assert "smaller runtime.pack_size" in str(caught.value)
-    assert "node running low on memory" in str(caught.value).split("Ray says of the last: ")[1]
+    assert "node running low on memory" in str(caught.value).split("Ray says of the last loss: ")[1]

@@ -131,7 +131,7 @@ def test_a_ledger_changed_by_another_program_takes_no_more_rows(tmp_path: Path):
     with ledger_writer.LedgerWriter(tmp_path) as writer:
         shutil.copy(path, tmp_path / "copy")
         (tmp_path / "copy").replace(path)
-        with pytest.raises(UserError, match="changed by another program"):
+        with pytest.raises(UserError, match="changed by another one"):
             writer.append([make_row(1)])
 
 
@@ -300,5 +300,5 @@ def test_a_ledger_that_grew_meanwhile_takes_no_more_rows(tmp_path: Path):
     with ledger_writer.LedgerWriter(tmp_path) as writer:
         with path.open("ab") as other:
             other.write(ledger_rows.encode_row(make_row(1)))
-        with pytest.raises(UserError, match="changed by another program"):
+        with pytest.raises(UserError, match="changed by another one"):
             writer.append([make_row(2)])

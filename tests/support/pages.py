@@ -39,8 +39,10 @@ BLOCK = re.compile(
 )
 FILE = re.compile(r"# file: (\S+)\n")
 EXITS = re.compile(r"#.*\bexits (\d+)\b")
-QUICKSTART = TINY_SWEEP.replace("name: tiny\n", "name: quickstart\n").replace(
-    "depth: 1", "depth: 2"
+QUICKSTART = (
+    TINY_SWEEP.replace("name: tiny\n", "name: quickstart\n")
+    .replace("depth: 1", "depth: 2")  # which all families can have
+    .replace("pack_size: 4", "pack_size: 16")  # which is quicker
 )
 SHELL = re.compile(r"[|<>&;$*`]")  # what only a shell understands, outside quotes
 QUOTED = re.compile(r"""'[^']*'|"[^"]*"|\s#.*""")  # and comments

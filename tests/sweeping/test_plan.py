@@ -304,7 +304,7 @@ def test_nothing_is_written_and_the_text_ends_with_the_next_command(
     [
         (["--workers", "0"], "--workers must be positive, but got 0"),
         (["sweep.widths=[8,20]", "model.head_dim=8"], "multiple of the head dimension"),
-        (["sweep.target.model.width=16"], "at least as wide as the widest proxy"),
+        (["sweep.target.model.width=16"], "at least as wide as the widest swept model"),
         (["executor.price_per_hour=-1"], "`executor.price_per_hour` must not be negative"),
     ],
 )

@@ -50,7 +50,10 @@ def test_counts_follow_the_packs(tiny_trial):
     progress.started(0, wide)
     progress.started(0, wide)  # handed out again after its worker was lost
     progress.started(1, base)
-    line = "2 of 7 trials finished, 5 running, 0 diverged, 1 pack restarted, time left unknown"
+    line = (
+        "2 of 7 trials finished, 5 running, 0 diverged, 1 group of trials restarted, time left "
+        "unknown"
+    )
     assert progress.line() == line
     losses = (0.6, 0.4, None)
     progress.finished(0, [_result(c, loss) for c, loss in zip(wide, losses, strict=True)])

@@ -66,7 +66,7 @@ def test_recorded_trials_are_not_left_out_without_a_word(
     capsys.readouterr()
     assert run(*WORDS) == 2
     said = capsys.readouterr().err
-    assert "results/tiny records 1 that this command does not ask for (widths 8)" in said
+    assert "results/tiny holds 1 that this command does not ask for (widths 8)" in said
     assert "Add search.lr.high=-2 to keep them in use, or --shrink" in said
     assert (SWEEP_FILE.read_bytes(), LEDGER.read_bytes()) == before
     assert run(*WORDS, "--shrink") == 0
@@ -87,4 +87,4 @@ def test_what_has_no_row_may_be_left_out_and_is_said(
     LEDGER.unlink()
     assert main([*WORDS, "search.lr.high=-4"]) == 0
     said = capsys.readouterr().err
-    assert "asked for more before (search.lr.high=-3); 0 finished trials are not used" in said
+    assert "asked for more before (search.lr.high=-3), so 0 finished trials are not used" in said

@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_is_said_and_not_used(
     results = run_pack(trials, RUNTIME, checkpoints=checkpoints)
     assert told(results) == told(run_pack(trials, RUNTIME))
     (note,) = results[0].notes
-    assert "began anew" in note and "damaged" in note
+    assert "started from its first step" in note and "damaged" in note
 
 
 ELSEWHERE = [

@@ -192,7 +192,7 @@ def test_a_trial_axis_is_kept_and_no_gradient_is() -> None:
             SamplerConfig(Sampler.euler),
             "but got euler; objective=ddpm takes ddim or dpm_solver",
         ),
-        (FLOW, SamplerConfig(Sampler.ddim), "got ddim. Choose euler."),
+        (FLOW, SamplerConfig(Sampler.ddim), "got ddim; objective=rectified_flow takes euler"),
         (DDPM, SamplerConfig(Sampler.ddim, 1001), "got 1001 with objective.timesteps=1000."),
     ],
 )

@@ -249,7 +249,7 @@ def test_the_gap_is_read_at_the_transferred_value_and_warned_of() -> None:
     assert gap_warnings(gap) == []
     grown = runs_near_value(health_table({24: 0.0, 48: 0.03, 96: 0.09}, EVEN), {"log2_lr": -5.2})
     found = gap_warnings(train_validation_gap(grown))
-    assert "18% below the held-out loss" in found[0]
+    assert "18 % below the held-out loss" in found[0]
     assert "from 0 at width 24 to 0.09 at width 96" in found[1]
     silent = health_table(EVEN, EVEN).assign(train_loss=np.nan)
     assert train_validation_gap(runs_near_value(silent, {"log2_lr": -5.0})) is None
@@ -261,7 +261,7 @@ def test_shares_of_clipped_steps_that_differ_between_widths_are_warned_of() -> N
     falling = runs_near_value(health_table(EVEN, {24: 0.8, 48: 0.5, 96: 0.2}), {"log2_lr": -5.0})
     assert clipping_warnings(falling, searched=True) == []
     (warning,) = clipping_warnings(falling, searched=False)
-    assert "20% of the steps at width 96 and in 80% at width 24" in warning
+    assert "20 % of the steps at width 96 and in 80 % at width 24" in warning
 
 
 def test_the_terminal_tells_it_all() -> None:

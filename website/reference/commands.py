@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Collection
 
 from hptransfer.cli.commands import COMMANDS, EPILOG, EVERYWHERE, Command, parser_of
 from website.reference.markdown import GENERATED, code, prose, sentence, table
@@ -26,7 +27,7 @@ $ hptransfer sweep quickstart 'sweep.widths=[24,48]' search.lr.low=-12
 [The sweep file](sweep_file.md) lists the keys of a sweep, [the trial's config](trial_config.md)
 those of a trial and of the machine it runs on.
 """
-CODE = re.compile(r"(?P<codes>\d+(?:, \d+)*) (?P<meaning>[^;]+)")
+CODE = re.compile(r"(?P<codes>\d+(?:, \d+)*):? (?P<meaning>[^;.]+)")
 
 
 def page() -> str:
@@ -61,7 +62,8 @@ def _section(command: Command) -> str:
     parser = parser_of(command)
     words = [_usage(action) for action in parser._actions if not action.option_strings]
     usage = " ".join(["hptransfer", command.name, *words, "[options]"])
-    own = _arguments(parser, without={name for names, _ in EVERYWHERE for name in names})
+    common = [name for names, _ in EVERYWHERE for name in names]
+    own = _arguments(parser, without=["--help", *common])
     return (
         f"## hptransfer {command.name}\n\n{sentence(command.meaning)}\n\n"
         f"```text\n{usage}\n```\n\n{own}"
@@ -74,11 +76,9 @@ def _usage(action: argparse.Action) -> str:
     return {"*": f"[{shown} ...]", "?": f"[{shown}]"}.get(str(action.nargs), shown)
 
 
-def _arguments(parser: argparse.ArgumentParser, without: set[str] = frozenset()) -> str:  # pyright: ignore[reportArgumentType]
+def _arguments(parser: argparse.ArgumentParser, without: Collection[str] = ()) -> str:
     """Return the table of a parser's arguments, but for some options."""
-    shown = [a for a in parser._actions if not without & set(a.option_strings)]
-    if without:
-        shown = [a for a in shown if "--help" not in a.option_strings]
+    shown = [a for a in parser._actions if not set(without) & set(a.option_strings)]
     return table(("argument", "meaning"), [(_name(a), _meaning(a)) for a in shown])
 
 
