@@ -69,8 +69,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Write the quickstart's page, without matplotlib's pictures; return its address."""
     path = tmp_path_factory.mktemp("page") / "report.html"
     nothing = dict.fromkeys(("check", "transfer", "timing"))
-    told = {"estimates": study(), "realised": target_sweep(), "sweep": {"question": "Why?"}}
-    path.write_text(report_html([], commands=[], **nothing, **told), encoding="utf-8")
+    told = {"estimates": study(), "realised": target_sweep(), "sweep": {"question": "Why" * 30}}
+    path.write_text(report_html([], commands=["x" * 300], **nothing, **told), encoding="utf-8")
     return path.as_uri()
 
 

@@ -44,7 +44,7 @@ def charts(
             basins_data({**estimates, "arms": arms}) if arms else [], arms, names, strict=True
         )
     ]
-    settings = {c["key"]: c for panel in panels for c in panel["curves"]}
+    settings: dict[str, JsonObject] = {c["key"]: c for p in panels for c in p["curves"]}
     return {
         "sweep": estimates["sweep"],
         "axis": AXIS_WORDS[arms[0]["axis"]] if arms else "",
