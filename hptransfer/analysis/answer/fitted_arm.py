@@ -30,7 +30,7 @@ K_SLOPE_SD = 0.15  # prior sd of log k per doubling of an axis
 K_SCATTER = 0.2  # sd of log k between settings beyond what their basins leave open
 PRICED_BY = 3  # last settings along the main axis that price a rise of the loss
 LEAST_COMPUTE = 0.1  # doublings below which the rows' FLOPs do not grow along the axis
-CLIFF_RISK = 0.01  # the value for the destination passes the cliff in at most this share of draws
+CLIFF_RISK = 0.1  # share of draws of the cliff's movement below which the value stays
 WIDTH_COMPUTE = 2.0  # doublings of compute for one of the width, where rows say no FLOPs
 
 
