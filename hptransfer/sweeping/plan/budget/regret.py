@@ -17,7 +17,6 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from hptransfer.analysis.answer.fitted_arm import CLIFF_RISK
 from hptransfer.analysis.basins.basin import NUDGE, NUDGE_STEPS, Censoring, build_grid, fit_basins
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import LOW_POINTS
@@ -34,7 +33,8 @@ FIT_DRAWS = 4  # of the noise, at each place
 REACH = 4  # grid steps on each side of the optimum, of a simulated grid
 FINENESS = 1 / 16  # grid steps between candidate minima of simulated basins
 UNRESOLVED_SD = 1.0  # octaves: the posterior's, of an optimum beyond the grid or lost in noise
-# Sds by which a value must stay below the cliff, so that it passes it with the analysis's risk.
+CLIFF_RISK = 0.01  # share of sweeps whose value passes the cliff
+# Sds of the optimum by which a value must stay below the cliff, so that the share is no larger.
 CLIFF_SDS = NormalDist().inv_cdf(1.0 - CLIFF_RISK)
 
 
