@@ -124,7 +124,7 @@ DESIGNS: Mapping[str, Design] = {
     "copied seed": Design(copied=True),
 }
 TUNED_ON = {
-    "shapes": ("parabola", "skewed", "quartic", "kink"),
+    "shapes": ("parabola", "skewed", "quartic", "kink", "V", "two minima"),
     "laws": ("constant", "linear -0.3", "late bend", "turn", "jitter"),
     "designs": (REFERENCE, "one seed", "half octave"),
 }
