@@ -226,7 +226,9 @@ def _without_idle(
             rate, column = chosen.columns[lr], chosen.columns[name]
             if _before_factor([rate, column], chosen, sheet) == column:
                 reasons[name] = f"is {rate!r} before it was multiplied by a factor of the width"
-                hints[name] = f"--columns lr={column} takes it; under µP this is the rate that transfers"
+                hints[name] = (
+                    f"--columns lr={column} takes it; under µP this is the rate that transfers"
+                )
         elif gaps := _gaps(values, rates or [0.0] * count, labels):
             if all(gaps.values()) and not is_complement(name):
                 off[name] = " and ".join(sorted(" ".join(arm) for arm in gaps))
