@@ -41,6 +41,7 @@ MOST_SEARCHED = 300  # columns among which one of labels is looked for
 LEAST_LOG10 = -6.0  # logarithms below it are rather of another base: 10^-6 is no learning rate
 _NUMBER = re.compile(r"(?:(?<![\w.)])[-+])?\d+(?:\.\d+)?(?:e[-+]?\d+)?", re.IGNORECASE)
 _GOOD = re.compile(r"(^|_)(acc|accuracy|auc|f1|score|bleu|top\d*|precision|recall)(_|$)")
+_TIME = re.compile(r"(^|_)(runtime|duration|created|timestamp|time)(_|$)")
 MOST_GUESSES = 3  # columns that are tried for a needed one that no name tells
 
 
@@ -225,7 +226,9 @@ def _without_idle(
             rate, column = chosen.columns[lr], chosen.columns[name]
             if _before_factor([rate, column], chosen, sheet) == column:
                 reasons[name] = f"is {rate!r} before it was multiplied by a factor of the width"
-                hints[name] = f"lr={column} takes it; under µP this is the rate that transfers"
+                hints[name] = (
+                    f"--columns lr={column} takes it; under µP this is the rate that transfers"
+                )
         elif gaps := _gaps(values, rates or [0.0] * count, labels):
             if all(gaps.values()) and not is_complement(name):
                 off[name] = " and ".join(sorted(" ".join(arm) for arm in gaps))
@@ -235,7 +238,7 @@ def _without_idle(
         del reasons[further[0]]  # rows need a hyperparameter, even one that does not vary
     notes = tuple(
         f"{chosen.columns[name]!r} {reason}, so it is not taken as {name} "
-        f"({hints.get(name, f'{name}={chosen.columns[name]} takes it')})"
+        f"({hints.get(name, f'--columns {name}={chosen.columns[name]} takes it')})"
         for name, reason in reasons.items()
         if reason != "is the same in every row"
     )
@@ -560,7 +563,7 @@ def _guesses(
         clause, of_rates = readings("lr", low, high, lambda name: f"{name}={column}")
         remark = f", but {column!r} may hold its logarithms ({clause})"
     tried = {
-        "width": [f"width={column}" for column in whole],
+        "width": [f"width={c}" for c in whole if not _TIME.search(normalised(c))],
         "loss": [f"loss={column}" for column in fractions if column not in rates[:1]],
         "lr": of_rates,
     }

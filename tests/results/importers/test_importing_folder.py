@@ -93,7 +93,7 @@ def test_the_target_of_a_named_folder_is_found_where_the_name_is(capsys: Printed
     assert not Path("mine").exists()
     Path("mine").mkdir()  # a path that is there is meant
     assert main(["import", "rows.csv", "mine/other"]) == 0
-    assert "into mine/other; 0 were" in capsys.readouterr().out
+    assert "into mine/other; 0 more were" in capsys.readouterr().out
     assert Path("mine/other/ledger.jsonl").is_file()
 
 
