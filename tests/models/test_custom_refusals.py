@@ -61,6 +61,8 @@ uncalled = set_forward(
     lambda m, x, t, y: F.linear(m.body(x, t, y), m.readout.weight, m.readout.bias).view_as(x)
 )
 elsewhere = set_forward(lambda m, x, t, y: Net.forward(m, x + torch.ones(8), t, y))
+fixed_layer = changed(lambda m, w: setattr(m, "hidden", nn.Linear(BASE, BASE)))
+unlabelled = changed(lambda m, w: setattr(m, "forward", lambda x, t: x))
 fading = changed(lambda m, w: nn.init.constant_(m.norm.bias, float(w > BASE)))
 undefined = changed(lambda m, w: nn.init.constant_(m.hidden.bias, math.nan))
 
@@ -76,7 +78,7 @@ REFUSALS = {
     "absent": "has no function 'absent'",
     "not_callable": "has no function 'not_callable'",
     "number": "must return an nn.Module, but .* returns a int",
-    "raising": "at width 8 raises KeyError: 8",
+    "raising": "raises KeyError: 8 at width 8",
     "fixed": "gives the same shapes at widths 8 and 16",
     "deeper_when_wide": "extra.bias of .* is not the same at widths 8 and 16",
     "tied": "hidden.weight and again.weight share one",
@@ -94,7 +96,9 @@ REFUSALS = {
     "uncalled": "readout of .* is not. Call it",
     "elsewhere": "device of its inputs.* raises RuntimeError",
     "undefined": "hidden.bias",
-    "exiting": "at width 8 raises SystemExit",
+    "exiting": "raises SystemExit: bye .* at width 8",
+    "fixed_layer": r"raises RuntimeError.* \(line \d+ of custom_models.py\) at width 16, though",
+    "unlabelled": "raises TypeError.* a model without labels needs model.condition=none",
     "fading": "zero at every width or at none, but norm.bias",
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -102,7 +103,15 @@ def _factory(name: str) -> Callable[[int], Any]:
 
 def _named(error: BaseException) -> str:
     words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:300].rstrip('.')}"
+    return f"{type(error).__name__}: {words[:300].rstrip('.')}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """Return the deepest line of the user's own code that an error passed through, if any."""
+    foreign = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(foreign)]
+    return f" (line {own[-1].lineno} of {Path(own[-1].filename).name})" if own else ""
 
 
 @contextmanager
@@ -216,7 +225,10 @@ def _require_forward(model: nn.Module, config: CustomConfig, example: Sequence[T
 # The condition in the words of an error, by kind.
 _SAID = {
     Conditioning.none: "empty (model.condition=none)",
-    Conditioning.label: "labels (B,), where the null label is the number of classes",
+    Conditioning.label: (
+        "labels (B,), where the null label is the number of classes; a model without labels needs "
+        "model.condition=none"
+    ),
     Conditioning.caption: "tokens (B, L, K), mask (B, L) and pooled features (B, A)",
 }
 
@@ -261,6 +273,21 @@ def _require_own_device(empty: nn.Module, config: CustomConfig, example: Sequenc
             f"A model must run on the device of its inputs, but that of {config.factory} raises "
             f"{_named(error)} on torch's meta device. Create tensors in forward with "
             "device=x.device, and keep constants as buffers."
+        ) from error
+
+
+@cache
+def require_forward_at(config: CustomConfig, layout: Layout) -> None:
+    """Raise a `UserError` if the forward does not run at the config's width. Shapes suffice."""
+    with torch.device("meta"):
+        model = build_custom_model(config)
+    try:
+        model(*(part.to("meta") for part in _example(config, layout)))
+    except Exception as error:
+        raise UserError(
+            f"A model must run at every width, but that of {config.factory} raises "
+            f"{_named(error)} at width {config.width}, though it runs at the base width. Replace a "
+            "size in the model that is a fixed number by one that is computed from the width."
         ) from error
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from hptransfer.config import CustomConfig, Layout, ModelConfig
 from hptransfer.errors import UserError
 from hptransfer.models.families import build_architecture
-from hptransfer.models.families.custom import require_called, require_usable
+from hptransfer.models.families.custom import require_called, require_forward_at, require_usable
 from hptransfer.models.families.layers import Residual
 from hptransfer.models.parametrization.factors import Role
 
@@ -125,6 +125,7 @@ def _custom_parameters(model: CustomConfig, layout: Layout) -> tuple[ShapedParam
             f"shapes at widths {model.base_width} and {2 * model.base_width}. Use the width that "
             "the function is given."
         )
+    require_forward_at(dataclasses.replace(at_base, width=2 * model.base_width), layout)
     parameters = _overridden(model.roles, parameters)
     outputs = [shaped.name for shaped in parameters if shaped.role is Role.output]
     scalable = _fan_in_dimensions(on_meta(model, layout, model.base_width))
