@@ -117,7 +117,8 @@ def _record(found: FittedArm, judged: Judged | None) -> dict[str, Any]:
         return {**common, **_nothing(found, gap)}
     wider = wider_grids(judged)
     undecided = judged.verdict is Verdict.inconclusive
-    next_step = deciding_sentence(judged) if undecided else None
+    first = "Next: widen the grid, as the warning says." if wider else None
+    next_step = (first or deciding_sentence(judged)) if undecided else None
     told = reasons(judged)
     return {
         **common,

@@ -27,12 +27,6 @@ def hp_text(axis: str, point: float | None) -> str:
     return f"{told} ({hp_value(axis, point):.3g})"
 
 
-def digits_for(*values: float | None) -> int:
-    """Return 4 decimals, or up to 7 where the largest value would have fewer than two digits."""
-    largest = max((abs(v) for v in values if v is not None), default=0.0)
-    return next((digits for digits in range(4, 8) if largest >= 10.0 ** (1 - digits)), 4)
-
-
 def estimate_text(record: Mapping[str, Any] | None, digits: int, center: str = "estimate") -> str:
     """Return an estimate, at the key `center`, with its 90 % interval."""
     if record is None or (record[center] is None and record["low"] is None):
@@ -54,10 +48,8 @@ def interval_text(low: float | None, high: float | None, digits: int) -> str:
 
 
 def regret_text(record: Mapping[str, Any] | None, center: str = "estimate") -> str:
-    """Return a regret with its 90 % interval, in as many decimals as it needs."""
-    if record is None:
-        return UNKNOWN
-    return estimate_text(record, digits_for(record[center], record["low"], record["high"]), center)
+    """Return a cost with its 90 % interval, in two digits; an end that is nothing is left out."""
+    return UNKNOWN if record is None else plain.cost_text(record, center)
 
 
 def flops_text(value: float | None) -> str:

@@ -158,7 +158,7 @@ def details(
     return [
         *_below_the_curves(estimates, figures, sweep.get("statistic")),
         section("Values for the target", target_values(transfer) if transfer else ""),
-        section("Predicted against realised", _beside(own, figures.get("realised"))),
+        section("Predicted against measured", _beside(own, figures.get("realised"))),
         section(
             "Coordinate check",
             check_sentence(check) if check else "",
@@ -304,7 +304,7 @@ def value_costs(arms: list[JsonObject]) -> str:
         ):
             told = (_percents(of[unit]) for unit in ("percent", "compute_percent"))
             rows.append((name, what, f"{hp_value(arm['hp'], value):.3g}", *told))
-    heads = ("arm", "", "value#", "cost in % of the loss#", "in % more compute#")
+    heads = ("parametrization", "", "value#", "cost in % of the loss#", "in % more compute#")
     return table("", heads, rows) if rows else ""
 
 
@@ -389,7 +389,7 @@ def realised_table(realised: JsonObject) -> str:
     sentence = f"The target, width {realised['width']}, was swept itself: the prediction {answer}."
     rows = [
         ("predicted cost in loss", regret_text(realised["predicted"], "mean")),
-        ("realised cost in loss", regret_text(realised["regret"])),
+        ("measured cost in loss", regret_text(realised["regret"])),
         ("transferred value", hp_text(hp, realised["transferred"])),
         ("the target's own optimum", hp_text(hp, realised["optimum"]["optimum"])),
         ("loss at the transferred value", number_text(realised["loss_at_transferred"], 4)),
