@@ -174,8 +174,11 @@ def test_python_is_told_of_the_frame_and_of_arguments(
 def test_notes_speak_of_the_frame() -> None:
     table = runs().assign(a=["x", "y", "z"] * 21, b=["p", "q", "q"] * 21)
     notes = "\n".join(hptransfer.fit(table).notes)
-    assert "(columns={'parametrization': 'a'})" in notes
-    assert "(columns={'parametrization': COLUMN}, or rows.assign(parametrization='mup'))" in notes
+    assert "columns={'parametrization': 'a'})" in notes
+    assert (
+        "with columns={'parametrization': COLUMN}, or give rows.assign(parametrization='mup'))"
+        in notes
+    )
 
 
 def test_an_arm_is_named_where_several_could_be_meant() -> None:

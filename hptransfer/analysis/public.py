@@ -32,7 +32,7 @@ _RETOLD = (
     (r"--columns '(\w+)=([^']+)'", r"columns={'\1': '\2'}"),
     (r"`?--columns`?", "`columns`"),
     (r"\b(\w+)=COLUMN", r"columns={'\1': COLUMN}"),
-    (r"\b(\w+):=(\w+) for all", r"rows.assign(\1='\2')"),
+    (r"write (\w+):=(\w+) for all rows", r"give rows.assign(\1='\2')"),
     (r"column out: (\w+)=$", r"column out: columns={'\1': ''}"),
     (r"`columns` takes OURS=THEIRS, e\.g\. lr=learning_rate", "`columns` takes {OURS: THEIRS}"),
     (r"but it holds a header alone\. Add the trials below it", "but has none. Give a row per run"),
@@ -168,7 +168,7 @@ def fit(
         >>> answer.verdict
         'transfers'
         >>> round(answer.target.value, 3)
-        0.016
+        0.015
         >>> answer.optima[["width", "optimum"]].round(1)
            width  optimum
         0     64     -6.0

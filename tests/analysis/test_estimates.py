@@ -183,7 +183,7 @@ def test_what_is_said_of_a_surface_is_said_with_its_first_hp() -> None:
 
 def test_repeated_rows_and_unknown_hps_are_the_users_to_fix() -> None:
     table = planted(MUP)
-    with pytest.raises(UserError, match="width 24 has 48 rows for 24 places"):
+    with pytest.raises(UserError, match="width 24 has 48 rows for 24 comb"):
         answer(pd.concat([table, table]))
     with pytest.raises(UserError, match="must be a column"):
         estimate(table, sweep_name="q", axes=["log2_beta"], target_width=None)

@@ -179,8 +179,8 @@ def test_fit_says_in_text_what_agrees_and_what_to_type_next(
 ) -> None:
     assert main(["fit", str(folder.path), "--metric", "frechet_distance"]) == 0
     out = capsys.readouterr().out
-    assert "optimum by log2 Fréchet distance beside that by loss" in out
-    assert "µP: mean difference +" in out
+    assert "by log2 Fréchet distance, beside that by loss" in out
+    assert "lies +" in out and "octaves from that by loss on average" in out
     assert max(len(line) for line in out.splitlines() if "─" in line) <= 104
     assert out.endswith(f"next: hptransfer plot {folder.path} --metric=frechet_distance\n")
 

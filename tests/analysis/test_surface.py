@@ -331,7 +331,7 @@ def test_the_order_of_points_is_irrelevant() -> None:
 def test_two_rows_of_one_point_and_seed_are_refused() -> None:
     rows = rows_of({8: plant(Cell(2, 20, "sobol"), np.random.default_rng(0))})
     twice = rows.where(np.array([0, *range(len(rows.width))]))  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="61 rows for 60 places"):
+    with pytest.raises(UserError, match="61 rows for 60 comb"):
         arm_surfaces(by_setting(twice), "arm", draws=50)
 
 

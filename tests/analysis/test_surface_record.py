@@ -221,7 +221,7 @@ def test_too_few_points_are_said() -> None:
 def test_a_product_that_matters_is_said() -> None:
     arm, theta = answered(sweep(Cell(2, 49, "sobol"), np.full((2, 2), 0.012)))
     assert surface_notes(arm, [1.0] * len(arm.hps))[0].startswith(
-        "Width 32, 64, 128: What matters is learning rate × weight decay: moved"
+        "Width 32, 64, 128: What matters is learning rate × weight decay: "
     )
     target = entry_of(arm, theta)["target"]
     product = sum(each["value"] for each in target["hps"].values())

@@ -147,7 +147,7 @@ def test_without_anything_that_tells_seconds_it_is_one_sentence(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     assert main(["plan", str(tiny_sweep), "--budget", "2h"]) == 2
     error = capsys.readouterr().err
-    assert "how long packs take" in error and "--measure" in error
+    assert "how long trials take" in error and "--measure" in error
     assert len(error.splitlines()) == 1
     record(tiny_sweep)  # rows tell it
     assert main(["plan", str(tiny_sweep), "sweep.target.model.width=128", "--budget", "2h"]) == 0

@@ -59,7 +59,7 @@ def test_a_folder_that_may_not_be_written_is_counted_and_verified(
 ):
     with unchangeable(folder.path):
         assert main(["status", "tiny", "--verify", "--export", "rows.csv"]) == 0
-        assert "60 of 60 trials recorded" in capsys.readouterr().out
+        assert "60 of 60 trials are finished" in capsys.readouterr().out
         assert "must be writable, but results/tiny/" in refused(
             capsys, "--export", "results/tiny/rows.csv"
         )

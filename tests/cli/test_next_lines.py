@@ -75,7 +75,7 @@ def test_a_checked_model_is_swept_at_widths_that_it_has(
     program, *proposed = shlex.split(after_check(asked, (20, 40, 80)))
     assert program == "hptransfer" and "sweep.widths=[20,40,80]" in proposed
     assert main([*proposed, *QUICK]) == 0
-    assert "6 of 6 trials recorded" in capsys.readouterr().out  # 3 widths, 2 rates, 1 seed
+    assert "6 of 6 trials are finished" in capsys.readouterr().out  # 3 widths, 2 rates, 1 seed
 
 
 def test_the_quickstart_needs_no_widths_where_they_are_its_own() -> None:
@@ -171,7 +171,7 @@ def test_where_every_imported_run_diverged_lower_rates_are_asked_for(
     Path("rows.json").write_text(json.dumps(rows))
     fit = next_words(capsys, "import", "rows.json", "results/mine", "--columns", "loss=val_loss")
     why, proposed = explained_words(capsys, *fit)
-    assert why == "At width 512 every point failed: extend log2_lr from -11 to -13."
+    assert why.startswith("At width 512 every point failed.") and "log2 -11 to -13" in why
     assert proposed == ["import", "MORE_ROWS.csv", "results/mine"]
 
 

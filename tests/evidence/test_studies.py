@@ -286,7 +286,7 @@ def test_the_quickstarts_output_is_what_the_command_prints(
     shown = quickstart_output(results / "studies").splitlines()[1:-1]
     assert main(["fit", str(folder)]) == 0
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
-    assert [shown[0], shown[-1].split()[0]] == ["µP", "realised"]
+    assert [shown[0], shown[-1].split()[0]] == ["µP", "measured"]
     estimates = json.loads((folder / "estimates.json").read_text())
     assert estimates["arms"][0]["headline"].splitlines()[2] in shown
     table = next(i for i, line in enumerate(printed) if line.split()[:1] == ["width"])

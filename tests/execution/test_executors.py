@@ -349,7 +349,9 @@ def test_a_lost_worker_is_replaced_and_one_that_always_dies_is_named(
     monkeypatch.setattr("hptransfer.execution.ray.executor.RETRY_SECONDS", wait := 1.0)
     recorder = Recorder()
     packs = _packs(tiny_trial, 4)
-    with pytest.raises(MachineError, match=f"trials are {trial_key(packs[2][0])}, .* run the same"):
+    with pytest.raises(
+        MachineError, match=f"run the same .* trials are {trial_key(packs[2][0])}, "
+    ):
         recorder.run(packs, running_ray, die, RuntimeConfig(data_folder=str(tmp_path)))
     assert sorted(recorder.results) == [0, 1, 3]
     assert recorder.started.count(1) >= 2

@@ -111,7 +111,7 @@ def test_the_text_has_a_line_per_role_and_says_what_differs(
 
     assert main(["rules", "model=dit", "parametrization.broken=input_lr", "--quiet"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "input differs in its lr factor: 1/m against 1" in lines
+    assert "The role input differs in its lr factor: 1/m instead of 1." in lines
     assert lines[-1] == "next: hptransfer check model=dit parametrization.broken=input_lr"
 
 

@@ -44,7 +44,7 @@ def test_every_arm_opens_with_its_headline_verdict_and_reasons(told: Any) -> Non
 
 def test_the_table_names_the_axis_and_gives_the_values_themselves() -> None:
     lines = printed(over_depth())
-    (head,) = [line for line in lines if "90 % interval" in line]
+    (head,) = [line for line in lines if "90 % interval" in line and "rate  " in line]
     assert head.split()[:3] == ["depth", "learning", "rate"]
     rows = [line.split() for line in lines if line.split()[:1] in (["2"], ["4"], ["8"])]
     for row, optimum in zip(rows, over_depth()["arms"][0]["optima"], strict=True):

@@ -30,7 +30,7 @@ def test_only_a_mup_arm_that_fails_stops_a_sweep(opened, monkeypatch) -> None:
     recorded_checks(monkeypatch, mup="pass", standard="fail")
     assert [c["verdict"] for c in jobs.gate(opened("sweep.gate=true"))] == ["pass", "fail"]
     recorded_checks(monkeypatch, mup="fail", standard="pass")
-    with pytest.raises(jobs.CheckFailed, match="of the mup arm failed"):
+    with pytest.raises(jobs.CheckFailed, match="check of µP failed"):
         jobs.gate(opened("sweep.gate=true", "name=other"))
 
 
@@ -78,7 +78,7 @@ def test_what_lies_outside_is_neither_counted_nor_fitted(opened) -> None:
     before = of_folder.fit_folder(small.folder)
     driver.sweep(opened("sweep.seeds=0,1,2"))
     small = opened("sweep.widths=8,16", shrink=True)
-    assert jobs.intention(small) == "tiny: all 36 trials are recorded"
+    assert jobs.intention(small) == "tiny: all 36 trials are finished"
     assert of_folder.status(small.folder)["recorded"] == 36
     after = of_folder.fit_folder(small.folder)
     assert after.pop("trials") == {"fitted": 36, "missing": 0, "left_out": 54}

@@ -130,7 +130,7 @@ def test_ratios_have_the_denominators_that_they_name(planned, tiny_sweep: Path) 
     assert ratios["narrowest_over_target_percent"] == pytest.approx(narrowest, rel=1e-3)
     direct = 100 * arm / (12 * target)
     assert ratios["over_direct_search_percent"] == pytest.approx(direct, rel=1e-3)
-    assert answer["target"]["hours_from"] == "FLOPs, from packs of width 32"
+    assert answer["target"]["hours_from"] == "scaled by FLOPs from packs of width 32"
     pack = shape_of(answer, "mup", 32)["packs"]["seconds"]["estimate"]
     hours = pack / 4 / 3600 * target / flops[32]
     assert answer["target"]["hours"] == pytest.approx(hours, rel=1e-4)
@@ -271,7 +271,7 @@ def test_a_search_in_rounds_counts_its_points_and_cuts_its_rounds(
     answer = planned(*words)
     assert answer["total"]["trials"]["wanted"] == 5 * 10 * 2
     assert shape_of(answer, "mup", 16)["packs"]["to_run"] == 5
-    assert "rounds of 2 points" in answer["notes"][-1]
+    assert "rounds of 2" in answer["notes"][-1]
     (narrow, *_) = groups_of(tiny_sweep).values()
     record(tiny_sweep, {trial_key(config) for config in narrow}, seconds=10.0)
     shape = shape_of(planned(*words), "shared", 8)

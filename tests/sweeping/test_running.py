@@ -125,7 +125,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_and_ends_nothing(
 
     monkeypatch.setattr(driver, "discard_pack", fail)
     assert driver.sweep(opened("sweep.widths=[8]")) == 12
-    assert capsys.readouterr().err.count("left behind: The storage is gone.") == 3
+    assert capsys.readouterr().err.count("could not be deleted: The storage is gone.") == 3
     assert len(events("note")) == 3
 
 

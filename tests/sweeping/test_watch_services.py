@@ -246,4 +246,4 @@ def test_services_get_so_many_runs(
         for seed in range(4):
             watch.row(recorded(tiny_trial(seed=seed), -6.0), CURVE)
     assert [call[0] for call in calls].count("init") == 2
-    assert (tmp_path / "log.jsonl").read_text().count("trackers show 2 trials") == 1
+    assert (tmp_path / "log.jsonl").read_text().count("trackers show only the first 2 trials") == 1

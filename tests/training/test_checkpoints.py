@@ -204,7 +204,7 @@ def test_a_checkpoint_from_elsewhere_is_said_and_not_used(
     results = run_pack(trials, RUNTIME, lambda r: heard.append(r.step), checkpoints)
     assert heard == [1, 2, 3, 4]
     (note,) = results[0].notes
-    assert "the same bits" in note and f"{what} was" in note
+    assert "last digits" in note and f"{what} was" in note
 
 
 def test_other_settings_and_other_parameters_are_not_gone_on_from(

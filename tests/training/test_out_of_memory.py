@@ -59,7 +59,7 @@ def test_one_that_does_not_fit_is_named(group, runtime, at_most, run) -> None:
     with pytest.raises(MachineError) as caught:
         run(group[0], runtime)
     assert tried == [1]
-    for part in ("width 16", "batch 8", "4 tokens", "memory of cpu", "budget.batch_size"):
+    for part in ("width 16", "batch size 8", "4 tokens", "memory of cpu", "budget.batch_size"):
         assert part in str(caught.value)
 
 

@@ -345,7 +345,7 @@ def _cost_text(cost: Cost) -> str:
 def _loss_text(cost: Cost) -> str:
     if cost.mean_percent is not None:
         return f"{percent(cost.mean_percent)} of the loss"
-    return f"{figure(cost.mean_loss)} of the loss"
+    return f"{figure(cost.mean_loss)} in loss"
 
 
 def percent(value: float) -> str:

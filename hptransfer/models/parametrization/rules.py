@@ -219,7 +219,7 @@ def param_groups(
         >>> model = hptransfer.build_model(config)
         >>> optimizer = torch.optim.AdamW(hptransfer.param_groups(model, config))
         >>> sorted({round(group["lr"], 5) for group in optimizer.param_groups})
-        [0.00249, 0.0199]
+        [0.00249, 0.01994]
     """
     try:
         model.get_parameter(parameter_rules(config)[0].name)

@@ -95,9 +95,9 @@ def _totals(answer: Mapping[str, Any]) -> list[str]:
 def _wall(wall: Mapping[str, Any], place: Mapping[str, Any]) -> str:
     occupied = f"{place['count']:g} {place['unit']}{'s' if place['count'] != 1 else ''}"
     ends = [wall["low"], wall["high"]]
-    between = f" ({duration(ends[0])} to {duration(ends[1])})"
-    if None in ends or ends[0] == ends[1]:
-        between = ""
+    between = ""
+    if None not in ends and ends[0] != ends[1]:
+        between = f" ({duration(ends[0])} to {duration(ends[1])})"
     return (
         f"wall     {duration(wall['estimate'])}{between}, with {wall['workers']} "
         f"{'pack' if wall['workers'] == 1 else 'packs'} at a time on {occupied}"

@@ -55,10 +55,8 @@ def _differences(table: Mapping[str, Any]) -> list[str]:
     """Return lines on which roles' rules differ from those of a vanilla Transformer."""
     columns = ", ".join(["init", *FACTOR_COLUMNS])
     lines = [
-        (
-            f"The last column, vanilla, gives {columns} of a plain Transformer under µP (arXiv "
-            "2203.03466, Table 8); m is width / base width."
-        )
+        f"The last column, vanilla, gives {columns} of a plain Transformer",
+        "under µP (arXiv 2203.03466, Table 8); m is width / base width.",
     ]
     if table["depth_mult"] != 1:
         lines.append(

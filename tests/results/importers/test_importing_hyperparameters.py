@@ -480,7 +480,7 @@ def test_a_rate_before_the_factor_of_another_name_is_told(capsys: Printed):
     found = [{"mup_base_lr": r["lr"], **r, "lr": r["lr"] * 64 / r["width"]} for r in records()]
     write_csv(Path("rows.csv"), found)
     assert main(["import", "rows.csv", "mine"]) == 0
-    told = "'mup_base_lr' is 'lr' before a factor of the width"
+    told = "'mup_base_lr' is 'lr' before it was multiplied by a factor of the width"
     out = capsys.readouterr().out
     assert told in out and "(lr=mup_base_lr takes it; under µP this is the rate" in out
     assert main(["import", "rows.csv", "before", "--columns", "lr=mup_base_lr"]) == 0

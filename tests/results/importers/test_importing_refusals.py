@@ -82,7 +82,7 @@ REFUSED = {
     "truth": ("width,lr,loss,diverged\n64,0.1,3,maybe\n", "must be true or false"),
     "broken JSON": ('{"width": 64,\n', "must be JSON"),
     "no rows in JSON": ("[1, 2]", "must be an object"),
-    "all left out": ("width,lr,loss,state\n64,0.1,3,running\n", "of status 'running', left out"),
+    "all left out": ("width,lr,loss,state\n64,0.1,3,running\n", "with status 'running', ignored"),
 }
 
 
@@ -173,7 +173,7 @@ def test_a_trial_may_not_have_another_loss_in_another_file(capsys: Printed):
 def test_more_rows_than_a_sweep_may_have(capsys: Printed, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("hptransfer.results.importers.table.MOST_TRIALS", 2)
     Path("rows.csv").write_text(HEAD + "".join(f"64,0.01,{s},3\n" for s in range(3)))
-    assert "may have 2 rows, but rows.csv has more" in refused(capsys, "rows.csv", "mine")
+    assert "may have at most 2 rows, but rows.csv has more" in refused(capsys, "rows.csv", "mine")
 
 
 def test_nothing_is_left_out_or_changed_without_a_word(capsys: Printed):
@@ -184,8 +184,8 @@ def test_nothing_is_left_out_or_changed_without_a_word(capsys: Printed):
     )
     assert main(["import", "rows.csv", "mine"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert "2 rows without a loss, taken as diverged trials (first: line 2)" in said
-    assert "1 row with an infinite loss, taken as diverged trials (first: line 4)" in said
+    assert "2 rows without a loss, counted as diverged trials (first: line 2)" in said
+    assert "1 row with an infinite loss, counted as diverged trials (first: line 4)" in said
     assert "1 row flagged as diverged (first: line 5)" in said
     assert "1 row given twice and kept once (first: line 7)" in said
     assert [r["status"] for r in read_ledger("results/mine").rows] == ["diverged"] * 4 + [

@@ -40,7 +40,7 @@ def test_a_messy_table_comes_to_a_verdict_in_two_commands(capsys: Printed):
         "columns: loss = 'Val loss [nats]'; lr = 'Learning rate'; parametrization = 'Param'; "
         "seed = 'Seed'; width = 'Width (d_model)'\n" in out
     )
-    assert "rows without a loss, taken as diverged trials (first: line " in out
+    assert "rows without a loss, counted as diverged trials (first: line " in out
     assert "numbers have a decimal comma" in out
     assert out.splitlines()[-1] == "next: hptransfer fit results/mine"
     assert main(["fit", "mine", "--json"]) == 0
@@ -62,7 +62,7 @@ def test_every_command_works_on_an_imported_folder(capsys: Printed):
     assert main(["status", "mine", "--verify", "--export", "out.csv"]) == 0
     out = capsys.readouterr().out
     count = 2 * len(EXPECTED)
-    assert f"mine: {count} of {count} trials recorded" in out
+    assert f"mine: {count} of {count} trials are finished" in out
     assert f"verified results/mine/ledger.jsonl: {count} rows" in out
     assert main(["report", "mine"]) == 0
     assert main(["fit", "mine", "--print-config"]) == 0
@@ -156,7 +156,7 @@ def test_every_format_gives_the_same_rows(name: str, write, capsys: Printed):
     arm = [] if name not in ("wandb.json", "mlflow.csv") else ["--columns", "parametrization:=µP"]
     assert main(["import", name, "mine", *arm]) == 0
     assert outcomes() == EXPECTED
-    assert ("of status 'crashed', left out" in capsys.readouterr().out) == (name == "wandb.json")
+    assert ("with status 'crashed', ignored" in capsys.readouterr().out) == (name == "wandb.json")
 
 
 def test_an_optuna_study_is_read_and_left_as_it_was(capsys: Printed):
@@ -188,7 +188,7 @@ def test_an_optuna_study_is_read_and_left_as_it_was(capsys: Printed):
     add(-3.0, 128, state=states.PRUNED)
     before = Path("study.db").read_bytes()
     assert main(["import", "sqlite:///study.db", "mine"]) == 0
-    assert "1 row of status 'pruned', left out" in capsys.readouterr().out
+    assert "1 row with status 'pruned', ignored" in capsys.readouterr().out
     wanted = {key: loss for key, loss in EXPECTED.items() if key[-1] == 1}
     assert outcomes() == {**wanted, ("mup", 64, -3.0, 1): None}
     assert Path("study.db").read_bytes() == before
