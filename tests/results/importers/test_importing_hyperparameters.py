@@ -482,7 +482,7 @@ def test_a_rate_before_the_factor_of_another_name_is_told(capsys: Printed):
     assert main(["import", "rows.csv", "mine"]) == 0
     told = "'mup_base_lr' is 'lr' before it was multiplied by a factor of the width"
     out = capsys.readouterr().out
-    assert told in out and "(lr=mup_base_lr takes it; under µP this is the rate" in out
+    assert told in out and "(--columns lr=mup_base_lr takes it; under µP this is the rate" in out
     assert main(["import", "rows.csv", "before", "--columns", "lr=mup_base_lr"]) == 0
     rates = {row["hps"]["log2_lr"] for row in read_ledger("results/before").rows}
     assert rates == {math.log2(row["lr"]) for row in records()}
