@@ -217,7 +217,7 @@ def test_a_hidden_std_that_stands_still_is_made_to_fall() -> None:
 def test_stds_that_break_mup_are_refused_by_name_where_they_are_not_to_be_mended() -> None:
     config = trial(rescale_init=False)
     with pytest.raises(
-        UserError, match=r"hidden\.bias \(vector\).* power 0, but -0\.[45].* 2 more"
+        UserError, match=r"hidden\.bias \(role vector\).* power 0, .* is -0\.[45].* 2 more"
     ):
         parameter_rules(config)
     assert parameter_rules(with_scaling(config, Scaling.standard))
@@ -432,5 +432,5 @@ _READOUTS = {
 
 def test_the_init_of_a_table_of_diffusers_is_refused_by_name() -> None:
     config = diffusers_trial("pixart", "caption", rescale_init=False)
-    with pytest.raises(UserError, match=r"net\.scale_shift_table \(input\).* power 0, but -0\.5"):
+    with pytest.raises(UserError, match=r"net\.scale_shift_table \(role input\).* power 0, .* is -0\.5"):
         parameter_rules(config)

@@ -99,7 +99,7 @@ REFUSALS = {
     "exiting": "raises SystemExit: bye .* at width 8",
     "fixed_layer": r"raises RuntimeError.* \(line \d+ of custom_models.py\) at width 16, though",
     "unlabelled": "raises TypeError.* a model without labels needs model.condition=none",
-    "fading": "zero at every width or at none, but norm.bias",
+    "fading": "zero either at every width or at none, but the mean sizes of norm.bias",
 }
 
 
