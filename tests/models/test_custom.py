@@ -432,5 +432,6 @@ _READOUTS = {
 
 def test_the_init_of_a_table_of_diffusers_is_refused_by_name() -> None:
     config = diffusers_trial("pixart", "caption", rescale_init=False)
-    with pytest.raises(UserError, match=r"net\.scale_shift_table \(role input\).* power 0, .* is -0\.5"):
+    told = r"net\.scale_shift_table \(role input\).* power 0, .* is -0\.5"
+    with pytest.raises(UserError, match=told):
         parameter_rules(config)
