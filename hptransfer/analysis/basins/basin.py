@@ -265,8 +265,7 @@ def _fit(
     """Fit one setting; `prior` is mean and variance of log k, None: any k about `about`."""
     theta, means = grid.theta[grid.sound], grid.means[grid.sound]
     sd, degrees = _noise_of(means, noise)
-    runs = np.where(np.isnan(grid.losses), 0.0, grid.runs)[:, grid.sound].sum(axis=0)
-    weights = 1.0 / (1.0 / runs + (shape_error(means - means.min()) / sd) ** 2)
+    weights = point_weights(grid, sd)
     total = weights.sum()
     mean = float(weights @ means / total)
     y = means - mean
@@ -310,10 +309,18 @@ def _fit(
     )
 
 
-def shape_error(rises: Floats) -> Floats:
-    """Return the sd of what a smooth curve misses of every point's y, by its rise (point,)."""
+def point_weights(grid: Grid, sd: float) -> Floats:
+    """Return the weights of the sound points' means, (point,): 1 for a point of one run.
+
+    A mean errs by the noise `sd` of its runs and by what a smooth curve misses of it, which grows
+    with its rise.
+    """
+    runs = np.where(np.isnan(grid.losses), 0.0, grid.runs)[:, grid.sound].sum(axis=0)
+    means = grid.means[grid.sound]
+    rises = means - means.min()
     far = FAR * max(np.sort(rises)[min(3, len(rises) - 1)], 1e-12)
-    return DISCREPANCY * rises * np.hypot(1.0, rises / far)
+    missed = DISCREPANCY * rises * np.hypot(1.0, rises / far)
+    return 1.0 / (1.0 / runs + (missed / sd) ** 2)
 
 
 def _noise_of(means: Floats, noise: Noise | None) -> tuple[float, float]:

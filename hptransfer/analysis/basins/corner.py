@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.analysis.basins.basin import SKEWS, shape_error
+from hptransfer.analysis.basins.basin import SKEWS, point_weights
 from hptransfer.analysis.basins.curve import Floats, rise
 from hptransfer.analysis.basins.grid import Grid
 from hptransfer.analysis.basins.noise import Noise
@@ -57,9 +57,8 @@ def _compare(grid: Grid, noise: Noise) -> tuple[float, Floats] | None:
     theta, means = grid.theta[grid.sound], grid.means[grid.sound]
     if len(theta) < FEWEST:
         return None
-    runs = np.where(np.isnan(grid.losses), 0.0, grid.runs)[:, grid.sound].sum(axis=0)
     sd = max(noise.sd, 1e-9)
-    weights = 1.0 / (sd**2 / runs + shape_error(means - means.min()) ** 2)
+    weights = point_weights(grid, sd) / sd**2
     offset = theta - np.linspace(theta[0], theta[-1], PLACES)[:, None]
     below, above = np.maximum(-offset, 0.0), np.maximum(offset, 0.0)
     corner, slopes = _misfits(np.stack([below, above], axis=-1), means, weights)
