@@ -30,7 +30,7 @@ K_SLOPE_SD = 0.15  # prior sd of log k per doubling of an axis
 K_SCATTER = 0.2  # sd of log k between settings beyond what their basins leave open
 PRICED_BY = 3  # last settings along the main axis that price a rise of the loss
 LEAST_COMPUTE = 0.1  # doublings below which the rows' FLOPs do not grow along the axis
-CLIFF_RISK = 0.1  # share of draws of the cliff's movement below which the value stays
+CLIFF_SHARE = 0.1  # quantile of the cliff's movement below which the value stays
 WIDTH_COMPUTE = 2.0  # doublings of compute for one of the width, where rows say no FLOPs
 
 
@@ -193,12 +193,12 @@ class FittedArm:
     def highest_for_destination(self) -> float:
         """The highest value that is taken for the destination; infinite without a cliff.
 
-        The last main setting's highest value, moved by the law: lower than all but CLIFF_RISK of
-        the draws of that movement.
+        The last main setting's highest value, moved by the law: by the CLIFF_SHARE quantile of
+        that movement.
         """
         last = self.on_main[-1]
         moved = self.destination_draws - self.optimum_draws(last)
-        return self.highest_at(last) + quantile(moved, CLIFF_RISK)
+        return self.highest_at(last) + quantile(moved, CLIFF_SHARE)
 
     def highest_at(self, setting: Setting) -> float:
         """The highest value that is taken for a setting, halfway to its first failed point."""

@@ -22,6 +22,7 @@ from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.grid import LOW_POINTS
 from hptransfer.analysis.basins.noise import Noise
 from hptransfer.analysis.laws.hierarchy import Prior
+from hptransfer.analysis.surfaces.joint_regret import CLIFF_RISK
 from hptransfer.sweeping.plan.budget.candidates import SEED_COUNTS, WIDTH_COUNTS, Candidate
 from hptransfer.sweeping.plan.budget.knowledge import STEPS_SD, Knowledge
 from hptransfer.sweeping.plan.budget.units import Workload
@@ -33,7 +34,6 @@ FIT_DRAWS = 4  # of the noise, at each place
 REACH = 4  # grid steps on each side of the optimum, of a simulated grid
 FINENESS = 1 / 16  # grid steps between candidate minima of simulated basins
 UNRESOLVED_SD = 1.0  # octaves: the posterior's, of an optimum beyond the grid or lost in noise
-CLIFF_RISK = 0.01  # share of sweeps whose value passes the cliff
 # Sds of the optimum by which a value must stay below the cliff, so that the share is no larger.
 CLIFF_SDS = NormalDist().inv_cdf(1.0 - CLIFF_RISK)
 
