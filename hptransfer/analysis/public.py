@@ -34,7 +34,6 @@ _RETOLD = (
     (r"\b(\w+)=COLUMN", r"columns={'\1': COLUMN}"),
     (r"write (\w+):=(\w+) for all rows", r"give rows.assign(\1='\2')"),
     (r"column out: (\w+)=$", r"column out: columns={'\1': ''}"),
-    (r"`columns` takes OURS=THEIRS, e\.g\. lr=learning_rate", "`columns` takes {OURS: THEIRS}"),
     (r"but it holds a header alone\. Add the trials below it", "but has none. Give a row per run"),
     (r"a header and rows, but it is empty", "columns and rows, but it is empty"),
     (r"Of imported rows", "Of a DataFrame"),
