@@ -60,6 +60,7 @@ class ResultsFolder(_Folder):
     target = _Below("target")  # the target's own rows, which test the prediction, never fitted
     realised_file = _Below("target/realised.json")  # the transferred value's regret by those rows
     timing_file = _Below("timing.json")  # the seconds that each part of `hptransfer run` took
+    log_file = _Below("log.jsonl")  # what happened in the sweep and when, a JSON event a line
     figures = _Below("figures")  # the pictures
     report_file = _Below("report.html")  # the page that `report` wrote
 

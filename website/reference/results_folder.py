@@ -30,13 +30,11 @@ BESIDE = {
     "packs.json": "how many trials trained together at each width, and the seconds they took",
     "failed.json": "the trials whose training raised: which, why, and where the traceback is",
     "failed/KEY.log": "the traceback of each",
-    "log.jsonl": "what happened in the sweep and when, an event of JSON on each line",
     "tensorboard/": "the same for TensorBoard",
     "optuna.db": "the search as a study of Optuna, where an Optuna method chose the points",
     "checkpoints/": "the state of trials in training, from which a sweep that was cut off goes on",
     "trials/KEY.safetensors": "the weights of a trial that `train --trial` trained again",
     ".lock": "which process is writing the folder",
-    ".ledger.index": "where rows lie in the ledger; made anew when it is missing",
 }
 BESIDE_RUN = {
     "samples/STEP.png": "samples that were drawn after so many steps, a row per class",

@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 from hptransfer.config.choices import arm_name
 from hptransfer.config.hyperparameters import hp_value, hp_words
-from hptransfer.reporting.live.state import LOG_NAME, SweepState
+from hptransfer.reporting.live.state import SweepState
 from hptransfer.reporting.page.page import element, section
 from hptransfer.results.failed_trials import FailedTrial
+from hptransfer.results.folder import ResultsFolder
 
 MOST_LISTED = 50  # failed trials that the page lists
 
@@ -61,7 +62,8 @@ def trials_section(state: SweepState) -> str:
         lines.append(f'<ul class="trials warning">{items}</ul>')
         rest = many - MOST_LISTED
         lines.append(element("p", f"And {rest:,} more." if rest > 0 else ""))
-    log = link(f"files/{LOG_NAME}", f"log of the sweep ({LOG_NAME})") if state.has_log else ""
+    name = ResultsFolder("").log_file.name
+    log = link(f"files/{name}", f"log of the sweep ({name})") if state.has_log else ""
     sweep = link("files/sweep.yaml", "the sweep as it was asked (sweep.yaml)")
     lines.append(f"<p>{' · '.join(filter(None, (log, sweep)))}</p>")
     return section("Trials and logs", *lines)

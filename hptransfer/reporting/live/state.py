@@ -18,7 +18,6 @@ from hptransfer.results.ledger_rows import LEDGER_NAME, iterate_ledger_rows
 from hptransfer.results.sweep_file import SweepFacts, read_facts
 from hptransfer.system.folder_lock import LOCK_NAME, lock_holder
 
-LOG_NAME = "log.jsonl"
 # (question, rows, packs at a time) -> the time left in words; None where nothing tells it.
 TimeLeft = Callable[[SweepFacts, Iterable[Mapping[str, Any]], int], str | None]
 Signature = tuple[tuple[int, int] | None, ...]  # size and time of change of each file
@@ -39,9 +38,9 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 def state_signature(folder: ResultsFolder) -> tuple[Signature, bool]:
     """Return what changes when the files that tell how far a sweep is do, or its process ends."""
-    names = (LEDGER_NAME, LOG_NAME, LOCK_NAME)
-    inner = [folder.path / name for name in names]
-    files = [*inner, folder.sweep_file, folder.design_file, failed_file(folder.path)]
+    inner = [folder.path / name for name in (LEDGER_NAME, LOCK_NAME)]
+    asked = [folder.sweep_file, folder.design_file]
+    files = [*inner, folder.log_file, *asked, failed_file(folder.path)]
     return signature_of(files), lock_holder(folder.path) is not None
 
 

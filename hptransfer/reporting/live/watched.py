@@ -22,11 +22,9 @@ from typing import Any
 from hptransfer.analysis.answer.text import arm_names
 from hptransfer.analysis.of_folder import fresh_estimates, require_trials
 from hptransfer.analysis.target_rows import refreshed
-from hptransfer.config.choices import Scaling
 from hptransfer.errors import UserError
 from hptransfer.reporting.live.parts import Listed, progress, sweeps_table, trials_section
 from hptransfer.reporting.live.state import (
-    LOG_NAME,
     RunLog,
     Signature,
     SweepState,
@@ -36,6 +34,7 @@ from hptransfer.reporting.live.state import (
     state_word,
     sweep_state,
 )
+from hptransfer.reporting.of_folder import mup_check
 from hptransfer.reporting.page.charts import charts
 from hptransfer.reporting.page.page import document, element
 from hptransfer.reporting.page.report import (
@@ -142,7 +141,7 @@ class WatchedSweep(Watched):
         self._title, self._charts = f"{name}: hptransfer report", _nothing_drawn(name)
         super().__init__(pool, News(self._title, self._parts, self._charts))
         self._folder, self._time_left, self._step = folder, time_left, step
-        self._log = RunLog(folder.path / LOG_NAME)
+        self._log = RunLog(folder.log_file)
         self._read: tuple[Signature, bool] | None = (
             None  # of the files that the state was read from
         )
@@ -201,7 +200,7 @@ class WatchedSweep(Watched):
             require_trials(folder)
             transfer, realised = refreshed(folder)
             estimates = fresh_estimates(folder, step=self._step)
-            checks = (read_json(folder.check_file, "checks") or {"checks": []})["checks"]
+            check = mup_check(folder)
         except UserError as error:
             self._parts["answer"] = element("p", str(error), "warning")
             return
@@ -211,7 +210,6 @@ class WatchedSweep(Watched):
             said = f"{told}Run `hptransfer fit {folder.path}` to see more."
             self._parts["answer"] = element("p", said, "warning")
             return
-        check = next((c for c in checks if c["parametrization"] == Scaling.mup.value), None)
         below = details(
             {},
             estimates=estimates,
@@ -294,7 +292,7 @@ def _listed(name: str, folder: ResultsFolder) -> Listed:
     try:
         wanted = read_facts(folder).wanted_count()
         estimates = read_json(folder.estimates_file, "arms")
-        log = RunLog(folder.path / LOG_NAME)
+        log = RunLog(folder.log_file)
         log.read_on()
     except UserError as error:
         return Listed(name, "unreadable", 0, 0, (), problem=str(error))

@@ -24,6 +24,7 @@ from typing import Any, Protocol, Self
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import MachineError, UserError
 from hptransfer.results.failed_trials import FailedTrial
+from hptransfer.results.folder import ResultsFolder
 from hptransfer.sweeping.trackers.run_names import TRIAL_RUNS, Row, TrainingCurve
 from hptransfer.system.files import opening, require_inside
 from hptransfer.system.text import say
@@ -190,7 +191,7 @@ class EventLog:
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "log.jsonl"
+        path = ResultsFolder(folder).log_file
         with opening(folder):
             folder.mkdir(parents=True, exist_ok=True)
             require_inside(folder, path)
