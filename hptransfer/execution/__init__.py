@@ -96,7 +96,7 @@ def measure_packs(
     another. Elsewhere it runs in workers with a pack's resources: only they see the device.
 
     Args:
-        limits: see `hptransfer.execution.measure.measured_costs`; without, no cost is None.
+        limits: see `hptransfer.execution.measure.measured_costs`, which says when a cost is None.
         say: is told how far the measurement is.
 
     Raises:

@@ -28,7 +28,9 @@ import torch
 
 from hptransfer.config import BudgetConfig, ParametrizationConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import canonical, shape_signature
+from hptransfer.errors import MachineError, UserError
 from hptransfer.execution.pack_sizes import MeasuredPack, MeasureLimits, PackCost
+from hptransfer.execution.work import pack_error
 from hptransfer.system.files import write_whole
 from hptransfer.system.text import rounded
 from hptransfer.system.version import package_version
@@ -89,6 +91,9 @@ def measured_costs(
             which runs the trials anyway, has none.
         say: is told which shape is measured.
 
+    A trial that raises an exception here raises it again where it is trained and its failure is
+    recorded. So the cost of its shape is None, and a note says why.
+
     Raises:
         UserError: the device is not there.
         MachineError: a single trial does not fit.
@@ -127,9 +132,13 @@ def measured_costs(
             )
             try:
                 costs[index] = known = measure(group, runtime, device, capacity, allowed)
+                cache.add(facts, known)
+            except (UserError, MachineError):
+                raise
+            except Exception as error:  # of the model, which may be the user's own
+                skipped.append(_raised_note(group, error))
             finally:
                 release_memory(device)
-            cache.add(facts, known)
     finally:
         torch.set_num_threads(threads)
     notes = (*cache.notes, *dict.fromkeys(skipped))
@@ -164,6 +173,15 @@ def cached_costs(
             cost = cache.cost(facts, capacity=math.inf, extrapolates=runtime.on_gpu)
         found.append(cost)
     return found, (*cache.notes, *notes)
+
+
+def _raised_note(group: Sequence[TrialConfig], error: Exception) -> str:
+    """Say that trials of a shape cannot be measured, because training them raised an exception."""
+    raised = pack_error(tuple(group), error)
+    return (
+        f"Width {group[0].model.width} could not be measured, because training a few steps raised "
+        f"{raised.reason} ({raised.frame})."
+    )
 
 
 def _parameter_bytes(config: TrialConfig) -> int:

@@ -142,7 +142,7 @@ class PackCost:
 class Measurement(NamedTuple):
     """What is known before packs are cut: a cost per group, and the packs that run at a time."""
 
-    costs: list[PackCost | None]  # None: above the limits of the measurement
+    costs: list[PackCost | None]  # None: above the limits of the measurement, or a trial raised
     workers: int | None  # None: a cluster's, which was not asked
     notes: tuple[str, ...] = ()  # sentences for the user
 

@@ -102,3 +102,51 @@ def test_failures_between_sound_trials_do_not_stop_the_sweep(tiny_sweep: Path, b
     assert len(rows()) == 6
     assert len(json.loads((FOLDER / "failed.json").read_text())["failed"]) == 6
     assert not any(row["hps"]["log2_lr"] in (-8, -6, -4) for row in rows().values())
+
+
+@pytest.fixture
+def raising_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every step raise, in measurements and checks as in training."""
+    from hptransfer.training.packs.state import TrainingState
+
+    def train_step(state: TrainingState, step: int) -> None:
+        raise ZeroDivisionError("a bug\nin the model")
+
+    monkeypatch.setattr(TrainingState, "train_step", train_step)
+
+
+@pytest.mark.usefixtures("tiny_sweep", "raising_step")
+class TestWithoutAPackSize:
+    """Failures that show before training, while packs are measured or the model is checked."""
+
+    MEASURED = ("tiny.yaml", "runtime.pack_size=null", "sweep.gate=false")
+
+    def test_a_measurement_that_raises_leaves_the_failure_to_the_trials(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("sweep", *self.MEASURED) == 1
+        said = capsys.readouterr().err
+        assert "3 failed one after another, so the sweep was stopped" in said
+        assert said.count("ZeroDivisionError: a bug (") == 3 and "Traceback (most" not in said
+        assert not (FOLDER / "packs.json").exists()
+
+    def test_an_adaptive_design_starts_no_trial(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert run("sweep", *self.MEASURED, "sweep.design.method=refine") == 1
+        said = capsys.readouterr().err
+        assert said.startswith(
+            "hptransfer: Trials must train without a Python error, but not all do: Width 8 could "
+            "not be measured, because training a few steps raised ZeroDivisionError: a bug ("
+        )
+
+    def test_a_plan_is_printed_without_the_measured_seconds(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("plan", *self.MEASURED, "--measure") == 0
+        assert "Width 8 could not be measured, because" in capsys.readouterr().out
+
+    def test_a_coordinate_check_ends_with_a_sentence(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("sweep", "tiny.yaml", "sweep.gate=true") == 2
+        said = capsys.readouterr().err
+        assert "a few steps at width 8 raised ZeroDivisionError: a bug (" in said

@@ -47,7 +47,8 @@ def pending_packs(
     """Cut the trials into packs and return those of which a row is missing, longest first.
 
     Packs have the size `runtime.pack_size` where it is set, else the sizes that the folder
-    records; sizes of shapes that the folder does not know are measured and recorded.
+    records; sizes of shapes that the folder does not know are measured and recorded. Trials of a
+    shape that raised in the measurement come first and alone, so that their failure is recorded.
     """
     groups = {
         key: group
@@ -61,11 +62,13 @@ def pending_packs(
     recorded = read_packs(folder)
     known = {key: recorded[key] for key in groups if key in recorded}
     packs = _pending_timed(groups, known, done)
+    single: list[Trials] = []  # of shapes that raised while they were measured
     unknown = {key: group for key, group in groups.items() if key not in recorded}
     if unknown:
         chosen = measured_sizes(job, folder, unknown, [pack.seconds for pack in packs])
         packs += _pending_timed(groups, chosen, done)
-    return [pack.trials for pack in longest_first(packs)]
+        single = [(c,) for key, group in unknown.items() if key not in chosen for c in group]
+    return [*pending(single, done), *(pack.trials for pack in longest_first(packs))]
 
 
 def _pending_timed(
@@ -80,12 +83,23 @@ def _pending_timed(
 
 
 def measured_sizes(
-    job: Job, folder: Path, groups: Mapping[str, Trials], others: Sequence[float]
+    job: Job,
+    folder: Path,
+    groups: Mapping[str, Trials],
+    others: Sequence[float],
+    *,
+    all_needed: bool = False,
 ) -> dict[str, PackSize]:
     """Measure what packs of these shapes cost; return their sizes, recorded in the folder.
 
+    A shape whose trials raised an exception has no size.
+
     Args:
         others: seconds of the packs of all other shapes, which run beside these.
+        all_needed: whether every shape must get a size.
+
+    Raises:
+        TrialsFailed: trials raised an exception, and all sizes are needed.
     """
     say("measuring how many trials train best together ...", quiet=job.quiet)
     found = measure_packs(
@@ -97,7 +111,17 @@ def measured_sizes(
     assert found.workers is not None, "a measurement counts the places"
     for note in found.notes:
         say(note, quiet=job.quiet)
-    chosen = choose_sizes(groups, found.by_key(groups), found.workers, others)
+    costs = found.by_key(groups)
+    measured = {key: group for key, group in groups.items() if key in costs}
+    if all_needed and len(measured) < len(groups):
+        raise TrialsFailed(
+            f"Trials must train without a Python error, but not all do: {' '.join(found.notes)} "
+            "Mend the cause and run the same command again. With runtime.pack_size=1 nothing is "
+            "measured, and the whole traceback of each trial that fails is kept in the folder."
+        )
+    if not measured:
+        return {}
+    chosen = choose_sizes(measured, costs, found.workers, others)
     write_packs(folder, {**read_packs(folder), **chosen})
     say(sizes_text(chosen.values()), quiet=job.quiet)
     return chosen
@@ -148,7 +172,7 @@ def _measure_ahead(job: Job) -> None:
     groups = by_shape(placeholder_trials(job.sweep, batch))
     unknown = {key: group for key, group in groups.items() if key not in recorded}
     if unknown and job.composed.runtime.pack_size is None:
-        measured_sizes(job, job.folder.path, unknown, [])
+        measured_sizes(job, job.folder.path, unknown, [], all_needed=True)
 
 
 def run_trials(job: Job, folder: Path, trials: Sequence[TrialConfig]) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,12 +25,12 @@ from hptransfer.config.choices import Precision, Schedule
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import with_width
 from hptransfer.data import Dataset, load_data
-from hptransfer.errors import UserError
+from hptransfer.errors import MachineError, UserError
 from hptransfer.models.parametrization.factors import Role
 from hptransfer.models.parametrization.rules import parameter_rules
 from hptransfer.system.text import percent_text, rounded
 from hptransfer.training.batches import evaluation_batches
-from hptransfer.training.device import torch_device
+from hptransfer.training.device import is_out_of_memory, torch_device
 from hptransfer.training.objectives import noised
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.state import pack_losses, start_training
@@ -64,7 +65,8 @@ def coordinate_check(
     changed yet) has no slope and is listed under `zero`.
 
     Raises:
-        UserError: `widths` are fewer than two different ones.
+        UserError: `widths` are fewer than two different ones, or the model raises an exception.
+        MachineError: the trials of a width do not fit into the device's memory.
     """
     if len(set(widths)) < 2 or set(widths) == {base.model.base_width}:
         raise UserError(
@@ -78,7 +80,7 @@ def coordinate_check(
 
     def check_at(rate: float) -> dict[str, Any]:
         probe = probe_config(base, rate)
-        runs = {w: measure_width(with_width(probe, w), dataset, eager) for w in widths}
+        runs = {w: _measured(with_width(probe, w), dataset, eager) for w in widths}
         return check_record(base, runs, rate)
 
     return {**answer_at_telling_rate(check_at, log2_lr), "asked_log2_lr": log2_lr}
@@ -118,6 +120,29 @@ def probe_config(base: TrialConfig, log2_lr: float) -> TrialConfig:
     )
     config = dataclasses.replace(base, budget=budget, precision=Precision.fp32)
     return with_hyperparameters(config, {"log2_lr": log2_lr})
+
+
+def _measured(config: TrialConfig, dataset: Dataset, runtime: RuntimeConfig) -> WidthMeasurement:
+    """Return `measure_width`; an exception that the model raises ends it with a sentence."""
+    try:
+        return measure_width(config, dataset, runtime)
+    except (UserError, MachineError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise MachineError(
+                f"The {len(CHECK_SEEDS)} trials of a coordinate check must fit into memory "
+                f"together, but at width {config.model.width} they do not. Lower "
+                "budget.batch_size, leave this width out, or set sweep.gate=false to sweep "
+                "without the check."
+            ) from error
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason, _, _ = f"{type(error).__name__}: {error}".partition("\n")
+        raise UserError(
+            f"A model must train at every width of the coordinate check, but a few steps at width "
+            f"{config.model.width} raised {reason} ({place.filename}:{place.lineno} in "
+            f"{place.name}). Mend the cause and run the same command again."
+        ) from error
 
 
 def measure_width(
