@@ -22,6 +22,25 @@ class TrialsFailed(RuntimeError):
     exit_code = 1
 
 
+class TrialFailure(RuntimeError):
+    """A trial of a trainer that is not ours failed: it answered no loss.
+
+    Args:
+        reason: why, in a few words.
+        frame: the place in the trainer's code, as `file:line in function`; empty if unknown.
+        text: the end of the trial's log.
+    """
+
+    def __init__(self, reason: str, frame: str, text: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.frame = frame
+        self.text = text
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return TrialFailure, (self.reason, self.frame, self.text)
+
+
 class Interrupted(KeyboardInterrupt):
     """The user or the scheduler asked to stop; exit code 128 + `signal_number`."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.config.choices import Status
+from hptransfer.config.external import is_external
 from hptransfer.errors import UserError
 from hptransfer.results.failed_trials import read_failed
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
@@ -320,6 +321,10 @@ def asked_conditions(
     Of rows that another program made nothing is asked: None, the most that all widths have.
     """
     target = facts.tree["sweep"].get("target") or {}
+    if is_external(facts.tree):
+        own = conditions_of(facts.tree)
+        of_target = conditions_of({**facts.tree, "fixed": {**facts.tree["fixed"], **target}})
+        return {**own, **({} if step is None else {"steps": step})}, of_target
     laid_over = {
         name: {**facts.tree.get(name, {}), **(target.get(name) or {})}
         for name in ("model", "budget")

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hptransfer.config import DDPMConfig, ObjectiveConfig, TrialConfig
+from hptransfer.config.external import ExternalTrial
+from hptransfer.config.identity import AnyTrial
 from hptransfer.errors import require
 
 
@@ -61,13 +63,17 @@ def hyperparameter(axis: str, objective: ObjectiveConfig) -> Hyperparameter:
     return HYPERPARAMETERS.get(name) or searchable(objective)[name]
 
 
-def hps(config: TrialConfig, axes: Sequence[str]) -> dict[str, float]:
+def hps(config: TrialConfig | ExternalTrial, axes: Sequence[str]) -> dict[str, float]:
     """Return the points of a trial on the axes `log2_<hp>`."""
+    if isinstance(config, ExternalTrial):
+        return {axis: dict(config.hps)[axis.removeprefix("log2_")] for axis in axes}
     return {axis: hyperparameter(axis, config.objective).log2(config) for axis in axes}
 
 
-def with_hyperparameters(config: TrialConfig, log2_values: Mapping[str, float]) -> TrialConfig:
+def with_hyperparameters(config: AnyTrial, log2_values: Mapping[str, float]) -> AnyTrial:
     """Return the trial with HPs set; `log2_values` maps `log2_<hp>` to a point of its axis."""
+    if isinstance(config, ExternalTrial):
+        return config.with_hps(log2_values)
     for name, log2 in log2_values.items():
         hp = hyperparameter(name, config.objective)
         group = dataclasses.replace(getattr(config, hp.group), **{hp.field: hp.value(log2)})

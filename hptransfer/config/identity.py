@@ -17,9 +17,11 @@ from hptransfer.config import (
     TrialConfig,
 )
 from hptransfer.config.choices import Broken, Scaling
+from hptransfer.config.external import ExternalArm, ExternalTrial
 
 T = TypeVar("T")
 V = TypeVar("V")
+AnyTrial = TypeVar("AnyTrial", TrialConfig, ExternalTrial)
 
 
 def _remembered(function: Callable[[T], V]) -> Callable[[T], V]:
@@ -39,12 +41,14 @@ def _remembered(function: Callable[[T], V]) -> Callable[[T], V]:
     return remembered
 
 
-def shape_signature(config: TrialConfig) -> TrialConfig:
+def shape_signature(config: AnyTrial) -> AnyTrial:
     """The trial with every field at its default in which trials of one pack may differ.
 
     They may differ in every field of the optimizer, in warm-up, init scale, output scale, seed, and
-    the weight of a learned variance's bound.
+    the weight of a learned variance's bound. A trial of a trainer that is not ours is its own pack.
     """
+    if isinstance(config, ExternalTrial):
+        return config
     objective = config.objective
     if isinstance(objective, DDPMConfig):
         objective = dataclasses.replace(objective, vlb_weight=DDPMConfig().vlb_weight)
@@ -60,34 +64,43 @@ def shape_signature(config: TrialConfig) -> TrialConfig:
     )
 
 
-def with_width(config: TrialConfig, width: int) -> TrialConfig:
+def with_width(config: AnyTrial, width: int) -> AnyTrial:
     """The same trial at another width of its family."""
+    if isinstance(config, ExternalTrial):
+        return config.with_width(width)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, width=width))
 
 
-def with_scaling(config: TrialConfig, scaling: Scaling) -> TrialConfig:
+def with_scaling(config: AnyTrial, scaling: Scaling | ExternalArm) -> AnyTrial:
     """The same trial under another parametrization."""
-    parametrization = dataclasses.replace(config.parametrization, scaling=scaling)
+    if isinstance(config, ExternalTrial):
+        return dataclasses.replace(config, parametrization=scaling.value)
+    parametrization = dataclasses.replace(config.parametrization, scaling=Scaling(scaling))
     return dataclasses.replace(config, parametrization=parametrization)
 
 
-def arm_of(config: TrialConfig) -> str:
+def arm_of(config: TrialConfig | ExternalTrial) -> str:
     """The trial's arm: its parametrization, or `shared` at base width, where all are one model.
 
-    Where depth is scaled too the arms differ at base width as well.
+    Where depth is scaled too the arms differ at base width as well. Of a trainer that is not ours
+    nothing is known, so its arms share no trial.
     """
+    if isinstance(config, ExternalTrial):
+        return config.parametrization
     model = config.model
     if model.width == model.base_width and model.depth_mult == 1.0:
         return "shared"
     return config.parametrization.scaling.value
 
 
-def canonical(config: TrialConfig) -> dict[str, Any]:
+def canonical(config: TrialConfig | ExternalTrial) -> dict[str, Any]:
     """The smallest JSON object that tells a trial from every other.
 
     Fields equal to their default are left out, tags of groups stay, floats have 12 significant
     digits, and a trial at base width is `mup` whatever its arm: there all arms are one trial.
     """
+    if isinstance(config, ExternalTrial):
+        return config.canonical()
     if arm_of(config) == "shared":
         config = dataclasses.replace(config, parametrization=_neutral(config.parametrization))
     return _short_form(config)
@@ -116,11 +129,13 @@ def _short_form(value: Any) -> Any:
     return short
 
 
-def canonical_json(config: TrialConfig) -> str:
+def canonical_json(config: TrialConfig | ExternalTrial) -> str:
     """The text of `canonical` with sorted keys, of which a trial's key is the hash.
 
     It is put together from the texts of the groups, since the trials of a sweep share most groups.
     """
+    if isinstance(config, ExternalTrial):
+        return json.dumps(config.canonical(), sort_keys=True, separators=(",", ":"))
     groups = {name: getattr(config, name) for name in _GROUPS}
     if arm_of(config) == "shared":
         groups["parametrization"] = _neutral(config.parametrization)
@@ -145,6 +160,6 @@ _PLAIN = {f.name: f.default for f in dataclasses.fields(TrialConfig) if f.name n
 
 
 @_remembered
-def trial_key(config: TrialConfig) -> str:
+def trial_key(config: TrialConfig | ExternalTrial) -> str:
     """The trial's identity: 12 hex digits of the sha256 of its canonical JSON."""
     return hashlib.sha256(canonical_json(config).encode()).hexdigest()[:12]

@@ -12,7 +12,14 @@ from typing import Any
 from hptransfer.config import TrialConfig
 from hptransfer.config.checks import require_count, require_finite, require_share
 from hptransfer.config.choices import Method, Scaling
+from hptransfer.config.external import (
+    ExternalArm,
+    ExternalTrial,
+    require_names,
+    require_placeholders,
+)
 from hptransfer.config.hyperparameters import LARGEST_LOG2, require_known_hp
+from hptransfer.config.identity import AnyTrial
 from hptransfer.config.records import read_value
 from hptransfer.errors import UserError, abbreviate, require
 
@@ -102,15 +109,28 @@ class VaryConfig:
             )
 
 
-def condition_of(config: TrialConfig) -> Condition:
-    """Return the depth, batch size and steps of a trial."""
+def condition_of(config: TrialConfig | ExternalTrial) -> Condition:
+    """Return the depth, batch size and steps of a trial, as far as they are known."""
+    if isinstance(config, ExternalTrial):
+        return fixed_condition(dict(config.fixed))
     return {
         name: getattr(getattr(config, CONDITION_GROUPS[name]), name, None) for name in CONDITIONS
     }
 
 
-def with_condition(config: TrialConfig, condition: Condition) -> TrialConfig:
+def fixed_condition(fixed: Mapping[str, Any]) -> Condition:
+    """Return the depth, batch size and steps among the fixed values of a trainer that is not ours.
+
+    They are None where `fixed` lacks them, or does not give them as whole numbers.
+    """
+    found = {name: fixed.get(name) for name in CONDITIONS}
+    return {name: value if isinstance(value, int) else None for name, value in found.items()}
+
+
+def with_condition(config: AnyTrial, condition: Condition) -> AnyTrial:
     """Return the trial with the depth, batch size and steps of a condition."""
+    if isinstance(config, ExternalTrial):
+        return config.with_fixed({k: v for k, v in condition.items() if v is not None})
     for name, value in condition.items():
         if value is not None:
             group = dataclasses.replace(getattr(config, CONDITION_GROUPS[name]), **{name: value})
@@ -130,7 +150,7 @@ def one_at_a_time(base: Condition, vary: VaryConfig) -> tuple[Condition, ...]:
 
 
 def require_varied(
-    base: TrialConfig, vary: VaryConfig, design: DesignConfig, axes: Sequence[str]
+    base: TrialConfig | ExternalTrial, vary: VaryConfig, design: DesignConfig, axes: Sequence[str]
 ) -> None:
     """Refuse a `sweep.vary` that no basins can be compared by.
 
@@ -151,8 +171,12 @@ def require_varied(
         values, own = getattr(vary, name), of_base[name]
         require(
             not values or own is not None,
-            f"`sweep.vary.{name}` needs a model with a {name}, but a {base.model.family} model "
-            "has none. Leave it out.",
+            f"`sweep.vary.{name}` needs the {name} that all other trials have, but "
+            + (
+                f"`fixed.{name}` does not give it as a whole number. Set it."
+                if isinstance(base, ExternalTrial)
+                else f"a {base.model.family} model has none. Leave it out."
+            ),
         )
         require(
             values != (own,),
@@ -217,11 +241,13 @@ BELOW_ONE = frozenset({"one_minus_beta1", "one_minus_beta2", "warmup_fraction"})
 SURELY_VALUES = 0.25  # octaves: no grid in log2 lies between 2^0 and 2^0.25
 
 
-def read_axis(name: str, entry: Any) -> Axis:
+def read_axis(name: str, entry: Any, *, external: bool = False) -> Axis:
     """The axis that an entry of the section `search` describes.
 
     Args:
         name: of the HP.
+        external: whether the HP is a word of a trainer that is not ours, so that a range between
+            0 and 1 may be meant as values whatever its name.
         entry: `{low, high, step}` in log2 of the HP, or as values where only values can be meant; a
             list of its values; or `{points: [...]}` in log2, as results folders record a list.
 
@@ -247,7 +273,7 @@ def read_axis(name: str, entry: Any) -> Axis:
             f"got {abbreviate(entry)}. Write e.g. {where}.low=-10 {where}.high=-3."
         )
     ends = {key: read_value(float, value, f"{where}.{key}") for key, value in entry.items()}
-    if name in SMALL_HPS and 0.0 < ends["low"] < ends["high"] < 1.0:
+    if (external or name in SMALL_HPS) and 0.0 < ends["low"] < ends["high"] < 1.0:
         return _axis_of_values(name, **ends)
     return Axis(**ends)
 
@@ -372,13 +398,13 @@ class SweepConfig:
     name: str  # of the sweep and of its results folder
     question: str  # what the sweep asks, in a sentence
     statistic: str  # the number that will answer it, stated before anything runs
-    base: TrialConfig
+    base: TrialConfig | ExternalTrial
     widths: tuple[int, ...]
-    parametrizations: tuple[Scaling, ...]
+    parametrizations: tuple[Scaling | ExternalArm, ...]
     seeds: tuple[int, ...]
     search: tuple[tuple[str, Axis], ...]  # (hp name, axis), in the order of the file
-    target: TrialConfig | None = None  # the target run, before its HPs are set
-    realise: RealiseConfig = RealiseConfig()
+    target: TrialConfig | ExternalTrial | None = None  # the target run, before its HPs are set
+    realise: RealiseConfig | None = RealiseConfig()  # None: the target is not trained
     verdict: VerdictConfig = VerdictConfig()
     design: DesignConfig = DesignConfig()
     allow: tuple[str, ...] = ()  # what may differ between proxies and target besides width
@@ -407,8 +433,14 @@ class SweepConfig:
         require(
             self.seeds[0] >= 0, f"`sweep.seeds` must not be negative, but got {list(self.seeds)}."
         )
+        if isinstance(self.base, ExternalTrial):
+            names = [name for name, _ in self.search]
+            require_names(names, dict(self.base.fixed))
+            placed = self.base.with_hps(dict.fromkeys(names, 0.0))
+            require_placeholders(placed, search=names, seeds=len(self.seeds))
         for name, axis in self.search:
-            require_known_hp(name, self.base.objective)
+            if isinstance(self.base, TrialConfig):
+                require_known_hp(name, self.base.objective)
             require(
                 not axis.listed or self.design.method is Method.grid,
                 f"`search.{name}` lists its points, which only a grid can use, but "
@@ -448,7 +480,7 @@ class SweepConfig:
 
 def _require_one_measure(sweep: SweepConfig) -> None:
     """Refuse to search the weight of a learned variance that trials cannot be compared by."""
-    if "log2_vlb_weight" not in sweep.axes:
+    if "log2_vlb_weight" not in sweep.axes or isinstance(sweep.base, ExternalTrial):
         return
     require(
         getattr(sweep.base.model, "learn_sigma", False),

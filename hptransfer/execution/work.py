@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from hptransfer.config import CheckpointConfig, RuntimeConfig
 from hptransfer.config.identity import trial_key
-from hptransfer.errors import MachineError, UserError
+from hptransfer.errors import MachineError, TrialFailure, UserError
 from hptransfer.execution.pack_sizes import Trials
 from hptransfer.results.trial_result import TrialResult
 
@@ -128,6 +128,9 @@ class PackTasks:
 
 def pack_error(configs: Trials, error: BaseException) -> PackError:
     """Build the error of a pack that raised `error`."""
+    if isinstance(error, TrialFailure):
+        keys = [trial_key(config) for config in configs]
+        return PackError(keys, error.reason, error.frame, error.text)
     frames = traceback.extract_tb(error.__traceback__)
     reason, _, _ = f"{type(error).__name__}: {error}".partition("\n")
     frame = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""

@@ -26,15 +26,16 @@ class FailedTrial:
     hps: Mapping[str, float]  # log2_<hp> -> value
     seed: int
     reason: str  # kind and first line of the exception
-    frame: str  # last frame of the traceback, as `file:line in function`
+    frame: str  # last frame of the traceback, as `file:line in function`; empty: not known
     log: str  # path of the whole traceback, below the ledger's folder
 
     def sentence(self, folder: Path) -> str:
         """Return which trial failed, why, and where its traceback is."""
         values = ", ".join(f"{axis}={value:g}" for axis, value in self.hps.items())
+        where, what = (f" ({self.frame})", "Traceback") if self.frame else ("", "Log")
         return (
             f"width {self.width}, {self.parametrization}, {values}, seed {self.seed}: "
-            f"{self.reason} ({self.frame}). Traceback: {folder / self.log}"
+            f"{self.reason}{where}. {what}: {folder / self.log}"
         )
 
 

@@ -85,16 +85,21 @@ def ledger_row(
         "metrics": {  # numbers beside the loss
             "loss_at_init": finite_or_none(result.loss_at_init),  # the loss before the first step
             "train_loss": finite_or_none(result.train_loss),  # mean over the last training steps
-            "clipped_share": float(f"{result.clipped_share:.6g}"),  # share of clipped steps
-            **{name: float(f"{value:.6g}") for name, value in quality.items()},
+            "clipped_share": _digits(result.clipped_share, 6),  # share of clipped steps
+            **{name: _digits(value, 6) for name, value in quality.items()},
+            **result.metrics,  # those of a trainer that is not ours
         },
         "cost": {  # what the trial took
-            "flops": float(f"{result.flops:.12g}"),  # of the whole trial, forward and backward
-            "seconds": float(f"{result.seconds:.6g}"),  # its share of its pack's time
+            "flops": _digits(result.flops, 12),  # of the whole trial, forward and backward
+            "seconds": _digits(result.seconds, 6),  # its share of its pack's time
             "device": result.device,  # cpu, or the GPU's name
         },
         "provenance": dict(provenance),  # commit, versions and time
     }
+
+
+def _digits(value: float, digits: int) -> float | None:
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
 def finite_or_none(value: float | None) -> float | None:

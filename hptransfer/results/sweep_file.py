@@ -17,6 +17,7 @@ from typing import Any
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method
+from hptransfer.config.external import ExternalTrial, is_external
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of
 from hptransfer.config.sweep import (
@@ -135,6 +136,8 @@ class SweepFacts:
 
     def _models(self, arm: str, width: int) -> int:
         """Return the number of conditions under which an arm has trials of its own at a width."""
+        if is_external(self.tree):
+            return 0 if arm == "shared" else len(self._conditions)
         model = self.tree["model"]
         bases = [
             width == model["base_width"] and model.get("base_depth") in (None, condition["depth"])
@@ -192,8 +195,14 @@ def facts_of(
         points = dict(_imported_axis(n, axis) for n, axis in tree["search"].items())
         rows = int(tree["imported"]["rows"])
         return ImportedFacts(name, points, target.get("width"), rule, tree, rows=rows)
-    axes = {f"log2_{n}": read_axis(n, axis).points for n, axis in tree["search"].items() if axis}
-    return SweepFacts(name, axes, target.get("width"), rule, tree, design)
+    external = is_external(tree)
+    axes = {
+        f"log2_{n}": read_axis(n, axis, external=external).points
+        for n, axis in tree["search"].items()
+        if axis
+    }
+    width = tree["sweep"]["target"].get("width") if external else target.get("width")
+    return SweepFacts(name, axes, width, rule, tree, design)
 
 
 def _imported_axis(name: str, entry: Mapping[str, Any]) -> tuple[str, tuple[float, ...]]:
@@ -219,7 +228,7 @@ def read_design(folder: ResultsFolder, tree: Mapping[str, Any]) -> AskedPoints |
 
 
 def asked_points_record(
-    sweep: SweepConfig, rounds: Sequence[Sequence[TrialConfig]]
+    sweep: SweepConfig, rounds: Sequence[Sequence[TrialConfig | ExternalTrial]]
 ) -> dict[str, Any]:
     """Return the points of all rounds' trials as JSON, in the order in which they were asked."""
     points: dict[tuple[str, int], dict[tuple[tuple[str, float], ...], None]] = {}
@@ -259,7 +268,9 @@ def best_points(rows: Iterable[Mapping[str, Any]], axes: Sequence[str]) -> list[
 
 
 def write_asked_points(
-    folder: ResultsFolder, sweep: SweepConfig, rounds: Sequence[Sequence[TrialConfig]]
+    folder: ResultsFolder,
+    sweep: SweepConfig,
+    rounds: Sequence[Sequence[TrialConfig | ExternalTrial]],
 ) -> None:
     """Write the points asked so far, for commands that only read the folder."""
     write_json(folder.design_file, asked_points_record(sweep, rounds))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hptransfer.config import BudgetConfig, TransformerConfig
 from hptransfer.config.choices import Status
-from hptransfer.config.sweep import CONDITIONS
+from hptransfer.config.external import is_external
+from hptransfer.config.sweep import CONDITIONS, fixed_condition
 from hptransfer.errors import UserError
 from hptransfer.results.metrics import LOSS, METRICS, Metric, Reading
 
@@ -134,8 +135,11 @@ def conditions_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the depth, batch size and steps of a row's config; None where one is not known.
 
     A config of ours leaves out fields that have their default. The config of an imported row has
-    all that is known.
+    all that is known, and that of a trainer that is not ours may have them in `fixed`. It may also
+    be the tree of a sweep's file.
     """
+    if "external" in config or is_external(config):
+        return dict(fixed_condition(config["fixed"]))
     model = config["model"]
     defaults = {}
     if "foreign" not in config:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
+from hptransfer.config.external import ExternalTrial
 
 
 class Quality(NamedTuple):
@@ -22,19 +23,20 @@ class Quality(NamedTuple):
 class TrialResult:
     """The result of one trial; `loss` is None unless `status` is completed."""
 
-    config: TrialConfig
+    config: TrialConfig | ExternalTrial
     status: Status
     loss: float | None  # held-out loss of the deciding weights
-    loss_at_init: float  # the same loss before the first step
+    loss_at_init: float  # the same loss before the first step; NaN: not known
     train_loss: float | None  # mean training loss over the last tenth of the steps
     diverged_at_step: int | None
-    clipped_share: float  # share of steps whose gradient was clipped
-    flops: float  # of the whole trial, forward and backward
+    clipped_share: float  # share of steps whose gradient was clipped; NaN: not known
+    flops: float  # of the whole trial, forward and backward; NaN: not known
     seconds: float  # the pack's wall time over its members
     device: str
     curve: tuple[tuple[int, float], ...] = ()  # (step, mean training loss since the last point)
     held_out: tuple[tuple[int, float], ...] = ()  # (step, deciding loss of the weights then)
     stopped_at_step: int | None = None  # the step after which it was given up as hopeless
+    metrics: Mapping[str, float] = field(default_factory=dict)  # numbers of a trainer not ours
     quality: Quality | None = None  # None: not asked for, not completed, or not finite
     pack_size: int = 1  # trials that really ran together, itself included; not recorded
     notes: tuple[

@@ -20,7 +20,17 @@ import yaml
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.checks import require_own_tag
+from hptransfer.config.compose.external import (
+    ExternalSweepSection,
+    TrialResources,
+    external_sweep,
+    external_trial,
+    read_fixed,
+    read_resources,
+    require_external_keys,
+)
 from hptransfer.config.compose.schema import (
+    EXTERNAL_ONLY,
     GROUPS,
     MEMBERS,
     OPEN,
@@ -36,6 +46,7 @@ from hptransfer.config.compose.schema import (
     key_types,
     member,
 )
+from hptransfer.config.external import ExternalTrainer, ExternalTrial, is_external
 from hptransfer.config.records import (
     field_types,
     is_list,
@@ -305,7 +316,7 @@ class SweepSections:
 
     question: str
     statistic: str
-    sweep: SweepSection
+    sweep: SweepSection | ExternalSweepSection
     search: tuple[tuple[str, Axis], ...]  # (hp name, axis), in the order of the file
     transfer: TransferSection
     verdict: VerdictConfig
@@ -316,11 +327,29 @@ class Composed:
     """A config file with its overrides, as records."""
 
     name: str  # of the results folder; empty where nothing names one
-    trial: TrialConfig
+    trial: TrialConfig | ExternalTrial
     runtime: RuntimeConfig
     executor: ExecutorConfig
-    trainer: TrainerConfig  # the section `train`
+    trainer: TrainerConfig | ExternalTrainer  # the section `train`
     sweep: SweepSections | None  # None: the file of one trial
+    # Of widths whose trials ask for other resources than `executor` says; only a trainer that is
+    # not ours has them.
+    resources: Mapping[int, TrialResources] = dataclasses.field(default_factory=dict)
+
+    @property
+    def our_trial(self) -> TrialConfig:
+        """The trial, which a model of ours trains.
+
+        Raises:
+            UserError: it is that of a trainer that is not ours.
+        """
+        if isinstance(self.trial, ExternalTrial):
+            raise UserError(
+                f"This command needs a model of hptransfer, but {self.name} trains with "
+                f"{abbreviate(self.trial.trainer.name)}, of which hptransfer knows only the "
+                "losses. Use plan, sweep, run, status, logs, fit, transfer, plot or report."
+            )
+        return self.trial
 
     @property
     def allow(self) -> tuple[str, ...]:
@@ -330,6 +359,8 @@ class Composed:
     @property
     def tree(self) -> dict[str, Any]:
         """Every value of the file, plain and in the order in which it is written."""
+        if isinstance(self.trial, ExternalTrial):
+            return self._external_tree
         trial = {f.name: plain(getattr(self.trial, f.name)) for f in dataclasses.fields(self.trial)}
         groups = {group: trial.pop(group) for group in TRIAL_GROUPS}
         runs = {"runtime": self.runtime, "executor": self.executor, "train": self.trainer}
@@ -348,6 +379,24 @@ class Composed:
             "verdict": plain(asked.verdict),
         }
 
+    @property
+    def _external_tree(self) -> dict[str, Any]:
+        assert isinstance(self.trial, ExternalTrial) and self.sweep is not None
+        asked = self.sweep
+        tree = {
+            "name": self.name,
+            "question": asked.question,
+            "statistic": asked.statistic,
+            "train": plain(self.trainer),
+            "sweep": plain(asked.sweep),
+            "search": {name: axis_entry(axis) for name, axis in asked.search},
+            "fixed": dict(self.trial.fixed),
+            "executor": plain(self.executor),
+            "verdict": plain(asked.verdict),
+        }
+        resources = {width: plain(request) for width, request in self.resources.items()}
+        return {**tree, "resources": resources} if resources else tree
+
 
 def compose_file(
     path: Path | None, overrides: Sequence[str] = (), *, config_dir: Path | None = None
@@ -365,6 +414,15 @@ def compose_file(
         raise UserError(f"--config-dir must name a folder of config groups, but got {config_dir}.")
     words = read_overrides(overrides)
     content = {} if path is None else read_mapping(path)
+    if is_external(content):
+        assert path is not None
+        return _compose_external(path, content, words, config_dir)
+    for change in words.changes:
+        require(
+            not f"{change.key}.".startswith(EXTERNAL_ONLY),
+            f"`{change.key}` is for a sweep of your own trainer, whose file names train.function "
+            "or train.command. Leave it out.",
+        )
     for key in content:
         if key not in {"defaults", *TEXTS, *TRIAL_FIELDS, *GROUPS, *SECTIONS, "search"}:
             raise UserError(f"{path}: {no_key(key)}")
@@ -383,6 +441,71 @@ def compose_file(
         name = "-".join([name, *(words.choices[g] for g in TRIAL_GROUPS if g in words.choices)])
     trainer = read_record(TrainerConfig, tree.get("train", {}), "train")
     return Composed(name, trial, runtime, executor, trainer, sections)
+
+
+QUESTION = "Does the optimum of this trainer's hyperparameters stay where it is over width?"
+STATISTIC = (
+    "Drift of the optimum in octaves per width doubling with its 90 % interval, and the cost of "
+    "the transferred value at the target; decided by the verdict rule."
+)
+
+
+def _compose_external(
+    path: Path, content: Mapping[str, Any], words: Overrides, config_dir: Path | None
+) -> Composed:
+    """Compose the file of a sweep whose trials a function or a command of the user's own trains."""
+    require_external_keys(content, str(path))
+    for group in words.choices:
+        require(
+            group == "executor",
+            f"A sweep of your own trainer has no `{group}=`, since hptransfer does not know its "
+            "model or its data. Leave it out.",
+        )
+    tree = {key: value for key, value in content.items() if key != "executor"}
+    tree["executor"] = _executor_section(content.get("executor"), words, config_dir)
+    if isinstance(tree.get("resources"), Mapping):
+        tree["resources"] = {str(width): entry for width, entry in tree["resources"].items()}
+    for change in words.changes:
+        _apply(tree, change)
+    trainer = read_record(ExternalTrainer, tree["train"], "train")
+    section = tree.get("sweep", {})
+    if isinstance(section, Mapping) and isinstance(section.get("seeds"), int):
+        section = {**section, "seeds": _counted(section["seeds"])}
+    asked = read_record(ExternalSweepSection, section, "sweep")
+    executor = _read_group("executor", ExecutorConfig, tree["executor"])
+    _require_effect(words, executor)
+    sections = SweepSections(
+        question=_text("question", tree) or QUESTION,
+        statistic=_text("statistic", tree) or STATISTIC,
+        sweep=asked,
+        search=_search(tree, external=True),
+        transfer=TransferSection(),
+        verdict=read_record(VerdictConfig, tree.get("verdict", {}), "verdict"),
+    )
+    return Composed(
+        name=_text("name", tree) or path.stem,
+        trial=external_trial(trainer, asked, read_fixed(tree.get("fixed", {}))),
+        runtime=RuntimeConfig(pack_size=1),
+        executor=executor,
+        trainer=trainer,
+        sweep=sections,
+        resources=read_resources(tree.get("resources", {})),
+    )
+
+
+def _executor_section(section: Any, words: Overrides, config_dir: Path | None) -> dict[str, Any]:
+    """The values of the section `executor`, with those of the file it chooses below them."""
+    chosen = words.choices.get("executor")
+    if isinstance(section, str):
+        chosen, section = chosen or choice("executor", section), None
+    if is_whole("executor", section) and chosen is None:
+        return dict(section)
+    if isinstance(section, Mapping) and chosen is not None:
+        section = None if is_whole("executor", section) else {**section}
+    if isinstance(section, Mapping) and chosen is None and isinstance(section.get("name"), str):
+        chosen = choice("executor", section["name"])
+    below = compose_groups(["base"], {"executor": chosen} if chosen else {}, config_dir)
+    return _laid_over(below["executor"], {} if section is None else section)
 
 
 def _tree(content: Mapping[str, Any], words: Overrides, config_dir: Path | None) -> dict[str, Any]:
@@ -533,19 +656,23 @@ def _sweep_sections(tree: Mapping[str, Any]) -> SweepSections:
     section = tree.get("sweep", {})
     if isinstance(section, Mapping) and isinstance(section.get("seeds"), int):
         section = {**section, "seeds": _counted(section["seeds"])}
-    search = tree.get("search", {})
-    require_mapping("search", search)
     return SweepSections(
         question=_text("question", tree),
         statistic=_text("statistic", tree),
         sweep=read_record(SweepSection, section, "sweep"),
-        search=tuple(
-            (name, read_axis(name, entry))
-            for name, entry in search.items()
-            if entry is not None and entry != {}
-        ),
+        search=_search(tree),
         transfer=read_record(TransferSection, tree.get("transfer", {}), "transfer"),
         verdict=read_record(VerdictConfig, tree.get("verdict", {}), "verdict"),
+    )
+
+
+def _search(tree: Mapping[str, Any], *, external: bool = False) -> tuple[tuple[str, Axis], ...]:
+    search = tree.get("search", {})
+    require_mapping("search", search)
+    return tuple(
+        (name, read_axis(name, entry, external=external))
+        for name, entry in search.items()
+        if entry is not None and entry != {}
     )
 
 
@@ -572,19 +699,26 @@ def sweep_config(composed: Composed) -> SweepConfig:
         "the file of a sweep.",
     )
     assert asked is not None
+    shared: dict[str, Any] = {
+        "name": checked_name(composed.name),
+        "question": asked.question,
+        "statistic": asked.statistic,
+        "search": asked.search,
+        "verdict": asked.verdict,
+    }
     section = asked.sweep
+    if isinstance(section, ExternalSweepSection):
+        assert isinstance(composed.trial, ExternalTrial)
+        return external_sweep(section, composed.trial, **shared)
+    base = composed.our_trial
     return SweepConfig(
-        name=checked_name(composed.name),
-        question=asked.question,
-        statistic=asked.statistic,
-        base=composed.trial,
+        **shared,
+        base=base,
         widths=section.widths,
         parametrizations=section.parametrizations,
         seeds=section.seeds,
-        search=asked.search,
-        target=target_trial(composed.trial, section.target) if section.target else None,
+        target=target_trial(base, section.target) if section.target else None,
         realise=section.realise,
-        verdict=asked.verdict,
         design=section.design,
         allow=asked.transfer.allow,
         vary=section.vary,
@@ -647,7 +781,7 @@ def load_trial(path: str | Path) -> TrialConfig:
         >>> config.model.width, config.parametrization.scaling.value
         (192, 'mup')
     """
-    return compose_file(Path(path)).trial
+    return compose_file(Path(path)).our_trial
 
 
 LISTS = {

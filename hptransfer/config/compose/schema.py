@@ -11,6 +11,7 @@ from typing import Any
 from hptransfer import config
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.choices import Scaling
+from hptransfer.config.external import ExternalTrainer
 from hptransfer.config.records import field_types
 from hptransfer.config.sweep import DesignConfig, RealiseConfig, VaryConfig, VerdictConfig
 from hptransfer.errors import UserError, abbreviate
@@ -78,7 +79,13 @@ SECTIONS: Mapping[str, type] = {
     "verdict": VerdictConfig,
 }
 TEXTS = ("name", "question", "statistic")
-OPEN = ("search", "sweep.target", "executor.resources")  # mappings with keys of any name
+# Mappings with keys of any name.
+OPEN = ("search", "sweep.target", "executor.resources", "fixed", "resources")
+# Keys that only a sweep of the user's own trainer has, and sections with a dot at the end.
+EXTERNAL_ONLY = (
+    *("fixed.", "resources.", "sweep.base_width."),
+    *(f"train.{name}." for name in field_types(ExternalTrainer)),
+)
 
 
 def member(group: str, section: Mapping[str, Any]) -> type:
@@ -112,6 +119,7 @@ def key_types() -> Mapping[str, Any]:
     parts = [("", _trial_fields()), *(("", {name: str}) for name in TEXTS)]
     for group, members in MEMBERS.items():
         parts += [(group, field_types(cls)) for cls in members.values()]
+    parts += [("train", field_types(ExternalTrainer)), ("sweep", {"base_width": int | None})]
     parts += [(name, field_types(cls)) for name, cls in SECTIONS.items()]
     keys = {name: Any for name in (*GROUPS, *SECTIONS, "search")}
     for prefix, types in parts:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hptransfer.config import CheckpointConfig, TrialConfig
 from hptransfer.config.choices import Method
+from hptransfer.config.external import ExternalTrial
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key
 from hptransfer.errors import MachineError, TrialsFailed
@@ -50,6 +51,9 @@ def pending_packs(
     records; sizes of shapes that the folder does not know are measured and recorded. Trials of a
     shape that raised in the measurement come first and alone, so that their failure is recorded.
     """
+    if isinstance(job.sweep.base, ExternalTrial):
+        alone = [(config,) for config in sorted(trials, key=lambda trial: -trial.model.width)]
+        return pending(alone, done)
     groups = {
         key: group
         for key, group in by_shape(trials).items()
@@ -215,6 +219,7 @@ def _run_missing(running: _RunningSweep) -> None:
                 on_results=running.on_results,
                 on_start=running.on_start,
                 on_error=running.on_error,
+                run_pack=job.runner(running.folder),
                 checkpoints=running.checkpoints,
             )
         running.raise_failures()
@@ -385,6 +390,8 @@ def checkpoints(job: Job, folder: Path) -> CheckpointConfig | None:
     pack that loses its node starts again from its first step.
     """
     executor = job.composed.executor
+    if isinstance(job.sweep.base, ExternalTrial):  # its trainer keeps its own
+        return None
     if executor.storage is not None:
         inner = folder.relative_to(job.folder.path.parent).as_posix()
         is_url = "://" in executor.storage

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hptransfer.config.choices import Scaling, arm_name
 from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, sweep_config
+from hptransfer.config.external import ExternalTrial
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
 from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.config.sweep import SweepConfig
@@ -26,6 +27,7 @@ from hptransfer.sweeping.design.trials import (
 from hptransfer.system.files import require_links_inside, write_text
 from hptransfer.system.folder_lock import FolderLock
 from hptransfer.system.text import factor_text, say
+from hptransfer.training.external.run import ExternalRun, require_trainer
 
 
 class CheckFailed(Exception):
@@ -43,16 +45,37 @@ class Job:
     folder: ResultsFolder
     quiet: bool = False  # whether only warnings are printed
     lock: FolderLock | None = None  # None: whoever writes the folder takes its lock
+    pickled: bytes | None = None  # the function of `hptransfer.sweep(function, ...)`
+    working_folder: Path = field(default_factory=Path.cwd)  # in which trials of a trainer start
+
+    def runner(self, folder: Path) -> ExternalRun | None:
+        """What runs the trials of a ledger's folder; None: they are of our own models."""
+        if not isinstance(self.sweep.base, ExternalTrial):
+            return None
+        return ExternalRun(
+            folder=str(folder.absolute()),
+            working_folder=str(self.working_folder),
+            retries=self.composed.executor.retries,
+            pickled=self.pickled,
+        )
 
 
 @contextmanager
-def open_job(composed: Composed, root: Path, *, quiet: bool, shrink: bool = False) -> Iterator[Job]:
+def open_job(
+    composed: Composed,
+    root: Path,
+    *,
+    quiet: bool,
+    shrink: bool = False,
+    pickled: bytes | None = None,
+) -> Iterator[Job]:
     """Hold a sweep's folder for a `with` block, with the sweep written into it.
 
     Everything that a refused command could change is read and written under the folder's lock.
 
     Args:
         shrink: whether the sweep may leave out recorded trials that the folder asked for before.
+        pickled: the function that trains, where no other process could import it.
 
     Raises:
         UserError: another command writes the folder, the folder holds another question, the sweep
@@ -67,7 +90,7 @@ def open_job(composed: Composed, root: Path, *, quiet: bool, shrink: bool = Fals
         check_question(sweep, folder)  # again: another command may have written one meanwhile
         _check_shrinking(sweep, folder, allowed=shrink, quiet=quiet)
         write_text(folder.sweep_file, resolved_yaml(composed, name=sweep.name))
-        yield Job(composed, sweep, folder, quiet, lock)
+        yield Job(composed, sweep, folder, quiet, lock, pickled)
 
 
 def check_question(sweep: SweepConfig, folder: ResultsFolder) -> None:
@@ -121,6 +144,12 @@ def recorded_sweep(folder: ResultsFolder) -> SweepConfig:
 
 
 def _require_data(sweep: SweepConfig, composed: Composed) -> None:
+    """Refuse a sweep whose data, device or trainer is not there."""
+    if isinstance(sweep.base, ExternalTrial):
+        trial = sweep.base.with_hps(dict.fromkeys(sweep.axes, 0.0))
+        here = composed.executor.name == "local" or composed.executor.address == "local"
+        require_trainer(trial, str(Path.cwd()), here=here)
+        return
     from hptransfer.training.batches import load_dataset
     from hptransfer.training.device import torch_device
 
