@@ -1,8 +1,9 @@
 """The program that calls a user's function for one trial.
 
-It is `python -m hptransfer.training.external.call`. It calls the function that `train.function` names with the trial that HPTRANSFER_TRIAL names, and
-writes what the function returns to `result.json`. A function of a notebook, which no other process
-could import, comes pickled by the process that runs the sweep, in a file of its own.
+`python -m hptransfer.training.external.call` calls the function that `train.function` names with
+the trial that HPTRANSFER_TRIAL names, and writes what the function returns to `result.json`. A
+function of a notebook, which no other process could import, comes pickled by the process that runs
+the sweep, in a file of its own.
 """
 
 from __future__ import annotations
