@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hptransfer.analysis.answer.settings import TARGET_WORDS
@@ -58,9 +58,8 @@ def after_fit(
         return ending("plot", path, *step_words(arguments), f"--metric={estimates['metric']}")
     facts = read_facts(folder)
     if isinstance(facts, ImportedFacts):
-        lost = [wider["sentence"] for arm in arms for wider in arm["extend"] if _is_lost(wider)]
-        if lost:
-            return ending("import", "MORE_ROWS.csv", path, why=list(dict.fromkeys(lost)))
+        if why := _wider_rows(arms):
+            return ending("import", "MORE_ROWS.csv", path, why=why)
     elif wider := list(extended_axes(facts, arms)):
         return ending("sweep", str(folder.sweep_file), *wider)
     if not has_answer:
@@ -88,9 +87,38 @@ def after_fit(
     return ending("transfer", path, *named, *step_words(arguments))
 
 
-def _is_lost(wider: Mapping[str, Any]) -> bool:
-    """Say whether a grid should be extended because every point of its setting failed."""
-    return wider["octaves"] is None
+def after_transfer(
+    arguments: argparse.Namespace, folder: ResultsFolder, record: Mapping[str, Any]
+) -> list[str]:
+    """The last lines of a transfer: `next:` with a command, after what should come before training.
+
+    The command runs or imports the trials of a wider grid where the answer asks for one. Else it
+    trains the target, or writes the report where hptransfer cannot train it.
+    """
+    facts, path = read_facts(folder), str(folder.path)
+    arms = [{"hp": hp, **told} for hp, told in record["answers"].items()]
+    if isinstance(facts, ImportedFacts):
+        if why := _wider_rows(arms):
+            return [*why, f"next: {command_line('import', arguments, 'MORE_ROWS.csv', path)}"]
+    elif wider := list(extended_axes(facts, arms)):
+        why = "The grid is too narrow for this value, so widen it before the target is trained."
+        command = command_line("sweep", arguments, str(folder.sweep_file), *wider)
+        return [why, f"next: {command}"]
+    if record["target"]["params"] is None:
+        return [f"next: {command_line('report', arguments, path)}"]
+    return [f"next: {command_line('train', arguments, str(folder.target_file))}"]
+
+
+def _wider_rows(arms: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say which rows of another program are needed where an answer asks for a wider grid."""
+    asked = [wider["sentence"] for arm in arms for wider in arm["extend"]]
+    if not asked:
+        return []
+    return [
+        *dict.fromkeys(asked),
+        "hptransfer cannot train these trials: train them with the program that made the rows, "
+        "then import them into the same folder.",
+    ]
 
 
 def _is_swept(arm: Mapping[str, Any], widest: int) -> bool:

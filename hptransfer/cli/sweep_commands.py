@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.analysis import of_folder
 from hptransfer.analysis.answer.text import estimates_text
-from hptransfer.cli.next_lines import after_fit, after_report, after_status, step_words
+from hptransfer.cli.next_lines import (
+    after_fit,
+    after_report,
+    after_status,
+    after_transfer,
+    step_words,
+)
 from hptransfer.cli.terminal import (
     Clock,
     command_line,
@@ -196,9 +202,8 @@ def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> in
         print_json(record)
     else:
         print(text.transfer_lines(record))
-        trainable = record["target"]["params"] is not None
-        after = folder.target_file if trainable else folder.path
-        print(f"next: {command_line('train' if trainable else 'report', arguments, str(after))}")
+        print(f"written  {folder.target_file}")
+        print("\n".join(after_transfer(arguments, folder, record)))
     return _strict(arguments, [record["verdict"]])
 
 

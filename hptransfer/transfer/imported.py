@@ -14,6 +14,7 @@ import yaml
 
 from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of, wanted_rows
 from hptransfer.analysis.target_rows import with_realised
+from hptransfer.config.choices import arm_name
 from hptransfer.config.hyperparameters import hp_value
 from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
@@ -65,10 +66,11 @@ def _to_theirs(
     facts = dataclasses.replace(facts, tree=tree, target_width=width)
     table = _table(folder, facts, width)
     family = _family(table)
-    label = label or _default_arm(table)
+    named, label = label, label or _default_arm(table)
     _, target_at = asked_conditions(facts)
     answer = _answer(facts, table, label, target_at, step)
     record = _record(table, answer, _distances(answer, target_at or {}), target_flops=None)
+    record["warnings"] += [] if named else _choice(table, label)
     record["target"] = {
         "family": family,
         "width": width,
@@ -111,7 +113,8 @@ def _to_ours(
     trial = with_hyperparameters(target, answer.point)
     apart = _distances(answer, conditions_of(canonical(target)))
     record = _record(table, answer, apart, target_flops=trial_flops(trial))
-    record["warnings"] += notes
+    is_named = any(word.partition("=")[0] == "parametrization" for word in words)
+    record["warnings"] += [*notes, *([] if is_named else _choice(table, label))]
     record["target"] = emit.target_entry(trial)
     write_text(folder.target_file, emit.target_yaml(composed, facts.name, trial, record))
     write_text(folder.groups_file, emit.parameter_table_text(trial))
@@ -166,6 +169,19 @@ def _default_arm(table: pd.DataFrame) -> str:
         "A transfer must know which rows it takes its value from, but they have several "
         f"parametrizations: {', '.join(labels)}. Set parametrization={labels[0]}."
     )
+
+
+def _choice(table: pd.DataFrame, taken: str) -> list[str]:
+    """Say whose values were taken where rows have several parametrizations and none was named."""
+    others = [name for name in sorted(set(table["parametrization"])) if name != taken]
+    others = [name for name in others if name != "shared"]
+    if not others:
+        return []
+    return [
+        f"The rows have several parametrizations, and these values are those of "
+        f"{arm_name(taken)}. To take the values of {' or '.join(map(arm_name, others))}, add "
+        f"{' or '.join(f'parametrization={name}' for name in others)}."
+    ]
 
 
 def _require_family(table: pd.DataFrame, target: TrialConfig) -> None:
