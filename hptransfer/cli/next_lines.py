@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -104,9 +105,17 @@ def after_transfer(
         why = "The grid is too narrow for this value, so widen it before the target is trained."
         command = command_line("sweep", arguments, str(folder.sweep_file), *wider)
         return [why, f"next: {command}"]
+    if record["target"].get("start"):
+        return [f"next: {start_words(record)}"]
     if record["target"]["params"] is None:
         return [f"next: {command_line('report', arguments, path)}"]
     return [f"next: {command_line('train', arguments, str(folder.target_file))}"]
+
+
+def start_words(record: Mapping[str, Any]) -> str:
+    """The command that starts the target of a trainer that is not ours."""
+    starter = next(name for name in record["files"] if name.endswith((".sh", ".py")))
+    return shlex.join(["bash" if starter.endswith(".sh") else "python", starter])
 
 
 def _wider_rows(arms: Iterable[Mapping[str, Any]]) -> list[str]:

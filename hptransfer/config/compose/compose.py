@@ -327,29 +327,29 @@ class Composed:
     """A config file with its overrides, as records."""
 
     name: str  # of the results folder; empty where nothing names one
-    trial: TrialConfig | ExternalTrial
+    base: TrialConfig | ExternalTrial  # the trial that all others are made from
     runtime: RuntimeConfig
     executor: ExecutorConfig
-    trainer: TrainerConfig | ExternalTrainer  # the section `train`
+    trainer: TrainerConfig  # the section `train` of our own models
     sweep: SweepSections | None  # None: the file of one trial
     # Of widths whose trials ask for other resources than `executor` says; only a trainer that is
     # not ours has them.
     resources: Mapping[int, TrialResources] = dataclasses.field(default_factory=dict)
 
     @property
-    def our_trial(self) -> TrialConfig:
-        """The trial, which a model of ours trains.
+    def trial(self) -> TrialConfig:
+        """The trial, of a model of hptransfer.
 
         Raises:
             UserError: it is that of a trainer that is not ours.
         """
-        if isinstance(self.trial, ExternalTrial):
+        if isinstance(self.base, ExternalTrial):
             raise UserError(
                 f"This command needs a model of hptransfer, but {self.name} trains with "
-                f"{abbreviate(self.trial.trainer.name)}, of which hptransfer knows only the "
+                f"{abbreviate(self.base.trainer.name)}, of which hptransfer knows only the "
                 "losses. Use plan, sweep, run, status, logs, fit, transfer, plot or report."
             )
-        return self.trial
+        return self.base
 
     @property
     def allow(self) -> tuple[str, ...]:
@@ -359,7 +359,7 @@ class Composed:
     @property
     def tree(self) -> dict[str, Any]:
         """Every value of the file, plain and in the order in which it is written."""
-        if isinstance(self.trial, ExternalTrial):
+        if isinstance(self.base, ExternalTrial):
             return self._external_tree
         trial = {f.name: plain(getattr(self.trial, f.name)) for f in dataclasses.fields(self.trial)}
         groups = {group: trial.pop(group) for group in TRIAL_GROUPS}
@@ -381,16 +381,16 @@ class Composed:
 
     @property
     def _external_tree(self) -> dict[str, Any]:
-        assert isinstance(self.trial, ExternalTrial) and self.sweep is not None
+        assert isinstance(self.base, ExternalTrial) and self.sweep is not None
         asked = self.sweep
         tree = {
             "name": self.name,
             "question": asked.question,
             "statistic": asked.statistic,
-            "train": plain(self.trainer),
+            "train": plain(self.base.trainer),
             "sweep": plain(asked.sweep),
             "search": {name: axis_entry(axis) for name, axis in asked.search},
-            "fixed": dict(self.trial.fixed),
+            "fixed": dict(self.base.fixed),
             "executor": plain(self.executor),
             "verdict": plain(asked.verdict),
         }
@@ -484,10 +484,10 @@ def _compose_external(
     )
     return Composed(
         name=_text("name", tree) or path.stem,
-        trial=external_trial(trainer, asked, read_fixed(tree.get("fixed", {}))),
+        base=external_trial(trainer, asked, read_fixed(tree.get("fixed", {}))),
         runtime=RuntimeConfig(pack_size=1),
         executor=executor,
-        trainer=trainer,
+        trainer=TrainerConfig(),
         sweep=sections,
         resources=read_resources(tree.get("resources", {})),
     )
@@ -708,9 +708,9 @@ def sweep_config(composed: Composed) -> SweepConfig:
     }
     section = asked.sweep
     if isinstance(section, ExternalSweepSection):
-        assert isinstance(composed.trial, ExternalTrial)
-        return external_sweep(section, composed.trial, **shared)
-    base = composed.our_trial
+        assert isinstance(composed.base, ExternalTrial)
+        return external_sweep(section, composed.base, **shared)
+    base = composed.trial
     return SweepConfig(
         **shared,
         base=base,
@@ -767,7 +767,7 @@ def resolved_yaml(composed: Composed, *, name: str, comment: str = "") -> str:
 
 def with_trial(composed: Composed, trial: TrialConfig) -> Composed:
     """The composed file of another trial, without the sections of a sweep."""
-    return dataclasses.replace(composed, trial=trial, sweep=None)
+    return dataclasses.replace(composed, base=trial, sweep=None)
 
 
 def load_trial(path: str | Path) -> TrialConfig:
@@ -781,7 +781,7 @@ def load_trial(path: str | Path) -> TrialConfig:
         >>> config.model.width, config.parametrization.scaling.value
         (192, 'mup')
     """
-    return compose_file(Path(path)).our_trial
+    return compose_file(Path(path)).trial
 
 
 LISTS = {

@@ -10,10 +10,9 @@ from typing import Any
 
 from hptransfer.config.choices import Scaling, arm_name
 from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, sweep_config
-from hptransfer.config.external import ExternalTrial
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
 from hptransfer.config.identity import with_scaling, with_width
-from hptransfer.config.sweep import SweepConfig
+from hptransfer.config.sweep import ExternalSweep, SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import iterate_ledger_rows, read_ledger_rows
@@ -50,7 +49,7 @@ class Job:
 
     def runner(self, folder: Path) -> ExternalRun | None:
         """What runs the trials of a ledger's folder; None: they are of our own models."""
-        if not isinstance(self.sweep.base, ExternalTrial):
+        if not isinstance(self.sweep, ExternalSweep):
             return None
         return ExternalRun(
             folder=str(folder.absolute()),
@@ -145,7 +144,7 @@ def recorded_sweep(folder: ResultsFolder) -> SweepConfig:
 
 def _require_data(sweep: SweepConfig, composed: Composed) -> None:
     """Refuse a sweep whose data, device or trainer is not there."""
-    if isinstance(sweep.base, ExternalTrial):
+    if isinstance(sweep, ExternalSweep):
         trial = sweep.base.with_hps(dict.fromkeys(sweep.axes, 0.0))
         here = composed.executor.name == "local" or composed.executor.address == "local"
         require_trainer(trial, str(Path.cwd()), here=here)
