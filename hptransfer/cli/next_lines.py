@@ -66,7 +66,8 @@ def after_fit(
     if not has_answer:
         return ending("status", path)
     widest = max(optimum["width"] for arm in arms for optimum in arm["optima"])
-    farther = f"sweep.target.model.width={2 * widest}"
+    width_key = facts.target_width_key
+    farther = f"sweep.target.{width_key}={2 * widest}"
     targets = [arm["target"] for arm in arms if arm["target"]]
     if not estimates["trials"]["fitted"]:  # a table of optima, which cannot be transferred
         return ending("status", path) if targets else ending("fit", path, farther)
@@ -81,10 +82,10 @@ def after_fit(
     if not targets:
         axis = arms[0]["axis"]
         if axis == "width":
-            named.append(f"model.width={2 * widest}")
+            named.append(f"{width_key}={2 * widest}")
         else:
             last = max(optimum[axis] for arm in arms for optimum in arm["optima"])
-            named += [f"model.width={widest}", f"{TARGET_WORDS[axis]}={2 * last:g}"]
+            named += [f"{width_key}={widest}", f"{TARGET_WORDS[axis]}={2 * last:g}"]
     return ending("transfer", path, *named, *step_words(arguments))
 
 

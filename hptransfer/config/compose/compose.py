@@ -416,7 +416,7 @@ def compose_file(
     content = {} if path is None else read_mapping(path)
     if is_external(content):
         assert path is not None
-        return _compose_external(path, content, words, config_dir)
+        return _compose_external(content, words, path.stem, str(path), config_dir)
     for change in words.changes:
         require(
             not f"{change.key}.".startswith(EXTERNAL_ONLY),
@@ -450,11 +450,25 @@ STATISTIC = (
 )
 
 
+def compose_function(content: Mapping[str, Any], overrides: Sequence[str]) -> Composed:
+    """Compose the sweep of a function, from sections as they would stand in a file.
+
+    Raises:
+        UserError: a section or value that makes no sweep, in a sentence.
+    """
+    words = read_overrides(overrides)
+    return _compose_external(content, words, "", "The sweep", None)
+
+
 def _compose_external(
-    path: Path, content: Mapping[str, Any], words: Overrides, config_dir: Path | None
+    content: Mapping[str, Any],
+    words: Overrides,
+    default_name: str,
+    where: str,
+    config_dir: Path | None,
 ) -> Composed:
-    """Compose the file of a sweep whose trials a function or a command of the user's own trains."""
-    require_external_keys(content, str(path))
+    """Compose a sweep whose trials a function or a command of the user's own trains."""
+    require_external_keys(content, where)
     for group in words.choices:
         require(
             group == "executor",
@@ -483,7 +497,7 @@ def _compose_external(
         verdict=read_record(VerdictConfig, tree.get("verdict", {}), "verdict"),
     )
     return Composed(
-        name=_text("name", tree) or path.stem,
+        name=_text("name", tree) or default_name,
         base=external_trial(trainer, asked, read_fixed(tree.get("fixed", {}))),
         runtime=RuntimeConfig(pack_size=1),
         executor=executor,

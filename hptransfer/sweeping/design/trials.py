@@ -114,7 +114,8 @@ def check_target(
     if target.model.width < widest:
         raise UserError(
             "The target must be at least as wide as the widest swept model, but its width is "
-            f"{target.model.width} and the sweep goes up to {widest}. Set model.width."
+            f"{target.model.width} and the sweep goes up to {widest}. Set "
+            f"{'width' if isinstance(target, ExternalTrial) else 'model.width'}."
         )
     if isinstance(target, ExternalTrial):
         return

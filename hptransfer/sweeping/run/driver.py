@@ -362,7 +362,7 @@ class _RunningSweep:
         )
         sentences = "".join(f"\n  {each.sentence(self.folder)}" for each in self._failed)
         raise TrialsFailed(
-            f"{len(self._failed)} of {self.asked} trials failed with a Python error; {others}. "
+            f"{len(self._failed)} of {self.asked} trials failed; {others}. "
             "Mend the cause and run the same command again: it trains only the trials that are "
             f"not finished.{sentences}"
         )

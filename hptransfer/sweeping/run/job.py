@@ -84,7 +84,8 @@ def open_job(
     folder = ResultsFolder(root / sweep.name)
     require_links_inside(folder.path)
     check_question(sweep, folder)
-    _require_data(sweep, composed)
+    if pickled is None:
+        _require_data(sweep, composed)
     with FolderLock(folder.path) as lock:
         check_question(sweep, folder)  # again: another command may have written one meanwhile
         _check_shrinking(sweep, folder, allowed=shrink, quiet=quiet)

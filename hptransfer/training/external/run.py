@@ -29,7 +29,7 @@ from hptransfer.results.trial_result import TrialResult
 from hptransfer.system.files import opening, write_whole
 from hptransfer.system.signals import end_if_asked
 from hptransfer.training.external import supervise
-from hptransfer.training.external.call import MAIN, PICKLED
+from hptransfer.training.external.call import PICKLED
 from hptransfer.training.external.output import Output
 from hptransfer.training.external.trial import (
     FAILURE_FILE,
@@ -381,7 +381,7 @@ def require_trainer(config: ExternalTrial, working_folder: str, *, here: bool) -
         UserError: in a sentence.
     """
     trainer = config.trainer
-    if trainer.function and not trainer.function.startswith(f"{MAIN}:"):
+    if trainer.function:
         script = "import sys; from hptransfer.training.external.call import load; load(sys.argv[1])"
         done = subprocess.run(
             [sys.executable, "-c", script, trainer.function],

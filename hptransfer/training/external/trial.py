@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.errors import UserError, abbreviate
-from hptransfer.training.schedule import is_hopeless
+from hptransfer.training.stopping import is_hopeless
 
 VARIABLE = "HPTRANSFER_TRIAL"  # the environment variable with the path of trial.json
 TRIAL_FILE, REPORTS_FILE, RESULT_FILE = "trial.json", "reports.jsonl", "result.json"
