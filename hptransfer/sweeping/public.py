@@ -122,7 +122,7 @@ def _function_content(
     return {
         "name": name,
         "train": {
-            "function": f"{function.__module__}:{getattr(function, '__qualname__', 'function')}",
+            "function": ":".join(_name_of(function)),
             "version": given["version"],
         },
         "sweep": {
@@ -135,9 +135,15 @@ def _function_content(
     }
 
 
+def _name_of(function: Callable[[Trial], Any]) -> tuple[str, str]:
+    """Return the module and the name of a function; `__main__` where it has no module."""
+    name = getattr(function, "__qualname__", f"<{type(function).__name__}>")
+    return getattr(function, "__module__", None) or "__main__", name
+
+
 def _pickled(function: Callable[[Trial], Any]) -> bytes | None:
     """Return a function pickled by value; None where another process can import it by its name."""
-    module, name = function.__module__, getattr(function, "__qualname__", "<")
+    module, name = _name_of(function)
     if module != "__main__" and "<" not in name:
         return None
     import cloudpickle
