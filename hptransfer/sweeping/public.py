@@ -77,8 +77,8 @@ def sweep(
         ...     run, "executor=local", folder="results/mine", widths=[64, 128, 256],
         ...     search={"lr": {"low": -9, "high": -5}}, target_width=1024,
         ... )
-        >>> round(results.fit().target.value, 4)
-        0.0078
+        >>> round(results.fit().target.value, 3)
+        0.008
     """
     from hptransfer.config.compose.compose import compose_file, compose_function, find_sweep
     from hptransfer.sweeping.run import driver, job
