@@ -53,7 +53,8 @@ def sweep(
     from hptransfer.config.compose.compose import compose_file, find_sweep
     from hptransfer.sweeping.run import driver, job
 
-    composed = compose_file(find_sweep(str(question)), overrides, config_dir=_folder(config_dir))
+    path = find_sweep(str(question), Path(results))
+    composed = compose_file(path, overrides, config_dir=_folder(config_dir))
     with job.open_job(composed, Path(results), quiet=quiet, shrink=shrink) as opened:
         job.gate(opened)
         driver.sweep(opened)

@@ -365,6 +365,8 @@ def compose_file(
         raise UserError(f"--config-dir must name a folder of config groups, but got {config_dir}.")
     words = read_overrides(overrides)
     content = {} if path is None else read_mapping(path)
+    if path is not None and "imported" in content:
+        raise _of_another_program(path)
     for key in content:
         if key not in {"defaults", *TEXTS, *TRIAL_FIELDS, *GROUPS, *SECTIONS, "search"}:
             raise UserError(f"{path}: {no_key(key)}")
@@ -383,6 +385,16 @@ def compose_file(
         name = "-".join([name, *(words.choices[g] for g in TRIAL_GROUPS if g in words.choices)])
     trainer = read_record(TrainerConfig, tree.get("train", {}), "train")
     return Composed(name, trial, runtime, executor, trainer, sections)
+
+
+def _of_another_program(path: Path) -> UserError:
+    """Return the error of a folder of imported rows that is to be planned or trained."""
+    return UserError(
+        f"hptransfer can plan and train only its own sweeps, but {path} is of rows that were "
+        "imported from another program, whose model hptransfer does not have. Train further "
+        "trials with that program and add them with `hptransfer import MORE_ROWS.csv "
+        f"{path.parent}`, or read what the rows say with `hptransfer fit {path.parent}`."
+    )
 
 
 def _tree(content: Mapping[str, Any], words: Overrides, config_dir: Path | None) -> dict[str, Any]:
@@ -657,19 +669,39 @@ LISTS = {
 }
 
 
-def find_sweep(name: str) -> Path:
-    """Return a sweep's file: a path, or a bare name in ./sweeps, then among those that ship."""
+def find_sweep(name: str, root: Path | None = None) -> Path:
+    """Return a sweep's file: a path, or a bare name in ./sweeps, then among those that ship.
+
+    Args:
+        root: the folder of results folders; what names one of them, and no sweep, is refused with
+            what to type.
+    """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if not path.is_file():
+            _refuse_results_folder(path)
             raise UserError(f"There is no sweep file {path}. Check the path.")
         return path
     folders = (Path("sweeps"), shipped_folder("sweeps"))
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
+    _refuse_results_folder((root or Path()) / name)
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     raise UserError(f"There is no sweep {name!r}. {nearest(name, known)}")
+
+
+def _refuse_results_folder(path: Path) -> None:
+    """Refuse a results folder in the place of a sweep, with what to type instead."""
+    file = path / "sweep.yaml"
+    if not file.is_file():
+        return
+    if "imported" in read_mapping(file):
+        raise _of_another_program(file)
+    raise UserError(
+        f"A sweep is named by its file, but {path} is a results folder. To go on with the sweep "
+        f"that it holds, give its file: {file}."
+    )
 
 
 def entries_of(kind: str) -> dict[str, str]:
