@@ -59,6 +59,19 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ),
         (["list", "model"], "There is a list of models, sweeps, data, but not of 'model'."),
         (["train", "no.yaml"], "There is no config file no.yaml. Check the path."),
+        (
+            ["plan", "tiny.yaml", "runtime=gpu"],
+            "There is no runtime=gpu. Did you mean runtime=cuda?",
+        ),
+        *(
+            (
+                [name, "quickstart"],
+                f"`hptransfer {name}` is about a model, so it takes overrides such as model=dit "
+                "and no sweep or file, but got 'quickstart'. Name the model, for example `hptransfer "
+                f"{name} model=dit model.depth=2`.",
+            )
+            for name in ("check", "rules")
+        ),
     ],
 )
 def test_names_that_do_not_exist(

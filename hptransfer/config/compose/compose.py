@@ -104,7 +104,9 @@ def _require_file(group: str, name: str, folders: Sequence[Path]) -> None:
     known = sorted({path.stem for folder in folders for path in (folder / group).glob("*.y*ml")})
     if name not in known:
         what = f"{group}={name}" if group else f"config file {name}"
-        raise UserError(f"There is no {what}. {nearest(name, known)}")
+        meant = MEANT.get((group, name.lower()))
+        told = nearest(name, known) if meant is None else f"Did you mean {group}={meant}?"
+        raise UserError(f"There is no {what}. {told}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -150,6 +152,8 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("'", "\\'")
 
 
+# What people call a file of a group -> its name, where that is no near spelling.
+MEANT = {("runtime", "gpu"): "cuda", ("runtime", "nvidia"): "cuda"}
 LONGEST = 20_000  # characters of an override
 EXAMPLES = {  # a choice of each group
     **{"model": "dit", "parametrization": "mup", "objective": "ddpm", "data": "digits"},
