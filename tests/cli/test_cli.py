@@ -67,8 +67,8 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
             (
                 [name, "quickstart"],
                 f"`hptransfer {name}` is about a model, so it takes overrides such as model=dit "
-                "and no sweep or file, but got 'quickstart'. Name the model, for example `hptransfer "
-                f"{name} model=dit model.depth=2`.",
+                "and no sweep or file, but got 'quickstart'. Name the model, for example "
+                f"`hptransfer {name} model=dit model.depth=2`.",
             )
             for name in ("check", "rules")
         ),
