@@ -103,7 +103,8 @@ def sweep(
             f"The arguments {', '.join(given)} are for the sweep of a function, but got the sweep "
             f"file {question}. Give them as overrides, such as sweep.widths=[64,128].",
         )
-        path, pickled, root = find_sweep(str(question)), None, Path(results)
+        root, pickled = Path(results), None
+        path = find_sweep(str(question), root)
         composed = compose_file(path, overrides, config_dir=_folder(config_dir))
     with job.open_job(composed, root, quiet=quiet, shrink=shrink, pickled=pickled) as opened:
         job.gate(opened)

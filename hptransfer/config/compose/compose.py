@@ -115,7 +115,9 @@ def _require_file(group: str, name: str, folders: Sequence[Path]) -> None:
     known = sorted({path.stem for folder in folders for path in (folder / group).glob("*.y*ml")})
     if name not in known:
         what = f"{group}={name}" if group else f"config file {name}"
-        raise UserError(f"There is no {what}. {nearest(name, known)}")
+        meant = MEANT.get((group, name.lower()))
+        told = nearest(name, known) if meant is None else f"Did you mean {group}={meant}?"
+        raise UserError(f"There is no {what}. {told}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -161,6 +163,8 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("'", "\\'")
 
 
+# What people call a file of a group -> its name, where that is no near spelling.
+MEANT = {("runtime", "gpu"): "cuda", ("runtime", "nvidia"): "cuda"}
 LONGEST = 20_000  # characters of an override
 EXAMPLES = {  # a choice of each group
     **{"model": "dit", "parametrization": "mup", "objective": "ddpm", "data": "digits"},
@@ -414,6 +418,8 @@ def compose_file(
         raise UserError(f"--config-dir must name a folder of config groups, but got {config_dir}.")
     words = read_overrides(overrides)
     content = {} if path is None else read_mapping(path)
+    if path is not None and "imported" in content:
+        raise _of_another_program(path)
     if is_external(content):
         assert path is not None
         return _compose_external(content, words, path.stem, str(path), config_dir)
@@ -520,6 +526,16 @@ def _executor_section(section: Any, words: Overrides, config_dir: Path | None) -
         chosen = choice("executor", section["name"])
     below = compose_groups(["base"], {"executor": chosen} if chosen else {}, config_dir)
     return _laid_over(below["executor"], {} if section is None else section)
+
+
+def _of_another_program(path: Path) -> UserError:
+    """Return the error of a folder of imported rows that is to be planned or trained."""
+    return UserError(
+        f"hptransfer can plan and train only its own sweeps, but {path} is of rows that were "
+        "imported from another program, whose model hptransfer does not have. Train further "
+        "trials with that program and add them with `hptransfer import MORE_ROWS.csv "
+        f"{path.parent}`, or read what the rows say with `hptransfer fit {path.parent}`."
+    )
 
 
 def _tree(content: Mapping[str, Any], words: Overrides, config_dir: Path | None) -> dict[str, Any]:
@@ -805,19 +821,39 @@ LISTS = {
 }
 
 
-def find_sweep(name: str) -> Path:
-    """Return a sweep's file: a path, or a bare name in ./sweeps, then among those that ship."""
+def find_sweep(name: str, root: Path | None = None) -> Path:
+    """Return a sweep's file: a path, or a bare name in ./sweeps, then among those that ship.
+
+    Args:
+        root: the folder of results folders; what names one of them, and no sweep, is refused with
+            what to type.
+    """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if not path.is_file():
+            _refuse_results_folder(path)
             raise UserError(f"There is no sweep file {path}. Check the path.")
         return path
     folders = (Path("sweeps"), shipped_folder("sweeps"))
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
+    _refuse_results_folder((root or Path()) / name)
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     raise UserError(f"There is no sweep {name!r}. {nearest(name, known)}")
+
+
+def _refuse_results_folder(path: Path) -> None:
+    """Refuse a results folder in the place of a sweep, with what to type instead."""
+    file = path / "sweep.yaml"
+    if not file.is_file():
+        return
+    if "imported" in read_mapping(file):
+        raise _of_another_program(file)
+    raise UserError(
+        f"A sweep is named by its file, but {path} is a results folder. To go on with the sweep "
+        f"that it holds, give its file: {file}."
+    )
 
 
 def entries_of(kind: str) -> dict[str, str]:

@@ -27,7 +27,7 @@ from hptransfer.analysis.answer.text import (
     verdict_line,
 )
 from hptransfer.config.choices import arm_name
-from hptransfer.config.hyperparameters import axis_digits, hp_value
+from hptransfer.config.hyperparameters import axis_digits, hp_value, value_text
 from hptransfer.reporting.figures import Picture
 from hptransfer.reporting.figures.cost import DENOMINATORS
 from hptransfer.reporting.figures.style import hp_label, hp_name
@@ -303,7 +303,7 @@ def value_costs(arms: list[JsonObject]) -> str:
             (f"keep {place}'s", kept["value"], kept),
         ):
             told = (_percents(of[unit]) for unit in ("percent", "compute_percent"))
-            rows.append((name, what, f"{hp_value(arm['hp'], value):.3g}", *told))
+            rows.append((name, what, value_text(arm["hp"], hp_value(arm["hp"], value)), *told))
     heads = ("parametrization", "", "value#", "cost in % of the loss#", "in % more compute#")
     return table("", heads, rows) if rows else ""
 

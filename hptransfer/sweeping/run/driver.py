@@ -205,6 +205,7 @@ def _run_missing(running: _RunningSweep) -> None:
         packs = running.cut_into_packs()
         facts = {"trials": running.asked, "recorded": running.recorded, "packs": len(packs)}
         running.watch.started(facts)
+        say(_starting(running, len(packs)), quiet=job.quiet)
         with SweepProgress(
             running.asked,
             running.recorded,
@@ -223,6 +224,21 @@ def _run_missing(running: _RunningSweep) -> None:
                 checkpoints=running.checkpoints,
             )
         running.raise_failures()
+
+
+def _starting(running: _RunningSweep, packs: int) -> str:
+    """Return a line on what happens until the first trials are finished."""
+    executor, missing = running.job.composed.executor, running.asked - running.recorded
+    trials = "1 trial" if missing == 1 else f"{missing} trials"
+    groups = "1 group" if packs == 1 else f"{packs} groups"
+    how = (
+        "one group after another in this process"
+        if executor.name == "local"
+        else "starting Ray on this machine first"
+        if executor.address == "local"
+        else "on a Ray cluster"
+    )
+    return f"training {trials} in {groups}, {how} ..."
 
 
 class _RunningSweep:

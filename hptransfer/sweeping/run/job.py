@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hptransfer.config import FolderConfig
 from hptransfer.config.choices import Scaling, arm_name
 from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, sweep_config
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
@@ -25,6 +26,7 @@ from hptransfer.sweeping.design.trials import (
 )
 from hptransfer.system.files import require_links_inside, write_text
 from hptransfer.system.folder_lock import FolderLock
+from hptransfer.system.safe_yaml import read_mapping
 from hptransfer.system.text import factor_text, say
 from hptransfer.training.external.run import ExternalRun, require_trainer
 
@@ -84,6 +86,8 @@ def open_job(
     folder = ResultsFolder(root / sweep.name)
     require_links_inside(folder.path)
     check_question(sweep, folder)
+    if told := _preparing(sweep, composed):
+        say(told, quiet=quiet)
     if pickled is None:
         _require_data(sweep, composed)
     with FolderLock(folder.path) as lock:
@@ -93,12 +97,34 @@ def open_job(
         yield Job(composed, sweep, folder, quiet, lock, pickled)
 
 
+def _preparing(sweep: SweepConfig, composed: Composed) -> str:
+    """Return a line on what happens before the first trial is trained; empty: nothing slow."""
+    if isinstance(sweep, ExternalSweep):
+        return ""
+    parts = ["reading all of the data"] if isinstance(sweep.base.data, FolderConfig) else []
+    parts += ["checking the parametrization"] if _is_gated(sweep) else []
+    if composed.runtime.pack_size is None:
+        parts.append("measuring how many trials train best together")
+    if not parts:
+        return ""
+    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return (
+        f"preparing {sweep.name}: {listed}. The first time this may take a minute or more; "
+        "what is known already is not done again."
+    )
+
+
 def check_question(sweep: SweepConfig, folder: ResultsFolder) -> None:
     """Refuse a sweep that no trial can answer, or whose folder holds another question."""
     _require_trials(sweep)
     if sweep.target is not None:
         check_target(sweep, sweep.target)
     if folder.sweep_file.is_file():
+        if "imported" in read_mapping(folder.sweep_file):
+            raise UserError(
+                f"A sweep needs a results folder of its own, but {folder.path} holds rows that "
+                "were imported from another program. Set name= to another name."
+            )
         check_same_question(recorded_sweep(folder), sweep, folder.path)
 
 
@@ -122,9 +148,17 @@ def _check_shrinking(
             f"use them. Add {to_keep} to keep them in use, or --shrink to go on without them; "
             "their rows stay on disk."
         )
+    unused = (
+        "None of those trials was finished, so nothing is lost."
+        if not gone
+        else "Its finished trial that this command does not ask for is not used from here on."
+        if len(gone) == 1
+        else f"Its {len(gone)} finished trials that this command does not ask for are not used "
+        "from here on."
+    )
     say(
-        f"{folder.path} asked for more before ({to_keep}), so {len(gone)} finished trials are not "
-        "used from here on.",
+        f"{folder.path} asked for more trials before; with {to_keep} this command would ask for "
+        f"them, too. {unused}",
         quiet=quiet,
     )
 
@@ -195,13 +229,18 @@ def gate(job: Job) -> list[dict[str, Any]]:
     Raises:
         CheckFailed: the µP arm failed.
     """
-    if len(job.sweep.widths) < 2 or not job.sweep.gate:
+    if not _is_gated(job.sweep):
         return []
     checks = check(job)
     for answer in checks:
         if answer["parametrization"] == Scaling.mup.value and answer["verdict"] == "fail":
             raise CheckFailed(failure_sentence(answer))
     return checks
+
+
+def _is_gated(sweep: SweepConfig) -> bool:
+    """Say whether coordinate checks come before the sweep."""
+    return len(sweep.widths) > 1 and sweep.gate
 
 
 def failure_sentence(answer: dict[str, Any]) -> str:
