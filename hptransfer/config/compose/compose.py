@@ -451,8 +451,8 @@ def compose_file(
 
 QUESTION = "Does the optimum of this trainer's hyperparameters stay where it is over width?"
 STATISTIC = (
-    "Drift of the optimum in octaves per width doubling with its 90 % interval, and the cost of "
-    "the transferred value at the target; decided by the verdict rule."
+    "The factor by which a doubling of the width multiplies the best value, with its 90 % "
+    "interval, and what the transferred value costs at the target; decided by the verdict rule."
 )
 
 
