@@ -181,6 +181,8 @@ def after_report(arguments: argparse.Namespace, folder: ResultsFolder) -> str:
     transferred = read_json(folder.transfer_file, "target")
     if transferred is None:
         return command_line("fit", arguments, str(folder.path))
+    if transferred["target"].get("start"):
+        return start_words(transferred)
     if transferred["target"]["params"] is None:
         return command_line("import", arguments, "TARGET_ROWS.csv", str(folder.target))
     return command_line("train", arguments, str(folder.target_file))
