@@ -184,6 +184,8 @@ def status_text(state: Mapping[str, Any]) -> str:
         lines.append(left_out_sentence(state["outside_count"]))
     lines += [f"failed   {sentence}" for sentence in state["failed"]]
     lines += [f"best     {best_point(best)}" for best in state["best"]]
+    if state["logs"]:
+        lines.append(f"logs     {state['logs']} (hptransfer logs {state['folder']} KEY)")
     if state["notice"]:
         lines.append(state["notice"])
     return "\n".join(lines)
