@@ -117,21 +117,23 @@ def _relative_error(spread: MeasuredSpread) -> float:
 
 
 def continuing_multiplier(
-    shaped: ShapedParameter, base: MeasuredSpread, drawn: MeasuredSpread
+    shaped: ShapedParameter, base: MeasuredSpread, drawn: MeasuredSpread, width_ratio: float
 ) -> float:
     """Return what multiplies a drawn tensor so that its std continues that at base width.
 
-    `drawn` is the spread at the tensor's own width, `base` that at the base width. Where the two
-    differ by a power of m, within their errors, that power is taken: so the multiplier of torch's
-    own layers is exact, and 1 for a tensor that is as µP needs it. Other initialisers (Xavier's of
-    a readout) are no powers of the width, and the measured spread is taken.
+    `drawn` is the spread at the tensor's own width, `base` that at the base width, and the widths'
+    ratio is `width_ratio`. Where the two spreads differ by a power of m, within their errors, that
+    power is taken: so the multiplier of torch's own layers is exact, and 1 for a tensor that is as
+    µP needs it. Other initialisers (Xavier's of a readout) are no powers of the width, and the
+    measured spreads are taken.
     """
     if _starts_at_zero(shaped.name, (base, drawn)):
         return 1.0
     wanted = init_factor(shaped.role, shaped.width_mult, ParametrizationConfig())
     growth = drawn.rms / base.rms
     error = 3 * math.hypot(_relative_error(base), _relative_error(drawn)) + ROUNDING
-    powers = [shaped.width_mult**exponent for exponent in (-0.5, 0.0, -1.0)]
+    m = width_ratio if shaped.role is Role.finite else shaped.width_mult
+    powers = [m**exponent for exponent in (-0.5, 0.0, -1.0)]
     nearest = min(powers, key=lambda power: abs(math.log(growth / power)))
     exact = abs(math.log(growth / nearest)) <= error
     return wanted / (nearest if exact else growth)
