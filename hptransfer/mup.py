@@ -49,7 +49,8 @@ def check(
             step of the optimizer, and returns the loss of the batch. Let the batch follow from
             `step` alone: step 0 is asked for twice, and the widths should see the same data. Random
             numbers of torch are seeded.
-        widths: two or more, the best three that double.
+        widths: two or more, at best three that double, from 64 on. Narrower models are too small
+            for µP's limit, and true µP may then fail narrowly.
         lr: the learning rate at the base width, at which the loss falls.
         base_width: as in `build`; the smallest width unless given.
         weight_decay: as in `param_groups`.
@@ -76,14 +77,14 @@ def check(
         ...                          nn.ReLU(), nn.Linear(width, 4))
         >>> def train_step(model, optimizer, step):
         ...     draw = torch.Generator().manual_seed(step)
-        ...     x, y = torch.randn(64, 8, generator=draw), torch.arange(64) % 4
-        ...     loss = nn.functional.cross_entropy(model(x), y)
+        ...     x = torch.randn(64, 8, generator=draw)
+        ...     loss = nn.functional.cross_entropy(model(x), x[:, :4].argmax(-1))
         ...     optimizer.zero_grad()
         ...     loss.backward()
         ...     optimizer.step()
         ...     return loss
         >>> answer = hptransfer.mup.check(
-        ...     make_model, train_step, widths=[32, 64, 128], lr=0.02, seeds=4
+        ...     make_model, train_step, widths=[64, 128, 256], lr=0.02, seeds=4
         ... )
         >>> answer.verdict
         'pass'

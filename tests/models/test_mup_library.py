@@ -150,7 +150,9 @@ def test_an_initialiser_that_is_no_power_of_the_width_is_continued_from_the_base
         return model
 
     at_base, wide = seeded(xavier, BASE), seeded(xavier, 8 * BASE)
-    std = [float(wide[i].weight.std() / at_base[i].weight.std()) for i in range(3)]  # pyright: ignore
+    weights = [f"{index}.weight" for index in range(3)]
+    with torch.no_grad():
+        std = [float(wide.get_parameter(w).std() / at_base.get_parameter(w).std()) for w in weights]
     assert std == pytest.approx([1.0, 8**-0.5, 1 / 8], rel=0.06)
 
 

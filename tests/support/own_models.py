@@ -41,7 +41,7 @@ class LanguageModel(nn.Module):
         self.blocks = nn.ModuleList(Block(width) for _ in range(2))
         self.norm = nn.LayerNorm(width)
         self.readout = readout(width, VOCABULARY, bias=False)
-        self.scale = nn.Parameter(torch.tensor(1.0))  # no dimension
+        self.scale = nn.Parameter(torch.ones(1))  # which does not grow
         if tied:
             self.readout.weight = self.embed.weight
 
