@@ -53,12 +53,13 @@ class CheckAnswer:
         import pandas as pd
 
         keys = ["module", "quantity", "step"]
-        slopes = pd.DataFrame(self.record["slopes"]).assign(highest=self.record["limit"])
+        rows = sorted(self.record["slopes"], key=lambda slope: slope["ok"])
+        slopes = pd.DataFrame(rows).assign(highest=self.record["limit"])
         sizes = pd.DataFrame(self.record["rms"]).pivot(index=keys, columns="width", values="rms")
         sizes.columns = [f"rms_{width}" for width in sizes.columns]
         joined = slopes.join(sizes, on=keys)
         order = [*keys, "slope", "lowest", "highest", "ok", *sizes.columns]
-        return joined[order].sort_values(by="ok", kind="stable").reset_index(drop=True)
+        return joined.reindex(columns=order)
 
     def plot(self, path: str | Path) -> list[Path]:
         """Write the check's pictures, and return their files.

@@ -204,7 +204,7 @@ def _copied(value: Any) -> Any:
 
 def _loss(returned: Any) -> float:
     try:
-        return float(returned)
+        return float(returned.detach() if isinstance(returned, Tensor) else returned)
     except (TypeError, ValueError, RuntimeError):
         raise UserError(
             "`train_step` must return the loss of its batch, a number or a tensor of one entry, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import hptransfer
@@ -17,12 +18,12 @@ from tests.support.own_models import LanguageModel, language_loss, stepping
 def main() -> None:
     """Train the language model, cut over the processes, on the same batches in each."""
     torch.distributed.init_process_group("gloo")
-    mesh = torch.distributed.init_device_mesh("cpu", (2,))
+    mesh = init_device_mesh("cpu", (2,))
     torch.manual_seed(0)
     model = hptransfer.mup.build(LanguageModel, width=64, base_width=32)
     for block in model.get_submodule("blocks").children():
         fully_shard(block, mesh=mesh)
-    model = fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)
     optimizer = torch.optim.AdamW(hptransfer.mup.param_groups(model, lr=2**-6))
     hptransfer.mup.require_ratios(optimizer)
     step = stepping(language_loss)

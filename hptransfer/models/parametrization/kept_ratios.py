@@ -119,17 +119,17 @@ class _Watch:
         """Raise unless every rate over its factor is the same.
 
         Raises:
-            UserError: names the group that is furthest off, beside the one it is compared with.
+            UserError: names the group that is furthest off, beside one that has the largest factor.
         """
         bases = [_base_rate(group) for group in self.groups]
         self.largest = max(self.largest, *bases)
         allowed = RATIO_TOLERANCE * max(bases) + NO_RATE * self.largest
         if max(bases) - min(bases) <= allowed:
             return
-        # The rate of most groups' factors is taken for the right one: the median.
-        middle = sorted(range(len(bases)), key=lambda i: bases[i])[len(bases) // 2]
-        worst = max(range(len(bases)), key=lambda i: abs(bases[i] - bases[middle]))
-        one, other = self.groups[middle], self.groups[worst]
+        places = range(len(bases))
+        first = max(places, key=lambda i: self.groups[i]["lr_factor"])
+        worst = max(places, key=lambda i: abs(bases[i] - bases[first]))
+        one, other = self.groups[first], self.groups[worst]
         wanted = other["lr_factor"] / one["lr_factor"]
         raise UserError(
             "The learning rates of µP's groups must keep their ratios, but that of "
