@@ -22,7 +22,12 @@ from hptransfer.execution.work import (
 )
 
 __all__ = [
-    *("PackError", "RunPack", "cached_packs", "measure_packs", "require_executor", "run_packs"),
+    "PackError",
+    "RunPack",
+    "cached_packs",
+    "measure_packs",
+    "require_executor",
+    "run_packs",
 ]
 
 

@@ -120,10 +120,9 @@ class Cluster(ABC):
     def cancel_command(self, job_ids: Iterable[str]) -> list[str]:
         """Return the words of the command that ends jobs."""
 
-    def cancel(self, job_ids: Sequence[str]) -> None:
-        """End jobs."""
-        if job_ids:
-            subprocess.run(self.cancel_command(job_ids), capture_output=True)
+    @abstractmethod
+    def cancel(self, records: Sequence[JobRecord]) -> None:
+        """End jobs, but none that only has the id of one of them."""
 
 
 class SlurmCluster(Cluster):
@@ -200,6 +199,12 @@ class SlurmCluster(Cluster):
     def cancel_command(self, job_ids: Iterable[str]) -> list[str]:
         """See `Cluster.cancel_command`."""
         return ["scancel", *grouped(job_ids)]
+
+    def cancel(self, records: Sequence[JobRecord]) -> None:
+        """See `Cluster.cancel`."""
+        for name in dict.fromkeys(record.submission for record in records):
+            ids = [r.job_id for r in records if r.submission == name and r.job_id is not None]
+            _output("scancel", "--name", name, *grouped(ids))
 
 
 def grouped(job_ids: Iterable[str]) -> list[str]:
@@ -285,6 +290,13 @@ class LocalCluster(Cluster):
     def cancel_command(self, job_ids: Iterable[str]) -> list[str]:
         """See `Cluster.cancel_command`."""
         return ["kill", *job_ids]
+
+    def cancel(self, records: Sequence[JobRecord]) -> None:
+        """See `Cluster.cancel`."""
+        living = dict(_processes())
+        for record in records:
+            if record.submission in living.get(record.job_id or "", ""):
+                _output("kill", record.job_id or "")
 
 
 @contextmanager

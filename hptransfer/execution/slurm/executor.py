@@ -310,12 +310,12 @@ class _Jobs:
 
     def cancel(self) -> None:
         """End all jobs, since the trials of the sweep fail."""
-        ids = [job.job_id for job in self._jobs.values()]
-        self._cluster.cancel(ids)
-        for job in self._jobs.values():
+        jobs = list(self._jobs.values())
+        self._cluster.cancel([job.record for job in jobs])
+        for job in jobs:
             forget_job(job.folder)
-        if ids:
-            self._note(f"{_jobs_text(len(ids))} that were queued or running were cancelled.")
+        if jobs:
+            self._note(f"The sweep's jobs that were queued or running were cancelled: {len(jobs)}.")
 
     def say_what_goes_on(self) -> None:
         """Say which jobs go on without this process, and how to end them."""

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,9 +76,10 @@ def read_job(folder: Path) -> JobRecord | None:
         return None
     try:
         record = JobRecord(**told)
-        record.job_id and record.job_id.split("_")
+        if record.job_id is not None and not re.fullmatch(r"\d+(_\d+)?", record.job_id):
+            raise ValueError(record.job_id)  # it becomes a word of commands
         return record
-    except (TypeError, AttributeError):
+    except (TypeError, ValueError):
         raise _foreign(folder / JOB_FILE) from None
 
 
