@@ -2,9 +2,10 @@
 
 `fit` answers where the optimum of a hyperparameter lies at every width, from a DataFrame of runs or
 from a results folder; `load_results` opens such a folder, `sweep` fills one, and `plot` draws what
-it holds. `coordinate_check` says whether a parametrization is µP. `build_model` and
-`param_groups` put a parametrization into any torch training loop, `load_trial` reads a config such
-as an emitted target.yaml, and `load_weights` a model's weights, published or our own.
+it holds. A trainer of your own is told a `Trial` and may `report` its losses. `coordinate_check`
+says whether a parametrization is µP. `build_model` and `param_groups` put a parametrization into
+any torch training loop, `load_trial` reads a config such as an emitted target.yaml, and
+`load_weights` a model's weights, published or our own.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from hptransfer.models.weights import load_weights
     from hptransfer.reporting.public import plot
     from hptransfer.sweeping.public import coordinate_check, sweep
+    from hptransfer.training.external.trial import Trial, report
 
 # The module of each public name; it is imported when the name is first used, since torch, pandas
 # and matplotlib take seconds.
 _MODULES = {
     "Answer": "hptransfer.analysis.answer.answer",
     "Results": "hptransfer.analysis.public",
+    "Trial": "hptransfer.training.external.trial",
     "build_model": "hptransfer.models.parametrization.rules",
     "coordinate_check": "hptransfer.sweeping.public",
     "fit": "hptransfer.analysis.public",
@@ -33,11 +36,13 @@ _MODULES = {
     "load_weights": "hptransfer.models.weights",
     "param_groups": "hptransfer.models.parametrization.rules",
     "plot": "hptransfer.reporting.public",
+    "report": "hptransfer.training.external.trial",
     "sweep": "hptransfer.sweeping.public",
 }
 __all__ = [
     "Answer",
     "Results",
+    "Trial",
     "build_model",
     "coordinate_check",
     "fit",
@@ -46,6 +51,7 @@ __all__ = [
     "load_weights",
     "param_groups",
     "plot",
+    "report",
     "sweep",
 ]
 

@@ -33,8 +33,12 @@ CALLS = {  # what no source may call, whatever it is given
     *("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load", "pandas.read_pickle"),
     *("pd.read_pickle", "subprocess.getoutput", "subprocess.getstatusoutput"),
 }
-# The only files that import what a text names: a public name of the package, and `model.factory`.
-BY_NAME = {"__init__.py", "models/families/custom.py"}
+# The only files that import what a text names: a public name of the package, `model.factory` and
+# `train.function`.
+BY_NAME = {"__init__.py", "models/families/custom.py", "training/external/call.py"}
+# The only files that pickle: a function goes from a notebook to the processes of its own trials, in
+# a temporary file of the notebook's process.
+PICKLING = {"sweeping/public.py", "training/external/call.py"}
 
 
 def faults(source: str, name: str = "x.py") -> list[str]:
@@ -48,7 +52,8 @@ def faults(source: str, name: str = "x.py") -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             names = {alias.name for alias in node.names}
             modules = [] if names == {"UnpicklingError"} else [node.module or ""]
-        found += [f"{line}: {m}" for m in modules if m.split(".")[0] in PICKLES]
+        pickles = PICKLES - ({"cloudpickle"} if name in PICKLING else set())
+        found += [f"{line}: {m}" for m in modules if m.split(".")[0] in pickles]
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)

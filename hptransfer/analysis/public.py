@@ -100,6 +100,12 @@ class Results:
         """Return the answer of the rows, as `fit` does."""
         return _of_folder(self.folder, overrides, target_width, step=step, metric=metric)
 
+    def plot(self, into: str | Path | None = None) -> dict[str, Any]:
+        """Return the pictures of the folder as matplotlib figures; see `hptransfer.plot`."""
+        import hptransfer
+
+        return hptransfer.plot(self, into)
+
     def __repr__(self) -> str:
         told = self.status
         return f"<Results in {self.path}: {told['recorded']} of {told['wanted']} trials recorded>"
@@ -226,7 +232,8 @@ def _of_folder(
         target_width is None or (isinstance(target_width, Integral) and target_width > 0),
         f"`target_width` must be a positive whole number, but got {abbreviate(target_width)}.",
     )
-    named = () if target_width is None else (f"sweep.target.model.width={target_width}",)
     with _in_python():
+        key = f"sweep.target.{read_facts(folder).target_width_key}"
+        named = () if target_width is None else (f"{key}={target_width}",)
         judged_by = metric_named(metric)
         return Answer(estimates_of(folder, (*overrides, *named), step=step, metric=judged_by))

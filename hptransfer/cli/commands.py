@@ -174,6 +174,15 @@ COMMANDS = (
         ),
     ),
     Command(
+        "logs",
+        "show what a trial of your own trainer printed",
+        (
+            FOLDER,
+            _argument("key", help="the trial's key; the first digits of it are enough"),
+            RESULTS,
+        ),
+    ),
+    Command(
         "import",
         "read the results of another program, or of another folder, into a results folder",
         (

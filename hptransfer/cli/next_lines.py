@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hptransfer.analysis.answer.settings import TARGET_WORDS
@@ -58,15 +59,15 @@ def after_fit(
         return ending("plot", path, *step_words(arguments), f"--metric={estimates['metric']}")
     facts = read_facts(folder)
     if isinstance(facts, ImportedFacts):
-        lost = [wider["sentence"] for arm in arms for wider in arm["extend"] if _is_lost(wider)]
-        if lost:
-            return ending("import", "MORE_ROWS.csv", path, why=list(dict.fromkeys(lost)))
+        if why := _wider_rows(arms):
+            return ending("import", "MORE_ROWS.csv", path, why=why)
     elif wider := list(extended_axes(facts, arms)):
         return ending("sweep", str(folder.sweep_file), *wider)
     if not has_answer:
         return ending("status", path)
     widest = max(optimum["width"] for arm in arms for optimum in arm["optima"])
-    farther = f"sweep.target.model.width={2 * widest}"
+    width_key = facts.target_width_key
+    farther = f"sweep.target.{width_key}={2 * widest}"
     targets = [arm["target"] for arm in arms if arm["target"]]
     if not estimates["trials"]["fitted"]:  # a table of optima, which cannot be transferred
         return ending("status", path) if targets else ending("fit", path, farther)
@@ -81,16 +82,53 @@ def after_fit(
     if not targets:
         axis = arms[0]["axis"]
         if axis == "width":
-            named.append(f"model.width={2 * widest}")
+            named.append(f"{width_key}={2 * widest}")
         else:
             last = max(optimum[axis] for arm in arms for optimum in arm["optima"])
-            named += [f"model.width={widest}", f"{TARGET_WORDS[axis]}={2 * last:g}"]
+            named += [f"{width_key}={widest}", f"{TARGET_WORDS[axis]}={2 * last:g}"]
     return ending("transfer", path, *named, *step_words(arguments))
 
 
-def _is_lost(wider: Mapping[str, Any]) -> bool:
-    """Say whether a grid should be extended because every point of its setting failed."""
-    return wider["octaves"] is None
+def after_transfer(
+    arguments: argparse.Namespace, folder: ResultsFolder, record: Mapping[str, Any]
+) -> list[str]:
+    """The last lines of a transfer: `next:` with a command, after what should come before training.
+
+    The command runs or imports the trials of a wider grid where the answer asks for one. Else it
+    trains the target, or writes the report where hptransfer cannot train it.
+    """
+    facts, path = read_facts(folder), str(folder.path)
+    arms = [{"hp": hp, **told} for hp, told in record["answers"].items()]
+    if isinstance(facts, ImportedFacts):
+        if why := _wider_rows(arms):
+            return [*why, f"next: {command_line('import', arguments, 'MORE_ROWS.csv', path)}"]
+    elif wider := list(extended_axes(facts, arms)):
+        why = "The grid is too narrow for this value, so widen it before the target is trained."
+        command = command_line("sweep", arguments, str(folder.sweep_file), *wider)
+        return [why, f"next: {command}"]
+    if record["target"].get("start"):
+        return [f"next: {start_words(record)}"]
+    if record["target"]["params"] is None:
+        return [f"next: {command_line('report', arguments, path)}"]
+    return [f"next: {command_line('train', arguments, str(folder.target_file))}"]
+
+
+def start_words(record: Mapping[str, Any]) -> str:
+    """The command that starts the target of a trainer that is not ours."""
+    starter = next(name for name in record["files"] if name.endswith((".sh", ".py")))
+    return shlex.join(["bash" if starter.endswith(".sh") else "python", starter])
+
+
+def _wider_rows(arms: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say which rows of another program are needed where an answer asks for a wider grid."""
+    asked = [wider["sentence"] for arm in arms for wider in arm["extend"]]
+    if not asked:
+        return []
+    return [
+        *dict.fromkeys(asked),
+        "hptransfer cannot train these trials: train them with the program that made the rows, "
+        "then import them into the same folder.",
+    ]
 
 
 def _is_swept(arm: Mapping[str, Any], widest: int) -> bool:

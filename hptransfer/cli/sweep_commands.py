@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.analysis import of_folder
 from hptransfer.analysis.answer.text import estimates_text
-from hptransfer.cli.next_lines import after_fit, after_report, after_status, step_words
+from hptransfer.cli.next_lines import (
+    after_fit,
+    after_report,
+    after_status,
+    after_transfer,
+    step_words,
+)
 from hptransfer.cli.terminal import (
     Clock,
     command_line,
@@ -26,14 +32,15 @@ from hptransfer.cli.terminal import (
     say,
 )
 from hptransfer.config.compose.compose import compose_file, find_sweep, sweep_config
+from hptransfer.config.sweep import ExternalSweep
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.reporting.text import answers as text
-from hptransfer.reporting.text.plan import budget_text, plan_text
+from hptransfer.reporting.text.plan import budget_text, external_plan_text, plan_text
 from hptransfer.results.export import export_rows
-from hptransfer.results.folder import ResultsFolder, find_folder, read_json
+from hptransfer.results.folder import ResultsFolder, find_folder, read_json, trial_log
 from hptransfer.results.importers.ledger import import_ledger, is_ledger
 from hptransfer.results.importers.table import import_file
-from hptransfer.results.ledger_rows import find_ledger, verify_folder
+from hptransfer.results.ledger_rows import find_ledger, read_ledger_rows, verify_folder
 from hptransfer.results.metrics import metric_named
 from hptransfer.results.sweep_file import read_facts
 from hptransfer.system.signals import raised_as_interrupted
@@ -110,10 +117,11 @@ def _finish_run(
     else:
         print(estimates_text(estimates))
         print(text.transfer_lines(transferred))
-        print(text.realised_line(realised))
+        if realised is not None:
+            print(text.realised_line(realised))
         print(text.timing_line(clock.laps))
         print(f"picture  {folder.figures / 'summary.png'}\nreport   {folder.report_file}")
-        print(f"next: {command_line('train', arguments, str(folder.target_file))}")
+        print("\n".join(after_transfer(arguments, folder, transferred)))
     return _strict(arguments, [transferred["verdict"]])
 
 
@@ -196,9 +204,8 @@ def transfer_command(arguments: argparse.Namespace, folder: ResultsFolder) -> in
         print_json(record)
     else:
         print(text.transfer_lines(record))
-        trainable = record["target"]["params"] is not None
-        after = folder.target_file if trainable else folder.path
-        print(f"next: {command_line('train' if trainable else 'report', arguments, str(after))}")
+        print(f"written  {folder.target_file}")
+        print("\n".join(after_transfer(arguments, folder, record)))
     return _strict(arguments, [record["verdict"]])
 
 
@@ -469,6 +476,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
     check_question(sweep, ResultsFolder(arguments.results / sweep.name))
     words = [arguments.sweep, *config_words(arguments)]
     command = command_line("plan", arguments, *words)
+    if isinstance(sweep, ExternalSweep):
+        return _plan_external(arguments, composed.executor, sweep, words)
     if arguments.budget is not None:
         command += f" --budget={arguments.budget}"
     if arguments.measure:
@@ -492,6 +501,41 @@ def plan_command(arguments: argparse.Namespace) -> int:
     else:
         print(text)
         print(f"next: {next_command}")
+    return 0
+
+
+def _plan_external(
+    arguments: argparse.Namespace, executor: Any, sweep: Any, words: list[str]
+) -> int:
+    from hptransfer.sweeping.plan.external import plan_external
+
+    for flag in ("budget", "measure"):
+        if getattr(arguments, flag):
+            raise UserError(
+                f"`hptransfer plan --{flag}` needs a model of hptransfer, whose FLOPs it knows, "
+                "but this sweep trains with your own trainer. Leave it out: the plan is made from "
+                "the seconds of trials that are finished."
+            )
+    folder = ResultsFolder(arguments.results / sweep.name)
+    rows = {row["trial_key"]: row for row in read_ledger_rows(folder.path)}
+    answer = plan_external(sweep, executor, rows, arguments.workers)
+    if arguments.json:
+        print_json(answer)
+    else:
+        print(external_plan_text(answer))
+        print(f"next: {command_line('sweep', arguments, *words)}")
+    return 0
+
+
+def logs_command(arguments: argparse.Namespace) -> int:
+    """`hptransfer logs`."""
+    folder = find_folder(arguments.folder, arguments.results)
+    path = trial_log(folder, arguments.key)
+    content = path.read_text(encoding="utf-8", errors="replace")
+    if arguments.json:
+        print_json({"file": str(path), "lines": content.splitlines()})
+    else:
+        print(content, end="")
     return 0
 
 

@@ -150,7 +150,7 @@ def one_at_a_time(base: Condition, vary: VaryConfig) -> tuple[Condition, ...]:
 
 
 def require_varied(
-    base: TrialConfig | ExternalTrial, vary: VaryConfig, design: DesignConfig, axes: Sequence[str]
+    base: TrialConfig, vary: VaryConfig, design: DesignConfig, axes: Sequence[str]
 ) -> None:
     """Refuse a `sweep.vary` that no basins can be compared by.
 
@@ -398,13 +398,13 @@ class SweepConfig:
     name: str  # of the sweep and of its results folder
     question: str  # what the sweep asks, in a sentence
     statistic: str  # the number that will answer it, stated before anything runs
-    base: TrialConfig | ExternalTrial
+    base: TrialConfig
     widths: tuple[int, ...]
-    parametrizations: tuple[Scaling | ExternalArm, ...]
+    parametrizations: tuple[Scaling, ...]
     seeds: tuple[int, ...]
     search: tuple[tuple[str, Axis], ...]  # (hp name, axis), in the order of the file
-    target: TrialConfig | ExternalTrial | None = None  # the target run, before its HPs are set
-    realise: RealiseConfig | None = RealiseConfig()  # None: the target is not trained
+    target: TrialConfig | None = None  # the target run, before its HPs are set
+    realise: RealiseConfig = RealiseConfig()
     verdict: VerdictConfig = VerdictConfig()
     design: DesignConfig = DesignConfig()
     allow: tuple[str, ...] = ()  # what may differ between proxies and target besides width
@@ -433,14 +433,8 @@ class SweepConfig:
         require(
             self.seeds[0] >= 0, f"`sweep.seeds` must not be negative, but got {list(self.seeds)}."
         )
-        if isinstance(self.base, ExternalTrial):
-            names = [name for name, _ in self.search]
-            require_names(names, dict(self.base.fixed))
-            placed = self.base.with_hps(dict.fromkeys(names, 0.0))
-            require_placeholders(placed, search=names, seeds=len(self.seeds))
+        self._require_searchable()
         for name, axis in self.search:
-            if isinstance(self.base, TrialConfig):
-                require_known_hp(name, self.base.objective)
             require(
                 not axis.listed or self.design.method is Method.grid,
                 f"`search.{name}` lists its points, which only a grid can use, but "
@@ -449,9 +443,13 @@ class SweepConfig:
             )
         require_axes(self.design, self.axes)
         require_varied(self.base, self.vary, self.design, self.axes)
-        _require_one_measure(self)
         _require_modest(self)
         require_allowable(self.allow)
+
+    def _require_searchable(self) -> None:
+        for name, _ in self.search:
+            require_known_hp(name, self.base.objective)
+        _require_one_measure(self)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -478,9 +476,27 @@ class SweepConfig:
         )
 
 
+@dataclass(frozen=True)
+class ExternalSweep(SweepConfig):
+    """A sweep whose trials a trainer that is not ours runs."""
+
+    base: ExternalTrial  # pyright: ignore[reportIncompatibleVariableOverride]
+    parametrizations: tuple[ExternalArm, ...]  # pyright: ignore[reportIncompatibleVariableOverride]
+    # The target run, before its HPs are set.
+    target: ExternalTrial | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    # What of the target is trained too, to see what the value cost; None: nothing.
+    realise: RealiseConfig | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    def _require_searchable(self) -> None:
+        names = [name for name, _ in self.search]
+        require_names(names, dict(self.base.fixed))
+        placed = self.base.with_hps(dict.fromkeys(names, 0.0))
+        require_placeholders(placed, search=names, seeds=len(self.seeds))
+
+
 def _require_one_measure(sweep: SweepConfig) -> None:
     """Refuse to search the weight of a learned variance that trials cannot be compared by."""
-    if "log2_vlb_weight" not in sweep.axes or isinstance(sweep.base, ExternalTrial):
+    if "log2_vlb_weight" not in sweep.axes:
         return
     require(
         getattr(sweep.base.model, "learn_sigma", False),

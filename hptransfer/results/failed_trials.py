@@ -35,7 +35,7 @@ class FailedTrial:
         where, what = (f" ({self.frame})", "Traceback") if self.frame else ("", "Log")
         return (
             f"width {self.width}, {self.parametrization}, {values}, seed {self.seed}: "
-            f"{self.reason}{where}. {what}: {folder / self.log}"
+            f"{self.reason.rstrip('.')}{where}. {what}: {folder / self.log}"
         )
 
 

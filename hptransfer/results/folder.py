@@ -112,6 +112,38 @@ def find_folder(path: str | Path, root: str | Path = DEFAULT_ROOT) -> ResultsFol
     return folder
 
 
+def trial_folder(folder: str | Path, key: str) -> Path:
+    """Return the folder of a trial that a trainer of the user's own runs, below its ledger's."""
+    return Path(folder) / "trials" / key
+
+
+LOG_FILE = "log.txt"  # what the processes of such a trial printed, in its folder
+
+
+def trial_log(folder: ResultsFolder, prefix: str) -> Path:
+    """Return the log of the trial whose key begins with `prefix`.
+
+    Raises:
+        UserError: no trial with a log has such a key, or several have.
+    """
+    logs = sorted(
+        path
+        for home in (folder.path, folder.target)
+        for path in (home / "trials").glob(f"*/{LOG_FILE}")
+        if path.parent.name.startswith(prefix)
+    )
+    if len(logs) == 1:
+        require_links_inside(logs[0].parent)
+        return logs[0]
+    keys = ", ".join(path.parent.name for path in logs[:3])
+    found = f"{len(logs)} do ({keys}{', ...' if len(logs) > 3 else ''})" if logs else "none does"
+    raise UserError(
+        f"The key must be the beginning of the key of one trial that has a log in {folder.path}, "
+        f"but of {prefix!r} {found}. `hptransfer status {folder.path} --export rows.csv` lists "
+        "the keys; only trials of your own trainer have logs."
+    )
+
+
 def read_json(path: str | Path, key: str) -> dict[str, Any] | None:
     """Read a JSON object that must hold `key`; None where there is no file.
 

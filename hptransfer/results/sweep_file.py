@@ -85,6 +85,11 @@ class SweepFacts:
         return tuple(self.points)
 
     @property
+    def target_width_key(self) -> str:
+        """The key of the target's width below `sweep.target`."""
+        return "width" if is_external(self.tree) else "model.width"
+
+    @property
     def is_scattered(self) -> bool:
         """Whether points of several hyperparameters lie on no grid, so that no HP has a basin."""
         return self.design is not None and len(self.points) > 1

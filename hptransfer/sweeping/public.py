@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hptransfer.analysis.public import Results
+from hptransfer.errors import require
 
 if TYPE_CHECKING:
     from hptransfer.config.compose.compose import Composed
     from hptransfer.config.sweep import SweepConfig
+    from hptransfer.training.external.trial import Trial
 
 
 def sweep(
-    question: str | Path,
+    question: str | Path | Callable[[Trial], Any],
     *overrides: str,
     results: str | Path = "results",
     config_dir: str | Path | None = None,
     quiet: bool = True,
     shrink: bool = False,
+    folder: str | Path | None = None,
+    widths: Sequence[int] = (),
+    search: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    seeds: int | Sequence[int] = 1,
+    target_width: int | None = None,
+    version: str = "",
 ) -> Results:
     """Run the missing trials of a sweep and return its results folder, as `hptransfer sweep` does.
 
     Every finished trial is recorded at once: an interrupted call is continued by the same call.
 
     Args:
-        question: a sweep's file, or the name of one in `./sweeps` or among those that ship.
-        overrides: in Hydra's form, e.g. `sweep.widths=[24,48]`.
+        question: a sweep's file, or the name of one in `./sweeps` or among those that ship; or a
+            function that trains one `hptransfer.Trial` and returns its loss, or a mapping with its
+            loss and other numbers. Each call of the function is made in a process of its own.
+        overrides: in Hydra's form, e.g. `sweep.widths=[24,48]` or `executor=local`.
         results: the folder that gets `NAME/`.
         config_dir: a folder of further config groups.
+        folder: the results folder of a function's sweep. This and all further arguments are only
+            for a function.
+        widths: the widths of the proxies.
+        search: the hyperparameters to search by name, as in a sweep file: a list of values, or
+            `{"low": -10, "high": -4}` in log2.
+        fixed: values that every trial gets as `trial.fixed`; another value is another question.
+        seeds: how many seeds each point is trained with, or a list of them.
+        target_width: width of the model that is to be trained at last.
+        version: change it with the function's code, which no trial's key depends on.
         quiet: whether only warnings are printed.
         shrink: whether the sweep may leave out recorded trials that the folder asked for before.
 
@@ -49,15 +69,86 @@ def sweep(
         <Results in results/small: 6 of 6 trials recorded>
         >>> sorted(results.rows["width"].unique().tolist())
         [24, 48]
+
+        >>> def run(trial):
+        ...     import math
+        ...     return 1 / trial.width**0.2 + 0.02 * (math.log2(trial.hps["lr"]) + 7) ** 2
+        >>> results = hptransfer.sweep(
+        ...     run, "executor=local", folder="results/mine", widths=[64, 128, 256],
+        ...     search={"lr": {"low": -9, "high": -5}}, target_width=1024,
+        ... )
+        >>> round(results.fit().target.value, 4)
+        0.0078
     """
-    from hptransfer.config.compose.compose import compose_file, find_sweep
+    from hptransfer.config.compose.compose import compose_file, compose_function, find_sweep
     from hptransfer.sweeping.run import driver, job
 
-    composed = compose_file(find_sweep(str(question)), overrides, config_dir=_folder(config_dir))
-    with job.open_job(composed, Path(results), quiet=quiet, shrink=shrink) as opened:
+    of_function = {
+        **{"folder": folder, "widths": list(widths), "search": search, "fixed": fixed},
+        **{"target_width": target_width, "version": version},
+    }
+    if callable(question):
+        require(
+            folder is not None,
+            "The sweep of a function needs a results folder to record its trials in, but none is "
+            "given. Name one, for example folder='results/mine'.",
+        )
+        place, pickled = Path(str(folder)), _pickled(question)
+        content = _function_content(question, place.name, seeds, of_function)
+        composed, root = compose_function(content, overrides), place.parent
+    else:
+        given = [name for name, value in of_function.items() if value]
+        require(
+            not given,
+            f"The arguments {', '.join(given)} are for the sweep of a function, but got the sweep "
+            f"file {question}. Give them as overrides, such as sweep.widths=[64,128].",
+        )
+        path, pickled, root = find_sweep(str(question)), None, Path(results)
+        composed = compose_file(path, overrides, config_dir=_folder(config_dir))
+    with job.open_job(composed, root, quiet=quiet, shrink=shrink, pickled=pickled) as opened:
         job.gate(opened)
         driver.sweep(opened)
         return Results(opened.folder)
+
+
+def _function_content(
+    function: Callable[[Trial], Any],
+    name: str,
+    seeds: int | Sequence[int],
+    given: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the sections of a function's sweep, as they would stand in a file."""
+    target = {} if given["target_width"] is None else {"width": given["target_width"]}
+    return {
+        "name": name,
+        "train": {
+            "function": ":".join(_name_of(function)),
+            "version": given["version"],
+        },
+        "sweep": {
+            "widths": given["widths"],
+            "seeds": seeds if isinstance(seeds, int) else list(seeds),
+            "target": target,
+        },
+        "search": dict(given["search"] or {}),
+        "fixed": dict(given["fixed"] or {}),
+    }
+
+
+def _name_of(function: Callable[[Trial], Any]) -> tuple[str, str]:
+    """Return the module and the name of a function; `__main__` where it has no module."""
+    name = getattr(function, "__qualname__", f"<{type(function).__name__}>")
+    return getattr(function, "__module__", None) or "__main__", name
+
+
+def _pickled(function: Callable[[Trial], Any]) -> bytes | None:
+    """Return a function pickled by value; None where another process can import it by its name."""
+    module, name = _name_of(function)
+    if module != "__main__" and "<" not in name:
+        return None
+    import cloudpickle
+
+    return cloudpickle.dumps(function)
 
 
 def coordinate_check(*overrides: str, config_dir: str | Path | None = None) -> dict[str, Any]:

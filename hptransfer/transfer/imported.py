@@ -14,13 +14,14 @@ import yaml
 
 from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of, wanted_rows
 from hptransfer.analysis.target_rows import with_realised
+from hptransfer.config.choices import arm_name
 from hptransfer.config.hyperparameters import hp_value
 from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.importers.sweep_file import overridden
 from hptransfer.results.importers.table import UNKNOWN_LABEL
-from hptransfer.results.sweep_file import ImportedFacts
+from hptransfer.results.sweep_file import ImportedFacts, SweepFacts
 from hptransfer.system.files import write_text
 from hptransfer.system.text import rounded
 
@@ -63,12 +64,13 @@ def _to_theirs(
             "model=dit_xl_2."
         )
     facts = dataclasses.replace(facts, tree=tree, target_width=width)
-    table = _table(folder, facts, width)
+    table = table_for(folder, facts, width)
     family = _family(table)
-    label = label or _default_arm(table)
+    named, label = label, label or default_arm(table)
     _, target_at = asked_conditions(facts)
-    answer = _answer(facts, table, label, target_at, step)
-    record = _record(table, answer, _distances(answer, target_at or {}), target_flops=None)
+    answer = answer_of(facts, table, label, target_at, step)
+    record = record_of(table, answer, distances(answer, target_at or {}), target_flops=None)
+    record["warnings"] += [] if named else choice_of_arm(table, label)
     record["target"] = {
         "family": family,
         "width": width,
@@ -104,14 +106,15 @@ def _to_ours(
     for axis in facts.axes:
         require_known_hp(axis.removeprefix("log2_"), target.objective)
     facts = dataclasses.replace(facts, target_width=target.model.width)
-    table = _table(folder, facts, target.model.width)
+    table = table_for(folder, facts, target.model.width)
     _require_family(table, target)
     label, notes = _arm_for(table, target)
-    answer = _answer(facts, table, label, conditions_of(canonical(target)), step)
+    answer = answer_of(facts, table, label, conditions_of(canonical(target)), step)
     trial = with_hyperparameters(target, answer.point)
-    apart = _distances(answer, conditions_of(canonical(target)))
-    record = _record(table, answer, apart, target_flops=trial_flops(trial))
-    record["warnings"] += notes
+    apart = distances(answer, conditions_of(canonical(target)))
+    record = record_of(table, answer, apart, target_flops=trial_flops(trial))
+    is_named = any(word.partition("=")[0] == "parametrization" for word in words)
+    record["warnings"] += [*notes, *([] if is_named else choice_of_arm(table, label))]
     record["target"] = emit.target_entry(trial)
     write_text(folder.target_file, emit.target_yaml(composed, facts.name, trial, record))
     write_text(folder.groups_file, emit.parameter_table_text(trial))
@@ -120,7 +123,7 @@ def _to_ours(
     return with_realised(folder, record)
 
 
-def _table(folder: ResultsFolder, facts: ImportedFacts, width: int) -> pd.DataFrame:
+def table_for(folder: ResultsFolder, facts: SweepFacts, width: int) -> pd.DataFrame:
     table = table_of(wanted_rows(folder, facts), folder.path)
     widest = int(table["width"].max())
     if width < widest:
@@ -131,8 +134,8 @@ def _table(folder: ResultsFolder, facts: ImportedFacts, width: int) -> pd.DataFr
     return table
 
 
-def _answer(
-    facts: ImportedFacts,
+def answer_of(
+    facts: SweepFacts,
     table: pd.DataFrame,
     label: str,
     target_at: Mapping[str, Any] | None,
@@ -155,7 +158,7 @@ def _family(table: pd.DataFrame) -> str:
     return families[0]
 
 
-def _default_arm(table: pd.DataFrame) -> str:
+def default_arm(table: pd.DataFrame) -> str:
     """Return the only arm, or µP's among several."""
     labels = sorted(set(table["parametrization"]) - {"shared"})
     if len(labels) <= 1:
@@ -166,6 +169,19 @@ def _default_arm(table: pd.DataFrame) -> str:
         "A transfer must know which rows it takes its value from, but they have several "
         f"parametrizations: {', '.join(labels)}. Set parametrization={labels[0]}."
     )
+
+
+def choice_of_arm(table: pd.DataFrame, taken: str) -> list[str]:
+    """Say whose values were taken where rows have several parametrizations and none was named."""
+    others = [name for name in sorted(set(table["parametrization"])) if name != taken]
+    others = [name for name in others if name != "shared"]
+    if not others:
+        return []
+    return [
+        f"The rows have several parametrizations, and these values are those of "
+        f"{arm_name(taken)}. To take the values of {' or '.join(map(arm_name, others))}, add "
+        f"{' or '.join(f'parametrization={name}' for name in others)}."
+    ]
 
 
 def _require_family(table: pd.DataFrame, target: TrialConfig) -> None:
@@ -196,7 +212,7 @@ def _arm_for(table: pd.DataFrame, target: TrialConfig) -> tuple[str, list[str]]:
     return label, notes
 
 
-def _distances(answer: Transferred, wanted: Mapping[str, Any]) -> list[str]:
+def distances(answer: Transferred, wanted: Mapping[str, Any]) -> list[str]:
     """Say on which known conditions that were not varied the target differs from the rows."""
     varied = (answer.first["conditions"] or {}).get("axes", ())
     return [
@@ -210,7 +226,7 @@ def _distances(answer: Transferred, wanted: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _record(
+def record_of(
     table: pd.DataFrame, answer: Transferred, apart: Sequence[str], *, target_flops: float | None
 ) -> dict[str, Any]:
     from hptransfer.analysis.answer.run_health import (

@@ -14,9 +14,10 @@ from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of,
 from hptransfer.analysis.target_rows import realised_answer, with_realised
 from hptransfer.config import TrialConfig
 from hptransfer.config.compose.compose import Composed, compose_file, sweep_config
+from hptransfer.config.external import is_external
 from hptransfer.config.hyperparameters import hyperparameter, with_hyperparameters
 from hptransfer.config.identity import canonical
-from hptransfer.config.sweep import SweepConfig
+from hptransfer.config.sweep import ExternalSweep, SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.sweep_file import ImportedFacts, read_facts
@@ -26,6 +27,7 @@ from hptransfer.sweeping.run.driver import run_trials
 from hptransfer.sweeping.run.job import Job
 from hptransfer.system.files import write_text
 from hptransfer.system.safe_yaml import read_mapping
+from hptransfer.transfer.external import transfer_external
 from hptransfer.transfer.imported import transfer_imported
 
 
@@ -47,6 +49,8 @@ def transfer(
     facts = read_facts(folder)
     if isinstance(facts, ImportedFacts):
         return transfer_imported(folder, facts, overrides, config_dir, step=step)
+    if is_external(facts.tree):
+        return transfer_external(folder, facts, overrides, step=step)
     recorded = compose_file(folder.sweep_file, [])
     asked = sweep_config(recorded)
     target, composed = _target(folder, recorded, asked, list(overrides), config_dir)
@@ -106,9 +110,19 @@ def _target(
 
 
 def realise(job: Job, record: dict[str, Any]) -> dict[str, Any] | None:
-    """Train the target at the transferred value and around it; say what the value really cost."""
+    """Train the target at the transferred value and around it; say what the value really cost.
+
+    The target of a trainer that is not ours is only trained where `sweep.realise` asks for it.
+    """
     point = {hp: value["value"] for hp, value in record["hps"].items()}
-    target = compose_file(job.folder.target_file, []).trial
+    if isinstance(job.sweep, ExternalSweep):
+        if job.sweep.realise is None or job.sweep.target is None:
+            return None
+        target: Any = dataclasses.replace(
+            job.sweep.target, parametrization=record["target"]["parametrization"]
+        )
+    else:
+        target = compose_file(job.folder.target_file, []).trial
     run_trials(job, job.folder.target, realised(job.sweep, target, point))
     with_realised(job.folder, record)
     return realised_answer(job.folder, record)

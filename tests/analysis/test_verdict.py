@@ -275,6 +275,18 @@ def test_a_minimum_beyond_the_grid_that_costs_little_asks_for_no_wider_grid() ->
     arm = answer(sweep(line(0.0, start=-11.0), k=1e-5, noise=1e-5, seed_sd=1e-4), 1024)
     assert {optimum["censored"] for optimum in arm["optima"]} == {"grid_low"}
     assert arm["extend"] == [] and arm["matters"] == "no"
+    assert "ends before the optimum of width 32, 64, 128, 256 and 512, but" in arm["headline"]
+    assert "too narrow" not in arm["headline"]
+
+
+def test_where_a_cost_has_no_limit_a_minimum_beyond_the_grid_asks_for_a_wider_one() -> None:
+    table = sweep(line(0.0, start=-11.0), fall=-0.01)
+    table["loss"] -= table["loss"].mean()
+    arm = answer(table, 1024)
+    assert arm["cost"]["ignoring"]["limit"] is None
+    assert "too narrow" in arm["headline"]
+    assert {entry["side"] for entry in arm["extend"]} == {"low"}
+    assert any("Extend the grid" in warning for warning in arm["warnings"])
 
 
 def test_an_optimum_far_beyond_the_grid_is_not_told_as_found() -> None:

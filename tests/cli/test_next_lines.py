@@ -170,9 +170,41 @@ def test_where_every_imported_run_diverged_lower_rates_are_asked_for(
     rows = [row | ({"val_loss": None} if row["width"] in lost else {}) for row in records()]
     Path("rows.json").write_text(json.dumps(rows))
     fit = next_words(capsys, "import", "rows.json", "results/mine", "--columns", "loss=val_loss")
-    why, proposed = explained_words(capsys, *fit)
+    assert main(fit) == 0
+    *_, why, where, proposed = capsys.readouterr().out.splitlines()
     assert why.startswith("At width 512 every point failed.") and "log2 -11 to -13" in why
-    assert proposed == ["import", "MORE_ROWS.csv", "results/mine"]
+    assert where.startswith("hptransfer cannot train these trials")
+    assert proposed == "next: hptransfer import MORE_ROWS.csv results/mine"
+
+
+def test_a_grid_that_is_too_narrow_is_widened_before_the_target_is_trained(
+    swept: Callable[..., ResultsFolder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = swept(-9.0, "sweep.parametrizations=mup", "sweep.widths=[8,16,32]")
+    why, proposed = explained_words(capsys, "transfer", str(folder.path))
+    assert why.startswith("The grid is too narrow for this value, so widen it")
+    assert proposed == ["sweep", str(folder.sweep_file), "search.lr.low=-10"]
+
+
+@pytest.mark.parametrize("command", [["fit"], ["transfer", "model.width=1024"]])
+def test_a_grid_of_imported_rows_that_is_too_narrow_asks_for_more_rows(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [row for row in records() if row["lr"] < 2**-7.5]
+    Path("rows.json").write_text(json.dumps(rows))
+    columns = ("--columns", "loss=val_loss")
+    assert main(["import", "rows.json", "results/mine", *columns, "--quiet"]) == 0
+    capsys.readouterr()
+    assert main([command[0], "results/mine", *command[1:]]) == 0
+    out = capsys.readouterr().out
+    *_, why, where, proposed = out.splitlines()
+    assert "The grid is too narrow." in out and "Extend the grid of the learning rate up" in why
+    assert where.startswith("hptransfer cannot train these trials")
+    assert proposed == "next: hptransfer import MORE_ROWS.csv results/mine"
 
 
 @pytest.mark.parametrize("width", [16, 32])

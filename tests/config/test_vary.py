@@ -111,7 +111,9 @@ def test_what_is_unclear_is_refused_in_a_sentence(overrides: list[str], sentence
 
 
 def test_a_model_without_depth_has_none_to_vary() -> None:
-    with pytest.raises(UserError, match="needs a model with a depth, but a custom model has none"):
+    with pytest.raises(
+        UserError, match="needs the depth that all other trials have, but a custom model has none"
+    ):
         quickstart("model=custom", "model.factory=a.b:c", "sweep.vary.depth=2,4")
 
 

@@ -18,7 +18,8 @@ from hptransfer.config.choices import Status, Weights
 from hptransfer.config.identity import trial_key
 from hptransfer.training.packs.run import run_pack
 from hptransfer.training.packs.state import start_training
-from hptransfer.training.schedule import gives_up, is_hopeless
+from hptransfer.training.schedule import gives_up
+from hptransfer.training.stopping import is_hopeless
 from tests.support.checkpoints import cut_off, told
 from tests.support.packs import dataset_of, varied
 

@@ -92,9 +92,19 @@ def test_among_several_arms_mup_is_taken_and_else_one_must_be_named(
     monkeypatch.chdir(tmp_path)
     write_rows(Path("rows.csv"), arms=("mup", "standard"))
     assert main(["import", "rows.csv", str(MINE), "--quiet"]) == 0
-    assert transfer("model.width=192")["target"]["parametrization"] == "mup"
+    capsys.readouterr()
+    taken = transfer("model.width=192")
+    assert taken["target"]["parametrization"] == "mup"
+    said = (
+        "The rows have several parametrizations, and these values are those of µP. To take the "
+        "values of standard, add parametrization=standard."
+    )
+    assert said in taken["warnings"]
+    out = capsys.readouterr().out
+    assert said in out and f"written  {MINE / 'target.yaml'}\n" in out
     named = transfer("model.width=192", "parametrization=standard")
     assert named["target"]["parametrization"] == "standard"
+    assert not any("several parametrizations" in warning for warning in named["warnings"])
 
 
 def test_rows_that_name_no_family_go_to_one_of_our_models(mine: ResultsFolder) -> None:

@@ -108,16 +108,30 @@ def evidence_sentence(judged: Judged) -> str:
     ]
     parts = [told]
     if arm.noise is not None:
-        is_narrow = judged.gap is Gap.lost or bool(wider_grids(judged)) or _ends_early(judged)
-        parts.append(f"The grid is {'too narrow' if is_narrow else 'wide enough'}")
+        parts.append(_reach(judged))
     sentences = [*parts, *([f"The answer holds for {', '.join(held)}"] if held else [])]
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
-def _ends_early(judged: Judged) -> bool:
-    """Say whether some grid along the main axis probably ends before its optimum."""
+def _reach(judged: Judged) -> str:
+    """Return whether the grid is wide enough, without a full stop.
+
+    It is too narrow exactly where a warning and `extend` tell how far it should reach, or where a
+    width is lost.
+    """
+    if judged.gap is Gap.lost or wider_grids(judged):
+        return "The grid is too narrow"
     arm = judged.arm
-    return any(max(arm.basins[setting].beyond) > MORE_LIKELY for setting in arm.on_main)
+    early = [s for s in arm.on_main if max(arm.basins[s].beyond) > MORE_LIKELY]
+    if not early:
+        return "The grid is wide enough"
+    main = arm.layout.main
+    values = [f"{setting.value(main):g}" for setting in early]
+    named = " and ".join(filter(None, [", ".join(values[:-1]), values[-1]]))
+    return (
+        f"The grid probably ends before the optimum of {AXIS_WORDS[main]} {named}, but a wider one "
+        "would hardly change this value"
+    )
 
 
 def reasons(judged: Judged) -> list[str]:
@@ -247,11 +261,15 @@ def _gap_sentence(judged: Judged, gap: Gap) -> str:
 
 
 def wider_grids(judged: Judged) -> list[WiderGrid]:
-    """Return the grids beyond whose end the emitted value would cost more than the limit."""
+    """Return the grids beyond whose end the emitted value would cost more than the limit.
+
+    Where no limit is known, because not all losses are positive, they are those that more likely
+    than not end before their optimum.
+    """
     arm, limit = judged.arm, judged.limit
-    if arm.noise is None or limit is None:
+    if arm.noise is None:
         return []
-    cost = getattr(judged.emitted_cost, limit[0])
+    cost = None if limit is None else getattr(judged.emitted_cost, limit[0])
     found: list[WiderGrid] = []
     for setting in arm.on_main:
         grid, own = arm.basins[setting].grid, arm.optimum_draws(setting)
@@ -260,7 +278,10 @@ def wider_grids(judged: Judged) -> list[WiderGrid]:
             ends["high"] = (grid.theta[-1], own > grid.theta[-1], 1.0)
         for side, (end, beyond, way) in ends.items():
             is_likely = beyond.mean() > 1.0 - arm.request.rule.sure
-            is_costly = float(np.mean(cost[beyond])) > limit[1] if beyond.any() else False
+            if cost is None or limit is None:
+                is_costly = beyond.mean() > MORE_LIKELY
+            else:
+                is_costly = float(np.mean(cost[beyond])) > limit[1] if beyond.any() else False
             if is_likely and (is_costly or judged.beyond is not None):
                 found.append(
                     WiderGrid(

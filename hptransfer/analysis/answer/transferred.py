@@ -73,8 +73,8 @@ class Transferred:
 
     @property
     def answers(self) -> dict[str, dict[str, Any]]:
-        """What every HP's answer says in words, by HP."""
-        told = ("headline", "moves", "matters", "verdict", "reasons")
+        """What every HP's answer says in words, and where its grid should reach farther, by HP."""
+        told = ("headline", "moves", "matters", "verdict", "reasons", "extend")
         return {hp: {name: arm[name] for name in told} for hp, arm in self.arms.items()}
 
     @property

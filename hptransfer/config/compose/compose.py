@@ -334,29 +334,29 @@ class Composed:
     """A config file with its overrides, as records."""
 
     name: str  # of the results folder; empty where nothing names one
-    trial: TrialConfig | ExternalTrial
+    base: TrialConfig | ExternalTrial  # the trial that all others are made from
     runtime: RuntimeConfig
     executor: ExecutorConfig
-    trainer: TrainerConfig | ExternalTrainer  # the section `train`
+    trainer: TrainerConfig  # the section `train` of our own models
     sweep: SweepSections | None  # None: the file of one trial
     # Of widths whose trials ask for other resources than `executor` says; only a trainer that is
     # not ours has them.
     resources: Mapping[int, TrialResources] = dataclasses.field(default_factory=dict)
 
     @property
-    def our_trial(self) -> TrialConfig:
-        """The trial, which a model of ours trains.
+    def trial(self) -> TrialConfig:
+        """The trial, of a model of hptransfer.
 
         Raises:
             UserError: it is that of a trainer that is not ours.
         """
-        if isinstance(self.trial, ExternalTrial):
+        if isinstance(self.base, ExternalTrial):
             raise UserError(
                 f"This command needs a model of hptransfer, but {self.name} trains with "
-                f"{abbreviate(self.trial.trainer.name)}, of which hptransfer knows only the "
+                f"{abbreviate(self.base.trainer.name)}, of which hptransfer knows only the "
                 "losses. Use plan, sweep, run, status, logs, fit, transfer, plot or report."
             )
-        return self.trial
+        return self.base
 
     @property
     def allow(self) -> tuple[str, ...]:
@@ -366,7 +366,7 @@ class Composed:
     @property
     def tree(self) -> dict[str, Any]:
         """Every value of the file, plain and in the order in which it is written."""
-        if isinstance(self.trial, ExternalTrial):
+        if isinstance(self.base, ExternalTrial):
             return self._external_tree
         trial = {f.name: plain(getattr(self.trial, f.name)) for f in dataclasses.fields(self.trial)}
         groups = {group: trial.pop(group) for group in TRIAL_GROUPS}
@@ -388,16 +388,16 @@ class Composed:
 
     @property
     def _external_tree(self) -> dict[str, Any]:
-        assert isinstance(self.trial, ExternalTrial) and self.sweep is not None
+        assert isinstance(self.base, ExternalTrial) and self.sweep is not None
         asked = self.sweep
         tree = {
             "name": self.name,
             "question": asked.question,
             "statistic": asked.statistic,
-            "train": plain(self.trainer),
+            "train": plain(self.base.trainer),
             "sweep": plain(asked.sweep),
             "search": {name: axis_entry(axis) for name, axis in asked.search},
-            "fixed": dict(self.trial.fixed),
+            "fixed": dict(self.base.fixed),
             "executor": plain(self.executor),
             "verdict": plain(asked.verdict),
         }
@@ -423,7 +423,7 @@ def compose_file(
     content = {} if path is None else read_mapping(path)
     if is_external(content):
         assert path is not None
-        return _compose_external(path, content, words, config_dir)
+        return _compose_external(content, words, path.stem, str(path), config_dir)
     for change in words.changes:
         require(
             not f"{change.key}.".startswith(EXTERNAL_ONLY),
@@ -457,11 +457,25 @@ STATISTIC = (
 )
 
 
+def compose_function(content: Mapping[str, Any], overrides: Sequence[str]) -> Composed:
+    """Compose the sweep of a function, from sections as they would stand in a file.
+
+    Raises:
+        UserError: a section or value that makes no sweep, in a sentence.
+    """
+    words = read_overrides(overrides)
+    return _compose_external(content, words, "", "The sweep", None)
+
+
 def _compose_external(
-    path: Path, content: Mapping[str, Any], words: Overrides, config_dir: Path | None
+    content: Mapping[str, Any],
+    words: Overrides,
+    default_name: str,
+    where: str,
+    config_dir: Path | None,
 ) -> Composed:
-    """Compose the file of a sweep whose trials a function or a command of the user's own trains."""
-    require_external_keys(content, str(path))
+    """Compose a sweep whose trials a function or a command of the user's own trains."""
+    require_external_keys(content, where)
     for group in words.choices:
         require(
             group == "executor",
@@ -490,11 +504,11 @@ def _compose_external(
         verdict=read_record(VerdictConfig, tree.get("verdict", {}), "verdict"),
     )
     return Composed(
-        name=_text("name", tree) or path.stem,
-        trial=external_trial(trainer, asked, read_fixed(tree.get("fixed", {}))),
+        name=_text("name", tree) or default_name,
+        base=external_trial(trainer, asked, read_fixed(tree.get("fixed", {}))),
         runtime=RuntimeConfig(pack_size=1),
         executor=executor,
-        trainer=trainer,
+        trainer=TrainerConfig(),
         sweep=sections,
         resources=read_resources(tree.get("resources", {})),
     )
@@ -718,9 +732,9 @@ def sweep_config(composed: Composed) -> SweepConfig:
     }
     section = asked.sweep
     if isinstance(section, ExternalSweepSection):
-        assert isinstance(composed.trial, ExternalTrial)
-        return external_sweep(section, composed.trial, **shared)
-    base = composed.our_trial
+        assert isinstance(composed.base, ExternalTrial)
+        return external_sweep(section, composed.base, **shared)
+    base = composed.trial
     return SweepConfig(
         **shared,
         base=base,
@@ -777,7 +791,7 @@ def resolved_yaml(composed: Composed, *, name: str, comment: str = "") -> str:
 
 def with_trial(composed: Composed, trial: TrialConfig) -> Composed:
     """The composed file of another trial, without the sections of a sweep."""
-    return dataclasses.replace(composed, trial=trial, sweep=None)
+    return dataclasses.replace(composed, base=trial, sweep=None)
 
 
 def load_trial(path: str | Path) -> TrialConfig:
@@ -791,7 +805,7 @@ def load_trial(path: str | Path) -> TrialConfig:
         >>> config.model.width, config.parametrization.scaling.value
         (192, 'mup')
     """
-    return compose_file(Path(path)).our_trial
+    return compose_file(Path(path)).trial
 
 
 LISTS = {

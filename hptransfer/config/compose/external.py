@@ -20,7 +20,7 @@ from hptransfer.config.external import (
     Scalar,
 )
 from hptransfer.config.records import nearest, read_value, require_mapping
-from hptransfer.config.sweep import DesignConfig, RealiseConfig, SweepConfig, VaryConfig
+from hptransfer.config.sweep import DesignConfig, ExternalSweep, RealiseConfig, VaryConfig
 from hptransfer.errors import UserError, abbreviate, require
 
 SECTIONS = ("train", "sweep", "search", "fixed", "executor", "verdict", "resources")
@@ -93,9 +93,9 @@ def external_trial(
 
 def external_sweep(
     section: ExternalSweepSection, base: ExternalTrial, **fields: Any
-) -> SweepConfig:
+) -> ExternalSweep:
     """Return the sweep of a section; `fields` are those that every sweep has."""
-    return SweepConfig(
+    return ExternalSweep(
         base=base,
         widths=section.widths,
         parametrizations=tuple(ExternalArm(label) for label in section.parametrizations),

@@ -73,10 +73,13 @@ def transfer_lines(record: Mapping[str, Any]) -> str:
     lines = [line for told in record["answers"].values() for line in answer_lines(told)]
     target = record["target"]
     size = "" if target["params"] is None else f" ({target['params']:,} parameters)"
+    family = "" if target.get("start") else f"{target['family']} "
     lines.append(
-        f"target   {target['family']} width {target['width']}{size}, "
+        f"target   {family}width {target['width']}{size}, "
         f"{arm_name(target['parametrization'])}, verdict: {record['verdict']}"
     )
+    if target.get("start"):
+        lines.append(f"start    {target['start']}")
     for hp, value in record["hps"].items():
         point = f"; log2: {value['value']:.2f}" if hp.startswith("log2_") else ""
         lines.append(

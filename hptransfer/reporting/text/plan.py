@@ -35,6 +35,34 @@ def plan_text(answer: Mapping[str, Any]) -> str:
     return "\n".join(folded(line) for line in lines if line)
 
 
+def external_plan_text(answer: Mapping[str, Any]) -> str:
+    """Say what a sweep of a trainer that is not ours will cost."""
+    rows = [
+        [
+            *(arm_name(shape["parametrization"]), str(shape["width"])),
+            f"{shape['trials']['to_run']} of {shape['trials']['wanted']}",
+            "-" if shape["seconds"] is None else rounded(shape["seconds"]),
+            "-" if shape["hours"] is None else rounded(shape["hours"]),
+            shape["source"],
+        ]
+        for shape in answer["shapes"]
+    ]
+    columns = ("parametrization", "width", "to run", "s/trial", "hours", "from")
+    total, wall = answer["total"], answer["wall_seconds"]
+    trials = total["trials"]
+    told = "" if total["hours"] is None else f"; {rounded(total['hours'])} hours of trials"
+    told += "" if total["money"] is None else f", which cost {rounded(total['money'], 3)}"
+    lines = [
+        text_table(f"plan of {answer['sweep']}", columns, rows),
+        f"total    {trials['to_run']} trials to run, {trials['recorded']} of {trials['wanted']} "
+        f"are finished{told}",
+    ]
+    if wall:
+        at_once = answer["workers"]
+        lines.append(f"wall     about {duration(round(wall))} with {at_once} trials at a time")
+    return "\n".join(folded(line) for line in [*lines, *(f"note     {n}" for n in answer["notes"])])
+
+
 def _shared(shapes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say what the trials of no one parametrization are."""
     if all(shape["parametrization"] != "shared" for shape in shapes):

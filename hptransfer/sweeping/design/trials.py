@@ -10,10 +10,18 @@ from pathlib import Path
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method, Scaling
+from hptransfer.config.external import ExternalTrial
 from hptransfer.config.hyperparameters import hyperparameter, with_hyperparameters
 from hptransfer.config.identity import trial_key, with_scaling, with_width
 from hptransfer.config.records import flat, plain
-from hptransfer.config.sweep import CONDITIONS, Axis, SweepConfig, require_allowable, with_condition
+from hptransfer.config.sweep import (
+    CONDITIONS,
+    Axis,
+    ExternalSweep,
+    SweepConfig,
+    require_allowable,
+    with_condition,
+)
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import Trials
 from hptransfer.sweeping.design.rounds import Rows, arms_and_widths
@@ -98,14 +106,19 @@ def pending(all_packs: Sequence[Trials], done: Collection[str]) -> list[Trials]:
     return [pack for pack in all_packs if any(trial_key(config) not in done for config in pack)]
 
 
-def check_target(sweep: SweepConfig, target: TrialConfig, allow: Collection[str] = ()) -> None:
+def check_target(
+    sweep: SweepConfig, target: TrialConfig | ExternalTrial, allow: Collection[str] = ()
+) -> None:
     """Refuse a target that the sweep cannot speak for, but for what is allowed."""
     widest = max(sweep.widths)
     if target.model.width < widest:
         raise UserError(
             "The target must be at least as wide as the widest swept model, but its width is "
-            f"{target.model.width} and the sweep goes up to {widest}. Set model.width."
+            f"{target.model.width} and the sweep goes up to {widest}. Set "
+            f"{'width' if isinstance(target, ExternalTrial) else 'model.width'}."
         )
+    if isinstance(target, ExternalTrial):
+        return
     if type(target.model) is not type(sweep.base.model):
         raise UserError(
             f"The target must be of the sweep's family, but it is a {target.model.family} and the "
@@ -155,6 +168,8 @@ def check_same_question(recorded: SweepConfig, asked: SweepConfig, folder: Path)
 
 def _base_facts(sweep: SweepConfig) -> dict[str, object]:
     """Return what all trials of a sweep share, flat, without what its axes set."""
+    if isinstance(sweep, ExternalSweep):
+        return {**_external_facts(sweep.base), **_design_facts(sweep)}
     base = with_scaling(with_width(sweep.base, sweep.base.model.base_width), Scaling.mup)
     base = dataclasses.replace(base, seed=0)
     for name, _ in sweep.search:
@@ -163,6 +178,16 @@ def _base_facts(sweep: SweepConfig) -> dict[str, object]:
         group = dataclasses.replace(getattr(base, hp.group), **{hp.field: default})
         base = dataclasses.replace(base, **{hp.group: group})
     return {**flat(plain(base)), **_design_facts(sweep)}
+
+
+def _external_facts(base: ExternalTrial) -> dict[str, object]:
+    """Return what all trials of a trainer that is not ours share, by the keys of its file."""
+    told = base.canonical()
+    return {
+        **{f"train.{name}": value for name, value in told["external"].items()},
+        **{f"fixed.{name}": value for name, value in told["fixed"].items()},
+        "sweep.base_width": base.model.base_width,
+    }
 
 
 def _design_facts(sweep: SweepConfig) -> dict[str, object]:

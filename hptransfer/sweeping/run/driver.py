@@ -7,9 +7,9 @@ from pathlib import Path
 
 from hptransfer.config import CheckpointConfig, TrialConfig
 from hptransfer.config.choices import Method
-from hptransfer.config.external import ExternalTrial
 from hptransfer.config.hyperparameters import hps
 from hptransfer.config.identity import arm_of, trial_key
+from hptransfer.config.sweep import ExternalSweep
 from hptransfer.errors import MachineError, TrialsFailed
 from hptransfer.execution import PackError, measure_packs, run_packs
 from hptransfer.execution.pack_sizes import (
@@ -51,7 +51,7 @@ def pending_packs(
     records; sizes of shapes that the folder does not know are measured and recorded. Trials of a
     shape that raised in the measurement come first and alone, so that their failure is recorded.
     """
-    if isinstance(job.sweep.base, ExternalTrial):
+    if isinstance(job.sweep, ExternalSweep):
         alone = [(config,) for config in sorted(trials, key=lambda trial: -trial.model.width)]
         return pending(alone, done)
     groups = {
@@ -370,7 +370,7 @@ class _RunningSweep:
         )
         sentences = "".join(f"\n  {each.sentence(self.folder)}" for each in self._failed)
         raise TrialsFailed(
-            f"{len(self._failed)} of {self.asked} trials failed with a Python error; {others}. "
+            f"{len(self._failed)} of {self.asked} trials failed; {others}. "
             "Mend the cause and run the same command again: it trains only the trials that are "
             f"not finished.{sentences}"
         )
@@ -398,7 +398,7 @@ def checkpoints(job: Job, folder: Path) -> CheckpointConfig | None:
     a pack that loses its node starts again from its first step.
     """
     executor = job.composed.executor
-    if isinstance(job.sweep.base, ExternalTrial):  # its trainer keeps its own
+    if isinstance(job.sweep, ExternalSweep):  # its trainer keeps its own
         return None
     if executor.storage is not None:
         inner = folder.relative_to(job.folder.path.parent).as_posix()

@@ -10,10 +10,9 @@ from typing import Any
 
 from hptransfer.config.choices import Scaling, arm_name
 from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, sweep_config
-from hptransfer.config.external import ExternalTrial
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
 from hptransfer.config.identity import with_scaling, with_width
-from hptransfer.config.sweep import SweepConfig
+from hptransfer.config.sweep import ExternalSweep, SweepConfig
 from hptransfer.errors import UserError
 from hptransfer.execution import require_executor
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
@@ -51,7 +50,7 @@ class Job:
 
     def runner(self, folder: Path) -> ExternalRun | None:
         """What runs the trials of a ledger's folder; None: they are of our own models."""
-        if not isinstance(self.sweep.base, ExternalTrial):
+        if not isinstance(self.sweep, ExternalSweep):
             return None
         executor = self.composed.executor
         return ExternalRun(
@@ -88,7 +87,8 @@ def open_job(
     folder = ResultsFolder(root / sweep.name)
     require_links_inside(folder.path)
     check_question(sweep, folder)
-    _require_data(sweep, composed)
+    if pickled is None:
+        _require_data(sweep, composed)
     with FolderLock(folder.path) as lock:
         check_question(sweep, folder)  # again: another command may have written one meanwhile
         _check_shrinking(sweep, folder, allowed=shrink, quiet=quiet)
@@ -149,7 +149,7 @@ def recorded_sweep(folder: ResultsFolder) -> SweepConfig:
 def _require_data(sweep: SweepConfig, composed: Composed) -> None:
     """Refuse a sweep whose data, device, trainer or executor is not there."""
     require_executor(composed.executor)
-    if isinstance(sweep.base, ExternalTrial):
+    if isinstance(sweep, ExternalSweep):
         trial = sweep.base.with_hps(dict.fromkeys(sweep.axes, 0.0))
         require_trainer(trial, str(Path.cwd()), here=composed.executor.is_here)
         return

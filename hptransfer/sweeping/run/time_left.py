@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
+from hptransfer.config.external import ExternalTrial
 from hptransfer.config.identity import arm_of
 from hptransfer.results.sweep_file import SweepFacts
 from hptransfer.results.trial_result import TrialResult
@@ -19,7 +20,7 @@ ArmAndWidth = tuple[str, int]
 MARGIN_SDS = 1.645  # standard deviations from the middle of a 90 % interval to its end
 
 
-def arm_and_width(config: TrialConfig) -> ArmAndWidth:
+def arm_and_width(config: TrialConfig | ExternalTrial) -> ArmAndWidth:
     """Return the arm and the width of a trial."""
     return arm_of(config), config.model.width
 

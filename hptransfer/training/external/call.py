@@ -29,7 +29,6 @@ from hptransfer.training.external.trial import (
 )
 
 PICKLED = "HPTRANSFER_FUNCTION"  # the environment variable with the file of a pickled function
-MAIN = "__main__"  # the module of functions that only the sweep's own process has
 
 
 def load(name: str) -> Callable[[Trial], Any]:
@@ -39,6 +38,11 @@ def load(name: str) -> Callable[[Trial], Any]:
         UserError: it cannot be imported.
     """
     module, _, path = name.partition(":")
+    if module == "__main__" or "<" in path:
+        raise UserError(
+            f"`train.function` must be importable where trials run, but {name} was a function of "
+            "a notebook or a script. Call hptransfer.sweep with it again, or move it into a module."
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -63,7 +67,7 @@ def main() -> int:
     function_name = json.loads(path.read_text(encoding="utf-8"))["function"]
     try:
         if pickled := os.environ.get(PICKLED):
-            from ray import cloudpickle
+            import cloudpickle
 
             function = cloudpickle.loads(Path(pickled).read_bytes())
         else:
@@ -93,7 +97,7 @@ def _plain(returned: Any) -> dict[str, float] | None:
             )
         others = {k: getattr(v, "item", lambda v=v: v)() for k, v in returned.items()}
         return {**numbers_of(others), "loss": as_number("loss", returned["loss"])}
-    return {"loss": as_number("the returned loss", returned)}
+    return {"loss": as_number("loss", returned)}
 
 
 def _failed(trial: Trial, reason: str, frame: str, error: BaseException) -> int:

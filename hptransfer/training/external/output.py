@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from hptransfer.results.folder import LOG_FILE
 from hptransfer.training.external.trial import REPORTS_FILE, json_line, report_of
 
-LOG_FILE = "log.txt"
 HEAD_BYTES = 8 << 20  # of a trial's output that the log keeps from its beginning
 TAIL_BYTES = 1 << 20  # of its end, where there is more
 LONGEST_LINE = 1 << 16  # bytes of a line that are searched for an answer

@@ -24,12 +24,13 @@ from hptransfer.config.choices import Status
 from hptransfer.config.external import ExternalTrial
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import TrialFailure, UserError, abbreviate
+from hptransfer.results.folder import LOG_FILE, trial_folder
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.system.files import opening, write_whole
 from hptransfer.system.signals import end_if_asked
 from hptransfer.training.external import supervise
-from hptransfer.training.external.call import MAIN, PICKLED
-from hptransfer.training.external.output import LOG_FILE, Output
+from hptransfer.training.external.call import PICKLED
+from hptransfer.training.external.output import Output
 from hptransfer.training.external.trial import (
     FAILURE_FILE,
     REPORTS_FILE,
@@ -50,11 +51,6 @@ MOST_CURVE_POINTS = 300  # of a trial's recorded curve
 LOSING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def trial_folder(folder: str | Path, key: str) -> Path:
-    """Return the folder of a trial, below the results folder that has its ledger."""
-    return Path(folder) / "trials" / key
-
-
 @dataclass(frozen=True)
 class ExternalRun:
     """Runs trials of a trainer that is not ours, as `hptransfer.execution.run_packs` asks for it.
@@ -68,9 +64,7 @@ class ExternalRun:
     pickled: bytes | None = None  # the function, where no other process could import it
     hosts: tuple[str, ...] = ()  # addresses of the trial's nodes; empty: this machine
 
-    def __call__(
-        self, configs: Sequence[ExternalTrial], runtime: RuntimeConfig
-    ) -> list[TrialResult]:
+    def __call__(self, configs: Sequence[Any], runtime: RuntimeConfig) -> list[TrialResult]:
         """Run the trials one after another.
 
         Raises:
@@ -393,7 +387,7 @@ def require_trainer(config: ExternalTrial, working_folder: str, *, here: bool) -
         UserError: in a sentence.
     """
     trainer = config.trainer
-    if trainer.function and not trainer.function.startswith(f"{MAIN}:"):
+    if trainer.function:
         script = "import sys; from hptransfer.training.external.call import load; load(sys.argv[1])"
         done = subprocess.run(
             [sys.executable, "-c", script, trainer.function],

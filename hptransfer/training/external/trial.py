@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.errors import UserError, abbreviate
-from hptransfer.training.schedule import is_hopeless
+from hptransfer.training.stopping import is_hopeless
 
 VARIABLE = "HPTRANSFER_TRIAL"  # the environment variable with the path of trial.json
 TRIAL_FILE, REPORTS_FILE, RESULT_FILE = "trial.json", "reports.jsonl", "result.json"
@@ -120,6 +120,9 @@ def report(step: int, loss: float | None = None, **metrics: float) -> None:
     """Report from a program that a sweep has started; see `hptransfer.Trial.report`.
 
     In a program that no sweep has started it does nothing, so that the program also runs alone.
+
+    Example:
+        >>> hptransfer.report(100, loss=0.52, accuracy=0.81)
     """
     global _CURRENT
     if not os.environ.get(VARIABLE):
