@@ -91,7 +91,7 @@ class SlurmConfig:
 
     cluster: str = "slurm"  # or local: processes of this machine, to try it out without SLURM
     partition: str | None = None  # null: the site's own choice, here and below
-    account: str | None = None
+    account: str | None = None  # that pays for the jobs
     qos: str | None = None  # quality of service
     constraint: str | None = None  # features of the nodes, such as a100
     timeout_min: int = 60  # minutes after which SLURM ends a job

@@ -41,9 +41,9 @@ class State(Enum):
     completed = "completed"
     failed = "failed"
     cancelled = "cancelled"
-    timeout = "timeout"
+    timeout = "at its time limit"
     out_of_memory = "out of memory"
-    node_fail = "node fail"
+    node_fail = "lost with its node"
     preempted = "preempted"
     gone = "gone"  # SLURM does not know the job any more
 
@@ -143,9 +143,7 @@ class SlurmCluster(Cluster):
         from submitit.core.utils import FailedJobError, FailedSubmissionError
         from submitit.helpers import clean_env
 
-        parameters: Any = sbatch_parameters(
-            request, self._executor, name=folder.name, at_once=at_once
-        )
+        parameters = sbatch_parameters(request, self._executor, name=folder.name, at_once=at_once)
         try:
             with clean_env():  # a sweep that runs in a job must not hand that job's on
                 submitter = SlurmExecutor(folder=folder, max_num_timeout=0)

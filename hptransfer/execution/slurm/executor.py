@@ -241,7 +241,7 @@ class _Jobs:
             return self._failure(job, self._memory_sentence(job))
         if state is State.timeout or (isinstance(ended, Lost) and ended.at_time_limit):
             return self._failure(job, self._time_sentence(job))
-        return ended or Lost(f"SLURM says of job {job.job_id}: {state.value}")
+        return ended or Lost(f"job {job.job_id} is {state.value} and left no outcome")
 
     def _report(self, job: _Job, ended: JobEnd, on_results: OnResults, on_error: OnError) -> None:
         """Report the end of a job, and forget it once that is recorded."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import require
@@ -40,7 +41,7 @@ def warning_s(executor: ExecutorConfig) -> int:
 
 def sbatch_parameters(
     request: Resources, executor: ExecutorConfig, *, name: str, at_once: int
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Return the parameters of submitit's SLURM executor, by its names.
 
     Args:
