@@ -22,6 +22,7 @@ import yaml
 from hptransfer.cli.main import main
 from hptransfer.config import ExecutorConfig, RuntimeConfig, SlurmConfig, TrialConfig
 from hptransfer.config.compose.compose import compose_file, shipped_folder
+from hptransfer.config.compose.schema import is_whole
 from hptransfer.config.identity import trial_key
 from hptransfer.config.records import plain
 from hptransfer.errors import Interrupted, MachineError, TrialsFailed, UserError
@@ -41,6 +42,7 @@ from hptransfer.execution.slurm.files import (
 from hptransfer.execution.slurm.job import PackJob
 from hptransfer.execution.slurm.request import resources_of_pack, sbatch_parameters
 from hptransfer.execution.work import PackTask
+from hptransfer.system.files import write_whole
 from tests.support.paths import ROOT
 from tests.support.slurm_jobs import cheap, held, killed, refused, result, warned
 from tests.support.slurm_programs import Slurm
@@ -286,7 +288,7 @@ def test_a_killed_sweep_is_taken_up_with_its_jobs(slurm, sweep_file, tmp_path) -
     driver.wait()
     # One trial's id was never written, as if the sweep had been killed while it submitted.
     told = json.loads(records[0].read_text())
-    records[0].write_text(json.dumps({**told, "job_id": None}))
+    write_whole(records[0], json.dumps({**told, "job_id": None}).encode())
     (tmp_path / "hold").unlink()
     slurm.wait_for("COMPLETED", count=2)
     assert main(["sweep", str(sweep_file), "--quiet"]) == 0
@@ -463,6 +465,17 @@ def test_slurms_values_are_set_and_kept_by_the_command_line(tmp_path) -> None:
         partition="gpu", parameters={"exclude": "node7"}, setup=["module load x"]
     )
     assert executor == ExecutorConfig(name="slurm", cpus=2.0, slurm=expected)
+
+
+def test_files_of_earlier_versions_still_give_every_value() -> None:
+    section = plain(ExecutorConfig())
+    assert is_whole("executor", {key: value for key, value in section.items() if key != "slurm"})
+    assert not is_whole("executor", {key: section[key] for key in section if key != "cpus"})
+
+
+def test_a_chosen_executor_replaces_that_of_the_file(sweep_file) -> None:
+    assert compose_file(sweep_file).executor.name == "slurm"
+    assert compose_file(sweep_file, ["executor=local"]).executor.name == "local"
 
 
 def test_missing_packages_and_programs_are_said_in_a_sentence(

@@ -7,6 +7,7 @@ file for the state of every job, and the calls of all programs. Only the standar
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 PROGRAMS = ("sbatch", "srun", "squeue", "sacct", "scancel")
@@ -63,10 +65,18 @@ class Slurm:
         lines = log.read_text().splitlines() if log.exists() else []
         return [line.partition(" ")[2] for line in lines if line.split(" ")[0] == program]
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the states of jobs from changing in other processes."""
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def end(self, job_id: str, state: str, number: int = signal.SIGKILL) -> None:
         """End a job as SLURM does, and leave it in a state."""
-        running = self.state(job_id) == "RUNNING"
-        self.set_state(job_id, state)
+        with self.locked():
+            running = self.state(job_id) == "RUNNING"
+            self.set_state(job_id, state)
         if running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(int((self.folder / f"{job_id}.pid").read_text()), number)
@@ -116,13 +126,15 @@ class Slurm:
         while waiting or running:
             while waiting and len(running) < at_once:
                 job_id = waiting.pop(0)
-                if self.state(job_id) == "PENDING":
-                    running[job_id] = self._start(job_id, script)
+                with self.locked():
+                    if self.state(job_id) == "PENDING":
+                        running[job_id] = self._start(job_id, script)
             for job_id, process in list(running.items()):
                 if process.poll() is not None:
                     del running[job_id]
-                    if self.state(job_id) == "RUNNING":
-                        self.set_state(job_id, "FAILED" if process.returncode else "COMPLETED")
+                    with self.locked():
+                        if self.state(job_id) == "RUNNING":
+                            self.set_state(job_id, "FAILED" if process.returncode else "COMPLETED")
             time.sleep(0.05)
 
     def _start(self, job_id: str, script: Path) -> subprocess.Popen[bytes]:
@@ -131,7 +143,10 @@ class Slurm:
         if index:
             variables |= {"SLURM_ARRAY_JOB_ID": main, "SLURM_ARRAY_TASK_ID": index}
         process = subprocess.Popen(
-            ["bash", str(script)], env={**os.environ, **variables}, start_new_session=True
+            ["bash", str(script)],
+            env={**os.environ, **variables},
+            start_new_session=True,
+            close_fds=True,
         )
         (self.folder / f"{job_id}.pid").write_text(str(process.pid))
         self.set_state(job_id, "RUNNING")
