@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -315,10 +316,15 @@ def test_a_failure_that_nobody_waited_for_is_tried_again(slurm, packs, tmp_path)
 
 def test_a_submission_that_slurm_never_heard_of_is_made_again(slurm, packs, tmp_path) -> None:
     folder = pack_folder(tmp_path, packs[0])
-    write_job(folder, JobRecord("mine-1", 0, 1, "slurm", "2026-01-01T00:00:00+00:00"))
-    told = Told().run(packs[:1], cheap, tmp_path)
-    assert [*told.results] == [0]
-    assert "-n mine-1" in slurm.calls("squeue")[0] and "--name mine-1" in slurm.calls("sacct")[0]
+    write_job(folder, JobRecord("mine-1", 0, 2, "slurm", "2026-01-01T00:00:00+00:00"))
+    write_job(
+        pack_folder(tmp_path, packs[1]),
+        JobRecord("mine-1", 1, 2, "slurm", "2026-01-01T00:00:00+00:00"),
+    )
+    told = Told().run(packs[:2], cheap, tmp_path)
+    assert [*told.results] == [0, 1]
+    assert ["-n mine-1" in call for call in slurm.calls("squeue")].count(True) == 1
+    assert "--name mine-1" in slurm.calls("sacct")[0]
 
 
 # What runs inside a job
@@ -506,3 +512,28 @@ def test_the_local_cluster_runs_a_sweep(sweep_file, tmp_path, monkeypatch) -> No
     words = ["executor.slurm.cluster=local", "search.lr.low=-7"]
     assert main(["sweep", str(sweep_file), "--quiet", *words]) == 0
     assert len(rows(tmp_path / "results" / "mine")) == 2
+
+
+@pytest.mark.cluster
+def test_ctrl_c_ends_the_sweep_and_not_its_processes(sweep_file, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    words = ["sweep", str(sweep_file), "executor.slurm.cluster=local", "search.lr.low=-7"]
+    command = [sys.executable, "-m", "hptransfer", *words]
+    said = tmp_path / "said"  # a file, since the processes that go on keep it open
+    with said.open("w") as file:
+        driver = subprocess.Popen(command, stderr=file, start_new_session=True)
+    trained = tmp_path / "trained"
+    until = time.monotonic() + 60.0
+    while not trained.exists():
+        assert driver.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    time.sleep(0.5)  # the sweep looks at its jobs
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    assert driver.wait(timeout=60) == 130
+    err = said.read_text()
+    assert "stay queued or go on running" in err and "\n  kill " in err
+    (tmp_path / "hold").unlink()
+    assert main([*words, "--quiet"]) == 0
+    lines = trained.read_text().splitlines()
+    assert len(lines) == len({*lines}) == 2

@@ -110,6 +110,7 @@ class _Jobs:
         self._attempts = executor.retries + 1  # of one pack
         self._waiting: list[PackTask] = []  # a heap
         self._jobs: dict[int, _Job] = {}  # by the pack's index
+        self._names: dict[str, str | None] = {}  # of submissions that were looked for
         self._losses: Counter[int] = Counter()
         self._given_up: dict[int, tuple[PackTask, str]] = {}  # with what was said of the last loss
 
@@ -137,7 +138,7 @@ class _Jobs:
             forget_job(folder)  # as every failed trial, it is tried again
             return None
         if record.job_id is None:
-            main = self._cluster.find(record) if record.cluster == self._cluster.name else None
+            main = self._found(record) if record.cluster == self._cluster.name else None
             if main is None:
                 return None
             record = record.with_main_id(main)
@@ -145,6 +146,12 @@ class _Jobs:
         elif record.cluster != self._cluster.name and ended is None:
             return None
         return _Job(task, folder, record)
+
+    def _found(self, record: JobRecord) -> str | None:
+        """Return the id of a submission that was cut off; each is looked for once."""
+        if record.submission not in self._names:
+            self._names[record.submission] = self._cluster.find(record)
+        return self._names[record.submission]
 
     def follow(
         self, on_results: OnResults, on_start: Callable[[int], None], on_error: OnError
@@ -246,8 +253,8 @@ class _Jobs:
     def _report(self, job: _Job, ended: JobEnd, on_results: OnResults, on_error: OnError) -> None:
         """Report the end of a job, and forget it once that is recorded."""
         index = job.task.index
+        del self._jobs[index]
         if isinstance(ended, UserError | MachineError):
-            del self._jobs[index]
             forget_job(job.folder)
             raise ended
         if isinstance(ended, Lost) or (isinstance(ended, PackError) and ended.is_lost):
@@ -262,14 +269,12 @@ class _Jobs:
             more = self._tasks.in_place_of(job.task, on_error(index, ended) or ())
         else:
             more = self._tasks.after_all(on_results(index, list(ended)) or ())
-        del self._jobs[index]
         forget_job(job.folder)
         self.add(more)
 
     def _submit_again(self, job: _Job, reason: str) -> None:
         keys = " ".join(trial_key(config) for config in job.task.configs)
         self._note(f"Job {job.job_id} (trial {keys}) was lost and is submitted again: {reason}.")
-        del self._jobs[job.task.index]
         forget_job(job.folder)
         heapq.heappush(self._waiting, job.task)
 
