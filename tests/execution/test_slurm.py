@@ -10,12 +10,14 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -43,6 +45,7 @@ from hptransfer.execution.slurm.files import (
 from hptransfer.execution.slurm.job import PackJob
 from hptransfer.execution.slurm.request import resources_of_pack, sbatch_parameters
 from hptransfer.execution.work import PackTask
+from hptransfer.results.curves import read_curve
 from hptransfer.system.files import write_whole
 from tests.support.paths import ROOT
 from tests.support.slurm_jobs import cheap, held, killed, refused, result, warned
@@ -272,10 +275,14 @@ def sweep_file(tmp_path: Path) -> Path:
     return path
 
 
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a ledger."""
+    return [json.loads(line) for line in (folder / "ledger.jsonl").read_text().splitlines()]
+
+
 def rows(folder: Path) -> list[str]:
-    """Return the trial keys of a ledger's lines."""
-    lines = (folder / "ledger.jsonl").read_text().splitlines()
-    return [json.loads(line)["trial_key"] for line in lines]
+    """Return the trial keys of a ledger's rows."""
+    return [row["trial_key"] for row in rows_of(folder)]
 
 
 def test_a_killed_sweep_is_taken_up_with_its_jobs(slurm, sweep_file, tmp_path) -> None:
@@ -537,3 +544,53 @@ def test_ctrl_c_ends_the_sweep_and_not_its_processes(sweep_file, tmp_path, monke
     assert main([*words, "--quiet"]) == 0
     lines = trained.read_text().splitlines()
     assert len(lines) == len({*lines}) == 2
+
+
+@pytest.mark.cluster
+def test_packs_of_our_own_models_give_the_rows_of_the_local_executor(
+    tiny_sweep, monkeypatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    small = ["sweep.widths=[8]", "sweep.seeds=1", "search.lr.low=-6", "--quiet"]
+    jobs = ["executor=slurm", "executor.slurm.cluster=local"]
+    assert main(["sweep", "tiny.yaml", *small]) == 0
+    assert main(["sweep", "tiny.yaml", *small, *jobs, "name=jobs"]) == 0
+    found = [
+        {row["trial_key"]: (row["status"], row["loss"], row["metrics"]) for row in rows_of(folder)}
+        for folder in (Path("results/tiny"), Path("results/jobs"))
+    ]
+    assert len(found[0]) == 4 and found[0] == found[1]
+    assert len([*Path("results/jobs/slurm").iterdir()]) == 1  # one job for the pack
+    assert read_curve(Path("results/jobs"), next(iter(found[0])))
+
+
+# The recipe of a small job that runs the sweep
+
+
+RECIPE = ROOT / "deploy" / "slurm_jobs.sbatch"
+
+
+def test_the_recipes_command_composes(sweep_file) -> None:
+    (command,) = re.findall(r"^hptransfer sweep .*executor=slurm", RECIPE.read_text(), re.M)
+    assert compose_file(sweep_file, [command.split()[-1]]).executor.name == "slurm"
+
+
+@pytest.mark.parametrize(("ending", "requeued"), [("sleep 60 & wait $!", True), ("exit 0", False)])
+def test_the_recipe_is_queued_again_where_its_time_ends(tmp_path, ending, requeued) -> None:
+    programs = {
+        "hptransfer": f"#!/bin/bash\ntrap 'exit 130' USR1\ntouch {tmp_path}/began\n{ending}\n",
+        "scontrol": f"#!/bin/sh\necho $* >{tmp_path}/requeued\n",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    job = subprocess.Popen(
+        ["bash", str(RECIPE), "mine.yaml"], env={"PATH": path, "SLURM_JOB_ID": "7"}
+    )
+    while not (tmp_path / "began").exists():
+        time.sleep(0.02)
+    if requeued:
+        job.send_signal(signal.SIGUSR1)
+    assert job.wait(timeout=30) == (130 if requeued else 0)
+    assert (tmp_path / "requeued").exists() == requeued
