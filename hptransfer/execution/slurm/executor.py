@@ -8,9 +8,14 @@ folder takes them over. In this order it is written down what is under way:
 3. `job.json` again, with the id.
 
 A sweep that was killed between 1 and 3 finds the jobs in SLURM by their name. It submits them
-again only where SLURM knows no such name, which leaves one window: the sweep is killed while
-sbatch runs, and the next one asks SLURM before sbatch is heard. The job of the first submission
-then ends as soon as it starts, since `job.json` names another one.
+again only where SLURM knows no such name. Two windows remain:
+
+- The sweep is killed while sbatch runs, and the next one asks SLURM before sbatch is heard. The
+  jobs of the first submission then end as soon as they start, since `job.json` names another one;
+  only a job that starts before the next sweep has written that, milliseconds later, trains too.
+- The sweep is killed in the instant after sbatch answered, in which submitit names the files with
+  the packs after the jobs' ids. Jobs that do not find their file in a minute fail without having
+  trained, and are submitted again as lost.
 """
 
 from __future__ import annotations
