@@ -24,10 +24,16 @@ class PackError(RuntimeError):
         reason: kind and first line of what was raised.
         frame: the last frame of its traceback, as `file:line in function`; empty if unknown.
         traceback_text: the whole traceback.
+        is_lost: whether the machine ended it, so that another attempt may end otherwise.
     """
 
     def __init__(
-        self, trial_keys: Sequence[str], reason: str, frame: str, traceback_text: str
+        self,
+        trial_keys: Sequence[str],
+        reason: str,
+        frame: str,
+        traceback_text: str,
+        is_lost: bool = False,
     ) -> None:
         super().__init__(
             f"Training the trials {', '.join(trial_keys)} together "
@@ -37,9 +43,11 @@ class PackError(RuntimeError):
         self.reason = reason
         self.frame = frame
         self.traceback_text = traceback_text
+        self.is_lost = is_lost
 
-    def __reduce__(self) -> tuple[type[PackError], tuple[tuple[str, ...], str, str, str]]:
-        return PackError, (self.trial_keys, self.reason, self.frame, self.traceback_text)
+    def __reduce__(self) -> tuple[type[PackError], tuple[tuple[str, ...], str, str, str, bool]]:
+        parts = (self.trial_keys, self.reason, self.frame, self.traceback_text, self.is_lost)
+        return PackError, parts
 
 
 OnError = Callable[[int, PackError], Sequence[Trials] | None]
@@ -130,7 +138,7 @@ def pack_error(configs: Trials, error: BaseException) -> PackError:
     """Build the error of a pack that raised `error`."""
     if isinstance(error, TrialFailure):
         keys = [trial_key(config) for config in configs]
-        return PackError(keys, error.reason, error.frame, error.text)
+        return PackError(keys, error.reason, error.frame, error.text, error.is_lost)
     frames = traceback.extract_tb(error.__traceback__)
     reason, _, _ = f"{type(error).__name__}: {error}".partition("\n")
     frame = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
@@ -145,3 +153,7 @@ def raise_error(pack_index: int, error: PackError) -> NoReturn:
 
 def ignore_start(pack_index: int) -> None:
     """Do nothing when a pack starts."""
+
+
+def ignore_note(text: str) -> None:
+    """Do nothing with a sentence."""

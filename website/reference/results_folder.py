@@ -34,6 +34,9 @@ BESIDE = {
     "optuna.db": "the search as a study of Optuna, where an Optuna method chose the points",
     "checkpoints/": "the state of trials in training, from which a sweep that was cut off goes on",
     "trials/KEY.safetensors": "the weights of a trial that `train --trial` trained again",
+    "trials/KEY/job.json": "with `executor=slurm`: the job of a trial that is under way",
+    "trials/KEY/outcome.json": "with `executor=slurm`: how that job ended, until it is recorded",
+    "slurm/": "with `executor=slurm`: the scripts and logs of jobs, and what submitit hands them",
     ".lock": "which process is writing the folder",
 }
 BESIDE_RUN = {

@@ -307,11 +307,18 @@ def no_key(key: str) -> str:
     return f"There is no config key {abbreviate(key)}. {nearest(key, known, near or tops)}"
 
 
-# Fields of the executor that only Ray reads.
-OF_RAY = (
-    *("workers", "cpus", "memory_gib", "resources", "accelerator_type", "address", "retries"),
-    "wait_for_nodes_s",
-)
+# Fields of the executor that not every executor reads.
+OF_RAY = ("resources", "accelerator_type", "address", "wait_for_nodes_s")
+OF_SLURM = ("slurm",)
+OF_BOTH = ("workers", "cpus", "memory_gib", "retries")
+NO_EFFECT = {
+    "local": (
+        (*OF_RAY, *OF_BOTH, *OF_SLURM),
+        "which runs one pack after another in this process. Leave it out, or add executor={}.",
+    ),
+    "ray": (OF_SLURM, "which asks SLURM for nothing. Leave it out, or add executor={}."),
+    "slurm": (OF_RAY, "which does without Ray. Leave it out, or add executor={}."),
+}
 
 
 @dataclass(frozen=True)
@@ -521,7 +528,8 @@ def _executor_section(section: Any, words: Overrides, config_dir: Path | None) -
     if is_whole("executor", section) and chosen is None:
         return dict(section)
     if isinstance(section, Mapping) and chosen is not None:
-        section = None if is_whole("executor", section) else {**section}
+        kept = {key: value for key, value in section.items() if key != TAGS["executor"]}
+        section = None if is_whole("executor", section) else kept
     if isinstance(section, Mapping) and chosen is None and isinstance(section.get("name"), str):
         chosen = choice("executor", section["name"])
     below = compose_groups(["base"], {"executor": chosen} if chosen else {}, config_dir)
@@ -673,12 +681,14 @@ def _text(name: str, tree: Mapping[str, Any]) -> str:
 
 def _require_effect(words: Overrides, executor: ExecutorConfig) -> None:
     """Refuse an override that the chosen executor would not read."""
+    unread, why = NO_EFFECT[executor.name]
     for change in words.changes:
         section, _, name = change.key.partition(".")
+        field = name.split(".")[0]
         require(
-            section != "executor" or executor.name != "local" or name.split(".")[0] not in OF_RAY,
-            f"`{change.key}` has no effect with executor=local, which runs one pack after another "
-            "in this process. Leave it out, or add executor=ray.",
+            section != "executor" or field not in unread,
+            f"`{change.key}` has no effect with executor={executor.name}, "
+            + why.format("slurm" if field in OF_SLURM else "ray"),
         )
 
 

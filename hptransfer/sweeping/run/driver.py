@@ -222,6 +222,8 @@ def _run_missing(running: _RunningSweep) -> None:
                 on_error=running.on_error,
                 run_pack=job.runner(running.folder),
                 checkpoints=running.checkpoints,
+                folder=running.folder.absolute(),
+                on_note=running.tell,
             )
         running.raise_failures()
 
@@ -291,6 +293,12 @@ class _RunningSweep:
     def note(self, text: str) -> None:
         """Print a sentence, and write it into the log."""
         self.progress.note(text)
+        self.watch.note(text)
+
+    def tell(self, text: str) -> None:
+        """Write a sentence into the log, and print it unless quiet."""
+        if not self.job.quiet:
+            self.progress.note(text)
         self.watch.note(text)
 
     def on_start(self, index: int) -> None:
@@ -402,8 +410,8 @@ class _RunningSweep:
 def checkpoints(job: Job, folder: Path) -> CheckpointConfig | None:
     """Return where packs leave their state: beside the ledger, or in `executor.storage`.
 
-    None on a cluster without `executor.storage`: its nodes are not known to share a folder, so a
-    pack that loses its node starts again from its first step.
+    None on a Ray cluster without `executor.storage`: its nodes are not known to share a folder, so
+    a pack that loses its node starts again from its first step.
     """
     executor = job.composed.executor
     if isinstance(job.sweep, ExternalSweep):  # its trainer keeps its own
@@ -413,6 +421,6 @@ def checkpoints(job: Job, folder: Path) -> CheckpointConfig | None:
         is_url = "://" in executor.storage
         outer = executor.storage if is_url else str(Path(executor.storage).absolute())
         return CheckpointConfig(f"{outer.rstrip('/')}/{inner}", executor.checkpoint_s)
-    if executor.name == "local" or executor.address == "local":
+    if executor.is_here or executor.name == "slurm":
         return CheckpointConfig(str((folder / "checkpoints").absolute()), executor.checkpoint_s)
     return None

@@ -15,6 +15,7 @@ from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparamet
 from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.config.sweep import ExternalSweep, SweepConfig
 from hptransfer.errors import UserError
+from hptransfer.execution import require_executor
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import iterate_ledger_rows, read_ledger_rows
 from hptransfer.sweeping.design.trials import (
@@ -53,10 +54,12 @@ class Job:
         """What runs the trials of a ledger's folder; None: they are of our own models."""
         if not isinstance(self.sweep, ExternalSweep):
             return None
+        executor = self.composed.executor
         return ExternalRun(
             folder=str(folder.absolute()),
             working_folder=str(self.working_folder),
-            retries=self.composed.executor.retries,
+            # A lost job is submitted again, so that SLURM can say meanwhile what ended it.
+            retries=0 if executor.name == "slurm" else executor.retries,
             pickled=self.pickled,
         )
 
@@ -178,16 +181,16 @@ def recorded_sweep(folder: ResultsFolder) -> SweepConfig:
 
 
 def _require_data(sweep: SweepConfig, composed: Composed) -> None:
-    """Refuse a sweep whose data, device or trainer is not there."""
+    """Refuse a sweep whose data, device, trainer or executor is not there."""
+    require_executor(composed.executor)
     if isinstance(sweep, ExternalSweep):
         trial = sweep.base.with_hps(dict.fromkeys(sweep.axes, 0.0))
-        here = composed.executor.name == "local" or composed.executor.address == "local"
-        require_trainer(trial, str(Path.cwd()), here=here)
+        require_trainer(trial, str(Path.cwd()), here=composed.executor.is_here)
         return
     from hptransfer.training.batches import load_dataset
     from hptransfer.training.device import torch_device
 
-    if composed.executor.name == "local" or composed.executor.address == "local":
+    if composed.executor.is_here:
         torch_device(composed.runtime)
     load_dataset(sweep.base, composed.runtime)
 

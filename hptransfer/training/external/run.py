@@ -359,16 +359,22 @@ def _failure(config: ExternalTrial, folder: Path, ended: Ended) -> TrialFailure:
     else:
         last = ended.output.lines[-1].strip() if ended.output.lines else "it printed nothing"
         reason = f"it ended with exit code {ended.code}; last line: {abbreviate(last, 200)}"
-    return _failed_with(config, folder, ended, reason)
+    return _failed_with(config, folder, ended, reason, is_lost=ended.is_lost)
 
 
 def _failed_with(
-    config: ExternalTrial, folder: Path, ended: Ended, reason: str, frame: str = ""
+    config: ExternalTrial,
+    folder: Path,
+    ended: Ended,
+    reason: str,
+    frame: str = "",
+    *,
+    is_lost: bool = False,
 ) -> TrialFailure:
     log = folder / LOG_FILE
     tail = "\n".join(ended.output.lines)
     text = f"{reason}\nThe whole log is {log}. Its last lines:\n\n{tail}\n"
-    return TrialFailure(reason, frame, text)
+    return TrialFailure(reason, frame, text, is_lost)
 
 
 def require_trainer(config: ExternalTrial, working_folder: str, *, here: bool) -> None:
