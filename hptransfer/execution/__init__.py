@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
+from hptransfer.config.compose.external import TrialResources
 from hptransfer.execution.pack_sizes import MeasureLimits, Measurement, Trials
-from hptransfer.execution.resources import usable_cpus
+from hptransfer.execution.resources import resources_of_pack, usable_cpus
 from hptransfer.execution.work import (
     OnError,
     OnResults,
@@ -31,6 +34,7 @@ def run_packs(
     on_error: OnError = raise_error,
     run_pack: RunPack | None = None,
     checkpoints: CheckpointConfig | None = None,
+    resources: Mapping[int, TrialResources] = MappingProxyType({}),
 ) -> None:
     """Run every pack once; all callbacks run in this thread and get the pack's index.
 
@@ -42,6 +46,7 @@ def run_packs(
             with the indices that follow the last. By default the error is raised.
         run_pack: what runs a pack; None: `hptransfer.training.packs.run.run_pack`.
         checkpoints: where packs in training leave their state; None: nowhere.
+        resources: of the widths whose packs ask for others than the executor's.
 
     Raises:
         PackError: a pack raised, and `on_error` is not given.
@@ -50,12 +55,14 @@ def run_packs(
     """
     if not packs:
         return
-    tasks = PackTasks(runtime, run_pack, checkpoints)
     if executor.name == "local":
+        tasks = PackTasks(runtime, run_pack, checkpoints)
         _run_here(packs, tasks, on_results, on_start, on_error)
         return
     from hptransfer.execution.ray.executor import run_on_workers
 
+    request_of = partial(resources_of_pack, runtime, executor, resources)
+    tasks = PackTasks(runtime, run_pack, checkpoints, request_of)
     run_on_workers(packs, tasks, executor, on_results, on_start, on_error)
 
 

@@ -28,6 +28,7 @@ from hptransfer.config.compose.external import (
     read_fixed,
     read_resources,
     require_external_keys,
+    require_resources_count,
 )
 from hptransfer.config.compose.schema import (
     EXTERNAL_ONLY,
@@ -307,6 +308,7 @@ def no_key(key: str) -> str:
 OF_RAY = (
     *("workers", "cpus", "memory_gib", "resources", "accelerator_type", "address", "retries"),
     "wait_for_nodes_s",
+    *("nodes", "placement"),
 )
 
 
@@ -433,6 +435,11 @@ def compose_file(
     groups = {group: _read_group(group, members[group], tree[group]) for group in GROUPS}
     runtime, executor = groups.pop("runtime"), groups.pop("executor")
     _require_effect(words, executor)
+    require(
+        executor.nodes == 1,
+        "`executor.nodes` is for trials of your own trainer, since a pack of trials of hptransfer "
+        f"trains on one node, but got {executor.nodes}. Set executor.nodes=1.",
+    )
     trial = TrialConfig(**groups, **_trial_fields(tree))
     sections = _sweep_sections(tree)
     stem = path.stem if path else ""
@@ -474,6 +481,8 @@ def _compose_external(
     asked = read_record(ExternalSweepSection, section, "sweep")
     executor = _read_group("executor", ExecutorConfig, tree["executor"])
     _require_effect(words, executor)
+    resources = read_resources(tree.get("resources", {}))
+    require_resources_count(executor, resources)
     sections = SweepSections(
         question=_text("question", tree) or QUESTION,
         statistic=_text("statistic", tree) or STATISTIC,
@@ -489,7 +498,7 @@ def _compose_external(
         executor=executor,
         trainer=trainer,
         sweep=sections,
-        resources=read_resources(tree.get("resources", {})),
+        resources=resources,
     )
 
 

@@ -221,6 +221,7 @@ def _run_missing(running: _RunningSweep) -> None:
                 on_error=running.on_error,
                 run_pack=job.runner(running.folder),
                 checkpoints=running.checkpoints,
+                resources=job.composed.resources,
             )
         running.raise_failures()
 
