@@ -470,8 +470,6 @@ def _compose_external(
         )
     tree = {key: value for key, value in content.items() if key != "executor"}
     tree["executor"] = _executor_section(content.get("executor"), words, config_dir)
-    if isinstance(tree.get("resources"), Mapping):
-        tree["resources"] = {str(width): entry for width, entry in tree["resources"].items()}
     for change in words.changes:
         _apply(tree, change)
     trainer = read_record(ExternalTrainer, tree["train"], "train")

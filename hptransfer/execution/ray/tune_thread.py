@@ -7,6 +7,7 @@ are never installed. The driver's thread and Tune's share two queues and nothing
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray import cloudpickle, tune
@@ -25,7 +26,7 @@ from ray.util.placement_group import placement_group_table
 
 from hptransfer.errors import MachineError
 from hptransfer.execution.room import Offers, Room, WaitingPacks
-from hptransfer.execution.work import PackOutcome, PackTask
+from hptransfer.execution.work import PackError, PackOutcome, PackTask
 
 # Seconds that Tune's thread has to leave its loop when the sweep is over.
 CUT_SECONDS = 3.0
@@ -33,6 +34,8 @@ CUT_SECONDS = 3.0
 POLL_SECONDS = 0.05
 # Seconds in which a worker that has started must say on which nodes it is.
 NODES_SECONDS = 20.0
+# Seconds in which Ray notices that a node is gone.
+NODE_DEATH_SECONDS = 45.0
 # Tune's own limit of packs at a time, more than any cluster runs: `PackQueue` has the real limit.
 TUNE_LIMIT = 100_000
 
@@ -111,11 +114,15 @@ class PackWorker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Run the pack."""
-        task = self._task
-        hosts = addresses(self.nodes())
-        if task.request.packed:
-            hosts *= task.request.nodes
-        return {"outcome": task.on_hosts(hosts).run(), "done": True}
+        task, nodes = self._task, self.nodes()
+        living = _addresses()
+        if not living.keys() >= set(nodes):
+            _end_as_lost()
+        hosts = [living[node] for node in nodes] * (task.request.nodes // len(nodes))
+        outcome = task.on_hosts(hosts).run()
+        if isinstance(outcome.error, PackError) and _lost_a_node(nodes):
+            _end_as_lost()
+        return {"outcome": outcome, "done": True}
 
     def nodes(self) -> list[str]:
         """Return the names of the nodes that the pack takes; the first is this actor's."""
@@ -125,10 +132,24 @@ class PackWorker(tune.Trainable):
         return [nodes[bundle] for bundle in sorted(nodes)]
 
 
-def addresses(nodes: Sequence[str]) -> list[str]:
-    """Return the addresses of nodes."""
-    known = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-    return [known[node] for node in nodes]
+def _addresses() -> dict[str, str]:
+    """Return the addresses of the living nodes."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+
+def _lost_a_node(nodes: Sequence[str]) -> bool:
+    """Whether one of several nodes is gone, which Ray notices later than a program on it."""
+    end = time.monotonic() + NODE_DEATH_SECONDS
+    while len(nodes) > 1 and time.monotonic() < end:
+        if not _addresses().keys() >= set(nodes):
+            return True
+        time.sleep(1.0)
+    return False
+
+
+def _end_as_lost() -> NoReturn:
+    """End this worker as if its own node were gone, so that the pack gets other nodes."""
+    os._exit(1)
 
 
 class PackQueue(Searcher):
