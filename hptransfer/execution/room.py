@@ -108,7 +108,7 @@ class Room:
                 return task
             if first is None:
                 first = task
-            elif not on_their_way and self._leaves_room(task, first, free, offers):
+            elif self._leaves_room(task, first, free, offers):
                 return task
         return None
 
