@@ -13,10 +13,13 @@ from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.config.compose.compose import compose_file, resolved_yaml
 from hptransfer.config.compose.external import TrialResources
 from hptransfer.errors import UserError
+from hptransfer.execution import run_packs
+from hptransfer.execution.pack_sizes import Trials
 from hptransfer.execution.resources import Resources, no_place, places, resources_of_pack
 from hptransfer.execution.room import Room, WaitingPacks
 from hptransfer.execution.work import PackTask
-from tests.support.executors import RUNTIME
+from hptransfer.results.trial_result import TrialResult
+from tests.support.executors import RUNTIME, cheap
 
 SWEEP = """\
 train: {command: 'python train.py {width} {lr}'}
@@ -245,3 +248,23 @@ class TestRoom:
         waiting = _waiting(tasks[1:])
         waiting.put(tasks[0])
         assert waiting.take(waiting.first_of_each_kind()[0]).index == 0
+
+
+@pytest.mark.cluster
+def test_a_later_round_whose_request_no_node_meets_is_refused(running_ray, tiny_trial):
+    finished: list[int] = []
+
+    def on_results(index: int, results: list[TrialResult]) -> list[Trials]:
+        finished.append(index)
+        return [(tiny_trial(width=32),)]
+
+    with pytest.raises(UserError, match="must fit on one node, but it asks for 64 CPUs"):
+        run_packs(
+            [(tiny_trial(width=16),)],
+            RUNTIME,
+            running_ray,
+            on_results=on_results,
+            run_pack=cheap,
+            resources={32: TrialResources(cpus=64.0)},
+        )
+    assert finished == [0]

@@ -42,6 +42,7 @@ class Cluster:
     def __init__(self, executor: ExecutorConfig) -> None:
         self._executor = executor
         self._head = ray.get_runtime_context().gcs_address
+        self._met: set[Kind] = set()  # the requests for which there have been nodes
         self._nodes: Offers = {}
         self._read = -COUNT_SECONDS
         self._looked = self._heard = self._fitted = time.monotonic()
@@ -57,21 +58,24 @@ class Cluster:
             self._read = time.monotonic()
         return self._nodes
 
-    def wait_for_places(self, requests: Sequence[Resources]) -> None:
-        """Return as soon as there are nodes for each of the requests.
+    def wait_for_places(self, packs: Iterable[Resources]) -> None:
+        """Return as soon as there have been nodes for each of the packs.
 
         Raises:
             UserError: there are none for one of them after `executor.wait_for_nodes_s`.
         """
         seconds = self._executor.wait_for_nodes_s
         end = time.monotonic() + seconds
-        told: set[Kind] = set()
-        for request in requests:
-            while not places(nodes := ray.nodes(), request):
+        for request in packs:
+            told = False
+            while request.kind not in self._met:
+                if places(nodes := ray.nodes(), request):
+                    self._met.add(request.kind)
+                    break
                 if time.monotonic() >= end:
                     raise no_place(nodes, request)
-                if request.kind not in told:
-                    told.add(request.kind)
+                if not told:
+                    told = True
                     print(
                         f"{_nobody_has(request)} that a pack of trials asks for. Waiting up to "
                         f"{seconds:g} s for {'one' if request.machines == 1 else 'them'}.",
@@ -139,7 +143,7 @@ def joined_cluster(executor: ExecutorConfig, packs: Sequence[Resources]) -> Iter
     cluster = Cluster(executor)
     cluster.ask_for(packs)
     try:
-        cluster.wait_for_places(list({request.kind: request for request in packs}.values()))
+        cluster.wait_for_places(packs)
         yield cluster
     finally:
         cluster.ask_for([])

@@ -123,7 +123,9 @@ class _UnfinishedPacks:
                     raise error
                 case PackOutcome(index, results):
                     self._done(index)
-                    self.add(self._tasks.after_all(on_results(index, results) or ()))
+                    further = self._tasks.after_all(on_results(index, results) or ())
+                    self._cluster.wait_for_places(task.request for task in further)
+                    self.add(further)
                 case PackLost(index, RayTaskError() as error):  # the worker raised beside the pack
                     raised = pack_error(self._missing[index].configs, error)
                     self._replace(index, on_error(index, raised))
