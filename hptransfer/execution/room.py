@@ -65,11 +65,6 @@ class Room:
     def __init__(self) -> None:
         self._running: dict[int, _Running] = {}
 
-    @property
-    def packs(self) -> int:
-        """Count the packs that run or are on their way."""
-        return len(self._running)
-
     def hand_out(self, task: PackTask) -> None:
         """Take a pack in, which is on its way from now on."""
         self._running[task.index] = _Running(task)
