@@ -72,6 +72,7 @@ class CheckpointConfig:
 # Parts of a URL that hold a password or token.
 _USER_INFO = r"\w://[^\s/@]*:[^\s/@]*@|https?://[^\s/@]+@"
 _QUERY = r"[?&;](?:\w*(?:token|secret|password|signature|api_?key)|sig|key)="
+PLACEMENTS = ("spread", "pack")
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
@@ -131,6 +132,8 @@ class ExecutorConfig:
     memory_gib: float | None = None  # GiB of memory a pack asks for; null: none
     resources: dict[str, float] = field(default_factory=dict)  # custom Ray resources of a pack
     accelerator_type: str | None = None  # the GPU a pack asks for, as Ray names it, e.g. H100
+    nodes: int = 1  # nodes that a trial of your own trainer takes
+    placement: str = "spread"  # of its nodes: spread (as many machines) or pack (all on one)
     address: str = "local"  # of Ray: local (this machine), auto or host:port
     wait_for_nodes_s: float = 0.0  # seconds to wait for nodes that fit, for autoscaling clusters
     retries: int = 2  # times a pack is run again after its worker or node was lost
@@ -147,6 +150,11 @@ class ExecutorConfig:
         )
         require_count("executor.workers", self.workers)
         require_count("executor.retries", self.retries, least=0)
+        require_count("executor.nodes", self.nodes, most=2**16)
+        require(
+            self.placement in PLACEMENTS,
+            f"`executor.placement` must be {' or '.join(PLACEMENTS)}, but got {self.placement!r}.",
+        )
         require_positive("executor.cpus", self.cpus)
         for name in ("gpus", "wait_for_nodes_s", "checkpoint_s", "price_per_hour"):
             require_finite(f"executor.{name}", getattr(self, name), least=0)

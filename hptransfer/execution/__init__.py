@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
+from hptransfer.config.compose.external import TrialResources
 from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import MeasureLimits, Measurement, Trials
-from hptransfer.execution.resources import usable_cpus
+from hptransfer.execution.resources import resources_of_pack, usable_cpus
 from hptransfer.execution.work import (
     OnError,
     OnResults,
@@ -55,6 +58,7 @@ def run_packs(
     checkpoints: CheckpointConfig | None = None,
     folder: Path | None = None,
     on_note: Callable[[str], None] = ignore_note,
+    resources: Mapping[int, TrialResources] = MappingProxyType({}),
 ) -> None:
     """Run every pack once; all callbacks run in this thread and get the pack's index.
 
@@ -68,6 +72,7 @@ def run_packs(
         checkpoints: where packs in training leave their state; None: nowhere.
         folder: the folder with the ledger, in which SLURM's jobs leave their outcomes.
         on_note: is told what became of SLURM's jobs, in sentences.
+        resources: of the widths whose packs ask for others than the executor's.
 
     Raises:
         PackError: a pack raised, and `on_error` is not given.
@@ -76,10 +81,12 @@ def run_packs(
     """
     if not packs:
         return
-    tasks = PackTasks(runtime, run_pack, checkpoints)
     if executor.name == "local":
+        tasks = PackTasks(runtime, run_pack, checkpoints)
         _run_here(packs, tasks, on_results, on_start, on_error)
         return
+    request_of = partial(resources_of_pack, runtime, executor, resources)
+    tasks = PackTasks(runtime, run_pack, checkpoints, request_of)
     if executor.name == "slurm":
         if folder is None:
             raise UserError(

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol, runtime_checkable
 
 from hptransfer.config import CheckpointConfig, RuntimeConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError, TrialFailure, UserError
 from hptransfer.execution.pack_sizes import Trials
+from hptransfer.execution.resources import Resources
 from hptransfer.results.trial_result import TrialResult
 
 RunPack = Callable[[Trials, RuntimeConfig], list[TrialResult]]
 OnResults = Callable[[int, list[TrialResult]], Sequence[Trials] | None]
+
+
+@runtime_checkable
+class RunOnHosts(Protocol):
+    """What runs packs of a trainer of the user's own, which may take several nodes."""
+
+    @property
+    def folder(self) -> str:
+        """The results folder, into which trials write."""
+        ...
+
+    def on_hosts(self, hosts: Sequence[str]) -> RunPack:
+        """Return what runs a pack on the nodes with these addresses; the first is its own."""
+        ...
 
 
 class PackError(RuntimeError):
@@ -53,6 +69,9 @@ class PackError(RuntimeError):
 OnError = Callable[[int, PackError], Sequence[Trials] | None]
 
 
+ONE_CPU = Resources(cpus=1.0, gpus=0.0)
+
+
 @dataclass(frozen=True)
 class PackTask:
     """A pack on its way to a worker."""
@@ -65,12 +84,22 @@ class PackTask:
     runtime: RuntimeConfig
     run_pack: RunPack | None = None  # None: `hptransfer.training.packs.run.run_pack`
     checkpoints: CheckpointConfig | None = None  # None: a pack leaves none
+    request: Resources = ONE_CPU  # of its worker
 
     def __repr__(self) -> str:
         return f"pack {self.index}"  # Ray Tune makes names of it
 
     def __lt__(self, other: PackTask) -> bool:
         return self.order < other.order
+
+    def on_hosts(self, hosts: Sequence[str]) -> PackTask:
+        """Return the task with the addresses of its nodes, which a trainer of the user's is told.
+
+        The first is that of the node on which the task runs.
+        """
+        if not isinstance(self.run_pack, RunOnHosts):
+            return self
+        return dataclasses.replace(self, run_pack=self.run_pack.on_hosts(hosts))
 
     def run(self) -> PackOutcome:
         """Run the pack; an exception comes back as data."""
@@ -113,10 +142,12 @@ class PackTasks:
         runtime: RuntimeConfig,
         run_pack: RunPack | None,
         checkpoints: CheckpointConfig | None,
+        request_of: Callable[[Trials], Resources] = lambda _: ONE_CPU,
     ) -> None:
         self.runtime = runtime
         self.checkpoints = checkpoints
-        self._run_pack = run_pack
+        self.run_pack = run_pack
+        self._request_of = request_of
         self._made = 0
 
     def after_all(self, packs: Sequence[Trials]) -> list[PackTask]:
@@ -130,7 +161,13 @@ class PackTasks:
     def _task(self, order: tuple[int, ...], configs: Trials) -> PackTask:
         self._made += 1
         return PackTask(
-            self._made - 1, order, tuple(configs), self.runtime, self._run_pack, self.checkpoints
+            self._made - 1,
+            order,
+            tuple(configs),
+            self.runtime,
+            self.run_pack,
+            self.checkpoints,
+            self._request_of(configs),
         )
 
 

@@ -30,6 +30,7 @@ from hptransfer.config.identity import trial_key
 from hptransfer.config.records import plain
 from hptransfer.errors import Interrupted, MachineError, TrialsFailed, UserError
 from hptransfer.execution import PackError, run_packs
+from hptransfer.execution.resources import resources_of_pack
 from hptransfer.execution.slurm import cluster
 from hptransfer.execution.slurm.cluster import SlurmCluster, State, grouped, state_of
 from hptransfer.execution.slurm.files import (
@@ -43,7 +44,7 @@ from hptransfer.execution.slurm.files import (
     write_job,
 )
 from hptransfer.execution.slurm.job import PackJob
-from hptransfer.execution.slurm.request import resources_of_pack, sbatch_parameters
+from hptransfer.execution.slurm.request import request_of, sbatch_parameters
 from hptransfer.execution.work import PackTask
 from hptransfer.results.curves import read_curve
 from hptransfer.system.files import write_whole
@@ -425,10 +426,9 @@ def test_a_job_asks_for_what_the_config_says(packs) -> None:
         setup=["module load cuda"],
     )
     executor = ExecutorConfig(name="slurm", cpus=4, gpus=2, memory_gib=1.5, slurm=asked)
-    task = PackTask(0, (0,), packs[0], RUNTIME)
-    parameters = sbatch_parameters(
-        resources_of_pack(task, executor), executor, name="mine-1", at_once=3
-    )
+    request = resources_of_pack(RUNTIME, executor, {}, packs[0])
+    task = PackTask(0, (0,), packs[0], RUNTIME, request=request)
+    parameters = sbatch_parameters(request_of(task), executor, name="mine-1", at_once=3)
     from submitit.slurm.slurm import _make_sbatch_string
 
     lines = _make_sbatch_string("run", "f", map_count=9, **parameters).splitlines()
@@ -441,7 +441,7 @@ def test_a_job_asks_for_what_the_config_says(packs) -> None:
     assert lines.index("module load cuda") < lines.index("export SUBMITIT_EXECUTOR=slurm")
     assert not any("wckey" in line or "None" in line for line in lines)
     with pytest.raises(UserError, match=r"executor\.cpus` must be a whole number"):
-        resources_of_pack(task, dataclasses.replace(executor, cpus=0.5))
+        request_of(dataclasses.replace(task, request=dataclasses.replace(request, cpus=0.5)))
 
 
 def test_the_groups_file_shows_every_value_with_the_comment_of_its_field() -> None:

@@ -28,6 +28,7 @@ from hptransfer.config.compose.external import (
     read_fixed,
     read_resources,
     require_external_keys,
+    require_resources_count,
 )
 from hptransfer.config.compose.schema import (
     EXTERNAL_ONLY,
@@ -308,7 +309,7 @@ def no_key(key: str) -> str:
 
 
 # Fields of the executor that not every executor reads.
-OF_RAY = ("resources", "accelerator_type", "address", "wait_for_nodes_s")
+OF_RAY = ("resources", "accelerator_type", "address", "wait_for_nodes_s", "nodes", "placement")
 OF_SLURM = ("slurm",)
 OF_BOTH = ("workers", "cpus", "memory_gib", "retries")
 NO_EFFECT = {
@@ -446,6 +447,11 @@ def compose_file(
     groups = {group: _read_group(group, members[group], tree[group]) for group in GROUPS}
     runtime, executor = groups.pop("runtime"), groups.pop("executor")
     _require_effect(words, executor)
+    require(
+        executor.nodes == 1,
+        "`executor.nodes` is for trials of your own trainer, since a pack of trials of hptransfer "
+        f"trains on one node, but got {executor.nodes}. Set executor.nodes=1.",
+    )
     trial = TrialConfig(**groups, **_trial_fields(tree))
     sections = _sweep_sections(tree)
     stem = path.stem if path else ""
@@ -490,8 +496,6 @@ def _compose_external(
         )
     tree = {key: value for key, value in content.items() if key != "executor"}
     tree["executor"] = _executor_section(content.get("executor"), words, config_dir)
-    if isinstance(tree.get("resources"), Mapping):
-        tree["resources"] = {str(width): entry for width, entry in tree["resources"].items()}
     for change in words.changes:
         _apply(tree, change)
     trainer = read_record(ExternalTrainer, tree["train"], "train")
@@ -501,6 +505,8 @@ def _compose_external(
     asked = read_record(ExternalSweepSection, section, "sweep")
     executor = _read_group("executor", ExecutorConfig, tree["executor"])
     _require_effect(words, executor)
+    resources = read_resources(tree.get("resources", {}))
+    require_resources_count(executor, resources)
     sections = SweepSections(
         question=_text("question", tree) or QUESTION,
         statistic=_text("statistic", tree) or STATISTIC,
@@ -516,7 +522,7 @@ def _compose_external(
         executor=executor,
         trainer=TrainerConfig(),
         sweep=sections,
-        resources=read_resources(tree.get("resources", {})),
+        resources=resources,
     )
 
 

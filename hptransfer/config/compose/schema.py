@@ -85,7 +85,7 @@ OPEN = (
     "resources",
 )
 # Fields that earlier versions did not write: a section without them still gives every field.
-NEWER = {"executor": {"slurm"}}
+NEWER = {"executor": {"slurm", "nodes", "placement"}}
 # Keys that only a sweep of the user's own trainer has, and sections with a dot at the end.
 EXTERNAL_ONLY = (
     *("fixed.", "resources.", "sweep.base_width."),

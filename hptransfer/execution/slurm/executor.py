@@ -49,7 +49,7 @@ from hptransfer.execution.slurm.files import (
     write_job,
 )
 from hptransfer.execution.slurm.job import PackJob
-from hptransfer.execution.slurm.request import limit_s, resources_of_pack
+from hptransfer.execution.slurm.request import limit_s, request_of
 from hptransfer.execution.work import OnError, OnResults, PackError, PackTask, PackTasks
 from hptransfer.system.text import say
 
@@ -210,10 +210,10 @@ class _Jobs:
 
     def _next_batch(self) -> tuple[list[PackTask], Resources]:
         """Take the packs of the next submission from those that wait."""
-        request = resources_of_pack(self._waiting[0], self._executor)
+        request = request_of(self._waiting[0])
         batch, others = [], []
         for task in sorted(self._waiting):
-            alike = resources_of_pack(task, self._executor) == request
+            alike = request_of(task) == request
             (batch if alike and len(batch) < self._cluster.most else others).append(task)
         self._waiting = others  # sorted, so a heap
         return batch, request

@@ -14,19 +14,19 @@ LONGEST_WARNING_S = 90  # before the time limit, at which a job is told to end i
 SHARE_OF_WARNING = 0.25  # of the time limit, where that is less
 
 
-def resources_of_pack(task: PackTask, executor: ExecutorConfig) -> Resources:
-    """Return what a pack asks for: by default one GPU on cuda, else none.
+def request_of(task: PackTask) -> Resources:
+    """Return what a pack asks for.
 
     Raises:
         UserError: parts of a CPU or of a GPU, which SLURM does not hand out.
     """
-    gpus = executor.gpus if executor.gpus is not None else float(task.runtime.on_gpu)
-    for name, amount in (("cpus", executor.cpus), ("gpus", gpus)):
+    for name in ("cpus", "gpus"):
+        amount = getattr(task.request, name)
         require(
             amount == int(amount),
             f"`executor.{name}` must be a whole number with executor=slurm, but got {amount:g}.",
         )
-    return Resources(executor.cpus, gpus, executor.memory_gib or 0.0)
+    return task.request
 
 
 def limit_s(executor: ExecutorConfig) -> float:

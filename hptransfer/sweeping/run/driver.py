@@ -224,6 +224,7 @@ def _run_missing(running: _RunningSweep) -> None:
                 checkpoints=running.checkpoints,
                 folder=running.folder.absolute(),
                 on_note=running.tell,
+                resources=job.composed.resources,
             )
         running.raise_failures()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -71,6 +72,10 @@ class ExternalRun:
             TrialFailure: a trial answered no loss.
         """
         return [self.run(config) for config in configs]
+
+    def on_hosts(self, hosts: Sequence[str]) -> ExternalRun:
+        """Return what runs a trial on the nodes with these addresses; the first is its own."""
+        return dataclasses.replace(self, hosts=tuple(hosts))
 
     def run(self, config: ExternalTrial) -> TrialResult:
         """Run one trial and return its result; see `__call__`."""
