@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig
+from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.compose.external import TrialResources
+from hptransfer.config.external import ExternalTrial
 from hptransfer.errors import UserError
-from hptransfer.execution.pack_sizes import Trials
 
 # Share of a node's resource `accelerator_type:NAME` that one task takes, as Ray itself does it.
 ACCELERATOR_SHARE = 0.001
@@ -64,7 +64,7 @@ def resources_of_pack(
     runtime: RuntimeConfig,
     executor: ExecutorConfig,
     by_width: Mapping[int, TrialResources],
-    pack: Trials,
+    pack: Sequence[TrialConfig | ExternalTrial],
 ) -> Resources:
     """Return what a pack asks for: the executor's resources, changed by those of its width."""
     given = by_width.get(pack[0].model.width)

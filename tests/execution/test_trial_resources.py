@@ -12,7 +12,7 @@ import pytest
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.config.compose.compose import compose_file, resolved_yaml
 from hptransfer.config.compose.external import TrialResources
-from hptransfer.config.identity import with_width
+from hptransfer.config.external import ExternalTrial
 from hptransfer.errors import UserError
 from hptransfer.execution import run_packs
 from hptransfer.execution.pack_sizes import Trials
@@ -48,12 +48,14 @@ class TestRequests:
     def test_a_width_asks_for_what_its_entry_says_and_else_for_the_executors(self, tmp_path):
         text = "executor: {gpus: 1, memory_gib: 2}\nresources: {128: {gpus: 4, nodes: 2}}\n"
         composed = _composed(tmp_path, text, "resources.512.cpus=3")
+        base = composed.base
+        assert isinstance(base, ExternalTrial)
         asked = {
             width: resources_of_pack(
                 composed.runtime,
                 composed.executor,
                 composed.resources,
-                (with_width(composed.base, width),),
+                (base.with_width(width),),
             )
             for width in (64, 128, 512)
         }
