@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -487,7 +487,7 @@ def _compose_external(
         section = {**section, "seeds": _counted(section["seeds"])}
     asked = read_record(ExternalSweepSection, section, "sweep")
     executor = _read_group("executor", ExecutorConfig, tree["executor"])
-    _require_effect(words, executor)
+    _require_effect(words, executor, read=("executor.retries",))  # whatever runs its trials
     sections = SweepSections(
         question=_text("question", tree) or QUESTION,
         statistic=_text("statistic", tree) or STATISTIC,
@@ -655,9 +655,11 @@ def _text(name: str, tree: Mapping[str, Any]) -> str:
     return read_value(str, tree.get(name, ""), name)
 
 
-def _require_effect(words: Overrides, executor: ExecutorConfig) -> None:
-    """Refuse an override that the chosen executor would not read."""
+def _require_effect(words: Overrides, executor: ExecutorConfig, read: Collection[str] = ()) -> None:
+    """Refuse an override that the chosen executor would not read, but for keys that others read."""
     for change in words.changes:
+        if change.key in read:
+            continue
         section, _, name = change.key.partition(".")
         require(
             section != "executor" or executor.name != "local" or name.split(".")[0] not in OF_RAY,
