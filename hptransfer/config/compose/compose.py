@@ -20,6 +20,7 @@ import yaml
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.checks import require_own_tag
+from hptransfer.config.compose.external import SECTIONS as EXTERNAL_SECTIONS
 from hptransfer.config.compose.external import (
     ExternalSweepSection,
     TrialResources,
@@ -480,6 +481,12 @@ def _compose_external(
     if isinstance(tree.get("resources"), Mapping):
         tree["resources"] = {str(width): entry for width, entry in tree["resources"].items()}
     for change in words.changes:
+        require(
+            change.key.split(".")[0] in (*TEXTS, *EXTERNAL_SECTIONS),
+            f"`{change.key}` is no key of a sweep of your own trainer, since hptransfer does not "
+            "know its model or its data. Values for the trainer belong into `fixed`, such as "
+            "fixed.steps=100.",
+        )
         _apply(tree, change)
     trainer = read_record(ExternalTrainer, tree["train"], "train")
     section = tree.get("sweep", {})
