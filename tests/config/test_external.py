@@ -137,7 +137,11 @@ def test_a_section_executor_chooses_and_changes(composed: Callable[..., Composed
         ("sweep.parametrizations=[mup,sp]", "sweep.base_width=64", "sweep.target.steps=900"),
         ("search.wd={low: -10, high: -6}", "sweep.design.method=tpe", "train.command=t.sh"),
         ("sweep.design.method=refine", "sweep.seeds=[3,4]", "search.lr.step=0.5"),
-        ("sweep.vary.steps=[50,200]", "sweep.realise={seeds: 2}", "fixed.note='7 # no comment: {}'"),
+        (
+            "sweep.vary.steps=[50,200]",
+            "sweep.realise={seeds: 2}",
+            "fixed.note='7 # no comment: {}'",
+        ),
     ],
 )
 def test_the_recorded_file_composes_to_the_same_sweep(
@@ -334,7 +338,7 @@ def test_keys_of_such_a_sweep_are_refused_elsewhere() -> None:
         "bash -c 'cd x && exec python t.py {width} {lr} {seed} > log; true'",
         r"python t.py --name it\'s {width} {lr} {seed} a\;b",
         "python t.py",
-        "python t.py --json '{{\"width\": {width}, \"lr\": {lr}, \"seed\": {seed}}}'",
+        'python t.py --json \'{{"width": {width}, "lr": {lr}, "seed": {seed}}}\'',
     ],
 )
 def test_a_command_may_hold_what_a_shell_would_take_from_quotes(

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hptransfer.config.external import ExternalModel, ExternalTrainer, ExternalTrial
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.external.run import ExternalRun
@@ -67,3 +69,29 @@ def wait_until(holds: Callable[[], Any], seconds: float = 20.0) -> None:
     while not holds():
         assert time.monotonic() < until, "it did not come to hold in time"
         time.sleep(0.02)
+
+
+# A planted basin: the best rate is 2^-7 at every width, and a doubling of the width is worth 13 %.
+BASIN = """\
+import math, sys
+width, lr, seed = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+noise = 0.002 * math.sin(1e4 * (width + lr) + 7 * seed)
+loss = 1.5 * width ** -0.2 + 0.03 * (math.log2(lr) + 7) ** 2 + noise
+print(f"val_loss={loss:.9f}")
+"""
+
+FILE: dict[str, Any] = {
+    "train": {"command": python(BASIN, "{width} {lr} {seed}"), "result": r"val_loss=(\S+)"},
+    "sweep": {"widths": [64, 128, 256], "target": {"width": 1024}},
+    "search": {"lr": {"low": -9, "high": -5}},
+    "fixed": {"steps": 100},
+    "executor": "local",
+}
+
+
+def write_sweep(path: Path, **sections: Any) -> Path:
+    """Write a sweep of the planted basin, with sections replaced or, by `...`, left out."""
+    content = {**FILE, **sections}
+    kept = {key: value for key, value in content.items() if value is not ...}
+    path.write_text(yaml.safe_dump(kept, sort_keys=False))
+    return path

@@ -78,7 +78,7 @@ class ExternalRun:
         folder = trial_folder(self.folder, trial_key(config))
         with opening(folder, "start the sweep where it can be written"):
             folder.mkdir(parents=True, exist_ok=True)
-            told = _told(config, folder, self.hosts or (socket.gethostname(),))
+            told = told_trial(config, folder, self.hosts or (socket.gethostname(),))
             write_whole(folder / TRIAL_FILE, json.dumps(told, indent=1).encode())
         for attempt in range(self.retries + 1):
             ended = self._attempt(config, folder, attempt)
@@ -142,7 +142,7 @@ class Ended:
         }
 
 
-def _told(config: ExternalTrial, folder: Path, hosts: Sequence[str]) -> dict[str, Any]:
+def told_trial(config: ExternalTrial, folder: Path, hosts: Sequence[str]) -> dict[str, Any]:
     """Return the content of trial.json."""
     told = config.told()
     return {
