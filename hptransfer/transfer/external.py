@@ -76,7 +76,7 @@ def transfer_external(
         "width": trial.model.width,
         "params": None,
         "parametrization": label,
-        "config": None,
+        "config": trial.canonical(),
         "conditions": target_at,
         "start": start_text(trial, folder),
     }
