@@ -1,4 +1,4 @@
-"""Sweeps of the user's own trainer whose driver is killed: nothing is lost, doubled or left over."""
+"""Sweeps of the user's own trainer whose driver is killed: no row is lost and no process left."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ state = told["folder"] + "/checkpoint"
 start = int(open(state).read()) if os.path.exists(state) else 0
 loss = width ** -0.2 + 0.03 * (math.log2(lr) + 7) ** 2
 for step in range(start, 4):
-    # Printed lines that were not read yet are lost with the driver, and reports in the file are not.
+    # A printed line that was not read yet is lost with the driver, and one in this file is not.
     with open(told["folder"] + "/reports.jsonl", "a") as file:
         print(json.dumps({"step": step, "loss": loss * (4 - step)}), file=file)
     time.sleep(0.08)

@@ -576,3 +576,48 @@ def test_a_report_that_is_cut_off_is_read_once_it_is_whole(tmp_path: Path) -> No
     with path.open("a") as file:
         file.write('ss": NaN}\n')
     assert reader.read().diverged_at == 2 and math.isnan(reader.read().losses[1][1])
+
+
+TORCHRUN = """\
+import sys
+import time
+
+import torch.distributed as dist
+import torch
+
+import hptransfer
+
+dist.init_process_group("gloo")
+total = torch.tensor([float(dist.get_rank() + 1)])
+dist.all_reduce(total)
+for step in (0, 10):
+    hptransfer.report(step, loss=float(total) - step / 10 + dist.get_rank())
+dist.barrier()
+if sys.argv[1] == "hangs":
+    time.sleep(600)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["ends", "hangs"])
+def test_torchrun_trains_a_trial_in_two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    (tmp_path / "train.py").write_text(TORCHRUN)
+    launch = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node 2"
+    command = f"{launch} train.py {word} {mark} {{width}} {{lr}}"
+    if word == "ends":
+        result = run(tmp_path, trial(command))
+        assert (result.loss, result.held_out) == (2.0, ((0, 3.0), (10, 2.0)))
+    else:  # its workers have process groups of their own
+        config = trial(command, timeout_s=60, grace_s=0)
+        thread = threading.Thread(target=lambda: failure(tmp_path, config))
+        thread.start()
+        path = folder_of(tmp_path, config) / "reports.jsonl"
+        wait_until(lambda: path.is_file() and "10" in path.read_text(), 55)
+        assert len(processes(mark)) >= 3
+        thread.join()
+    assert not processes(mark)
