@@ -64,6 +64,12 @@ def swept(composed: Composed) -> ExternalSweep:
     return sweep
 
 
+def target(composed: Composed) -> ExternalTrial:
+    found = swept(composed).target
+    assert found is not None
+    return found
+
+
 def trials(composed: Composed) -> list[ExternalTrial]:
     found = list(wanted(swept(composed)).values())
     assert all(isinstance(trial, ExternalTrial) for trial in found)
@@ -96,8 +102,8 @@ def test_a_file_composes_to_trials_of_its_trainer(composed: Callable[..., Compos
         ("sweep.widths=[32,64]", lambda made: swept(made).widths == (32, 64)),
         ("sweep.base_width=64", lambda made: made.base.model.base_width == 64),
         ("sweep.seeds=[7]", lambda made: swept(made).seeds == (7,)),
-        ("sweep.target.width=512", lambda made: swept(made).target.model.width == 512),
-        ("sweep.target.steps=900", lambda made: dict(swept(made).target.fixed)["steps"] == 900),
+        ("sweep.target.width=512", lambda made: target(made).model.width == 512),
+        ("sweep.target.steps=900", lambda made: dict(target(made).fixed)["steps"] == 900),
         ("fixed.steps=50", lambda made: dict(made.base.fixed)["steps"] == 50),
         ("fixed.more=text", lambda made: dict(made.base.fixed).get("more") == "text"),
         ("~fixed.clip", lambda made: "clip" not in dict(made.base.fixed)),

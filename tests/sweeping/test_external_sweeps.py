@@ -444,7 +444,8 @@ def lab(mine: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_function_is_swept_from_python(lab: Any) -> None:
     found = hptransfer.sweep(lab.curve, "executor=local", **SMALL, target_width=512)
     assert found.status["recorded"] == 6
-    assert found.fit().target.value == pytest.approx(2**-7, rel=0.15)
+    target = found.fit().target
+    assert target is not None and target.value == pytest.approx(2**-7, rel=0.15)
     (name,) = {row["config"]["external"]["function"] for row in recorded()}
     assert name == "lab_of_test:curve"
     assert (
