@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import yaml
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.checks import require_own_tag
+from hptransfer.config.compose.external import SECTIONS as EXTERNAL_SECTIONS
 from hptransfer.config.compose.external import (
     ExternalSweepSection,
     TrialResources,
@@ -497,6 +498,12 @@ def _compose_external(
     tree = {key: value for key, value in content.items() if key != "executor"}
     tree["executor"] = _executor_section(content.get("executor"), words, config_dir)
     for change in words.changes:
+        require(
+            change.key.split(".")[0] in (*TEXTS, *EXTERNAL_SECTIONS),
+            f"`{change.key}` is no key of a sweep of your own trainer, since hptransfer does not "
+            "know its model or its data. Values for the trainer belong into `fixed`, such as "
+            "fixed.steps=100.",
+        )
         _apply(tree, change)
     trainer = read_record(ExternalTrainer, tree["train"], "train")
     section = tree.get("sweep", {})
@@ -504,7 +511,7 @@ def _compose_external(
         section = {**section, "seeds": _counted(section["seeds"])}
     asked = read_record(ExternalSweepSection, section, "sweep")
     executor = _read_group("executor", ExecutorConfig, tree["executor"])
-    _require_effect(words, executor)
+    _require_effect(words, executor, read=("executor.retries",))  # whatever runs its trials
     resources = read_resources(tree.get("resources", {}))
     require_resources_count(executor, resources)
     sections = SweepSections(
@@ -685,10 +692,12 @@ def _text(name: str, tree: Mapping[str, Any]) -> str:
     return read_value(str, tree.get(name, ""), name)
 
 
-def _require_effect(words: Overrides, executor: ExecutorConfig) -> None:
-    """Refuse an override that the chosen executor would not read."""
+def _require_effect(words: Overrides, executor: ExecutorConfig, read: Collection[str] = ()) -> None:
+    """Refuse an override that the chosen executor would not read, but for keys that others read."""
     unread, why = NO_EFFECT[executor.name]
     for change in words.changes:
+        if change.key in read:
+            continue
         section, _, name = change.key.partition(".")
         field = name.split(".")[0]
         require(

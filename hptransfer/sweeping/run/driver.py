@@ -171,7 +171,10 @@ def _measure_ahead(job: Job) -> None:
     """Measure every shape that an adaptive design may ask for.
 
     Later is too late: workers that wait for their next pack hold the places for a measurement.
+    Trials of a trainer that is not ours run alone.
     """
+    if isinstance(job.sweep, ExternalSweep):
+        return
     recorded, batch = read_packs(job.folder.path), job.sweep.design.batch
     groups = by_shape(placeholder_trials(job.sweep, batch))
     unknown = {key: group for key, group in groups.items() if key not in recorded}
