@@ -18,6 +18,7 @@ import yaml
 
 import hptransfer
 from hptransfer.cli.main import main
+from hptransfer.config import ExecutorConfig
 from hptransfer.errors import TrialsFailed, UserError
 from hptransfer.results.folder import ResultsFolder
 from tests.support.external import BASIN, FILE, python, write_sweep
@@ -475,3 +476,30 @@ def test_calls_from_python_are_refused_in_sentences(lab: Any) -> None:
         hptransfer.sweep(lab.curve, "executor=local", **SMALL, fixed={"a": [1]})
     with pytest.raises(TrialsFailed, match=r"ZeroDivisionError: division by zero .*in <lambda>"):
         hptransfer.sweep(lambda trial: 1 / 0, "executor=local", **SMALL)
+
+
+# On Ray
+
+
+@pytest.mark.cluster
+def test_failures_and_answers_are_the_same_on_ray(
+    mine: Path, running_ray: ExecutorConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = "import sys\nif sys.argv[1] == '128': sys.exit('out of luck')\n" + BASIN
+    train = {**FILE["train"], "command": python(script, "{width} {lr} {seed}")}
+    write_sweep(mine, train=train, search={"lr": {"low": -8, "high": -7}}, executor=...)
+    on_ray = ("executor=ray", f"executor.address={running_ray.address}")
+    assert sweep(*on_ray) == sweep("executor=local", "name=near") == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if "width 128" in line]
+    assert len(said) == 4
+    assert said[0].replace("/mine/", "/near/") in said[2:]
+    assert "it ended with exit code 1; last line: 'out of luck'. Log: " in said[0]
+    near = rows(Path("results/near/ledger.jsonl"))
+    assert {row["trial_key"]: row["loss"] for row in recorded()} == {
+        key: row["loss"] for key, row in near.items()
+    }
+    Path("lab.py").write_text("def run(trial):\n    return trial.hps['lr'] * trial.width\n")
+    write_sweep(mine, train={"function": "lab:run"}, executor=...)
+    assert sweep(*on_ray, "name=function", "sweep.widths=[64,128]", "search.lr.low=-6") == 0
+    found = rows(Path("results/function/ledger.jsonl")).values()
+    assert all(row["loss"] == 2.0 ** row["hps"]["log2_lr"] * row["width"] for row in found)

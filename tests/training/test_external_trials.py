@@ -249,15 +249,18 @@ def test_binary_output_is_kept_and_searched(tmp_path: Path) -> None:
     assert content.endswith(b"\nloss=0.5\nhptransfer: the trial's process ended with exit code 0\n")
 
 
-def test_a_log_that_cannot_be_written_is_the_machines_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["log.txt", "reports.jsonl"])
+def test_a_full_disk_is_the_machines_failure_and_no_hanging_command(
+    tmp_path: Path, name: str
 ) -> None:
-    config = trial(shell("seq 100000; echo '{\"loss\": 0.5}'"))
+    config = trial(shell('echo \'{"step": 1, "loss": 2}\'; seq 100000; exit 3'), timeout_s=20)
     folder = folder_of(tmp_path, config)
     folder.mkdir(parents=True)
-    (folder / "log.txt").symlink_to("/dev/full")
+    (folder / name).symlink_to("/dev/full")
+    began = time.monotonic()
     with pytest.raises(MachineError, match=r"could not be written: No space left on device\. Free"):
         run(tmp_path, config)
+    assert time.monotonic() - began < 15
 
 
 # Attempts
