@@ -3,9 +3,10 @@
 `fit` answers where the optimum of a hyperparameter lies at every width, from a DataFrame of runs or
 from a results folder; `load_results` opens such a folder, `sweep` fills one, and `plot` draws what
 it holds. A trainer of your own is told a `Trial` and may `report` its losses. `coordinate_check`
-says whether a parametrization is µP. `build_model` and `param_groups` put a parametrization into
-any torch training loop, `load_trial` reads a config such as an emitted target.yaml, and
-`load_weights` a model's weights, published or our own.
+says whether a parametrization is µP. `build_model` and `param_groups` put a trial's parametrization
+into any torch training loop, `load_trial` reads a config such as an emitted target.yaml, and
+`load_weights` a model's weights, published or our own. The module `hptransfer.mup` has µP for a
+model and a loop of your own, without a config.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hptransfer import mup as mup
     from hptransfer.analysis.answer.answer import Answer
     from hptransfer.analysis.public import Results, fit, load_results
     from hptransfer.config.compose.compose import load_trial
@@ -63,10 +65,12 @@ def __getattr__(name: str) -> Any:
         from hptransfer.system.version import package_version
 
         return package_version()
+    if name == "mup":
+        return importlib.import_module("hptransfer.mup")
     if name not in _MODULES:
         raise AttributeError(f"module 'hptransfer' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, "__version__", "mup"]

@@ -41,7 +41,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_the_package_is_light_and_shows_its_names() -> None:
     program = (
         "import sys, hptransfer; "
-        "print(set(dir(hptransfer)) == {*hptransfer.__all__, '__version__'}, "
+        "print(set(dir(hptransfer)) == {*hptransfer.__all__, '__version__', 'mup'}, "
         "{'torch', 'pandas', 'numpy', 'matplotlib', 'hydra', 'ray'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +24,23 @@ def torch_generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
 
     state = int(_entropy(seed, purpose, step).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(state)
+
+
+@contextmanager
+def kept_random_numbers(seed: int | None = None) -> Iterator[None]:
+    """Leave torch's global generators as they were before a `with` block that uses them.
+
+    Inside they start from `seed`, if one is given; of the GPUs the current one's is kept.
+    """
+    import torch
+
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+            if on_gpu:
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def numpy_generator(seed: int, purpose: str, step: int = 0) -> np.random.Generator:

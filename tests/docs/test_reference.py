@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,13 @@ def test_a_key_s_row_says_type_default_and_meaning() -> None:
     assert "| `optimizer.beta2` | number | `0.99` |" in page  # as conf/ sets it
 
 
-@pytest.mark.parametrize("name", hptransfer.__all__)
+PUBLIC = [*hptransfer.__all__, *(f"mup.{name}" for name in hptransfer.mup.__all__)]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_has_its_section(name: str) -> None:
     text = section(python_api.page(), name)
-    thing = getattr(hptransfer, name)
+    thing = attrgetter(name)(hptransfer)
     if isinstance(thing, type):
         public = {member for member in vars(thing) if not member.startswith("_")}
         named = first_cells(text) | set(re.findall(r"^```python\n(\w+)\(", text, re.MULTILINE))

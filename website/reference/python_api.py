@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 import hptransfer
+import hptransfer.mup
 from hptransfer.analysis.answer.answer import ArmEstimates, Estimate, Target
 from website.reference.comments import comments_of
 from website.reference.markdown import GENERATED, code, prose, sentence, table
@@ -34,11 +35,12 @@ MOST = 88  # characters of a signature on one line
 def page() -> str:
     """Return the page of the Python API."""
     functions, classes = [], []
-    for name in hptransfer.__all__:
-        thing = getattr(hptransfer, name)
+    named = [(name, getattr(hptransfer, name)) for name in hptransfer.__all__]
+    named += [(f"mup.{name}", getattr(hptransfer.mup, name)) for name in hptransfer.mup.__all__]
+    for name, thing in named:
         (classes if isinstance(thing, type) else functions).append((name, thing))
     listed = [
-        (f"[`{name}`](#{name.lower()})", _first_sentence(thing))
+        (f"[`{name}`](#{name.lower().replace('.', '')})", _first_sentence(thing))
         for name, thing in functions + classes
     ]
     return "\n".join(

@@ -43,30 +43,35 @@ def build_custom_model(config: CustomConfig, stream: torch.Generator | None = No
     stream = torch_generator(0, "init") if stream is None else stream
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream.initial_seed())
-        model = _made(config)
+        factory = _factory(config.factory)
+        model = made(factory, config.width, setting="model.factory", function=config.factory)
     if config.condition is Conditioning.none:
         model.register_forward_pre_hook(lambda _, arguments: arguments[:2])
     return model.eval().to(torch.get_default_device())
 
 
-def _made(config: CustomConfig) -> nn.Module:
+def made(make: Callable[[int], Any], width: int, *, setting: str, function: str) -> nn.Module:
+    """Return the model of a user's function; `setting` and `function` name it in messages.
+
+    Raises:
+        UserError: the function raises, or returns something else than a module.
+    """
     try:
-        model = _factory(config.factory)(config.width)
+        model = make(width)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         if torch.get_default_device().type == "meta":
             # A factory that reads a tensor's value needs storage; shapes are the same on a CPU.
             with torch.device("cpu"):
-                return _made(config)
+                return made(make, width, setting=setting, function=function)
         raise UserError(
-            f"`model.factory` must build a model at every width, but {config.factory} raises "
-            f"{_named(error)} at width {config.width}."
+            f"`{setting}` must build a model at every width, but {function} raises "
+            f"{_named(error)} at width {width}."
         ) from error
     require(
         isinstance(model, nn.Module),
-        f"`model.factory` must return an nn.Module, but {config.factory} returns a "
-        f"{type(model).__name__}.",
+        f"`{setting}` must return an nn.Module, but {function} returns a {type(model).__name__}.",
     )
     return model
 

@@ -9,8 +9,10 @@ every parametrization; `standard` has every factor 1 at every width.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from hptransfer.config import ParametrizationConfig, TrialConfig
 from hptransfer.config.choices import Broken, EpsScaling, Scaling, WeightDecayMode
@@ -57,13 +59,35 @@ def role_factors(
     )
 
 
+def folded(own: Factors, f: float) -> Factors:
+    """Return the factors of a readout whose forward factor f lies in its weight (rules.py)."""
+    return dataclasses.replace(
+        own, lr=own.lr * f, weight_decay=own.weight_decay / f, eps=own.eps / f, forward=1.0
+    )
+
+
 def coupled_weight_decay(config: TrialConfig) -> float:
+    """Return a trial's `coupled_decay`."""
+    optimizer = config.optimizer
+    mode = config.parametrization.weight_decay_mode
+    return coupled_decay(optimizer.weight_decay, optimizer.lr, mode)
+
+
+def coupled_decay(weight_decay: float, lr: float, mode: WeightDecayMode) -> float:
     """Return the λ that `torch.optim.AdamW`, which multiplies λ by the rate, needs at base width.
 
-    Under `WeightDecayMode.independent` it is the configured decay per step over the rate.
+    Under `WeightDecayMode.independent` it is the decay per step over the base rate `lr`.
     """
-    independent = config.parametrization.weight_decay_mode is WeightDecayMode.independent
-    return config.optimizer.weight_decay / (config.optimizer.lr if independent else 1.0)
+    return weight_decay / (lr if mode is WeightDecayMode.independent else 1.0)
+
+
+def group_values(factors: Factors, *, lr: float, weight_decay: float, eps: float) -> dict[str, Any]:
+    """Return what a group of AdamW gets, from the base values; `weight_decay` is coupled."""
+    return {
+        "lr": lr * factors.lr,
+        "weight_decay": weight_decay * factors.weight_decay,
+        "eps": eps * factors.eps,
+    }
 
 
 def branch_factor(r: float, parametrization: ParametrizationConfig) -> float:

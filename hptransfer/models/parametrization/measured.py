@@ -10,12 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hptransfer.config import CustomConfig, ParametrizationConfig, TrialConfig
 from hptransfer.config.choices import Scaling
@@ -28,6 +29,7 @@ from hptransfer.system.random_streams import torch_generator
 INIT_EXPONENT_TOLERANCE = 0.1  # allowed error of an exponent, beside twice its standard error
 MEASURED_DRAWS = 16  # draws at the measured widths; at wider ones fewer, of as many entries
 _MULTIPLES = (1, 2, 4)  # measured widths, in multiples of the base width
+ROUNDING = 1e-3  # relative error of a constant that is stored in few bits
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,19 @@ def _spreads(model: CustomConfig, width: int) -> dict[str, MeasuredSpread]:
     """Return the measured spread of every trainable parameter at a width, for any trial seed."""
     draws = max(2, math.ceil(MEASURED_DRAWS * min(1.0, _MULTIPLES[-1] * model.base_width / width)))
     at_width = dataclasses.replace(model, width=width)
+    streams = (measuring_stream(draw) for draw in range(draws))
+    return spreads_of(build_custom_model(at_width, stream) for stream in streams)
+
+
+def measuring_stream(draw: int) -> torch.Generator:
+    """Return the random stream of a model that is drawn to be measured, for any trial seed."""
+    return torch_generator(0, "init exponents", draw)
+
+
+def spreads_of(models: Iterable[nn.Module]) -> dict[str, MeasuredSpread]:
+    """Return the spread of every parameter over models that differ in their draw alone."""
     seen: dict[str, list[tuple[float, float, float, int]]] = defaultdict(list)
-    for draw in range(draws):
-        drawn = build_custom_model(at_width, torch_generator(0, "init exponents", draw))
+    for drawn in models:
         for name, value in drawn.named_parameters():
             low, high = torch.aminmax(value.detach())
             squares = float(value.detach().double().square().mean())
@@ -63,7 +75,7 @@ def _spreads(model: CustomConfig, width: int) -> dict[str, MeasuredSpread]:
     found = {}
     for name, rows in seen.items():
         squares, lows, highs, sizes = zip(*rows, strict=True)
-        rms = math.sqrt(sum(squares) / draws)
+        rms = math.sqrt(sum(squares) / len(rows))
         found[name] = MeasuredSpread(rms, sum(sizes), min(lows) == max(highs))
     return found
 
@@ -77,22 +89,54 @@ def measured_inits(model: CustomConfig) -> dict[str, MeasuredInit]:
 
 
 def _start(name: str, spreads: list[MeasuredSpread]) -> MeasuredInit:
-    sizes = np.array([spread.rms for spread in spreads])
-    if not sizes.any():
+    if _starts_at_zero(name, spreads):
         return MeasuredInit(spreads[0], 0.0, 0.0)
-    if not sizes.all():
-        raise UserError(
-            "A parameter must start at zero either at every width or at none, but the mean sizes "
-            f"of {name} at three widths are {', '.join(f'{size:.3g}' for size in sizes)}. "
-            "Initialise it in the same way at every width."
-        )
+    sizes = np.array([spread.rms for spread in spreads])
     log2_widths = np.log2(_MULTIPLES)
     centred = log2_widths - log2_widths.mean()
     weights = centred / (centred @ centred)
-    # A Gaussian's root mean square over n entries has the relative standard error 1/√(2n).
-    relative = np.array([0.0 if s.constant else (2 * s.entries) ** -0.5 for s in spreads])
+    relative = np.array([_relative_error(spread) for spread in spreads])
     error = float(np.linalg.norm(weights * relative / math.log(2)))
     return MeasuredInit(spreads[0], float(weights @ np.log2(sizes)), error)
+
+
+def _starts_at_zero(name: str, spreads: Sequence[MeasuredSpread]) -> bool:
+    sizes = [spread.rms for spread in spreads]
+    if any(sizes) and not all(sizes):
+        raise UserError(
+            "A parameter must start at zero either at every width or at none, but the mean sizes "
+            f"of {name} at {len(sizes)} widths are {', '.join(f'{size:.3g}' for size in sizes)}. "
+            "Initialise it in the same way at every width."
+        )
+    return not any(sizes)
+
+
+def _relative_error(spread: MeasuredSpread) -> float:
+    """Return the relative standard error of a spread: a Gaussian's over n entries is 1/√(2n)."""
+    return 0.0 if spread.constant else (2 * spread.entries) ** -0.5
+
+
+def continuing_multiplier(
+    shaped: ShapedParameter, base: MeasuredSpread, drawn: MeasuredSpread, width_ratio: float
+) -> float:
+    """Return what multiplies a drawn tensor so that its std continues that at base width.
+
+    `drawn` is the spread at the tensor's own width, `base` that at the base width, and the widths'
+    ratio is `width_ratio`. Where the two spreads differ by a power of m, within their errors, that
+    power is taken: so the multiplier of torch's own layers is exact, and 1 for a tensor that is as
+    µP needs it. Other initialisers (Xavier's of a readout) are no powers of the width, and the
+    measured spreads are taken.
+    """
+    if _starts_at_zero(shaped.name, (base, drawn)):
+        return 1.0
+    wanted = init_factor(shaped.role, shaped.width_mult, ParametrizationConfig())
+    growth = drawn.rms / base.rms
+    error = 3 * math.hypot(_relative_error(base), _relative_error(drawn)) + ROUNDING
+    m = width_ratio if shaped.role is Role.finite else shaped.width_mult
+    powers = [m**exponent for exponent in (-0.5, 0.0, -1.0)]
+    nearest = min(powers, key=lambda power: abs(math.log(growth / power)))
+    exact = abs(math.log(growth / nearest)) <= error
+    return wanted / (nearest if exact else growth)
 
 
 def wanted_exponent(role: Role) -> float:

@@ -1,12 +1,17 @@
-"""The roles of parameters: which dimensions grow with width, by the `mup` package's base shapes."""
+"""The roles of parameters: which dimensions grow with width, by the `mup` package's base shapes.
+
+A model is given as a function from a width to a module without storage (on the meta device), so
+that the families, custom models and models of a user's own loop go through the same functions.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 
 import torch
 from mup.infshape import InfShape
@@ -31,6 +36,19 @@ class ShapedParameter:
     role: Role
     width_mult: float  # ratio m of the fan-in if it grows, else of the growing dimension
     in_block: bool  # in a module with residual branches, so that depth scaling acts on it
+    places: tuple[str, ...]  # every name of the tensor; several if it is tied
+    readouts: tuple[str, ...]  # the places at which it is a readout's weight
+
+
+EmptyModel = Callable[[int], nn.Module]  # the model of a width, on the meta device
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What messages call a user's function, and the setting that states roles."""
+
+    function: str
+    roles: str
 
 
 def on_meta(model: ModelConfig, layout: Layout, width: int) -> nn.Module:
@@ -52,27 +70,51 @@ def shaped_parameters(model: ModelConfig, layout: Layout) -> tuple[ShapedParamet
     """
     if isinstance(model, CustomConfig):
         return _custom_parameters(model, layout)
-    return _inferred(model, layout)
+    return _inferred(partial(on_meta, model, layout), model.base_width, model.width)
 
 
-def _inferred(model: ModelConfig, layout: Layout) -> tuple[ShapedParameter, ...]:
-    base = on_meta(model, layout, model.base_width)
-    delta = on_meta(model, layout, 2 * model.base_width)
-    infshapes = zip_infshapes(make_base_shapes(base, delta), on_meta(model, layout, model.width))
+def _inferred(build: EmptyModel, base_width: int, width: int) -> tuple[ShapedParameter, ...]:
+    base, delta = build(base_width), build(2 * base_width)
+    infshapes = zip_infshapes(make_base_shapes(base, delta), build(width))
     fan_in = _fan_in_dimensions(base)
     blocks = _blocks(base)
+    places = _places(base)
     return tuple(
-        ShapedParameter(
-            name=name,
-            shape=tuple(infshape.shape()),
-            base_shape=tuple(d.base_dim if d.isinf() else d.dim for d in infshape),
-            role=_role(name, infshape, fan_in),
-            width_mult=float(infshape.width_mult()),
-            in_block=name.startswith(blocks),
-        )
+        _shaped(name, infshape, fan_in, places[name], in_block=name.startswith(blocks))
         for name, infshape in infshapes.items()
         if base.get_parameter(name).requires_grad
     )
+
+
+def _shaped(
+    name: str,
+    infshape: InfShape,
+    fan_in: Mapping[str, int],
+    places: tuple[str, ...],
+    *,
+    in_block: bool,
+) -> ShapedParameter:
+    roles = {place: _role(place, infshape, fan_in) for place in places}
+    # A table that is also a readout's weight is scaled as a table (arXiv 2203.03466, Appendix D).
+    tied_table = Role.input in roles.values()
+    return ShapedParameter(
+        name=name,
+        shape=tuple(infshape.shape()),
+        base_shape=tuple(d.base_dim if d.isinf() else d.dim for d in infshape),
+        role=Role.input if tied_table else roles[name],
+        width_mult=float(infshape.width_mult()),
+        in_block=in_block,
+        places=places,
+        readouts=tuple(place for place, role in roles.items() if role is Role.output),
+    )
+
+
+def _places(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Return every name of each parameter, by its first one."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    return {each[0]: tuple(each) for each in names.values()}
 
 
 def _fan_in_dimensions(model: nn.Module) -> dict[str, int]:
@@ -117,71 +159,96 @@ def _custom_parameters(model: CustomConfig, layout: Layout) -> tuple[ShapedParam
     """Return a custom model's parameters with inferred or stated roles; refuse unscalable ones."""
     at_base = dataclasses.replace(model, width=model.base_width)
     require_usable(at_base, layout)
-    _require_same_names(model, layout)
-    parameters = _inferred(model, layout)
-    if all(shaped.role is Role.finite for shaped in parameters):
-        raise UserError(
-            f"A model's parameters must grow with its width, but {model.factory} gives the same "
-            f"shapes at widths {model.base_width} and {2 * model.base_width}. Use the width that "
-            "the function is given."
-        )
+    build = partial(on_meta, model, layout)
+    words = Wording(function=model.factory, roles="model.roles")
+    parameters = growing_parameters(build, model.base_width, model.width, words)
     require_forward_at(dataclasses.replace(at_base, width=2 * model.base_width), layout)
-    parameters = _overridden(model.roles, parameters)
+    parameters = with_stated_roles(model.roles, parameters, words)
+    require_scalable_readouts(parameters, build(model.base_width), words)
     outputs = [shaped.name for shaped in parameters if shaped.role is Role.output]
-    scalable = _fan_in_dimensions(on_meta(model, layout, model.base_width))
-    for name in outputs:
-        if name not in scalable:
-            raise UserError(
-                "A parameter with the role `output` must be the weight of an nn.Linear or a "
-                f"convolution, whose input is scaled by base width / width, but {name} is not. "
-                "Put it into such a layer, or give it another role in model.roles."
-            )
     modules = tuple(name.removesuffix(".weight") for name in outputs)
     require_called(at_base, layout, modules)
     return parameters
 
 
-def _require_same_names(model: CustomConfig, layout: Layout) -> None:
-    def ranks(width: int) -> dict[str, int]:
-        built = on_meta(model, layout, width)
-        return {name: value.ndim for name, value in built.named_parameters()}
+def growing_parameters(
+    build: EmptyModel, base_width: int, width: int, words: Wording
+) -> tuple[ShapedParameter, ...]:
+    """Return the inferred roles of a user's model at `width`, in the model's own order.
 
-    base = ranks(model.base_width)
-    for width in (2 * model.base_width, model.width):
-        odd = {name for name, _ in base.items() ^ ranks(width).items()}
+    Raises:
+        UserError: widths differ in more than sizes, or in nothing.
+    """
+    _require_same_names(build, base_width, width, words)
+    parameters = _inferred(build, base_width, width)
+    if all(shaped.role is Role.finite for shaped in parameters):
+        raise UserError(
+            f"A model's parameters must grow with its width, but {words.function} gives the same "
+            f"shapes at widths {base_width} and {2 * base_width}. Use the width that "
+            "the function is given."
+        )
+    return parameters
+
+
+def require_scalable_readouts(
+    parameters: Sequence[ShapedParameter], base: nn.Module, words: Wording
+) -> None:
+    """Refuse a readout that no hook can scale, since it is no layer's weight."""
+    scalable = _fan_in_dimensions(base)
+    for shaped in parameters:
+        if shaped.role is Role.output and shaped.name not in scalable:
+            raise UserError(
+                "A parameter with the role `output` must be the weight of an nn.Linear or a "
+                "convolution, whose input is scaled by base width / width, but "
+                f"{shaped.name} is not. Put it into such a layer, or give it another role in "
+                f"{words.roles}."
+            )
+
+
+def _require_same_names(build: EmptyModel, base_width: int, width: int, words: Wording) -> None:
+    def ranks(width: int) -> dict[str, int]:
+        return {name: value.ndim for name, value in build(width).named_parameters()}
+
+    base = ranks(base_width)
+    for other in (2 * base_width, width):
+        odd = {name for name, _ in base.items() ^ ranks(other).items()}
         if odd:
             raise UserError(
                 f"A model must have the same parameters at every width, but {sorted(odd)[0]} of "
-                f"{model.factory} is not the same at widths {model.base_width} and {width}. Let "
+                f"{words.function} is not the same at widths {base_width} and {other}. Let "
                 "width change nothing but sizes."
             )
 
 
-def _overridden(
-    roles: Sequence[str], parameters: Sequence[ShapedParameter]
+def with_stated_roles(
+    roles: Sequence[str], parameters: Sequence[ShapedParameter], words: Wording
 ) -> tuple[ShapedParameter, ...]:
     """Return parameters with the roles of `pattern=role`; the first pattern that matches counts."""
-    rules = [_override(text, parameters) for text in roles]
+    rules = [_stated(text, parameters, words) for text in roles]
 
-    def role(shaped: ShapedParameter) -> Role:
+    def as_stated(shaped: ShapedParameter) -> ShapedParameter:
         stated = (role for pattern, role in rules if fnmatchcase(shaped.name, pattern))
-        return next(stated, shaped.role)
+        role = next(stated, shaped.role)
+        if role is shaped.role:
+            return shaped
+        readouts = shaped.places if role is Role.output else ()
+        return dataclasses.replace(shaped, role=role, readouts=readouts)
 
-    return tuple(dataclasses.replace(shaped, role=role(shaped)) for shaped in parameters)
+    return tuple(as_stated(shaped) for shaped in parameters)
 
 
-def _override(text: str, parameters: Sequence[ShapedParameter]) -> tuple[str, Role]:
+def _stated(text: str, parameters: Sequence[ShapedParameter], words: Wording) -> tuple[str, Role]:
     pattern, _, role = text.rpartition("=")
     known = [each.value for each in Role]
     if not pattern or role not in known:
         raise UserError(
-            "`model.roles` must hold entries pattern=role, where the role is one of "
+            f"`{words.roles}` must hold entries pattern=role, where the role is one of "
             f"{', '.join(known)}, but got {text!r}."
         )
     if not any(fnmatchcase(shaped.name, pattern) for shaped in parameters):
         names = ", ".join(shaped.name for shaped in parameters[:8])
         raise UserError(
-            f"Every pattern of `model.roles` must match a parameter, but {pattern!r} matches "
+            f"Every pattern of `{words.roles}` must match a parameter, but {pattern!r} matches "
             f"none. The first parameters are {names}."
         )
     return pattern, Role(role)

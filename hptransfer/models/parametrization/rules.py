@@ -29,6 +29,8 @@ from hptransfer.models.parametrization.factors import (
     Role,
     branch_factor,
     coupled_weight_decay,
+    folded,
+    group_values,
     init_factor,
     role_factors,
 )
@@ -170,11 +172,7 @@ def rules_in_form(config: TrialConfig, form: ReadoutForm) -> tuple[ParameterRule
 
 def _folded(rule: ParameterRule, f: float) -> ParameterRule:
     """Return a rule with the forward factor f, the output scale included, folded in."""
-    own = rule.factors
-    factors = dataclasses.replace(
-        own, lr=own.lr * f, weight_decay=own.weight_decay / f, eps=own.eps / f, forward=1.0
-    )
-    return dataclasses.replace(rule, init_std=rule.init_std * f, factors=factors)
+    return dataclasses.replace(rule, init_std=rule.init_std * f, factors=folded(rule.factors, f))
 
 
 def build_model(config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.hook) -> nn.Module:
@@ -197,8 +195,8 @@ def build_model(config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.ho
     initial = initial_parameters(config)
     with torch.no_grad():
         for rule in parameter_rules(config):
-            folded = 1.0 if hooked else readout_factor(config, rule)
-            model.get_parameter(rule.name).copy_(initial[rule.name] * folded)
+            f = 1.0 if hooked else readout_factor(config, rule)
+            model.get_parameter(rule.name).copy_(initial[rule.name] * f)
         multipliers = forward_multipliers(config) if hooked else branch_multipliers(config)
         for name, value in multipliers.items():
             model.get_buffer(name).fill_(value)
@@ -242,8 +240,8 @@ def _group(
     return {
         "params": [model.get_parameter(rule.name) for rule in rules],
         "names": [rule.name for rule in rules],
-        "lr": optimizer.lr * key.lr,
-        "weight_decay": coupled_weight_decay(config) * key.weight_decay,
-        "eps": optimizer.eps * key.eps,
+        **group_values(
+            key, lr=optimizer.lr, weight_decay=coupled_weight_decay(config), eps=optimizer.eps
+        ),
         "betas": (optimizer.beta1, optimizer.beta2),
     }

@@ -33,8 +33,11 @@ def check_line(answer: Mapping[str, Any]) -> str:
     )
 
 
-def check_text(answer: Mapping[str, Any]) -> str:
-    """Return a coordinate check's verdict with a table of the modules that failed."""
+def check_text(answer: Mapping[str, Any], whole_list: str = "--json lists them") -> str:
+    """Return a coordinate check's verdict with a table of the modules that failed.
+
+    `whole_list` says where all names are that are too many for the text.
+    """
     rows = [s for s in answer["slopes"] if not s["ok"]] or [answer["worst"]]
     worst_per_module: dict[str, Mapping[str, Any]] = {}
     for row in sorted(rows, key=lambda s: -abs(s["slope"] if s["slope"] is not None else 99.0)):
@@ -58,13 +61,15 @@ def check_text(answer: Mapping[str, Any]) -> str:
         text_table(title, ["module", "quantity", "step", "factor per doubling"], cells),
     ]
     if answer["zero"]:
-        lines.append(f"Exactly zero at every width, so not compared: {_some(answer['zero'])}.")
+        lines.append(
+            f"Exactly zero at every width, so not compared: {_some(answer['zero'], whole_list)}."
+        )
     return "\n".join(lines)
 
 
-def _some(names: Sequence[str], shown: int = 4) -> str:
+def _some(names: Sequence[str], whole_list: str, shown: int = 4) -> str:
     """Return the first `shown` names, and the number of the others."""
-    more = f" and {len(names) - shown} more (--json lists them)" if len(names) > shown else ""
+    more = f" and {len(names) - shown} more ({whole_list})" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more
 
 
