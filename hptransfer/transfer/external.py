@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -78,7 +79,7 @@ def transfer_external(
     }
     write_text(folder.target_file, _values_yaml(facts.name, trial, record))
     starter = folder.path / ("target.sh" if trial.trainer.command else "target.py")
-    write_text(starter, _starter_text(facts.name, trial, record))
+    write_text(starter, _starter_text(facts.name, trial, record, folder))
     record["files"] = [str(folder.target_file), str(starter), str(folder.transfer_file)]
     return with_realised(folder, record)
 
@@ -122,7 +123,7 @@ def _ratio(target: Any, proxy: Any) -> str:
 
 def start_text(trial: ExternalTrial, folder: ResultsFolder) -> str:
     """Return how the target is started: the command as one line, or the call of the function."""
-    home = folder.path / "target" / "run"
+    home = _home(folder)
     if trial.trainer.command:
         told = {"folder": home, "trial_key": trial_key(trial), "hosts": "localhost"}
         return shlex.join(trial.trainer.command_words({**trial.told(), **told}))
@@ -137,7 +138,14 @@ def start_text(trial: ExternalTrial, folder: ResultsFolder) -> str:
     return f"{name}(Trial({listed}, folder=Path({str(home)!r}), trial_key={trial_key(trial)!r}))"
 
 
-def _starter_text(name: str, trial: ExternalTrial, record: Mapping[str, Any]) -> str:
+def _home(folder: ResultsFolder) -> Path:
+    """Return the folder that the target run is told as its own."""
+    return folder.path / "target" / "run"
+
+
+def _starter_text(
+    name: str, trial: ExternalTrial, record: Mapping[str, Any], folder: ResultsFolder
+) -> str:
     """Return the text of `target.sh` or `target.py`."""
     lines = [f"The target run of the sweep {name}.", *provenance_lines(record)]
     comment = "".join(f"# {line}\n" for line in lines)
@@ -145,8 +153,17 @@ def _starter_text(name: str, trial: ExternalTrial, record: Mapping[str, Any]) ->
     if trial.trainer.command:
         return f"#!/usr/bin/env bash\n{comment}set -euo pipefail\n{start}\n"
     module, _, function = trial.trainer.function.partition(":")
-    imports = f"from pathlib import Path\n\nfrom {module} import {function.split('.')[0]}\n\n"
-    return f"{comment}{imports}from hptransfer import Trial\n\nprint({start})\n"
+    if module == "__main__":
+        found = f"# {function} is a function of a notebook: run these lines there.\n"
+    else:  # Python looks for modules beside this file, not where it is started
+        found = (
+            "import sys\n\nsys.path.insert(0, str(Path.cwd()))\n"
+            f"from {module} import {function.split('.')[0]}\n"
+        )
+    return (
+        f"{comment}from pathlib import Path\n{found}from hptransfer import Trial\n\n"
+        f"Path({str(_home(folder))!r}).mkdir(parents=True, exist_ok=True)\nprint({start})\n"
+    )
 
 
 def _values_yaml(name: str, trial: ExternalTrial, record: Mapping[str, Any]) -> str:
