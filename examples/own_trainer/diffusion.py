@@ -10,7 +10,7 @@ import argparse
 import json
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator  # pyright: ignore[reportMissingImports]
 from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -57,9 +57,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     given = parser.parse_args()
 
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
-    labels = torch.tensor(digits.target)
+    pixels, digits = load_digits(return_X_y=True)
+    images = torch.as_tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
+    labels = torch.as_tensor(digits)
     torch.manual_seed(given.seed)
     model = hptransfer.mup.build(make_model, width=given.width, base_width=BASE_WIDTH)
     optimizer = torch.optim.AdamW(hptransfer.mup.param_groups(model, lr=given.lr))

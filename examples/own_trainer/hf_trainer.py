@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from language_model import CHARACTERS, HELD_OUT, LENGTH, text
 from torch import nn
-from transformers import (
+from transformers import (  # pyright: ignore[reportMissingImports]
     LlamaConfig,
     LlamaForCausalLM,
     Trainer,

@@ -23,7 +23,7 @@ HELD_OUT = 10_000  # characters at the end of the text that are never trained on
 
 
 class Block(nn.Module):
-    """Causal attention and an MLP, each behind a norm. Heads keep their size; their number grows."""
+    """Causal attention and an MLP, each behind a norm; the number of heads grows."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

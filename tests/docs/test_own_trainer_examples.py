@@ -75,10 +75,10 @@ def test_a_sweep_finds_the_optimum_of_each_width(
     assert main(["run", sweep, "executor=local"]) == 0
     assert re.search(r"-> (transfers|drifts|inconclusive)", capsys.readouterr().out)
     results = hptransfer.load_results(f"results/{Path(sweep).stem}")
-    best = results.rows.groupby(["width", "log2_lr"])["loss"].mean().unstack().idxmin(axis=1)
-    assert set(best.index) == set(OPTIMA[sweep])
-    for width, log2_lr in best.items():
-        assert log2_lr == pytest.approx(OPTIMA[sweep][int(str(width))], abs=1)
+    means = results.rows.pivot_table(index="width", columns="log2_lr", values="loss")
+    assert set(means.index) == set(OPTIMA[sweep])
+    for width, expected in OPTIMA[sweep].items():
+        assert float(means.loc[width].idxmin()) == pytest.approx(expected, abs=1)
 
 
 def test_the_shell_script_s_law_is_found() -> None:

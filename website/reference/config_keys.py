@@ -54,8 +54,8 @@ AXIS = (
 )
 OWN = """\
 A sweep whose file has `train.function` or `train.command` is one of [your own
-trainer](../tutorials/your_own_training_loop.md). It starts from no `base` and has these keys, those of
-`executor`, and those of `sweep.realise`, `sweep.design`, `sweep.vary` and `verdict` above. The
+trainer](../tutorials/your_own_training_loop.md). It starts from no `base`. It has these keys, those
+of `executor`, and those of `sweep.realise`, `sweep.design`, `sweep.vary` and `verdict` above. The
 names in `search` are any words of the trainer's. The function or the command is told those values,
 the fixed ones, and {told}.
 """

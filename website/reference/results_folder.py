@@ -33,8 +33,8 @@ BESIDE = {
     "tensorboard/": "the same for TensorBoard",
     "optuna.db": "the search as a study of Optuna, where an Optuna method chose the points",
     "checkpoints/": "the state of trials in training, from which a sweep that was cut off goes on",
-    "trials/KEY/": "what a trial of your own trainer left: what it was told (`trial.json`), what it "
-    "printed (`log.txt`), what it reported (`reports.jsonl`), and what it wrote there itself",
+    "trials/KEY/": "what a trial of your own trainer left: what it was told (`trial.json`), "
+    "printed (`log.txt`) and reported (`reports.jsonl`), and what it wrote there itself",
     "target.sh": "the target run of your own trainer as a command; `target.py` where a function "
     "trains it",
     "trials/KEY.safetensors": "the weights of a trial that `train --trial` trained again",
