@@ -17,9 +17,9 @@ from unittest.mock import patch
 
 from hptransfer import execution
 from hptransfer.cli import main as cli
-from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
+from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.execution.pack_sizes import Trials
-from hptransfer.execution.work import OnError, OnResults
+from hptransfer.execution.work import OnResults
 from hptransfer.results.folder import write_json
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.sweeping.run import driver
@@ -45,8 +45,7 @@ def _noting(events: list[dict[str, Any]]) -> Callable[..., None]:
         *,
         on_results: OnResults,
         on_start: Callable[[int], None],
-        on_error: OnError,
-        checkpoints: CheckpointConfig | None = None,
+        **others: Any,
     ) -> None:
         def started(index: int) -> None:
             events.append({"event": "started", "pack": index, "time": time.time()})
@@ -73,8 +72,7 @@ def _noting(events: list[dict[str, Any]]) -> Callable[..., None]:
             executor,
             on_results=finished,
             on_start=started,
-            on_error=on_error,
-            checkpoints=checkpoints,
+            **others,
         )
 
     return run_packs

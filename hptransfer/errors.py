@@ -29,16 +29,18 @@ class TrialFailure(RuntimeError):
         reason: why, in a few words.
         frame: the place in the trainer's code, as `file:line in function`; empty if unknown.
         text: the end of the trial's log.
+        is_lost: whether a signal ended every attempt, as a machine does.
     """
 
-    def __init__(self, reason: str, frame: str, text: str) -> None:
+    def __init__(self, reason: str, frame: str, text: str, is_lost: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.frame = frame
         self.text = text
+        self.is_lost = is_lost
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
-        return TrialFailure, (self.reason, self.frame, self.text)
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, bool]]:
+        return TrialFailure, (self.reason, self.frame, self.text, self.is_lost)
 
 
 class Interrupted(KeyboardInterrupt):

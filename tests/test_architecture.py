@@ -35,6 +35,7 @@ MOST_ARROWS = 50  # between packages
 ONLY = {
     "torch": {"models", "data", "training", "execution", "transfer", "system"},
     "ray": {"execution/ray"},
+    "submitit": {"execution/slurm"},
     "hydra": {"config/compose"},
     "omegaconf": {"config/compose"},
     "mup": {"models/parametrization"},
@@ -45,7 +46,7 @@ ONLY = {
 }
 # Packages that commands without training import: no torch, Ray or Hydra at their import.
 LIGHT = ("analysis", "cli", "config", "reporting", "results", "sweeping", "system", "execution")
-HEAVY = {"torch", "ray", "hydra", "omegaconf", "mup", "sklearn", "matplotlib"}
+HEAVY = {"torch", "ray", "submitit", "hydra", "omegaconf", "mup", "sklearn", "matplotlib"}
 # Files of light packages that only heavier ones import.
 LOADED_LATER = ("config/compose/", "execution/ray/", "execution/measure.py", "reporting/figures/")
 

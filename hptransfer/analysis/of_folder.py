@@ -19,7 +19,13 @@ from hptransfer.config.choices import Status
 from hptransfer.config.external import is_external
 from hptransfer.errors import UserError
 from hptransfer.results.failed_trials import read_failed
-from hptransfer.results.folder import ResultsFolder, read_json, write_json
+from hptransfer.results.folder import (
+    LOG_FILE,
+    ResultsFolder,
+    read_json,
+    trial_folder,
+    write_json,
+)
 from hptransfer.results.ledger_rows import (
     LEDGER_NAME,
     find_ledger,
@@ -59,6 +65,7 @@ def status(folder: ResultsFolder) -> dict[str, Any]:
                 outside.append(row["trial_key"])
         torn_bytes = stretch.torn_bytes
     scattered = wanted_rows(folder, facts) if facts.is_scattered else []
+    of_trainer = is_external(facts.tree)
     return {
         "sweep": facts.name,
         "folder": str(folder.path),
@@ -69,6 +76,7 @@ def status(folder: ResultsFolder) -> dict[str, Any]:
         "outside_count": len(outside),
         "failed": [each.sentence(folder.path) for each in read_failed(folder.path).values()],
         "best": best_points(scattered, facts.axes),
+        "logs": str(trial_folder(folder.path, "KEY") / LOG_FILE) if of_trainer else None,
         "notice": torn_line_notice(folder.path / LEDGER_NAME, torn_bytes),
     }
 

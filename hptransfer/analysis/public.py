@@ -31,13 +31,10 @@ _RETOLD = (
     (r"--columns (\w+)=([^\s')]+)", r"columns={'\1': '\2'}"),
     (r"--columns '(\w+)=([^']+)'", r"columns={'\1': '\2'}"),
     (r"`?--columns`?", "`columns`"),
-    (r"\b(\w+)=COLUMN", r"columns={'\1': COLUMN}"),
-    (r"write (\w+):=(\w+) for all rows", r"give rows.assign(\1='\2')"),
     (r"column out: (\w+)=$", r"column out: columns={'\1': ''}"),
     (r"but it holds a header alone\. Add the trials below it", "but has none. Give a row per run"),
     (r"a header and rows, but it is empty", "columns and rows, but it is empty"),
     (r"Of imported rows", "Of a DataFrame"),
-    (r"`hptransfer fit --step N`", "`hptransfer.fit(rows, step=N)`"),
     (r"`hptransfer (sweep|fit|plot)`", r"`hptransfer.\1`"),
     (r"name the folder it printed", "name the folder that it wrote"),
 )

@@ -147,8 +147,10 @@ def _at_other_hps(row: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
 
 def _without(config: Mapping[str, Any], first: str) -> dict[str, Any]:
     """Return a trial's short form without its seed and the first HP."""
-    hp = hyperparameter(first, DDPMConfig())  # the objective that knows every HP
     kept = {name: group for name, group in config.items() if name != "seed"}
+    if "external" in config:
+        return {**kept, "hps": sorted(kept["hps"].keys())}
+    hp = hyperparameter(first, DDPMConfig())  # the objective that knows every HP
     group = {k: v for k, v in kept.pop(hp.group, {}).items() if k != hp.field}
     return {**kept, **({hp.group: group} if group else {})}
 

@@ -16,7 +16,8 @@ A SWEEP is a YAML file, or a name that is looked up in ./sweeps and then among t
             come with hptransfer (`hptransfer list sweeps`).
 overrides:  They change the config: group=choice or key=value, for example model.depth=4,
             'sweep.widths=[64,128]', search.lr.low=-12 (log2 of the lowest learning rate),
-            executor=local, runtime.device=cuda or name=mine.
+            executor=local, runtime.device=cuda or name=mine. A list is written
+            sweep.widths=64,128 or 'sweep.widths=[64,128]'; both mean the same.
 exit codes: 0: done. 1: it ran, and the answer is no. 2: the command or a file must be changed.
             3: the machine failed. 130, 143: interrupted.
 """

@@ -23,6 +23,7 @@ from hptransfer.cli.terminal import (
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Init
 from hptransfer.config.compose.compose import LISTS, compose_file, entries_of
+from hptransfer.errors import UserError, abbreviate
 from hptransfer.reporting.text import answers as text
 from hptransfer.reporting.text.rules import rules_text
 from hptransfer.results.folder import find_folder
@@ -53,6 +54,7 @@ def check_command(arguments: argparse.Namespace) -> int:
     from hptransfer.sweeping.public import composed_check
     from hptransfer.sweeping.run import job
 
+    _require_no_sweep("check", arguments)
     composed, sweep = composed_check(arguments.overrides, arguments.config_dir)
     if arguments.print_config:
         return print_config(arguments, composed, sweep.name)
@@ -79,6 +81,17 @@ def check_command(arguments: argparse.Namespace) -> int:
     return int(answer["verdict"] == "fail")
 
 
+def _require_no_sweep(command: str, arguments: argparse.Namespace) -> None:
+    """Refuse the name of a sweep or a file, which a command about a model takes for an override."""
+    for word in arguments.overrides:
+        if "=" not in word and not word.startswith(("~", "-")):
+            raise UserError(
+                f"`hptransfer {command}` is about a model, so it takes overrides such as model=dit "
+                f"and no sweep or file, but got {abbreviate(word)}. Name the model, for example "
+                f"`hptransfer {command} model=dit model.depth=2`."
+            )
+
+
 def _drawn(folder: Path, answer: dict[str, Any], base: TrialConfig) -> list[str]:
     """Draw a check beside earlier ones of other models; list the files."""
     from hptransfer.reporting.figures import check_pictures, write_pictures
@@ -94,6 +107,7 @@ def _drawn(folder: Path, answer: dict[str, Any], base: TrialConfig) -> list[str]
 
 def rules_command(arguments: argparse.Namespace) -> int:
     """`hptransfer rules`."""
+    _require_no_sweep("rules", arguments)
     composed = compose_file(None, arguments.overrides, config_dir=arguments.config_dir)
     if arguments.print_config:
         return print_config(arguments, composed, "rules")

@@ -121,13 +121,14 @@ def start_words(record: Mapping[str, Any]) -> str:
 
 def _wider_rows(arms: Iterable[Mapping[str, Any]]) -> list[str]:
     """Say which rows of another program are needed where an answer asks for a wider grid."""
-    asked = [wider["sentence"] for arm in arms for wider in arm["extend"]]
+    asked = [wider for arm in arms for wider in arm["extend"]]
     if not asked:
         return []
+    lost = [wider["sentence"] for wider in asked if wider["octaves"] is None]  # else a warning
     return [
-        *dict.fromkeys(asked),
-        "hptransfer cannot train these trials: train them with the program that made the rows, "
-        "then import them into the same folder.",
+        *dict.fromkeys(lost),
+        "hptransfer cannot train the trials of a wider grid for you: train them with the program "
+        "that made these rows, then import them into the same folder.",
     ]
 
 
@@ -180,6 +181,8 @@ def after_report(arguments: argparse.Namespace, folder: ResultsFolder) -> str:
     transferred = read_json(folder.transfer_file, "target")
     if transferred is None:
         return command_line("fit", arguments, str(folder.path))
+    if transferred["target"].get("start"):
+        return start_words(transferred)
     if transferred["target"]["params"] is None:
         return command_line("import", arguments, "TARGET_ROWS.csv", str(folder.target))
     return command_line("train", arguments, str(folder.target_file))

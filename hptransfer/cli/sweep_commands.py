@@ -52,7 +52,7 @@ def _job(arguments: argparse.Namespace) -> Iterator[Any]:
     """Compose a sweep and hold its folder; None where the sweep was only to be printed."""
     from hptransfer.sweeping.run import job as jobs
 
-    path = find_sweep(arguments.sweep)
+    path = find_sweep(arguments.sweep, arguments.results)
     composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
     if arguments.print_config:
         print_config(arguments, composed, sweep_config(composed).name)
@@ -467,9 +467,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
 
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers must be positive, but got {arguments.workers}.")
-    composed = compose_file(
-        find_sweep(arguments.sweep), arguments.overrides, config_dir=arguments.config_dir
-    )
+    path = find_sweep(arguments.sweep, arguments.results)
+    composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
     sweep = sweep_config(composed)
     if arguments.print_config:
         return print_config(arguments, composed, sweep.name)

@@ -6,7 +6,13 @@ is in `RuntimeConfig` and `ExecutorConfig`. Standard library only.
 
 from __future__ import annotations
 
-from hptransfer.config.runtime import CheckpointConfig, ExecutorConfig, RuntimeConfig, TrainerConfig
+from hptransfer.config.runtime import (
+    CheckpointConfig,
+    ExecutorConfig,
+    RuntimeConfig,
+    SlurmConfig,
+    TrainerConfig,
+)
 from hptransfer.config.trial import (
     AdamWConfig,
     BudgetConfig,

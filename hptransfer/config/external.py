@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 import shlex
 import string
@@ -22,6 +23,8 @@ FAMILY = "external"  # `model.family` of a trainer that is not ours
 ARM = "trainer"  # the label of the arm of a sweep that names no parametrizations
 # What every trial is told besides its hyperparameters and fixed values.
 TOLD = ("width", "base_width", "depth", "seed", "parametrization", "folder", "trial_key", "hosts")
+# Words that only a shell understands: a chain of commands, a pipe, or a redirection.
+SHELL_SIGN = r"&&|\|\|?|[^'\"]*;|&|\d?>>?(&\d|[\w./-]*)|<"
 Scalar = str | int | float | bool | None
 
 
@@ -69,7 +72,7 @@ class ExternalTrainer:
             require_positive("train.timeout_s", self.timeout_s)
         require_finite("train.grace_s", self.grace_s, least=0)
         if self.command:
-            self._words()
+            self._require_no_shell()
 
     @property
     def name(self) -> str:
@@ -95,7 +98,13 @@ class ExternalTrainer:
             f"{abbreviate(pattern)} has {groups}. Write it like val_loss=(\\S+).",
         )
 
-    def _words(self) -> list[str]:
+    @property
+    def words(self) -> list[str]:
+        """The command's words with their placeholders.
+
+        Raises:
+            UserError: the command cannot be split into words, or it has none.
+        """
         try:
             words = shlex.split(self.command)
         except ValueError as error:
@@ -103,8 +112,25 @@ class ExternalTrainer:
                 f"`train.command` must be a command line, but {abbreviate(self.command)} cannot "
                 f"be split into words ({error}). Close its quotes."
             ) from None
-        require(bool(words), "`train.command` must be a command line, but it is empty.")
+        require(
+            bool(words),
+            "`train.command` must be a command line, but it is empty. Give one, for example "
+            "python train.py --width {width} --lr {lr}.",
+        )
         return words
+
+    def _require_no_shell(self) -> None:
+        """Refuse the unquoted signs of a shell, which a program would get as arguments."""
+        try:
+            words = self.words and shlex.split(self.command, posix=False)  # quotes stay
+        except ValueError:  # quotes behind backslashes
+            words = []
+        for word in words:
+            require(
+                re.fullmatch(SHELL_SIGN, word) is None,
+                f"`train.command` is read by no shell, so {abbreviate(word)} would be an argument "
+                "of the program. Write bash -c '...' around the whole line, or remove it.",
+            )
 
     @property
     def placeholders(self) -> set[str]:
@@ -114,7 +140,7 @@ class ExternalTrainer:
             UserError: braces that hold no name.
         """
         found = set()
-        for word in self._words():
+        for word in self.words:
             try:
                 parts = list(string.Formatter().parse(word))
             except ValueError as error:
@@ -137,7 +163,7 @@ class ExternalTrainer:
     def command_words(self, values: Mapping[str, Any]) -> list[str]:
         """Return the command's words with the placeholders filled in; no shell reads them."""
         told = {name: value_text(value) for name, value in values.items()}
-        return [word.format_map(told) for word in self._words()]
+        return [word.format_map(told) for word in self.words]
 
 
 def is_external(content: Mapping[str, Any]) -> bool:
@@ -248,6 +274,10 @@ def require_names(search: Iterable[str], fixed: Mapping[str, Any]) -> None:
             value is None or isinstance(value, str | int | float | bool),
             f"`fixed.{name}` must be a number, text, true, false or null, but got "
             f"{abbreviate(value)}.",
+        )
+        require(
+            not isinstance(value, float) or math.isfinite(value),
+            f"`fixed.{name}` must be finite, but got {value}. Put it in quotes, as text.",
         )
         require(
             name not in search,

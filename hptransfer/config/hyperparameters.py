@@ -11,6 +11,7 @@ from hptransfer.config import DDPMConfig, ObjectiveConfig, TrialConfig
 from hptransfer.config.external import ExternalTrial
 from hptransfer.config.identity import AnyTrial
 from hptransfer.errors import require
+from hptransfer.system.text import rounded
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,17 @@ def hp_words(axis: str) -> str:
 def hp_value(axis: str, point: float) -> float:
     """Return the value at a point of an axis: of `log2_<name>` a power of two, else the point."""
     return 2.0**point if axis.startswith("log2_") else point
+
+
+def value_text(axis: str, value: float, digits: int = 3) -> str:
+    """Return a hyperparameter's own value with so many significant digits.
+
+    On an axis that is not in log2 a value near 1, such as a momentum of 0.9995, is told by its
+    distance from 1.
+    """
+    if not axis.startswith("log2_") and 0 < abs(value - 1.0) < 0.1:
+        return f"{1.0 + float(f'{value - 1.0:.{digits - 1}g}'):.10g}"
+    return rounded(value, digits)
 
 
 def axis_digits(axis: str) -> int:

@@ -72,20 +72,68 @@ class CheckpointConfig:
 # Parts of a URL that hold a password or token.
 _USER_INFO = r"\w://[^\s/@]*:[^\s/@]*@|https?://[^\s/@]+@"
 _QUERY = r"[?&;](?:\w*(?:token|secret|password|signature|api_?key)|sig|key)="
+PLACEMENTS = ("spread", "pack")
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+
+
+CLUSTERS = ("slurm", "local")
+# What `executor.slurm.parameters` must not say, since a field says it or the jobs need it.
+OWN_PARAMETERS = {
+    **{name: f"executor.slurm.{name}" for name in ("partition", "account", "qos", "constraint")},
+    **{"time": "executor.slurm.timeout_min", "cpus-per-task": "executor.cpus"},
+    **{"mem": "executor.memory_gib", "gpus-per-node": "executor.gpus"},
+    **dict.fromkeys(("array", "job-name", "output", "error", "open-mode", "signal"), ""),
+}
+
+
+@dataclass(frozen=True)
+class SlurmConfig:
+    """What only SLURM knows of the jobs of `executor=slurm`."""
+
+    cluster: str = "slurm"  # or local: processes of this machine, to try it out without SLURM
+    partition: str | None = None  # null: the site's own choice, here and below
+    account: str | None = None  # that pays for the jobs
+    qos: str | None = None  # quality of service
+    constraint: str | None = None  # features of the nodes, such as a100
+    timeout_min: int = 60  # minutes after which SLURM ends a job
+    parameters: dict[str, str] = field(default_factory=dict)  # further lines #SBATCH --NAME=VALUE
+    setup: list[str] = field(default_factory=list)  # lines of shell that run first in a job
+    poll_s: float = 30.0  # seconds between two questions to SLURM, each of which is for all jobs
+
+    def __post_init__(self) -> None:
+        require(
+            self.cluster in CLUSTERS,
+            f"`executor.slurm.cluster` must be slurm or local, but got {self.cluster!r}.",
+        )
+        require_count("executor.slurm.timeout_min", self.timeout_min)
+        require_finite("executor.slurm.poll_s", self.poll_s, least=0.1)
+        for name in self.parameters:
+            own = OWN_PARAMETERS.get(name.replace("_", "-"))
+            require(
+                own is None,
+                f"`executor.slurm.parameters` must not name {name}, which "
+                + (f"is {own}. Set that." if own else "hptransfer sets itself. Leave it out."),
+            )
+            require(
+                re.fullmatch(r"[a-z][a-z0-9_-]*", name) is not None,
+                "`executor.slurm.parameters` must be options of sbatch without their dashes, but "
+                f"got {name!r}. Write, for example, {{exclude: node7}}.",
+            )
 
 
 @dataclass(frozen=True)
 class ExecutorConfig:
     """Who runs the packs."""
 
-    name: str = field(default="ray", metadata=TAG)  # local (one pack after another) or ray
+    name: str = field(default="ray", metadata=TAG)  # local (one pack after another), ray or slurm
     workers: int | None = None  # packs at a time; null: as many as the resources allow
     cpus: float = 1.0  # CPUs a pack asks for
     gpus: float | None = None  # GPUs a pack asks for; null: 1 on cuda, else 0
     memory_gib: float | None = None  # GiB of memory a pack asks for; null: none
     resources: dict[str, float] = field(default_factory=dict)  # custom Ray resources of a pack
     accelerator_type: str | None = None  # the GPU a pack asks for, as Ray names it, e.g. H100
+    nodes: int = 1  # nodes that a trial of your own trainer takes
+    placement: str = "spread"  # of its nodes: spread (as many machines) or pack (all on one)
     address: str = "local"  # of Ray: local (this machine), auto or host:port
     wait_for_nodes_s: float = 0.0  # seconds to wait for nodes that fit, for autoscaling clusters
     retries: int = 2  # times a pack is run again after its worker or node was lost
@@ -93,14 +141,20 @@ class ExecutorConfig:
     checkpoint_s: float = 60.0  # least seconds between two checkpoints of a pack
     trackers: list[str] = field(default_factory=["tensorboard"].copy)  # or wandb, mlflow, trackio
     price_per_hour: float | None = None  # money per hour of what one pack occupies; null: not said
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)  # of the jobs of executor=slurm
 
     def __post_init__(self) -> None:
         require(
-            self.name in ("local", "ray"),
-            f"`executor.name` must be local or ray, but got {self.name!r}.",
+            self.name in ("local", "ray", "slurm"),
+            f"`executor.name` must be local, ray or slurm, but got {self.name!r}.",
         )
         require_count("executor.workers", self.workers)
         require_count("executor.retries", self.retries, least=0)
+        require_count("executor.nodes", self.nodes, most=2**16)
+        require(
+            self.placement in PLACEMENTS,
+            f"`executor.placement` must be {' or '.join(PLACEMENTS)}, but got {self.placement!r}.",
+        )
         require_positive("executor.cpus", self.cpus)
         for name in ("gpus", "wait_for_nodes_s", "checkpoint_s", "price_per_hour"):
             require_finite(f"executor.{name}", getattr(self, name), least=0)
@@ -120,6 +174,13 @@ class ExecutorConfig:
             "results folder, but its URL holds one. Use the environment variables of the storage "
             "service instead (for example AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY).",
         )
+
+    @property
+    def is_here(self) -> bool:
+        """Whether packs run on this machine alone, as far as the settings tell."""
+        if self.name == "slurm":
+            return self.slurm.cluster == "local"
+        return self.name == "local" or self.address == "local"
 
 
 @dataclass(frozen=True)

@@ -490,7 +490,7 @@ class ExternalSweep(SweepConfig):
     def _require_searchable(self) -> None:
         names = [name for name, _ in self.search]
         require_names(names, dict(self.base.fixed))
-        placed = self.base.with_hps(dict.fromkeys(names, 0.0))
+        placed = self.base.with_hps({f"log2_{name}": 0.0 for name in names})
         require_placeholders(placed, search=names, seeds=len(self.seeds))
 
 

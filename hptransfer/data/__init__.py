@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,6 +33,7 @@ from hptransfer.data.source import (
     SourceRows,
     Split,
     check_source,
+    missing_folder,
     named_folder,
     split_rows,
 )
@@ -47,6 +47,7 @@ __all__ = [
     "Split",
     "batch_indices",
     "load_data",
+    "missing_folder",
     "open_folder",
     "verify_data",
 ]
@@ -96,13 +97,8 @@ def _load_whole(config: DataConfig, folder: str | None) -> Dataset:
         case DigitsConfig():
             words, content = digits, [digits.read()]
         case FashionMNISTConfig():
-            if folder is None:
-                raise UserError(
-                    "data=fashion_mnist is read from a folder of IDX files, but none is named. "
-                    "Set runtime.data_folder=/path/to/fashion-mnist."
-                )
-            words = fashion_mnist
-            content = [fashion_mnist.read(Path(folder), split) for split in ("train", "test")]
+            words, path = fashion_mnist, named_folder(config, folder)
+            content = [fashion_mnist.read(path, split) for split in ("train", "test")]
         case _:
             raise TypeError(f"no data source for {type(config).__name__}")
     digest = hashlib.sha256()

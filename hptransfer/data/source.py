@@ -30,7 +30,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from hptransfer.config import FolderConfig, Layout
+from hptransfer.config import DataConfig, DigitsConfig, FolderConfig, Layout
 from hptransfer.errors import MachineError, UserError
 from hptransfer.system.files import write_text
 from hptransfer.system.random_streams import numpy_generator
@@ -224,19 +224,32 @@ class Source(ABC):
         return none.unsqueeze(-1), none.bool(), none
 
 
-def named_folder(config: FolderConfig, folder: str | None) -> Path:
+def named_folder(config: DataConfig, folder: str | None) -> Path:
     """Return the folder of a data set; raise a `UserError` if none is named or it is missing."""
+    missing = missing_folder(config, folder)
+    if folder is None or missing is not None:
+        raise UserError(missing)
+    return Path(folder)
+
+
+def missing_folder(config: DataConfig, folder: str | None) -> str | None:
+    """Say that the folder of a data set is not named or not there; None where nothing is missing.
+
+    Nothing is read. A data set that ships with hptransfer needs no folder.
+    """
+    if isinstance(config, DigitsConfig):
+        return None
     if folder is None:
-        raise UserError(
+        return (
             f"data={config.name} is read from a folder, but none is named. Set "
             "runtime.data_folder=/path/to/it."
         )
     if not Path(folder).is_dir():
-        raise UserError(
+        return (
             f"data={config.name} is read from a folder, but {folder} is none. Set "
             "runtime.data_folder to one that exists."
         )
-    return Path(folder)
+    return None
 
 
 def check_source(config: FolderConfig, source: Source, *, trust_seal: bool) -> None:

@@ -1,24 +1,49 @@
-"""Execution of a sweep's packs: one after another in this process, or by Ray Tune."""
+"""Execution of a sweep's packs: one after another in this process, by Ray Tune, or by SLURM."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig
+from hptransfer.config.compose.external import TrialResources
+from hptransfer.errors import UserError
 from hptransfer.execution.pack_sizes import MeasureLimits, Measurement, Trials
-from hptransfer.execution.resources import usable_cpus
+from hptransfer.execution.resources import resources_of_pack, usable_cpus
 from hptransfer.execution.work import (
     OnError,
     OnResults,
     PackError,
     PackTasks,
     RunPack,
+    ignore_note,
     ignore_start,
     raise_error,
 )
 
-__all__ = ["PackError", "RunPack", "cached_packs", "measure_packs", "run_packs"]
+__all__ = [
+    "PackError",
+    "RunPack",
+    "cached_packs",
+    "measure_packs",
+    "require_executor",
+    "run_packs",
+]
+
+
+def require_executor(executor: ExecutorConfig) -> None:
+    """Refuse an executor whose programs or packages are not there, before anything is written.
+
+    Raises:
+        UserError: in a sentence.
+    """
+    if executor.name == "slurm":
+        from hptransfer.execution.slurm.cluster import require_slurm
+
+        require_slurm(executor)
 
 
 def run_packs(
@@ -31,6 +56,9 @@ def run_packs(
     on_error: OnError = raise_error,
     run_pack: RunPack | None = None,
     checkpoints: CheckpointConfig | None = None,
+    folder: Path | None = None,
+    on_note: Callable[[str], None] = ignore_note,
+    resources: Mapping[int, TrialResources] = MappingProxyType({}),
 ) -> None:
     """Run every pack once; all callbacks run in this thread and get the pack's index.
 
@@ -42,6 +70,9 @@ def run_packs(
             with the indices that follow the last. By default the error is raised.
         run_pack: what runs a pack; None: `hptransfer.training.packs.run.run_pack`.
         checkpoints: where packs in training leave their state; None: nowhere.
+        folder: the folder with the ledger, in which SLURM's jobs leave their outcomes.
+        on_note: is told what became of SLURM's jobs, in sentences.
+        resources: of the widths whose packs ask for others than the executor's.
 
     Raises:
         PackError: a pack raised, and `on_error` is not given.
@@ -50,9 +81,21 @@ def run_packs(
     """
     if not packs:
         return
-    tasks = PackTasks(runtime, run_pack, checkpoints)
     if executor.name == "local":
+        tasks = PackTasks(runtime, run_pack, checkpoints)
         _run_here(packs, tasks, on_results, on_start, on_error)
+        return
+    request_of = partial(resources_of_pack, runtime, executor, resources)
+    tasks = PackTasks(runtime, run_pack, checkpoints, request_of)
+    if executor.name == "slurm":
+        if folder is None:
+            raise UserError(
+                "`executor` must be local or ray for runs that no results folder keeps, such as "
+                "those of a budget's plan, but got slurm. Add executor=local or executor=ray."
+            )
+        from hptransfer.execution.slurm.executor import run_as_jobs
+
+        run_as_jobs(packs, tasks, executor, folder, on_results, on_start, on_error, on_note)
         return
     from hptransfer.execution.ray.executor import run_on_workers
 
@@ -103,7 +146,13 @@ def measure_packs(
         UserError: resources that no node has.
         MachineError: a single trial does not fit, or the workers were lost.
     """
-    if executor.name != "local" and (executor.address != "local" or runtime.on_gpu):
+    if executor.name == "slurm" and not executor.is_here:
+        raise UserError(
+            "`runtime.pack_size` must be given with executor=slurm, since packs are measured where "
+            "they train and no job is submitted for that. Set runtime.pack_size=1 or more; "
+            "`hptransfer plan --measure` finds a good one on a node of the same kind."
+        )
+    if executor.name == "ray" and (executor.address != "local" or runtime.on_gpu):
         from hptransfer.execution.ray.measure import measure_packs as measure_on_workers
 
         return measure_on_workers(groups, runtime, executor, limits=limits, say=say)
@@ -125,8 +174,8 @@ def cached_packs(
     from hptransfer.execution.measure import cached_costs
 
     workers = known_places(runtime, executor)
-    here = executor.name == "local" or executor.address == "local"
-    costs, notes = cached_costs(groups, runtime, here=here, share=1.0 / (workers or 1))
+    share = 1.0 / (workers or 1)
+    costs, notes = cached_costs(groups, runtime, here=executor.is_here, share=share)
     return Measurement(costs, workers, notes)
 
 
@@ -134,7 +183,7 @@ def known_places(runtime: RuntimeConfig, executor: ExecutorConfig) -> int | None
     """Return the packs that run at a time as far as this machine tells; None: a cluster's."""
     if executor.name == "local":
         return 1
-    if executor.address == "local" and not runtime.on_gpu:
+    if executor.is_here and not runtime.on_gpu:
         places = max(int(usable_cpus() / executor.cpus), 1)
         return min(executor.workers or places, places)
     return executor.workers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections import Counter
@@ -10,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig
+from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
+from hptransfer.config.compose.external import TrialResources
+from hptransfer.config.external import ExternalTrial
 from hptransfer.errors import UserError
 
 # Share of a node's resource `accelerator_type:NAME` that one task takes, as Ray itself does it.
@@ -22,21 +25,53 @@ OWN_FIELDS = {"CPU": "cpus", "GPU": "gpus", "memory": "memory_gib"}
 
 @dataclass(frozen=True)
 class Resources:
-    """The resources that one pack asks for."""
+    """The resources that one pack asks for: amounts for each of its nodes."""
 
     cpus: float
     gpus: float
     memory_gib: float = 0.0
     others: Mapping[str, float] = field(default_factory=dict)  # by Ray's names
+    nodes: int = 1  # nodes that the pack takes
+    packed: bool = False  # whether one machine holds what all its nodes take together
 
     @property
     def bundle(self) -> dict[str, float]:
-        """All amounts above zero by Ray's names; memory in bytes."""
+        """All amounts above zero on one machine by Ray's names; memory in bytes."""
         amounts = {"CPU": self.cpus, "GPU": self.gpus, "memory": int(self.memory_gib * GIB)}
-        return {name: amount for name, amount in {**amounts, **self.others}.items() if amount}
+        times = self.nodes if self.packed else 1
+        return {
+            name: amount * times for name, amount in {**amounts, **self.others}.items() if amount
+        }
+
+    @property
+    def machines(self) -> int:
+        """Count the machines that the pack takes."""
+        return 1 if self.packed else self.nodes
+
+    @property
+    def kind(self) -> Kind:
+        """What is equal for requests that can stand for one another."""
+        return (self.machines, tuple(sorted(self.bundle.items())))
 
     def __str__(self) -> str:
         return _text(self.bundle, self.bundle)
+
+
+Kind = tuple[int, tuple[tuple[str, float], ...]]
+
+
+def resources_of_pack(
+    runtime: RuntimeConfig,
+    executor: ExecutorConfig,
+    by_width: Mapping[int, TrialResources],
+    pack: Sequence[TrialConfig | ExternalTrial],
+) -> Resources:
+    """Return what a pack asks for: the executor's resources, changed by those of its width."""
+    given = by_width.get(pack[0].model.width)
+    if given is not None:
+        changes = {k: v for k, v in dataclasses.asdict(given).items() if v is not None}
+        executor = dataclasses.replace(executor, **changes)
+    return resources_of(runtime, executor)
 
 
 def resources_of(runtime: RuntimeConfig, executor: ExecutorConfig) -> Resources:
@@ -65,12 +100,18 @@ def resources_of(runtime: RuntimeConfig, executor: ExecutorConfig) -> Resources:
             raise UserError(f"`executor.resources.{name}` must be positive, but got {amount:g}.")
     if executor.accelerator_type is not None:
         others[f"accelerator_type:{executor.accelerator_type}"] = ACCELERATOR_SHARE
-    return Resources(executor.cpus, gpus, executor.memory_gib or 0.0, others)
+    packed = executor.placement == "pack" and executor.nodes > 1
+    memory = executor.memory_gib or 0.0
+    return Resources(executor.cpus, gpus, memory, others, executor.nodes, packed)
 
 
 def places(nodes: Sequence[Mapping[str, Any]], request: Resources) -> int:
     """Count the packs that fit on the living nodes of a list as `ray.nodes()` returns it."""
-    return sum(_places(offer, request.bundle) for offer in _offers(nodes))
+    on_each = [_places(offer, request.bundle) for offer in _offers(nodes)]
+    count = sum(on_each) // request.machines
+    while sum(min(places, count) for places in on_each) < count * request.machines:
+        count -= 1  # no machine can serve one pack twice
+    return count
 
 
 def concurrent_packs(
@@ -85,11 +126,14 @@ def no_place(nodes: Sequence[Mapping[str, Any]], request: Resources) -> UserErro
     """Return the error of a pack that fits on no node: its request and the nodes' resources."""
     kinds = Counter(_text(offer, request.bundle) for offer in _offers(nodes))
     offers = "; ".join(f"{n} with {kind}" if n > 1 else kind for kind, n in kinds.most_common())
+    where, what = "one node", f"{request}"
+    if request.machines > 1:
+        where, what = f"{request.machines} nodes", f"{request} on each"
     return UserError(
-        f"A pack of trials must fit on one node, but it asks for {request}, and the nodes have: "
+        f"A pack of trials must fit on {where}, but it asks for {what}, and the nodes have: "
         f"{offers or 'nothing'}. Ask for less (executor.cpus, gpus, memory_gib, resources, "
-        "accelerator_type), change runtime.device, or add such a node; executor.wait_for_nodes_s "
-        "waits for one."
+        "accelerator_type, nodes, or the sweep's section resources), change runtime.device, or "
+        "add such a node; executor.wait_for_nodes_s waits for one."
     )
 
 

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol, runtime_checkable
 
 from hptransfer.config import CheckpointConfig, RuntimeConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError, TrialFailure, UserError
 from hptransfer.execution.pack_sizes import Trials
+from hptransfer.execution.resources import Resources
 from hptransfer.results.trial_result import TrialResult
 
 RunPack = Callable[[Trials, RuntimeConfig], list[TrialResult]]
 OnResults = Callable[[int, list[TrialResult]], Sequence[Trials] | None]
+
+
+@runtime_checkable
+class RunOnHosts(Protocol):
+    """What runs packs of a trainer of the user's own, which may take several nodes."""
+
+    @property
+    def folder(self) -> str:
+        """The results folder, into which trials write."""
+        ...
+
+    def on_hosts(self, hosts: Sequence[str]) -> RunPack:
+        """Return what runs a pack on the nodes with these addresses; the first is its own."""
+        ...
 
 
 class PackError(RuntimeError):
@@ -24,10 +40,16 @@ class PackError(RuntimeError):
         reason: kind and first line of what was raised.
         frame: the last frame of its traceback, as `file:line in function`; empty if unknown.
         traceback_text: the whole traceback.
+        is_lost: whether the machine ended it, so that another attempt may end otherwise.
     """
 
     def __init__(
-        self, trial_keys: Sequence[str], reason: str, frame: str, traceback_text: str
+        self,
+        trial_keys: Sequence[str],
+        reason: str,
+        frame: str,
+        traceback_text: str,
+        is_lost: bool = False,
     ) -> None:
         super().__init__(
             f"Training the trials {', '.join(trial_keys)} together "
@@ -37,12 +59,17 @@ class PackError(RuntimeError):
         self.reason = reason
         self.frame = frame
         self.traceback_text = traceback_text
+        self.is_lost = is_lost
 
-    def __reduce__(self) -> tuple[type[PackError], tuple[tuple[str, ...], str, str, str]]:
-        return PackError, (self.trial_keys, self.reason, self.frame, self.traceback_text)
+    def __reduce__(self) -> tuple[type[PackError], tuple[tuple[str, ...], str, str, str, bool]]:
+        parts = (self.trial_keys, self.reason, self.frame, self.traceback_text, self.is_lost)
+        return PackError, parts
 
 
 OnError = Callable[[int, PackError], Sequence[Trials] | None]
+
+
+ONE_CPU = Resources(cpus=1.0, gpus=0.0)
 
 
 @dataclass(frozen=True)
@@ -57,12 +84,22 @@ class PackTask:
     runtime: RuntimeConfig
     run_pack: RunPack | None = None  # None: `hptransfer.training.packs.run.run_pack`
     checkpoints: CheckpointConfig | None = None  # None: a pack leaves none
+    request: Resources = ONE_CPU  # of its worker
 
     def __repr__(self) -> str:
         return f"pack {self.index}"  # Ray Tune makes names of it
 
     def __lt__(self, other: PackTask) -> bool:
         return self.order < other.order
+
+    def on_hosts(self, hosts: Sequence[str]) -> PackTask:
+        """Return the task with the addresses of its nodes, which a trainer of the user's is told.
+
+        The first is that of the node on which the task runs.
+        """
+        if not isinstance(self.run_pack, RunOnHosts):
+            return self
+        return dataclasses.replace(self, run_pack=self.run_pack.on_hosts(hosts))
 
     def run(self) -> PackOutcome:
         """Run the pack; an exception comes back as data."""
@@ -105,10 +142,12 @@ class PackTasks:
         runtime: RuntimeConfig,
         run_pack: RunPack | None,
         checkpoints: CheckpointConfig | None,
+        request_of: Callable[[Trials], Resources] = lambda _: ONE_CPU,
     ) -> None:
         self.runtime = runtime
         self.checkpoints = checkpoints
-        self._run_pack = run_pack
+        self.run_pack = run_pack
+        self._request_of = request_of
         self._made = 0
 
     def after_all(self, packs: Sequence[Trials]) -> list[PackTask]:
@@ -122,7 +161,13 @@ class PackTasks:
     def _task(self, order: tuple[int, ...], configs: Trials) -> PackTask:
         self._made += 1
         return PackTask(
-            self._made - 1, order, tuple(configs), self.runtime, self._run_pack, self.checkpoints
+            self._made - 1,
+            order,
+            tuple(configs),
+            self.runtime,
+            self.run_pack,
+            self.checkpoints,
+            self._request_of(configs),
         )
 
 
@@ -130,7 +175,7 @@ def pack_error(configs: Trials, error: BaseException) -> PackError:
     """Build the error of a pack that raised `error`."""
     if isinstance(error, TrialFailure):
         keys = [trial_key(config) for config in configs]
-        return PackError(keys, error.reason, error.frame, error.text)
+        return PackError(keys, error.reason, error.frame, error.text, error.is_lost)
     frames = traceback.extract_tb(error.__traceback__)
     reason, _, _ = f"{type(error).__name__}: {error}".partition("\n")
     frame = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
@@ -145,3 +190,7 @@ def raise_error(pack_index: int, error: PackError) -> NoReturn:
 
 def ignore_start(pack_index: int) -> None:
     """Do nothing when a pack starts."""
+
+
+def ignore_note(text: str) -> None:
+    """Do nothing with a sentence."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,11 +71,16 @@ def remove_failed(folder: Path, trial_keys: Collection[str]) -> None:
     known = read_failed(folder)
     gone = [known[key] for key in trial_keys if key in known]
     if gone:
-        _write(folder, {key: each for key, each in known.items() if each not in gone})
         for each in gone:
             (folder / each.log).unlink(missing_ok=True)
+        _write(folder, {key: each for key, each in known.items() if each not in gone})
 
 
 def _write(folder: Path, failed: Mapping[str, FailedTrial]) -> None:
+    if not failed:  # the folder is as if none had failed
+        failed_file(folder).unlink(missing_ok=True)
+        with suppress(OSError):  # something else is in it
+            (folder / "failed").rmdir()
+        return
     entries = [dataclasses.asdict(each) for each in failed.values()]
     write_json(failed_file(folder), {"failed": entries})

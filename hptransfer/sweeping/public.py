@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,8 @@ def sweep(
             f"The arguments {', '.join(given)} are for the sweep of a function, but got the sweep "
             f"file {question}. Give them as overrides, such as sweep.widths=[64,128].",
         )
-        path, pickled, root = find_sweep(str(question)), None, Path(results)
+        root, pickled = Path(results), None
+        path = find_sweep(str(question), root)
         composed = compose_file(path, overrides, config_dir=_folder(config_dir))
     with job.open_job(composed, root, quiet=quiet, shrink=shrink, pickled=pickled) as opened:
         job.gate(opened)
@@ -145,7 +147,11 @@ def _pickled(function: Callable[[Trial], Any]) -> bytes | None:
     """Return a function pickled by value; None where another process can import it by its name."""
     module, name = _name_of(function)
     if module != "__main__" and "<" not in name:
-        return None
+        found: Any = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is function or not hasattr(function, "__self__"):
+            return None  # a decorated function is found by its name too, but no bound method
     import cloudpickle
 
     return cloudpickle.dumps(function)

@@ -19,7 +19,10 @@ MERGE = "tag:yaml.org,2002:merge"  # the tag of the key `<<`
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, but that a date is text and a repeated key is refused."""
+    """PyYAML's safe loader, but that a date is text, as is a whole number as a key.
+
+    A repeated key is refused.
+    """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own attribute)
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
@@ -35,7 +38,8 @@ class _Loader(yaml.SafeLoader):
                 problem = f"it gives {abbreviate(key.value)} again, but every key must stand once"
                 raise ConstructorError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        made = super().construct_mapping(node, deep)
+        return {str(key) if type(key) is int else key: value for key, value in made.items()}
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

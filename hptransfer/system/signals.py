@@ -9,7 +9,7 @@ signal between steps.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,10 @@ _received: list[int] = []  # signals since the `with` block began
 
 
 @contextmanager
-def raised_as_interrupted(*, at_once: bool = True) -> Iterator[None]:
-    """Raise `Interrupted` at every one of `SIGNALS` in a `with` block, at its end at the latest.
+def raised_as_interrupted(
+    *, at_once: bool = True, signals: Sequence[int] = SIGNALS
+) -> Iterator[None]:
+    """Raise `Interrupted` at every one of `signals` in a `with` block, at its end at the latest.
 
     With `at_once=False` nothing is raised: the caller looks at `requested_signal` where it can end
     in order, and work that reached its own end meanwhile was not interrupted.
@@ -32,7 +34,7 @@ def raised_as_interrupted(*, at_once: bool = True) -> Iterator[None]:
         if at_once:
             raise Interrupted(number)
 
-    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    before = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield
         if at_once:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Conditioning
-from hptransfer.data import Dataset, Split, batch_indices, load_data
+from hptransfer.data import Dataset, Split, batch_indices, load_data, missing_folder
 from hptransfer.system.random_streams import torch_generator
 
 ALL_SAMPLES = slice(None)
@@ -119,6 +119,11 @@ def load_dataset(config: TrialConfig, runtime: RuntimeConfig) -> Dataset:
         UserError: the data is not there, is broken, or its content hash is not the config's.
     """
     return load_data(config.data, runtime.data_folder)
+
+
+def missing_data(config: TrialConfig, runtime: RuntimeConfig) -> str | None:
+    """Say that the folder of a trial's data is not named or not there; None where it is."""
+    return missing_folder(config.data, runtime.data_folder)
 
 
 Inputs = TypeVar("Inputs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ from hptransfer.results.sweep_file import SweepFacts, facts_of
 from hptransfer.sweeping.design.trials import check_target
 from hptransfer.system.files import write_text
 from hptransfer.system.text import rounded
+from hptransfer.training.external.run import told_trial
+from hptransfer.training.external.trial import VARIABLE
 from hptransfer.transfer.emit import provenance_lines
 from hptransfer.transfer.imported import (
     answer_of,
@@ -73,14 +76,19 @@ def transfer_external(
         "width": trial.model.width,
         "params": None,
         "parametrization": label,
-        "config": None,
+        "config": trial.canonical(),
         "conditions": target_at,
         "start": start_text(trial, folder),
     }
     write_text(folder.target_file, _values_yaml(facts.name, trial, record))
     starter = folder.path / ("target.sh" if trial.trainer.command else "target.py")
     write_text(starter, _starter_text(facts.name, trial, record, folder))
-    record["files"] = [str(folder.target_file), str(starter), str(folder.transfer_file)]
+    written = [folder.target_file, starter, folder.transfer_file]
+    if trial.trainer.command:
+        told = told_trial(trial, _home(folder), ("localhost",))
+        write_text(_trial_file(folder), json.dumps(told, indent=1) + "\n")
+        written.append(_trial_file(folder))
+    record["files"] = [str(path) for path in written]
     return with_realised(folder, record)
 
 
@@ -121,12 +129,25 @@ def _ratio(target: Any, proxy: Any) -> str:
     return f" ({rounded(target / proxy, 3)} times)" if both and proxy else ""
 
 
+def _home(folder: ResultsFolder) -> Path:
+    """Return the folder of the target's trial."""
+    return folder.path / "target" / "run"
+
+
+def _trial_file(folder: ResultsFolder) -> Path:
+    """Return the file that tells a command of its trial, as `trial.json` does in a sweep."""
+    return folder.path / "target.json"
+
+
 def start_text(trial: ExternalTrial, folder: ResultsFolder) -> str:
     """Return how the target is started: the command as one line, or the call of the function."""
     home = _home(folder)
     if trial.trainer.command:
         told = {"folder": home, "trial_key": trial_key(trial), "hosts": "localhost"}
-        return shlex.join(trial.trainer.command_words({**trial.told(), **told}))
+        line = shlex.join(trial.trainer.command_words({**trial.told(), **told}))
+        if "width" in trial.trainer.placeholders:
+            return line
+        return f"{VARIABLE}={shlex.quote(str(_trial_file(folder)))} {line}"
     told = trial.told()
     fields = {
         **{k: told[k] for k in ("width", "base_width", "depth", "seed", "parametrization")},
@@ -138,31 +159,27 @@ def start_text(trial: ExternalTrial, folder: ResultsFolder) -> str:
     return f"{name}(Trial({listed}, folder=Path({str(home)!r}), trial_key={trial_key(trial)!r}))"
 
 
-def _home(folder: ResultsFolder) -> Path:
-    """Return the folder that the target run is told as its own."""
-    return folder.path / "target" / "run"
-
-
 def _starter_text(
     name: str, trial: ExternalTrial, record: Mapping[str, Any], folder: ResultsFolder
 ) -> str:
     """Return the text of `target.sh` or `target.py`."""
     lines = [f"The target run of the sweep {name}.", *provenance_lines(record)]
     comment = "".join(f"# {line}\n" for line in lines)
-    start = record["target"]["start"]
+    start, home = record["target"]["start"], str(_home(folder))
     if trial.trainer.command:
-        return f"#!/usr/bin/env bash\n{comment}set -euo pipefail\n{start}\n"
+        told = f"export {VARIABLE}={shlex.quote(str(_trial_file(folder)))}\n"
+        made = f"mkdir -p {shlex.quote(home)}\n"
+        return f"#!/usr/bin/env bash\n{comment}set -euo pipefail\n{told}{made}{start}\n"
     module, _, function = trial.trainer.function.partition(":")
-    if module == "__main__":
-        found = f"# {function} is a function of a notebook: run these lines there.\n"
-    else:  # Python looks for modules beside this file, not where it is started
-        found = (
-            "import sys\n\nsys.path.insert(0, str(Path.cwd()))\n"
-            f"from {module} import {function.split('.')[0]}\n"
-        )
+    if module == "__main__" or "<" in function:  # of a notebook or a script
+        call = "".join(f"# {line}\n" for line in ("Where the function is defined, call:", start))
+        return f"{comment}{call}"
     return (
-        f"{comment}from pathlib import Path\n{found}from hptransfer import Trial\n\n"
-        f"Path({str(_home(folder))!r}).mkdir(parents=True, exist_ok=True)\nprint({start})\n"
+        f"{comment}import sys\nfrom pathlib import Path\n\n"
+        'sys.path.insert(0, "")  # start this file in the folder in which the sweep was started\n\n'
+        f"from {module} import {function.split('.')[0]}\n\n"
+        "from hptransfer import Trial\n\n"
+        f"Path({home!r}).mkdir(parents=True, exist_ok=True)\nprint({start})\n"
     )
 
 

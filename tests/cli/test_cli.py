@@ -59,6 +59,19 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         ),
         (["list", "model"], "There is a list of models, sweeps, data, but not of 'model'."),
         (["train", "no.yaml"], "There is no config file no.yaml. Check the path."),
+        (
+            ["plan", "tiny.yaml", "runtime=gpu"],
+            "There is no runtime=gpu. Did you mean runtime=cuda?",
+        ),
+        *(
+            (
+                [name, "quickstart"],
+                f"`hptransfer {name}` is about a model, so it takes overrides such as model=dit "
+                "and no sweep or file, but got 'quickstart'. Name the model, for example "
+                f"`hptransfer {name} model=dit model.depth=2`.",
+            )
+            for name in ("check", "rules")
+        ),
     ],
 )
 def test_names_that_do_not_exist(
@@ -81,7 +94,7 @@ def test_names_that_do_not_exist(
         ("search.lr.low=-1990", "must lie within ±120"),
         ("search.lr.step=1e-9", "may have at most 10000 points"),
         ("sweep.widths=[0]", "`model.width` must be positive, but got 0."),
-        ("data=fashion_mnist", "is read from a folder of IDX files, but none is named."),
+        ("data=fashion_mnist", "is read from a folder, but none is named."),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_written(
@@ -98,7 +111,7 @@ def test_resources_that_no_node_has_are_refused_in_seconds(
 ) -> None:
     joined = ("executor.name=ray", f"executor.address={running_ray.address}")
     assert main(["sweep", "tiny.yaml", *joined, "executor.cpus=4096"]) == 2
-    _of_authentication, error = capsys.readouterr().err.splitlines()
+    *_before, error = capsys.readouterr().err.splitlines()
     assert "4096" in error
     assert not read_ledger_rows(Path("results/tiny"))
 

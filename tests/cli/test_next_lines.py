@@ -173,7 +173,7 @@ def test_where_every_imported_run_diverged_lower_rates_are_asked_for(
     assert main(fit) == 0
     *_, why, where, proposed = capsys.readouterr().out.splitlines()
     assert why.startswith("At width 512 every point failed.") and "log2 -11 to -13" in why
-    assert where.startswith("hptransfer cannot train these trials")
+    assert where.startswith("hptransfer cannot train the trials of a wider grid")
     assert proposed == "next: hptransfer import MORE_ROWS.csv results/mine"
 
 
@@ -201,9 +201,9 @@ def test_a_grid_of_imported_rows_that_is_too_narrow_asks_for_more_rows(
     capsys.readouterr()
     assert main([command[0], "results/mine", *command[1:]]) == 0
     out = capsys.readouterr().out
-    *_, why, where, proposed = out.splitlines()
-    assert "The grid is too narrow." in out and "Extend the grid of the learning rate up" in why
-    assert where.startswith("hptransfer cannot train these trials")
+    *_, where, proposed = out.splitlines()
+    assert "The grid is too narrow." in out and "Extend the grid of the learning rate up" in out
+    assert where.startswith("hptransfer cannot train the trials of a wider grid")
     assert proposed == "next: hptransfer import MORE_ROWS.csv results/mine"
 
 

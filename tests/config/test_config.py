@@ -19,7 +19,7 @@ from hptransfer.config import (
     TrialConfig,
 )
 from hptransfer.config.choices import Broken, EpsScaling, Init, Precision, Scaling, WeightDecayMode
-from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
+from hptransfer.config.hyperparameters import HYPERPARAMETERS, value_text, with_hyperparameters
 from hptransfer.config.identity import (
     arm_of,
     canonical_json,
@@ -272,3 +272,22 @@ def test_a_verdict_of_earlier_versions_is_read_where_nobody_had_changed_it() -> 
     assert current_rule({"sure": 0.95}) == {"sure": 0.95}
     with pytest.raises(UserError, match="the file sets gain_share"):
         current_rule({**earlier, "gain_share": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("axis", "value", "text"),
+    [
+        ("momentum", 0.9995, "0.9995"),
+        ("momentum", 0.99967, "0.99967"),
+        ("momentum", 0.9, "0.9"),
+        ("momentum", 0.4567, "0.457"),
+        ("momentum", 1.0, "1"),
+        ("momentum", 1.0052, "1.0052"),
+        ("log2_lr", 0.9995, "1"),  # in octaves it is
+        ("log2_lr", 1234.5, "1230"),
+    ],
+)
+def test_a_value_near_one_is_told_by_its_distance_from_one(
+    axis: str, value: float, text: str
+) -> None:
+    assert value_text(axis, value) == text

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import families, latency, measure, overhead, packing, synthetic
+from benchmarks import external_overhead, families, latency, measure, overhead, packing, synthetic
 from benchmarks.overhead import PackTimes, Run
 from hptransfer.analysis import of_folder
 from hptransfer.results.ledger_rows import read_ledger
@@ -70,6 +70,22 @@ def test_latency(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "hptransfer plot, 200 rows": 3.5,
     }
     assert "| hptransfer --help " in capsys.readouterr().out
+
+
+def test_external_overhead(tmp_path: Path) -> None:
+    out = tmp_path / "external.json"
+    words = ["--trials", "3", "--seconds", "0.05", "--skip-ray", "--out", str(out)]
+    assert external_overhead.main(words) == 0
+    answer = strict(out)
+    require_whole(answer, "external_overhead")
+    figures = {figure["name"]: figure for figure in answer["figures"]}
+    assert figures["command alone"]["n"] == 6 and figures["trial, local"]["n"] == 3
+    alone = figures["command alone"]["median"]
+    trial = figures["trial, local"]["median"]
+    assert trial > alone > 0.05
+    assert figures["added, local"]["median"] == pytest.approx(trial - alone, abs=1e-3)
+    assert figures["ratio, local"]["median"] == pytest.approx(trial / alone, rel=0.01)
+    assert figures["first trial, local"]["median"] > trial
 
 
 @pytest.mark.slow

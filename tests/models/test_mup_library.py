@@ -99,15 +99,36 @@ def test_at_the_base_width_it_is_the_users_own_model_to_the_bit(
     make: Callable[[int], nn.Module], loss_of: Loss
 ) -> None:
     built = seeded(make, BASE)
-    after = torch.rand(3)
     torch.manual_seed(0)
     own = make(BASE)
-    assert torch.equal(after, torch.rand(3)), "measuring does not move the user's generator"
     for name, value in own.named_parameters():
         assert torch.equal(value, built.get_parameter(name)), name
     groups = hptransfer.mup.param_groups(built, lr=0.25, weight_decay=0.5, eps=1e-6)
     assert {(g["lr"], g["weight_decay"], g["eps"]) for g in groups} == {(0.25, 0.5, 1e-6)}
     assert len([p for group in groups for p in group["params"]]) == len(list(own.parameters()))
+
+
+class Reading(nn.Module):
+    """A model that cannot be built without storage, with a table of very uneven entries."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = mlp(int(torch.tensor(width).item()))
+        self.uneven = nn.Parameter(torch.randn(3) ** 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("width", [BASE, 2 * BASE])
+def test_measuring_does_not_move_the_users_generator(width: int) -> None:
+    built = seeded(Reading, width)
+    after = torch.rand(3)
+    torch.manual_seed(0)
+    own = Reading(width)
+    assert torch.equal(after, torch.rand(3))
+    assert torch.equal(built.get_parameter("layers.2.weight"), own.get_parameter("layers.2.weight"))
+    assert width > BASE or torch.equal(built.get_parameter("uneven"), own.uneven)
 
 
 def exponent(values: list[float]) -> float:
@@ -264,13 +285,27 @@ def test_a_tied_table_is_scaled_as_a_table_and_its_readout_by_a_hook() -> None:
     assert torch.allclose(model.readout(input=x), model.readout(x))
 
 
+def test_a_tied_readout_that_comes_first_is_a_table_all_the_same() -> None:
+    class ReadoutFirst(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.readout, self.embed = nn.Linear(width, 64, bias=False), nn.Embedding(64, width)
+            self.embed.weight = self.readout.weight
+
+    model = seeded(ReadoutFirst, 4 * BASE, readout="hook")
+    (group,) = hptransfer.mup.param_groups(model, lr=1.0)
+    assert (group["name"], group["lr"]) == ("input", 1.0)
+    x, weight = torch.randn(2, 4 * BASE), model.get_parameter("readout.weight")
+    assert torch.allclose(model.get_submodule("readout")(x), x @ weight.T / 4, atol=1e-6)
+
+
 def test_stated_roles_count() -> None:
     model = seeded(mlp, 4 * BASE, roles=["4.weight=input", "4.*=finite"])
     groups = hptransfer.mup.param_groups(model, lr=1.0)
     names = by_name(model, groups, "name")
     assert (names["4.weight"], names["4.bias"], names["2.weight"]) == ("input", "finite", "hidden")
     wide = model.get_parameter("4.weight").std() / model.get_parameter("2.weight").std()
-    assert float(wide) == pytest.approx(2.0, rel=0.05)
+    assert wide.item() == pytest.approx(2.0, rel=0.05)
 
 
 @pytest.fixture
@@ -298,6 +333,13 @@ def compiled_in_part(model: nn.Module) -> nn.Module:
     return model
 
 
+def replicated_in_part(model: nn.Module) -> nn.Module:
+    blocks = cast(LanguageModel, model).blocks
+    for index, block in enumerate(blocks):
+        blocks[index] = DistributedDataParallel(block)
+    return model
+
+
 class Accelerated(nn.Module):
     """As accelerate's `prepare` leaves a model: compiled, in DDP, with a forward of its own."""
 
@@ -318,6 +360,7 @@ WRAPPERS: dict[str, Callable[[nn.Module], Any]] = {
     "compiled": lambda model: torch.compile(model, backend="eager"),
     "compiled in part": compiled_in_part,
     "DDP": DistributedDataParallel,
+    "DDP in part": replicated_in_part,
     "FSDP2": sharded,
     "accelerate": Accelerated,
     "inside another": lambda model: nn.ModuleDict({"student": model}),
@@ -457,15 +500,14 @@ def test_the_check_takes_keyword_arguments_dropout_and_outputs_in_a_dict() -> No
         seen.append(int(model.body[1].num_batches_tracked))  # pyright: ignore
         return loss.item()
 
-    answer = hptransfer.mup.check(
-        Wordy, train_step, widths=[32, 64], lr=2**-5, seeds=2, readout="hook",
-        make_optimizer=partial(torch.optim.AdamW, betas=(0.9, 0.95)),
-    )  # fmt: skip
+    checked = partial(hptransfer.mup.check, Wordy, train_step, widths=[32, 64], readout="hook")
+    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.95))
+    answer = checked(lr=2**-5, seeds=2, make_optimizer=adamw)
     assert seen[:7] == [1, 2, 3, 4, 5, 6, 7], "measuring leaves buffers alone"
     assert "(model)[logits]" in {*answer.table["module"]}
     assert "(model)[loss]" not in {*answer.table["module"]}
-    moves = answer.table.query("module == 'body' and quantity == 'update'")["slope"]
-    assert max(map(abs, moves.tolist())) < 0.5, "dropout's masks are the same before and after"
+    still = checked(lr=1e-9, seeds=1).table.query("quantity == 'update'")
+    assert max(still["rms_64"].tolist()) < 1e-5, "dropout's masks are the same before and after"
 
 
 SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
@@ -476,17 +518,17 @@ SCHEDULES: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
     "CosineAnnealingLR to zero": lambda o: lr_scheduler.CosineAnnealingLR(o, 12),
     "warm restarts": lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 5),
     "OneCycleLR with a rate a group": lambda o: lr_scheduler.OneCycleLR(
-        o, max_lr=[group["lr"] for group in o.param_groups], total_steps=13
+        o, max_lr=[group["lr"] for group in o.param_groups], total_steps=15
     ),
 }
 FLATTENING: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
-    "OneCycleLR with one rate": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=13),
+    "OneCycleLR with one rate": lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=15),
     "CyclicLR": lambda o: lr_scheduler.CyclicLR(o, 1e-3, 1e-1, cycle_momentum=False),
     "CosineAnnealingLR to a floor": lambda o: lr_scheduler.CosineAnnealingLR(o, 12, eta_min=1e-3),
 }
 
 
-def steps_of(optimizer: Any, schedule: Any, steps: int = 12) -> None:
+def steps_of(optimizer: Any, schedule: Any, steps: int = 14) -> None:
     for _ in range(steps):
         optimizer.step()
         schedule.step()
@@ -557,27 +599,28 @@ class Engine(nn.Module):
         super().__init__()
         self.optimizer = optimizer
         self.step = optimizer.step
-        self.param_groups = optimizer.param_groups
 
-
-def loaded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    hptransfer.mup.require_ratios(optimizer)
-    optimizer.load_state_dict(optimizer.state_dict())
-    return optimizer
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
 
 
 HOLDERS: dict[str, Callable[[torch.optim.Optimizer], Any]] = {
+    "nothing": lambda optimizer: optimizer,
     "accelerate": AcceleratedOptimizer,
     "ZeRO": ShardedOptimizer,
     "engine": lambda optimizer: Engine(ShardedOptimizer(optimizer)),
-    "a loaded checkpoint": loaded,
 }
 
 
+@pytest.mark.parametrize("loads", [False, True], ids=["fresh", "a loaded checkpoint"])
 @pytest.mark.parametrize("hold", HOLDERS.values(), ids=HOLDERS)
-def test_the_watch_survives_what_holds_the_optimizer(hold: Callable[..., Any]) -> None:
-    held = hold(watched())
+def test_the_watch_survives_what_holds_the_optimizer(hold: Callable[..., Any], loads: bool) -> None:
+    optimizer = watched()
+    held = hold(optimizer)
     handle = hptransfer.mup.require_ratios(held)
+    if loads:
+        optimizer.load_state_dict(optimizer.state_dict())
     for share in (0.0, 0.5, 1.0):
         for group in held.param_groups:
             group["lr"] = share * 0.1 * group["lr_factor"]
@@ -587,8 +630,7 @@ def test_the_watch_survives_what_holds_the_optimizer(hold: Callable[..., Any]) -
     with pytest.raises(UserError, match="must keep their ratios"):
         held.step()
     handle.remove()
-    if hold is not loaded:
-        held.step()
+    held.step()
 
 
 def test_a_float32_rate_on_the_device_keeps_its_ratio() -> None:
@@ -797,8 +839,7 @@ def test_the_example_of_a_function_runs(name: str) -> None:
     example = doctest.DocTestParser().get_doctest(text, {"hptransfer": hptransfer}, name, None, 0)
     assert example.examples
     told: list[str] = []
-    flags = doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
-    doctest.DocTestRunner(optionflags=flags).run(example, out=told.append)
+    doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(example, out=told.append)
     assert told == []
 
 

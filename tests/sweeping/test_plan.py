@@ -300,6 +300,25 @@ def test_nothing_is_written_and_the_text_ends_with_the_next_command(
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data=features"], "data=features is read from a folder, but none is named."),
+        (
+            ["data=image_folder", "runtime.data_folder=gone"],
+            "data=image_folder is read from a folder, but gone is none.",
+        ),
+        (["data=fashion_mnist"], "data=fashion_mnist is read from a folder, but none is named."),
+    ],
+)
+def test_data_that_are_not_there_are_told_beside_the_plan(
+    tiny_sweep: Path, capsys, words: list[str], said: str
+) -> None:
+    assert main(["plan", "quickstart", *words]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"This sweep cannot be run yet: {said}" in text and "next: hptransfer sweep" in text
+
+
+@pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--workers", "0"], "--workers must be positive, but got 0"),

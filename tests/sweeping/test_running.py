@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from hptransfer.cli.main import main
 from hptransfer.config import CheckpointConfig
 from hptransfer.errors import Interrupted, MachineError
 from hptransfer.sweeping.run import driver
@@ -73,6 +75,16 @@ def test_an_adaptive_sweep_that_is_cut_ends_with_the_rows_of_an_undisturbed_one(
     assert outcomes() == whole
     design_files = [Path(f"results/{name}/design.json") for name in ("tiny", "undisturbed")]
     assert design_files[0].read_bytes() == design_files[1].read_bytes()
+
+
+def test_what_is_done_before_the_first_trial_is_told(
+    tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "tiny.yaml", "sweep.widths=[8]", "runtime.pack_size=null"]) == 0
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith("preparing tiny: measuring how many trials train best together.")
+    training = r"training 12 trials in \d+ groups?, one group after another in this process \.\.\."
+    assert any(re.fullmatch(training, line) for line in others)
 
 
 def test_the_log_tells_packs_rows_and_the_end(opened) -> None:

@@ -87,4 +87,7 @@ def test_what_has_no_row_may_be_left_out_and_is_said(
     LEDGER.unlink()
     assert main([*WORDS, "search.lr.high=-4"]) == 0
     said = capsys.readouterr().err
-    assert "asked for more before (search.lr.high=-3), so 0 finished trials are not used" in said
+    assert (
+        "results/tiny asked for more trials before; with search.lr.high=-3 this command would ask "
+        "for them, too. None of those trials was finished, so nothing is lost.\n"
+    ) in said

@@ -14,6 +14,7 @@ import yaml
 from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.results.folder import ResultsFolder
+from tests.support.recorded_rows import write_sweep
 
 MINE = Path("results/mine")
 
@@ -190,3 +191,30 @@ def test_a_momentum_is_told_and_compared_on_its_own_scale(
     assert main(["report", str(MINE)]) == 0
     page = (MINE / "report.html").read_text()
     assert f"{value:.4f}" in page and f"({2.0**value:.3g})" not in page
+
+
+@pytest.mark.parametrize("name", ["sweep", "plan", "run"])
+def test_imported_rows_are_no_sweep_to_train(
+    name: str, mine: ResultsFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["mine"], [str(mine.path)], [str(mine.sweep_file)]):
+        assert refusal(capsys, name, *words) == (
+            "hptransfer: hptransfer can plan and train only its own sweeps, but "
+            "results/mine/sweep.yaml is of rows that were imported from another program, whose "
+            "model hptransfer does not have. Train further trials with that program and add them "
+            "with `hptransfer import MORE_ROWS.csv results/mine`, or read what the rows say with "
+            "`hptransfer fit results/mine`.\n"
+        )
+    error = refusal(capsys, name, "quickstart", "name=mine")
+    assert "results/mine holds rows that were imported from another program. Set name=" in error
+
+
+def test_a_results_folder_in_the_place_of_a_sweep_is_refused_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_sweep(Path("results/tiny"))
+    for words in (["tiny"], ["results/tiny"]):
+        error = refusal(capsys, "plan", *words)
+        assert "results/tiny is a results folder" in error
+        assert error.endswith("give its file: results/tiny/sweep.yaml.\n")

@@ -38,6 +38,9 @@ BESIDE = {
     "target.sh": "the target run of your own trainer as a command; `target.py` where a function "
     "trains it",
     "trials/KEY.safetensors": "the weights of a trial that `train --trial` trained again",
+    "trials/KEY/job.json": "with `executor=slurm`: the job of a trial that is under way",
+    "trials/KEY/outcome.json": "with `executor=slurm`: how that job ended, until it is recorded",
+    "slurm/": "with `executor=slurm`: the scripts and logs of jobs, and what submitit hands them",
     ".lock": "which process is writing the folder",
 }
 BESIDE_RUN = {

@@ -23,7 +23,6 @@ from hptransfer.analysis.answer.estimates import (
 )
 from hptransfer.analysis.answer.fitted_arm import FittedArm, Request
 from hptransfer.analysis.answer.headline import (
-    figure,
     one_value_sentence,
     reasons,
     slope_words,
@@ -36,7 +35,7 @@ from hptransfer.analysis.basins.numbers import SCHEMA, interval, number, quantil
 from hptransfer.analysis.basins.rows import Arm, read_rows, split_arms
 from hptransfer.analysis.basins.scale import Scale
 from hptransfer.analysis.laws.hierarchy import Law, fit_densities
-from hptransfer.config.hyperparameters import hp_words
+from hptransfer.config.hyperparameters import hp_words, value_text
 from hptransfer.config.sweep import CONDITIONS, VerdictConfig
 from hptransfer.errors import UserError
 from hptransfer.system.text import factor_text
@@ -228,7 +227,9 @@ def _target(found: OptimaArm, nothing: Mapping[str, None]) -> dict[str, Any]:
 
 def _headline(found: OptimaArm) -> list[str]:
     main, there = found.layout.main, found.destination_draws
-    middle, low, high = (figure(found.value(quantile(there, q))) for q in (0.5, 0.05, 0.95))
+    middle, low, high = (
+        value_text(found.hp, found.value(quantile(there, q))) for q in (0.5, 0.05, 0.95)
+    )
     place = f"{AXIS_WORDS[main]} {2.0 ** found.destination[0]:.6g}"
     slope = found.slopes.get(main)
     moved = one_value_sentence(main)

@@ -14,7 +14,7 @@ from hptransfer.analysis.answer.settings import AXIS_WORDS, Setting
 from hptransfer.analysis.answer.verdict import MORE_LIKELY, SPARE, Cost, Gap, Judged, Said
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import quantile
-from hptransfer.config.hyperparameters import hp_words
+from hptransfer.config.hyperparameters import hp_words, value_text
 from hptransfer.system.text import factor_text, percent_text, rounded
 
 WIDER_STEPS = 2.0  # grid steps by which a grid that is too narrow should reach farther
@@ -30,22 +30,22 @@ def value_sentence(judged: Judged) -> str:
     """Return which value to use where, with its 90 % interval, and what it should cost."""
     arm = judged.arm
     words, there = hp_words(arm.hp), _place(judged)
-    value = arm.value(judged.emitted)
+    value = value_text(arm.hp, arm.value(judged.emitted))
     if arm.noise is None:
         return (
-            f"Use {words} {figure(value)} at {there}. How sure that is cannot be said, because the "
-            "noise of a run is not known."
+            f"Use {words} {value} at {there}. How sure that is cannot be said, because the noise "
+            "of a run is not known."
         )
     if judged.beyond is not None:
         side, end = judged.beyond
         return (
-            f"Use {words} {figure(value)} at {there} only until the grid is wider: the optimum "
-            f"probably lies beyond its {side} end, {figure(arm.value(end))}."
+            f"Use {words} {value} at {there} only until the grid is wider: the optimum probably "
+            f"lies beyond its {side} end, {value_text(arm.hp, arm.value(end))}."
         )
     ends = [arm.value(quantile(arm.destination_draws, share)) for share in (0.05, 0.95)]
-    low, high = sorted(ends)
+    low, high = (value_text(arm.hp, end) for end in sorted(ends))
     return (
-        f"Use {words} {figure(value)} at {there} (90 % interval {figure(low)} to {figure(high)}). "
+        f"Use {words} {value} at {there} (90 % interval {low} to {high}). "
         f"{_expected_cost(judged.emitted_cost)}"
     )
 
@@ -209,9 +209,9 @@ class WiderGrid:
         """Return the note that the grid should be wider."""
         is_log, words = arm.hp.startswith("log2_"), hp_words(arm.hp)
         way = "down" if self.side == "low" else "up"
-        ends = f"from {figure(arm.value(self.start))} to {figure(arm.value(self.end))}"
+        start, end = (value_text(arm.hp, arm.value(point)) for point in (self.start, self.end))
         log2 = f" (log2 {self.start:.4g} to {self.end:.4g})" if is_log else ""
-        reach = f"Extend the grid of the {words} {way} {ends}{log2}."
+        reach = f"Extend the grid of the {words} {way} from {start} to {end}{log2}."
         where = f"At {AXIS_WORDS[self.axis]} {self.setting.value(self.axis):g}"
         if self.octaves is None:
             return f"{where} every point failed. {reach}"
@@ -255,7 +255,7 @@ def _gap_sentence(judged: Judged, gap: Gap) -> str:
             side, end = judged.beyond or ("", 0.0)
             return (
                 f"At {_place(judged)} the optimum probably lies beyond the {side} end of all "
-                f"swept values, {figure(arm.value(end))}. First extend the grid of the "
+                f"swept values, {value_text(arm.hp, arm.value(end))}. First extend the grid of the "
                 f"{hp_words(arm.hp)}."
             )
 
@@ -366,7 +366,7 @@ def _cost_text(cost: Cost) -> str:
 def _loss_text(cost: Cost) -> str:
     if cost.mean_percent is not None:
         return f"{percent(cost.mean_percent)} of the loss"
-    return f"{figure(cost.mean_loss)} in loss"
+    return f"{rounded(cost.mean_loss, 3)} in loss"
 
 
 def percent(value: float) -> str:
@@ -376,11 +376,6 @@ def percent(value: float) -> str:
     if value > MOST_PERCENT:
         return f"over {MOST_PERCENT:g} %"
     return percent_text(value)
-
-
-def figure(value: float) -> str:
-    """Return a value of a hyperparameter with three significant digits."""
-    return rounded(value, 3)
 
 
 def _moved(arm: FittedArm, octaves: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.config.choices import arm_name
-from hptransfer.config.hyperparameters import hp_value, hp_words
+from hptransfer.config.hyperparameters import hp_value, hp_words, value_text
 from hptransfer.results.metrics import metric_of
 from hptransfer.system.text import cost_text, decimal, text_table
 
@@ -15,7 +15,7 @@ OCTAVE = "An octave is a factor of two: +1 doubles the hyperparameter, -1 halves
 CENSORED = {
     "grid_low": "on the grid's lower edge",
     "grid_high": "on the grid's upper edge",
-    "divergence": "next to a failed point",
+    "divergence": "next to a point that failed or blew up",
     "flat": "flat: no clear minimum",
     "too_few": "too few points",
 }
@@ -90,7 +90,7 @@ def optima_table(arm: Mapping[str, Any], measured: str) -> tuple[list[str], list
     rows = [
         [
             f"{each[axis]:g}",
-            f"{hp_value(hp, each['optimum']):.3g}",
+            value_text(hp, hp_value(hp, each["optimum"])),
             _interval(hp, each),
             *([f"{each['optimum']:.2f}"] if is_log else []),
             _loss(each["loss"]),
@@ -111,8 +111,9 @@ def _interval(hp: str, optimum: Mapping[str, Any]) -> str:
 
 def value_span(hp: str, low: float | None, high: float | None) -> str:
     """Return the values of a hyperparameter between two points of its axis."""
-    low, high = (None if end is None else hp_value(hp, end) for end in (low, high))
-    return span(low, high, ".3g")
+    return _span(
+        *(None if end is None else value_text(hp, hp_value(hp, end)) for end in (low, high))
+    )
 
 
 def target_differs(arm: Mapping[str, Any]) -> dict[str, float]:
@@ -124,15 +125,18 @@ def target_differs(arm: Mapping[str, Any]) -> dict[str, float]:
 
 def span(low: float | None, high: float | None, form: str) -> str:
     """Return an interval in words; an end beyond the grid is not known."""
-    ends = [None if end is None else decimal(end, form) for end in (low, high)]
-    match ends:
-        case [None, None]:
+    return _span(*(None if end is None else decimal(end, form) for end in (low, high)))
+
+
+def _span(low: str | None, high: str | None) -> str:
+    match low, high:
+        case None, None:
             return "not known"
-        case [None, end]:
+        case None, end:
             return f"up to {end}"
-        case [end, None]:
+        case end, None:
             return f"{end} or more"
-    return f"{ends[0]} to {ends[1]}"
+    return f"{low} to {high}"
 
 
 OCTAVE_COLUMNS = ("octaves per doubling of", "estimate", "90 % interval", "published")

@@ -20,7 +20,7 @@ from hptransfer.analysis.surfaces.fit import is_indifferent, is_shapeless
 from hptransfer.analysis.surfaces.importance import importance
 from hptransfer.analysis.surfaces.joint_regret import as_correlated, joint_regret, joint_value
 from hptransfer.analysis.surfaces.surface import ArmSurfaces, Surface, SurfaceFit
-from hptransfer.config.hyperparameters import hp_value, hp_words
+from hptransfer.config.hyperparameters import hp_value, hp_words, value_text
 
 SAME_POWER = (0.8, 1.25)  # powers that count as one
 
@@ -238,7 +238,12 @@ def _indifferent(
             fit.window.centre[at] + fit.window.half[at],
         )
         low, high = sorted(hp_value(surface.hps[at], units[at] * end) for end in ends)
-        told.append((hp_words(surface.hps[at]), f"{low:.3g} to {high:.3g}"))
+        told.append(
+            (
+                hp_words(surface.hps[at]),
+                " to ".join(value_text(surface.hps[at], end) for end in (low, high)),
+            )
+        )
     if len(told) == 1:
         ((words, span),) = told
         return f"{words} hardly matters: any value from {span} gives the same loss, up to noise."

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import yaml
 
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.checks import require_own_tag
+from hptransfer.config.compose.external import SECTIONS as EXTERNAL_SECTIONS
 from hptransfer.config.compose.external import (
     ExternalSweepSection,
     TrialResources,
@@ -28,6 +29,7 @@ from hptransfer.config.compose.external import (
     read_fixed,
     read_resources,
     require_external_keys,
+    require_resources_count,
 )
 from hptransfer.config.compose.schema import (
     EXTERNAL_ONLY,
@@ -115,7 +117,9 @@ def _require_file(group: str, name: str, folders: Sequence[Path]) -> None:
     known = sorted({path.stem for folder in folders for path in (folder / group).glob("*.y*ml")})
     if name not in known:
         what = f"{group}={name}" if group else f"config file {name}"
-        raise UserError(f"There is no {what}. {nearest(name, known)}")
+        meant = MEANT.get((group, name.lower()))
+        told = nearest(name, known) if meant is None else f"Did you mean {group}={meant}?"
+        raise UserError(f"There is no {what}. {told}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -161,6 +165,8 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("'", "\\'")
 
 
+# What people call a file of a group -> its name, where that is no near spelling.
+MEANT = {("runtime", "gpu"): "cuda", ("runtime", "nvidia"): "cuda"}
 LONGEST = 20_000  # characters of an override
 EXAMPLES = {  # a choice of each group
     **{"model": "dit", "parametrization": "mup", "objective": "ddpm", "data": "digits"},
@@ -303,11 +309,18 @@ def no_key(key: str) -> str:
     return f"There is no config key {abbreviate(key)}. {nearest(key, known, near or tops)}"
 
 
-# Fields of the executor that only Ray reads.
-OF_RAY = (
-    *("workers", "cpus", "memory_gib", "resources", "accelerator_type", "address", "retries"),
-    "wait_for_nodes_s",
-)
+# Fields of the executor that not every executor reads.
+OF_RAY = ("resources", "accelerator_type", "address", "wait_for_nodes_s", "nodes", "placement")
+OF_SLURM = ("slurm",)
+OF_BOTH = ("workers", "cpus", "memory_gib", "retries")
+NO_EFFECT = {
+    "local": (
+        (*OF_RAY, *OF_BOTH, *OF_SLURM),
+        "which runs one pack after another in this process. Leave it out, or add executor={}.",
+    ),
+    "ray": (OF_SLURM, "which asks SLURM for nothing. Leave it out, or add executor={}."),
+    "slurm": (OF_RAY, "which does without Ray. Leave it out, or add executor={}."),
+}
 
 
 @dataclass(frozen=True)
@@ -414,6 +427,8 @@ def compose_file(
         raise UserError(f"--config-dir must name a folder of config groups, but got {config_dir}.")
     words = read_overrides(overrides)
     content = {} if path is None else read_mapping(path)
+    if path is not None and "imported" in content:
+        raise _of_another_program(path)
     if is_external(content):
         assert path is not None
         return _compose_external(content, words, path.stem, str(path), config_dir)
@@ -433,6 +448,11 @@ def compose_file(
     groups = {group: _read_group(group, members[group], tree[group]) for group in GROUPS}
     runtime, executor = groups.pop("runtime"), groups.pop("executor")
     _require_effect(words, executor)
+    require(
+        executor.nodes == 1,
+        "`executor.nodes` is for trials of your own trainer, since a pack of trials of hptransfer "
+        f"trains on one node, but got {executor.nodes}. Set executor.nodes=1.",
+    )
     trial = TrialConfig(**groups, **_trial_fields(tree))
     sections = _sweep_sections(tree)
     stem = path.stem if path else ""
@@ -445,8 +465,8 @@ def compose_file(
 
 QUESTION = "Does the optimum of this trainer's hyperparameters stay where it is over width?"
 STATISTIC = (
-    "Drift of the optimum in octaves per width doubling with its 90 % interval, and the cost of "
-    "the transferred value at the target; decided by the verdict rule."
+    "The factor by which a doubling of the width multiplies the best value, with its 90 % "
+    "interval, and what the transferred value costs at the target; decided by the verdict rule."
 )
 
 
@@ -477,9 +497,13 @@ def _compose_external(
         )
     tree = {key: value for key, value in content.items() if key != "executor"}
     tree["executor"] = _executor_section(content.get("executor"), words, config_dir)
-    if isinstance(tree.get("resources"), Mapping):
-        tree["resources"] = {str(width): entry for width, entry in tree["resources"].items()}
     for change in words.changes:
+        require(
+            change.key.split(".")[0] in (*TEXTS, *EXTERNAL_SECTIONS),
+            f"`{change.key}` is no key of a sweep of your own trainer, since hptransfer does not "
+            "know its model or its data. Values for the trainer belong into `fixed`, such as "
+            "fixed.steps=100.",
+        )
         _apply(tree, change)
     trainer = read_record(ExternalTrainer, tree["train"], "train")
     section = tree.get("sweep", {})
@@ -487,7 +511,9 @@ def _compose_external(
         section = {**section, "seeds": _counted(section["seeds"])}
     asked = read_record(ExternalSweepSection, section, "sweep")
     executor = _read_group("executor", ExecutorConfig, tree["executor"])
-    _require_effect(words, executor)
+    _require_effect(words, executor, read=("executor.retries",))  # whatever runs its trials
+    resources = read_resources(tree.get("resources", {}))
+    require_resources_count(executor, resources)
     sections = SweepSections(
         question=_text("question", tree) or QUESTION,
         statistic=_text("statistic", tree) or STATISTIC,
@@ -503,7 +529,7 @@ def _compose_external(
         executor=executor,
         trainer=TrainerConfig(),
         sweep=sections,
-        resources=read_resources(tree.get("resources", {})),
+        resources=resources,
     )
 
 
@@ -515,11 +541,22 @@ def _executor_section(section: Any, words: Overrides, config_dir: Path | None) -
     if is_whole("executor", section) and chosen is None:
         return dict(section)
     if isinstance(section, Mapping) and chosen is not None:
-        section = None if is_whole("executor", section) else {**section}
+        kept = {key: value for key, value in section.items() if key != TAGS["executor"]}
+        section = None if is_whole("executor", section) else kept
     if isinstance(section, Mapping) and chosen is None and isinstance(section.get("name"), str):
         chosen = choice("executor", section["name"])
     below = compose_groups(["base"], {"executor": chosen} if chosen else {}, config_dir)
     return _laid_over(below["executor"], {} if section is None else section)
+
+
+def _of_another_program(path: Path) -> UserError:
+    """Return the error of a folder of imported rows that is to be planned or trained."""
+    return UserError(
+        f"hptransfer can plan and train only its own sweeps, but {path} is of rows that were "
+        "imported from another program, whose model hptransfer does not have. Train further "
+        "trials with that program and add them with `hptransfer import MORE_ROWS.csv "
+        f"{path.parent}`, or read what the rows say with `hptransfer fit {path.parent}`."
+    )
 
 
 def _tree(content: Mapping[str, Any], words: Overrides, config_dir: Path | None) -> dict[str, Any]:
@@ -655,14 +692,18 @@ def _text(name: str, tree: Mapping[str, Any]) -> str:
     return read_value(str, tree.get(name, ""), name)
 
 
-def _require_effect(words: Overrides, executor: ExecutorConfig) -> None:
-    """Refuse an override that the chosen executor would not read."""
+def _require_effect(words: Overrides, executor: ExecutorConfig, read: Collection[str] = ()) -> None:
+    """Refuse an override that the chosen executor would not read, but for keys that others read."""
+    unread, why = NO_EFFECT[executor.name]
     for change in words.changes:
+        if change.key in read:
+            continue
         section, _, name = change.key.partition(".")
+        field = name.split(".")[0]
         require(
-            section != "executor" or executor.name != "local" or name.split(".")[0] not in OF_RAY,
-            f"`{change.key}` has no effect with executor=local, which runs one pack after another "
-            "in this process. Leave it out, or add executor=ray.",
+            section != "executor" or field not in unread,
+            f"`{change.key}` has no effect with executor={executor.name}, "
+            + why.format("slurm" if field in OF_SLURM else "ray"),
         )
 
 
@@ -805,19 +846,39 @@ LISTS = {
 }
 
 
-def find_sweep(name: str) -> Path:
-    """Return a sweep's file: a path, or a bare name in ./sweeps, then among those that ship."""
+def find_sweep(name: str, root: Path | None = None) -> Path:
+    """Return a sweep's file: a path, or a bare name in ./sweeps, then among those that ship.
+
+    Args:
+        root: the folder of results folders; what names one of them, and no sweep, is refused with
+            what to type.
+    """
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
         if not path.is_file():
+            _refuse_results_folder(path)
             raise UserError(f"There is no sweep file {path}. Check the path.")
         return path
     folders = (Path("sweeps"), shipped_folder("sweeps"))
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
+    _refuse_results_folder((root or Path()) / name)
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     raise UserError(f"There is no sweep {name!r}. {nearest(name, known)}")
+
+
+def _refuse_results_folder(path: Path) -> None:
+    """Refuse a results folder in the place of a sweep, with what to type instead."""
+    file = path / "sweep.yaml"
+    if not file.is_file():
+        return
+    if "imported" in read_mapping(file):
+        raise _of_another_program(file)
+    raise UserError(
+        f"A sweep is named by its file, but {path} is a results folder. To go on with the sweep "
+        f"that it holds, give its file: {file}."
+    )
 
 
 def entries_of(kind: str) -> dict[str, str]:

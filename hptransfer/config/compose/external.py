@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hptransfer.config import ExecutorConfig
+from hptransfer.config.checks import require_count, require_finite, require_positive
 from hptransfer.config.external import (
     ARM,
     ExternalArm,
@@ -78,8 +80,37 @@ def read_resources(section: Any) -> dict[int, TrialResources]:
             f"`resources` gives resources by width, but got {abbreviate(width)}. Write, for "
             "example, resources: {1024: {gpus: 4}}.",
         )
-        found[int(width)] = read_value(TrialResources, entry, f"resources.{width}")
+        asked = read_value(TrialResources, entry, f"resources.{width}")
+        _require_amounts(asked, f"resources.{width}")
+        found[int(width)] = asked
     return found
+
+
+def _require_amounts(asked: TrialResources, where: str) -> None:
+    for name in ("cpus", "memory_gib"):
+        amount = getattr(asked, name)
+        if amount is not None:
+            require_positive(f"{where}.{name}", amount)
+    require_finite(f"{where}.gpus", asked.gpus, least=0)
+    require(
+        asked.gpus is None or asked.gpus <= 1 or asked.gpus == int(asked.gpus),
+        f"`{where}.gpus` must be at most 1 or a whole number, but got {asked.gpus}.",
+    )
+    require_count(f"{where}.nodes", asked.nodes, most=2**16)
+
+
+def require_resources_count(
+    executor: ExecutorConfig, resources: Mapping[int, TrialResources]
+) -> None:
+    """Refuse what trials ask for where the executor gives every trial the whole machine."""
+    if executor.name != "local":
+        return
+    what = "executor.nodes" if executor.nodes != 1 else "resources"
+    require(
+        executor.nodes == 1 and not resources,
+        f"`{what}` has no effect with executor=local, which runs one trial after another on this "
+        "machine. Leave it out, or choose executor=ray.",
+    )
 
 
 def external_trial(

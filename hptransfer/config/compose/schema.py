@@ -80,7 +80,12 @@ SECTIONS: Mapping[str, type] = {
 }
 TEXTS = ("name", "question", "statistic")
 # Mappings with keys of any name.
-OPEN = ("search", "sweep.target", "executor.resources", "fixed", "resources")
+OPEN = (
+    *("search", "sweep.target", "executor.resources", "executor.slurm.parameters", "fixed"),
+    "resources",
+)
+# Fields that earlier versions did not write: a section without them still gives every field.
+NEWER = {"executor": {"slurm", "nodes", "placement"}}
 # Keys that only a sweep of the user's own trainer has, and sections with a dot at the end.
 EXTERNAL_ONLY = (
     *("fixed.", "resources.", "sweep.base_width."),
@@ -110,7 +115,7 @@ def is_whole(group: str, section: Any) -> bool:
     members = MEMBERS[group]
     tag = section.get(TAGS.get(group, ""))
     cls = members.get(str(tag)) if len(members) > 1 else next(iter(members.values()))
-    return cls is not None and set(field_types(cls)) <= set(section)
+    return cls is not None and set(field_types(cls)) - NEWER.get(group, set()) <= set(section)
 
 
 @functools.cache

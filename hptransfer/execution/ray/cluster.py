@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -17,10 +18,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import MachineError, UserError
 from hptransfer.execution.ray.session import answers
-from hptransfer.execution.resources import Resources, concurrent_packs, no_place, places
+from hptransfer.execution.resources import Kind, Resources, concurrent_packs, no_place, places
+from hptransfer.execution.room import Offers
 from hptransfer.system.storage import open_storage, without_credentials
 
-# Seconds for which a count of places holds.
+# Seconds for which the nodes are not read again.
 COUNT_SECONDS = 2.0
 # Seconds between two looks at a cluster that has no place yet.
 WAIT_SECONDS = 1.0
@@ -37,61 +39,73 @@ MOST_ASKED = 1000
 class Cluster:
     """The Ray cluster that this process has joined, as places for packs."""
 
-    def __init__(self, executor: ExecutorConfig, request: Resources) -> None:
+    def __init__(self, executor: ExecutorConfig) -> None:
         self._executor = executor
-        self._request = request
         self._head = ray.get_runtime_context().gcs_address
-        self._count = 0
-        self._counted = -COUNT_SECONDS
+        self._met: set[Kind] = set()  # the requests for which there have been nodes
+        self._nodes: Offers = {}
+        self._read = -COUNT_SECONDS
         self._looked = self._heard = self._fitted = time.monotonic()
 
-    def places(self) -> int:
+    def places(self, request: Resources) -> int:
         """Count the packs that may run at a time, on the nodes there are now."""
-        if time.monotonic() - self._counted >= COUNT_SECONDS:
-            self._count = concurrent_packs(ray.nodes(), self._request, self._executor.workers)
-            self._counted = time.monotonic()
-        return self._count
+        return concurrent_packs(ray.nodes(), request, self._executor.workers)
 
-    def wait_for_a_place(self) -> None:
-        """Return as soon as a pack fits on a node.
+    def nodes(self) -> Offers:
+        """Return the resources of each living node, as they were at most two seconds ago."""
+        if time.monotonic() - self._read >= COUNT_SECONDS:
+            self._nodes = {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"]}
+            self._read = time.monotonic()
+        return self._nodes
+
+    def wait_for_places(self, packs: Iterable[Resources]) -> None:
+        """Return as soon as there have been nodes for each of the packs.
 
         Raises:
-            UserError: none fits after `executor.wait_for_nodes_s`.
+            UserError: there are none for one of them after `executor.wait_for_nodes_s`.
         """
         seconds = self._executor.wait_for_nodes_s
         end = time.monotonic() + seconds
-        told = False
-        while not places(nodes := ray.nodes(), self._request):
-            if time.monotonic() >= end:
-                raise no_place(nodes, self._request)
-            if not told:
-                told = True
-                print(
-                    f"No node has the {self._request} that a pack of trials asks for. Waiting up "
-                    f"to {seconds:g} s for one.",
-                    file=sys.stderr,
-                )
-            time.sleep(WAIT_SECONDS)
+        for request in packs:
+            told = False
+            while request.kind not in self._met:
+                if places(nodes := ray.nodes(), request):
+                    self._met.add(request.kind)
+                    break
+                if time.monotonic() >= end:
+                    raise no_place(nodes, request)
+                if not told:
+                    told = True
+                    print(
+                        f"{_nobody_has(request)} that a pack of trials asks for. Waiting up to "
+                        f"{seconds:g} s for {'one' if request.machines == 1 else 'them'}.",
+                        file=sys.stderr,
+                    )
+                time.sleep(WAIT_SECONDS)
 
-    def ask_for(self, packs: int) -> None:
+    def ask_for(self, packs: Sequence[Resources]) -> None:
         """Ask an autoscaling cluster for room for the packs left; other clusters ignore that."""
         if self._executor.wait_for_nodes_s > 0 and answers(self._head):
-            wanted = min(packs, self._executor.workers or packs, MOST_ASKED)
-            request_resources(bundles=[self._request.bundle] * wanted)
+            at_a_time = packs[: self._executor.workers]
+            bundles = [request.bundle for request in at_a_time for _ in range(request.machines)]
+            request_resources(bundles=bundles[:MOST_ASKED])
 
-    def look(self, packs: int) -> None:
+    def look(self, packs: Iterable[Resources]) -> None:
         """Check every few seconds that the cluster answers, and ask it for room for the packs left.
 
         Raises:
             MachineError: the head is silent, where Ray would end this process later; or no node is
-                left that a pack fits on, where Tune would wait for ever.
+                left that one of the packs fits on, where Tune would wait for ever.
         """
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
             return
+        packs = list(packs)
         if answers(self._head):
             self._heard = now
-            if places(ray.nodes(), self._request):
+            nodes = ray.nodes()
+            kinds = {request.kind: request for request in packs}
+            if any(places(nodes, request) for request in kinds.values()):
                 self._fitted = now
             self.ask_for(packs)
         self._looked = time.monotonic()
@@ -103,27 +117,36 @@ class Cluster:
             )
         if self._heard - self._fitted > max(NODE_SECONDS, self._executor.wait_for_nodes_s):
             raise MachineError(
-                f"A node must have the {self._request} that a pack of trials asks for, but none "
-                "is left. Start nodes and run the same command again; no finished trial is lost."
+                f"{_nobody_has(packs[0])} that a pack of trials asks for any more. Start nodes "
+                "and run the same command again; no finished trial is lost."
             )
 
 
+def _nobody_has(request: Resources) -> str:
+    if request.machines == 1:
+        return f"No node has the {request}"
+    return f"There are no {request.machines} nodes with the {request} each"
+
+
 @contextmanager
-def joined_cluster(executor: ExecutorConfig, request: Resources, packs: int) -> Iterator[Cluster]:
-    """Yield the cluster that `ray_session` has joined, once a pack fits on it.
+def joined_cluster(executor: ExecutorConfig, packs: Sequence[Resources]) -> Iterator[Cluster]:
+    """Yield the cluster that `ray_session` has joined, once each pack alone fits on it.
 
     At the end of the `with` block, an autoscaling cluster is told that no pack is left.
 
+    Args:
+        packs: what each pack asks for.
+
     Raises:
-        UserError: no node has what a pack asks for, after `executor.wait_for_nodes_s`.
+        UserError: no nodes have what a pack asks for, after `executor.wait_for_nodes_s`.
     """
-    cluster = Cluster(executor, request)
+    cluster = Cluster(executor)
     cluster.ask_for(packs)
     try:
-        cluster.wait_for_a_place()
+        cluster.wait_for_places(packs)
         yield cluster
     finally:
-        cluster.ask_for(0)
+        cluster.ask_for([])
 
 
 # Seconds in which every node must answer, with the start of its worker.
@@ -132,15 +155,34 @@ ANSWER_SECONDS = 60.0
 LOOKS = 3
 
 
-def require_shared(folder: str, request: Resources) -> None:
-    """Refuse a storage that one of the nodes for packs does not share with this process.
+STORAGE = (
+    "`executor.storage` must be a folder that every node sees, or a URL",
+    "Name a shared folder, or set executor.storage=null: then packs of a lost node start again "
+    "from their first step.",
+)
+RESULTS = (
+    "`--results` must be a folder that every node sees, since trials of your own trainer write "
+    "their logs and reports there",
+    "Name a shared folder.",
+)
+
+
+def require_shared(
+    folder: str, packs: Sequence[Resources], sentences: tuple[str, str] = STORAGE
+) -> None:
+    """Refuse a folder or URL that one of the nodes for packs does not share with this process.
+
+    Args:
+        packs: what each pack asks for.
+        sentences: what must be so, and what to do where it is not.
 
     Raises:
         UserError: a node does not read there what this process writes.
         MachineError: a node does not answer.
     """
     name, token = f".probe-{secrets.token_hex(8)}", secrets.token_hex(16)
-    nodes = [node for node in ray.nodes() if places([node], request)]
+    kinds = {request.kind: replace(request, nodes=1, packed=False) for request in packs}
+    nodes = [n for n in ray.nodes() if any(places([n], each) for each in kinds.values())]
     storage = open_storage(folder)
     storage.write_bytes(name, token.encode())
     try:
@@ -149,11 +191,9 @@ def require_shared(folder: str, request: Resources) -> None:
         for node, answer in zip(nodes, answers, strict=True):
             if _read(node, answer) != token:
                 raise UserError(
-                    "`executor.storage` must be a folder that every node sees, or a URL, but a "
-                    f"file that this command writes to {without_credentials(folder)} does not "
-                    f"appear on node {node['NodeManagerAddress']}. Name a shared folder, or set "
-                    "executor.storage=null: then packs of a lost node start again from their "
-                    "first step."
+                    f"{sentences[0]}, but a file that this command writes to "
+                    f"{without_credentials(folder)} does not appear on node "
+                    f"{node['NodeManagerAddress']}. {sentences[1]}"
                 )
     finally:
         storage.remove(name)

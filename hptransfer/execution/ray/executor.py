@@ -19,7 +19,13 @@ from hptransfer.config import ExecutorConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError
 from hptransfer.execution.pack_sizes import Trials
-from hptransfer.execution.ray.cluster import LOOK_SECONDS, Cluster, joined_cluster, require_shared
+from hptransfer.execution.ray.cluster import (
+    LOOK_SECONDS,
+    RESULTS,
+    Cluster,
+    joined_cluster,
+    require_shared,
+)
 from hptransfer.execution.ray.session import ray_session
 from hptransfer.execution.ray.tune_thread import (
     Channel,
@@ -29,7 +35,6 @@ from hptransfer.execution.ray.tune_thread import (
     TuneEvent,
     tune_thread,
 )
-from hptransfer.execution.resources import resources_of
 from hptransfer.execution.work import (
     OnError,
     OnResults,
@@ -37,6 +42,7 @@ from hptransfer.execution.work import (
     PackOutcome,
     PackTask,
     PackTasks,
+    RunOnHosts,
     pack_error,
 )
 
@@ -54,18 +60,22 @@ def run_on_workers(
     on_error: OnError,
 ) -> None:
     """Run the packs on Ray's workers; see `hptransfer.execution.run_packs`."""
-    request = resources_of(tasks.runtime, executor)
+    waiting = tasks.after_all(packs)
+    requests = [task.request for task in waiting]
     channel = Channel()
     with (
         ray_session(executor) as folder,
-        joined_cluster(executor, request, len(packs)) as cluster,
+        joined_cluster(executor, requests) as cluster,
     ):
-        if tasks.checkpoints is not None and executor.address != "local":
-            require_shared(tasks.checkpoints.folder, request)
-        with tune_thread(channel, cluster.places, request, folder) as start_tune:
+        if executor.address != "local":
+            if tasks.checkpoints is not None:
+                require_shared(tasks.checkpoints.folder, requests)
+            if isinstance(tasks.run_pack, RunOnHosts):
+                require_shared(tasks.run_pack.folder, requests, RESULTS)
+        with tune_thread(channel, cluster.nodes, executor.workers, folder) as start_tune:
             start_tune()
             unfinished = _UnfinishedPacks(channel, cluster, tasks, executor.retries)
-            unfinished.add(tasks.after_all(packs))
+            unfinished.add(waiting)
             unfinished.follow(on_results, on_start, on_error, start_tune)
 
 
@@ -113,7 +123,9 @@ class _UnfinishedPacks:
                     raise error
                 case PackOutcome(index, results):
                     self._done(index)
-                    self.add(self._tasks.after_all(on_results(index, results) or ()))
+                    further = self._tasks.after_all(on_results(index, results) or ())
+                    self._cluster.wait_for_places(task.request for task in further)
+                    self.add(further)
                 case PackLost(index, RayTaskError() as error):  # the worker raised beside the pack
                     raised = pack_error(self._missing[index].configs, error)
                     self._replace(index, on_error(index, raised))
@@ -126,7 +138,7 @@ class _UnfinishedPacks:
 
     def _next_event(self) -> TuneEvent:
         while True:
-            self._cluster.look(len(self._missing))
+            self._cluster.look(task.request for task in self._missing.values())
             now = time.monotonic()
             for index in [index for index, due in self._due.items() if due <= now]:
                 del self._due[index]
@@ -161,7 +173,7 @@ class _UnfinishedPacks:
         """
         for index in [*(self._running or self._missing.keys() - self._given_up)]:
             self._count_loss(index, error)
-        self._channel.take_back()
+        self._channel.tasks.clear()
         for index in self._missing.keys() - self._given_up - self._due.keys():
             self._channel.tasks.put(self._missing[index])
         if len(self._missing) > len(self._given_up):

@@ -29,8 +29,8 @@ def measure_packs(
     its GPU is free for the packs.
     """
     request = resources_of(runtime, executor)
-    with ray_session(executor), joined_cluster(executor, request, len(groups)) as cluster:
-        workers = cluster.places()
+    with ray_session(executor), joined_cluster(executor, [request] * len(groups)) as cluster:
+        workers = cluster.places(request)
         shares = min(workers, len(groups))
         task = ray.remote(
             num_cpus=request.cpus,

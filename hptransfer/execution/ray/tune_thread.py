@@ -7,27 +7,35 @@ are never installed. The driver's thread and Tune's share two queues and nothing
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import ray
 from ray import cloudpickle, tune
+from ray.exceptions import RayError
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util.placement_group import placement_group_table
 
 from hptransfer.errors import MachineError
-from hptransfer.execution.resources import Resources
-from hptransfer.execution.work import PackOutcome, PackTask
+from hptransfer.execution.room import Offers, Room, WaitingPacks
+from hptransfer.execution.work import PackError, PackOutcome, PackTask
 
 # Seconds that Tune's thread has to leave its loop when the sweep is over.
 CUT_SECONDS = 3.0
 # Seconds between two looks into the queue while no pack runs.
 POLL_SECONDS = 0.05
+# Seconds in which a worker that has started must say on which nodes it is.
+NODES_SECONDS = 20.0
+# Seconds in which Ray notices that a node is gone.
+NODE_DEATH_SECONDS = 45.0
 # Tune's own limit of packs at a time, more than any cluster runs: `PackQueue` has the real limit.
 TUNE_LIMIT = 100_000
 
@@ -64,14 +72,9 @@ class Channel:
     """
 
     def __init__(self) -> None:
-        self.tasks: queue.PriorityQueue[PackTask] = queue.PriorityQueue()
+        self.tasks = WaitingPacks()
         self.events: queue.SimpleQueue[TuneEvent] = queue.SimpleQueue()
         self.cut = threading.Event()
-
-    def take_back(self) -> None:
-        """Empty the queue of packs."""
-        while not self.tasks.empty():
-            self.tasks.get()
 
     def leave_if_cut(self) -> None:
         """End Tune's loop once the sweep is over."""
@@ -92,6 +95,14 @@ class PackWorker(tune.Trainable):
     The exception of a pack comes back as data. An error of a Tune trial is a lost worker.
     """
 
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Return what the pack asks for: a bundle on each of its machines."""
+        request = config["task"].request
+        bundles = [request.bundle] * request.machines
+        strategy = "STRICT_SPREAD" if request.machines > 1 else "PACK"
+        return tune.PlacementGroupFactory(bundles, strategy)
+
     def setup(self, config: dict[str, Any]) -> None:
         """Take the first pack."""
         self._task: PackTask = config["task"]
@@ -103,21 +114,58 @@ class PackWorker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Run the pack."""
-        return {"outcome": self._task.run(), "done": True}
+        task, nodes = self._task, self.nodes()
+        living = _addresses()
+        if not living.keys() >= set(nodes):
+            _end_as_lost()
+        hosts = [living[node] for node in nodes] * (task.request.nodes // len(nodes))
+        outcome = task.on_hosts(hosts).run()
+        if isinstance(outcome.error, PackError) and _lost_a_node(nodes):
+            _end_as_lost()
+        return {"outcome": outcome, "done": True}
+
+    def nodes(self) -> list[str]:
+        """Return the names of the nodes that the pack takes; the first is this actor's."""
+        group = ray.util.get_current_placement_group()
+        assert group is not None, "Tune starts every actor in a placement group"
+        nodes = placement_group_table(group)["bundles_to_node_id"]
+        return [nodes[bundle] for bundle in sorted(nodes)]
+
+
+def _addresses() -> dict[str, str]:
+    """Return the addresses of the living nodes."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+
+
+def _lost_a_node(nodes: Sequence[str]) -> bool:
+    """Whether one of several nodes is gone, which Ray notices later than a program on it."""
+    end = time.monotonic() + NODE_DEATH_SECONDS
+    while len(nodes) > 1 and time.monotonic() < end:
+        if not _addresses().keys() >= set(nodes):
+            return True
+        time.sleep(1.0)
+    return False
+
+
+def _end_as_lost() -> NoReturn:
+    """End this worker as if its own node were gone, so that the pack gets other nodes."""
+    os._exit(1)
 
 
 class PackQueue(Searcher):
-    """Hands out packs, no more at a time than the nodes hold, and passes on their outcomes.
+    """Hands out packs that the nodes have room for, and passes on their outcomes.
 
     Tune's own limit is fixed when it starts, so nodes that join later would stay idle. The queue is
     never finished, since results may bring further packs: the end of a sweep cuts Tune's loop.
     """
 
-    def __init__(self, channel: Channel, places: Callable[[], int]) -> None:
+    def __init__(self, channel: Channel, nodes: Callable[[], Offers], workers: int | None) -> None:
         super().__init__()
         self._channel = channel
-        self._places = places
-        self._running = 0
+        self._nodes = nodes
+        self._workers = workers
+        self._packs: dict[str, int] = {}  # the pack of each Tune trial
+        self._room = Room()
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Leave the limit to this queue."""
@@ -126,26 +174,29 @@ class PackQueue(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Hand out the next pack; None while others run and there is none, or no place for it."""
         while (task := self._next()) is None:
-            if self._running:
+            if self._packs:
                 return None
             time.sleep(POLL_SECONDS)  # Tune would wait a second here
-        self._running += 1
+        self._packs[trial_id] = task.index
+        self._room.hand_out(task)
         return {"task": task}
 
     def _next(self) -> PackTask | None:
         self._channel.leave_if_cut()
-        if self._running >= self._places():
+        if self._workers is not None and len(self._packs) >= self._workers:
             return None
-        try:
-            return self._channel.tasks.get_nowait()
-        except queue.Empty:
-            return None
+        chosen = self._room.next(self._channel.tasks.first_of_each_kind(), self._nodes())
+        return None if chosen is None else self._channel.tasks.take(chosen)
+
+    def started(self, index: int, nodes: Sequence[str]) -> None:
+        """Note on which nodes a pack runs."""
+        self._room.started(index, nodes)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Pass on a pack's results; `_Reports` passes on that a worker was lost."""
-        self._running -= 1
+        self._room.ended(self._packs.pop(trial_id))
         if result is not None and not error:
             self._channel.events.put(result["outcome"])
 
@@ -154,8 +205,8 @@ class PackQueue(Searcher):
 
     restore = save
 
-    def __reduce__(self) -> tuple[type[PackQueue], tuple[Channel, type[int]]]:
-        return PackQueue, (self._channel, int)
+    def __reduce__(self) -> tuple[type[PackQueue], tuple[Channel, type[dict], None]]:
+        return PackQueue, (self._channel, dict, None)
 
 
 class StartEachPackOnce(FIFOScheduler):
@@ -186,14 +237,20 @@ class StartEachPackOnce(FIFOScheduler):
 class _Reports(tune.Callback):
     """Reports started packs and lost workers, and leaves Tune's loop when the sweep is over."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, packs: PackQueue) -> None:
         self._channel = channel
+        self._packs = packs
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._channel.leave_if_cut()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._channel.events.put(PackStarted(trial.config["task"].index))
+        index = trial.config["task"].index
+        # A worker that does not answer is lost, which Tune tells later.
+        with suppress(RayError):
+            actor = trial.temporary_state.ray_actor
+            self._packs.started(index, ray.get(actor.nodes.remote(), timeout=NODES_SECONDS))
+        self._channel.events.put(PackStarted(index))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._channel.events.put(PackLost(trial.config["task"].index, _error_of(trial)))
@@ -209,7 +266,7 @@ def _error_of(trial: Any) -> Exception:
 
 @contextmanager
 def tune_thread(
-    channel: Channel, places: Callable[[], int], request: Resources, folder: Path
+    channel: Channel, nodes: Callable[[], Offers], workers: int | None, folder: Path
 ) -> Iterator[Callable[[], None]]:
     """Yield a function that starts Tune in a thread; Tune's loop is cut at the block's end.
 
@@ -218,7 +275,8 @@ def tune_thread(
     threads: list[threading.Thread] = []
 
     def start() -> None:
-        tuner = _tuner(f"packs{len(threads)}", channel, places, request, folder)
+        packs = PackQueue(channel, nodes, workers)
+        tuner = _tuner(f"packs{len(threads)}", channel, packs, folder)
         threads.append(threading.Thread(target=_fit, args=(tuner, channel), daemon=True))
         threads[-1].start()
 
@@ -230,13 +288,11 @@ def tune_thread(
             thread.join(CUT_SECONDS)
 
 
-def _tuner(
-    name: str, channel: Channel, places: Callable[[], int], request: Resources, folder: Path
-) -> tune.Tuner:
+def _tuner(name: str, channel: Channel, packs: PackQueue, folder: Path) -> tune.Tuner:
     return tune.Tuner(
-        tune.with_resources(PackWorker, tune.PlacementGroupFactory([request.bundle])),
+        PackWorker,
         tune_config=tune.TuneConfig(
-            search_alg=PackQueue(channel, places),
+            search_alg=packs,
             scheduler=StartEachPackOnce(),
             num_samples=-1,
             max_concurrent_trials=TUNE_LIMIT,
@@ -248,7 +304,7 @@ def _tuner(
             name=name,
             storage_path=str(folder),
             verbose=0,
-            callbacks=[_Reports(channel)],
+            callbacks=[_Reports(channel, packs)],
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),

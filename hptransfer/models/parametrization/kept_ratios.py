@@ -15,7 +15,6 @@ from torch.utils.hooks import RemovableHandle
 from hptransfer.errors import UserError, require
 
 RATIO_TOLERANCE = 1e-5  # relative, of a rate over what its ratio asks for; float32 rates round
-NO_RATE = 1e-9  # rates below this share of the largest so far are zero, and have no ratio
 # Torch's optimizers whose step does not depend on a gradient's scale, as Table 8's column for Adam
 # asks. Optimizers of other packages are taken at their word.
 SCALE_FREE = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
@@ -54,8 +53,8 @@ def require_ratios(optimizer: Any) -> RemovableHandle:
         >>> optimizer.step()
         Traceback (most recent call last):
         hptransfer.errors.UserError: The learning rates of µP's groups must keep their ratios, but
-        that of `hidden` is 1 times that of `input` where it must be 0.125 times. Take a schedule
-        that multiplies each group's own rate, such as torch's LambdaLR or transformers'
+        that of `hidden` is 0.01 beside 0.01 of `input`, where it must be 0.125 times as large. Take
+        a schedule that multiplies each group's own rate, such as torch's LambdaLR or transformers'
         get_cosine_schedule_with_warmup.
     """
     inner = _innermost(optimizer)
@@ -109,11 +108,10 @@ def _require_scale_free(optimizer: torch.optim.Optimizer) -> None:
 
 
 class _Watch:
-    """The groups whose rates must keep their ratios, and the largest base rate so far."""
+    """The groups whose rates must keep their ratios."""
 
     def __init__(self, groups: list[Group]) -> None:
         self.groups = groups
-        self.largest = 0.0
 
     def require_ratios(self) -> None:
         """Raise unless every rate over its factor is the same.
@@ -122,9 +120,7 @@ class _Watch:
             UserError: names the group that is furthest off, beside one that has the largest factor.
         """
         bases = [_base_rate(group) for group in self.groups]
-        self.largest = max(self.largest, *bases)
-        allowed = RATIO_TOLERANCE * max(bases) + NO_RATE * self.largest
-        if max(bases) - min(bases) <= allowed:
+        if max(bases) - min(bases) <= RATIO_TOLERANCE * max(bases):
             return
         places = range(len(bases))
         first = max(places, key=lambda i: self.groups[i]["lr_factor"])

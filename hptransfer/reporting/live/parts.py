@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from hptransfer.config.choices import arm_name
-from hptransfer.config.hyperparameters import hp_value, hp_words
+from hptransfer.config.hyperparameters import hp_value, hp_words, value_text
 from hptransfer.reporting.live.state import SweepState
 from hptransfer.reporting.page.page import element, section
 from hptransfer.results.failed_trials import FailedTrial
@@ -70,7 +70,9 @@ def trials_section(state: SweepState) -> str:
 
 
 def _failed(failed: FailedTrial) -> str:
-    values = ", ".join(f"{hp_words(hp)} {hp_value(hp, v):.3g}" for hp, v in failed.hps.items())
+    values = ", ".join(
+        f"{hp_words(hp)} {value_text(hp, hp_value(hp, v))}" for hp, v in failed.hps.items()
+    )
     where = (
         f"{arm_name(failed.parametrization)}, width {failed.width}, {values}, seed {failed.seed}"
     )

@@ -13,7 +13,7 @@ from typing import Any
 from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.analysis.answer.text import CENSORED, arm_names, value_span
 from hptransfer.analysis.basins.rows import SAME_DECIMALS, SHARED
-from hptransfer.config.hyperparameters import axis_digits, hp_value, hp_words
+from hptransfer.config.hyperparameters import axis_digits, hp_value, hp_words, value_text
 from hptransfer.reporting.figures.basins import LANE, BasinCurve, BasinPanel, basins_data
 from hptransfer.reporting.figures.over_axis import OverAxis, Track, optimum_data
 from hptransfer.reporting.figures.style import INK, Mark, arm_colors
@@ -191,7 +191,7 @@ class _Words:
 
     def value(self, theta: float) -> str:
         """Return a point of the HP's axis in words; one in log2 also as such."""
-        text = f"{hp_words(self.hp)} {hp_value(self.hp, theta):.3g}"
+        text = f"{hp_words(self.hp)} {value_text(self.hp, hp_value(self.hp, theta))}"
         if not self.hp.startswith("log2_"):
             return text
         return f"{text} (log2 {number_text(theta, axis_digits(self.hp))})"

@@ -27,7 +27,7 @@ from hptransfer.analysis.answer.text import (
     verdict_line,
 )
 from hptransfer.config.choices import arm_name
-from hptransfer.config.hyperparameters import axis_digits, hp_value
+from hptransfer.config.hyperparameters import axis_digits, hp_value, value_text
 from hptransfer.reporting.figures import Picture
 from hptransfer.reporting.figures.cost import DENOMINATORS
 from hptransfer.reporting.figures.style import hp_label, hp_name
@@ -303,7 +303,7 @@ def value_costs(arms: list[JsonObject]) -> str:
             (f"keep {place}'s", kept["value"], kept),
         ):
             told = (_percents(of[unit]) for unit in ("percent", "compute_percent"))
-            rows.append((name, what, f"{hp_value(arm['hp'], value):.3g}", *told))
+            rows.append((name, what, value_text(arm["hp"], hp_value(arm["hp"], value)), *told))
     heads = ("parametrization", "", "value#", "cost in % of the loss#", "in % more compute#")
     return table("", heads, rows) if rows else ""
 
@@ -333,8 +333,9 @@ def expected_loss(name: str, arm: JsonObject) -> str:
 def target_values(transfer: JsonObject) -> str:
     """Tabulate the values for the target with their conditions and warnings."""
     target, expected = transfer["target"], transfer.get("expected_regret")
-    params = target.get("params")
-    sentence = f"{target['family']}, width {target['width']}" + (
+    params, start = target.get("params"), target.get("start")
+    of_ours = f"{target['family']}, width {target['width']}"
+    sentence = (f"Width {target['width']}" if start else of_ours) + (
         f", {params:,} parameters." if params is not None else "."
     )
     rows = [
@@ -350,6 +351,7 @@ def target_values(transfer: JsonObject) -> str:
     return "\n".join(
         [
             element("p", sentence),
+            element("pre", start) if start else "",
             table("", ("HP", "value#", "90 % interval#"), rows),
             element("p", f"Expected cost in loss: {regret}. {_conditions(expected)}"),
             _gap(transfer.get("train_validation_gap")),
@@ -489,7 +491,7 @@ def conditions_table(name: str, arm: JsonObject) -> str:
 
 def cost_table(cost: JsonObject | None) -> str:
     """Tabulate FLOPs and the three ratios, each with its denominator."""
-    if cost is None:
+    if cost is None or cost["sweep_flops"] is None:  # a trainer of the user's own tells none
         return ""
     totals = [
         ("the whole sweep", flops_text(cost["sweep_flops"])),

@@ -9,7 +9,7 @@ from hptransfer.analysis.answer.headline import percent
 from hptransfer.analysis.answer.text import answer_lines, left_out_sentence, span, value_span
 from hptransfer.analysis.answer.transferred import cost_sentence
 from hptransfer.config.choices import arm_name
-from hptransfer.config.hyperparameters import hp_value, hp_words
+from hptransfer.config.hyperparameters import hp_value, hp_words, value_text
 from hptransfer.system.text import (
     cost_text,
     decimal,
@@ -88,8 +88,8 @@ def transfer_lines(record: Mapping[str, Any]) -> str:
     for hp, value in record["hps"].items():
         point = f"; log2: {value['value']:.2f}" if hp.startswith("log2_") else ""
         lines.append(
-            f"value    {hp_words(hp)} {hp_value(hp, value['value']):.4g} (90 % interval "
-            f"{value_span(hp, value['low'], value['high'])}{point})"
+            f"value    {hp_words(hp)} {value_text(hp, hp_value(hp, value['value']), 4)} (90 % "
+            f"interval {value_span(hp, value['low'], value['high'])}{point})"
         )
     lines += [_regret_line(record["expected_regret"]), *_loss_lines(record)]
     lines.append(_cost_line(record["cost"]))
@@ -160,7 +160,7 @@ def realised_line(realised: Mapping[str, Any]) -> str:
     if own is None:
         return f"measured cost not known: {realised['reason']}"
     hp = realised["hp"]
-    best = f"{hp_value(hp, own['optimum']):.3g}, 90 % interval "
+    best = f"{value_text(hp, hp_value(hp, own['optimum']))}, 90 % interval "
     best += value_span(hp, own["low"], own["high"])
     said = "Nothing was predicted."
     if predicted["mean"] is not None:
@@ -189,6 +189,8 @@ def status_text(state: Mapping[str, Any]) -> str:
         lines.append(left_out_sentence(state["outside_count"]))
     lines += [f"failed   {sentence}" for sentence in state["failed"]]
     lines += [f"best     {best_point(best)}" for best in state["best"]]
+    if state["logs"]:
+        lines.append(f"logs     {state['logs']} (hptransfer logs {state['folder']} KEY)")
     if state["notice"]:
         lines.append(state["notice"])
     return "\n".join(lines)
@@ -197,7 +199,8 @@ def status_text(state: Mapping[str, Any]) -> str:
 def best_point(best: Mapping[str, Any]) -> str:
     """Return the point of an arm and width with the lowest loss, in one line."""
     point = ", ".join(
-        f"{hp_words(axis)} {hp_value(axis, value):.3g}" for axis, value in best["hps"].items()
+        f"{hp_words(axis)} {value_text(axis, hp_value(axis, value))}"
+        for axis, value in best["hps"].items()
     )
     seeds = "1 seed" if best["n_seeds"] == 1 else f"{best['n_seeds']} seeds"
     return (

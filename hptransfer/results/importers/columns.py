@@ -42,6 +42,8 @@ LEAST_LOG10 = -6.0  # logarithms below it are rather of another base: 10^-6 is n
 _NUMBER = re.compile(r"(?:(?<![\w.)])[-+])?\d+(?:\.\d+)?(?:e[-+]?\d+)?", re.IGNORECASE)
 _GOOD = re.compile(r"(^|_)(acc|accuracy|auc|f1|score|bleu|top\d*|precision|recall)(_|$)")
 _TIME = re.compile(r"(^|_)(runtime|duration|created|timestamp|time)(_|$)")
+_EXTREME = re.compile(r"__(min|max)$", re.IGNORECASE)  # of a chart that W&B exported
+_LETTERS = {"w": "width", "s": "seed"}  # before a number in the name of a run
 MOST_GUESSES = 3  # columns that are tried for a needed one that no name tells
 
 
@@ -454,10 +456,15 @@ def _require_enough(
         for ours in needed
         if not (has_hp if ours == "lr" else ours in {*chosen.names, *candidates})
     ]
-    pivoted = _pivoted(missing, chosen, sheet) if "loss" in missing else None
+    pivoted = None
+    if "loss" in missing:
+        pivoted = _of_runs(chosen, sheet) or _pivoted(missing, chosen, sheet)
     if pivoted is not None:
         problems.append(pivoted.problem)
-        missing = [ours for ours in missing if ours not in ("loss", pivoted.inner)]
+        told = {"lr" if hp_of(inner) else inner for inner in pivoted.inner}
+        missing = [ours for ours in missing if ours not in ("loss", *told)]
+    elif "loss" in missing and (chart := _chart(sheet)):
+        problems.append(chart)
     problems += [f"no column is known as {needed[ours]}" for ours in missing]
     if problems:
         guessed, remark = _guesses(missing, chosen, choices, pivoted, sheet)
@@ -473,7 +480,7 @@ def _require_enough(
 class Pivoted:
     """Columns of losses that differ in a number: a column for each width, learning rate or seed."""
 
-    inner: str  # our name of what they differ in
+    inner: Sequence[str]  # our names of what they differ in
     columns: Sequence[str]
     problem: str  # the clause that says so
     words: Sequence[str]  # of `--columns` that may read them
@@ -520,7 +527,60 @@ def _pivoted(missing: Sequence[str], chosen: ChosenColumns, sheet: Sheet) -> Piv
         f"{_listed([repr(column) for column in columns], 3)} seem to hold the losses of one "
         f"{inner} each ({clause})"
     )
-    return Pivoted(inner, columns, problem, words)
+    return Pivoted([inner], columns, problem, words)
+
+
+def _of_runs(chosen: ChosenColumns, sheet: Sheet) -> Pivoted | None:
+    """Return the columns that seem to hold the losses of one run each, as a chart has them.
+
+    Their names differ in numbers, each of which stands behind a word that says what it is, as in
+    `w64-lr0.01 - loss`. None where a word says nothing, or where only one number is in a name.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for column in sheet.columns:
+        pieces = tuple(_NUMBER.split(column))
+        is_free = column not in chosen.columns.values() and not re.search("[{}]", column)
+        if is_free and len(pieces) > 2 and not _EXTREME.search(column):
+            groups.setdefault(pieces, []).append(column)
+    pieces, columns = max(groups.items(), key=lambda each: len(each[1]), default=((), []))
+    if len(columns) < 2:
+        return None
+    numbers = list(zip(*map(_NUMBER.findall, columns), strict=True))
+    names = [_before_number(piece) for piece in pieces[:-1]]
+    inner = [name for name in names if name is not None]
+    is_told = all(name or len({*each}) == 1 for name, each in zip(names, numbers, strict=True))
+    if not is_told or not inner or len({*inner}) < len(inner):
+        return None
+    slots = [f"{{{name}}}" if name else each[0] for name, each in zip(names, numbers, strict=True)]
+    pattern = "".join(itertools.chain(*zip(pieces, [*slots, ""], strict=True)))
+    word = f"loss={pattern}"
+    problem = (
+        f"{_listed([repr(column) for column in columns], 3)} seem to hold the losses of one run "
+        f"each ({shlex.quote(word)} reads them)"
+    )
+    return Pivoted(inner, columns, problem, [word])
+
+
+def _before_number(piece: str) -> str | None:
+    """Return our name of a number from the word before it, such as lr of `w64-lr`; else None."""
+    found = re.search(r"([a-z][a-z_.]*?)[\s=:_-]*$", piece, re.IGNORECASE)
+    if found is None:
+        return None
+    ours = _LETTERS.get(found[1].lower()) or recognised(found[1])[0]
+    return ours if ours in ("width", "seed", "depth", "batch_size") or hp_of(ours or "") else None
+
+
+def _chart(sheet: Sheet) -> str | None:
+    """Say that a table looks like a chart that W&B exported, of runs whose names tell nothing."""
+    runs = [_EXTREME.sub("", column) for column in sheet.columns if _EXTREME.search(column)]
+    if not runs:
+        return None
+    return (
+        f"{_listed([repr(column) for column in dict.fromkeys(runs)], 3)} look like a chart that "
+        "W&B exported, with a column for each run, whose name does not tell its width and "
+        "hyperparameters (export the table of runs instead, or write what differs between the "
+        "names in braces, as in 'loss=w{width}-lr{lr} - val_loss')"
+    )
 
 
 def _guesses(

@@ -215,7 +215,7 @@ def import_file(
         derive_sweep_file(
             folder, {sheet.name: found.chosen.record()}, repeats_are_seeds=repeats_are_seeds
         )
-    checkpoints = len(set(found.trials["steps"])) if "step" in found.chosen.names else 0
+    checkpoints = len(set(found.trials["steps"].dropna())) if "step" in found.chosen.names else 0
     return {
         "schema": IMPORT_SCHEMA,
         "source": str(source),
@@ -223,7 +223,7 @@ def import_file(
         "columns": found.chosen.record(),
         "appended": appended,
         "identical": found.were_there,
-        "notes": _notes(found.chosen, found.odd, found.cells, labels, checkpoints),
+        "notes": _notes(found, labels, checkpoints, is_typed=is_typed),
         "repaired": writer.notice,
     }
 
@@ -363,7 +363,7 @@ def _with_remedy(
     if isinstance(problem, Repeated):
         seeds = request.proposed([], seeds=True)
         if _works(seeds, sheet, labels):
-            told += f" If they are repeated runs, count them as seeds: {seeds.typed}"
+            told += f" To count repeated runs as seeds: {seeds.typed}"
     for words in problem.remedies[:MOST_TRIED]:
         better = request.proposed(words)
         if _works(better, sheet, labels):
@@ -671,6 +671,9 @@ def _read_trials(
         )
     frame, left_out = _without_parents(frame, [name for name, _ in chosen.axes])
     frame, odd = _with_losses(frame, drop_missing, cells)
+    frame, untrained = _without_step_zero(frame, cells)
+    if untrained:
+        odd["at step 0, before any training; ignored"] = untrained
     if left_out:
         odd["without a hyperparameter and a loss or width, so no trial; ignored"] = left_out
 
@@ -701,6 +704,21 @@ def _read_trials(
     convert = cells.arm_by_flag if "mup" in named else cells.label
     columns["parametrization"] = column("parametrization", convert, labels["parametrization"])
     return pd.DataFrame(columns, index=frame.index), odd
+
+
+def _without_step_zero(frame: pd.DataFrame, cells: Cells) -> tuple[pd.DataFrame, list[str]]:
+    """Return rows without those of step 0, whose loss no hyperparameter has changed yet.
+
+    Where every row has step 0, the column tells nothing and is left out instead.
+    """
+    if "step" not in frame:
+        return frame, []
+    each = zip(_cells(frame["step"]), frame.index, strict=True)
+    is_zero = [cells.whole(cell, "step", place) == 0 for cell, place in each]
+    if all(is_zero):
+        return frame.drop(columns="step"), []
+    places = [str(place) for place, zero in zip(frame.index, is_zero, strict=True) if zero]
+    return frame.loc[[not zero for zero in is_zero]], places
 
 
 def _one_trial_a_row(sheet: Sheet, chosen: ChosenColumns) -> pd.DataFrame:
@@ -936,27 +954,34 @@ def _require_same_axes(
 
 
 def _notes(
-    chosen: ChosenColumns, odd: OddRows, cells: Cells, labels: Mapping[str, str], checkpoints: int
+    found: Checked, labels: Mapping[str, str], checkpoints: int, *, is_typed: bool
 ) -> list[str]:
     """Return what the user should know of an import, a sentence each."""
-    notes = [_columns_text(chosen), *chosen.notes, *_exclusions(odd)]
-    if cells.commas:
-        notes.append(f"{cells.commas:,} numbers have a decimal comma: 0,5 was read as 0.5")
+    chosen, commas = found.chosen, found.cells.commas
+    notes = [_columns_text(chosen), *chosen.notes, *_exclusions(found.odd)]
+    if commas:
+        notes.append(f"{commas:,} numbers have a decimal comma: 0,5 was read as 0.5")
     if "seed" not in chosen.names:
-        notes.append(
-            "no column of seeds, so every row counts as seed 0 (name one with seed=COLUMN)"
-        )
+        how = "--columns seed=COLUMN" if is_typed else "columns={'seed': COLUMN}"
+        notes.append(f"no column of seeds, so every row counts as seed 0 (name one with {how})")
     if "parametrization" not in chosen.names and labels["parametrization"] == UNKNOWN_LABEL:
+        how = (
+            "name one with --columns parametrization=COLUMN, or add --columns "
+            "parametrization:=mup for all rows"
+            if is_typed
+            else "name one with columns={'parametrization': COLUMN}, or give "
+            "rows.assign(parametrization='mup')"
+        )
         notes.append(
             "no column says how the models were parametrized, so all rows are taken as one "
-            f"group, {UNKNOWN_LABEL!r} (name one with parametrization=COLUMN, or write "
-            "parametrization:=mup for all rows)"
+            f"group, {UNKNOWN_LABEL!r} ({how})"
         )
     if checkpoints > 1:
+        one = "`hptransfer fit --step N`" if is_typed else "`hptransfer.fit(rows, step=N)`"
         notes.append(
             f"warning: losses at {checkpoints} training steps are all kept, each as if it were a "
             "run of that many steps. That is right only under a constant learning rate; with a "
-            "decay read one step with `hptransfer fit --step N`"
+            f"decay read one step with {one}"
         )
     return notes
 

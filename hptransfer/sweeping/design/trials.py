@@ -155,7 +155,7 @@ def check_same_question(recorded: SweepConfig, asked: SweepConfig, folder: Path)
     """
     before, now = (_base_facts(sweep) for sweep in (recorded, asked))
     changed = [
-        f"{key} was {before.get(key, 'not set')} and is now {now.get(key, 'not set')}"
+        f"{key} was {_one_line(before.get(key, 'not set'))} and is now {_one_line(now.get(key, 'not set'))}"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
@@ -164,6 +164,15 @@ def check_same_question(recorded: SweepConfig, asked: SweepConfig, folder: Path)
             f"{folder} holds another sweep: {'; '.join(changed)}. A changed base config is "
             f"another question, so give this sweep a name of its own with name={asked.name}-2."
         )
+
+
+MOST_SHOWN = 300  # characters of a value
+
+
+def _one_line(value: object) -> str:
+    """Return a value for a sentence; a command may have lines, and be long."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} ..."
 
 
 def _base_facts(sweep: SweepConfig) -> dict[str, object]:

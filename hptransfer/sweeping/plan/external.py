@@ -45,7 +45,7 @@ def plan_external(
         for (arm, width), group in sorted(groups.items())
     ]
     at_once, notes = workers or executor.workers, []
-    if at_once is None and executor.address == "local":
+    if at_once is None and executor.is_here:
         at_once = 1 if executor.name == "local" else max(int(usable_cpus() // executor.cpus), 1)
     if at_once is None:
         at_once = 1

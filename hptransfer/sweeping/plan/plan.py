@@ -592,6 +592,14 @@ def _search_over_target(
     return search_cost(sweep, table, sweep.target, points=count)
 
 
+def data_notes(inputs: PlanInputs) -> list[str]:
+    """Say that the sweep's data are not there, which a plan does not need; else nothing."""
+    from hptransfer.training.batches import missing_data
+
+    missing = missing_data(inputs.sweep.base, inputs.runtime)
+    return [] if missing is None else [f"This sweep cannot be run yet: {missing}"]
+
+
 def _notes(inputs: PlanInputs, shapes: Sequence[PlannedShape]) -> list[str]:
     sweep, notes = inputs.sweep, []
     if _works(shapes) is None and not inputs.measure:
@@ -606,4 +614,4 @@ def _notes(inputs: PlanInputs, shapes: Sequence[PlannedShape]) -> list[str]:
             f"up to {sweep.design.total} per parametrization and width. Each round waits for the "
             "one before, so the sweep takes longer than the wall time given here."
         )
-    return notes
+    return notes + data_notes(inputs)

@@ -171,7 +171,10 @@ def _measure_ahead(job: Job) -> None:
     """Measure every shape that an adaptive design may ask for.
 
     Later is too late: workers that wait for their next pack hold the places for a measurement.
+    Trials of a trainer that is not ours run alone.
     """
+    if isinstance(job.sweep, ExternalSweep):
+        return
     recorded, batch = read_packs(job.folder.path), job.sweep.design.batch
     groups = by_shape(placeholder_trials(job.sweep, batch))
     unknown = {key: group for key, group in groups.items() if key not in recorded}
@@ -205,6 +208,7 @@ def _run_missing(running: _RunningSweep) -> None:
         packs = running.cut_into_packs()
         facts = {"trials": running.asked, "recorded": running.recorded, "packs": len(packs)}
         running.watch.started(facts)
+        say(_starting(running, len(packs)), quiet=job.quiet)
         with SweepProgress(
             running.asked,
             running.recorded,
@@ -221,8 +225,26 @@ def _run_missing(running: _RunningSweep) -> None:
                 on_error=running.on_error,
                 run_pack=job.runner(running.folder),
                 checkpoints=running.checkpoints,
+                folder=running.folder.absolute(),
+                on_note=running.tell,
+                resources=job.composed.resources,
             )
         running.raise_failures()
+
+
+def _starting(running: _RunningSweep, packs: int) -> str:
+    """Return a line on what happens until the first trials are finished."""
+    executor, missing = running.job.composed.executor, running.asked - running.recorded
+    trials = "1 trial" if missing == 1 else f"{missing} trials"
+    groups = "1 group" if packs == 1 else f"{packs} groups"
+    how = (
+        "one group after another in this process"
+        if executor.name == "local"
+        else "starting Ray on this machine first"
+        if executor.address == "local"
+        else "on a Ray cluster"
+    )
+    return f"training {trials} in {groups}, {how} ..."
 
 
 class _RunningSweep:
@@ -275,6 +297,12 @@ class _RunningSweep:
     def note(self, text: str) -> None:
         """Print a sentence, and write it into the log."""
         self.progress.note(text)
+        self.watch.note(text)
+
+    def tell(self, text: str) -> None:
+        """Write a sentence into the log, and print it unless quiet."""
+        if not self.job.quiet:
+            self.progress.note(text)
         self.watch.note(text)
 
     def on_start(self, index: int) -> None:
@@ -386,8 +414,8 @@ class _RunningSweep:
 def checkpoints(job: Job, folder: Path) -> CheckpointConfig | None:
     """Return where packs leave their state: beside the ledger, or in `executor.storage`.
 
-    None on a cluster without `executor.storage`: its nodes are not known to share a folder, so a
-    pack that loses its node starts again from its first step.
+    None on a Ray cluster without `executor.storage`: its nodes are not known to share a folder, so
+    a pack that loses its node starts again from its first step.
     """
     executor = job.composed.executor
     if isinstance(job.sweep, ExternalSweep):  # its trainer keeps its own
@@ -397,6 +425,6 @@ def checkpoints(job: Job, folder: Path) -> CheckpointConfig | None:
         is_url = "://" in executor.storage
         outer = executor.storage if is_url else str(Path(executor.storage).absolute())
         return CheckpointConfig(f"{outer.rstrip('/')}/{inner}", executor.checkpoint_s)
-    if executor.name == "local" or executor.address == "local":
+    if executor.is_here or executor.name == "slurm":
         return CheckpointConfig(str((folder / "checkpoints").absolute()), executor.checkpoint_s)
     return None

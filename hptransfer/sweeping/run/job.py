@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hptransfer.config import FolderConfig
 from hptransfer.config.choices import Scaling, arm_name
 from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, sweep_config
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
 from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.config.sweep import ExternalSweep, SweepConfig
 from hptransfer.errors import UserError
+from hptransfer.execution import require_executor
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import iterate_ledger_rows, read_ledger_rows
 from hptransfer.sweeping.design.trials import (
@@ -25,6 +27,7 @@ from hptransfer.sweeping.design.trials import (
 )
 from hptransfer.system.files import require_links_inside, write_text
 from hptransfer.system.folder_lock import FolderLock
+from hptransfer.system.safe_yaml import read_mapping
 from hptransfer.system.text import factor_text, say
 from hptransfer.training.external.run import ExternalRun, require_trainer
 
@@ -51,10 +54,12 @@ class Job:
         """What runs the trials of a ledger's folder; None: they are of our own models."""
         if not isinstance(self.sweep, ExternalSweep):
             return None
+        executor = self.composed.executor
         return ExternalRun(
             folder=str(folder.absolute()),
             working_folder=str(self.working_folder),
-            retries=self.composed.executor.retries,
+            # A lost job is submitted again, so that SLURM can say meanwhile what ended it.
+            retries=0 if executor.name == "slurm" else executor.retries,
             pickled=self.pickled,
         )
 
@@ -84,6 +89,8 @@ def open_job(
     folder = ResultsFolder(root / sweep.name)
     require_links_inside(folder.path)
     check_question(sweep, folder)
+    if told := _preparing(sweep, composed):
+        say(told, quiet=quiet)
     if pickled is None:
         _require_data(sweep, composed)
     with FolderLock(folder.path) as lock:
@@ -93,12 +100,34 @@ def open_job(
         yield Job(composed, sweep, folder, quiet, lock, pickled)
 
 
+def _preparing(sweep: SweepConfig, composed: Composed) -> str:
+    """Return a line on what happens before the first trial is trained; empty: nothing slow."""
+    if isinstance(sweep, ExternalSweep):
+        return ""
+    parts = ["reading all of the data"] if isinstance(sweep.base.data, FolderConfig) else []
+    parts += ["checking the parametrization"] if _is_gated(sweep) else []
+    if composed.runtime.pack_size is None:
+        parts.append("measuring how many trials train best together")
+    if not parts:
+        return ""
+    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return (
+        f"preparing {sweep.name}: {listed}. The first time this may take a minute or more; "
+        "what is known already is not done again."
+    )
+
+
 def check_question(sweep: SweepConfig, folder: ResultsFolder) -> None:
     """Refuse a sweep that no trial can answer, or whose folder holds another question."""
     _require_trials(sweep)
     if sweep.target is not None:
         check_target(sweep, sweep.target)
     if folder.sweep_file.is_file():
+        if "imported" in read_mapping(folder.sweep_file):
+            raise UserError(
+                f"A sweep needs a results folder of its own, but {folder.path} holds rows that "
+                "were imported from another program. Set name= to another name."
+            )
         check_same_question(recorded_sweep(folder), sweep, folder.path)
 
 
@@ -122,9 +151,17 @@ def _check_shrinking(
             f"use them. Add {to_keep} to keep them in use, or --shrink to go on without them; "
             "their rows stay on disk."
         )
+    unused = (
+        "None of those trials was finished, so nothing is lost."
+        if not gone
+        else "Its finished trial that this command does not ask for is not used from here on."
+        if len(gone) == 1
+        else f"Its {len(gone)} finished trials that this command does not ask for are not used "
+        "from here on."
+    )
     say(
-        f"{folder.path} asked for more before ({to_keep}), so {len(gone)} finished trials are not "
-        "used from here on.",
+        f"{folder.path} asked for more trials before; with {to_keep} this command would ask for "
+        f"them, too. {unused}",
         quiet=quiet,
     )
 
@@ -144,16 +181,16 @@ def recorded_sweep(folder: ResultsFolder) -> SweepConfig:
 
 
 def _require_data(sweep: SweepConfig, composed: Composed) -> None:
-    """Refuse a sweep whose data, device or trainer is not there."""
+    """Refuse a sweep whose data, device, trainer or executor is not there."""
+    require_executor(composed.executor)
     if isinstance(sweep, ExternalSweep):
         trial = sweep.base.with_hps(dict.fromkeys(sweep.axes, 0.0))
-        here = composed.executor.name == "local" or composed.executor.address == "local"
-        require_trainer(trial, str(Path.cwd()), here=here)
+        require_trainer(trial, str(Path.cwd()), here=composed.executor.is_here)
         return
     from hptransfer.training.batches import load_dataset
     from hptransfer.training.device import torch_device
 
-    if composed.executor.name == "local" or composed.executor.address == "local":
+    if composed.executor.is_here:
         torch_device(composed.runtime)
     load_dataset(sweep.base, composed.runtime)
 
@@ -195,13 +232,18 @@ def gate(job: Job) -> list[dict[str, Any]]:
     Raises:
         CheckFailed: the µP arm failed.
     """
-    if len(job.sweep.widths) < 2 or not job.sweep.gate:
+    if not _is_gated(job.sweep):
         return []
     checks = check(job)
     for answer in checks:
         if answer["parametrization"] == Scaling.mup.value and answer["verdict"] == "fail":
             raise CheckFailed(failure_sentence(answer))
     return checks
+
+
+def _is_gated(sweep: SweepConfig) -> bool:
+    """Say whether coordinate checks come before the sweep."""
+    return len(sweep.widths) > 1 and sweep.gate
 
 
 def failure_sentence(answer: dict[str, Any]) -> str:

@@ -110,7 +110,7 @@ def find_row(folder: ResultsFolder, prefix: str) -> dict[str, Any]:
             f"{', '.join(first)}{others}. Give more digits."
         )
     (only,) = found.values()
-    if "foreign" in only["config"]:
+    if {"foreign", "external"} & set(only["config"]):
         raise UserError(
             f"Trial {only['trial_key']} was trained by another program, whose model hptransfer "
             "does not have. Train it again with that program."

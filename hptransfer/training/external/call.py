@@ -19,14 +19,8 @@ from typing import Any
 
 from hptransfer.errors import UserError
 from hptransfer.system.files import write_whole
-from hptransfer.training.external.trial import (
-    FAILURE_FILE,
-    RESULT_FILE,
-    VARIABLE,
-    Trial,
-    as_number,
-    numbers_of,
-)
+from hptransfer.training.external.supervise import FAILURE_FILE, RESULT_FILE
+from hptransfer.training.external.trial import VARIABLE, Trial, as_number, numbers_of
 
 PICKLED = "HPTRANSFER_FUNCTION"  # the environment variable with the file of a pickled function
 
@@ -95,9 +89,17 @@ def _plain(returned: Any) -> dict[str, float] | None:
                 "A function that returns a mapping must give the loss in it, but got only "
                 f"{', '.join(map(repr, returned)) or 'an empty one'}. Return {{'loss': ...}}."
             )
-        others = {k: getattr(v, "item", lambda v=v: v)() for k, v in returned.items()}
+        others = {name: _plain_value(value) for name, value in returned.items()}
         return {**numbers_of(others), "loss": as_number("loss", returned["loss"])}
     return {"loss": as_number("loss", returned)}
+
+
+def _plain_value(value: Any) -> Any:
+    """Return Python's number of a numpy number or of a tensor of one element; else the value."""
+    try:
+        return value.item()
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return value
 
 
 def _failed(trial: Trial, reason: str, frame: str, error: BaseException) -> int:

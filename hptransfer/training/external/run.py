@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from hptransfer.config import RuntimeConfig
 from hptransfer.config.choices import Status
@@ -31,13 +32,13 @@ from hptransfer.system.signals import end_if_asked
 from hptransfer.training.external import supervise
 from hptransfer.training.external.call import PICKLED
 from hptransfer.training.external.output import Output
+from hptransfer.training.external.supervise import FAILURE_FILE, RESULT_FILE
 from hptransfer.training.external.trial import (
-    FAILURE_FILE,
     REPORTS_FILE,
-    RESULT_FILE,
     TRIAL_FILE,
     VARIABLE,
     Reports,
+    ReportsReader,
     as_number,
     json_line,
     numbers_of,
@@ -45,7 +46,8 @@ from hptransfer.training.external.trial import (
 )
 
 WATCH_SECONDS = 0.2  # between two looks at a running trial
-READ_BYTES = 1 << 16
+# Seconds beside `train.grace_s` that an earlier attempt at a trial may take to end.
+LOCK_SECONDS = 60.0
 MOST_CURVE_POINTS = 300  # of a trial's recorded curve
 # Signals by which a machine ends a process: an attempt that one of these ends is lost, not failed.
 LOSING = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -72,12 +74,16 @@ class ExternalRun:
         """
         return [self.run(config) for config in configs]
 
+    def on_hosts(self, hosts: Sequence[str]) -> ExternalRun:
+        """Return what runs a trial on the nodes with these addresses; the first is its own."""
+        return dataclasses.replace(self, hosts=tuple(hosts))
+
     def run(self, config: ExternalTrial) -> TrialResult:
         """Run one trial and return its result; see `__call__`."""
         folder = trial_folder(self.folder, trial_key(config))
         with opening(folder, "start the sweep where it can be written"):
             folder.mkdir(parents=True, exist_ok=True)
-            told = _told(config, folder, self.hosts or (socket.gethostname(),))
+            told = told_trial(config, folder, self.hosts or (socket.gethostname(),))
             write_whole(folder / TRIAL_FILE, json.dumps(told, indent=1).encode())
         for attempt in range(self.retries + 1):
             ended = self._attempt(config, folder, attempt)
@@ -86,17 +92,19 @@ class ExternalRun:
         return _result(config, folder, ended)
 
     def _attempt(self, config: ExternalTrial, folder: Path, attempt: int) -> Ended:
-        for name in (RESULT_FILE, FAILURE_FILE):
-            (folder / name).unlink(missing_ok=True)
         words = _words(config, folder)
         started, since = time.time(), time.monotonic()
-        with Output(folder, config.trainer.result) as output, self._function_file() as environment:
+        with (
+            opening(folder, "start the sweep where it can be written"),
+            Output(folder, config.trainer.result) as output,
+            self._function_file() as environment,
+        ):
             stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(started))
             output.head(
                 f"hptransfer: attempt {attempt + 1} at trial {trial_key(config)} began at {stamp} "
                 f"UTC on {socket.gethostname()}: {abbreviate(' '.join(words), 300)}"
             )
-            code, ended_by_us = _run_to_its_end(
+            code, ended_by_us, never_ran = _run_to_its_end(
                 config,
                 folder,
                 words,
@@ -104,8 +112,9 @@ class ExternalRun:
                 self.working_folder,
                 output,
             )
-            output.head(f"hptransfer: {ended_by_us or _end_text(code)}")
-        return Ended(code, ended_by_us, output, time.monotonic() - since)
+            output.foot(f"hptransfer: {ended_by_us or never_ran or _end_text(code)}")
+            output.raise_error()
+        return Ended(code, ended_by_us, never_ran, output, time.monotonic() - since)
 
     @contextmanager
     def _function_file(self) -> Iterator[dict[str, str]]:
@@ -125,6 +134,7 @@ class Ended:
 
     code: int  # exit code; a signal's number with a minus where one ended it
     ended_by_us: str  # why hptransfer ended it; empty: it ended by itself
+    never_ran: str  # why its command was not started; empty: it was
     output: Output
     seconds: float
 
@@ -137,7 +147,7 @@ class Ended:
         }
 
 
-def _told(config: ExternalTrial, folder: Path, hosts: Sequence[str]) -> dict[str, Any]:
+def told_trial(config: ExternalTrial, folder: Path, hosts: Sequence[str]) -> dict[str, Any]:
     """Return the content of trial.json."""
     told = config.told()
     return {
@@ -167,40 +177,60 @@ def _run_to_its_end(
     environment: dict[str, str],
     working_folder: str,
     output: Output,
-) -> tuple[int, str]:
-    """Run a command; return its exit code and why hptransfer ended it, if it did."""
-    program = [sys.executable, "-IS", supervise.__file__, str(config.trainer.grace_s)]
-    process = subprocess.Popen(
-        [*program, str(folder / ".running"), *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        cwd=working_folder,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-    )
+) -> tuple[int, str, str]:
+    """Run a command; return its exit code, why hptransfer ended it, and why it never ran."""
+    grace = config.trainer.grace_s
+    status, for_status = os.pipe()
+    os.set_blocking(status, False)  # whatever still holds the other end is not waited for
+    program = [sys.executable, "-IS", supervise.__file__, str(grace), str(LOCK_SECONDS + grace)]
+    try:
+        process = subprocess.Popen(
+            [*program, str(for_status), str(folder), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=working_folder,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            pass_fds=[for_status],
+        )
+    except (OSError, ValueError) as error:
+        os.close(status)
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return supervise.NOT_STARTED, "", _not_started(words, f"{reason}, in {working_folder}")
+    finally:
+        os.close(for_status)
     assert process.stdin is not None and process.stdout is not None
-    reader = threading.Thread(target=_read, args=(process.stdout, output), daemon=True)
+    reader = threading.Thread(target=output.read_all, args=(process.stdout,), daemon=True)
     reader.start()
     try:
         why = _watch(config, folder, process)
-        if why:
-            process.stdin.close()
-            process.wait()
     finally:
-        process.stdin.close()  # ends the command where this block is left by an exception
+        process.stdin.close()  # ends the command, where it has not ended
         process.wait()
-        reader.join(timeout=5.0)  # a process outside the group may hold the pipe open
-    return process.returncode, why
+        reader.join(timeout=grace + READER_SECONDS)
+        output.close()
+    with os.fdopen(status, "rb") as file:
+        never_ran = (file.read() or b"").decode()
+    if never_ran == supervise.LOCKED:
+        never_ran = "another process still trains this trial; end it"
+    elif never_ran:
+        never_ran = _not_started(words, never_ran)
+    return process.returncode, why, never_ran
 
 
-def _read(pipe: IO[bytes], output: Output) -> None:
-    while chunk := os.read(pipe.fileno(), READ_BYTES):
-        output.take(chunk)
+READER_SECONDS = 5.0  # beside `train.grace_s`: for the rest of the output of a command that ended
+
+
+def _not_started(words: Sequence[str], reason: str) -> str:
+    host = socket.gethostname()
+    return f"the command {abbreviate(words[0])} could not be started on {host}: {reason}"
 
 
 def _watch(config: ExternalTrial, folder: Path, process: subprocess.Popen[bytes]) -> str:
     """Wait for a process; return why it must be ended, or nothing once it has ended."""
     trainer, began, size = config.trainer, time.monotonic(), -1
+    path = folder / REPORTS_FILE
+    reader = ReportsReader(path)
     while True:
         try:
             process.wait(timeout=WATCH_SECONDS)
@@ -209,10 +239,9 @@ def _watch(config: ExternalTrial, folder: Path, process: subprocess.Popen[bytes]
             end_if_asked()
         if trainer.timeout_s is not None and time.monotonic() - began > trainer.timeout_s:
             return TIMED_OUT
-        path = folder / REPORTS_FILE
         now = path.stat().st_size if path.is_file() else -1
         if now != size:
-            size, reports = now, read_reports(path)
+            size, reports = now, reader.read()
             if reports.diverged_at is not None:
                 return "the trial was ended, since it reported a loss that is not finite"
             if trainer.stop_hopeless and reports.hopeless_at is not None:
@@ -224,8 +253,15 @@ TIMED_OUT = "the trial was ended, since it took longer than train.timeout_s"
 
 def _end_text(code: int) -> str:
     if code < 0:
-        return f"the trial's process was ended by {signal.Signals(-code).name}"
+        return f"the trial's process was ended by {_signal_name(-code)}"
     return f"the trial's process ended with exit code {code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals
+        return f"signal {number}"
 
 
 def _result(config: ExternalTrial, folder: Path, ended: Ended) -> TrialResult:
@@ -239,7 +275,7 @@ def _result(config: ExternalTrial, folder: Path, ended: Ended) -> TrialResult:
         return _trial_result(config, ended, reports, Status.stopped)
     if reports.diverged_at is not None:
         return _trial_result(config, ended, reports, Status.diverged)
-    if ended.ended_by_us or ended.code:
+    if ended.ended_by_us or ended.never_ran or ended.code:
         raise _failure(config, folder, ended)
     loss, metrics = _answer(config, folder, ended, reports)
     status = Status.completed if math.isfinite(loss) else Status.diverged
@@ -300,11 +336,11 @@ def _answer(
             raise refuse(f'{path} must hold a JSON object such as {{"loss": 0.5}}')
     elif output.answers:
         told = output.answers[-1]
-        losses = [answer["loss"] for answer in output.answers]
-        if any(loss != losses[0] for loss in losses):
+        if len(output.answers) > 1:
+            first, second = (abbreviate(answer["loss"], 40) for answer in output.answers)
             raise refuse(
                 "a trial must answer one loss, but its output has several JSON lines with "
-                f"different ones ({losses[0]} and {losses[-1]}); print one, and give the others "
+                f"different ones ({first} and {second}); print one, and give the others "
                 'a step, such as {"step": 100, "loss": 0.5}, for the curve'
             )
     if told is not None:
@@ -340,35 +376,40 @@ def _answer(
 def _failure(config: ExternalTrial, folder: Path, ended: Ended) -> TrialFailure:
     """Return the failure of an attempt that ended with an error."""
     path = folder / FAILURE_FILE
+    if ended.never_ran:
+        return _failed_with(config, folder, ended, ended.never_ran)
     if path.is_file() and not ended.ended_by_us:
         told = json.loads(path.read_text(encoding="utf-8"))
         return _failed_with(config, folder, ended, told["reason"], told["frame"])
+    last = ended.output.lines[-1].strip() if ended.output.lines else "it printed nothing"
     if ended.ended_by_us == TIMED_OUT:
         reason = f"it took longer than train.timeout_s={config.trainer.timeout_s:g}"
-    elif ended.code == supervise.NOT_STARTED and config.trainer.command:
-        word = config.trainer.command.split()[0]
-        reason = f"the command could not be started on {socket.gethostname()} ({word})"
-    elif ended.code == supervise.LOCKED:
-        reason = "another process still trains this trial; end it"
     elif ended.is_lost:
         number = -ended.code if ended.code < 0 else ended.code - 128
         reason = (
-            f"every attempt was ended by {signal.Signals(number).name}, as a machine does that is "
+            f"every attempt was ended by {_signal_name(number)}, as a machine does that is "
             "out of memory"
         )
+    elif ended.code < 0:
+        reason = f"{_signal_name(-ended.code)} ended it; last line: {abbreviate(last, 200)}"
     else:
-        last = ended.output.lines[-1].strip() if ended.output.lines else "it printed nothing"
         reason = f"it ended with exit code {ended.code}; last line: {abbreviate(last, 200)}"
-    return _failed_with(config, folder, ended, reason)
+    return _failed_with(config, folder, ended, reason, is_lost=ended.is_lost)
 
 
 def _failed_with(
-    config: ExternalTrial, folder: Path, ended: Ended, reason: str, frame: str = ""
+    config: ExternalTrial,
+    folder: Path,
+    ended: Ended,
+    reason: str,
+    frame: str = "",
+    *,
+    is_lost: bool = False,
 ) -> TrialFailure:
     log = folder / LOG_FILE
     tail = "\n".join(ended.output.lines)
     text = f"{reason}\nThe whole log is {log}. Its last lines:\n\n{tail}\n"
-    return TrialFailure(reason, frame, text)
+    return TrialFailure(reason, frame, text, is_lost)
 
 
 def require_trainer(config: ExternalTrial, working_folder: str, *, here: bool) -> None:
@@ -392,11 +433,10 @@ def require_trainer(config: ExternalTrial, working_folder: str, *, here: bool) -
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
             raise UserError(last.removeprefix("hptransfer.errors.UserError: "))
-    elif trainer.command and here:
-        word = config.trainer.command_words({name: "1" for name in trainer.placeholders})[0]
-        found = shutil.which(word) or shutil.which(word, path=working_folder)
-        if found is None:
+    elif here:
+        (first,) = trainer.words[:1]
+        if "{" not in first and shutil.which(first) is None:
             raise UserError(
-                f"The command of `train.command` must be there, but {abbreviate(word)} is no "
+                f"The command of `train.command` must be there, but {abbreviate(first)} is no "
                 "program that can be started. Give its path, or make the file executable."
             )

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,7 @@ from hptransfer.errors import UserError, abbreviate
 from hptransfer.training.stopping import is_hopeless
 
 VARIABLE = "HPTRANSFER_TRIAL"  # the environment variable with the path of trial.json
-TRIAL_FILE, REPORTS_FILE, RESULT_FILE = "trial.json", "reports.jsonl", "result.json"
-# What a function that could not be called or that raised leaves for the message about it.
-FAILURE_FILE = "failure.json"
+TRIAL_FILE, REPORTS_FILE = "trial.json", "reports.jsonl"
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Trial:
     trial_key: str  # 12 hex digits, which follow from all that the trial is told
     stop_hopeless: bool = False  # `train.stop_hopeless`
     hosts: tuple[str, ...] = ("localhost",)  # addresses of the trial's nodes, this one first
-    _losses: list[float] = field(default_factory=list, repr=False, compare=False)
+    _losses: dict[int, float] = field(default_factory=dict, repr=False, compare=False)  # by step
 
     @classmethod
     def current(cls) -> Trial:
@@ -64,7 +63,7 @@ class Trial:
         names = ("width", "base_width", "depth", "seed", "parametrization", "hps", "fixed")
         fields = {name: told[name] for name in (*names, "trial_key", "stop_hopeless")}
         trial = cls(**fields, folder=Path(told["folder"]), hosts=tuple(told["hosts"]))
-        trial._losses.extend(loss for _, loss in read_reports(trial.folder / REPORTS_FILE).losses)
+        trial._losses.update(read_reports(trial.folder / REPORTS_FILE).losses)
         return trial
 
     @property
@@ -82,14 +81,15 @@ class Trial:
         This is only so with `train.stop_hopeless`. The trial then counts as stopped, whatever it
         answers.
         """
-        return self.stop_hopeless and len(self._losses) > 1 and gave_up_at(self._losses) is not None
+        return self.stop_hopeless and gave_up_at(list(self._losses.values())) is not None
 
     def report(self, step: int, loss: float | None = None, **metrics: float) -> None:
         """Report the loss and other numbers after a training step.
 
         The losses make the trial's curve. A loss that is not finite ends the trial as diverged.
-        Where the trainer gives no other answer, the last reported loss is the trial's result. In a
-        program of several processes (torchrun) only that of rank 0 reports.
+        Where the trainer gives no other answer, the last reported loss is the trial's result. A
+        loss takes back those of later steps, which an attempt has reported that was interrupted.
+        In a program of several processes (torchrun) only that of rank 0 reports.
 
         Args:
             step: optimizer steps taken so far.
@@ -101,7 +101,7 @@ class Trial:
         numbers = {name: as_number(name, value) for name, value in metrics.items()}
         if loss is not None:
             numbers["loss"] = as_number("loss", loss)
-            self._losses.append(numbers["loss"])
+            take_loss(self._losses, int(step), numbers["loss"])
         line = json.dumps({"step": int(step), **numbers})
         with (self.folder / REPORTS_FILE).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
@@ -145,7 +145,7 @@ def as_number(name: str, value: Any) -> float:
         if isinstance(value, str | bytes | bool) or value is None:
             raise TypeError
         return float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise UserError(f"`{name}` must be a number, but got {abbreviate(value)}.") from None
 
 
@@ -156,15 +156,17 @@ def gave_up_at(losses: Sequence[float]) -> int | None:
     """
     if len(losses) < 2 or not losses[0] > 0:
         return None
-    for last in range(1, len(losses)):
-        if is_hopeless(losses[: last + 1], losses[0]):
+    highest = losses[0]
+    for last, loss in enumerate(losses):
+        highest = max(highest, loss)
+        if is_hopeless((highest, loss), losses[0]):
             return last
     return None
 
 
 @dataclass(frozen=True)
 class Reports:
-    """What a trial has reported so far; of several reports of a step the last counts."""
+    """What a trial has reported so far, without what a later report has taken back."""
 
     losses: tuple[tuple[int, float], ...] = ()  # (step, loss), ascending
     metrics: Mapping[str, float] = field(default_factory=dict)  # the last value of each
@@ -181,30 +183,69 @@ class Reports:
         return None if at is None else self.losses[at][0]
 
 
+def take_loss(losses: dict[int, float], step: int, loss: float) -> None:
+    """Add a reported loss to those by step, in ascending order of the steps.
+
+    A loss takes back those of later steps: a trainer that reports an earlier step has gone back.
+    """
+    for other in reversed(list(losses)):
+        if other < step:
+            break
+        del losses[other]
+    losses[step] = loss
+
+
+class ReportsReader:
+    """Reads what a trial has reported, and only once what it has read before.
+
+    Args:
+        path: of the file of reports, which need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_bytes = 0
+        self._losses: dict[int, float] = {}
+        self._metrics: dict[str, float] = {}
+
+    def read(self) -> Reports:
+        """Return what is reported so far; lines that are no reports are left out."""
+        for line in self._more().decode("utf-8", errors="replace").splitlines():
+            found = report_of(line)
+            if found is not None:
+                step, numbers = found
+                if "loss" in numbers:
+                    take_loss(self._losses, step, numbers["loss"])
+                self._metrics |= {k: value for k, value in numbers.items() if k != "loss"}
+        return Reports(tuple(self._losses.items()), dict(self._metrics))
+
+    def _more(self) -> bytes:
+        """Return the whole lines that were written since the last call."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read_bytes)
+                lines = file.read()
+        except FileNotFoundError:
+            return b""
+        lines = lines[: lines.rfind(b"\n") + 1]
+        self._read_bytes += len(lines)
+        return lines
+
+
 def read_reports(path: Path) -> Reports:
     """Return what a trial has reported; lines that are no reports are left out."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return Reports()
-    losses: dict[int, float] = {}
-    metrics: dict[str, float] = {}
-    for line in lines:
-        found = report_of(line)
-        if found is not None:
-            step, numbers = found
-            if "loss" in numbers:
-                losses[step] = numbers["loss"]
-            metrics |= {name: value for name, value in numbers.items() if name != "loss"}
-    return Reports(tuple(sorted(losses.items())), metrics)
+    return ReportsReader(path).read()
 
 
 def report_of(line: str) -> tuple[int, dict[str, float]] | None:
     """Return the step and the numbers of a JSON line with a step; None of any other line."""
     told = json_line(line)
-    if told is None or isinstance(told.get("step"), bool) or not isinstance(told.get("step"), int):
+    step = None if told is None else told.get("step")
+    if told is None or isinstance(step, bool) or not isinstance(step, int | float):
         return None
-    return told["step"], numbers_of({k: v for k, v in told.items() if k != "step"})
+    if isinstance(step, float) and not step.is_integer():
+        return None
+    return int(step), numbers_of({k: v for k, v in told.items() if k != "step"})
 
 
 def json_line(line: str) -> dict[str, Any] | None:
@@ -213,15 +254,16 @@ def json_line(line: str) -> dict[str, Any] | None:
         return None
     try:
         told = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return told if isinstance(told, dict) else None
 
 
 def numbers_of(told: Mapping[str, Any]) -> dict[str, float]:
     """Return the entries of a mapping that are numbers."""
-    return {
-        str(name): float(value)
-        for name, value in told.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    numbers = {}
+    for name, value in told.items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            with suppress(OverflowError):  # a whole number that no float holds
+                numbers[str(name)] = float(value)
+    return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -167,7 +168,46 @@ def test_a_trial_may_not_have_another_loss_in_another_file(capsys: Printed):
     error = capsys.readouterr().err
     assert "line 2 of b.csv gives loss 3.2 where a.csv (in results/mine) gave loss 3.1" in error
     assert error.endswith("hptransfer import b.csv results/mine --repeats seeds\n")
+    assert error.count("epeated runs") == 2 and error.count("If these are repeated runs") == 1
     assert Path("results/mine/ledger.jsonl").read_bytes() == before
+
+
+def write_chart(runs: dict[str, float]) -> None:
+    """Write a chart as W&B exports it: a column for each run, with its least and greatest value."""
+    heads = [f"{run} - val/loss{end}" for run in runs for end in ("", "__MIN", "__MAX")]
+    lines = [
+        [step, *(loss - step / 100 for loss in runs.values() for _ in range(3))]
+        for step in (0, 100)
+    ]
+    text = [",".join(f'"{head}"' for head in ["Step", *heads])]
+    text += [",".join(map(str, line)) for line in lines]
+    Path("chart.csv").write_text("\n".join(text) + "\n")
+
+
+def test_the_runs_of_a_chart_are_read_by_the_pattern_that_is_proposed(capsys: Printed):
+    write_chart({f"w{w}-lr{lr}": 3 + lr for w in (64, 128) for lr in (0.01, 0.02)})
+    error = refused(capsys, "chart.csv", "mine")
+    assert "seem to hold the losses of one run each" in error
+    words = shlex.split(error[error.index("hptransfer import chart.csv") :])
+    assert words[-1] == "loss=w{width}-lr{lr} - val/loss"
+    assert main(words[1:]) == 0
+    assert "4 rows at step 0, before any training; ignored" in capsys.readouterr().out
+    found = read_ledger("results/mine").rows
+    assert {(row["width"], round(2 ** row["hps"]["log2_lr"], 6)): row["loss"] for row in found} == {
+        (w, lr): 2 + lr for w in (64, 128) for lr in (0.01, 0.02)
+    }
+
+
+def test_a_chart_of_runs_whose_names_tell_nothing_is_refused_with_what_to_export(capsys: Printed):
+    write_chart({"sunny-sea-12": 3.0, "blue-sky-3": 2.5})
+    error = refused(capsys, "chart.csv", "mine")
+    assert "look like a chart that W&B exported" in error and "{width}-lr{lr}" in error
+
+
+def test_a_step_that_is_always_zero_is_no_checkpoint():
+    Path("rows.csv").write_text("width,lr,step,loss\n64,0.01,0,3.1\n128,0.01,0,3.0\n")
+    assert main(["import", "rows.csv", "mine"]) == 0
+    assert len(read_ledger("results/mine").rows) == 2
 
 
 def test_more_rows_than_a_sweep_may_have(capsys: Printed, monkeypatch: pytest.MonkeyPatch):

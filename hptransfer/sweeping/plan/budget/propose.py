@@ -29,7 +29,7 @@ from hptransfer.sweeping.plan.budget.knowledge import (
 from hptransfer.sweeping.plan.budget.record import knowledge_entry, proposal_entry
 from hptransfer.sweeping.plan.budget.regret import Predictor, Proposal
 from hptransfer.sweeping.plan.budget.units import Budget, Meter, Workload, require_unit
-from hptransfer.sweeping.plan.plan import PlanInputs, occupancy
+from hptransfer.sweeping.plan.plan import PlanInputs, data_notes, occupancy
 from hptransfer.system.text import percent_text
 from hptransfer.training.flops import trial_flops
 
@@ -98,7 +98,11 @@ def plan_budget(inputs: PlanInputs, budget: Budget) -> dict[str, Any]:
         ],
         "runners_up": [proposal_entry(sweep, p, meter) for p in runners_up(middle)],
         "overrides": overrides(sweep, middle[0].candidate, recorded=bool(rows)),
-        "notes": [*notes, *_notes(sweep, middle[0].candidate, found[-1][0].candidate)],
+        "notes": [
+            *notes,
+            *_notes(sweep, middle[0].candidate, found[-1][0].candidate),
+            *data_notes(inputs),
+        ],
     }
 
 

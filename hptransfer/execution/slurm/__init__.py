@@ -1,0 +1,1 @@
+"""Execution by jobs of SLURM's own queue, one for each pack, without Ray."""
