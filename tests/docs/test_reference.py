@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from operator import attrgetter
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import hptransfer
 from hptransfer.cli.commands import COMMANDS, parser_of
 from hptransfer.cli.main import main
+from hptransfer.config.compose.external import TrialResources
 from hptransfer.config.compose.schema import GROUPS, SECTIONS, TRIAL_FIELDS, key_types
+from hptransfer.config.external import ExternalTrainer
 from hptransfer.config.hyperparameters import HYPERPARAMETERS
 from hptransfer.results.ledger_rows import read_ledger
 from website.reference import commands, config_keys, python_api, results_folder
@@ -56,6 +59,16 @@ def test_every_config_key_has_its_row() -> None:
     )
 
 
+def test_the_keys_of_a_sweep_of_one_s_own_trainer_have_their_section() -> None:
+    own = first_cells(section(config_keys.sweep_page(), "A sweep of your own trainer"))
+    trainer = {f"train.{field.name}" for field in dataclasses.fields(ExternalTrainer)}
+    of_width = {f"resources.WIDTH.{field.name}" for field in dataclasses.fields(TrialResources)}
+    assert own == trainer | of_width | {
+        *("sweep.widths", "sweep.base_width", "sweep.parametrizations", "sweep.seeds"),
+        *("sweep.target", "fixed"),
+    }
+
+
 def test_a_key_s_row_says_type_default_and_meaning() -> None:
     page = config_keys.trial_page()
     of_budget, of_model = section(page, "budget"), section(page, "model")
@@ -75,6 +88,7 @@ def test_every_public_name_has_its_section(name: str) -> None:
     thing = attrgetter(name)(hptransfer)
     if isinstance(thing, type):
         public = {member for member in vars(thing) if not member.startswith("_")}
+        assert "`_" not in text
         named = first_cells(text) | set(re.findall(r"^```python\n(\w+)\(", text, re.MULTILINE))
         assert public <= named | {"folder", "record", "notes"}
     else:

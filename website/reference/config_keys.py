@@ -16,7 +16,9 @@ import yaml
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Method
 from hptransfer.config.compose.compose import shipped_folder
+from hptransfer.config.compose.external import ExternalSweepSection, TrialResources
 from hptransfer.config.compose.schema import MEMBERS, SECTIONS, TAGS, TRIAL_FIELDS
+from hptransfer.config.external import TOLD, ExternalTrainer
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, VLB_WEIGHT
 from hptransfer.config.records import field_types, plain
 from hptransfer.config.sweep import POINTS, ROUND, SweepConfig
@@ -50,6 +52,13 @@ AXIS = (
     ("`search.HP`", "list of numbers", "the values themselves: `lr: [1e-3, 2e-3, 4e-3]`"),
     ("`search.HP.points`", "list of numbers", "points in log2, as a results folder records them"),
 )
+OWN = """\
+A sweep whose file has `train.function` or `train.command` is one of [your own
+trainer](../tutorials/your_own_training_loop.md). It starts from no `base`. It has these keys, those
+of `executor`, and those of `sweep.realise`, `sweep.design`, `sweep.vary` and `verdict` above. The
+names in `search` are any words of the trainer's. The function or the command is told those values,
+the fixed ones, and {told}.
+"""
 TRIAL = f"""\
 # The trial's config
 
@@ -94,7 +103,29 @@ def sweep_page() -> str:
             "`vlb_weight` is for `objective=ddpm` alone.\n",
             f"## The verdict\n\n{_section('verdict')}",
             f"## The transfer\n\n{_section('transfer')}",
+            f"## A sweep of your own trainer\n\n{_own_trainer()}",
         ]
+    )
+
+
+def _own_trainer() -> str:
+    """Return what the file of a sweep of the user's own trainer may say."""
+    trainer = ExternalTrainer(function="module:function")
+    shown = {**plain(trainer), "function": ""}
+    alike = ("realise", "design", "vary")  # as in every other sweep
+    section = plain(ExternalSweepSection())
+    of_sweep = [
+        _key(name, ExternalSweepSection, comments_of(ExternalSweepSection), "sweep", section)
+        for name in field_types(ExternalSweepSection)
+        if name not in alike
+    ]
+    fixed = Key("fixed", Mapping[str, Any], {}, "what no trial changes, by any name: steps, depth")
+    of_width = plain(TrialResources())
+    names = [name for name in TOLD if name != "depth"]
+    told = OWN.format(told=", ".join(map(code, names[:-1])) + f" and {code(names[-1])}")
+    keys = [*_keys_of(ExternalTrainer, "train", shown), *of_sweep, fixed]
+    return "\n".join(
+        [told, _of_keys([*keys, *_keys_of(TrialResources, "resources.WIDTH", of_width)])]
     )
 
 

@@ -85,7 +85,7 @@ def _as_written(parameter: inspect.Parameter) -> inspect.Parameter:
 def signature_text(name: str, function: Callable[..., Any]) -> str:
     """Return a function's signature as it is written, an argument a line where it is long."""
     given = inspect.signature(function)
-    shown = [_as_written(p) for p in given.parameters.values() if p.name != "self"]
+    shown = [_as_written(p) for p in given.parameters.values() if p.name not in ("self", "cls")]
     returned = _Text(given.return_annotation)
     text = f"{name}{given.replace(parameters=shown, return_annotation=returned)}"
     if len(text) <= MOST:
@@ -128,6 +128,8 @@ def _class(cls: type) -> str:
     for name, member in vars(cls).items():
         if name.startswith("_"):
             continue
+        if isinstance(member, classmethod):
+            member = member.__func__
         if isinstance(member, property):
             rows.append((code(name), _first_sentence(member)))
         elif inspect.isfunction(member):
@@ -138,5 +140,6 @@ def _class(cls: type) -> str:
 
 def _fields(cls: type) -> list[str]:
     if dataclasses.is_dataclass(cls):
-        return [field.name for field in dataclasses.fields(cls)]
+        names = [field.name for field in dataclasses.fields(cls)]
+        return [name for name in names if not name.startswith("_")]
     return list(getattr(cls, "_fields", ()))

@@ -33,6 +33,10 @@ BESIDE = {
     "tensorboard/": "the same for TensorBoard",
     "optuna.db": "the search as a study of Optuna, where an Optuna method chose the points",
     "checkpoints/": "the state of trials in training, from which a sweep that was cut off goes on",
+    "trials/KEY/": "what a trial of your own trainer left: what it was told (`trial.json`), "
+    "printed (`log.txt`) and reported (`reports.jsonl`), and what it wrote there itself",
+    "target.sh": "the target run of your own trainer as a command; `target.py` where a function "
+    "trains it",
     "trials/KEY.safetensors": "the weights of a trial that `train --trial` trained again",
     "trials/KEY/job.json": "with `executor=slurm`: the job of a trial that is under way",
     "trials/KEY/outcome.json": "with `executor=slurm`: how that job ended, until it is recorded",

@@ -27,15 +27,15 @@ TRIAL_FILE, REPORTS_FILE = "trial.json", "reports.jsonl"
 class Trial:
     """One trial of a sweep, for the function or the program that trains it."""
 
-    width: int
+    width: int  # of the model that this trial trains
     base_width: int | None  # the width at which the parametrization changes nothing
     depth: int | None  # `fixed.depth`, if the sweep gives it
-    seed: int
+    seed: int  # for the random numbers of the trainer
     parametrization: str  # the arm; `trainer` where the sweep names none
     hps: Mapping[str, float]  # the searched hyperparameters by name: values, not log2
     fixed: Mapping[str, Any]  # the section `fixed` of the sweep
     folder: Path  # of this trial, the same in every attempt at it
-    trial_key: str
+    trial_key: str  # 12 hex digits, which follow from all that the trial is told
     stop_hopeless: bool = False  # `train.stop_hopeless`
     hosts: tuple[str, ...] = ("localhost",)  # addresses of the trial's nodes, this one first
     _losses: dict[int, float] = field(default_factory=dict, repr=False, compare=False)  # by step
