@@ -155,7 +155,8 @@ def check_same_question(recorded: SweepConfig, asked: SweepConfig, folder: Path)
     """
     before, now = (_base_facts(sweep) for sweep in (recorded, asked))
     changed = [
-        f"{key} was {_one_line(before.get(key, 'not set'))} and is now {_one_line(now.get(key, 'not set'))}"
+        f"{key} was {_one_line(before.get(key, 'not set'))} and is now "
+        f"{_one_line(now.get(key, 'not set'))}"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
