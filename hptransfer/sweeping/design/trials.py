@@ -155,7 +155,7 @@ def check_same_question(recorded: SweepConfig, asked: SweepConfig, folder: Path)
     """
     before, now = (_base_facts(sweep) for sweep in (recorded, asked))
     changed = [
-        f"{key} was {_one_line(before.get(key, 'not set'))} and is now {_one_line(now.get(key, 'not set'))}"
+        f"{key} was {_one_line(before.get(key, UNSET))} and is now {_one_line(now.get(key, UNSET))}"
         for key in sorted({*before, *now})
         if before.get(key) != now.get(key)
     ]
@@ -167,6 +167,9 @@ def check_same_question(recorded: SweepConfig, asked: SweepConfig, folder: Path)
 
 
 MOST_SHOWN = 300  # characters of a value
+
+
+UNSET = "not set"
 
 
 def _one_line(value: object) -> str:
