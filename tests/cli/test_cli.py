@@ -86,7 +86,7 @@ def test_names_that_do_not_exist(
         ("sweep.widths=8,18", "`model.width` must be a multiple of the head dimension"),
         ("runtime.device=cuda:99", "needs that GPU, but torch sees"),
         ("runtime.device=tpu", "`runtime.device` must be cpu, cuda or cuda:N, but got 'tpu'."),
-        ("executor.name=slurm", "`executor.name` must be local or ray, but got 'slurm'."),
+        ("executor.name=pbs", "`executor.name` must be local, ray or slurm, but got 'pbs'."),
         ("sweep.target.model.width=16", "at least as wide as the widest swept model"),
         ("sweep.target.model.base_width=16", "must have the swept models' base width"),
         ("sweep.parametrizations=mup,mup", "must name each one once, but got ['mup', 'mup']"),

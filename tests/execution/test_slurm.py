@@ -522,6 +522,7 @@ def test_the_local_cluster_runs_a_sweep(sweep_file, tmp_path, monkeypatch) -> No
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_ctrl_c_ends_the_sweep_and_not_its_processes(sweep_file, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

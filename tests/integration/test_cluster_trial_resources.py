@@ -113,6 +113,7 @@ def test_eight_trials_train_at_a_time_each_on_its_own_gpu(sweep):
     assert [each["optimum"] for each in arm["optima"]] == pytest.approx([-7.0, -7.0], abs=0.1)
 
 
+@pytest.mark.slow
 def test_widths_ask_for_their_own_gpus_and_for_two_nodes(sweep):
     words = ["executor.gpus=1", "resources.128.gpus=4", "resources.128.nodes=2"]
     assert sweep(*words, "search.lr.low=-8", "search.lr.high=-6", waiting="time.sleep(0.3)") == 0
@@ -165,6 +166,7 @@ def _when_one_waits(act: Callable[[dict], None]) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_a_trial_whose_worker_is_killed_runs_again_and_its_command_is_gone(sweep):
     # The command of the first attempt never ends by itself in time.
     first = "if len([*folder.glob('*.began')]) == 1:\n    time.sleep(600)"
@@ -183,6 +185,7 @@ def test_a_trial_whose_worker_is_killed_runs_again_and_its_command_is_gone(sweep
         os.kill(killed[0], 0)
 
 
+@pytest.mark.slow
 def test_a_trial_that_failed_since_its_second_node_is_gone_runs_again(sweep, cluster):
     first = (
         "if len([*folder.glob('*.began')]) == 1:\n"

@@ -100,13 +100,13 @@ def attack(driver: Driver, seed: int) -> None:
 
 def check(driver: Driver) -> None:
     """Compare a sweep that was killed with an undisturbed one."""
-    wait_until(lambda: not driver.processes(), 30)
+    wait_until(lambda: not driver.processes(), 30, driver.processes)
     assert driver.start("name=calm").wait(300) == 0
     found = driver.outcomes("mine")
     assert len({key for key, _ in found}) == len(found) == 12
     for ours, undisturbed in zip(found, driver.outcomes("calm"), strict=True):
         assert ours == undisturbed
-    wait_until(lambda: not driver.processes(), 30)
+    wait_until(lambda: not driver.processes(), 30, driver.processes)
 
 
 @pytest.mark.cluster
@@ -125,6 +125,7 @@ def test_an_interrupted_sweep_ends_its_trials_before_itself(tmp_path: Path) -> N
     assert not driver.processes()
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_sweep_on_ray_survives_the_death_of_its_driver(
     tmp_path: Path, running_ray: ExecutorConfig
@@ -134,6 +135,7 @@ def test_a_sweep_on_ray_survives_the_death_of_its_driver(
     check(driver)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_killed_processes_of_trials_on_ray_are_tried_again(
     tmp_path: Path, running_ray: ExecutorConfig

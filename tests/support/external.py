@@ -63,11 +63,13 @@ def processes(word: str) -> dict[int, str]:
     return found
 
 
-def wait_until(holds: Callable[[], Any], seconds: float = 20.0) -> None:
-    """Wait until something holds; fail where it does not in time."""
+def wait_until(
+    holds: Callable[[], Any], seconds: float = 20.0, state: Callable[[], Any] = lambda: ""
+) -> None:
+    """Wait until something holds; fail where it does not in time, and tell the state then."""
     until = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < until, "it did not come to hold in time"
+        assert time.monotonic() < until, f"it did not come to hold in time: {state()}"
         time.sleep(0.02)
 
 

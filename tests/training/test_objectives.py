@@ -255,7 +255,7 @@ def test_idx_files_are_read_padded_and_checked(tmp_path: Path) -> None:
 
 
 def test_fashion_mnist_without_its_files_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"Set runtime.data_folder=/path/to/fashion-mnist."):
+    with pytest.raises(UserError, match=r"Set runtime.data_folder=/path/to/it."):
         load_data(FashionMNISTConfig(), None)
     with pytest.raises(UserError, match=r"needs the file train-images-idx3-ubyte or "):
         load_data(FashionMNISTConfig(), str(tmp_path))
