@@ -33,6 +33,7 @@ class Dataflow:
     # those of them that have another use as well.
     summed: frozenset[str]
     reused: frozenset[str]
+    readouts: frozenset[str]  # layers' weights whose output meets no growing weight
 
 
 def watched(
@@ -55,7 +56,11 @@ def watched(
         call(model)
     summed = {name for name, uses in watch.uses.items() if "sum" in uses} - layers
     reused = {name for name in summed if "other" in watch.uses[name]}
-    return Dataflow(dict(watch.reached), frozenset(summed), frozenset(reused))
+    readouts = {name for name in layers - watch.reached.keys() if watch.uses[name]}
+    return Dataflow(dict(watch.reached), frozenset(summed), frozenset(reused), frozenset(readouts))
+
+
+UNWATCHED = Dataflow({}, frozenset(), frozenset(), frozenset())  # of a model that was not watched
 
 
 class _Watch(TorchDispatchMode):
@@ -82,9 +87,7 @@ class _Watch(TorchDispatchMode):
         # Buffers, and what is computed from neither weights nor the model's input.
         self.constants = {_address(buffer) for buffer in model.buffers()}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
         result = func(*args, **given)
         self._note(func.overloadpacket.__name__, _tensors((args, given)), _tensors(result))
