@@ -38,12 +38,12 @@ class Structure:
 
     def causes(self, outside: Slopes) -> list[Cause]:
         """Return the causes of slopes outside the limit, in the order of the forward pass."""
-        found = _growing_heads(self)
+        found = [*_growing_heads(self), *_uneven_sizes(self, outside)]
         if not outside:
-            return found
-        found += _uneven_sizes(self, outside)
+            return [cause for cause in found if cause["certain"]]
         found += [cause for shaped in self.parameters if (cause := _wrong_role(self, shaped))]
-        return found or _suspects(self, outside)
+        sure = [slope for slope in outside if slope["unsure"] is None]
+        return found or _suspects(self, sure)
 
 
 def _cause(
@@ -107,25 +107,27 @@ def _uneven_sizes(structure: Structure, outside: Slopes) -> list[Cause]:
     widths = structure.widths
     shapes = [structure.shapes_at(width) for width in widths]
     wanted = [width / widths[0] for width in widths[1:]]
+    known = {shaped.name: shaped for shaped in structure.parameters}
     uneven: dict[tuple[float, ...], list[str]] = {}
-    for name, narrow in shapes[0].items():
-        for dimension, size in enumerate(narrow):
+    taken_for_fixed = False
+    for name, shaped in known.items():
+        for dimension, size in enumerate(shapes[0][name]):
             growth = tuple(each[name][dimension] / size for each in shapes[1:])
             if _is_uneven(growth, wanted):
                 uneven.setdefault(growth, []).append(name)
+                taken_for_fixed |= dimension not in shaped.grows
     if not uneven:
         return []
     growth, names = next(iter(uneven.items()))
     others = len({name for each in uneven.values() for name in each}) - 1
     more = f", and {others} more do not either" if others else ""
-    shaped = next((p for p in structure.parameters if p.name == names[0]), None)
     said = _listed([f"{each:.3g}" for each in growth])
     return [
         _cause(
             f"{names[0]} grows by {said}, not by {_listed([f'{w:.3g}' for w in wanted])}, from "
             f"width {widths[0]} to {_listed(widths[1:])}{more}. {_better_widths(structure)}",
-            shaped,
-            certain=any(slope["unsure"] != "noise" for slope in outside),
+            known[names[0]],
+            certain=taken_for_fixed or any(slope["unsure"] != "noise" for slope in outside),
         )
     ]
 
@@ -202,6 +204,8 @@ def _suspects(structure: Structure, outside: Slopes) -> list[Cause]:
 
     At initialisation no learning rate has a part in it, so those rows come first.
     """
+    if not outside:
+        return []
     at_init = [slope for slope in outside if slope["quantity"] == "init"]
     first = (at_init or outside)[0]
     shaped = _parameter_of(structure, first["module"])

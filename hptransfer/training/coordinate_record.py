@@ -90,7 +90,9 @@ def module_outputs(model: nn.Module, call: Callable[[nn.Module], object]) -> dic
     """
     outputs: dict[str, Tensor] = {}
 
-    def record(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    def record(name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(module, nn.MultiheadAttention):
+            output = output[0]  # without the weights, a mean over heads that shrinks with them
         for ending, part in _parts(output):
             if isinstance(part, Tensor) and part.is_floating_point():
                 outputs[name + ending] = part.detach()
@@ -172,7 +174,7 @@ def coordinate_record(asked: Asked, runs: Mapping[int, WidthMeasurement]) -> dic
             f"check needs a fall of {percent_text(100 * LEAST_LOSS_DROP)} to tell anything: check "
             f"at a higher learning rate ({asked.higher})."
         )
-    causes = asked.causes(sure or outside)
+    causes = asked.causes(outside)
     failed = bool(sure or warnings or any(cause["certain"] for cause in causes))
     verdict = "fail" if failed else "inconclusive" if outside else "pass"
     return {
@@ -251,9 +253,18 @@ def _slope(
         "slope": None if slope is None else round(slope, 4),
         "error": None if error is None else round(error, 4),
         "lowest": lowest,
-        "ok": slope is not None and lowest <= slope <= LARGEST_SLOPE,
+        "unsure": None,
     }
-    return {**found, "unsure": _unsure(found, last, widths)}
+    if _excess(found) <= 0:
+        return {**found, "ok": True}
+    may_be_noise = slope is not None and _may_be_noise(found)
+    dies_out = last is not None and len(widths) > 2 and _dies_out(found, last)
+    narrow = dies_out or (len(widths) == 2 and widths[0] < NARROW_WIDTH)
+    if may_be_noise:
+        found["unsure"] = "noise"
+    elif slope is not None and narrow and not _is_decisive(found):
+        found["unsure"] = "narrow"
+    return {**found, "ok": may_be_noise and dies_out}
 
 
 def _half_interval(weights: np.ndarray[Any, Any], sizes: Sequence[Sequence[float]]) -> float | None:
@@ -272,25 +283,23 @@ def _half_interval(weights: np.ndarray[Any, Any], sizes: Sequence[Sequence[float
     return error * float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))
 
 
-def _unsure(slope: Mapping[str, Any], last: float | None, widths: Sequence[int]) -> str | None:
-    """Return why a slope outside the limit is no sure failure: `noise` or `narrow`; else None.
+def _is_decisive(slope: Mapping[str, Any]) -> bool:
+    return _excess(slope) > DECISIVE_SLOPE - LARGEST_SLOPE
 
-    A deviation of narrow models dies out as they widen, while that of a wrong factor stays: so a
-    slope that is not decisive must lie outside at the last doubling, too.
-    """
-    if slope["ok"] or last is None:
-        return None
-    excess = _excess(slope)
-    decisive = excess > DECISIVE_SLOPE - LARGEST_SLOPE
+
+def _may_be_noise(slope: Mapping[str, Any]) -> bool:
+    """Whether a slope's interval over seeds includes the limit; of one seed, if it is not steep."""
     if slope["error"] is None:
-        return None if decisive else "noise"
-    if excess <= slope["error"]:
-        return "noise"
-    if decisive:
-        return None
-    still_outside = _excess({**slope, "slope": last}) > 0 and (last > 0) == (slope["slope"] > 0)
-    narrow = widths[0] < NARROW_WIDTH if len(widths) == 2 else not still_outside
-    return "narrow" if narrow else None
+        return not _is_decisive(slope)
+    return _excess(slope) <= slope["error"]
+
+
+def _dies_out(slope: Mapping[str, Any], last: float) -> bool:
+    """Whether a slope outside the limit lies inside at the last doubling, `last`.
+
+    The deviation of narrow models dies out as they widen, while that of a wrong factor stays.
+    """
+    return _excess({**slope, "slope": last}) <= 0 or (last > 0) != (slope["slope"] > 0)
 
 
 def _unsure_sentences(outside: Sequence[Mapping[str, Any]], widths: Sequence[int]) -> list[str]:

@@ -170,7 +170,7 @@ def raw_projection(width: int) -> nn.Module:
         def __init__(self) -> None:
             super().__init__()
             self.down = nn.Parameter(torch.randn(width, 6) / width**0.5)
-            self.up = nn.Parameter(torch.randn(6, width))
+            self.up = nn.Parameter(0.3 * torch.randn(6, width))
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.tanh(x @ self.down) @ self.up
@@ -252,8 +252,8 @@ def swiglu(width: int) -> nn.Module:
 
 
 def swiglu_rounded(width: int) -> nn.Module:
-    """With an inner size that is the same at widths 24 and 48."""
-    return Zoo(width, SwiGLU(width, 128))
+    """With an inner size that is the same at widths 32 and 64."""
+    return Zoo(width, SwiGLU(width, 192))
 
 
 def unet(width: int) -> nn.Module:
