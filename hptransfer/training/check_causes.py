@@ -36,6 +36,15 @@ class Structure:
     shapes_at: Callable[[int], Shapes]  # parameters' shapes at any width
     words: Wording | None  # None for the families, whose roles nobody states
 
+    @property
+    def readouts(self) -> list[str]:
+        """The modules that hold the model's readouts, and the model itself.
+
+        A layer amid the network is none, whatever role it was given.
+        """
+        places = [p for s in self.parameters if s.name not in self.flow.reached for p in s.readouts]
+        return [OWN_OUTPUT, *(place.rpartition(".")[0] for place in places)]
+
     def causes(self, outside: Slopes) -> list[Cause]:
         """Return the causes of slopes outside the limit, in the order of the forward pass."""
         found = [*_growing_heads(self), *_uneven_sizes(self, outside)]
@@ -177,6 +186,12 @@ def _wrong_role(structure: Structure, shaped: ShapedParameter) -> Cause | None:
             f"{said} the forward also multiplies by it as a readout does, summing over the "
             "dimension that grows. Multiply the input of that product by base width / width, or "
             "give the readout an nn.Linear of its own.",
+            shaped,
+        )
+    if role is Role.input and name in flow.summed and "parametrizations" in name.split("."):
+        return _cause(
+            f"{said} the forward sums over its dimension that grows, as a readout does. Leave the "
+            "readout without a parametrization such as weight norm, which undoes µP's factor.",
             shaped,
         )
     if role is Role.input and name in flow.summed:

@@ -37,7 +37,6 @@ from hptransfer.training.check_causes import Shapes, Structure
 from hptransfer.training.coordinate_record import (
     CHECK_SEEDS,
     MEASURED_STEPS,
-    OWN_OUTPUT,
     Asked,
     OutputSizes,
     WidthMeasurement,
@@ -96,7 +95,7 @@ def check_step(
             log2_lr=log2_lr,
             seeds=range(seeds),
             steps=range(2, steps + 1),
-            readouts=measured.readouts,
+            readouts=structure.readouts,
             higher="lr",
             causes=structure.causes,
         )
@@ -131,7 +130,6 @@ class _Measuring:
     ) -> None:
         self.built, self.optimizer_of, self.train_step = built, optimizer_of, train_step
         self.steps, self.seeds = steps, seeds
-        self.readouts: list[str] = []
         self.parameters: tuple[ShapedParameter, ...] = ()
         self.flow = UNWATCHED
         self.attention: dict[int, list[AttentionCall]] = {}
@@ -155,7 +153,6 @@ class _Measuring:
 
     def _trained(self, model: nn.Module, seed: int, sizes: OutputSizes) -> tuple[float, float]:
         """Train one model; return the loss of step 0's batch before and after training."""
-        self._note_readouts(model)
         initial = {n: p.detach().clone() for n, p in model.named_parameters()}
         optimizer = self.optimizer_of(model)
         torch.manual_seed(seed)  # so that what a step draws does not depend on the width
@@ -174,13 +171,6 @@ class _Measuring:
                 _loss(self.train_step(model, optimizer, step))
         return before, _loss(self.train_step(model, optimizer, 0))
 
-    def _note_readouts(self, model: nn.Module) -> None:
-        record = record_of(model)
-        assert record is not None, "it is a built model"
-        places = [place for shaped in record.parameters for place in shaped.readouts]
-        self.readouts = [OWN_OUTPUT, *(place.rpartition(".")[0] for place in places)]
-        self.parameters = record.parameters
-
     def _look(self, model: nn.Module, probe: Probe) -> None:
         """Watch the forward on the probe, for what is told of a failure."""
         record = record_of(model)
@@ -190,6 +180,7 @@ class _Measuring:
             _called(model, None, probe)
 
         if not self.attention:
+            self.parameters = record.parameters
             self.flow = dataflow_of(model, call, parameters=record.parameters)
         self.attention[record.width] = attention_calls(model, call)
 

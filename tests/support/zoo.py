@@ -335,3 +335,10 @@ RIGHT: dict[str, Callable[[int], nn.Module]] = {
         raw_projection, adaln_lora, weight_norm, gates, conv1d, swiglu, growing_head_scaled,
     )
 }  # fmt: skip
+
+
+def weight_norm_readout(width: int) -> nn.Module:
+    model = Zoo(width)
+    nn.init.normal_(model.readout.weight, std=width**-0.5)
+    parametrizations.weight_norm(model.readout)
+    return model

@@ -114,7 +114,7 @@ class _Watch(TorchDispatchMode):
         self._meet(carried, weights)
         summed = frozenset[str]().union(
             *(
-                names
+                names & self.growing.keys()
                 for tensor, names in zip(inputs, held, strict=True)
                 if self._is_summed(operation, tensor, names)
             )
@@ -145,8 +145,11 @@ class _Watch(TorchDispatchMode):
 
     def _is_summed(self, operation: str, tensor: Tensor, names: frozenset[str]) -> bool:
         """Whether a product sums over the one dimension of a weight that grows."""
-        name, *others = names or ("",)
-        if operation not in _PRODUCTS or others or len(self.growing.get(name, ())) != 1:
+        grown = names & self.growing.keys()
+        if operation not in _PRODUCTS or len(grown) != 1:
+            return False
+        (name,) = grown
+        if len(self.growing[name]) != 1:
             return False
         (dimension,) = self.growing[name]
         size = self.shapes[name][dimension]

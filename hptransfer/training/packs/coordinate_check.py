@@ -25,20 +25,17 @@ from hptransfer.data import Dataset, load_data
 from hptransfer.errors import MachineError, UserError
 from hptransfer.models.families.custom import on_example
 from hptransfer.models.parametrization.dataflow import UNWATCHED, attention_calls
-from hptransfer.models.parametrization.factors import Role
 from hptransfer.models.parametrization.roles import (
     Wording,
     custom_dataflow,
     on_meta,
     shaped_parameters,
 )
-from hptransfer.models.parametrization.rules import parameter_rules
 from hptransfer.training.batches import evaluation_batches
 from hptransfer.training.check_causes import Shapes, Structure
 from hptransfer.training.coordinate_record import (
     CHECK_SEEDS,
     MEASURED_STEPS,
-    OWN_OUTPUT,
     Asked,
     OutputSizes,
     WidthMeasurement,
@@ -190,6 +187,7 @@ def check_record(
     base: TrialConfig, runs: Mapping[int, WidthMeasurement], log2_lr: float
 ) -> dict[str, Any]:
     """Return the `coordinate_record` of a trial's measurements by width."""
+    structure = _structure(base.model, base.data.layout, tuple(sorted(runs)))
     asked = Asked(
         heading={
             "family": base.model.family,
@@ -200,15 +198,8 @@ def check_record(
         log2_lr=log2_lr,
         seeds=CHECK_SEEDS,
         steps=MEASURED_STEPS,
-        readouts=[
-            OWN_OUTPUT,
-            *(
-                rule.name.rpartition(".")[0]
-                for rule in parameter_rules(base)
-                if rule.role is Role.output
-            ),
-        ],
+        readouts=structure.readouts,
         higher="search.lr.low, search.lr.high",
-        causes=_structure(base.model, base.data.layout, tuple(sorted(runs))).causes,
+        causes=structure.causes,
     )
     return coordinate_record(asked, runs)
