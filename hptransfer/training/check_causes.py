@@ -47,10 +47,10 @@ class Structure:
 
     def causes(self, outside: Slopes) -> list[Cause]:
         """Return the causes of slopes outside the limit, in the order of the forward pass."""
-        found = [*_growing_heads(self), *_uneven_sizes(self, outside)]
+        wrong = [cause for shaped in self.parameters if (cause := _wrong_role(self, shaped))]
+        found = [*_growing_heads(self), *_uneven_sizes(self, outside), *wrong]
         if not outside:
             return [cause for cause in found if cause["certain"]]
-        found += [cause for shaped in self.parameters if (cause := _wrong_role(self, shaped))]
         sure = [slope for slope in outside if slope["unsure"] is None]
         return found or _suspects(self, sure)
 
@@ -178,6 +178,7 @@ def _wrong_role(structure: Structure, shaped: ShapedParameter) -> Cause | None:
             f"{flow.reached[name]}. Such a layer needs the role `hidden`.",
             shaped,
             words=words,
+            certain=role is structure.inferred[name],  # a stated role is the user's word
         )
     if shaped.readouts:  # its layer's input is scaled
         return None
