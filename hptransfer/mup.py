@@ -63,8 +63,9 @@ def check(
         device: where models are moved to after they were built; the batches are yours.
 
     Returns:
-        An answer with `verdict` (`pass` or `fail`), `table` (a DataFrame), `plot(path)` and a text:
-        `print(answer)` names the module that changes most with the width.
+        An answer with `verdict` (`pass`, `fail`, or `inconclusive` where noise or narrow widths
+        leave it open), `causes`, `table` (a DataFrame), `plot(path)` and a text: `print(answer)`
+        names the module that changes most with the width, and the parameter to suspect.
 
     Raises:
         UserError: a model that `build` refuses, or a step that raises or does not step.

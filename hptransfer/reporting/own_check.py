@@ -24,13 +24,18 @@ class CheckAnswer:
 
     @property
     def verdict(self) -> str:
-        """`pass` or `fail`."""
+        """`pass`, `fail`, or `inconclusive` where noise or narrow widths leave it open."""
         return self.record["verdict"]
 
     @property
     def passed(self) -> bool:
         """Whether the verdict is `pass`."""
         return self.verdict == "pass"
+
+    @property
+    def causes(self) -> list[Mapping[str, Any]]:
+        """What is suspected: parameter, its role, a sentence, and the setting to type."""
+        return list(self.record["causes"])
 
     @property
     def worst(self) -> str:
@@ -48,7 +53,8 @@ class CheckAnswer:
 
         `slope` is that of log2 RMS over log2 width: 0 for a size that does not depend on the width,
         accepted between `lowest` and `highest`. `rms_64` is the RMS at width 64, a geometric mean
-        over seeds. Rows that do not pass come first.
+        over seeds. `error` is half the slope's interval over the seeds. Rows that do not pass come
+        first.
         """
         import pandas as pd
 
@@ -58,7 +64,7 @@ class CheckAnswer:
         sizes = pd.DataFrame(self.record["rms"]).pivot(index=keys, columns="width", values="rms")
         sizes.columns = [f"rms_{width}" for width in sizes.columns]
         joined = slopes.join(sizes, on=keys)
-        order = [*keys, "slope", "lowest", "highest", "ok", *sizes.columns]
+        order = [*keys, "slope", "error", "lowest", "highest", "ok", *sizes.columns]
         return joined.reindex(columns=order)
 
     def plot(self, path: str | Path) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.analysis.public import Results
 from hptransfer.errors import require
+from hptransfer.system.text import say
 
 if TYPE_CHECKING:
     from hptransfer.config.compose.compose import Composed
@@ -108,7 +109,9 @@ def sweep(
         path = find_sweep(str(question), root)
         composed = compose_file(path, overrides, config_dir=_folder(config_dir))
     with job.open_job(composed, root, quiet=quiet, shrink=shrink, pickled=pickled) as opened:
-        job.gate(opened)
+        for answer in job.gate(opened):
+            for warning in answer["warnings"] if answer["verdict"] == "inconclusive" else ():
+                say(f"The coordinate check cannot tell: {warning}", quiet=False)
         driver.sweep(opened)
         return Results(opened.folder)
 
@@ -166,8 +169,9 @@ def coordinate_check(*overrides: str, config_dir: str | Path | None = None) -> d
         config_dir: a folder of further config groups.
 
     Returns:
-        The object of `hptransfer check --json`: the `verdict` (`pass` or `fail`), and by module
-        the slopes of log2 RMS over log2 width, in octaves per doubling of the width.
+        The object of `hptransfer check --json`: the `verdict` (`pass`, `fail` or
+        `inconclusive`), the suspected `causes`, and by module the slopes of log2 RMS over log2
+        width, in octaves per doubling of the width.
 
     Example:
         >>> answer = hptransfer.coordinate_check(

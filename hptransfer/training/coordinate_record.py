@@ -26,6 +26,9 @@ CHECK_SEEDS = tuple(range(8))  # seeds of the trials over which an RMS is averag
 LEAST_LOSS_DROP = 0.05  # share by which the base width's loss must fall for a check to count
 OCTAVES_LOWER = 2  # octaves by which the rate is lowered, one by one, while a check fails
 DECISIVE_SLOPE = 0.5  # |slope| in octaves per doubling above which no lower rate is tried
+NARROW_WIDTH = 64  # below it true µP may stray from one width to the next
+CONFIDENCE = 0.95  # of the interval of a slope over seeds
+OWN_OUTPUT = "(model)"  # the name of the model itself among its modules
 
 OutputSizes = dict[tuple[str, str, int], list[float]]  # (module, quantity, step) -> RMS per seed
 
@@ -47,6 +50,8 @@ class Asked(NamedTuple):
     steps: Sequence[int]  # steps taken when changes of outputs are measured
     readouts: Iterable[str]  # names of the modules that are readouts
     higher: str  # what sets a higher learning rate
+    # From the slopes outside the limit to the causes that are told (check_causes.py).
+    causes: Callable[[Sequence[Mapping[str, Any]]], Sequence[Mapping[str, Any]]]
 
 
 def answer_at_telling_rate(
@@ -71,30 +76,31 @@ def _may_pass_lower(answer: Mapping[str, Any]) -> bool:
     Near the edge of stability a few steps are no longer small changes, and slopes of true µP exceed
     the limit. Slopes of a wrong factor only get clearer at lower rates.
     """
-    slope = answer["worst"]["slope"]
-    failed = answer["verdict"] == "fail" and answer["loss_drop"] >= LEAST_LOSS_DROP
-    return failed and (slope is None or abs(slope) <= DECISIVE_SLOPE)
+    worst = answer["worst"]
+    failed = not worst["ok"] and answer["loss_drop"] >= LEAST_LOSS_DROP
+    return failed and (worst["slope"] is None or abs(worst["slope"]) <= DECISIVE_SLOPE)
 
 
-def module_outputs(
-    model: nn.Module, call: Callable[[nn.Module], object], *, own_name: str = ""
-) -> dict[str, Tensor]:
+def module_outputs(model: nn.Module, call: Callable[[nn.Module], object]) -> dict[str, Tensor]:
     """Return the outputs of all modules with parameters, by name, in one call of the model.
 
-    The model's own output is among them if `own_name` names it. Several outputs of one module are
-    named `name[index]` or `name[key]`; what has no RMS (a mask, None, a loss) is left out.
+    The model's own output is among them as `OWN_OUTPUT`. Several outputs of one module are named
+    `name[index]` or `name[key]`; what has no RMS (a mask, None, a loss) is left out. So is what
+    torch's parametrizations give: weights, and no activations.
     """
     outputs: dict[str, Tensor] = {}
 
-    def record(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+    def record(name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(module, nn.MultiheadAttention):
+            output = output[0]  # without the weights, a mean over heads that shrinks with them
         for ending, part in _parts(output):
             if isinstance(part, Tensor) and part.is_floating_point():
                 outputs[name + ending] = part.detach()
 
     hooks = [
-        module.register_forward_hook(partial(record, name or own_name))
+        module.register_forward_hook(partial(record, name or OWN_OUTPUT))
         for name, module in model.named_modules()
-        if (name or own_name) and any(True for _ in module.parameters())
+        if any(True for _ in module.parameters()) and "parametrizations" not in name.split(".")
     ]
     try:
         call(model)
@@ -158,7 +164,8 @@ def coordinate_record(asked: Asked, runs: Mapping[int, WidthMeasurement]) -> dic
         lowest = -LARGEST_SLOPE - (0.5 if may_shrink else 0.0)
         if key not in zero:
             slopes.append(_slope(key, widths, sizes[key], lowest=lowest))
-    failed = [slope for slope in slopes if not slope["ok"]]
+    outside = [slope for slope in slopes if not slope["ok"]]
+    sure = [slope for slope in outside if slope["unsure"] is None]
     warnings = []
     if not loss_drop >= LEAST_LOSS_DROP:  # a loss that is NaN did not fall either
         warnings.append(
@@ -167,6 +174,9 @@ def coordinate_record(asked: Asked, runs: Mapping[int, WidthMeasurement]) -> dic
             f"check needs a fall of {percent_text(100 * LEAST_LOSS_DROP)} to tell anything: check "
             f"at a higher learning rate ({asked.higher})."
         )
+    causes = asked.causes(outside)
+    failed = bool(sure or warnings or any(cause["certain"] for cause in causes))
+    verdict = "fail" if failed else "inconclusive" if outside else "pass"
     return {
         **asked.heading,
         "widths": widths,
@@ -181,9 +191,10 @@ def coordinate_record(asked: Asked, runs: Mapping[int, WidthMeasurement]) -> dic
             for module, quantity, step in keys
             if (module, quantity, step) in zero
         ],
-        "worst": max(slopes, key=_excess),
-        "verdict": "fail" if failed or warnings else "pass",
-        "warnings": warnings,
+        "worst": max(sure or outside or slopes, key=_excess),
+        "verdict": verdict,
+        "causes": list(causes),
+        "warnings": [*warnings, *([] if failed else _unsure_sentences(outside, widths))],
         "rms": [
             {"module": m, "quantity": q, "step": s, "width": w, "rms": _typical(rows)}
             for (m, q, s) in keys
@@ -226,15 +237,84 @@ def _slope(
 ) -> dict[str, Any]:
     module, quantity, step = key
     typical = [_typical(rows) for rows in sizes]
-    slope = None
+    slope = error = last = None
     if all(value is not None for value in typical):
-        logs = [math.log2(value) for value in typical if value is not None]
-        slope = float(np.polyfit(np.log2(widths), logs, 1)[0])
-    return {
+        logs = np.log2([value for value in typical if value is not None])
+        log2_widths = np.log2(widths)
+        centred = log2_widths - log2_widths.mean()
+        weights = centred / (centred @ centred)
+        slope = float(weights @ logs)
+        last = float((logs[-1] - logs[-2]) / (log2_widths[-1] - log2_widths[-2]))
+        error = _half_interval(weights, sizes)
+    found = {
         "module": module,
         "quantity": quantity,
         "step": step,
         "slope": None if slope is None else round(slope, 4),
+        "error": None if error is None else round(error, 4),
         "lowest": lowest,
-        "ok": slope is not None and lowest <= slope <= LARGEST_SLOPE,
+        "unsure": None,
     }
+    if _excess(found) <= 0:
+        return {**found, "ok": True}
+    may_be_noise = slope is not None and _may_be_noise(found)
+    dies_out = last is not None and len(widths) > 2 and _dies_out(found, last)
+    narrow = dies_out or (len(widths) == 2 and widths[0] < NARROW_WIDTH)
+    if may_be_noise:
+        found["unsure"] = "noise"
+    elif slope is not None and narrow and not _is_decisive(found):
+        found["unsure"] = "narrow"
+    return {**found, "ok": may_be_noise and dies_out}
+
+
+def _half_interval(weights: np.ndarray[Any, Any], sizes: Sequence[Sequence[float]]) -> float | None:
+    """Return half the length of a slope's interval over seeds; None for one seed.
+
+    The spread over seeds is pooled over the widths.
+    """
+    from scipy.special import stdtrit  # slow to import
+
+    seeds = len(sizes[0])
+    if seeds < 2:
+        return None
+    variances = [np.var(np.log2(rows), ddof=1) for rows in sizes]
+    error = math.sqrt(float(np.mean(variances)) / seeds) * float(np.linalg.norm(weights))
+    freedom = len(sizes) * (seeds - 1)
+    return error * float(stdtrit(freedom, 0.5 + CONFIDENCE / 2))
+
+
+def _is_decisive(slope: Mapping[str, Any]) -> bool:
+    return _excess(slope) > DECISIVE_SLOPE - LARGEST_SLOPE
+
+
+def _may_be_noise(slope: Mapping[str, Any]) -> bool:
+    """Whether a slope's interval over seeds includes the limit; of one seed, if it is not steep."""
+    if slope["error"] is None:
+        return not _is_decisive(slope)
+    return _excess(slope) <= slope["error"]
+
+
+def _dies_out(slope: Mapping[str, Any], last: float) -> bool:
+    """Whether a slope outside the limit lies inside at the last doubling, `last`.
+
+    The deviation of narrow models dies out as they widen, while that of a wrong factor stays.
+    """
+    return _excess({**slope, "slope": last}) <= 0 or (last > 0) != (slope["slope"] > 0)
+
+
+def _unsure_sentences(outside: Sequence[Mapping[str, Any]], widths: Sequence[int]) -> list[str]:
+    """Return why a check is inconclusive, and what to do."""
+    reasons = {slope["unsure"] for slope in outside}
+    wider = ",".join(str(NARROW_WIDTH * multiple) for multiple in (1, 2, 4))
+    told = []
+    if "noise" in reasons:
+        told.append(
+            "What lies outside the limit may be noise: over the seeds the slopes' intervals "
+            "include the limit."
+        )
+    if "narrow" in reasons:
+        told.append(
+            f"Widths {', '.join(map(str, widths))} are too narrow to tell: what lies outside the "
+            "limit is not steep, and true µP strays as much there."
+        )
+    return [f"{sentence} Check at wider widths, such as {wider}." for sentence in told]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,10 +17,23 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from hptransfer.errors import MachineError, UserError, abbreviate, require
-from hptransfer.models.parametrization.built import MakeModel, build, record_of
+from hptransfer.models.parametrization.built import (
+    WORDS,
+    MakeModel,
+    build,
+    empty_model,
+    record_of,
+)
+from hptransfer.models.parametrization.dataflow import UNWATCHED, AttentionCall, attention_calls
 from hptransfer.models.parametrization.own_groups import param_groups
+from hptransfer.models.parametrization.roles import (
+    ShapedParameter,
+    dataflow_of,
+    growing_parameters,
+)
 from hptransfer.models.parametrization.rules import ReadoutForm
 from hptransfer.system.random_streams import kept_random_numbers
+from hptransfer.training.check_causes import Shapes, Structure
 from hptransfer.training.coordinate_record import (
     CHECK_SEEDS,
     MEASURED_STEPS,
@@ -33,10 +47,10 @@ from hptransfer.training.coordinate_record import (
     raised_sentence,
 )
 
+Probe = tuple[tuple[Any, ...], dict[str, Any]]
 TrainStep = Callable[[nn.Module, torch.optim.Optimizer, int], Any]
 MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
-OWN_OUTPUT = "(model)"  # the name of the model itself among its modules
 STEPS, SEEDS = max(MEASURED_STEPS), len(CHECK_SEEDS)  # those of our own coordinate check
 
 
@@ -74,14 +88,16 @@ def check_step(
 
         measured = _Measuring(built, trained, train_step, range(2, steps + 1), range(seeds))
         runs = {width: measured.at(width) for width in widths}
+        structure = _structure(make_model, base_width, measured)
         asked = Asked(
             heading={"family": "custom", "parametrization": "mup", "broken": "none"},
             base_width=base_width,
             log2_lr=log2_lr,
             seeds=range(seeds),
             steps=range(2, steps + 1),
-            readouts=measured.readouts,
+            readouts=structure.readouts,
             higher="lr",
+            causes=structure.causes,
         )
         return coordinate_record(asked, runs)
 
@@ -114,7 +130,9 @@ class _Measuring:
     ) -> None:
         self.built, self.optimizer_of, self.train_step = built, optimizer_of, train_step
         self.steps, self.seeds = steps, seeds
-        self.readouts: list[str] = []
+        self.parameters: tuple[ShapedParameter, ...] = ()
+        self.flow = UNWATCHED
+        self.attention: dict[int, list[AttentionCall]] = {}
 
     def at(self, width: int) -> WidthMeasurement:
         """Return the RMS of all outputs, and of their changes in training, at a width."""
@@ -135,7 +153,6 @@ class _Measuring:
 
     def _trained(self, model: nn.Module, seed: int, sizes: OutputSizes) -> tuple[float, float]:
         """Train one model; return the loss of step 0's batch before and after training."""
-        self._note_readouts(model)
         initial = {n: p.detach().clone() for n, p in model.named_parameters()}
         optimizer = self.optimizer_of(model)
         torch.manual_seed(seed)  # so that what a step draws does not depend on the width
@@ -145,6 +162,8 @@ class _Measuring:
             bool(at_init), "A model must have modules with parameters whose outputs are tensors."
         )
         add_sizes(sizes, at_init, at_init, 0)
+        if seed == self.seeds[0]:
+            self._look(model, probe)
         for step in range(1, max(self.steps) + 1):
             if step in self.steps:
                 add_sizes(sizes, at_init, _outputs(model, None, probe), step)
@@ -152,14 +171,37 @@ class _Measuring:
                 _loss(self.train_step(model, optimizer, step))
         return before, _loss(self.train_step(model, optimizer, 0))
 
-    def _note_readouts(self, model: nn.Module) -> None:
+    def _look(self, model: nn.Module, probe: Probe) -> None:
+        """Watch the forward on the probe, for what is told of a failure."""
         record = record_of(model)
         assert record is not None, "it is a built model"
-        places = [place for shaped in record.parameters for place in shaped.readouts]
-        self.readouts = [OWN_OUTPUT, *(place.rpartition(".")[0] for place in places)]
+
+        def call(model: nn.Module) -> None:
+            _called(model, None, probe)
+
+        if not self.attention:
+            self.parameters = record.parameters
+            self.flow = dataflow_of(model, call, parameters=record.parameters)
+        self.attention[record.width] = attention_calls(model, call)
 
 
-Probe = tuple[tuple[Any, ...], dict[str, Any]]
+def _structure(make_model: MakeModel, base_width: int, measured: _Measuring) -> Structure:
+    """Return what is known of a user's model besides its measurements."""
+    empty = cache(partial(empty_model, make_model))
+
+    def shapes_at(width: int) -> Shapes:
+        return {name: tuple(p.shape) for name, p in empty(width).named_parameters()}
+
+    unstated = growing_parameters(empty, base_width, base_width, WORDS)
+    return Structure(
+        sorted(measured.attention),
+        measured.parameters,
+        {shaped.name: shaped.role for shaped in unstated},
+        measured.flow,
+        measured.attention,
+        shapes_at,
+        WORDS,
+    )
 
 
 def _first_step(
@@ -220,16 +262,16 @@ def _outputs(
 
     Dropout draws the same masks each time, and buffers are left as they were.
     """
+    return module_outputs(model, lambda model: _called(model, parameters, probe))
+
+
+def _called(model: nn.Module, parameters: dict[str, Tensor] | None, probe: Probe) -> None:
     arguments, named = probe
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-
-    def call(model: nn.Module) -> object:
-        if parameters is None:
-            return model(*arguments, **named)
-        return functional_call(model, parameters, arguments, named)
-
     with kept_random_numbers(seed=0):
-        outputs = module_outputs(model, call, own_name=OWN_OUTPUT)
+        if parameters is None:
+            model(*arguments, **named)
+        else:
+            functional_call(model, parameters, arguments, named)
     for buffer, kept in buffers:
         buffer.copy_(kept)
-    return {name: value.clone() for name, value in outputs.items()}

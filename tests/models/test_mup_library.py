@@ -442,6 +442,45 @@ def test_the_check_fails_a_wrong_init_and_wrong_roles() -> None:
     assert checked(step, roles=[]).verdict == "pass"
 
 
+def narrowed(width: int) -> nn.Module:
+    """Build an MLP through four channels."""
+    layers = mlp(width)
+    layers[2] = nn.Sequential(nn.Linear(width, 4), nn.Linear(4, width))
+    return layers
+
+
+def test_the_check_names_a_layer_that_was_taken_for_a_readout() -> None:
+    checked = partial(
+        hptransfer.mup.check, narrowed, stepping(class_loss), widths=[32, 64, 128], lr=2**-5
+    )
+    answer = checked()
+    assert answer.verdict == "fail"
+    (cause,) = answer.causes
+    assert (cause["parameter"], cause["role"]) == ("2.0.weight", "output")
+    assert "it lies amid the network" in cause["sentence"]
+    assert cause["type"] == 'roles=["2.0.weight=hidden"]'
+    assert cause["type"] in str(answer)
+    assert checked(roles=["2.0.weight=hidden"]).verdict == "pass"
+
+
+def test_the_check_fails_a_head_dimension_that_grows() -> None:
+    class Wide(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.model = LanguageModel(width)
+            self.extra = nn.MultiheadAttention(width, 2, batch_first=True)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            h = self.model.embed(tokens)
+            return self.model.readout(self.extra(h, h, h)[0])
+
+    answer = hptransfer.mup.check(
+        Wide, stepping(language_loss), widths=[32, 64], lr=2**-6, seeds=2
+    )
+    assert answer.verdict == "fail"
+    assert "The head dimension of extra grows with the width: it is 16 and 32" in str(answer)
+
+
 def test_the_checks_table_and_pictures_hold_what_was_measured(tmp_path: Path) -> None:
     def outputs(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> Tensor:
         return stepping(class_loss)(model, optimizer, step)

@@ -6,6 +6,7 @@ import dataclasses
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from hptransfer.config.choices import Broken, Init, Scaling, Schedule
 from hptransfer.config.identity import with_width
 from hptransfer.data import load_data
 from hptransfer.errors import UserError
+from hptransfer.reporting.text.answers import check_text
 from hptransfer.training.packs.coordinate_check import (
     WidthMeasurement,
     answer_at_telling_rate,
@@ -219,7 +221,7 @@ def test_a_failure_that_may_be_the_rates_is_looked_at_below(
         return {
             "log2_lr": log2_lr,
             "verdict": "pass" if slope is not None and abs(slope) <= 0.2 else "fail",
-            "worst": {"slope": slope},
+            "worst": {"slope": slope, "ok": slope is not None and abs(slope) <= 0.2},
             "loss_drop": 0.03 if log2_lr < -8 else 0.2,
         }
 
@@ -293,3 +295,92 @@ def test_every_floating_output_of_every_module_with_parameters_is_recorded() -> 
     assert torch.equal(outputs["plain"], plain(x))
     call(model)
     assert list(outputs) == ["parts[0]", "parts[3]", "plain"]  # the hooks are gone
+
+
+# Noise, narrow widths, and causes.
+
+
+def record_of_slopes(*octaves: float, spread: float = 0.0, first: int = 24, seeds: int = 8) -> Any:
+    """Return the record of a module whose log2 RMS grows by `octaves` from width to width."""
+    scatter = spread * np.resize([1.0, -1.0], seeds)
+    levels = np.cumsum([0.0, *octaves])
+    runs = {
+        first * 2**index: WidthMeasurement({("a", "update", 2): list(2 ** (level + scatter))}, 0.5)
+        for index, level in enumerate(levels)
+    }
+    return check_record(BASE, runs, -6.0)
+
+
+@pytest.mark.parametrize(
+    ("octaves", "spread", "first", "verdict", "unsure"),
+    [
+        ((0.3, 0.3), 0.0, 24, "fail", None),
+        ((0.3, 0.3), 0.5, 24, "inconclusive", "noise"),  # the interval includes the limit
+        ((0.6, 0.1), 0.0, 24, "inconclusive", "narrow"),  # the deviation dies out
+        ((0.6, 0.1), 0.5, 24, "pass", "noise"),  # both: nothing speaks for a fault
+        ((0.1, 0.6), 0.0, 24, "fail", None),  # it grows
+        ((1.6, 0.1), 0.0, 24, "fail", None),  # too steep to be the widths'
+        ((0.33,), 0.0, 24, "inconclusive", "narrow"),
+        ((0.33,), 0.0, 64, "fail", None),  # two widths that are wide enough
+        ((-0.33,), 0.5, 64, "inconclusive", "noise"),
+        ((0.6,), 0.1, 24, "fail", None),
+        ((0.1, 0.1), 0.5, 24, "pass", None),
+    ],
+)
+def test_a_slope_fails_only_where_neither_noise_nor_narrow_widths_explain_it(
+    octaves: tuple[float, ...], spread: float, first: int, verdict: str, unsure: str | None
+) -> None:
+    answer = record_of_slopes(*octaves, spread=spread, first=first)
+    (slope,) = answer["slopes"]
+    assert (answer["verdict"], slope["unsure"]) == (verdict, unsure)
+    assert bool(answer["warnings"]) == (verdict == "inconclusive")
+    if verdict == "inconclusive":
+        told = {"noise": "may be noise", "narrow": "too narrow to tell"}[str(unsure)]
+        assert told in answer["warnings"][0] and "64,128,256" in answer["warnings"][0]
+        assert "cannot tell whether µP holds (inconclusive)" in check_text(answer)
+        assert answer["causes"] == []
+
+
+def test_the_interval_is_students_over_seeds_and_widths() -> None:
+    (slope,) = record_of_slopes(0.3, 0.3, spread=0.5)["slopes"]
+    # Each width's mean has the error 0.5·√(8/7)/√8; the slope's is that over √2, since the widths
+    # lie one octave apart; 2.0796 is Student's 97.5 % quantile at 3·7 degrees of freedom.
+    error = 0.5 * (8 / 7) ** 0.5 / 8**0.5 / 2**0.5 * 2.0796
+    assert slope["error"] == pytest.approx(error, rel=1e-3)
+    assert record_of_slopes(0.3, 0.3, seeds=1)["slopes"][0]["error"] is None
+
+
+def test_one_seed_alone_fails_only_what_is_steep() -> None:
+    assert record_of_slopes(0.3, 0.3, seeds=1)["verdict"] == "inconclusive"
+    assert record_of_slopes(0.6, 0.6, seeds=1)["verdict"] == "fail"
+
+
+def test_a_failure_names_the_parameter_of_the_first_module_that_fails() -> None:
+    sizes = [("x_embedder.proj", "update", 2), ("blocks.0.attn.qkv", "update", 2)]
+    runs = {
+        width: WidthMeasurement({key: [2.0**octave] for key in sizes}, 0.5)
+        for octave, width in enumerate((24, 48))
+    }
+    (cause,) = check_record(BASE, runs, -6.0)["causes"]
+    assert (cause["parameter"], cause["role"]) == ("x_embedder.proj.weight", "input")
+    assert cause["type"] is None and not cause["certain"]
+    assert "first module whose output changes its size in training" in cause["sentence"]
+    text = check_text(check_record(BASE, runs, -6.0))
+    assert f"cause    {cause['sentence']}" in text
+
+
+def test_the_attention_weights_of_torchs_layer_are_not_measured() -> None:
+    layer = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+    x = torch.ones(2, 3, 8)
+    outputs = module_outputs(layer, lambda module: module(x, x, x))
+    assert list(outputs) == ["(model)"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("widths", [(16, 32), (16, 32, 64)])
+def test_narrow_dits_never_fail(depth: int, widths: tuple[int, ...]) -> None:
+    model = DiTConfig(width=16, base_width=16, depth=depth, head_dim=8)
+    answer = checked(dataclasses.replace(BASE, model=model), widths)
+    assert answer["verdict"] != "fail"
+    assert answer["verdict"] == "pass" or len(widths) == 2

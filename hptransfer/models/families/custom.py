@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from hptransfer.config import CustomConfig, Layout
 from hptransfer.config.choices import Conditioning
 from hptransfer.errors import UserError, require
 from hptransfer.system.random_streams import torch_generator
+
+Found = TypeVar("Found")
 
 _MOST_DIMENSIONS = 4  # of a parameter: the weight of a 2-D convolution
 
@@ -204,6 +206,20 @@ def _example(config: CustomConfig, layout: Layout) -> tuple[Tensor, ...]:
     tokens = normal(layout.caption_tokens, layout.caption_channels) * present[:, None, None]
     mask = present[:, None].expand(2, layout.caption_tokens)
     return x, t, tokens, mask, normal(layout.pooled_channels) * present[:, None]
+
+
+def on_example(
+    config: CustomConfig,
+    layout: Layout,
+    look: Callable[[nn.Module, Callable[[nn.Module], object]], Found],
+    device: str = "cpu",
+) -> Found:
+    """Return what `look` finds in a custom model, given the model and what calls it on samples."""
+    with torch.device(device):
+        model = build_custom_model(config)
+    example = [part.to(device) for part in _example(config, layout)]
+    with packable_attention():
+        return look(model, lambda called: called(*example))
 
 
 def _require_forward(model: nn.Module, config: CustomConfig, example: Sequence[Tensor]) -> None:

@@ -133,17 +133,18 @@ def _made(make_model: MakeModel, width: int) -> nn.Module:
     return made(make_model, width, setting=WORDS.function, function="it")
 
 
+def empty_model(make_model: MakeModel, width: int) -> nn.Module:
+    """Return a model without storage; one that cannot be built so has it, and draws."""
+    with kept_random_numbers(), torch.device("meta"):
+        model = _made(make_model, width)
+    _require_shapes(model)
+    return model
+
+
 def _shaped_parameters(
     make_model: MakeModel, width: int, base_width: int, roles: Sequence[str], form: ReadoutForm
 ) -> tuple[ShapedParameter, ...]:
-    @cache
-    def empty(width: int) -> nn.Module:
-        # A model that cannot be built without storage is built with it, and then draws.
-        with kept_random_numbers(), torch.device("meta"):
-            model = _made(make_model, width)
-        _require_shapes(model)
-        return model
-
+    empty = cache(partial(empty_model, make_model))
     parameters = growing_parameters(empty, base_width, width, WORDS)
     parameters = with_stated_roles(roles, parameters, WORDS)
     if form is ReadoutForm.hook:

@@ -22,7 +22,7 @@ class Role(Enum):
     """The dimensions of a parameter that grow with width."""
 
     input = "input"  # the fan-out grows: embeddings, first layers
-    hidden = "hidden"  # fan-in and fan-out grow
+    hidden = "hidden"  # fan-in and fan-out grow, or the fan-in of a layer amid the network
     output = "output"  # the fan-in grows: the readout
     vector = "vector"  # biases and gains whose length grows
     finite = "finite"  # no dimension grows

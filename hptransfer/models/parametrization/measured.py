@@ -28,6 +28,7 @@ from hptransfer.system.random_streams import torch_generator
 
 INIT_EXPONENT_TOLERANCE = 0.1  # allowed error of an exponent, beside twice its standard error
 MEASURED_DRAWS = 16  # draws at the measured widths; at wider ones fewer, of as many entries
+FEW_ENTRIES = 1024  # of a tensor, over draws: its std is then known no better than within 2 %
 _MULTIPLES = (1, 2, 4)  # measured widths, in multiples of the base width
 ROUNDING = 1e-3  # relative error of a constant that is stored in few bits
 
@@ -212,7 +213,12 @@ def draw_multipliers(config: TrialConfig) -> dict[str, float]:
         name, base = shaped.name, measured[shaped.name].base
         found[name] = 1.0 if base.constant else config.parametrization.init_scale
         if name in to_rescale and model.width != model.base_width:
-            wanted = base.rms * init_factor(shaped.role, shaped.width_mult, config.parametrization)
             at_base = dataclasses.replace(model, width=model.base_width)
-            found[name] = found[name] * wanted / _spreads(at_base, model.width)[name].rms
+            drawn = _spreads(at_base, model.width)[name]
+            if drawn.entries < FEW_ENTRIES:
+                ratio = model.width / model.base_width
+                found[name] *= continuing_multiplier(shaped, base, drawn, ratio)
+            else:
+                growth = init_factor(shaped.role, shaped.width_mult, config.parametrization)
+                found[name] *= base.rms * growth / drawn.rms
     return found

@@ -21,8 +21,14 @@ from torch import nn
 from hptransfer.config import CustomConfig, Layout, ModelConfig
 from hptransfer.errors import UserError
 from hptransfer.models.families import build_architecture
-from hptransfer.models.families.custom import require_called, require_forward_at, require_usable
+from hptransfer.models.families.custom import (
+    on_example,
+    require_called,
+    require_forward_at,
+    require_usable,
+)
 from hptransfer.models.families.layers import Residual
+from hptransfer.models.parametrization.dataflow import Dataflow, watched
 from hptransfer.models.parametrization.factors import Role
 
 
@@ -38,7 +44,17 @@ class ShapedParameter:
     in_block: bool  # in a module with residual branches, so that depth scaling acts on it
     places: tuple[str, ...]  # every name of the tensor; several if it is tied
     readouts: tuple[str, ...]  # the places at which it is a readout's weight
+    grows: tuple[int, ...]  # the dimensions that grow with width
+    reason: str  # why it has its role, as a clause
 
+
+REASONS = {
+    Role.input: "since it grows with its fan-out alone",
+    Role.hidden: "since two of its dimensions grow",
+    Role.output: "since it grows with its fan-in alone",
+    Role.vector: "since it is a vector whose length grows",
+    Role.finite: "since none of its dimensions grows",
+}
 
 EmptyModel = Callable[[int], nn.Module]  # the model of a width, on the meta device
 
@@ -97,15 +113,18 @@ def _shaped(
     roles = {place: _role(place, infshape, fan_in) for place in places}
     # A table that is also a readout's weight is scaled as a table (arXiv 2203.03466, Appendix D).
     tied_table = Role.input in roles.values()
+    role = Role.input if tied_table else roles[name]
     return ShapedParameter(
         name=name,
         shape=tuple(infshape.shape()),
         base_shape=tuple(d.base_dim if d.isinf() else d.dim for d in infshape),
-        role=Role.input if tied_table else roles[name],
+        role=role,
         width_mult=float(infshape.width_mult()),
         in_block=in_block,
         places=places,
         readouts=tuple(place for place, role in roles.items() if role is Role.output),
+        grows=tuple(index for index, dimension in enumerate(infshape) if dimension.isinf()),
+        reason=REASONS[role],
     )
 
 
@@ -163,12 +182,64 @@ def _custom_parameters(model: CustomConfig, layout: Layout) -> tuple[ShapedParam
     words = Wording(function=model.factory, roles="model.roles")
     parameters = growing_parameters(build, model.base_width, model.width, words)
     require_forward_at(dataclasses.replace(at_base, width=2 * model.base_width), layout)
+    parameters = without_inner_readouts(parameters, custom_dataflow(model, layout))
     parameters = with_stated_roles(model.roles, parameters, words)
     require_scalable_readouts(parameters, build(model.base_width), words)
     outputs = [shaped.name for shaped in parameters if shaped.role is Role.output]
     modules = tuple(name.removesuffix(".weight") for name in outputs)
     require_called(at_base, layout, modules)
     return parameters
+
+
+@cache
+def custom_dataflow(model: CustomConfig, layout: Layout) -> Dataflow:
+    """Return what a custom model of the base width does with its weights, for any width's roles."""
+    at_base = dataclasses.replace(model, width=model.base_width, roles=())
+    shapes = _inferred(partial(on_meta, model, layout), model.base_width, model.base_width)
+    return on_example(at_base, layout, partial(dataflow_of, parameters=shapes))
+
+
+def dataflow_of(
+    model: nn.Module,
+    call: Callable[[nn.Module], object],
+    *,
+    parameters: Sequence[ShapedParameter],
+) -> Dataflow:
+    """Return what one call of a model does with its growing parameters."""
+    growing = {shaped.name: shaped.grows for shaped in parameters if shaped.grows}
+    fan_in = _fan_in_dimensions(model)
+    layers = {name for name, grows in growing.items() if grows == (fan_in.get(name),)}
+    return watched(model, call, growing=growing, layers=frozenset(layers))
+
+
+def without_inner_readouts(
+    parameters: Sequence[ShapedParameter], flow: Dataflow
+) -> tuple[ShapedParameter, ...]:
+    """Give the role `hidden` to a layer whose output meets a further growing weight.
+
+    Its fan-out is fixed, but what it gives is an activation, which must neither shrink nor grow
+    with the width: so its std falls as that of a hidden matrix, and it has no forward factor.
+    """
+    return tuple(
+        dataclasses.replace(
+            shaped, role=Role.hidden, readouts=(), reason=reason_of_inner(flow.reached[shaped.name])
+        )
+        if is_inner(shaped, flow)
+        else shaped
+        for shaped in parameters
+    )
+
+
+def is_inner(shaped: ShapedParameter, flow: Dataflow) -> bool:
+    """Whether a weight with a growing fan-in and a fixed fan-out lies amid the network."""
+    name = shaped.name
+    layer = shaped.role is Role.output and not set(shaped.places) - {name}
+    return name in flow.reached and (layer or name in flow.summed - flow.reused)
+
+
+def reason_of_inner(reached: str) -> str:
+    """Return why such a weight is hidden, as a clause."""
+    return f"since it grows with its fan-in and its output meets {reached}"
 
 
 def growing_parameters(
@@ -232,7 +303,8 @@ def with_stated_roles(
         if role is shaped.role:
             return shaped
         readouts = shaped.places if role is Role.output else ()
-        return dataclasses.replace(shaped, role=role, readouts=readouts)
+        reason = f"as {words.roles} states"
+        return dataclasses.replace(shaped, role=role, readouts=readouts, reason=reason)
 
     return tuple(as_stated(shaped) for shaped in parameters)
 

@@ -55,7 +55,8 @@ def draw_coordinate_check(ax: Axes, check: Mapping[str, Any]) -> None:
 
 def check_title(check: Mapping[str, Any]) -> str:
     """Return the verdict of a coordinate check as a title."""
-    return "coordinate check: " + {"pass": "passes", "fail": "fails"}[check["verdict"]]
+    said = {"pass": "passes", "fail": "fails", "inconclusive": "cannot tell"}
+    return f"coordinate check: {said[check['verdict']]}"
 
 
 def _step_color(step: int, steps: Sequence[int]) -> str:

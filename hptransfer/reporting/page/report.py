@@ -402,9 +402,13 @@ def realised_table(realised: JsonObject) -> str:
 def check_sentence(check: JsonObject) -> str:
     """Return the coordinate check's verdict, its steepest slope and what it covered, as HTML."""
     worst = check["worst"]
-    verdict = {"pass": "passes", "fail": "fails"}[check["verdict"]]
-    name = arm_name(check["parametrization"])
-    sentences = [f"{check['family']} under {name} {verdict} the coordinate check."]
+    name = f"{check['family']} under {arm_name(check['parametrization'])}"
+    verdict = {
+        "pass": f"{name} passes the coordinate check.",
+        "fail": f"{name} fails the coordinate check.",
+        "inconclusive": f"The coordinate check cannot tell whether {name} is right.",
+    }
+    sentences = [verdict[check["verdict"]]]
     if worst is not None:
         when = "at init" if worst["quantity"] == "init" else f"after step {worst['step']}"
         sentences.append(
@@ -420,7 +424,8 @@ def check_sentence(check: JsonObject) -> str:
     if check["zero"]:
         covered += f" Zero, so without a slope: {', '.join(check['zero'])}."
     told = (element("p", " ".join(sentences)), element("p", covered, "muted"))
-    return "\n".join([*told, bullet_list(check["warnings"], "warning")])
+    causes = [cause["sentence"] for cause in check.get("causes", ())]
+    return "\n".join([*told, bullet_list([*check["warnings"], *causes], "warning")])
 
 
 def joint_table(name: str, surface: JsonObject) -> str:

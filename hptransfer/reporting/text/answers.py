@@ -20,13 +20,21 @@ from hptransfer.system.text import (
 )
 
 
+def check_verdict(answer: Mapping[str, Any]) -> str:
+    """Return which parametrization passes or fails, as a clause."""
+    name = arm_name(answer["parametrization"])
+    if answer["verdict"] == "inconclusive":
+        return f"the coordinate check cannot tell whether {name} holds (inconclusive)"
+    said = {"pass": "passes", "fail": "fails"}[answer["verdict"]]
+    return f"{name} {said} the coordinate check"
+
+
 def check_line(answer: Mapping[str, Any]) -> str:
     """Return a coordinate check's verdict and its steepest slope in one line."""
     worst = answer["worst"]
     control = "" if answer["parametrization"] == "mup" else ", for comparison only"
-    said = {"pass": "passes", "fail": "fails"}.get(answer["verdict"], answer["verdict"])
     return (
-        f"check    {arm_name(answer['parametrization'])} {said} the coordinate check{control}. "
+        f"check    {check_verdict(answer)}{control}. "
         f"What changes most with the width is {worst['module']} ({worst['quantity']}): a doubling "
         f"multiplies its size by {factor_text(worst['slope'])} (accepted: "
         f"{factor_text(-answer['limit'])} to {factor_text(answer['limit'])})"
@@ -43,13 +51,15 @@ def check_text(answer: Mapping[str, Any], whole_list: str = "--json lists them")
     for row in sorted(rows, key=lambda s: -abs(s["slope"] if s["slope"] is not None else 99.0)):
         worst_per_module.setdefault(row["module"], row)
     cells = [
-        [m, r["quantity"], str(r["step"]), factor_text(r["slope"])]
+        [m, r["quantity"], str(r["step"]), factor_text(r["slope"]), _factor_interval(r)]
         for m, r in worst_per_module.items()
     ]
     title = (
         "the module that changes most with the width"
         if rows[0]["ok"]
         else "modules that change with the width, which µP forbids"
+        if answer["verdict"] == "fail"
+        else "modules that may change with the width"
     )
     lines = [
         check_line(answer),
@@ -58,13 +68,33 @@ def check_text(answer: Mapping[str, Any], whole_list: str = "--json lists them")
         f"width the loss fell by {percent_text(100 * answer['loss_drop'])} in "
         f"{max(answer['steps'])} steps.",
         *(f"warning: {warning}" for warning in answer["warnings"]),
-        text_table(title, ["module", "quantity", "step", "factor per doubling"], cells),
+        *cause_lines(answer),
+        text_table(
+            title, ["module", "quantity", "step", "factor per doubling", "95 % interval"], cells
+        ),
     ]
     if answer["zero"]:
         lines.append(
             f"Exactly zero at every width, so not compared: {_some(answer['zero'], whole_list)}."
         )
     return "\n".join(lines)
+
+
+def cause_lines(answer: Mapping[str, Any]) -> list[str]:
+    """Return a line for each suspected cause, with the setting to type."""
+    return [
+        f"cause    {cause['sentence']}" + (f" Type {cause['type']}" if cause["type"] else "")
+        for cause in answer.get("causes", ())
+    ]
+
+
+def _factor_interval(row: Mapping[str, Any]) -> str:
+    """Return the interval of a slope's factor over seeds; a dash where it is not known."""
+    error = row.get("error")
+    if row["slope"] is None or error is None:
+        return "–"
+    low, high = row["slope"] - error, row["slope"] + error
+    return f"{factor_text(low)} to {factor_text(high)}"
 
 
 def _some(names: Sequence[str], whole_list: str, shown: int = 4) -> str:

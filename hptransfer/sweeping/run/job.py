@@ -249,11 +249,17 @@ def _is_gated(sweep: SweepConfig) -> bool:
 def failure_sentence(answer: dict[str, Any]) -> str:
     """Return why a coordinate check failed, and what to do."""
     worst = answer["worst"]
-    reason = " ".join(answer["warnings"]) or (
+    causes = answer.get("causes", ())  # which checks of earlier versions do not have
+    told = " ".join(cause["sentence"] for cause in causes)
+    changes = (
         f"the size of {worst['module']} ({worst['quantity']}, step {worst['step']}) is multiplied "
         f"by {factor_text(worst['slope'])} per doubling of the width, and under µP it must stay "
         f"between {factor_text(-answer['limit'])} and {factor_text(answer['limit'])}."
     )
+    if any(cause["certain"] for cause in causes):
+        reason = told
+    else:
+        reason = " ".join(answer["warnings"]) or f"{changes} {told}".strip()
     return (
         f"The coordinate check of {arm_name(answer['parametrization'])} failed: {reason} The "
         "sweep would not test µP, so it was not started. Correct the model or its "

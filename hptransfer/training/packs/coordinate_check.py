@@ -10,21 +10,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.config import CustomConfig, Layout, ModelConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision, Schedule
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import with_width
 from hptransfer.data import Dataset, load_data
 from hptransfer.errors import MachineError, UserError
-from hptransfer.models.parametrization.factors import Role
-from hptransfer.models.parametrization.rules import parameter_rules
+from hptransfer.models.families.custom import on_example
+from hptransfer.models.parametrization.dataflow import UNWATCHED, attention_calls
+from hptransfer.models.parametrization.roles import (
+    Wording,
+    custom_dataflow,
+    on_meta,
+    shaped_parameters,
+)
 from hptransfer.training.batches import evaluation_batches
+from hptransfer.training.check_causes import Shapes, Structure
 from hptransfer.training.coordinate_record import (
     CHECK_SEEDS,
     MEASURED_STEPS,
@@ -52,7 +60,8 @@ def coordinate_check(
 
     The base learning rate is 2**log2_lr, or up to `OCTAVES_LOWER` octaves lower where the check may
     fail because of the rate. The answer is the object of `hptransfer check --json`: slopes in
-    octaves per width doubling, the verdict `pass` or `fail`, and the RMS values behind the slopes.
+    octaves per width doubling, the verdict `pass`, `fail` or `inconclusive`, the causes of a
+    failure, and the RMS values behind the slopes.
     An output that is exactly zero at all widths (a module initialised to zero, or one that has not
     changed yet) has no slope and is listed under `zero`.
 
@@ -144,10 +153,41 @@ def _outputs(pack: Pack, member: int, dataset: Dataset) -> dict[str, Tensor]:
     )
 
 
+@cache
+def _structure(model: ModelConfig, layout: Layout, widths: tuple[int, ...]) -> Structure:
+    """Return what a model's structure tells at the widths of a check."""
+    parameters = shaped_parameters(model, layout)
+
+    def shapes_at(width: int) -> Shapes:
+        parts = on_meta(model, layout, width).named_parameters()
+        return {name: tuple(p.shape) for name, p in parts}
+
+    if not isinstance(model, CustomConfig):
+        roles = {shaped.name: shaped.role for shaped in parameters}
+        return Structure(widths, parameters, roles, UNWATCHED, {}, shapes_at, None)
+    unstated = shaped_parameters(dataclasses.replace(model, roles=()), layout)
+    attention = {
+        width: on_example(
+            dataclasses.replace(model, width=width), layout, attention_calls, device="meta"
+        )
+        for width in widths
+    }
+    return Structure(
+        widths,
+        parameters,
+        {shaped.name: shaped.role for shaped in unstated},
+        custom_dataflow(model, layout),
+        attention,
+        shapes_at,
+        Wording(function=model.factory, roles="model.roles"),
+    )
+
+
 def check_record(
     base: TrialConfig, runs: Mapping[int, WidthMeasurement], log2_lr: float
 ) -> dict[str, Any]:
     """Return the `coordinate_record` of a trial's measurements by width."""
+    structure = _structure(base.model, base.data.layout, tuple(sorted(runs)))
     asked = Asked(
         heading={
             "family": base.model.family,
@@ -158,11 +198,8 @@ def check_record(
         log2_lr=log2_lr,
         seeds=CHECK_SEEDS,
         steps=MEASURED_STEPS,
-        readouts=[
-            rule.name.rpartition(".")[0]
-            for rule in parameter_rules(base)
-            if rule.role is Role.output
-        ],
+        readouts=structure.readouts,
         higher="search.lr.low, search.lr.high",
+        causes=structure.causes,
     )
     return coordinate_record(asked, runs)

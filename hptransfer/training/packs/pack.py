@@ -151,7 +151,7 @@ class Pack:
     def _stacked(self, flat: Tensor) -> dict[str, Tensor]:
         parts = flat.split([segment.size for segment in self.segments], dim=1)
         stacked = {
-            segment.name: part.unflatten(1, segment.shape)
+            segment.name: part.unflatten(1, segment.shape) if segment.shape else part.squeeze(1)
             for segment, part in zip(self.segments, parts, strict=True)
             if segment.name
         }
