@@ -47,6 +47,8 @@ class Asked(NamedTuple):
     steps: Sequence[int]  # steps taken when changes of outputs are measured
     readouts: Iterable[str]  # names of the modules that are readouts
     higher: str  # what sets a higher learning rate
+    axis: str = "width"  # or depth: of the sizes in `runs`
+    may_shrink: float = 0.0  # octaves per doubling by which any output may fall besides the limit
 
 
 def answer_at_telling_rate(
@@ -155,21 +157,21 @@ def coordinate_record(asked: Asked, runs: Mapping[int, WidthMeasurement]) -> dic
     slopes = []
     for key in keys:
         may_shrink = (key[0].partition("[")[0], key[1]) in shrinking
-        lowest = -LARGEST_SLOPE - (0.5 if may_shrink else 0.0)
+        lowest = -LARGEST_SLOPE - asked.may_shrink - (0.5 if may_shrink else 0.0)
         if key not in zero:
             slopes.append(_slope(key, widths, sizes[key], lowest=lowest))
     failed = [slope for slope in slopes if not slope["ok"]]
     warnings = []
     if not loss_drop >= LEAST_LOSS_DROP:  # a loss that is NaN did not fall either
         warnings.append(
-            f"At the base width the loss fell by only {percent_text(100 * loss_drop)} in "
+            f"At the base {asked.axis} the loss fell by only {percent_text(100 * loss_drop)} in "
             f"{max(asked.steps)} steps at learning rate {rounded(2.0**asked.log2_lr, 3)}. The "
             f"check needs a fall of {percent_text(100 * LEAST_LOSS_DROP)} to tell anything: check "
             f"at a higher learning rate ({asked.higher})."
         )
     return {
         **asked.heading,
-        "widths": widths,
+        f"{asked.axis}s": widths,
         "log2_lr": asked.log2_lr,
         "seeds": list(asked.seeds),
         "steps": list(asked.steps),
@@ -185,7 +187,7 @@ def coordinate_record(asked: Asked, runs: Mapping[int, WidthMeasurement]) -> dic
         "verdict": "fail" if failed or warnings else "pass",
         "warnings": warnings,
         "rms": [
-            {"module": m, "quantity": q, "step": s, "width": w, "rms": _typical(rows)}
+            {"module": m, "quantity": q, "step": s, asked.axis: w, "rms": _typical(rows)}
             for (m, q, s) in keys
             if (m, q, s) not in zero
             for w, rows in zip(widths, sizes[m, q, s], strict=True)
