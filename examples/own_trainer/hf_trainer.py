@@ -52,7 +52,7 @@ class Reporter(TrainerCallback):
             hptransfer.report(state.global_step, loss=float(logs["loss"]))
 
 
-def examples(part: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+def examples(part: torch.Tensor) -> Any:
     """Cut a text into examples; the Trainer shifts the labels itself."""
     return [{"input_ids": x, "labels": x} for x in part.unfold(0, LENGTH, LENGTH)]
 

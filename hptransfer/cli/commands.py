@@ -113,7 +113,16 @@ COMMANDS = (
     Command(
         "check",
         "check whether a model is really scaled by µP (coordinate check)",
-        (*COMPOSED, RESULTS),
+        (
+            *COMPOSED,
+            RESULTS,
+            _argument(
+                "--axis",
+                choices=("width", "depth"),
+                default="width",
+                help="what grows: the width, or the number of blocks at the base width",
+            ),
+        ),
     ),
     Command(
         "rules",

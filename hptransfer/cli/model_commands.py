@@ -51,32 +51,30 @@ def list_command(arguments: argparse.Namespace) -> int:
 
 def check_command(arguments: argparse.Namespace) -> int:
     """`hptransfer check`."""
-    from hptransfer.sweeping.public import composed_check
-    from hptransfer.sweeping.run import job
+    from hptransfer.sweeping.public import checked, checked_depths, composed_check
 
     _require_no_sweep("check", arguments)
     composed, sweep = composed_check(arguments.overrides, arguments.config_dir)
     if arguments.print_config:
         return print_config(arguments, composed, sweep.name)
-    from hptransfer.training.packs.coordinate_check import coordinate_check
-
+    over_depth = arguments.axis == "depth"
     if not (arguments.quiet or arguments.json):
+        sizes = checked_depths(sweep) if over_depth else sweep.widths
         print(
-            f"checking {sweep.base.model.family} at widths {', '.join(map(str, sweep.widths))} ...",
+            f"checking {sweep.base.model.family} at {arguments.axis}s "
+            f"{', '.join(map(str, sizes))} ...",
             flush=True,
         )
     again = command_line("check", arguments, *config_words(arguments))
     with interruptible(again, kept="nothing is lost"):
-        answer = coordinate_check(
-            sweep.base, sweep.widths, job.central_log2_lr(sweep), composed.runtime
-        )
+        answer = checked(composed, sweep, arguments.axis)
     files = _drawn(arguments.results / "check", answer, sweep.base)
     if arguments.json:
         print_json({**answer, "files": files})
     else:
         print(text.check_text(answer))
         print(f"picture  {files[0]}")
-        if answer["verdict"] == "pass":
+        if answer["verdict"] == "pass" and not over_depth:
             print(f"next: {after_check(arguments, sweep.widths)}")
     return int(answer["verdict"] == "fail")
 
@@ -99,7 +97,8 @@ def _drawn(folder: Path, answer: dict[str, Any], base: TrialConfig) -> list[str]
     factory = re.sub(r"\W+", "_", getattr(base.model, "factory", ""))
     broken = "" if answer["broken"] == "none" else answer["broken"]
     init = "" if base.init is Init.adaln_zero else base.init.value
-    words = (answer["family"], factory, answer["parametrization"], broken, init)
+    over = "depth" if "depths" in answer else ""
+    words = (answer["family"], factory, answer["parametrization"], broken, init, over)
     own = folder / "-".join(word for word in words if word)
     with opening(own):
         return [str(path) for path in write_pictures(own, check_pictures(answer))]

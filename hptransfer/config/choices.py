@@ -11,6 +11,11 @@ class Scaling(Enum):
     mup = "mup"  # µP: initialisation and learning rates follow the width by role
     standard = "standard"  # initialisation by fan-in, one learning rate for all parameters
     standard_embed = "standard_embed"  # standard, with the input's learning rate times m
+    complete = "complete"  # µP with rules for depth, batch size and duration (arXiv 2512.22382)
+
+
+# The parametrizations under which a width transfers, so that their coordinate check must pass.
+TRANSFERRING = (Scaling.mup, Scaling.complete)
 
 
 def arm_name(label: str) -> str:
@@ -27,6 +32,7 @@ class Broken(Enum):
     hidden_lr = "hidden_lr"  # hidden matrices keep the base learning rate
     hidden_lr_squared = "hidden_lr_squared"  # hidden matrices get lr/m² instead of lr/m
     input_lr = "input_lr"  # input weights get lr/m instead of lr
+    branch = "branch"  # residual branches keep their size at every depth
 
 
 class Init(Enum):
@@ -67,8 +73,15 @@ class WeightDecayMode(Enum):
     unscaled = "unscaled"  # hidden matrices lose lr·λ/m, all others lr·λ (a control)
 
 
+class Decayed(Enum):
+    """The parameters that weight decay acts on."""
+
+    all = "all"  # every one
+    matrices = "matrices"  # hidden and output weights: no gain, bias, embedding or first layer
+
+
 class EpsScaling(Enum):
-    """Whether Adam's epsilon follows the width."""
+    """Whether Adam's epsilon follows the width under `mup`; under `complete` it always does."""
 
     none = "none"  # the same everywhere, as the mup package does
     width = "width"  # eps/m for every tensor with a width dimension (arXiv 2407.05872)

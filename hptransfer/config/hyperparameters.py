@@ -36,6 +36,9 @@ class Hyperparameter:
 HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "lr": Hyperparameter("optimizer", "lr", meaning="base learning rate"),
     "weight_decay": Hyperparameter("optimizer", "weight_decay", meaning="weight decay"),
+    "decay_timescale": Hyperparameter(
+        "optimizer", "decay_timescale", meaning="weight decay's time scale"
+    ),
     "eps": Hyperparameter("optimizer", "eps", meaning="Adam epsilon"),
     "clip_norm": Hyperparameter("optimizer", "clip_norm", meaning="gradient clip norm"),
     "one_minus_beta1": Hyperparameter("optimizer", "beta1", True, "1 - Adam beta1"),

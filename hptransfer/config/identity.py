@@ -82,15 +82,12 @@ def with_scaling(config: AnyTrial, scaling: Scaling | ExternalArm) -> AnyTrial:
 def arm_of(config: TrialConfig | ExternalTrial) -> str:
     """The trial's arm: its parametrization, or `shared` at base width, where all are one model.
 
-    Where depth is scaled too the arms differ at base width as well. Of a trainer that is not ours
-    nothing is known, so its arms share no trial.
+    Where depth, batch size or duration are scaled too the arms differ at base width as well. Of a
+    trainer that is not ours nothing is known, so its arms share no trial.
     """
     if isinstance(config, ExternalTrial):
         return config.parametrization
-    model = config.model
-    if model.width == model.base_width and model.depth_mult == 1.0:
-        return "shared"
-    return config.parametrization.scaling.value
+    return "shared" if config.is_base else config.parametrization.scaling.value
 
 
 def canonical(config: TrialConfig | ExternalTrial) -> dict[str, Any]:
@@ -109,7 +106,17 @@ def canonical(config: TrialConfig | ExternalTrial) -> dict[str, Any]:
 @_remembered
 def _neutral(parametrization: ParametrizationConfig) -> ParametrizationConfig:
     """The parametrization that stands for every arm at base width, where all arms are one model."""
-    return dataclasses.replace(parametrization, scaling=Scaling.mup, broken=Broken.none)
+    return dataclasses.replace(
+        parametrization, scaling=Scaling.mup, broken=Broken.none, **_OF_COMPLETE
+    )
+
+
+# The fields that only `complete` reads, with their defaults.
+_OF_COMPLETE = {
+    f.name: f.default
+    for f in dataclasses.fields(ParametrizationConfig)
+    if f.name in ("base_batch_size", "base_steps", "duration_exponent", "most_one_minus_beta")
+}
 
 
 def _short_form(value: Any) -> Any:

@@ -17,6 +17,7 @@ from hptransfer.config.choices import (
     BetaSchedule,
     Broken,
     Conditioning,
+    Decayed,
     EpsScaling,
     Init,
     Precision,
@@ -98,13 +99,18 @@ class VPConfig(ObjectiveConfig):
 class ParametrizationConfig:
     """How the model scales with width, and the two scales that may be swept."""
 
-    scaling: Scaling = Scaling.mup  # rules for width: mup, standard or standard_embed
+    scaling: Scaling = Scaling.mup  # rules: mup, complete, standard or standard_embed
     init_scale: float = 1.0  # multiplies every random initial std; zeros and fixed tables stay
     output_scale: float = 1.0  # multiplies the readout's output (paper: output_mult)
     weight_decay_mode: WeightDecayMode = WeightDecayMode.mup  # mup, independent or unscaled
-    eps_scaling: EpsScaling = EpsScaling.none  # of Adam's epsilon: none, or width for eps/m
+    decayed: Decayed = Decayed.all  # by weight decay: all, or matrices (hidden and output weights)
+    eps_scaling: EpsScaling = EpsScaling.none  # of epsilon under mup: none, or width for eps/m
     broken: Broken = Broken.none  # a deliberate fault, for `hptransfer check`
     depth_alpha: float = 1.0  # branches are scaled by (depth / model.base_depth)^-depth_alpha
+    base_batch_size: int | None = None  # at which `complete` scales nothing; null: the trial's own
+    base_steps: int | None = None  # at which `complete` scales nothing; null: the trial's own
+    duration_exponent: float = 0.5  # `complete` lowers rates by the samples' ratio to this power
+    most_one_minus_beta: float = 0.5  # `complete` raises 1 - beta up to this and no farther
 
     def __post_init__(self) -> None:
         require_positive("parametrization.init_scale", self.init_scale)
@@ -113,6 +119,19 @@ class ParametrizationConfig:
             0.5 <= self.depth_alpha <= 1,
             "`parametrization.depth_alpha` must lie between 0.5 and 1, where depth transfers, but "
             f"got {self.depth_alpha}.",
+        )
+        require_count("parametrization.base_batch_size", self.base_batch_size)
+        require_count("parametrization.base_steps", self.base_steps)
+        require(
+            0 <= self.duration_exponent <= 1,
+            "`parametrization.duration_exponent` must lie between 0 (rates do not follow the "
+            f"duration) and 1, but got {self.duration_exponent}. The rule of arXiv 2512.22382 is "
+            "0.5.",
+        )
+        require(
+            0 < self.most_one_minus_beta <= 1,
+            "`parametrization.most_one_minus_beta` must be above 0 and at most 1, but got "
+            f"{self.most_one_minus_beta}. The default is 0.5.",
         )
 
 
@@ -125,6 +144,7 @@ class AdamWConfig:
     beta2: float = 0.999  # decay of the second moment, per step
     eps: float = 1e-8  # added to the root of the second moment
     weight_decay: float = 0.0  # λ, which parametrization.weight_decay_mode explains
+    decay_timescale: float | None = None  # runs in which weights decay by e; null: weight_decay
     clip_norm: float | None = None  # largest global norm of the gradient; null: no clipping
 
     def __post_init__(self) -> None:
@@ -140,6 +160,13 @@ class AdamWConfig:
             self.weight_decay >= 0 and math.isfinite(self.weight_decay),
             f"`optimizer.weight_decay` must not be negative, but got {self.weight_decay}.",
         )
+        if self.decay_timescale is not None:
+            require_positive("optimizer.decay_timescale", self.decay_timescale)
+            require(
+                self.weight_decay == 0,
+                "`optimizer.decay_timescale` decides the weight decay, so optimizer.weight_decay "
+                f"must be 0 beside it, but got {self.weight_decay}. Set one of the two.",
+            )
         if self.clip_norm is not None:
             require_positive("optimizer.clip_norm", self.clip_norm)
 
@@ -564,6 +591,24 @@ class TrialConfig:
     def width_mult(self) -> float:
         """m, the model's width over its base width."""
         return self.model.width / self.model.base_width
+
+    @property
+    def batch_mult(self) -> float:
+        """b, the batch size over the base batch size."""
+        batch_size = self.budget.batch_size
+        return batch_size / (self.parametrization.base_batch_size or batch_size)
+
+    @property
+    def duration_mult(self) -> float:
+        """d, the samples that the trial trains on over those of the base batch size and steps."""
+        steps = self.budget.steps
+        return self.batch_mult * (steps / (self.parametrization.base_steps or steps))
+
+    @property
+    def is_base(self) -> bool:
+        """Whether m, r, b and d are all 1, so that every parametrization is the same model."""
+        batch_and_duration = self.batch_mult == self.duration_mult == 1.0
+        return self.width_mult == self.model.depth_mult == 1.0 and batch_and_duration
 
     def _require_measurable(self) -> None:
         require(

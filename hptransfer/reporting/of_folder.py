@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.analysis.of_folder import fresh_estimates, require_trials
 from hptransfer.analysis.target_rows import refreshed
-from hptransfer.config.choices import Scaling
+from hptransfer.config.choices import TRANSFERRING
 from hptransfer.errors import UserError
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import read_ledger_rows
@@ -84,9 +84,10 @@ def _place(folder: ResultsFolder, out: Path | None) -> ResultsFolder:
 
 
 def mup_check(folder: ResultsFolder) -> dict[str, Any] | None:
-    """Return the µP arm's coordinate check, if there is one."""
+    """Return the coordinate check of the µP arm, or of `complete`, if there is one."""
     checks = (read_json(folder.check_file, "checks") or {"checks": []})["checks"]
-    return next((c for c in checks if c["parametrization"] == Scaling.mup.value), None)
+    by_arm = {check["parametrization"]: check for check in checks}
+    return next((by_arm[s.value] for s in TRANSFERRING if s.value in by_arm), None)
 
 
 def report_folder(

@@ -160,18 +160,22 @@ def _pickled(function: Callable[[Trial], Any]) -> bytes | None:
     return cloudpickle.dumps(function)
 
 
-def coordinate_check(*overrides: str, config_dir: str | Path | None = None) -> dict[str, Any]:
+def coordinate_check(
+    *overrides: str, config_dir: str | Path | None = None, axis: str = "width"
+) -> dict[str, Any]:
     """Check whether a model's parametrization is µP (arXiv 2203.03466, Appendix D.1).
 
     Args:
         overrides: of the model and the check, e.g. `model=dit`, `sweep.widths=[16,32,64]`; the
             widths are 1, 2 and 4 times the base width unless given.
         config_dir: a folder of further config groups.
+        axis: `width`, or `depth` for models of the base width with 1, 2 and 4 times the base depth
+            (`sweep.vary.depth` names others).
 
     Returns:
         The object of `hptransfer check --json`: the `verdict` (`pass`, `fail` or
         `inconclusive`), the suspected `causes`, and by module the slopes of log2 RMS over log2
-        width, in octaves per doubling of the width.
+        width (or depth), in octaves per doubling.
 
     Example:
         >>> answer = hptransfer.coordinate_check(
@@ -180,11 +184,30 @@ def coordinate_check(*overrides: str, config_dir: str | Path | None = None) -> d
         >>> answer["verdict"], answer["widths"]
         ('pass', [16, 32, 64])
     """
-    from hptransfer.sweeping.run.job import central_log2_lr
-    from hptransfer.training.packs.coordinate_check import coordinate_check as checked
-
     composed, asked = composed_check(overrides, _folder(config_dir))
-    return checked(asked.base, asked.widths, central_log2_lr(asked), composed.runtime)
+    return checked(composed, asked, axis)
+
+
+def checked(composed: Composed, asked: SweepConfig, axis: str) -> dict[str, Any]:
+    """Return the coordinate check of a composed config over an axis."""
+    from hptransfer.sweeping.run.job import central_log2_lr
+
+    require(axis in ("width", "depth"), f"`axis` must be width or depth, but got {axis!r}.")
+    log2_lr = central_log2_lr(asked)
+    if axis == "depth":
+        from hptransfer.training.packs.depth_check import depth_check
+
+        return depth_check(asked.base, checked_depths(asked), log2_lr, composed.runtime)
+    from hptransfer.training.packs.coordinate_check import coordinate_check as over_width
+
+    return over_width(asked.base, asked.widths, log2_lr, composed.runtime)
+
+
+def checked_depths(asked: SweepConfig) -> tuple[int, ...]:
+    """Return the depths of a check: those that the sweep varies, or 1, 2 and 4 base depths."""
+    model = asked.base.model
+    base_depth = getattr(model, "base_depth", None) or getattr(model, "depth", 1)
+    return tuple(sorted(asked.vary.depth)) or (base_depth, 2 * base_depth, 4 * base_depth)
 
 
 def composed_check(

@@ -52,6 +52,8 @@ class Asked(NamedTuple):
     higher: str  # what sets a higher learning rate
     # From the slopes outside the limit to the causes that are told (check_causes.py).
     causes: Callable[[Sequence[Mapping[str, Any]]], Sequence[Mapping[str, Any]]]
+    axis: str = "width"  # or depth: of the sizes in `runs`
+    may_shrink: float = 0.0  # octaves per doubling by which any output may fall besides the limit
 
 
 def answer_at_telling_rate(
@@ -161,15 +163,16 @@ def coordinate_record(asked: Asked, runs: Mapping[int, WidthMeasurement]) -> dic
     slopes = []
     for key in keys:
         may_shrink = (key[0].partition("[")[0], key[1]) in shrinking
-        lowest = -LARGEST_SLOPE - (0.5 if may_shrink else 0.0)
+        lowest = -LARGEST_SLOPE - asked.may_shrink - (0.5 if may_shrink else 0.0)
         if key not in zero:
-            slopes.append(_slope(key, widths, sizes[key], lowest=lowest))
+            over_width = asked.axis == "width"
+            slopes.append(_slope(key, widths, sizes[key], lowest=lowest, over_width=over_width))
     outside = [slope for slope in slopes if not slope["ok"]]
     sure = [slope for slope in outside if slope["unsure"] is None]
     warnings = []
     if not loss_drop >= LEAST_LOSS_DROP:  # a loss that is NaN did not fall either
         warnings.append(
-            f"At the base width the loss fell by only {percent_text(100 * loss_drop)} in "
+            f"At the base {asked.axis} the loss fell by only {percent_text(100 * loss_drop)} in "
             f"{max(asked.steps)} steps at learning rate {rounded(2.0**asked.log2_lr, 3)}. The "
             f"check needs a fall of {percent_text(100 * LEAST_LOSS_DROP)} to tell anything: check "
             f"at a higher learning rate ({asked.higher})."
@@ -179,7 +182,7 @@ def coordinate_record(asked: Asked, runs: Mapping[int, WidthMeasurement]) -> dic
     verdict = "fail" if failed else "inconclusive" if outside else "pass"
     return {
         **asked.heading,
-        "widths": widths,
+        f"{asked.axis}s": widths,
         "log2_lr": asked.log2_lr,
         "seeds": list(asked.seeds),
         "steps": list(asked.steps),
@@ -194,9 +197,12 @@ def coordinate_record(asked: Asked, runs: Mapping[int, WidthMeasurement]) -> dic
         "worst": max(sure or outside or slopes, key=_excess),
         "verdict": verdict,
         "causes": list(causes),
-        "warnings": [*warnings, *([] if failed else _unsure_sentences(outside, widths))],
+        "warnings": [
+            *warnings,
+            *([] if failed else _unsure_sentences(asked.axis, outside, widths)),
+        ],
         "rms": [
-            {"module": m, "quantity": q, "step": s, "width": w, "rms": _typical(rows)}
+            {"module": m, "quantity": q, "step": s, asked.axis: w, "rms": _typical(rows)}
             for (m, q, s) in keys
             if (m, q, s) not in zero
             for w, rows in zip(widths, sizes[m, q, s], strict=True)
@@ -234,6 +240,7 @@ def _slope(
     sizes: Sequence[Sequence[float]],
     *,
     lowest: float,
+    over_width: bool,
 ) -> dict[str, Any]:
     module, quantity, step = key
     typical = [_typical(rows) for rows in sizes]
@@ -258,8 +265,8 @@ def _slope(
     if _excess(found) <= 0:
         return {**found, "ok": True}
     may_be_noise = slope is not None and _may_be_noise(found)
-    dies_out = last is not None and len(widths) > 2 and _dies_out(found, last)
-    narrow = dies_out or (len(widths) == 2 and widths[0] < NARROW_WIDTH)
+    dies_out = over_width and last is not None and len(widths) > 2 and _dies_out(found, last)
+    narrow = dies_out or (over_width and len(widths) == 2 and widths[0] < NARROW_WIDTH)
     if may_be_noise:
         found["unsure"] = "noise"
     elif slope is not None and narrow and not _is_decisive(found):
@@ -302,7 +309,9 @@ def _dies_out(slope: Mapping[str, Any], last: float) -> bool:
     return _excess({**slope, "slope": last}) <= 0 or (last > 0) != (slope["slope"] > 0)
 
 
-def _unsure_sentences(outside: Sequence[Mapping[str, Any]], widths: Sequence[int]) -> list[str]:
+def _unsure_sentences(
+    axis: str, outside: Sequence[Mapping[str, Any]], widths: Sequence[int]
+) -> list[str]:
     """Return why a check is inconclusive, and what to do."""
     reasons = {slope["unsure"] for slope in outside}
     wider = ",".join(str(NARROW_WIDTH * multiple) for multiple in (1, 2, 4))
@@ -317,4 +326,5 @@ def _unsure_sentences(outside: Sequence[Mapping[str, Any]], widths: Sequence[int
             f"Widths {', '.join(map(str, widths))} are too narrow to tell: what lies outside the "
             "limit is not steep, and true µP strays as much there."
         )
-    return [f"{sentence} Check at wider widths, such as {wider}." for sentence in told]
+    advice = f"Check at wider widths, such as {wider}." if axis == "width" else "Check more depths."
+    return [f"{sentence} {advice}" for sentence in told]

@@ -15,31 +15,86 @@ from hptransfer.analysis.answer.run_health import (
     runs_near_value,
     train_validation_gap,
 )
-from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred, cost_sentence
+from hptransfer.analysis.answer.transferred import (
+    EMPTY_REGRET,
+    Transferred,
+    cost_sentence,
+    decay_lines,
+)
 from hptransfer.config import TrialConfig
+from hptransfer.config.choices import Scaling
 from hptransfer.config.compose.compose import Composed, resolved_yaml, with_trial
 from hptransfer.config.hyperparameters import axis_digits, with_hyperparameters
 from hptransfer.config.identity import arm_of, canonical, with_width
 from hptransfer.config.records import flat, plain
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.models.parametrization.rule_table import parameter_table
+from hptransfer.models.parametrization.rule_table import decay_timescales, parameter_table
 from hptransfer.models.parametrization.rules import parameter_count
 from hptransfer.sweeping.plan.plan import search_cost, swept_points
 from hptransfer.system.text import cost_text, rounded
 
 COMPARED = ("budget", "model", "objective", "data", "optimizer", "init", "precision")
+# The keys whose values `complete` scales with, each with that of its base value.
+BASE_VALUES = {
+    "model.depth": "model.base_depth",
+    "budget.batch_size": "parametrization.base_batch_size",
+    "budget.steps": "parametrization.base_steps",
+}
 
 
 def distances(sweep: SweepConfig, target: TrialConfig) -> list[str]:
-    """Say on which axes that were not swept the target differs from the proxies, and how far."""
+    """Say on which axes that were not swept the target differs from the proxies, and how far.
+
+    What `complete` scales with is left out: `bridged` says it.
+    """
+    scaled = scaled_keys(sweep, target)
+    return [said for key, said in _differences(sweep, target).items() if key not in scaled]
+
+
+def bridged(sweep: SweepConfig, target: TrialConfig) -> list[str]:
+    """Say what the target differs in that `complete` speaks for, and what is then assumed."""
+    scaled = scaled_keys(sweep, target)
+    said = [text for key, text in _differences(sweep, target).items() if key in scaled]
+    if not said:
+        return []
+    return [
+        f"{' and '.join(said)}: the rules of `complete` (arXiv 2512.22382) carry the value over, "
+        "which assumes that they hold for this model and data. To test it, vary these in the sweep "
+        "(sweep.vary)."
+    ]
+
+
+def scaled_keys(sweep: SweepConfig, target: TrialConfig) -> set[str]:
+    """Return the keys that the target's factors follow: under `complete`, with a base value."""
+    if target.parametrization.scaling is not Scaling.complete:
+        return set()
+    fields = flat(plain(target))
+    base = flat(plain(sweep.base))
+    return {
+        key
+        for key, of_base in BASE_VALUES.items()
+        if fields.get(of_base) is not None and fields.get(of_base) == base.get(of_base)
+    }
+
+
+def _differences(sweep: SweepConfig, target: TrialConfig) -> dict[str, str]:
     proxy = _conditions(with_width(sweep.base, target.model.width), sweep)
     wanted = _conditions(target, sweep)
-    return [
-        f"{key} is {wanted.get(key)} at the target and {proxy.get(key)} at the proxies"
+    return {
+        key: f"{key} is {wanted.get(key)} at the target and {proxy.get(key)} at the proxies"
         f"{_ratio(wanted.get(key), proxy.get(key))}"
         for key in sorted({*proxy, *wanted})
         if proxy.get(key) != wanted.get(key) and key not in sweep.varied
-    ]
+    }
+
+
+def _advice(sweep: SweepConfig, target: TrialConfig, difference: str) -> str:
+    """Return what to do about a difference that nothing speaks for."""
+    of_base = BASE_VALUES.get(difference.partition(" ")[0])
+    if target.parametrization.scaling is Scaling.complete and of_base is not None:
+        proxy = flat(plain(sweep.base))[difference.partition(" ")[0]]
+        return f"Set {of_base}={proxy} in the sweep, so that `complete` scales with it."
+    return "Make them equal, or sweep what differs."
 
 
 def _conditions(config: TrialConfig, sweep: SweepConfig) -> dict[str, Any]:
@@ -83,17 +138,19 @@ def transfer_record(
         "target": target_entry(target),
         "hps": answer.hps,
         "expected_regret": _expected_regret(answer, sweep, apart),
-        "predicted_loss": None if apart else answer.predicted_loss,
+        "predicted_loss": None if apart or bridged(sweep, target) else answer.predicted_loss,
         "realised_regret": None,
         "train_validation_gap": gap,
+        "decay_timescale": decay_timescales(target),
         "cost": search_cost(sweep, table, target, points=swept_points(sweep, table, target)),
         "verdict": answer.verdict,
         "answers": answer.answers,
         "warnings": [
             *answer.warnings,
+            *bridged(sweep, target),
             *(
                 "The answer holds only where nothing changes but what was swept, yet "
-                f"{difference}. Make them equal, or sweep what differs."
+                f"{difference}. {_advice(sweep, target, difference)}"
                 for difference in apart
             ),
             *gap_warnings(gap),
@@ -158,6 +215,7 @@ def provenance_lines(record: Mapping[str, Any]) -> list[str]:
         lines.append(f"predicted loss at the optimum: {loss['estimate']:.5f}{ends}")
     if cost["over_direct_search_percent"] is not None:
         lines.append(f"compute: {cost_sentence(cost)}.")
+    lines += decay_lines(record.get("decay_timescale") or {})
     if gap is not None:
         width = gap["widths"][-1]["width"]
         lines.append(f"held-out minus training loss at width {width}: {gap['mean']:.5f}")

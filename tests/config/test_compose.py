@@ -316,8 +316,8 @@ SENTENCES = [
     (
         "search.learning_rate={low: 1, high: 2}",
         "`search.learning_rate` is not a hyperparameter that can be swept. With "
-        "objective=rectified_flow these can be: lr, weight_decay, eps, clip_norm, one_minus_beta1, "
-        "one_minus_beta2, init_scale, output_scale, warmup_fraction.",
+        "objective=rectified_flow these can be: lr, weight_decay, decay_timescale, eps, clip_norm, "
+        "one_minus_beta1, one_minus_beta2, init_scale, output_scale, warmup_fraction.",
     ),
     (
         "sweep.widths=[]",

@@ -50,9 +50,14 @@ RELEASED_DEFAULTS = {
         "init_scale": 1.0,
         "output_scale": 1.0,
         "weight_decay_mode": "mup",
+        "decayed": "all",
         "eps_scaling": "none",
         "broken": "none",
         "depth_alpha": 1.0,
+        "base_batch_size": None,
+        "base_steps": None,
+        "duration_exponent": 0.5,
+        "most_one_minus_beta": 0.5,
     },
     "objective": {
         "name": "rectified_flow",
@@ -67,6 +72,7 @@ RELEASED_DEFAULTS = {
         "beta2": 0.999,
         "eps": 1e-08,
         "weight_decay": 0.0,
+        "decay_timescale": None,
         "clip_norm": None,
     },
     "budget": {
@@ -107,8 +113,8 @@ def test_arms_are_one_trial_at_base_width_and_differ_elsewhere() -> None:
     assert len({trial_key(config) for config in at_base}) == 1
     assert {arm_of(config) for config in at_base} == {"shared"}
     wider = [with_scaling(with_width(TrialConfig(), 48), scaling) for scaling in Scaling]
-    assert len({trial_key(config) for config in wider}) == 3
-    assert [arm_of(config) for config in wider] == ["mup", "standard", "standard_embed"]
+    assert len({trial_key(config) for config in wider}) == 4
+    assert [arm_of(config) for config in wider] == ["mup", "standard", "standard_embed", "complete"]
 
 
 @given(st.floats(-20, 0), st.floats(-20, 0))

@@ -20,7 +20,7 @@ from hptransfer.analysis.answer.text import (
     trial_notes,
 )
 from hptransfer.analysis.answer.transferred import worst_verdict
-from hptransfer.config.choices import Scaling
+from hptransfer.config.choices import TRANSFERRING
 from hptransfer.config.hyperparameters import hp_value
 from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
@@ -290,8 +290,9 @@ def _estimate(told: Mapping[str, Any]) -> Estimate:
 
 def _default_label(labels: list[str]) -> str:
     """Return the label of µP, or of the only arm."""
-    if Scaling.mup.value in labels:
-        return Scaling.mup.value
+    for scaling in TRANSFERRING:
+        if scaling.value in labels:
+            return scaling.value
     if len(labels) != 1:
         raise UserError(
             f"This answer is of several parametrizations and none is µP, so one must be named. It "

@@ -25,9 +25,16 @@ PUBLISHED = {
     "batch_size": "+0.5",
     "steps": "-0.32",
 }
+COMPLETE = "complete"  # the arm whose factors follow depth, batch size and steps as published
 SOURCES = (
     "published: width 0 under µP (arXiv 2203.03466), depth (2310.02244; 2505.01618), batch size "
     "(square-root rule at equal tokens, 2205.10287), training steps (language models, 2409.19913)."
+)
+OF_COMPLETE = (
+    "published: 0, since `complete` has the rules for width, depth, batch size and duration in its "
+    "factors (arXiv 2512.22382). Where the optimum moves by x octaves per doubling of the steps, "
+    "the exponent of the duration that these rows ask for is duration_exponent - x: with 0.5 the "
+    "power -0.32 of 2409.19913 shows as +0.18, and a rate that does not depend on it as +0.50."
 )
 
 
@@ -153,6 +160,8 @@ def octave_rows(arm: Mapping[str, Any]) -> list[list[str]]:
     known = dict(PUBLISHED) if arm["hp"] == "log2_lr" else {}
     if known and arm["parametrization"] == "mup":
         known["width"] = "0"
+    if known and arm["parametrization"] == COMPLETE:
+        known = dict.fromkeys(AXIS_WORDS, "0")
     # The square-root rule is one at equal tokens.
     equal = "" if told["tokens"] is None else known.pop("batch_size", "")
     rows = [
@@ -178,6 +187,8 @@ def octave_notes(arm: Mapping[str, Any]) -> list[str]:
             "size where the batch is larger, and by half their sum where both grow alike. Twice "
             "the batch at equal tokens moves it by the batch size's octaves minus the steps'."
         )
+    if arm["hp"] == "log2_lr" and arm["parametrization"] == COMPLETE:
+        return [*notes, OF_COMPLETE]
     return notes + ([SOURCES] if arm["hp"] == "log2_lr" else [])
 
 

@@ -16,7 +16,7 @@ from hptransfer.analysis.answer.text import target_differs
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.config.hyperparameters import hp_words
 from hptransfer.errors import UserError
-from hptransfer.system.text import percent_text
+from hptransfer.system.text import percent_text, rounded
 
 EMPTY_REGRET = dict.fromkeys(("mean", "low", "high", "percent", "compute_percent"))
 
@@ -213,6 +213,18 @@ def cost_sentence(cost: Mapping[str, Any]) -> str:
         f"those of its narrowest width alone {narrowest}. Together they cost {direct} of the same "
         "search at the target's own width"
     )
+
+
+def decay_lines(timescales: Mapping[str, Mapping[str, float] | None]) -> list[str]:
+    """Return a line on the weight decay as a time scale; none where nothing decays."""
+    ends = [each[end] for each in timescales.values() if each for end in ("low", "high")]
+    if not ends:
+        return []
+    low, high = (rounded(end, 3) for end in (min(ends), max(ends)))
+    left_out = [role for role, each in timescales.items() if each is None]
+    but = f"; {' and '.join(left_out)} parameters do not decay" if left_out else ""
+    runs = low if low == high else f"{low} to {high}"
+    return [f"Weight decay alone would shrink weights by the factor e in τ = {runs} runs{but}."]
 
 
 def points_of_width(table: pd.DataFrame, label: str, axes: Sequence[str]) -> int:

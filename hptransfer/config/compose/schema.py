@@ -85,7 +85,13 @@ OPEN = (
     "resources",
 )
 # Fields that earlier versions did not write: a section without them still gives every field.
-NEWER = {"executor": {"slurm", "nodes", "placement"}}
+NEWER = {
+    "executor": {"slurm", "nodes", "placement"},
+    "optimizer": {"decay_timescale"},
+    "parametrization": {
+        *("decayed", "base_batch_size", "base_steps", "duration_exponent", "most_one_minus_beta"),
+    },
+}
 # Keys that only a sweep of the user's own trainer has, and sections with a dot at the end.
 EXTERNAL_ONLY = (
     *("fixed.", "resources.", "sweep.base_width."),

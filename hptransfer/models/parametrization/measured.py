@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.config import CustomConfig, ParametrizationConfig, TrialConfig
-from hptransfer.config.choices import Scaling
+from hptransfer.config.choices import TRANSFERRING
 from hptransfer.errors import UserError
 from hptransfer.models.families.custom import build_custom_model
 from hptransfer.models.parametrization.factors import Role, init_factor
@@ -158,7 +158,7 @@ def _to_rescale(config: TrialConfig) -> dict[str, Role]:
         UserError: there are some, but `model.rescale_init` is false.
     """
     model = _custom(config)
-    if config.parametrization.scaling is not Scaling.mup:
+    if config.parametrization.scaling not in TRANSFERRING:
         return {}
     measured = measured_inits(model)
     at_base = dataclasses.replace(model, width=model.base_width)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from hptransfer.config import ParametrizationConfig
-from hptransfer.config.choices import EpsScaling, WeightDecayMode
+from hptransfer.config.choices import Decayed, EpsScaling, WeightDecayMode
 from hptransfer.errors import UserError, abbreviate, require
 from hptransfer.models.parametrization.built import forward_factor, trained_parameters
 from hptransfer.models.parametrization.factors import (
@@ -35,6 +35,7 @@ def param_groups(
     eps: float = 1e-8,
     weight_decay_mode: WeightDecayMode | str = WeightDecayMode.mup,
     eps_scaling: EpsScaling | str = EpsScaling.none,
+    decayed: Decayed | str = Decayed.all,
 ) -> list[dict[str, Any]]:
     """Return the parameter groups of a built model for AdamW, or for Adam without weight decay.
 
@@ -56,6 +57,8 @@ def param_groups(
             have lr/m and λ·m), `independent` makes every tensor lose λ per step whatever the rate,
             and `unscaled` gives all tensors the same λ (a control).
         eps_scaling: `none`, or `width` for eps/m (arXiv 2407.05872).
+        decayed: what weight decay acts on: `all`, or `matrices`, the hidden and output weights, so
+            that gains, biases, embeddings and first layers are left out.
 
     Returns:
         One dict a group: `params`, `name`, `lr`, `weight_decay`, `eps`, and the factors that the
@@ -80,6 +83,7 @@ def param_groups(
     parametrization = ParametrizationConfig(
         weight_decay_mode=_choice("weight_decay_mode", weight_decay_mode, WeightDecayMode),
         eps_scaling=_choice("eps_scaling", eps_scaling, EpsScaling),
+        decayed=_choice("decayed", decayed, Decayed),
     )
     members: dict[tuple[Role, float, Factors], list[nn.Parameter]] = {}
     for _, parameter, shaped, form in trained_parameters(model):

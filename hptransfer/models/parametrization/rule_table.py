@@ -2,7 +2,8 @@
 
 Beside them stand the vanilla Transformer's, which are Table 8 of arXiv 2203.03466 for Adam, written
 down as exponents of the width. The model's exponents are computed from its rules at two widths, so
-the two are independent.
+the two are independent. Under `complete` they are those of Table 1 of arXiv 2512.22382, of which
+the dependence on depth, batch size and duration is compared too.
 """
 
 from __future__ import annotations
@@ -12,9 +13,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hptransfer.config import TrialConfig
+from hptransfer.config.choices import Scaling
 from hptransfer.config.identity import with_width
-from hptransfer.models.parametrization.factors import Role
-from hptransfer.models.parametrization.rules import ParameterRule, parameter_count, parameter_rules
+from hptransfer.models.parametrization.factors import Role, adam_betas, clock_of, decay_timescale
+from hptransfer.models.parametrization.roles import shaped_parameters
+from hptransfer.models.parametrization.rules import (
+    ParameterRule,
+    ReadoutForm,
+    parameter_count,
+    parameter_rules,
+    rules_in_form,
+)
 
 RULE_COLUMNS = ("init_std", "lr_factor", "weight_decay_factor", "eps_factor", "forward_factor")
 EXPONENT_TOLERANCE = 0.1  # allowed error of an exponent; a custom model's stds are measured
@@ -30,6 +39,73 @@ VANILLA_EXPONENTS: dict[Role, Exponents] = {
     Role.vector: (0.0, 0.0, 0.0, 0.0, 0.0),
     Role.finite: (0.0, 0.0, 0.0, 0.0, 0.0),
 }
+# Table 1 of arXiv 2512.22382 (Complete(d)P), with the readout's 1/m acting on its input as here.
+COMPLETE_EXPONENTS: dict[Role, Exponents] = {
+    Role.input: (0.0, 0.0, 0.0, -1.0, 0.0),
+    Role.hidden: (-0.5, -1.0, 1.0, -1.0, 0.0),
+    Role.output: (0.0, 0.0, 0.0, -1.0, -1.0),
+    Role.vector: (0.0, 0.0, 0.0, -1.0, 0.0),
+    Role.finite: (0.0, 0.0, 0.0, 0.0, 0.0),
+}
+# The same table as it is printed, with the readout's 1/m in its weight: exponents of the width
+# ratio m of learning rate, weight decay and epsilon. All have √κ, √κ and 1/√κ besides, and in
+# blocks r^(a-1), 1 and r^-a. Gains of queries and keys are `finite` here.
+PRINTED_EXPONENTS: dict[Role, tuple[float, float, float]] = {
+    Role.input: (0.0, 0.0, -1.0),
+    Role.hidden: (-1.0, 1.0, -1.0),
+    Role.output: (-1.0, 1.0, 0.0),
+    Role.vector: (0.0, 0.0, -1.0),
+    Role.finite: (0.0, 0.0, 0.0),
+}
+PRINTED = ("lr", "weight_decay", "eps")  # the factors of PRINTED_EXPONENTS
+
+
+def printed_table(config: TrialConfig) -> list[dict[str, Any]]:
+    """Return the factors under `complete` in the form of the paper's Table 1, beside that table.
+
+    There is a row for each role inside and outside of blocks, with `ours` and `published`.
+    """
+    model, layout = config.model, config.data.layout
+    in_block = {shaped.name: shaped.in_block for shaped in shaped_parameters(model, layout)}
+    ratio = {shaped.name: shaped.width_mult for shaped in shaped_parameters(model, layout)}
+    rows: dict[tuple[Role, bool], list[ParameterRule]] = {}
+    for rule in rules_in_form(config, ReadoutForm.folded):
+        rows.setdefault((rule.role, in_block[rule.name]), []).append(rule)
+    return [
+        {
+            "role": role.value,
+            "in_blocks": inside,
+            "tensors": len(rules),
+            "ours": {n: _as_json(_spread([getattr(r.factors, n) for r in rules])) for n in PRINTED},
+            "published": {
+                name: _as_json(
+                    _spread([_printed(config, role, ratio[r.name], inside)[name] for r in rules])
+                )
+                for name in PRINTED
+            },
+        }
+        for (role, inside), rules in rows.items()
+    ]
+
+
+def _printed(config: TrialConfig, role: Role, m: float, inside: bool) -> dict[str, float]:
+    """Return a role's factors by the paper's Table 1 at width ratio m."""
+    a, kappa = config.parametrization.depth_alpha, clock_of(config)
+    r = config.model.depth_mult if inside else 1.0
+    by_depth_and_clock = (r ** (a - 1) * kappa**0.5, kappa**0.5, r**-a * kappa**-0.5)
+    powers = zip(PRINTED_EXPONENTS[role], by_depth_and_clock, strict=True)
+    return dict(zip(PRINTED, (m**power * rest for power, rest in powers), strict=True))
+
+
+def decay_timescales(config: TrialConfig) -> dict[str, dict[str, float] | None]:
+    """Return τ by role, the time in runs in which weight decay shrinks weights by the factor e.
+
+    It is None for a role that does not decay.
+    """
+    found: dict[str, list[float | None]] = {}
+    for rule in parameter_rules(config):
+        found.setdefault(rule.role.value, []).append(decay_timescale(config, rule.factors))
+    return {role: _as_json(_spread(values)) for role, values in found.items()}
 
 
 def parameter_table(config: TrialConfig) -> list[dict[str, Any]]:
@@ -54,9 +130,12 @@ def role_table(config: TrialConfig) -> dict[str, Any]:
     narrow, wide = _two_widths(config)
     ratio = wide.width_mult
     pairs = list(zip(parameter_rules(narrow), parameter_rules(wide), strict=True))
+    known = COMPLETE_EXPONENTS if is_complete(config) else VANILLA_EXPONENTS
+    timescales = decay_timescales(config)
     roles = {
         role.value: _role_entry(
-            role,
+            known[role],
+            timescales[role.value],
             [rule for rule in parameter_rules(config) if rule.role is role],
             [_exponents(*pair, ratio) for pair in pairs if pair[0].role is role],
             config.width_mult,
@@ -72,6 +151,11 @@ def role_table(config: TrialConfig) -> dict[str, Any]:
         "base_width": config.model.base_width,
         "width_mult": config.width_mult,
         "depth_mult": config.model.depth_mult,
+        "batch_mult": config.batch_mult,
+        "duration_mult": config.duration_mult,
+        "clock_ratio": clock_of(config),
+        "betas": list(adam_betas(config)),
+        "printed": printed_table(config) if is_complete(config) else [],
         "parameters": parameter_count(config),
         "roles": roles,
         "coincide": not any(entry["differs"] for entry in roles.values()),
@@ -105,16 +189,25 @@ def _exponents(narrow: ParameterRule, wide: ParameterRule, ratio: float) -> tupl
     )
 
 
+def is_complete(config: TrialConfig) -> bool:
+    """Say whether a trial's factors are those of Complete(d)P."""
+    return config.parametrization.scaling is Scaling.complete
+
+
 def _role_entry(
-    role: Role, rules: Sequence[ParameterRule], exponents: Sequence[tuple[Any, ...]], m: float
+    vanilla: Exponents,
+    timescale: dict[str, float] | None,
+    rules: Sequence[ParameterRule],
+    exponents: Sequence[tuple[Any, ...]],
+    m: float,
 ) -> dict[str, Any]:
     values = [_spread(column) for column in zip(*map(_values, rules), strict=True)]
     spreads = [_spread(column) for column in zip(*exponents, strict=True)]
-    vanilla = VANILLA_EXPONENTS[role]
     return {
         "tensors": len(rules),
         "parameters": sum(math.prod(rule.shape) for rule in rules),
         **{name: _as_json(spread) for name, spread in zip(RULE_COLUMNS, values, strict=True)},
+        "decay_timescale": timescale,
         "exponents": {n: _as_json(s, 4) for n, s in zip(RULE_COLUMNS, spreads, strict=True)},
         "vanilla_exponents": dict(zip(RULE_COLUMNS, vanilla, strict=True)),
         "vanilla_factors": {

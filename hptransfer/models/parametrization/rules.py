@@ -20,14 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.config import CustomConfig, TrialConfig
-from hptransfer.config.choices import Scaling
+from hptransfer.config.choices import TRANSFERRING
 from hptransfer.errors import UserError
 from hptransfer.models.families import build_architecture, initializer
 from hptransfer.models.families.layers import Readout, Residual
 from hptransfer.models.parametrization.factors import (
     Factors,
     Role,
+    adam_betas,
     branch_factor,
+    clock_of,
     coupled_weight_decay,
     folded,
     group_values,
@@ -66,6 +68,7 @@ def parameter_rules(config: TrialConfig) -> tuple[ParameterRule, ...]:
                 shaped.width_mult,
                 config.parametrization,
                 config.model.depth_mult if shaped.in_block else 1.0,
+                clock_of(config),
             ),
         )
         for shaped in shaped_parameters(config.model, config.data.layout)
@@ -87,7 +90,7 @@ def _initial_std(config: TrialConfig, shaped: ShapedParameter) -> float:
         return measured_std(config, shaped)
     parametrization, layout = config.parametrization, config.data.layout
     scale = parametrization.init_scale
-    if parametrization.scaling is not Scaling.mup:
+    if parametrization.scaling not in TRANSFERRING:
         how = initializer(config.model, layout, shaped.name, config.init)
         return scale * how.std(shaped.shape)
     base = dataclasses.replace(config.model, width=config.model.base_width)
@@ -243,5 +246,5 @@ def _group(
         **group_values(
             key, lr=optimizer.lr, weight_decay=coupled_weight_decay(config), eps=optimizer.eps
         ),
-        "betas": (optimizer.beta1, optimizer.beta2),
+        "betas": adam_betas(config),
     }

@@ -47,10 +47,15 @@ def draw_coordinate_check(ax: Axes, check: Mapping[str, Any]) -> None:
         rows = [slope["row"] + shift for slope in shown]
         values = [slope["slope"] for slope in shown]
         ax.scatter(values, rows, size, colors, marker=marker, lw=0, zorder=3)
-    ax.set(xlim=(-reach, reach), xlabel="slope of log2 RMS over log2 width")
+    ax.set(xlim=(-reach, reach), xlabel=f"slope of log2 RMS over log2 {axis_of(check)}")
     name_rows(ax, list(modules))
     ax.set_title(check_title(check), pad=22)
     _draw_key(ax, slopes, steps)
+
+
+def axis_of(check: Mapping[str, Any]) -> str:
+    """Return what grows in a check: width or depth."""
+    return check.get("axis", "width")
 
 
 def check_title(check: Mapping[str, Any]) -> str:
@@ -88,9 +93,10 @@ def last_updates(check: Mapping[str, Any]) -> dict[str, dict[int, float]]:
     updates = [entry for entry in check["rms"] if entry["quantity"] == "update"]
     last = max((entry["step"] for entry in updates), default=0)
     found: dict[str, dict[int, float]] = {}
-    for entry in sorted(updates, key=lambda entry: entry["width"]):
+    axis = axis_of(check)
+    for entry in sorted(updates, key=lambda entry: entry[axis]):
         if entry["step"] == last:
-            found.setdefault(entry["module"], {})[entry["width"]] = entry["rms"]
+            found.setdefault(entry["module"], {})[entry[axis]] = entry["rms"]
     return {name: rms for name, rms in found.items() if all(rms.values())}
 
 
@@ -111,12 +117,13 @@ def draw_coordinate_rms(ax: Axes, check: Mapping[str, Any]) -> None:
     _name_outside(ax, lines, bad)
     step = max(entry["step"] for entry in check["rms"])
     ax.set_title(f"change of each output after step {step}")
-    ax.set(xlabel="width d", ylabel="RMS of the change")
+    axis = axis_of(check)
+    ax.set(xlabel="width d" if axis == "width" else "blocks", ylabel="RMS of the change")
     ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter("{x:g}")
     ax.tick_params(axis="y", which="minor", labelsize=9)
-    ax.set_xticks(check["widths"], [str(width) for width in check["widths"]])
+    ax.set_xticks(check[f"{axis}s"], [str(size) for size in check[f"{axis}s"]])
     ax.set_xticks([], minor=True)
     ax.grid(axis="y", which="major", color=GRID)
     ax.tick_params(axis="x", labelcolor=INK)

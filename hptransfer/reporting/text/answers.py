@@ -7,8 +7,8 @@ from typing import Any
 
 from hptransfer.analysis.answer.headline import percent
 from hptransfer.analysis.answer.text import answer_lines, left_out_sentence, span, value_span
-from hptransfer.analysis.answer.transferred import cost_sentence
-from hptransfer.config.choices import arm_name
+from hptransfer.analysis.answer.transferred import cost_sentence, decay_lines
+from hptransfer.config.choices import TRANSFERRING, arm_name
 from hptransfer.config.hyperparameters import hp_value, hp_words, value_text
 from hptransfer.system.text import (
     cost_text,
@@ -31,13 +31,15 @@ def check_verdict(answer: Mapping[str, Any]) -> str:
 
 def check_line(answer: Mapping[str, Any]) -> str:
     """Return a coordinate check's verdict and its steepest slope in one line."""
-    worst = answer["worst"]
-    control = "" if answer["parametrization"] == "mup" else ", for comparison only"
+    worst, axis = answer["worst"], answer.get("axis", "width")
+    known = answer["parametrization"] in [scaling.value for scaling in TRANSFERRING]
+    control = "" if known else ", for comparison only"
+    lowest = worst["lowest"] if axis == "depth" else -answer["limit"]
     return (
         f"check    {check_verdict(answer)}{control}. "
-        f"What changes most with the width is {worst['module']} ({worst['quantity']}): a doubling "
+        f"What changes most with the {axis} is {worst['module']} ({worst['quantity']}): a doubling "
         f"multiplies its size by {factor_text(worst['slope'])} (accepted: "
-        f"{factor_text(-answer['limit'])} to {factor_text(answer['limit'])})"
+        f"{factor_text(lowest)} to {factor_text(answer['limit'])})"
     )
 
 
@@ -47,6 +49,7 @@ def check_text(answer: Mapping[str, Any], whole_list: str = "--json lists them")
     `whole_list` says where all names are that are too many for the text.
     """
     rows = [s for s in answer["slopes"] if not s["ok"]] or [answer["worst"]]
+    axis = answer.get("axis", "width")
     worst_per_module: dict[str, Mapping[str, Any]] = {}
     for row in sorted(rows, key=lambda s: -abs(s["slope"] if s["slope"] is not None else 99.0)):
         worst_per_module.setdefault(row["module"], row)
@@ -55,17 +58,17 @@ def check_text(answer: Mapping[str, Any], whole_list: str = "--json lists them")
         for m, r in worst_per_module.items()
     ]
     title = (
-        "the module that changes most with the width"
+        f"the module that changes most with the {axis}"
         if rows[0]["ok"]
-        else "modules that change with the width, which µP forbids"
+        else f"modules that change with the {axis}, which µP forbids"
         if answer["verdict"] == "fail"
-        else "modules that may change with the width"
+        else f"modules that may change with the {axis}"
     )
     lines = [
         check_line(answer),
-        f"Trained at widths {', '.join(map(str, answer['widths']))} with learning rate "
+        f"Trained at {axis}s {', '.join(map(str, answer[f'{axis}s']))} with learning rate "
         f"{rounded(2.0 ** answer['log2_lr'], 3)} and {len(answer['seeds'])} seeds. At the base "
-        f"width the loss fell by {percent_text(100 * answer['loss_drop'])} in "
+        f"{axis} the loss fell by {percent_text(100 * answer['loss_drop'])} in "
         f"{max(answer['steps'])} steps.",
         *(f"warning: {warning}" for warning in answer["warnings"]),
         *cause_lines(answer),
@@ -75,7 +78,7 @@ def check_text(answer: Mapping[str, Any], whole_list: str = "--json lists them")
     ]
     if answer["zero"]:
         lines.append(
-            f"Exactly zero at every width, so not compared: {_some(answer['zero'], whole_list)}."
+            f"Exactly zero at every {axis}, so not compared: {_some(answer['zero'], whole_list)}."
         )
     return "\n".join(lines)
 
@@ -159,6 +162,7 @@ def _loss_lines(record: Mapping[str, Any]) -> list[str]:
             f"gap      held-out loss minus training loss {decimal(gap['mean'], '+.4f')} at width "
             f"{width}"
         )
+    lines += [f"decay    {line}" for line in decay_lines(record.get("decay_timescale") or {})]
     if realised is not None:
         lines.append(_realised_so_far(record, realised))
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hptransfer.analysis.answer.transferred import decay_lines
 from hptransfer.config.choices import arm_name
 from hptransfer.system.text import count_text, text_table
 
@@ -15,15 +16,26 @@ FACTOR_COLUMNS = {"lr": "lr", "decay": "weight_decay", "eps": "eps", "forward": 
 def rules_text(table: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]) -> str:
     """Return tables of inits and factors: a line per role, and one for each of `parameters`."""
     depth = f", depth ratio {table['depth_mult']:g}" if table["depth_mult"] != 1 else ""
+    complete = bool(table["printed"])
+    if complete:
+        depth = (
+            f", r = {table['depth_mult']:g}, b = {table['batch_mult']:g}, "
+            f"d = {table['duration_mult']:g}"
+        )
     fault = f" broken by {table['broken']}" if table["broken"] != "none" else ""
     title = (
         f"{table['family']} width {table['width']}, base {table['base_width']}: "
         f"m = {table['width_mult']:g}{depth}; {arm_name(table['parametrization'])}{fault}; "
         f"{table['parameters']:,} parameters"
     )
-    columns = ["role", "tensors", "params", "init std", "init", *FACTOR_COLUMNS, "vanilla"]
+    published = "published" if complete else "vanilla"
+    columns = ["role", "tensors", "params", "init std", "init", *FACTOR_COLUMNS, published]
     cells = [_role_cells(role, entry) for role, entry in table["roles"].items()]
     lines = [text_table(title, columns, cells), *_differences(table)]
+    timescales = {role: entry["decay_timescale"] for role, entry in table["roles"].items()}
+    lines += decay_lines(timescales)
+    if complete:
+        lines += _printed_lines(table)
     if parameters:
         columns = ["parameter", "shape", "role", "init std", *FACTOR_COLUMNS]
         lines.append(
@@ -58,6 +70,13 @@ def _differences(table: Mapping[str, Any]) -> list[str]:
         f"The last column, vanilla, gives {columns} of a plain Transformer",
         "under µP (arXiv 2203.03466, Table 8); m is width / base width.",
     ]
+    if table["printed"]:
+        lines = [
+            f"The last column gives the powers of m that {columns} have in Table 1 of",
+            "arXiv 2512.22382 (Complete(d)P), where m is width / base width.",
+        ]
+        if table["coincide"]:
+            return [*lines, "In every role the powers of m are those of the table."]
     if table["depth_mult"] != 1:
         lines.append(
             "Only the dependence on the width is compared; the values also hold the factors of "
@@ -71,6 +90,29 @@ def _differences(table: Mapping[str, Any]) -> list[str]:
         f"{_power(entry['vanilla_exponents'][name])}."
         for role, entry in table["roles"].items()
         for name in entry["differs"]
+    ]
+
+
+def _printed_lines(table: Mapping[str, Any]) -> list[str]:
+    """Return the factors beside Complete(d)P's Table 1, in its form, and the resulting betas."""
+    columns = ["role", "where", "tensors"]
+    for name in ("lr", "decay", "eps"):
+        columns += [name, "table"]
+    cells = []
+    for row in table["printed"]:
+        cell = [row["role"], "blocks" if row["in_blocks"] else "outside", str(row["tensors"])]
+        for name in row["ours"]:
+            cell += [_range(row["ours"][name]), _range(row["published"][name])]
+        cells.append(cell)
+    betas = " and ".join(f"{beta:.6g}" for beta in table["betas"])
+    return [
+        text_table(
+            "beside Table 1 of arXiv 2512.22382, with the readout's 1/m in its weight",
+            columns,
+            cells,
+        ),
+        f"A step is κ = {table['clock_ratio']:.4g} times as much of the run as at the base values: "
+        f"rates and decays have √κ, epsilon 1/√κ, and 1 - beta κ, so the betas are {betas}.",
     ]
 
 

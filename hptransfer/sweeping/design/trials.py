@@ -138,11 +138,16 @@ def _check_depth(sweep: SweepConfig, target: TrialConfig, allow: Collection[str]
     depths = [getattr(config.model, "depth", None) for config in (sweep.base, target)]
     if "model.depth" in sweep.varied or "depth" in {*allow, *sweep.allow}:
         return
+    base_depths = {getattr(config.model, "base_depth", None) for config in (sweep.base, target)}
+    complete = target.parametrization.scaling is Scaling.complete
+    if complete and len(base_depths) == 1 and None not in base_depths:
+        return  # the parametrization speaks for the depth
     if depths[0] != depths[1]:
         raise UserError(
             "The target must be as deep as the swept models, since a sweep over widths says "
             f"nothing about depth, but its depth is {depths[1]} and theirs {depths[0]}. Set "
-            f"model.depth={depths[0]}, vary the depth in the sweep (sweep.vary.depth), or set "
+            f"model.depth={depths[0]}, vary the depth in the sweep (sweep.vary.depth), sweep "
+            f"parametrization=complete with model.base_depth={depths[0]}, or set "
             "transfer.allow=[depth] to go on with a warning."
         )
 

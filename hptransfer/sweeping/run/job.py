@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.config import FolderConfig
-from hptransfer.config.choices import Scaling, arm_name
+from hptransfer.config.choices import TRANSFERRING, Scaling, arm_name
 from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, sweep_config
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
 from hptransfer.config.identity import with_scaling, with_width
@@ -230,13 +230,14 @@ def gate(job: Job) -> list[dict[str, Any]]:
     """Return the checks of all arms; none where `sweep.gate` is false or there is one width.
 
     Raises:
-        CheckFailed: the µP arm failed.
+        CheckFailed: an arm under which a width must transfer (`mup` or `complete`) failed.
     """
     if not _is_gated(job.sweep):
         return []
     checks = check(job)
     for answer in checks:
-        if answer["parametrization"] == Scaling.mup.value and answer["verdict"] == "fail":
+        must_pass = Scaling(answer["parametrization"]) in TRANSFERRING
+        if must_pass and answer["verdict"] == "fail":
             raise CheckFailed(failure_sentence(answer))
     return checks
 

@@ -81,22 +81,26 @@ def coordinate_check(
 
     def check_at(rate: float) -> dict[str, Any]:
         probe = probe_config(base, rate)
-        runs = {w: _measured(with_width(probe, w), dataset, eager) for w in widths}
+        runs = {w: measured(with_width(probe, w), dataset, eager) for w in widths}
         return check_record(base, runs, rate)
 
     return {**answer_at_telling_rate(check_at, log2_lr), "asked_log2_lr": log2_lr}
 
 
 def probe_config(base: TrialConfig, log2_lr: float) -> TrialConfig:
-    """Return the trial in float32 at a constant rate, for the steps that are measured."""
+    """Return the trial in float32 at a constant rate, for the steps that are measured.
+
+    Batch size and duration are the base values: they have no part in a check over width or depth.
+    """
     budget = dataclasses.replace(
         base.budget, steps=max(MEASURED_STEPS), schedule=Schedule.constant, warmup_fraction=0.0
     )
-    config = dataclasses.replace(base, budget=budget, precision=Precision.fp32)
+    own = dataclasses.replace(base.parametrization, base_batch_size=None, base_steps=None)
+    config = dataclasses.replace(base, budget=budget, parametrization=own, precision=Precision.fp32)
     return with_hyperparameters(config, {"log2_lr": log2_lr})
 
 
-def _measured(config: TrialConfig, dataset: Dataset, runtime: RuntimeConfig) -> WidthMeasurement:
+def measured(config: TrialConfig, dataset: Dataset, runtime: RuntimeConfig) -> WidthMeasurement:
     """Return `measure_width`; an exception that the model raises ends it with a sentence."""
     try:
         return measure_width(config, dataset, runtime)

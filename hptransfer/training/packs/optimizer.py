@@ -14,14 +14,22 @@ from torch import Tensor
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import WeightDecayMode
+from hptransfer.models.parametrization.factors import adam_betas, base_weight_decay
 from hptransfer.training.packs.pack import Pack
 
 CONTROLLED = ("lr", "beta1", "beta2", "eps")  # HPs that enter a step's bias corrections
 
 
 def _per_trial(configs: Sequence[TrialConfig], name: str, device: torch.device) -> Tensor:
-    values = [getattr(config.optimizer, name) for config in configs]
+    values = [_values(config)[name] for config in configs]
     return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)
+
+
+def _values(config: TrialConfig) -> dict[str, float]:
+    """Return a trial's hyperparameters, before the factor of a parameter."""
+    beta1, beta2 = adam_betas(config)
+    own = {"lr": config.optimizer.lr, "beta1": beta1, "beta2": beta2, "eps": config.optimizer.eps}
+    return {**own, "weight_decay": base_weight_decay(config)}
 
 
 class PackedAdamW:
@@ -48,8 +56,10 @@ class PackedAdamW:
         if any(norm is not None for norm in norms):
             known = [math.inf if norm is None else norm for norm in norms]
             self.clip_norm = torch.tensor(known, device=device)
-        self.lr_factor, self.eps_factor = (_over_entries(pack, name) for name in ("lr", "eps"))
-        self.decay = _decay_per_step(pack, self.lr_factor)
+        factors = [rule.factors for rule in pack.rules]
+        self.lr_factor = _over_entries(pack, [each.lr for each in factors])
+        self.eps_factor = _over_entries(pack, [each.eps for each in factors])
+        self.decay = _decay_per_step(pack)
 
     def keep(self, pack: Pack, members: Sequence[int]) -> PackedAdamW:
         """Return the optimizer of `pack`, which holds these members only, with their moments."""
@@ -107,23 +117,20 @@ class PackedAdamW:
             tensor.masked_fill_(dead.unsqueeze(1), 0.0)
 
 
-def _over_entries(pack: Pack, name: str) -> Tensor:
+def _over_entries(pack: Pack, values: Sequence[float]) -> Tensor:
     """Return a factor for each entry of a flat row: (P,), or a scalar where all are equal."""
-    values = [getattr(rule.factors, name) for rule in pack.rules]
     if len(set(values)) == 1:
         return torch.tensor(values[0], dtype=torch.float32, device=pack.device)
     return pack.over_entries(values)
 
 
-def _decay_per_step(pack: Pack, lr_factor: Tensor) -> Tensor | None:
+def _decay_per_step(pack: Pack) -> Tensor | None:
     """Return the share that each entry decays per step at multiplier 1: (T, 1) or (T, P)."""
     lr, decay = (_per_trial(pack.configs, name, pack.device) for name in ("lr", "weight_decay"))
-    if not any(config.optimizer.weight_decay > 0 for config in pack.configs):
+    if not bool((decay > 0).any()):
         return None
-    match pack.configs[0].parametrization.weight_decay_mode:
-        case WeightDecayMode.independent:
-            return decay
-        case WeightDecayMode.mup:
-            return lr * decay
-        case WeightDecayMode.unscaled:
-            return lr * decay * lr_factor
+    # Rounded, so that factors of a rate and a decay that undo each other are one scalar.
+    products = (rule.factors.lr * rule.factors.weight_decay for rule in pack.rules)
+    shares = [float(f"{product:.12g}") for product in products]
+    independent = pack.configs[0].parametrization.weight_decay_mode is WeightDecayMode.independent
+    return (decay if independent else lr * decay) * _over_entries(pack, shares)

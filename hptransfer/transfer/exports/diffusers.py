@@ -14,7 +14,7 @@ import yaml
 
 from hptransfer.config import RectifiedFlowConfig, TrialConfig
 from hptransfer.config.choices import Precision, Schedule, TimestepSampling
-from hptransfer.transfer.exports.factors import Parameter
+from hptransfer.transfer.exports.factors import Parameter, resolved_adamw
 
 BLOCK = "transformer_blocks.{}"
 QKV = ("to_q", "to_k", "to_v")
@@ -116,17 +116,17 @@ def _renamed(
 
 def diffusers_arguments_text(config: TrialConfig) -> str:
     """Return the arguments of diffusers' training scripts that the target decides, one a line."""
-    optimizer, budget = config.optimizer, config.budget
+    optimizer, budget, adamw = config.optimizer, config.budget, resolved_adamw(config)
     lines = [
         "# Arguments of diffusers' training scripts. The optimizer's groups are those of",
         "# diffusers_groups.py: give the script's optimizer `param_groups(transformer)` (in",
         "# train_dreambooth_sd3.py as `params_to_optimize`). With --learning_rate alone every",
         "# parameter has one rate. Leave --scale_lr off.",
         f"--learning_rate={optimizer.lr!r}",
-        f"--adam_beta1={optimizer.beta1!r}",
-        f"--adam_beta2={optimizer.beta2!r}",
+        f"--adam_beta1={adamw['beta1']!r}",
+        f"--adam_beta2={adamw['beta2']!r}",
         f"--adam_epsilon={optimizer.eps!r}",
-        f"--adam_weight_decay={optimizer.weight_decay!r}",
+        f"--adam_weight_decay={adamw['weight_decay']!r}",
         f"--max_grad_norm={'inf' if optimizer.clip_norm is None else repr(optimizer.clip_norm)}",
         *_schedule_lines(config),
         f"--max_train_steps={budget.steps}",

@@ -12,7 +12,11 @@ from typing import Any
 
 from hptransfer.config import CustomConfig, TrialConfig
 from hptransfer.models.families import initializer
-from hptransfer.models.parametrization.factors import coupled_weight_decay
+from hptransfer.models.parametrization.factors import (
+    adam_betas,
+    base_weight_decay,
+    coupled_weight_decay,
+)
 from hptransfer.models.parametrization.measured import draw_multipliers
 from hptransfer.models.parametrization.rules import (
     forward_multipliers,
@@ -104,7 +108,7 @@ def factors_text(config: TrialConfig) -> str:
         "width": model.width,
         "base_width": model.base_width,
         "parametrization": config.parametrization.scaling.value,
-        "optimizer": {"name": "AdamW", **dataclasses.asdict(optimizer)},
+        "optimizer": {"name": "AdamW", **dataclasses.asdict(optimizer), **resolved_adamw(config)},
         "schedule": schedule(config),
         "batch_size": budget.batch_size,
         "forward_multipliers": forward_multipliers(config),
@@ -116,6 +120,12 @@ def factors_text(config: TrialConfig) -> str:
     body = [f'"{key}": {json.dumps(value)}' for key, value in head.items()]
     body += [f'"parameters": {_lines(parameters)}', f'"folded": {_lines(readouts)}']
     return "{\n" + ",\n".join(body) + "\n}\n"
+
+
+def resolved_adamw(config: TrialConfig) -> dict[str, float]:
+    """Return the betas and the weight decay that the trial's batch size and duration give."""
+    beta1, beta2 = adam_betas(config)
+    return {"beta1": beta1, "beta2": beta2, "weight_decay": base_weight_decay(config)}
 
 
 def schedule(config: TrialConfig) -> dict[str, Any]:
@@ -150,8 +160,7 @@ def torch_groups_text(
         f"# {config.model.family} of width {config.model.width}, base {config.model.base_width}, "
         f"{config.parametrization.scaling.value}",
         f"READOUT = {readout!r}",
-        f"OPTIMIZER = {{'betas': {(optimizer.beta1, optimizer.beta2)}, "
-        f"'clip_norm': {optimizer.clip_norm}}}",
+        f"OPTIMIZER = {{'betas': {adam_betas(config)}, 'clip_norm': {optimizer.clip_norm}}}",
         f"SCHEDULE = {schedule(config)!r}",
         "# name: the fields of Rule",
         "PARAMETERS = {",

@@ -11,22 +11,28 @@ from collections.abc import Sequence
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Precision, Schedule
-from hptransfer.transfer.exports.factors import Parameter, patterns, resolved, with_factor_in_weight
+from hptransfer.transfer.exports.factors import (
+    Parameter,
+    patterns,
+    resolved,
+    resolved_adamw,
+    with_factor_in_weight,
+)
 
 
 def megatron_arguments_text(config: TrialConfig) -> str:
     """Return the arguments that the target decides, one a line."""
-    optimizer, budget = config.optimizer, config.budget
+    optimizer, budget, adamw = config.optimizer, config.budget, resolved_adamw(config)
     lines = [
         "# Arguments of Megatron-LM. Learning rates, epsilon and weight decay by parameter are in",
         "# megatron_groups.py. Leave --use-mup off: it scales as well, by rules of its own.",
         "--optimizer adam",
         f"--lr {optimizer.lr!r}",
         "--min-lr 0.0",
-        f"--adam-beta1 {optimizer.beta1!r}",
-        f"--adam-beta2 {optimizer.beta2!r}",
+        f"--adam-beta1 {adamw['beta1']!r}",
+        f"--adam-beta2 {adamw['beta2']!r}",
         f"--adam-eps {optimizer.eps!r}",
-        f"--weight-decay {optimizer.weight_decay!r}",
+        f"--weight-decay {adamw['weight_decay']!r}",
         f"--clip-grad {0.0 if optimizer.clip_norm is None else optimizer.clip_norm!r}",
         f"--train-iters {budget.steps}",
         f"--global-batch-size {budget.batch_size}",
@@ -75,10 +81,9 @@ def _init_lines(config: TrialConfig) -> list[str]:
 
 def megatron_groups_text(config: TrialConfig) -> str:
     """Return a Python file that makes megatron-core's optimizer overrides by parameter name."""
-    optimizer = config.optimizer
+    base = resolved_adamw(config)["weight_decay"]
     groups: dict[tuple[float, float, float], list[Parameter]] = {}
     for parameter in patterns([with_factor_in_weight(p) for p in resolved(config)]):
-        base = optimizer.weight_decay
         key = (parameter.lr, parameter.eps, parameter.weight_decay / base if base else 1.0)
         groups.setdefault(key, []).append(parameter)
     table = "\n".join(_group(*key, members) for key, members in groups.items())

@@ -15,7 +15,7 @@ from hptransfer.analysis.basins.curve import Curves
 from hptransfer.analysis.basins.rows import read_rows, split_arms
 from hptransfer.analysis.basins.scale import Scale
 from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
-from hptransfer.config.choices import Scaling
+from hptransfer.config.choices import TRANSFERRING, Scaling
 from hptransfer.config.hyperparameters import hps, with_hyperparameters
 from hptransfer.config.identity import with_scaling, with_width
 from hptransfer.config.sweep import SweepConfig, VerdictConfig
@@ -27,7 +27,7 @@ from hptransfer.results.table import rows_table
 from hptransfer.results.trial_result import TrialResult
 
 # The sd of the optimum's drift before a sweep has run, in octaves per width doubling.
-DRIFT_SD = {Scaling.mup: 0.1}
+DRIFT_SD: dict[Scaling, float] = dict.fromkeys(TRANSFERRING, 0.1)
 OTHER_DRIFT_SD = 0.5  # under every other parametrization
 # The sd of the optimum's move with the length of training, in octaves per doubling of the steps: on
 # the digits it lies at -5.2, -5.9 and -6.2 after 75, 150 and 300 steps.
