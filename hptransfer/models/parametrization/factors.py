@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from hptransfer.config import ParametrizationConfig, TrialConfig
+from hptransfer.config import ParametrizationConfig
 from hptransfer.config.choices import Broken, EpsScaling, Scaling, WeightDecayMode
 
 
@@ -64,13 +64,6 @@ def folded(own: Factors, f: float) -> Factors:
     return dataclasses.replace(
         own, lr=own.lr * f, weight_decay=own.weight_decay / f, eps=own.eps / f, forward=1.0
     )
-
-
-def coupled_weight_decay(config: TrialConfig) -> float:
-    """Return a trial's `coupled_decay`."""
-    optimizer = config.optimizer
-    mode = config.parametrization.weight_decay_mode
-    return coupled_decay(optimizer.weight_decay, optimizer.lr, mode)
 
 
 def coupled_decay(weight_decay: float, lr: float, mode: WeightDecayMode) -> float:

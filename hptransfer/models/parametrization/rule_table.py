@@ -11,10 +11,16 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hptransfer.config import TrialConfig
+from hptransfer.config import AdamWConfig, MuonConfig, TrialConfig
+from hptransfer.config.choices import MuonScale
 from hptransfer.config.identity import with_width
 from hptransfer.models.parametrization.factors import Role
-from hptransfer.models.parametrization.rules import ParameterRule, parameter_count, parameter_rules
+from hptransfer.models.parametrization.rules import (
+    ParameterRule,
+    lr_mult,
+    parameter_count,
+    parameter_rules,
+)
 
 RULE_COLUMNS = ("init_std", "lr_factor", "weight_decay_factor", "eps_factor", "forward_factor")
 EXPONENT_TOLERANCE = 0.1  # allowed error of an exponent; a custom model's stds are measured
@@ -39,7 +45,9 @@ def parameter_table(config: TrialConfig) -> list[dict[str, Any]]:
             "parameter": rule.name,
             "shape": list(rule.shape),
             "role": rule.role.value,
-            **dict(zip(RULE_COLUMNS, _values(rule), strict=True)),
+            **dict(zip(RULE_COLUMNS, _values(config, rule), strict=True)),
+            "optimizer": updated_by(config, rule),
+            **_of_matrices(config, rule),
         }
         for rule in parameter_rules(config)
     ]
@@ -57,9 +65,8 @@ def role_table(config: TrialConfig) -> dict[str, Any]:
     roles = {
         role.value: _role_entry(
             role,
-            [rule for rule in parameter_rules(config) if rule.role is role],
-            [_exponents(*pair, ratio) for pair in pairs if pair[0].role is role],
-            config.width_mult,
+            config,
+            [_exponents(config, *pair, ratio) for pair in pairs if pair[0].role is role],
         )
         for role in Role
         if any(rule.role is role for rule, _ in pairs)
@@ -67,6 +74,7 @@ def role_table(config: TrialConfig) -> dict[str, Any]:
     return {
         "family": config.model.family,
         "parametrization": config.parametrization.scaling.value,
+        "optimizer": config.optimizer.name,
         "broken": config.parametrization.broken.value,
         "width": config.model.width,
         "base_width": config.model.base_width,
@@ -92,28 +100,56 @@ def _two_widths(config: TrialConfig) -> tuple[TrialConfig, TrialConfig]:
     return with_width(config, base), with_width(config, own if own != base else 2 * base)
 
 
-def _values(rule: ParameterRule) -> tuple[float, ...]:
-    factors = rule.factors
-    return rule.init_std, factors.lr, factors.weight_decay, factors.eps, factors.forward
+def updated_by(config: TrialConfig, rule: ParameterRule) -> str:
+    """Return the name of what updates a parameter: adamw, muon or lion."""
+    apart = isinstance(config.optimizer, MuonConfig) and rule.matrices is None
+    return AdamWConfig().name if apart else config.optimizer.name
 
 
-def _exponents(narrow: ParameterRule, wide: ParameterRule, ratio: float) -> tuple[Any, ...]:
+def _of_matrices(config: TrialConfig, rule: ParameterRule) -> dict[str, Any]:
+    """Return what Muon makes of a parameter: the number of matrices, and an update's scale."""
+    if rule.matrices is None or not isinstance(config.optimizer, MuonConfig):
+        return {}
+    scale = rule.matrices.scale(config.optimizer.scale)
+    return {"matrices": rule.matrices.count, "update_scale": scale}
+
+
+def vanilla_exponents(role: Role, config: TrialConfig) -> Exponents:
+    """Return a role's exponents in a plain Transformer under the trial's optimizer."""
+    optimizer, plain = config.optimizer, VANILLA_EXPONENTS[role]
+    if role is not Role.hidden or not isinstance(optimizer, MuonConfig):
+        return plain
+    lr = -0.5 if optimizer.scale is MuonScale.match_rms_adamw else 0.0
+    return (plain[0], lr, optimizer.decay_exponent - lr, *plain[3:])
+
+
+def _values(config: TrialConfig, rule: ParameterRule) -> tuple[float, ...]:
+    own, lr = rule.factors, rule.factors.lr * lr_mult(config, rule)
+    return rule.init_std, lr, own.weight_decay, own.eps, own.forward
+
+
+def _exponents(
+    config: TrialConfig, narrow: ParameterRule, wide: ParameterRule, ratio: float
+) -> tuple[Any, ...]:
     """Return the width exponents of a parameter's rule; None for values that are zero."""
     return tuple(
         math.log(after / before, ratio) if before else None
-        for before, after in zip(_values(narrow), _values(wide), strict=True)
+        for before, after in zip(_values(config, narrow), _values(config, wide), strict=True)
     )
 
 
 def _role_entry(
-    role: Role, rules: Sequence[ParameterRule], exponents: Sequence[tuple[Any, ...]], m: float
+    role: Role, config: TrialConfig, exponents: Sequence[tuple[Any, ...]]
 ) -> dict[str, Any]:
-    values = [_spread(column) for column in zip(*map(_values, rules), strict=True)]
+    m = config.width_mult
+    rules = [rule for rule in parameter_rules(config) if rule.role is role]
+    values = [_spread(column) for column in zip(*(_values(config, r) for r in rules), strict=True)]
     spreads = [_spread(column) for column in zip(*exponents, strict=True)]
-    vanilla = VANILLA_EXPONENTS[role]
+    vanilla = vanilla_exponents(role, config)
     return {
         "tensors": len(rules),
         "parameters": sum(math.prod(rule.shape) for rule in rules),
+        "optimizers": list(dict.fromkeys(updated_by(config, rule) for rule in rules)),
         **{name: _as_json(spread) for name, spread in zip(RULE_COLUMNS, values, strict=True)},
         "exponents": {n: _as_json(s, 4) for n, s in zip(RULE_COLUMNS, spreads, strict=True)},
         "vanilla_exponents": dict(zip(RULE_COLUMNS, vanilla, strict=True)),
