@@ -83,9 +83,10 @@ def _rule(config: TrialConfig, shaped: ShapedParameter) -> ParameterRule:
 
 def base_lr(config: TrialConfig, rule: ParameterRule) -> float:
     """Return a parameter's base learning rate: its optimizer's, times its group's multiplier."""
-    optimizer = config.optimizer
-    apart = isinstance(optimizer, MuonConfig) and rule.matrices is None
-    return (optimizer.adam_lr if apart else optimizer.lr) * lr_mult(config, rule)
+    optimizer, own = config.optimizer, config.optimizer.lr
+    if isinstance(optimizer, MuonConfig) and rule.matrices is None:
+        own = optimizer.adam_lr
+    return own * lr_mult(config, rule)
 
 
 def lr_mult(config: TrialConfig, rule: ParameterRule) -> float:

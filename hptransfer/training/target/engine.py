@@ -253,7 +253,7 @@ class Engine:
 
     def _tensors(self) -> dict[str, Tensor]:
         kinds: dict[str, dict[str, Tensor]] = {
-            "weights": self.weights,
+            "weights": {**self.weights},
             "moment1": {},
             "moment2": {},
         }
