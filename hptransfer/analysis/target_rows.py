@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from hptransfer.analysis.answer.realised import realised_regret
 from hptransfer.analysis.basins.numbers import SAME_POINT, SCHEMA, number
 from hptransfer.analysis.basins.units import unit_of
-from hptransfer.config import DDPMConfig
 from hptransfer.config.hyperparameters import hyperparameter
 from hptransfer.results.folder import ResultsFolder, read_json, write_json
 from hptransfer.results.ledger_rows import read_ledger_rows
@@ -150,7 +149,7 @@ def _without(config: Mapping[str, Any], first: str) -> dict[str, Any]:
     kept = {name: group for name, group in config.items() if name != "seed"}
     if "external" in config:
         return {**kept, "hps": sorted(kept["hps"].keys())}
-    hp = hyperparameter(first, DDPMConfig())  # the objective that knows every HP
+    hp = hyperparameter(first)
     group = {k: v for k, v in kept.pop(hp.group, {}).items() if k != hp.field}
     return {**kept, **({hp.group: group} if group else {})}
 

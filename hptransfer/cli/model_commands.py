@@ -127,7 +127,7 @@ def _checkable(arguments: argparse.Namespace, family: str) -> list[str]:
     """Return the overrides of a check that fits a laptop: the family's small model on its data."""
     if family == "custom":
         return config_words(arguments)
-    of_checks = ("init", "parametrization", "model.depth", "model.base_depth")
+    of_checks = ("init", "parametrization", "optimizer", "model.depth", "model.base_depth")
     kept = [word for word in arguments.overrides if word.startswith(of_checks)]
     return [f"model={family}", *kept]
 

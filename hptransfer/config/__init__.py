@@ -6,6 +6,13 @@ is in `RuntimeConfig` and `ExecutorConfig`. Standard library only.
 
 from __future__ import annotations
 
+from hptransfer.config.optimizers import (
+    AdamWConfig,
+    AnyOptimizer,
+    LionConfig,
+    MuonConfig,
+    OptimizerConfig,
+)
 from hptransfer.config.runtime import (
     CheckpointConfig,
     ExecutorConfig,
@@ -14,7 +21,6 @@ from hptransfer.config.runtime import (
     TrainerConfig,
 )
 from hptransfer.config.trial import (
-    AdamWConfig,
     BudgetConfig,
     CustomConfig,
     DataConfig,

@@ -29,8 +29,8 @@ class Broken(Enum):
     none = "none"  # no fault
     readout = "readout"  # the readout's 1/m is forgotten
     readout_twice = "readout_twice"  # the readout's 1/m is applied twice
-    hidden_lr = "hidden_lr"  # hidden matrices keep the base learning rate
-    hidden_lr_squared = "hidden_lr_squared"  # hidden matrices get lr/m² instead of lr/m
+    hidden_lr = "hidden_lr"  # hidden matrices get m times their learning rate
+    hidden_lr_squared = "hidden_lr_squared"  # hidden matrices get 1/m of their learning rate
     input_lr = "input_lr"  # input weights get lr/m instead of lr
     branch = "branch"  # residual branches keep their size at every depth
 
@@ -78,6 +78,14 @@ class Decayed(Enum):
 
     all = "all"  # every one
     matrices = "matrices"  # hidden and output weights: no gain, bias, embedding or first layer
+
+
+class MuonScale(Enum):
+    """What multiplies an orthogonalised update of a matrix with `out` rows and `in` columns."""
+
+    spectral = "spectral"  # √(out/in); the rate does not depend on width (arXiv 2310.17813)
+    original = "original"  # √max(1, out/in); the rate does not depend on width
+    match_rms_adamw = "match_rms_adamw"  # 0.2·√max(out, in); the rate times m^-1/2
 
 
 class EpsScaling(Enum):

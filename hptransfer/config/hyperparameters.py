@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hptransfer.config import DDPMConfig, ObjectiveConfig, TrialConfig
+from hptransfer.config import AnyOptimizer, DDPMConfig, ObjectiveConfig, TrialConfig
 from hptransfer.config.external import ExternalTrial
 from hptransfer.config.identity import AnyTrial
 from hptransfer.errors import require
@@ -35,6 +35,7 @@ class Hyperparameter:
 
 HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "lr": Hyperparameter("optimizer", "lr", meaning="base learning rate"),
+    "adam_lr": Hyperparameter("optimizer", "adam_lr", meaning="base learning rate of AdamW's part"),
     "weight_decay": Hyperparameter("optimizer", "weight_decay", meaning="weight decay"),
     "decay_timescale": Hyperparameter(
         "optimizer", "decay_timescale", meaning="weight decay's time scale"
@@ -43,35 +44,52 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "clip_norm": Hyperparameter("optimizer", "clip_norm", meaning="gradient clip norm"),
     "one_minus_beta1": Hyperparameter("optimizer", "beta1", True, "1 - Adam beta1"),
     "one_minus_beta2": Hyperparameter("optimizer", "beta2", True, "1 - Adam beta2"),
+    "one_minus_momentum": Hyperparameter("optimizer", "momentum", True, "1 - Muon momentum"),
     "init_scale": Hyperparameter("parametrization", "init_scale", meaning="init scale"),
     "output_scale": Hyperparameter("parametrization", "output_scale", meaning="output scale"),
     "warmup_fraction": Hyperparameter("budget", "warmup_fraction", meaning="warm-up share"),
+    **{
+        f"lr_mult_{group}": Hyperparameter(
+            "optimizer", f"lr_mult_{group}", meaning=f"learning rate multiplier of {parameters}"
+        )
+        for group, parameters in {
+            "input": "input weights",
+            "hidden": "hidden matrices",
+            "output": "readout weights",
+            "vector": "biases and gains",
+            "adaln": "adaptive norms",
+        }.items()
+    },
 }
 
 
 VLB_WEIGHT = Hyperparameter("objective", "vlb_weight", meaning="weight of the variance's bound")
 
 
-def searchable(objective: ObjectiveConfig) -> dict[str, Hyperparameter]:
-    """Return the searchable HPs of trials with this objective, by name.
+def searchable(objective: ObjectiveConfig, optimizer: AnyOptimizer) -> dict[str, Hyperparameter]:
+    """Return the searchable HPs of trials with this objective and optimizer, by name.
 
     Other scalars of an objective change the loss that decides, so no search can compare them.
     """
     own = {"vlb_weight": VLB_WEIGHT} if isinstance(objective, DDPMConfig) else {}
-    return {**HYPERPARAMETERS, **own}
+    known = {
+        name: hp
+        for name, hp in HYPERPARAMETERS.items()
+        if hp.group != "optimizer" or hasattr(optimizer, hp.field)
+    }
+    return {**known, **own}
 
 
-def hyperparameter(axis: str, objective: ObjectiveConfig) -> Hyperparameter:
-    """Return the HP on the axis `log2_<hp>` of trials with this objective."""
-    name = axis.removeprefix("log2_")
-    return HYPERPARAMETERS.get(name) or searchable(objective)[name]
+def hyperparameter(axis: str) -> Hyperparameter:
+    """Return the HP on the axis `log2_<hp>`."""
+    return {**HYPERPARAMETERS, "vlb_weight": VLB_WEIGHT}[axis.removeprefix("log2_")]
 
 
 def hps(config: TrialConfig | ExternalTrial, axes: Sequence[str]) -> dict[str, float]:
     """Return the points of a trial on the axes `log2_<hp>`."""
     if isinstance(config, ExternalTrial):
         return {axis: dict(config.hps)[axis.removeprefix("log2_")] for axis in axes}
-    return {axis: hyperparameter(axis, config.objective).log2(config) for axis in axes}
+    return {axis: hyperparameter(axis).log2(config) for axis in axes}
 
 
 def with_hyperparameters(config: AnyTrial, log2_values: Mapping[str, float]) -> AnyTrial:
@@ -79,7 +97,7 @@ def with_hyperparameters(config: AnyTrial, log2_values: Mapping[str, float]) -> 
     if isinstance(config, ExternalTrial):
         return config.with_hps(log2_values)
     for name, log2 in log2_values.items():
-        hp = hyperparameter(name, config.objective)
+        hp = hyperparameter(name)
         group = dataclasses.replace(getattr(config, hp.group), **{hp.field: hp.value(log2)})
         config = dataclasses.replace(config, **{hp.group: group})
     return config
@@ -117,11 +135,12 @@ def axis_digits(axis: str) -> int:
 LARGEST_LOG2 = 120.0  # largest size of a point: 2**±120 is still a normal float32
 
 
-def require_known_hp(name: str, objective: ObjectiveConfig) -> None:
-    """Refuse a name that is no HP of trials with this objective."""
-    known = searchable(objective)
+def require_known_hp(name: str, objective: ObjectiveConfig, optimizer: AnyOptimizer) -> None:
+    """Refuse a name that is no HP of trials with this objective and optimizer."""
+    known = searchable(objective, optimizer)
     require(
         name in known,
         f"`search.{name}` is not a hyperparameter that can be swept. With "
-        f"objective={objective.name} these can be: {', '.join(known)}.",
+        f"objective={objective.name} and optimizer={optimizer.name} these can be: "
+        f"{', '.join(known)}.",
     )

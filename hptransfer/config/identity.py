@@ -11,7 +11,6 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from hptransfer.config import (
-    AdamWConfig,
     DDPMConfig,
     ParametrizationConfig,
     TrialConfig,
@@ -44,7 +43,7 @@ def _remembered(function: Callable[[T], V]) -> Callable[[T], V]:
 def shape_signature(config: AnyTrial) -> AnyTrial:
     """The trial with every field at its default in which trials of one pack may differ.
 
-    They may differ in every field of the optimizer, in warm-up, init scale, output scale, seed, and
+    They may differ in most fields of the optimizer, in warm-up, init scale, output scale, seed, and
     the weight of a learned variance's bound. A trial of a trainer that is not ours is its own pack.
     """
     if isinstance(config, ExternalTrial):
@@ -54,7 +53,7 @@ def shape_signature(config: AnyTrial) -> AnyTrial:
         objective = dataclasses.replace(objective, vlb_weight=DDPMConfig().vlb_weight)
     return dataclasses.replace(
         config,
-        optimizer=AdamWConfig(),
+        optimizer=config.optimizer.of_pack(),
         parametrization=dataclasses.replace(
             config.parametrization, init_scale=1.0, output_scale=1.0
         ),

@@ -448,7 +448,7 @@ class SweepConfig:
 
     def _require_searchable(self) -> None:
         for name, _ in self.search:
-            require_known_hp(name, self.base.objective)
+            require_known_hp(name, self.base.objective, self.base.optimizer)
         _require_one_measure(self)
 
     @property

@@ -27,6 +27,7 @@ from hptransfer.config.choices import (
     WeightDecayMode,
     Weights,
 )
+from hptransfer.config.optimizers import USUAL, AnyOptimizer, MuonConfig
 from hptransfer.errors import require
 
 
@@ -133,42 +134,6 @@ class ParametrizationConfig:
             "`parametrization.most_one_minus_beta` must be above 0 and at most 1, but got "
             f"{self.most_one_minus_beta}. The default is 0.5.",
         )
-
-
-@dataclass(frozen=True)
-class AdamWConfig:
-    """AdamW with decoupled weight decay (arXiv 1711.05101). `lr` is the base learning rate."""
-
-    lr: float = 2.0**-6  # base learning rate, before any factor of the parametrization
-    beta1: float = 0.9  # decay of the first moment, per step
-    beta2: float = 0.999  # decay of the second moment, per step
-    eps: float = 1e-8  # added to the root of the second moment
-    weight_decay: float = 0.0  # λ, which parametrization.weight_decay_mode explains
-    decay_timescale: float | None = None  # runs in which weights decay by e; null: weight_decay
-    clip_norm: float | None = None  # largest global norm of the gradient; null: no clipping
-
-    def __post_init__(self) -> None:
-        require_positive("optimizer.lr", self.lr)
-        require_positive("optimizer.eps", self.eps)
-        for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            require(
-                0 <= value < 1,
-                f"`optimizer.{name}` must be at least 0 and below 1, but got {value}.",
-            )
-        require(
-            self.weight_decay >= 0 and math.isfinite(self.weight_decay),
-            f"`optimizer.weight_decay` must not be negative, but got {self.weight_decay}.",
-        )
-        if self.decay_timescale is not None:
-            require_positive("optimizer.decay_timescale", self.decay_timescale)
-            require(
-                self.weight_decay == 0,
-                "`optimizer.decay_timescale` decides the weight decay, so optimizer.weight_decay "
-                f"must be 0 beside it, but got {self.weight_decay}. Set one of the two.",
-            )
-        if self.clip_norm is not None:
-            require_positive("optimizer.clip_norm", self.clip_norm)
 
 
 @dataclass(frozen=True)
@@ -361,11 +326,13 @@ class CustomConfig(ModelConfig):
     version: str = ""  # change it with the factory's code, which no trial's key depends on
     condition: Conditioning = Conditioning.label  # told of a sample: none, label or caption
     roles: tuple[str, ...] = ()  # "pattern=role" for parameters by name; the first match wins
+    chunks: tuple[str, ...] = ()  # "pattern=n": a weight whose rows are n matrices, for Muon
     rescale_init: bool = True  # correct initial stds that violate µP; false: refuse them
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "roles", tuple(self.roles))
+        object.__setattr__(self, "chunks", tuple(self.chunks))
 
     @property
     def conditioning(self) -> Conditioning:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -556,7 +523,7 @@ class TrialConfig:
     parametrization: ParametrizationConfig = ParametrizationConfig()
     objective: ObjectiveConfig = RectifiedFlowConfig()
     data: DataConfig = DigitsConfig()
-    optimizer: AdamWConfig = AdamWConfig()
+    optimizer: AnyOptimizer = USUAL
     budget: BudgetConfig = BudgetConfig()
     quality: QualityConfig = QualityConfig()
     init: Init = Init.adaln_zero  # what the model is at its base width
@@ -583,6 +550,14 @@ class TrialConfig:
             "`model.learn_sigma` doubles the output channels for a variance that only "
             f"objective=ddpm trains, but got objective={self.objective.name}. Set "
             "objective=ddpm or model.learn_sigma=false.",
+        )
+        require(
+            not isinstance(self.optimizer, MuonConfig)
+            or not self.optimizer.weight_decay
+            or self.parametrization.weight_decay_mode is WeightDecayMode.independent,
+            "Weight decay beside optimizer=muon is independent of the learning rate, but got "
+            f"parametrization.weight_decay_mode={self.parametrization.weight_decay_mode.value}. "
+            "Set parametrization.weight_decay_mode=independent.",
         )
         if self.quality.samples:
             self._require_measurable()

@@ -42,7 +42,7 @@ from hptransfer.training.device import (
     torch_device,
     trial_too_large,
 )
-from hptransfer.training.flops import saved_bytes, step_flops, trainable_parameters
+from hptransfer.training.flops import saved_bytes, train_step_flops, trainable_parameters
 from hptransfer.training.packs.state import start_training
 
 # Steps that are not timed: first reads, on a GPU compilation and capture.
@@ -198,7 +198,7 @@ def _excess(config: TrialConfig, device: torch.device, allowed: Allowance) -> st
             f"one trial takes about {rounded(taken / 2**30)} GiB, and a plan may take "
             f"{rounded(allowed.bytes / 2**30)} GiB of what is free"
         )
-    flops = step_flops(config.model, config.data.layout, batch_size)[1]
+    flops = train_step_flops(config)
     seconds = LEAST_STEPS * flops / (STEP_SPEED * _flops_per_second(device))
     left = allowed.until - time.perf_counter()
     if seconds > left:

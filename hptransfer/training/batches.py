@@ -136,7 +136,7 @@ class StepInputs(NamedTuple):
     """Everything that differs between two steps of a pack, in tensors of fixed shapes."""
 
     batch: Batch  # per distinct seed: (S, B, ...)
-    controls: Tensor  # (4, T): the schedule's multiplier, rate, epsilon, step
+    controls: Tensor  # (n, T): what the optimizer takes, and the step
 
     def on(self, device: torch.device) -> StepInputs:
         """Return the same inputs on a device."""

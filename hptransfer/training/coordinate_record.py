@@ -57,15 +57,18 @@ class Asked(NamedTuple):
 
 
 def answer_at_telling_rate(
-    check_at: Callable[[float], dict[str, Any]], log2_lr: float
+    check_at: Callable[[float], dict[str, Any]], log2_lr: float, lowest: float = -math.inf
 ) -> dict[str, Any]:
     """Return the check at `log2_lr`, or at a lower rate if the rate alone may make it fail.
 
-    `check_at` returns the `check_record` at a log2 learning rate. Of several checks the last one
-    counts in which the base width's loss fell enough, or else the first.
+    `check_at` returns the `check_record` at a log2 learning rate, which is never below `lowest`. Of
+    several checks the last one counts in which the base width's loss fell enough, or else the
+    first.
     """
     answers = []
     for lowered in range(OCTAVES_LOWER + 1):
+        if log2_lr - lowered < lowest:
+            break
         answers.append(check_at(log2_lr - lowered))
         if not _may_pass_lower(answers[-1]):
             break

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hptransfer.config import Layout, ModelConfig, TrialConfig
+from hptransfer.config import Layout, ModelConfig, MuonConfig, TrialConfig
 from hptransfer.models.families import build_architecture, empty_batch
+from hptransfer.models.parametrization.muon import matrices_by_name
+from hptransfer.training.orthogonal import product_flops
 
 
 @lru_cache(maxsize=256)
@@ -26,16 +28,26 @@ def step_flops(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[flo
 
 
 def train_step_flops(config: TrialConfig) -> float:
-    """Return the FLOPs of one training step of a trial: its batch forward and backward."""
-    return step_flops(config.model, config.data.layout, config.budget.batch_size)[1]
+    """Return the FLOPs of a training step: its batch forward and backward, and Muon's products."""
+    both = step_flops(config.model, config.data.layout, config.budget.batch_size)[1]
+    return both + muon_flops(config)
+
+
+def muon_flops(config: TrialConfig) -> float:
+    """Return the FLOPs of a step's Newton-Schulz products; 0 where the optimizer is not Muon."""
+    if not isinstance(config.optimizer, MuonConfig):
+        return 0.0
+    steps = config.optimizer.ns_steps
+    found = matrices_by_name(config.model, config.data.layout).values()
+    return sum(each.count * product_flops(each.rows, each.columns, steps) for each in found)
 
 
 def trial_flops(config: TrialConfig) -> float:
     """Return the FLOPs of a whole trial: its steps, and its evaluation before and after them."""
     budget = config.budget
-    forward, both = step_flops(config.model, config.data.layout, budget.batch_size)
+    forward, _ = step_flops(config.model, config.data.layout, budget.batch_size)
     evaluated = budget.eval_samples * (budget.eval_draws + 1) / budget.batch_size
-    return budget.steps * both + evaluated * forward
+    return budget.steps * train_step_flops(config) + evaluated * forward
 
 
 def trainable_parameters(model: ModelConfig, layout: Layout) -> int:

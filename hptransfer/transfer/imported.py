@@ -104,7 +104,7 @@ def _to_ours(
     composed = compose_file(None, list(words), config_dir=config_dir)
     target = composed.trial
     for axis in facts.axes:
-        require_known_hp(axis.removeprefix("log2_"), target.objective)
+        require_known_hp(axis.removeprefix("log2_"), target.objective, target.optimizer)
     facts = dataclasses.replace(facts, target_width=target.model.width)
     table = table_for(folder, facts, target.model.width)
     _require_family(table, target)

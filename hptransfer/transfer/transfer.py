@@ -92,7 +92,7 @@ def _target(
                 f"`hptransfer transfer` takes changes of the target run, but got {override!r}. "
                 "Give it to `hptransfer sweep` or `hptransfer fit`."
             )
-        searched = [hyperparameter(name, asked.base.objective) for name, _ in asked.search]
+        searched = [hyperparameter(name) for name, _ in asked.search]
         if key in [f"{hp.group}.{hp.field}" for hp in searched]:
             raise UserError(
                 f"The sweep decides `{key}`, so it cannot be set here, but got {override!r}. Set "

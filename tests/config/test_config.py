@@ -15,6 +15,7 @@ from hptransfer.config import (
     BudgetConfig,
     DDPMConfig,
     DiTConfig,
+    MuonConfig,
     ParametrizationConfig,
     TrialConfig,
 )
@@ -67,7 +68,13 @@ RELEASED_DEFAULTS = {
     },
     "data": {"name": "digits", "sha256": "8b3b6ae90863430b", "held_out": 360},
     "optimizer": {
+        "name": "adamw",
         "lr": 0.015625,
+        "lr_mult_input": 1.0,
+        "lr_mult_hidden": 1.0,
+        "lr_mult_output": 1.0,
+        "lr_mult_vector": 1.0,
+        "lr_mult_adaln": 1.0,
         "beta1": 0.9,
         "beta2": 0.999,
         "eps": 1e-08,
@@ -198,6 +205,7 @@ FIELDS = [
     (group, f.name)
     for group in ("model", "parametrization", "objective", "data", "optimizer", "budget", "quality")
     for f in dataclasses.fields(getattr(TrialConfig(), group))
+    if (group, f.name) != ("optimizer", "name")  # each optimizer has its own
 ]
 
 
@@ -244,7 +252,9 @@ def test_members_of_a_pack_share_their_parametrization(changes: dict) -> None:
 @pytest.mark.parametrize("name", list(HYPERPARAMETERS))
 def test_hyperparameters_come_back_from_their_axis(name: str) -> None:
     hp = HYPERPARAMETERS[name]
-    config = with_hyperparameters(TrialConfig(), {f"log2_{name}": -3.0})
+    usual, muon = TrialConfig(), TrialConfig(optimizer=MuonConfig())
+    plain = usual if hasattr(getattr(usual, hp.group), hp.field) else muon
+    config = with_hyperparameters(plain, {f"log2_{name}": -3.0})
     value = getattr(getattr(config, hp.group), hp.field)
     assert value == (1 - 1 / 8 if name.startswith("one_minus_") else 1 / 8)
     assert hp.log2(config) == -3.0

@@ -99,4 +99,4 @@ def assert_isolated(calm: TrainingState, beside: TrainingState, dead: int) -> No
 def memory(state: TrainingState) -> list[torch.Tensor]:
     """Return what a pack keeps from step to step."""
     ema = [] if state.ema is None else [state.ema]
-    return [state.pack.flat, state.optimizer.moment1, state.optimizer.moment2, *ema]
+    return [state.pack.flat, *state.optimizer.moments.values(), *ema]

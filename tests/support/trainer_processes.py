@@ -21,7 +21,9 @@ from hptransfer.config import (
     AdamWConfig,
     BudgetConfig,
     DDPMConfig,
+    LionConfig,
     MMDiTConfig,
+    MuonConfig,
     ParametrizationConfig,
     PixArtConfig,
     RuntimeConfig,
@@ -43,6 +45,9 @@ BUDGET = BudgetConfig(steps=STEPS, batch_size=8, eval_samples=18, eval_draws=2)
 AVERAGED = dataclasses.replace(BUDGET, weights=Weights.ema, ema_fraction=0.3)
 # Clipped in some steps and not in others, with a decay that differs between groups.
 ADAMW = AdamWConfig(lr=2.0**-7, beta2=0.99, weight_decay=0.1, clip_norm=0.5)
+LION = LionConfig(lr=2.0**-10, weight_decay=0.1, clip_norm=0.5, lr_mult_vector=3.0)
+MUON = MuonConfig(lr=2.0**-6, adam_lr=2.0**-8, weight_decay=0.01, clip_norm=0.5, lr_mult_hidden=0.5)
+INDEPENDENT = ParametrizationConfig(weight_decay_mode=WeightDecayMode.independent)
 UNSCALED = ParametrizationConfig(weight_decay_mode=WeightDecayMode.unscaled)
 BASE = dataclasses.replace(TINY, optimizer=ADAMW, budget=BUDGET, init=Init.paper)
 
@@ -72,15 +77,18 @@ def of(model: Any, **changes: Any) -> TrialConfig:
     return dataclasses.replace(BASE, model=model, **changes)
 
 
+PIXART = PixArtConfig(width=16, base_width=8, depth=2, head_dim=4)
 LEARNED = dataclasses.replace(TINY.model, learn_sigma=True)
 TRIALS = {
     "dit": dataclasses.replace(BASE, budget=AVERAGED),
     "unscaled": dataclasses.replace(BASE, parametrization=UNSCALED),
     "learned variance": of(LEARNED, objective=DDPMConfig(deciding_vlb_weight=2e-3)),
     "uvit": of(UViTConfig(width=16, base_width=8, depth=2, head_dim=4)),
-    "pixart": of(PixArtConfig(width=16, base_width=8, depth=2, head_dim=4)),
+    "pixart": of(PIXART),
     "mmdit": of(MMDiTConfig(width=16, base_width=8, depth=2, head_dim=4), budget=AVERAGED),
     "custom": dataclasses.replace(trial(width=16), optimizer=ADAMW, budget=BUDGET),
+    "muon": of(PIXART, optimizer=MUON, parametrization=INDEPENDENT, budget=AVERAGED),
+    "lion": dataclasses.replace(BASE, optimizer=LION),
     "skipping": dataclasses.replace(
         trial("tests.support.trainer_processes:skipping"), optimizer=ADAMW, budget=AVERAGED
     ),
@@ -107,6 +115,7 @@ CASES = [
     ("custom", "fsdp"),
     ("skipping", "ddp"),
     ("skipping", "fsdp"),
+    *((name, how) for name in ("muon", "lion") for how in ("ddp", "fsdp")),
 ]
 COMPILED = [
     ("dit", "ddp"),

@@ -22,6 +22,7 @@ from hptransfer.models.parametrization.rules import build_model, param_groups
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.batches import Batch, PackBatches, train_batch
 from hptransfer.training.flops import step_flops, trial_flops
+from hptransfer.training.packs.optimizer import PackedAdamW
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.run import run_pack
 from hptransfer.training.packs.state import TrainingState, pack_losses
@@ -96,7 +97,7 @@ def test_a_diverged_member_leaves_no_nan_in_memory(tiny_trial: MakeTrial) -> Non
         state.train_step(step)
     assert state.alive.tolist() == [True, False]
     optimizer = state.optimizer
-    assert optimizer.scratch is not None
+    assert isinstance(optimizer, PackedAdamW) and optimizer.scratch is not None
     for tensor in (pack.flat, optimizer.moment1, optimizer.moment2, optimizer.scratch):
         assert bool(torch.isfinite(tensor).all())
     assert not pack.flat[1].any()
@@ -288,10 +289,10 @@ def test_weight_decay_follows_the_schedule(tiny_trial: MakeTrial) -> None:
 def test_quarantine_leaves_nothing_of_the_dead(tiny_trial: MakeTrial) -> None:
     pack = Pack([tiny_trial(-7.0), tiny_trial(-6.0)], CPU)
     optimizer = TrainingState(pack, load_data(pack.configs[0].data, None)).optimizer
-    for tensor in (pack.flat, optimizer.moment1, optimizer.moment2):
+    for tensor in (pack.flat, *optimizer.moments.values()):
         tensor.data.fill_(torch.nan)
     optimizer.quarantine(torch.tensor([False, True]))
-    for tensor in (pack.flat, optimizer.moment1, optimizer.moment2):
+    for tensor in (pack.flat, *optimizer.moments.values()):
         assert bool(tensor[0].isnan().all()) and not tensor[1].any()
 
 

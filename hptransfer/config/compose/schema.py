@@ -39,7 +39,11 @@ MEMBERS: Mapping[str, Mapping[str, type]] = {
         "image_folder": config.ImageFolderConfig,
         "huggingface": config.HuggingFaceConfig,
     },
-    "optimizer": {"adamw": config.AdamWConfig},
+    "optimizer": {
+        "adamw": config.AdamWConfig,
+        "muon": config.MuonConfig,
+        "lion": config.LionConfig,
+    },
     "budget": {"budget": config.BudgetConfig},
     "quality": {"quality": config.QualityConfig},
     "runtime": {"runtime": RuntimeConfig},
@@ -48,7 +52,10 @@ MEMBERS: Mapping[str, Mapping[str, type]] = {
 GROUPS = tuple(MEMBERS)
 TRIAL_GROUPS = GROUPS[:-2]  # the groups of a trial
 TRIAL_FIELDS = ("init", "precision", "seed")  # the other fields of a trial
-TAGS = {"model": "family", "objective": "name", "data": "name", "executor": "name"}
+TAGS = {
+    **{"model": "family", "objective": "name", "data": "name", "optimizer": "name"},
+    "executor": "name",
+}
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,14 @@ OPEN = (
 # Fields that earlier versions did not write: a section without them still gives every field.
 NEWER = {
     "executor": {"slurm", "nodes", "placement"},
-    "optimizer": {"decay_timescale"},
+    "model": {"chunks"},
+    "optimizer": {f.name for f in dataclasses.fields(config.OptimizerConfig)} - {"lr"}
+    | {"decay_timescale"},
     "parametrization": {
         *("decayed", "base_batch_size", "base_steps", "duration_exponent", "most_one_minus_beta"),
     },
 }
+UNTAGGED = {"optimizer": "adamw"}  # the member of a section without its tag, as they were written
 # Keys that only a sweep of the user's own trainer has, and sections with a dot at the end.
 EXTERNAL_ONLY = (
     *("fixed.", "resources.", "sweep.base_width."),
@@ -105,7 +115,7 @@ def member(group: str, section: Mapping[str, Any]) -> type:
     if len(members) == 1:
         (only,) = members.values()
         return only
-    tag = section.get(TAGS[group])
+    tag = section.get(TAGS[group], UNTAGGED.get(group))
     if not isinstance(tag, str) or tag not in members:
         raise UserError(
             f"`{group}.{TAGS[group]}` must be one of {', '.join(members)}, but got "
@@ -119,7 +129,7 @@ def is_whole(group: str, section: Any) -> bool:
     if not isinstance(section, Mapping):
         return False
     members = MEMBERS[group]
-    tag = section.get(TAGS.get(group, ""))
+    tag = section.get(TAGS.get(group, ""), UNTAGGED.get(group))
     cls = members.get(str(tag)) if len(members) > 1 else next(iter(members.values()))
     return cls is not None and set(field_types(cls)) - NEWER.get(group, set()) <= set(section)
 

@@ -14,8 +14,8 @@ from hptransfer.models.families.layers import (
     AdaptiveReadout,
     Attention,
     LabelEmbedder,
-    Linear,
     Mlp,
+    Modulation,
     PatchEmbed,
     Residual,
     TimestepEmbedder,
@@ -34,7 +34,7 @@ class DiTBlock(nn.Module):
         d = config.width
         self.attn = Attention(d, config.head_dim)
         self.mlp = Mlp(d, config.mlp_ratio * d)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(d, 6 * d))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Modulation(d, 6))
         self.residual = Residual()
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:

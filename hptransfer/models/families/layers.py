@@ -65,6 +65,18 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+class FusedLinear(Linear):
+    """Several square maps of one input as one layer: `maps` matrices, one under another."""
+
+    def __init__(self, width: int, maps: int, *, bias: bool = True) -> None:
+        super().__init__(width, maps * width, bias=bias)
+        self.maps = maps
+
+
+class Modulation(FusedLinear):
+    """The layer that makes the shifts, scales and gates of adaptive norms."""
+
+
 class Embedding(nn.Embedding):
     """`nn.Embedding`, with or without a trial axis."""
 
@@ -232,7 +244,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, head_dim: int, *, qkv_bias: bool = True) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.qkv = Linear(width, 3 * width, bias=qkv_bias)
+        self.qkv = FusedLinear(width, 3, bias=qkv_bias)
         self.proj = Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -302,7 +314,7 @@ class AdaptiveReadout(nn.Module):
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
         self.linear = Readout(width, outputs)
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(width, 2 * width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Modulation(width, 2))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)

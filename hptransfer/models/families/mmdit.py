@@ -23,8 +23,10 @@ from hptransfer.models.families.initializers import (
 )
 from hptransfer.models.families.layers import (
     AdaptiveReadout,
+    FusedLinear,
     Linear,
     Mlp,
+    Modulation,
     PatchEmbed,
     Residual,
     RMSNorm,
@@ -48,7 +50,7 @@ class StreamAttention(nn.Module):
     def __init__(self, config: MMDiTConfig, *, pre_only: bool) -> None:
         super().__init__()
         d, self.head_dim = config.width, config.head_dim
-        self.qkv = Linear(d, 3 * d)
+        self.qkv = FusedLinear(d, 3)
         if not pre_only:
             self.proj = Linear(d, d)
         if config.qk_norm:
@@ -73,7 +75,7 @@ class StreamBlock(nn.Module):
             self.mlp = Mlp(d, config.mlp_ratio * d)
             self.residual = Residual()
         parts = 2 if pre_only else 6
-        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Linear(d, parts * d))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), Modulation(d, parts))
 
     def before(self, x: Tensor, c: Tensor) -> tuple[Heads, tuple[Tensor, ...]]:
         """Return the stream's queries, keys and values, and the modulation that `after` needs."""

@@ -16,8 +16,10 @@ from hptransfer.config.choices import Init
 from hptransfer.models.families.initializers import XAVIER, ZERO, Initializer, normal
 from hptransfer.models.families.layers import (
     Attention,
+    FusedLinear,
     Linear,
     Mlp,
+    Modulation,
     PatchEmbed,
     Readout,
     Residual,
@@ -40,7 +42,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.head_dim = head_dim
         self.q_linear = Linear(width, width)
-        self.kv_linear = Linear(width, 2 * width)
+        self.kv_linear = FusedLinear(width, 2)
         self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -122,7 +124,7 @@ class PixArt(nn.Module):
         self.x_embedder = PatchEmbed(p, layout.channels, d)
         self.t_embedder = TimestepEmbedder(d)
         self.register_buffer("pos_embed", sincos_grid(layout.image_size // p, d))
-        self.t_block = nn.Sequential(nn.SiLU(), Linear(d, 6 * d))
+        self.t_block = nn.Sequential(nn.SiLU(), Modulation(d, 6))
         self.y_embedder = CaptionEmbedder(layout, d)
         self.blocks = nn.ModuleList(PixArtBlock(config) for _ in range(config.depth))
         self.final_layer = FinalLayer(d, p * p * channels)

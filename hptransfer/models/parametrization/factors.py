@@ -150,9 +150,10 @@ def base_weight_decay(config: TrialConfig) -> float:
     of itself in a step at multiplier 1.
     """
     optimizer, steps = config.optimizer, config.budget.steps
-    if optimizer.decay_timescale is None:
+    timescale = getattr(optimizer, "decay_timescale", None)  # AdamW alone has one
+    if timescale is None:
         return optimizer.weight_decay
-    share = 1.0 / (optimizer.decay_timescale * steps * clock_of(config))
+    share = 1.0 / (timescale * steps * clock_of(config))
     independent = config.parametrization.weight_decay_mode is WeightDecayMode.independent
     return share if independent else share / optimizer.lr
 

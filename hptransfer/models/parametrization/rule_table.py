@@ -12,16 +12,18 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hptransfer.config import TrialConfig
-from hptransfer.config.choices import Scaling
+from hptransfer.config import AdamWConfig, MuonConfig, TrialConfig
+from hptransfer.config.choices import MuonScale, Scaling
 from hptransfer.config.identity import with_width
-from hptransfer.models.parametrization.factors import Role, adam_betas, clock_of, decay_timescale
+from hptransfer.models.parametrization.factors import Role, adam_betas, clock_of
 from hptransfer.models.parametrization.roles import shaped_parameters
 from hptransfer.models.parametrization.rules import (
     ParameterRule,
     ReadoutForm,
+    lr_mult,
     parameter_count,
     parameter_rules,
+    resolved_values,
     rules_in_form,
 )
 
@@ -98,13 +100,17 @@ def _printed(config: TrialConfig, role: Role, m: float, inside: bool) -> dict[st
 
 
 def decay_timescales(config: TrialConfig) -> dict[str, dict[str, float] | None]:
-    """Return τ by role, the time in runs in which weight decay shrinks weights by the factor e.
+    """Return τ = batch/(lr·λ·samples) by role; None for a role that does not decay.
 
-    It is None for a role that does not decay.
+    It is the time, in runs, in which weight decay alone, at multiplier 1, shrinks a weight by the
+    factor e (arXiv 2405.13698).
     """
     found: dict[str, list[float | None]] = {}
     for rule in parameter_rules(config):
-        found.setdefault(rule.role.value, []).append(decay_timescale(config, rule.factors))
+        values = resolved_values(config, rule)
+        share = values["lr"] * values["weight_decay"]  # lost per step at multiplier 1
+        timescale = 1.0 / (share * config.budget.steps) if share else None
+        found.setdefault(rule.role.value, []).append(timescale)
     return {role: _as_json(_spread(values)) for role, values in found.items()}
 
 
@@ -115,7 +121,9 @@ def parameter_table(config: TrialConfig) -> list[dict[str, Any]]:
             "parameter": rule.name,
             "shape": list(rule.shape),
             "role": rule.role.value,
-            **dict(zip(RULE_COLUMNS, _values(rule), strict=True)),
+            **dict(zip(RULE_COLUMNS, _values(config, rule), strict=True)),
+            "optimizer": updated_by(config, rule),
+            **_of_matrices(config, rule),
         }
         for rule in parameter_rules(config)
     ]
@@ -130,15 +138,13 @@ def role_table(config: TrialConfig) -> dict[str, Any]:
     narrow, wide = _two_widths(config)
     ratio = wide.width_mult
     pairs = list(zip(parameter_rules(narrow), parameter_rules(wide), strict=True))
-    known = COMPLETE_EXPONENTS if is_complete(config) else VANILLA_EXPONENTS
     timescales = decay_timescales(config)
     roles = {
         role.value: _role_entry(
-            known[role],
+            role,
+            config,
             timescales[role.value],
-            [rule for rule in parameter_rules(config) if rule.role is role],
-            [_exponents(*pair, ratio) for pair in pairs if pair[0].role is role],
-            config.width_mult,
+            [_exponents(config, *pair, ratio) for pair in pairs if pair[0].role is role],
         )
         for role in Role
         if any(rule.role is role for rule, _ in pairs)
@@ -146,6 +152,7 @@ def role_table(config: TrialConfig) -> dict[str, Any]:
     return {
         "family": config.model.family,
         "parametrization": config.parametrization.scaling.value,
+        "optimizer": config.optimizer.name,
         "broken": config.parametrization.broken.value,
         "width": config.model.width,
         "base_width": config.model.base_width,
@@ -176,16 +183,42 @@ def _two_widths(config: TrialConfig) -> tuple[TrialConfig, TrialConfig]:
     return with_width(config, base), with_width(config, own if own != base else 2 * base)
 
 
-def _values(rule: ParameterRule) -> tuple[float, ...]:
-    factors = rule.factors
-    return rule.init_std, factors.lr, factors.weight_decay, factors.eps, factors.forward
+def updated_by(config: TrialConfig, rule: ParameterRule) -> str:
+    """Return the name of what updates a parameter: adamw, muon or lion."""
+    apart = isinstance(config.optimizer, MuonConfig) and rule.matrices is None
+    return AdamWConfig().name if apart else config.optimizer.name
 
 
-def _exponents(narrow: ParameterRule, wide: ParameterRule, ratio: float) -> tuple[Any, ...]:
+def _of_matrices(config: TrialConfig, rule: ParameterRule) -> dict[str, Any]:
+    """Return what Muon makes of a parameter: the number of matrices, and an update's scale."""
+    if rule.matrices is None or not isinstance(config.optimizer, MuonConfig):
+        return {}
+    scale = rule.matrices.scale(config.optimizer.scale)
+    return {"matrices": rule.matrices.count, "update_scale": scale}
+
+
+def vanilla_exponents(role: Role, config: TrialConfig) -> Exponents:
+    """Return a role's exponents in a plain Transformer under the trial's optimizer."""
+    known = COMPLETE_EXPONENTS if is_complete(config) else VANILLA_EXPONENTS
+    optimizer, plain = config.optimizer, known[role]
+    if role is not Role.hidden or not isinstance(optimizer, MuonConfig):
+        return plain
+    lr = -0.5 if optimizer.scale is MuonScale.match_rms_adamw else 0.0
+    return (plain[0], lr, optimizer.decay_exponent - lr, *plain[3:])
+
+
+def _values(config: TrialConfig, rule: ParameterRule) -> tuple[float, ...]:
+    own, lr = rule.factors, rule.factors.lr * lr_mult(config, rule)
+    return rule.init_std, lr, own.weight_decay, own.eps, own.forward
+
+
+def _exponents(
+    config: TrialConfig, narrow: ParameterRule, wide: ParameterRule, ratio: float
+) -> tuple[Any, ...]:
     """Return the width exponents of a parameter's rule; None for values that are zero."""
     return tuple(
         math.log(after / before, ratio) if before else None
-        for before, after in zip(_values(narrow), _values(wide), strict=True)
+        for before, after in zip(_values(config, narrow), _values(config, wide), strict=True)
     )
 
 
@@ -195,17 +228,20 @@ def is_complete(config: TrialConfig) -> bool:
 
 
 def _role_entry(
-    vanilla: Exponents,
+    role: Role,
+    config: TrialConfig,
     timescale: dict[str, float] | None,
-    rules: Sequence[ParameterRule],
     exponents: Sequence[tuple[Any, ...]],
-    m: float,
 ) -> dict[str, Any]:
-    values = [_spread(column) for column in zip(*map(_values, rules), strict=True)]
+    m = config.width_mult
+    rules = [rule for rule in parameter_rules(config) if rule.role is role]
+    values = [_spread(column) for column in zip(*(_values(config, r) for r in rules), strict=True)]
     spreads = [_spread(column) for column in zip(*exponents, strict=True)]
+    vanilla = vanilla_exponents(role, config)
     return {
         "tensors": len(rules),
         "parameters": sum(math.prod(rule.shape) for rule in rules),
+        "optimizers": list(dict.fromkeys(updated_by(config, rule) for rule in rules)),
         **{name: _as_json(spread) for name, spread in zip(RULE_COLUMNS, values, strict=True)},
         "decay_timescale": timescale,
         "exponents": {n: _as_json(s, 4) for n, s in zip(RULE_COLUMNS, spreads, strict=True)},

@@ -19,7 +19,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from hptransfer.config import CustomConfig, TrialConfig
+from hptransfer.config import CustomConfig, LionConfig, MuonConfig, TrialConfig
 from hptransfer.config.choices import TRANSFERRING
 from hptransfer.errors import UserError
 from hptransfer.models.families import build_architecture, initializer
@@ -28,15 +28,17 @@ from hptransfer.models.parametrization.factors import (
     Factors,
     Role,
     adam_betas,
+    base_weight_decay,
     branch_factor,
     clock_of,
-    coupled_weight_decay,
+    coupled_decay,
     folded,
     group_values,
     init_factor,
     role_factors,
 )
 from hptransfer.models.parametrization.measured import drawn_parameters, measured_std
+from hptransfer.models.parametrization.muon import Matrices, matrices_of, muon_factors, rate_group
 from hptransfer.models.parametrization.roles import ShapedParameter, on_meta, shaped_parameters
 from hptransfer.system.random_streams import torch_generator
 
@@ -51,28 +53,61 @@ class ParameterRule:
     role: Role
     init_std: float  # with the trial's init scale; measured if the model is custom
     factors: Factors
+    rate_group: str  # whose base rate optimizer.lr_mult_<rate_group> multiplies
+    matrices: Matrices | None  # as Muon orthogonalises it; None: AdamW or Lion updates it
 
 
 @cache
 def parameter_rules(config: TrialConfig) -> tuple[ParameterRule, ...]:
     """Return the rule of every trainable parameter, in the model's own order."""
     return tuple(
-        ParameterRule(
-            name=shaped.name,
-            shape=shaped.shape,
-            base_shape=shaped.base_shape,
-            role=shaped.role,
-            init_std=_initial_std(config, shaped),
-            factors=role_factors(
-                shaped.role,
-                shaped.width_mult,
-                config.parametrization,
-                config.model.depth_mult if shaped.in_block else 1.0,
-                clock_of(config),
-            ),
-        )
-        for shaped in shaped_parameters(config.model, config.data.layout)
+        _rule(config, shaped) for shaped in shaped_parameters(config.model, config.data.layout)
     )
+
+
+def _rule(config: TrialConfig, shaped: ShapedParameter) -> ParameterRule:
+    r = config.model.depth_mult if shaped.in_block else 1.0
+    matrices = matrices_of(config, shaped)
+    if matrices is None:
+        kappa = clock_of(config)
+        factors = role_factors(shaped.role, shaped.width_mult, config.parametrization, r, kappa)
+    else:
+        factors = muon_factors(matrices, shaped, config, r)
+    return ParameterRule(
+        name=shaped.name,
+        shape=shaped.shape,
+        base_shape=shaped.base_shape,
+        role=shaped.role,
+        init_std=_initial_std(config, shaped),
+        factors=factors,
+        rate_group=rate_group(config.model, config.data.layout, shaped),
+        matrices=matrices,
+    )
+
+
+def base_lr(config: TrialConfig, rule: ParameterRule) -> float:
+    """Return a parameter's base learning rate: its optimizer's, times its group's multiplier."""
+    optimizer, own = config.optimizer, config.optimizer.lr
+    if isinstance(optimizer, MuonConfig) and rule.matrices is None:
+        own = optimizer.adam_lr
+    return own * lr_mult(config, rule)
+
+
+def lr_mult(config: TrialConfig, rule: ParameterRule) -> float:
+    """Return what multiplies the base learning rate of a parameter's group."""
+    return getattr(config.optimizer, f"lr_mult_{rule.rate_group}", 1.0)
+
+
+def resolved_values(config: TrialConfig, rule: ParameterRule) -> dict[str, float]:
+    """Return a parameter's rate, and its decay and epsilon as AdamW takes them: `group_values`.
+
+    The decay is coupled: the optimizer multiplies it by the rate.
+    """
+    optimizer, base = config.optimizer, base_lr(config, rule)
+    mode = config.parametrization.weight_decay_mode
+    decay = coupled_decay(base_weight_decay(config), base, mode)
+    eps = getattr(optimizer, "eps", 1.0)  # Lion has none
+    return group_values(rule.factors, lr=base, weight_decay=decay, eps=eps)
 
 
 def parameter_count(config: TrialConfig) -> int:
@@ -209,7 +244,11 @@ def build_model(config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.ho
 def param_groups(
     model: nn.Module, config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.hook
 ) -> list[dict[str, object]]:
-    """Return parameter groups for any torch optimizer with lr, weight_decay and eps per group.
+    """Return parameter groups for the trial's optimizer, each with its lr and weight_decay.
+
+    Under AdamW they fit any torch optimizer with lr, weight_decay and eps per group. Under Muon the
+    groups with `matrices` are its own: each parameter holds so many matrices one under another, and
+    the update of each is orthogonalised, then multiplied by `scale` and lr.
 
     A schedule must multiply each group's `lr`; an absolute value would undo the factors. Under
     `WeightDecayMode.independent` a weight decays by the configured λ per step at multiplier 1.
@@ -230,21 +269,34 @@ def param_groups(
             f"{type(model).__name__} without its parameters' names. Pass the model inside it, "
             "usually model.module."
         ) from None
-    by_factors: dict[Factors, list[ParameterRule]] = {}
+    alike: dict[tuple[object, ...], list[ParameterRule]] = {}
     for rule in rules_in_form(config, ReadoutForm(readout)):
-        by_factors.setdefault(dataclasses.replace(rule.factors, forward=1.0), []).append(rule)
-    return [_group(model, config, key, rules) for key, rules in by_factors.items()]
+        factors = dataclasses.replace(rule.factors, forward=1.0)
+        alike.setdefault((factors, base_lr(config, rule), rule.matrices), []).append(rule)
+    return [_group(model, config, rules) for rules in alike.values()]
 
 
 def _group(
-    model: nn.Module, config: TrialConfig, key: Factors, rules: Sequence[ParameterRule]
+    model: nn.Module, config: TrialConfig, rules: Sequence[ParameterRule]
 ) -> dict[str, object]:
-    optimizer = config.optimizer
+    optimizer, matrices = config.optimizer, rules[0].matrices
+    values = resolved_values(config, rules[0])
+    if matrices is not None and isinstance(optimizer, MuonConfig):
+        own = {
+            **{name: values[name] for name in ("lr", "weight_decay")},
+            "matrices": matrices.count,
+            "scale": matrices.scale(optimizer.scale),
+            "momentum": optimizer.momentum,
+            "nesterov": optimizer.nesterov,
+            "ns_steps": optimizer.ns_steps,
+            "ns_eps": optimizer.ns_eps,
+        }
+    else:
+        own = {**values, "betas": adam_betas(config)}
+        if isinstance(optimizer, LionConfig):
+            del own["eps"]
     return {
         "params": [model.get_parameter(rule.name) for rule in rules],
         "names": [rule.name for rule in rules],
-        **group_values(
-            key, lr=optimizer.lr, weight_decay=coupled_weight_decay(config), eps=optimizer.eps
-        ),
-        "betas": adam_betas(config),
+        **own,
     }

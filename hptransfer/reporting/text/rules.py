@@ -31,16 +31,16 @@ def rules_text(table: Mapping[str, Any], parameters: Sequence[Mapping[str, Any]]
     published = "published" if complete else "vanilla"
     columns = ["role", "tensors", "params", "init std", "init", *FACTOR_COLUMNS, published]
     cells = [_role_cells(role, entry) for role, entry in table["roles"].items()]
-    lines = [text_table(title, columns, cells), *_differences(table)]
+    lines = [text_table(title, columns, cells), *_of_optimizer(table), *_differences(table)]
     timescales = {role: entry["decay_timescale"] for role, entry in table["roles"].items()}
     lines += decay_lines(timescales)
     if complete:
         lines += _printed_lines(table)
     if parameters:
         columns = ["parameter", "shape", "role", "init std", *FACTOR_COLUMNS]
-        lines.append(
-            text_table("every parameter", columns, [_parameter_cells(p) for p in parameters])
-        )
+        columns += [] if table["optimizer"] == "adamw" else ["by", "scale"]
+        cells = [_parameter_cells(p)[: len(columns)] for p in parameters]
+        lines.append(text_table("every parameter", columns, cells))
     return "\n".join(lines)
 
 
@@ -57,10 +57,30 @@ def _role_cells(role: str, entry: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _of_optimizer(table: Mapping[str, Any]) -> list[str]:
+    """Return lines on who updates what; none where AdamW updates all."""
+    if table["optimizer"] == "adamw":
+        return []
+    roles: dict[str, list[str]] = {}
+    for role, entry in table["roles"].items():
+        for name in entry["optimizers"]:
+            roles.setdefault(name, []).append(role)
+    lines = [f"Updated by {name}: {', '.join(own)}." for name, own in roles.items()]
+    if "muon" in roles:
+        lines += [
+            "The base rate of muon is optimizer.lr, which an update's scale multiplies (--all: by",
+            "muon (3) are three matrices, one under another); that of adamw is optimizer.adam_lr.",
+        ]
+    return lines
+
+
 def _parameter_cells(row: Mapping[str, Any]) -> list[str]:
     shape = "x".join(map(str, row["shape"]))
     factors = [f"{row[f'{name}_factor']:.4g}" for name in FACTOR_COLUMNS.values()]
-    return [row["parameter"], shape, row["role"], f"{row['init_std']:.4g}", *factors]
+    count, scale = row.get("matrices", 1), row.get("update_scale")
+    by = row["optimizer"] + (f" ({count})" if count > 1 else "")
+    last = [by, "" if scale is None else f"{scale:.4g}"]
+    return [row["parameter"], shape, row["role"], f"{row['init_std']:.4g}", *factors, *last]
 
 
 def _differences(table: Mapping[str, Any]) -> list[str]:

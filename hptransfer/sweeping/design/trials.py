@@ -188,7 +188,7 @@ def _base_facts(sweep: SweepConfig) -> dict[str, object]:
     base = with_scaling(with_width(sweep.base, sweep.base.model.base_width), Scaling.mup)
     base = dataclasses.replace(base, seed=0)
     for name, _ in sweep.search:
-        hp = hyperparameter(name, base.objective)
+        hp = hyperparameter(name)
         default = getattr(type(getattr(base, hp.group))(), hp.field)
         group = dataclasses.replace(getattr(base, hp.group), **{hp.field: default})
         base = dataclasses.replace(base, **{hp.group: group})

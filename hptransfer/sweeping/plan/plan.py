@@ -42,7 +42,7 @@ from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.sweeping.design.trials import pending, placeholder_trials, points, wanted
 from hptransfer.system.text import percent_text
-from hptransfer.training.flops import step_flops, trainable_parameters, trial_flops
+from hptransfer.training.flops import train_step_flops, trainable_parameters, trial_flops
 
 Row = Mapping[str, Any]
 Rows = Mapping[str, Row]  # a ledger's rows by trial_key
@@ -172,7 +172,7 @@ def _scaled(groups: Mapping[str, Trials], key: str, known: Mapping[str, KnownCos
 
 def flops_of_step(config: TrialConfig) -> float:
     """Return the FLOPs of one training step of a trial."""
-    return step_flops(config.model, config.data.layout, config.budget.batch_size)[1]
+    return train_step_flops(config)
 
 
 def evaluation_share(config: TrialConfig) -> float:

@@ -9,15 +9,23 @@ raw values: mean |activation| after training does not reveal a hidden rate that 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from hptransfer.config import CustomConfig, Layout, ModelConfig, RuntimeConfig, TrialConfig
+from hptransfer.config import (
+    CustomConfig,
+    Layout,
+    ModelConfig,
+    MuonConfig,
+    RuntimeConfig,
+    TrialConfig,
+)
 from hptransfer.config.choices import Precision, Schedule
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import with_width
@@ -31,11 +39,13 @@ from hptransfer.models.parametrization.roles import (
     on_meta,
     shaped_parameters,
 )
+from hptransfer.models.parametrization.rules import parameter_rules
 from hptransfer.training.batches import evaluation_batches
 from hptransfer.training.check_causes import Shapes, Structure
 from hptransfer.training.coordinate_record import (
     CHECK_SEEDS,
     MEASURED_STEPS,
+    OCTAVES_LOWER,
     Asked,
     OutputSizes,
     WidthMeasurement,
@@ -59,11 +69,11 @@ def coordinate_check(
     """Return the coordinate check of a trial's parametrization over `widths`.
 
     The base learning rate is 2**log2_lr, or up to `OCTAVES_LOWER` octaves lower where the check may
-    fail because of the rate. The answer is the object of `hptransfer check --json`: slopes in
-    octaves per width doubling, the verdict `pass`, `fail` or `inconclusive`, the causes of a
-    failure, and the RMS values behind the slopes.
-    An output that is exactly zero at all widths (a module initialised to zero, or one that has not
-    changed yet) has no slope and is listed under `zero`.
+    fail because of the rate. That of Muon is at least the `telling_rate`. The answer is the object
+    of `hptransfer check --json`: slopes in octaves per width doubling, the verdict `pass`, `fail`
+    or `inconclusive`, the causes of a failure, and the RMS values behind the slopes. An output that
+    is exactly zero at all widths (a module initialised to zero, or one that has not changed yet)
+    has no slope and is listed under `zero`.
 
     Raises:
         UserError: `widths` are fewer than two different ones, or the model raises an exception.
@@ -79,12 +89,54 @@ def coordinate_check(
     dataset = load_data(base.data, runtime.data_folder)
     eager = dataclasses.replace(runtime, compile=False, graph=False)
 
-    def check_at(rate: float) -> dict[str, Any]:
-        probe = probe_config(base, rate)
-        runs = {w: measured(with_width(probe, w), dataset, eager) for w in widths}
-        return check_record(base, runs, rate)
+    def at_rate(rate: float, width: int) -> WidthMeasurement:
+        return measured(with_width(probe_config(base, rate), width), dataset, eager)
 
-    return {**answer_at_telling_rate(check_at, log2_lr), "asked_log2_lr": log2_lr}
+    def check_at(rate: float) -> dict[str, Any]:
+        return check_record(base, {w: at_rate(rate, w) for w in widths}, rate)
+
+    if not isinstance(base.optimizer, MuonConfig):
+        return {**answer_at_telling_rate(check_at, log2_lr), "asked_log2_lr": log2_lr}
+    near = min(widths, key=lambda width: abs(width - base.model.base_width))
+    layers = [rule.name.rpartition(".")[0] for rule in parameter_rules(base) if rule.matrices]
+    lowest = telling_rate(lambda rate: at_rate(rate, near), layers, log2_lr)
+    answer = answer_at_telling_rate(check_at, max(log2_lr, lowest), lowest)
+    return {**answer, "asked_log2_lr": log2_lr}
+
+
+LEAST_EFFECT = 0.5  # octaves by which an output's change must grow with Muon's rate, per octave
+OCTAVES_HIGHER = 8  # octaves by which Muon's rate is raised, one by one, until it has that effect
+
+
+def telling_rate(
+    measured_at: Callable[[float], WidthMeasurement], layers: Sequence[str], log2_lr: float
+) -> float:
+    """Return the lowest rate of Muon, from `OCTAVES_LOWER` below `log2_lr` on, that tells.
+
+    At a low rate the output of a matrix changes because its input does, which AdamW changes, and a
+    wrong factor is not seen. An output that grows by e octaves per octave of the rate has a slope
+    of k·e where the factor is wrong by m^k. Returns the highest rate tried if none tells: there the
+    check says what it can.
+
+    Args:
+        measured_at: the measurement of one width at a rate.
+        layers: the modules whose weights Muon updates.
+    """
+    rate, highest = log2_lr - OCTAVES_LOWER, log2_lr + OCTAVES_HIGHER
+    sizes = measured_at(rate).sizes
+    while rate < highest:
+        higher = measured_at(rate + 1).sizes
+        if _effect(sizes, higher, layers) >= LEAST_EFFECT:
+            break
+        rate, sizes = rate + 1, higher
+    return rate
+
+
+def _effect(sizes: OutputSizes, higher: OutputSizes, layers: Sequence[str]) -> float:
+    """Return the most octaves by which a layer's change is larger in `higher`, over all steps."""
+    changed = [key for key in sizes if key[0] in layers and key[1] == "update"]
+    pairs = [(np.mean(sizes[key]), np.mean(higher[key])) for key in changed]
+    return max((float(np.log2(b / a)) for a, b in pairs if a > 0 and np.isfinite(b)), default=0.0)
 
 
 def probe_config(base: TrialConfig, log2_lr: float) -> TrialConfig:

@@ -22,6 +22,8 @@ from torch.func import functional_call, vmap
 from hptransfer.config import CustomConfig, DDPMConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import shape_signature
 from hptransfer.models.families.custom import packable_attention
+from hptransfer.models.parametrization.factors import Factors
+from hptransfer.models.parametrization.muon import Matrices
 from hptransfer.models.parametrization.rules import (
     ParameterRule,
     build_template,
@@ -63,7 +65,12 @@ class Pack:
         self.template = build_template(configs[0]).to(device)
         self.template.requires_grad_(False)
         self.rules = parameter_rules(configs[0])
-        self.segments = row_layout(self.rules, ALIGNMENT[device.type])
+        self.plain_rules = [rule for rule in self.rules if rule.matrices is None]
+        self.matrix_rules = in_runs([rule for rule in self.rules if rule.matrices is not None])
+        alignment = ALIGNMENT[device.type]
+        plain = row_layout(self.plain_rules, alignment)
+        self.entries_before_matrices = sum(segment.size for segment in plain)
+        self.segments = [*plain, *row_layout(self.matrix_rules, alignment)]
         rows = []
         for initial in map(initial_parameters, configs):
             parts = (initial.get(c.name, torch.zeros(c.shape)) for c in self.segments)
@@ -134,10 +141,15 @@ class Pack:
             self.bound_weights = torch.tensor(bounds) if bounds else None
 
     def over_entries(self, values: Sequence[float]) -> Tensor:
-        """Return one value per parameter for each entry of a flat row: (P,); padding gets 1."""
-        by_name = dict(zip((rule.name for rule in self.rules), values, strict=True))
-        parts = [torch.full((c.size,), by_name.get(c.name, 1.0)) for c in self.segments]
+        """Return one value per rule of `plain_rules` for each of their entries; padding gets 1."""
+        by_name = dict(zip((rule.name for rule in self.plain_rules), values, strict=True))
+        segments = row_layout(self.plain_rules, ALIGNMENT[self.device.type])
+        parts = [torch.full((c.size,), by_name.get(c.name, 1.0)) for c in segments]
         return torch.cat(parts).to(self.device)
+
+    def aligned(self, entries: int) -> int:
+        """Return the entries of a parameter in a row, padding included."""
+        return aligned(entries, ALIGNMENT[self.device.type])
 
     def member_tensors(self, member: int) -> dict[str, Tensor]:
         """Return one trial's parameters and multipliers by name, for a functional call."""
@@ -170,6 +182,20 @@ def _mapped(
     return vmap(call)(stacked, (x, t, *condition))
 
 
+def alike_under_muon(rule: ParameterRule) -> tuple[Matrices, Factors, str]:
+    """Return what the parameters of one run of matrices share."""
+    assert rule.matrices is not None
+    return rule.matrices, rule.factors, rule.rate_group
+
+
+def in_runs(rules: Sequence[ParameterRule]) -> list[ParameterRule]:
+    """Return matrices with those beside each other that are alike; else in the model's order."""
+    runs: dict[tuple[Matrices, Factors, str], list[ParameterRule]] = {}
+    for rule in rules:
+        runs.setdefault(alike_under_muon(rule), []).append(rule)
+    return [rule for run in runs.values() for rule in run]
+
+
 class RowSegment(NamedTuple):
     """A segment of a flat row: a parameter, or padding, whose name is empty."""
 
@@ -187,6 +213,11 @@ def row_layout(rules: Sequence[ParameterRule], alignment: int) -> list[RowSegmen
     segments = []
     for rule in rules:
         segments.append(RowSegment(rule.name, tuple(rule.shape)))
-        if padding := -segments[-1].size % alignment:
+        if padding := aligned(segments[-1].size, alignment) - segments[-1].size:
             segments.append(RowSegment("", (padding,)))
     return segments
+
+
+def aligned(entries: int, alignment: int) -> int:
+    """Return the entries of a parameter in a row, padding included."""
+    return entries + -entries % alignment

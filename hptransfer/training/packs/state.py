@@ -24,7 +24,7 @@ from hptransfer.data import Dataset
 from hptransfer.training.batches import Batch, InputQueue, PackBatches, StepInputs
 from hptransfer.training.device import compiled
 from hptransfer.training.objectives import Noised, noised, objective_loss
-from hptransfer.training.packs.optimizer import PackedAdamW
+from hptransfer.training.packs.optimizer import packed_optimizer
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
 
@@ -140,7 +140,7 @@ class TrainingState:
         self.pack, self.dataset, self.budget = pack, dataset, pack.configs[0].budget
         self.started_with = pack.configs
         self.members = list(range(len(pack)))  # their places at the start
-        self.optimizer = PackedAdamW(pack)
+        self.optimizer = packed_optimizer(pack)
         self.ema = pack.flat.detach().clone() if self.budget.weights is Weights.ema else None
         zeros = torch.zeros(len(pack), device=pack.device)
         self.alive = torch.ones_like(zeros, dtype=torch.bool)
@@ -183,12 +183,12 @@ class TrainingState:
 
     @torch.no_grad()
     def _finish(self, grad: Tensor, losses: Tensor, controls: Tensor) -> None:
-        """Apply a step's gradient (T, P), losses (T,) and controls (4, T).
+        """Apply a step's gradient (T, P), losses (T,) and controls (n, T), the last the step.
 
         Nothing that is not finite stays in weights, moments or averages.
         """
         norm, clipped = self.optimizer.clip(grad)
-        died = self.retire(torch.isfinite(losses) & torch.isfinite(norm), controls[3])
+        died = self.retire(torch.isfinite(losses) & torch.isfinite(norm), controls[-1])
         # On a GPU asking whether any trial died would wait for the device.
         unconditional = self.pack.runtime.compiled or self.pack.device.type != "cpu"
         if unconditional or bool(died.any()):
@@ -198,7 +198,7 @@ class TrainingState:
                 self.ema.masked_fill_(died.unsqueeze(1), 0.0)
         self.clipped += clipped
         self.loss_sum += torch.where(self.alive, losses, torch.nan)
-        self.optimizer.step(grad, controls[:3], self.alive)
+        self.optimizer.step(grad, controls[:-1], self.alive)
         if self.ema is not None:
             self.ema.lerp_(self.pack.flat, 1 - self.budget.ema_decay)
 
@@ -247,8 +247,7 @@ class TrainingState:
         """Return by name the tensors that change in training, as a checkpoint must hold them."""
         named = {
             "flat": self.pack.flat.detach(),
-            "moment1": self.optimizer.moment1,
-            "moment2": self.optimizer.moment2,
+            **self.optimizer.moments,
             "alive": self.alive,
             "diverged_at": self.diverged_at,
             "stopped_at": self.stopped_at,

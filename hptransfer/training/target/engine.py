@@ -19,7 +19,7 @@ from hptransfer.config import CustomConfig, RuntimeConfig, TrainerConfig, TrialC
 from hptransfer.config.choices import Weights
 from hptransfer.data import Dataset
 from hptransfer.errors import require
-from hptransfer.models.parametrization.rules import build_model, param_groups, parameter_rules
+from hptransfer.models.parametrization.rules import build_model, parameter_rules
 from hptransfer.training.batches import Batch, InputQueue, evaluation_batches, train_batch
 from hptransfer.training.device import arithmetic, autocast, bound_terms_on, refuse_uncompilable
 from hptransfer.training.objectives import (
@@ -29,6 +29,7 @@ from hptransfer.training.objectives import (
     sample_losses,
 )
 from hptransfer.training.schedule import lr_multiplier
+from hptransfer.training.target.optimizers import kept_tensors, make_optimizers
 from hptransfer.training.target.parallel import (
     ProcessGroup,
     assign,
@@ -77,17 +78,8 @@ class Engine:
             checkpoint_activations(self.model)
         self.trained = distribute(self.model, group, may_skip=custom)
         self.weights = {r.name: self.model.get_parameter(r.name) for r in parameter_rules(config)}
-        self.adamw = torch.optim.AdamW(
-            param_groups(self.model, config), fused=runtime.on_gpu or None
-        )
-        self.base_rates = [float(group["lr"]) for group in self.adamw.param_groups]
-        # The state that AdamW would make in its first step: a checkpoint is restored before that.
-        for weight in self.weights.values():
-            self.adamw.state[weight] = {
-                "step": torch.zeros((), device=group.device if runtime.on_gpu else "cpu"),
-                "exp_avg": torch.zeros_like(weight),
-                "exp_avg_sq": torch.zeros_like(weight),
-            }
+        self.optimizers = make_optimizers(self.model, config, fused=runtime.on_gpu)
+        self.base_rates = [float(group["lr"]) for group in self._groups()]
         averaged = config.budget.weights is Weights.ema
         self.ema = {n: w.detach().clone() for n, w in self.weights.items()} if averaged else None
         self.bound_terms = bound_terms_on(group.device, runtime)
@@ -102,7 +94,8 @@ class Engine:
 
     def train_step(self, step: int) -> StepReport:
         """Take step `step` (from 0); if loss or gradient is not finite, nothing changes."""
-        self.adamw.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
         with self._arithmetic():
             loss = self._backward(self.batches(step))
         for weight in self.weights.values():
@@ -149,14 +142,19 @@ class Engine:
             ours = [local_part(grad) for grad in grads]
             torch._foreach_mul_(ours, scale)  # pyright: ignore[reportPrivateImportUsage]
         multiplier = self.lr_multiplier(step)
-        for group, rate in zip(self.adamw.param_groups, self.base_rates, strict=True):
+        for group, rate in zip(self._groups(), self.base_rates, strict=True):
             group["lr"] = rate * multiplier  # an absolute value would undo µP's factors
-        self.adamw.step()
+        with self._arithmetic():
+            for optimizer in self.optimizers:
+                optimizer.step()
         if self.ema is not None:
             average = get_ema_multi_avg_fn(self.config.budget.ema_decay)
             now = [local_part(weight) for weight in self.weights.values()]
             average([local_part(tensor) for tensor in self.ema.values()], now, step)
         self.steps_taken = step + 1
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def lr_multiplier(self, step: int) -> float:
         """Return the schedule's multiplier of step `step`."""
@@ -222,9 +220,9 @@ class Engine:
     def state(self) -> Iterator[tuple[str, Tensor]]:
         """Return the tensors of a checkpoint by name, complete and on the CPU.
 
-        Names are `weights/<parameter>`, `moment1/<parameter>`, `moment2/<parameter>` and, with a
-        moving average, `ema/<parameter>`. Tensors are yielded in the first process only, but all
-        processes must iterate to the end: tensors are gathered one by one.
+        Names are `weights/<parameter>`, `moment1/<parameter>`, of AdamW `moment2/<parameter>` and,
+        with a moving average, `ema/<parameter>`. Tensors are yielded in the first process only, but
+        all processes must iterate to the end: tensors are gathered one by one.
         """
         return self._complete(self._tensors())
 
@@ -247,18 +245,21 @@ class Engine:
         for name, tensor in self._tensors().items():
             value = read(name) if self.group.is_first else torch.empty(tensor.shape)
             assign(tensor, self.group.from_first(value))
-        for entry in self.adamw.state.values():  # the bias corrections depend on it
-            entry["step"].fill_(steps_taken)
+        for optimizer in self.optimizers:
+            for entry in optimizer.state.values():
+                if "step" in entry:  # AdamW's bias corrections depend on it
+                    entry["step"].fill_(steps_taken)
         self.steps_taken = steps_taken
 
     def _tensors(self) -> dict[str, Tensor]:
-        state = {name: self.adamw.state[weight] for name, weight in self.weights.items()}
-        kinds = {
-            "weights": self.weights,
-            "moment1": {name: entry["exp_avg"] for name, entry in state.items()},
-            "moment2": {name: entry["exp_avg_sq"] for name, entry in state.items()},
-            "ema": self.ema or {},
+        kinds: dict[str, dict[str, Tensor]] = {
+            "weights": {**self.weights},
+            "moment1": {},
+            "moment2": {},
         }
+        for kind, name, tensor in kept_tensors(self.optimizers, self.weights):
+            kinds[kind][name] = tensor
+        kinds["ema"] = self.ema or {}
         return {f"{kind}/{n}": tensor for kind, own in kinds.items() for n, tensor in own.items()}
 
     def deciding_weights(self) -> dict[str, Tensor] | None:

@@ -245,11 +245,25 @@ def gathered(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def gathered_like(part: Tensor, like: Tensor) -> Tensor:
+    """Return the complete tensor of which each process has the part that it has of `like`."""
+    if not isinstance(like, DTensor):
+        return part
+    return DTensor.from_local(
+        part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
+    ).full_tensor()
+
+
+def part_like(value: Tensor, like: Tensor) -> Tensor:
+    """Return this process's part, as it has one of `like`, of a value equal in all processes."""
+    if isinstance(like, DTensor):
+        value = distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+    return local_part(value)
+
+
 def assign(tensor: Tensor, value: Tensor) -> None:
     """Write a complete value, equal in all processes, into a tensor or this process's part."""
-    if isinstance(tensor, DTensor):
-        value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
-    local_part(tensor).copy_(local_part(value))
+    local_part(tensor).copy_(part_like(value, tensor))
 
 
 @contextmanager

@@ -12,16 +12,13 @@ from typing import Any
 
 from hptransfer.config import CustomConfig, TrialConfig
 from hptransfer.models.families import initializer
-from hptransfer.models.parametrization.factors import (
-    adam_betas,
-    base_weight_decay,
-    coupled_weight_decay,
-)
+from hptransfer.models.parametrization.factors import adam_betas, base_weight_decay
 from hptransfer.models.parametrization.measured import draw_multipliers
 from hptransfer.models.parametrization.rules import (
     forward_multipliers,
     parameter_rules,
     readout_factor,
+    resolved_values,
 )
 
 FACTORS_SCHEMA = 1
@@ -51,9 +48,7 @@ def resolved(config: TrialConfig) -> list[Parameter]:
             name=rule.name,
             shape=rule.shape,
             role=rule.role.value,
-            lr=config.optimizer.lr * rule.factors.lr,
-            weight_decay=coupled_weight_decay(config) * rule.factors.weight_decay,
-            eps=config.optimizer.eps * rule.factors.eps,
+            **resolved_values(config, rule),
             forward=readout_factor(config, rule),
             distribution=_distribution(config, rule.name),
             init_std=rule.init_std,

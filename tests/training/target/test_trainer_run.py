@@ -229,7 +229,7 @@ def test_a_run_that_cannot_begin_leaves_no_config(train) -> None:
     assert not Path("without").exists()
 
 
-@pytest.mark.parametrize("where", ["engine.Engine.train_step", "engine.param_groups"])
+@pytest.mark.parametrize("where", ["engine.Engine.train_step", "engine.make_optimizers"])
 def test_too_little_memory_is_said_with_what_helps(train, monkeypatch, where: str) -> None:
     def exhausted(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("no more")
