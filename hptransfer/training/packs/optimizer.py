@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hptransfer.config import LionConfig, MuonConfig, TrialConfig
 from hptransfer.config.choices import WeightDecayMode
-from hptransfer.models.parametrization.factors import base_weight_decay
+from hptransfer.models.parametrization.factors import adam_betas, base_weight_decay
 from hptransfer.models.parametrization.muon import Matrices
 from hptransfer.models.parametrization.rules import lr_mult
 from hptransfer.training.orthogonal import orthogonalised
