@@ -474,9 +474,7 @@ def test_the_check_fails_a_head_dimension_that_grows() -> None:
             h = self.model.embed(tokens)
             return self.model.readout(self.extra(h, h, h)[0])
 
-    answer = hptransfer.mup.check(
-        Wide, stepping(language_loss), widths=[32, 64], lr=2**-6, seeds=2
-    )
+    answer = hptransfer.mup.check(Wide, stepping(language_loss), widths=[32, 64], lr=2**-6, seeds=2)
     assert answer.verdict == "fail"
     assert "The head dimension of extra grows with the width: it is 16 and 32" in str(answer)
 
