@@ -77,6 +77,8 @@ def _may_pass_lower(answer: Mapping[str, Any]) -> bool:
     the limit. Slopes of a wrong factor only get clearer at lower rates.
     """
     worst = answer["worst"]
+    if any(cause["certain"] for cause in answer["causes"]):
+        return False
     failed = not worst["ok"] and answer["loss_drop"] >= LEAST_LOSS_DROP
     return failed and (worst["slope"] is None or abs(worst["slope"]) <= DECISIVE_SLOPE)
 

@@ -221,6 +221,7 @@ def test_a_failure_that_may_be_the_rates_is_looked_at_below(
         return {
             "log2_lr": log2_lr,
             "verdict": "pass" if slope is not None and abs(slope) <= 0.2 else "fail",
+            "causes": [],
             "worst": {"slope": slope, "ok": slope is not None and abs(slope) <= 0.2},
             "loss_drop": 0.03 if log2_lr < -8 else 0.2,
         }
