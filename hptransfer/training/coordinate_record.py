@@ -27,6 +27,9 @@ LEAST_LOSS_DROP = 0.05  # share by which the base width's loss must fall for a c
 OCTAVES_LOWER = 2  # octaves by which the rate is lowered, one by one, while a check fails
 DECISIVE_SLOPE = 0.5  # |slope| in octaves per doubling above which no lower rate is tried
 NARROW_WIDTH = 64  # below it true µP may stray from one width to the next
+SLIGHT_EXCESS = (
+    0.1  # beyond the limit that right models of a narrow width may reach (separate keys)
+)
 CONFIDENCE = 0.95  # of the interval of a slope over seeds
 OWN_OUTPUT = "(model)"  # the name of the model itself among its modules
 
@@ -82,6 +85,8 @@ def _may_pass_lower(answer: Mapping[str, Any]) -> bool:
     the limit. Slopes of a wrong factor only get clearer at lower rates.
     """
     worst = answer["worst"]
+    if any(cause["certain"] for cause in answer["causes"]):
+        return False
     failed = not worst["ok"] and answer["loss_drop"] >= LEAST_LOSS_DROP
     return failed and (worst["slope"] is None or abs(worst["slope"]) <= DECISIVE_SLOPE)
 
@@ -269,7 +274,8 @@ def _slope(
         return {**found, "ok": True}
     may_be_noise = slope is not None and _may_be_noise(found)
     dies_out = over_width and last is not None and len(widths) > 2 and _dies_out(found, last)
-    narrow = dies_out or (over_width and len(widths) == 2 and widths[0] < NARROW_WIDTH)
+    few = len(widths) == 2 or _excess(found) <= SLIGHT_EXCESS
+    narrow = dies_out or (over_width and few and widths[0] < NARROW_WIDTH)
     if may_be_noise:
         found["unsure"] = "noise"
     elif slope is not None and narrow and not _is_decisive(found):

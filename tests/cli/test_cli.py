@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from hptransfer.errors import MachineError
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.sweeping.run import driver
+from hptransfer.training import coordinate_record
 from tests.support.paths import ROOT
 from tests.support.sweeps import recorded_checks
 
@@ -319,6 +321,28 @@ def test_a_failed_gate_is_exit_code_one_and_leaves_stdout_to_json(
     assert main([command, "tiny.yaml", "sweep.gate=true", "--json"]) == 1
     out, err = capsys.readouterr()
     assert out == "" and "coordinate check of µP failed" in err
+
+
+def test_a_gate_that_cannot_tell_says_so_and_goes_on(tiny_sweep, monkeypatch, capsys) -> None:
+    recorded_checks(monkeypatch, mup="inconclusive", standard="pass")
+    assert main(["sweep", "tiny.yaml", "sweep.gate=true", "sweep.widths=[8,16]"]) == 0
+    out, err = capsys.readouterr()
+    assert "the coordinate check cannot tell whether µP holds (inconclusive)" in out + err
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("pass", 0), ("inconclusive", 0), ("fail", 1)])
+def test_a_check_exits_with_1_only_where_it_failed(
+    tiny_sweep, monkeypatch, capsys, verdict: str, code: int
+) -> None:
+    whole = coordinate_record.coordinate_record
+
+    def record(asked: Any, runs: Any) -> dict[str, Any]:
+        return {**whole(asked, runs), "verdict": verdict}
+
+    monkeypatch.setattr("hptransfer.training.packs.coordinate_check.coordinate_record", record)
+    monkeypatch.setattr("hptransfer.training.packs.coordinate_check.CHECK_SEEDS", (0, 1))
+    assert main(["check", "sweep.widths=[24,48]"]) == code
+    assert ("next: " in capsys.readouterr().out) is (verdict == "pass")
 
 
 def test_a_failed_machine_is_exit_code_three(tiny_sweep, monkeypatch, capsys) -> None:

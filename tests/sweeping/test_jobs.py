@@ -32,6 +32,9 @@ def test_only_a_mup_arm_that_fails_stops_a_sweep(opened, monkeypatch) -> None:
     recorded_checks(monkeypatch, mup="fail", standard="pass")
     with pytest.raises(jobs.CheckFailed, match="check of µP failed"):
         jobs.gate(opened("sweep.gate=true", "name=other"))
+    recorded_checks(monkeypatch, mup="inconclusive", standard="pass")
+    answers = jobs.gate(opened("sweep.gate=true", "name=third"))
+    assert [c["verdict"] for c in answers] == ["inconclusive", "pass"]
 
 
 def test_checks_are_kept_until_widths_or_rates_change(opened, monkeypatch) -> None:

@@ -221,6 +221,7 @@ def test_a_failure_that_may_be_the_rates_is_looked_at_below(
         return {
             "log2_lr": log2_lr,
             "verdict": "pass" if slope is not None and abs(slope) <= 0.2 else "fail",
+            "causes": [],
             "worst": {"slope": slope, "ok": slope is not None and abs(slope) <= 0.2},
             "loss_drop": 0.03 if log2_lr < -8 else 0.2,
         }
@@ -314,7 +315,9 @@ def record_of_slopes(*octaves: float, spread: float = 0.0, first: int = 24, seed
 @pytest.mark.parametrize(
     ("octaves", "spread", "first", "verdict", "unsure"),
     [
-        ((0.3, 0.3), 0.0, 24, "fail", None),
+        ((0.32, 0.32), 0.0, 24, "fail", None),
+        ((0.28, 0.28), 0.0, 24, "inconclusive", "narrow"),
+        ((0.28, 0.28), 0.0, 64, "fail", None),
         ((0.3, 0.3), 0.5, 24, "inconclusive", "noise"),  # the interval includes the limit
         ((0.6, 0.1), 0.0, 24, "inconclusive", "narrow"),  # the deviation dies out
         ((0.6, 0.1), 0.5, 24, "pass", "noise"),  # both: nothing speaks for a fault
