@@ -86,6 +86,7 @@ def ledger_row(
             "loss_at_init": finite_or_none(result.loss_at_init),  # the loss before the first step
             "train_loss": finite_or_none(result.train_loss),  # mean over the last training steps
             "clipped_share": _digits(result.clipped_share, 6),  # share of clipped steps
+            "small_root_share": _digits(result.small_root_share, 6),  # root of v below 10 epsilon
             **{name: _digits(value, 6) for name, value in quality.items()},
             **result.metrics,  # those of a trainer that is not ours
         },

@@ -88,8 +88,8 @@ def _differences(sweep: SweepConfig, target: TrialConfig) -> dict[str, str]:
     }
 
 
-def _advice(sweep: SweepConfig, target: TrialConfig, difference: str) -> str:
-    """Return what to do about a difference that nothing speaks for."""
+def advice(sweep: SweepConfig, target: TrialConfig, difference: str) -> str:
+    """Return what to do about one of the `distances`."""
     of_base = BASE_VALUES.get(difference.partition(" ")[0])
     if target.parametrization.scaling is Scaling.complete and of_base is not None:
         proxy = flat(plain(sweep.base))[difference.partition(" ")[0]]
@@ -150,7 +150,7 @@ def transfer_record(
             *bridged(sweep, target),
             *(
                 "The answer holds only where nothing changes but what was swept, yet "
-                f"{difference}. {_advice(sweep, target, difference)}"
+                f"{difference}. {advice(sweep, target, difference)}"
                 for difference in apart
             ),
             *gap_warnings(gap),

@@ -17,6 +17,7 @@ from hptransfer.config.choices import WeightDecayMode
 from hptransfer.models.parametrization.factors import adam_betas, base_weight_decay
 from hptransfer.training.packs.pack import Pack
 
+SMALL_ROOT = 10.0  # epsilons below which a root of the second moment is counted as small
 CONTROLLED = ("lr", "beta1", "beta2", "eps")  # HPs that enter a step's bias corrections
 
 
@@ -109,6 +110,18 @@ class PackedAdamW:
         root = torch.sqrt(self.moment2, out=out).add_(eps * self.eps_factor)
         change = torch.div(self.moment1, root, out=out).mul_(self.lr_factor)
         flat.addcmul_(change, rate, value=-1.0)
+
+    def small_root_share(self, steps: int) -> Tensor:
+        """Return the share of entries that epsilon holds back after so many steps: (T,).
+
+        Their root of the second moment is below `SMALL_ROOT` epsilon. Entries that never had a
+        gradient are left out; NaN where there are no others.
+        """
+        multiplier = torch.ones(len(self.pack))
+        eps = self.controls(steps - 1, multiplier)[2].to(self.pack.device).unsqueeze(1)
+        moved = self.moment2 > 0
+        small = moved & (self.moment2.sqrt() < SMALL_ROOT * eps * self.eps_factor)
+        return small.sum(1) / moved.sum(1)
 
     @torch.no_grad()
     def quarantine(self, dead: Tensor) -> None:
