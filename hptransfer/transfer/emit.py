@@ -141,7 +141,7 @@ def transfer_record(
         "predicted_loss": None if apart or bridged(sweep, target) else answer.predicted_loss,
         "realised_regret": None,
         "train_validation_gap": gap,
-        "decay_timescale": decay_timescales(target),
+        **decay_entry(target),
         "cost": search_cost(sweep, table, target, points=swept_points(sweep, table, target)),
         "verdict": answer.verdict,
         "answers": answer.answers,
@@ -157,6 +157,12 @@ def transfer_record(
             *clipping_warnings(near, searched="log2_clip_norm" in answer.hps),
         ],
     }
+
+
+def decay_entry(target: TrialConfig) -> dict[str, Any]:
+    """Return τ by role, the weight decay as a time scale in runs; nothing where nothing decays."""
+    timescales = decay_timescales(target)
+    return {"decay_timescale": timescales} if any(timescales.values()) else {}
 
 
 def target_entry(target: TrialConfig) -> dict[str, Any]:
