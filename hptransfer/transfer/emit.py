@@ -58,7 +58,7 @@ def bridged(sweep: SweepConfig, target: TrialConfig) -> list[str]:
     if not said:
         return []
     return [
-        f"{' and '.join(said)}: the rules of `complete` (arXiv 2512.22382) carry the value over, "
+        f"{', '.join(said)}: the rules of `complete` (arXiv 2512.22382) carry the value over, "
         "which assumes that they hold for this model and data. To test it, vary these in the sweep "
         "(sweep.vary)."
     ]
