@@ -66,7 +66,10 @@ class BetaSchedule(Enum):
 
 
 class WeightDecayMode(Enum):
-    """What a tensor loses per step, as a share of itself, times the schedule."""
+    """What a tensor loses per step, as a share of itself, times the schedule.
+
+    With depth scaling `mup` and `unscaled` take r^(depth_alpha - 1) of that in blocks.
+    """
 
     mup = "mup"  # lr·λ for every tensor: hidden matrices have rate lr/m and decay λ·m
     independent = "independent"  # λ for every tensor, whatever the learning rate

@@ -86,6 +86,7 @@ def ledger_row(
             "loss_at_init": finite_or_none(result.loss_at_init),  # the loss before the first step
             "train_loss": finite_or_none(result.train_loss),  # mean over the last training steps
             "clipped_share": _digits(result.clipped_share, 6),  # share of clipped steps
+            **_known({"small_root_share": result.small_root_share}),
             **{name: _digits(value, 6) for name, value in quality.items()},
             **result.metrics,  # those of a trainer that is not ours
         },
@@ -100,6 +101,11 @@ def ledger_row(
 
 def _digits(value: float, digits: int) -> float | None:
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+def _known(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the metrics that are known: rows of other trainers, and older ones, lack the rest."""
+    return {n: _digits(value, 6) for n, value in metrics.items() if math.isfinite(value)}
 
 
 def finite_or_none(value: float | None) -> float | None:

@@ -34,7 +34,12 @@ TABLE_COLUMNS = tuple(
         ("loss", "float64", "the objective's", "held-out loss, or a metric; NaN unless completed"),
         ("family", "str", "", "architecture with one scaling axis"),
         ("width", "int64", "features", "d, the axis that is scaled"),
-        ("parametrization", "str", "", "mup, standard, standard_embed; shared at base width"),
+        (
+            "parametrization",
+            "str",
+            "",
+            "mup, complete, standard, standard_embed; shared at base width",
+        ),
         ("seed", "int64", "", "seed of initialisation, data order, noise and timesteps"),
         ("log2_<hp>", "float64", "octaves", "log2 of a searched hyperparameter each; -inf: off"),
         ("depth", "float64", "blocks", "of the model; NaN where it has none or it is not known"),

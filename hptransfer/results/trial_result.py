@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -36,6 +37,7 @@ class TrialResult:
     curve: tuple[tuple[int, float], ...] = ()  # (step, mean training loss since the last point)
     held_out: tuple[tuple[int, float], ...] = ()  # (step, deciding loss of the weights then)
     stopped_at_step: int | None = None  # the step after which it was given up as hopeless
+    small_root_share: float = math.nan  # of entries that epsilon holds back; NaN: not known
     metrics: Mapping[str, float] = field(default_factory=dict)  # numbers of a trainer not ours
     quality: Quality | None = None  # None: not asked for, not completed, or not finite
     pack_size: int = 1  # trials that really ran together, itself included; not recorded

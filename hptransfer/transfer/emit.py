@@ -58,7 +58,7 @@ def bridged(sweep: SweepConfig, target: TrialConfig) -> list[str]:
     if not said:
         return []
     return [
-        f"{' and '.join(said)}: the rules of `complete` (arXiv 2512.22382) carry the value over, "
+        f"{', '.join(said)}: the rules of `complete` (arXiv 2512.22382) carry the value over, "
         "which assumes that they hold for this model and data. To test it, vary these in the sweep "
         "(sweep.vary)."
     ]
@@ -88,8 +88,8 @@ def _differences(sweep: SweepConfig, target: TrialConfig) -> dict[str, str]:
     }
 
 
-def _advice(sweep: SweepConfig, target: TrialConfig, difference: str) -> str:
-    """Return what to do about a difference that nothing speaks for."""
+def advice(sweep: SweepConfig, target: TrialConfig, difference: str) -> str:
+    """Return what to do about one of the `distances`."""
     of_base = BASE_VALUES.get(difference.partition(" ")[0])
     if target.parametrization.scaling is Scaling.complete and of_base is not None:
         proxy = flat(plain(sweep.base))[difference.partition(" ")[0]]
@@ -141,7 +141,7 @@ def transfer_record(
         "predicted_loss": None if apart or bridged(sweep, target) else answer.predicted_loss,
         "realised_regret": None,
         "train_validation_gap": gap,
-        "decay_timescale": decay_timescales(target),
+        **decay_entry(target),
         "cost": search_cost(sweep, table, target, points=swept_points(sweep, table, target)),
         "verdict": answer.verdict,
         "answers": answer.answers,
@@ -150,13 +150,19 @@ def transfer_record(
             *bridged(sweep, target),
             *(
                 "The answer holds only where nothing changes but what was swept, yet "
-                f"{difference}. {_advice(sweep, target, difference)}"
+                f"{difference}. {advice(sweep, target, difference)}"
                 for difference in apart
             ),
             *gap_warnings(gap),
             *clipping_warnings(near, searched="log2_clip_norm" in answer.hps),
         ],
     }
+
+
+def decay_entry(target: TrialConfig) -> dict[str, Any]:
+    """Return τ by role, the weight decay as a time scale in runs; nothing where nothing decays."""
+    timescales = decay_timescales(target)
+    return {"decay_timescale": timescales} if any(timescales.values()) else {}
 
 
 def target_entry(target: TrialConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import yaml
 
 from hptransfer.analysis.of_folder import asked_conditions, estimated, table_of, wanted_rows
 from hptransfer.analysis.target_rows import with_realised
-from hptransfer.config.choices import arm_name
+from hptransfer.config.choices import TRANSFERRING, arm_name
 from hptransfer.config.hyperparameters import hp_value
 from hptransfer.config.sweep import CONDITIONS
 from hptransfer.errors import UserError
@@ -204,7 +204,7 @@ def _arm_for(table: pd.DataFrame, target: TrialConfig) -> tuple[str, list[str]]:
             f"{label}. Check that this is so, or set parametrization=."
         )
         label = UNKNOWN_LABEL if UNKNOWN_LABEL in set(table["parametrization"]) else label
-    if target.parametrization.scaling.value == "mup":
+    if target.parametrization.scaling in TRANSFERRING:
         notes.append(
             "A µP learning rate is relative to a base width, which the rows do not say; it is "
             f"taken to be model.base_width={base}. Check that this is so, or set model.base_width."

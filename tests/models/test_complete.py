@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import hptransfer
 from hptransfer.config import (
     AdamWConfig,
     BudgetConfig,
@@ -21,6 +22,7 @@ from hptransfer.config import (
     TrialConfig,
 )
 from hptransfer.config.choices import Broken, Decayed, Init, Scaling, WeightDecayMode
+from hptransfer.config.hyperparameters import hps, with_hyperparameters
 from hptransfer.config.identity import arm_of, trial_key, with_scaling
 from hptransfer.errors import UserError
 from hptransfer.models.parametrization.factors import (
@@ -321,6 +323,24 @@ def test_a_decay_that_is_kept_keeps_its_time_scale_under_complete() -> None:
     assert all(scale["low"] == scale["high"] for scale in scales.values())
     assert [scale["low"] for scale in scales.values()] == pytest.approx([at_base] * len(scales))
     assert role_table(grown("width", 4))["roles"]["hidden"]["decay_timescale"] is None
+
+
+def test_a_time_scale_is_a_hyperparameter() -> None:
+    config = with_hyperparameters(grown("steps", 4), {"log2_decay_timescale": -2.0})
+    assert config.optimizer.decay_timescale == 0.25
+    assert hps(config, ["log2_decay_timescale"]) == {"log2_decay_timescale": -2.0}
+
+
+def test_the_groups_of_a_loop_of_ones_own_leave_vectors_out_of_decay() -> None:
+    def make_model(width: int) -> torch.nn.Module:
+        layers = [torch.nn.Linear(8, width), torch.nn.Linear(width, width)]
+        return torch.nn.Sequential(*layers, torch.nn.Linear(width, 2))
+
+    model = hptransfer.mup.build(make_model, width=32, base_width=16)
+    groups = hptransfer.mup.param_groups(model, lr=0.01, weight_decay=0.1, decayed="matrices")
+    decays = {group["name"]: group["weight_decay"] for group in groups}
+    assert {name for name, decay in decays.items() if decay > 0} == {"hidden", "output"}
+    assert decays["hidden"] == 0.2
 
 
 def test_two_ways_to_say_the_decay_are_refused() -> None:

@@ -19,11 +19,13 @@ from hptransfer.analysis.answer.run_health import (
     train_validation_gap,
 )
 from hptransfer.analysis.answer.transferred import Transferred, transferred, worst_verdict
+from hptransfer.config.choices import Init
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.errors import UserError
 from hptransfer.models.parametrization.rules import build_model
 from hptransfer.reporting.text.answers import transfer_lines
+from hptransfer.sweeping.design.trials import check_target
 from hptransfer.training.flops import trial_flops
 from hptransfer.transfer import emit
 from tests.support.planted_estimates import MUP, STANDARD, planted
@@ -107,6 +109,58 @@ def test_distances_name_what_was_not_swept() -> None:
         "budget.steps is 600 at the target and 200 at the proxies (3 times)",
         "init is paper at the target and adaln_zero at the proxies",
     ]
+
+
+LARGER = (
+    "sweep.target.model.depth=8",
+    "sweep.target.budget.batch_size=128",
+    "sweep.target.budget.steps=600",
+)
+BASE_VALUES = (
+    "model.base_depth=2",
+    "parametrization.base_batch_size=64",
+    "parametrization.base_steps=150",
+)
+COMPLETE = ("parametrization=complete", "sweep.parametrizations=[complete]")
+
+
+def test_complete_speaks_for_depth_batch_size_and_steps() -> None:
+    sweep = quickstart(*COMPLETE, *BASE_VALUES, *LARGER)
+    target = target_of(sweep)
+    check_target(sweep, target)
+    assert emit.distances(sweep, target) == []
+    (sentence,) = emit.bridged(sweep, target)
+    for said in ("batch_size is 128", "(2 times)", "steps is 600", "depth is 8", "which assumes"):
+        assert said in sentence
+    longer = dataclasses.replace(target, init=Init.paper)
+    assert emit.distances(sweep, longer) == [
+        "init is paper at the target and adaln_zero at the proxies"
+    ]
+    at_base = quickstart(*COMPLETE, *BASE_VALUES)
+    assert emit.bridged(at_base, target_of(at_base)) == []
+
+
+def test_complete_speaks_for_nothing_without_its_base_value() -> None:
+    no_depth = quickstart(*COMPLETE, *BASE_VALUES[1:], *LARGER)
+    with pytest.raises(UserError, match=r"=complete with model\.base_depth=2"):
+        check_target(no_depth, target_of(no_depth))
+    no_steps = quickstart(*COMPLETE, *BASE_VALUES[:2], *LARGER)
+    target = target_of(no_steps)
+    (steps,) = emit.distances(no_steps, target)
+    assert steps.startswith("budget.steps is 600")
+    advice = emit.advice(no_steps, target, steps)
+    assert advice.startswith("Set parametrization.base_steps=150 in the sweep")
+
+
+@pytest.mark.parametrize("scaling", ["mup", "standard"])
+def test_no_other_arm_speaks_for_them(scaling: str) -> None:
+    words = (f"parametrization={scaling}", f"sweep.parametrizations=[{scaling}]")
+    sweep = quickstart(*words, *BASE_VALUES, *LARGER)
+    target = target_of(sweep)
+    with pytest.raises(UserError, match="must be as deep as the swept models"):
+        check_target(sweep, target)
+    check_target(sweep, target, ["depth"])
+    assert len(emit.distances(sweep, target)) == 3 and emit.bridged(sweep, target) == []
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from hptransfer.models.parametrization.rules import lr_mult
 from hptransfer.training.orthogonal import orthogonalised
 from hptransfer.training.packs.pack import Pack, alike_under_muon
 
+SMALL_ROOT = 10.0  # epsilons below which a root of the second moment is counted as small
+
 
 def packed_optimizer(pack: Pack) -> PackedOptimizer:
     """Return the optimizer of a pack's trials, which share its kind."""
@@ -102,6 +104,13 @@ class PackedOptimizer:
         """
         raise NotImplementedError
 
+    def small_root_share(self, steps: int) -> Tensor:
+        """Return the share of entries that epsilon holds back after so many steps: (T,).
+
+        It is NaN where the optimizer has no epsilon.
+        """
+        return torch.full((len(self.pack),), math.nan, device=self.pack.device)
+
     @torch.no_grad()
     def quarantine(self, dead: Tensor) -> None:
         """Zero the weights and moments of the trials in `dead` (T,), so that no NaN is left."""
@@ -166,6 +175,18 @@ class PackedAdamW(PackedOptimizer):
         root = torch.sqrt(self.moment2, out=out).add_(eps * self.eps_factor)
         change = torch.div(moment1, root, out=out).mul_(self.lr_factor)
         flat.addcmul_(change, rate, value=-1.0)
+
+    def small_root_share(self, steps: int) -> Tensor:
+        """Return the share of entries that epsilon holds back after so many steps: (T,).
+
+        Their root of the second moment is below `SMALL_ROOT` epsilon. Entries that never had a
+        gradient are left out; NaN where there are no others.
+        """
+        multiplier = torch.ones(len(self.pack))
+        eps = self.controls(steps - 1, multiplier)[2].to(self.pack.device).unsqueeze(1)
+        moved = self.moment2 > 0
+        small = moved & (self.moment2.sqrt() < SMALL_ROOT * eps * self.eps_factor)
+        return small.sum(1) / moved.sum(1)
 
 
 class PackedLion(PackedOptimizer):

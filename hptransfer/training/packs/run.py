@@ -100,6 +100,7 @@ class PackOutcome(NamedTuple):
     diverged_at: Tensor  # (T,) step, or -1
     stopped_at: Tensor  # (T,) steps taken until the trial was given up, or -1
     clipped_share: Tensor  # (T,) share of the steps whose gradient was clipped
+    small_root_share: Tensor  # (T,) `PackedAdamW.small_root_share` at the end; NaN: not known
     reports: tuple[Report, ...]
     seconds: float  # wall time, of earlier processes too
     pack: Pack  # the members at the end
@@ -173,6 +174,7 @@ def _outcome(state: TrainingState, progress: PackProgress) -> PackOutcome:
         diverged_at.long(),
         stopped_at.long(),
         clipped / steps,
+        _of_everybody(state, state.optimizer.small_root_share(steps)),
         tuple(progress.reports),
         progress.seconds,
         state.pack,
@@ -384,6 +386,7 @@ def _result(config: TrialConfig, outcome: PackOutcome, index: int, **known: Any)
         diverged_at_step=diverged_at if diverged_at >= 0 else None,
         stopped_at_step=stopped_at if stopped_at >= 0 else None,
         clipped_share=float(outcome.clipped_share[index]),
+        small_root_share=float(outcome.small_root_share[index]) if completed else math.nan,
         flops=trial_flops(config),
         curve=tuple(point for point in curve if point[1] == point[1]),
         held_out=tuple(point for point in held_out if point[1] == point[1]),

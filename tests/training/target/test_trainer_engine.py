@@ -10,12 +10,14 @@ import torch
 
 from hptransfer.config import (
     AdamWConfig,
+    DiTConfig,
     ParametrizationConfig,
     RuntimeConfig,
     TrainerConfig,
     TrialConfig,
 )
 from hptransfer.config.choices import (
+    Decayed,
     EpsScaling,
     Parallel,
     Precision,
@@ -27,6 +29,7 @@ from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.identity import trial_key, with_scaling
 from hptransfer.data import load_data
 from hptransfer.errors import UserError
+from hptransfer.models.parametrization.factors import adam_betas
 from hptransfer.training.batches import train_batch
 from hptransfer.training.packs.run import validation_loss
 from hptransfer.training.packs.state import TrainingState, start_training
@@ -80,6 +83,23 @@ def test_decay_rate_and_epsilon_of_every_parameter_are_the_packs(
     budget = dataclasses.replace(BASE.budget, schedule=Schedule.cosine, warmup_fraction=0.4)
     config = dataclasses.replace(BASE, parametrization=own, optimizer=optimizer, budget=budget)
     assert_equals_the_pack(with_scaling(config, scaling))
+
+
+@pytest.mark.parametrize("decayed", Decayed)
+def test_a_trial_under_complete_is_the_packs(decayed: Decayed) -> None:
+    """Betas, rates, decay and epsilon at twice the depth and other batch sizes and durations."""
+    model = DiTConfig(width=16, base_width=8, depth=4, base_depth=2)
+    own = ParametrizationConfig(
+        scaling=Scaling.complete,
+        depth_alpha=0.5,
+        decayed=decayed,
+        base_batch_size=2 * BASE.budget.batch_size,
+        base_steps=3 * BASE.budget.steps,
+    )
+    optimizer = AdamWConfig(lr=2.0**-8, eps=1e-3, weight_decay=3.0, beta1=0.8, beta2=0.9)
+    config = dataclasses.replace(BASE, model=model, parametrization=own, optimizer=optimizer)
+    assert adam_betas(config) == pytest.approx((0.5, 0.7))
+    assert_equals_the_pack(config)
 
 
 @pytest.mark.parametrize(
