@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hptransfer.config import TrialConfig
+from hptransfer.config import AdamWConfig, TrialConfig
 from hptransfer.config.choices import Precision, Schedule
 from hptransfer.transfer.exports.factors import Parameter, patterns, resolved, with_factor_in_weight
 
 
-def megatron_arguments_text(config: TrialConfig) -> str:
+def megatron_arguments_text(config: TrialConfig, optimizer: AdamWConfig) -> str:
     """Return the arguments that the target decides, one a line."""
-    optimizer, budget = config.optimizer, config.budget
+    budget = config.budget
     lines = [
         "# Arguments of Megatron-LM. Learning rates, epsilon and weight decay by parameter are in",
         "# megatron_groups.py. Leave --use-mup off: it scales as well, by rules of its own.",
