@@ -408,3 +408,27 @@ def test_factors_are_resolved_and_strict_json() -> None:
 def test_depth_scaling_is_said_to_be_the_readers() -> None:
     text = exports(target("dit", "model.depth=4", "model.base_depth=2"))["torch_groups.py"]
     assert "multiply every residual branch by 0.5" in text
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "lion"])
+def test_another_optimizer_is_said_as_json_and_refused_by_what_has_adamw_alone(
+    optimizer: str,
+) -> None:
+    words = [f"optimizer={optimizer}", "optimizer.lr_mult_adaln=2", "model.width=48"]
+    config = compose_file(None, words).trial
+    texts = exports(config)
+    said = json.loads(texts["factors.json"])
+    assert said["optimizer"]["name"] == optimizer.capitalize()
+    rates = {p["name"]: p["lr"] for p in said["parameters"]}
+    adaln, qkv = (f"blocks.0.{name}.weight" for name in ("adaLN_modulation.1", "attn.qkv"))
+    assert rates[adaln] == 2 * rates[qkv]
+    for group in param_groups(build_model(config), config):
+        names: Any = group["names"]
+        assert {rates[name] for name in names} == {group["lr"]}
+    if optimizer == "muon":
+        assert said["matrices"][adaln] == {"count": 6, "rows": 48, "columns": 48, "scale": 1.0}
+        assert "x_embedder.proj.weight" not in said["matrices"]
+    with pytest.raises(NotImplementedError, match=f"torch_groups.py .* optimizer={optimizer}"):
+        exec(texts["torch_groups.py"], {})
+    assert texts["megatron_args.txt"].startswith("# megatron_args.txt can only say AdamW")
+    assert texts["megatron_args.txt"].count("\n") == 1

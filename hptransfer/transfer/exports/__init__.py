@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hptransfer.config import CustomConfig, TrialConfig
+from hptransfer.config import AdamWConfig, CustomConfig, TrialConfig
 from hptransfer.models.parametrization.rules import branch_multipliers
 from hptransfer.system.files import write_text
 from hptransfer.transfer.exports import diffusers, megatron
+from hptransfer.transfer.exports.diffusers import accelerate_text
 from hptransfer.transfer.exports.factors import factors_text, resolved, torch_groups_text
 
 
@@ -24,7 +25,13 @@ def write_exports(folder: Path, config: TrialConfig) -> list[Path]:
 
 
 def exports(config: TrialConfig) -> dict[str, str]:
-    """Return the text of every export by file name."""
+    """Return the text of every export by file name.
+
+    Formats that can only say AdamW hold, under another optimizer, the sentence that says so.
+    """
+    if not isinstance(config.optimizer, AdamWConfig):
+        said = {"factors.json": factors_text(config), "accelerate.yaml": accelerate_text(config)}
+        return {**said, **{name: _refusal(name, config) for name in OF_ADAMW}}
     parameters = resolved(config)
     theirs = diffusers.renamed(parameters, config.model.family)
     notes = [
@@ -46,8 +53,23 @@ def exports(config: TrialConfig) -> dict[str, str]:
             readout="folded",
             says=[names, *notes],
         ),
-        "diffusers_args.txt": diffusers.diffusers_arguments_text(config),
-        "accelerate.yaml": diffusers.accelerate_text(config),
-        "megatron_args.txt": megatron.megatron_arguments_text(config),
+        "diffusers_args.txt": diffusers.diffusers_arguments_text(config, config.optimizer),
+        "accelerate.yaml": accelerate_text(config),
+        "megatron_args.txt": megatron.megatron_arguments_text(config, config.optimizer),
         "megatron_groups.py": megatron.megatron_groups_text(config),
     }
+
+
+# The files whose programs get their groups for AdamW.
+OF_ADAMW = (
+    *("torch_groups.py", "diffusers_groups.py", "diffusers_args.txt"),
+    *("megatron_args.txt", "megatron_groups.py"),
+)
+
+
+def _refusal(name: str, config: TrialConfig) -> str:
+    said = (
+        f"{name} can only say AdamW, but the target trains with optimizer={config.optimizer.name}: "
+        "take the values of every parameter from factors.json, or train with `hptransfer train`."
+    )
+    return f"raise NotImplementedError({said!r})\n" if name.endswith(".py") else f"# {said}\n"

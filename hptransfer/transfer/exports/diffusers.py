@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from hptransfer.config import RectifiedFlowConfig, TrialConfig
+from hptransfer.config import AdamWConfig, RectifiedFlowConfig, TrialConfig
 from hptransfer.config.choices import Precision, Schedule, TimestepSampling
 from hptransfer.transfer.exports.factors import Parameter, resolved_adamw
 
@@ -114,9 +114,9 @@ def _renamed(
     ]
 
 
-def diffusers_arguments_text(config: TrialConfig) -> str:
+def diffusers_arguments_text(config: TrialConfig, optimizer: AdamWConfig) -> str:
     """Return the arguments of diffusers' training scripts that the target decides, one a line."""
-    optimizer, budget, adamw = config.optimizer, config.budget, resolved_adamw(config)
+    budget, adamw = config.budget, resolved_adamw(config)
     lines = [
         "# Arguments of diffusers' training scripts. The optimizer's groups are those of",
         "# diffusers_groups.py: give the script's optimizer `param_groups(transformer)` (in",

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hptransfer.config import CustomConfig, TrialConfig
+from hptransfer.config import CustomConfig, MuonConfig, TrialConfig
+from hptransfer.config.records import plain
 from hptransfer.models.families import initializer
 from hptransfer.models.parametrization.factors import adam_betas, base_weight_decay
 from hptransfer.models.parametrization.measured import draw_multipliers
@@ -22,6 +23,7 @@ from hptransfer.models.parametrization.rules import (
 )
 
 FACTORS_SCHEMA = 1
+NAMES = {"adamw": "AdamW", "muon": "Muon", "lion": "Lion"}
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def factors_text(config: TrialConfig) -> str:
     """Return the target's values as JSON, a parameter a line.
 
     `parameters` holds absolute values; `folded` those of readouts whose forward has no factor.
+    Under Muon `matrices` holds the weights whose updates are orthogonalised: as how many matrices
+    one under another, and what multiplies each update besides its lr.
     """
     optimizer, budget, model = config.optimizer, config.budget, config.model
     head = {
@@ -103,7 +107,11 @@ def factors_text(config: TrialConfig) -> str:
         "width": model.width,
         "base_width": model.base_width,
         "parametrization": config.parametrization.scaling.value,
-        "optimizer": {"name": "AdamW", **dataclasses.asdict(optimizer), **resolved_adamw(config)},
+        "optimizer": {
+            **plain(optimizer),
+            "name": NAMES[optimizer.name],
+            **resolved_adamw(config),
+        },
         "schedule": schedule(config),
         "batch_size": budget.batch_size,
         "forward_multipliers": forward_multipliers(config),
@@ -112,6 +120,12 @@ def factors_text(config: TrialConfig) -> str:
     readouts = [
         with_factor_in_weight(parameter) for parameter in parameters if parameter.forward != 1.0
     ]
+    if isinstance(optimizer, MuonConfig):
+        head["matrices"] = {
+            rule.name: {**rule.matrices._asdict(), "scale": rule.matrices.scale(optimizer.scale)}
+            for rule in parameter_rules(config)
+            if rule.matrices is not None
+        }
     body = [f'"{key}": {json.dumps(value)}' for key, value in head.items()]
     body += [f'"parameters": {_lines(parameters)}', f'"folded": {_lines(readouts)}']
     return "{\n" + ",\n".join(body) + "\n}\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hptransfer.config import TrialConfig
+from hptransfer.config import AdamWConfig, TrialConfig
 from hptransfer.config.choices import Precision, Schedule
 from hptransfer.transfer.exports.factors import (
     Parameter,
@@ -20,9 +20,9 @@ from hptransfer.transfer.exports.factors import (
 )
 
 
-def megatron_arguments_text(config: TrialConfig) -> str:
+def megatron_arguments_text(config: TrialConfig, optimizer: AdamWConfig) -> str:
     """Return the arguments that the target decides, one a line."""
-    optimizer, budget, adamw = config.optimizer, config.budget, resolved_adamw(config)
+    budget, adamw = config.budget, resolved_adamw(config)
     lines = [
         "# Arguments of Megatron-LM. Learning rates, epsilon and weight decay by parameter are in",
         "# megatron_groups.py. Leave --use-mup off: it scales as well, by rules of its own.",
