@@ -21,6 +21,7 @@ from hptransfer.errors import UserError, abbreviate
 MEMBERS: Mapping[str, Mapping[str, type]] = {
     "model": {
         "dit": config.DiTConfig,
+        "dit_modern": config.DiTModernConfig,
         "uvit": config.UViTConfig,
         "pixart": config.PixArtConfig,
         "mmdit": config.MMDiTConfig,
@@ -85,7 +86,10 @@ OPEN = (
     "resources",
 )
 # Fields that earlier versions did not write: a section without them still gives every field.
-NEWER = {"executor": {"slurm", "nodes", "placement"}}
+NEWER = {
+    "executor": {"slurm", "nodes", "placement"},
+    "objective": {"prediction", "least_time", "timestep_shift"},
+}
 # Keys that only a sweep of the user's own trainer has, and sections with a dot at the end.
 EXTERNAL_ONLY = (
     *("fixed.", "resources.", "sweep.base_width."),
