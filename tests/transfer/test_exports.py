@@ -298,6 +298,20 @@ def test_the_diffusers_arguments_hold_what_they_can() -> None:
     assert set(accelerate) <= CLUSTER_CONFIG  # accelerate refuses a file with any other
 
 
+def test_the_diffusers_arguments_tell_the_shift_and_refuse_a_predicted_x() -> None:
+    def told(*overrides: str) -> str:
+        return exports(target("mmdit", *overrides))["diffusers_args.txt"]
+
+    assert "`shift` 1, or" in told()
+    assert "`shift` 3, or" in told("objective.timestep_shift=3")
+    assert "`shift` 0.25, or" in told(
+        "objective.timestep_shift=auto", "data.image_size=8", "data.channels=4"
+    )
+    refused = told("objective.prediction=x")
+    assert "no script has a model that predicts the data" in refused
+    assert "--weighting_scheme" not in refused
+
+
 @pytest.mark.parametrize(
     "drawn", [("uniform",), ("logit_normal", "objective.logit_mean=0.7", "objective.logit_std=0.5")]
 )
