@@ -83,10 +83,10 @@ def test_pixarts_null_caption_has_features_of_unit_norm() -> None:
 
 STDS = [  # under paper, adaln_zero and original; a norm's gain has none
     (DiTModernConfig(), "registers", (0.02, 0.02, 0.02)),
-    (DiTModernConfig(), "t_block.1.weight", (24**-0.5, 0.0, 0.0)),
+    (DiTModernConfig(), "t_block.1.weight", (1.0, 0.0, 0.0)),
     (DiTModernConfig(), "blocks.0.scale_shift_table", (0.02, 0.0, 0.0)),
     (DiTModernConfig(), "blocks.0.attn.q_norm.weight", (0.0, 0.0, 0.0)),
-    (DiTModernConfig(), "blocks.0.mlp.down.weight", (72**-0.5, 72**-0.5, (2 / 96) ** 0.5)),
+    (DiTModernConfig(), "blocks.0.mlp.down.weight", (1.0, 1.0, (2 / 7) ** 0.5)),
     (PixArtConfig(), "t_block.1.weight", (0.02, 0.0, 0.02)),
     (PixArtConfig(), "blocks.0.scale_shift_table", (0.02, 0.0, 24**-0.5)),
     (PixArtConfig(), "final_layer.scale_shift_table", (0.02, 0.02, 24**-0.5)),
