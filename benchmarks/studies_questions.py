@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-FAMILIES = {"dit": "DiT", "uvit": "U-ViT", "pixart": "PixArt-α", "mmdit": "MMDiT"}
+FAMILIES = {
+    "dit": "DiT",
+    "uvit": "U-ViT",
+    "pixart": "PixArt-α",
+    "mmdit": "MMDiT",
+    "dit_modern": "DiT of modern blocks",
+}
 GPU = "_fashion"  # how the name of a sweep's GPU edition ends
 
 
@@ -69,7 +75,7 @@ class Edition:
         )
 
 
-_ALL = tuple(FAMILIES)
+_ALL = ("dit", "uvit", "pixart", "mmdit")
 
 SECTIONS = (
     Section(
@@ -87,7 +93,7 @@ SECTIONS = (
         "The same question in a few minutes",
         "This is the main job, `hptransfer run quickstart`: three widths and a target of width "
         "192, for each family.",
-        (Question("quickstart", _ALL),),
+        (Question("quickstart", (*_ALL, "dit_modern")),),
         "studies/quickstart/figures/summary.png",
         "Loss against learning rate at three widths of DiT, µP beside standard",
         "As above.",

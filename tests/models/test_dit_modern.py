@@ -13,6 +13,7 @@ from torch import Tensor
 from hptransfer.config import DiTModernConfig, Layout, TrialConfig
 from hptransfer.config.choices import AdaLN, AutoShift, Prediction
 from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
+from hptransfer.config.compose.schema import is_whole
 from hptransfer.config.identity import canonical_json, trial_key
 from hptransfer.errors import UserError
 from hptransfer.models.families import build_architecture
@@ -162,6 +163,12 @@ def test_the_new_keys_of_an_objective_are_left_out_of_old_trials() -> None:
     assert len({trial_key(trial) for trial in trials}) == 3
     with pytest.raises(UserError, match=r"timestep_shift` must be a number or one of auto, but"):
         compose_file(None, ["objective.timestep_shift=aut"])
+
+
+def test_an_objective_of_an_older_results_folder_is_still_whole() -> None:
+    written = {"name": "rectified_flow", "timesteps": "uniform"}
+    assert is_whole("objective", {**written, "logit_mean": 0.0, "logit_std": 1.0})
+    assert not is_whole("objective", written)
 
 
 def test_its_quickstart_is_the_quickstart_with_its_model() -> None:

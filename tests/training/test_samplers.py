@@ -19,7 +19,7 @@ from hptransfer.config import (
 from hptransfer.config.choices import AutoShift, Prediction
 from hptransfer.errors import UserError
 from hptransfer.models.families import build_architecture
-from hptransfer.training.objectives import noised
+from hptransfer.training.objectives import noised, shifted
 from hptransfer.training.sampling.samplers import (
     Model,
     PathPoint,
@@ -94,6 +94,7 @@ def test_sampling_and_training_shift_the_times_alike(shift: float | AutoShift, e
     times = sampling_times(objective, 8, 64)
     assert times == pytest.approx([expected(1 - i / 8) for i in range(9)])
     assert (times[0], times[-1]) == (1.0, 0.0)  # exactly: there λ is infinite
+    assert {shifted(1.0, s) for s in (0.1, 0.3, 0.7, 6.93)} == {1.0}
     data = torch.zeros(9, 1, 8, 8)
     trained = noised(objective, data, data, torch.tensor([1 - i / 8 for i in range(9)]))
     assert trained.t.tolist() == pytest.approx([1000 * time for time in times])
