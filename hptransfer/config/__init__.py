@@ -27,6 +27,7 @@ from hptransfer.config.trial import (
     DDPMConfig,
     DigitsConfig,
     DiTConfig,
+    DiTModernConfig,
     FashionMNISTConfig,
     FeaturesConfig,
     FolderConfig,

@@ -58,6 +58,26 @@ class TimestepSampling(Enum):
     logit_normal = "logit_normal"  # the logistic function of a normal (arXiv 2403.03206, Eq. 19)
 
 
+class Prediction(Enum):
+    """What a model of a rectified flow puts out; the loss is on the velocity in either case."""
+
+    v = "v"  # the velocity, noise - x
+    x = "x"  # the data without noise (arXiv 2511.13720)
+
+
+class AutoShift(Enum):
+    """A shift of timesteps that follows from the data's shape."""
+
+    auto = "auto"  # the root of C·H·W / 4096
+
+
+class AdaLN(Enum):
+    """How the blocks get shifts, scales and gates from the conditioning."""
+
+    single = "single"  # one map for all blocks, and a learned table a block (arXiv 2310.00426)
+    block = "block"  # a map a block (arXiv 2212.09748)
+
+
 class BetaSchedule(Enum):
     """How DDPM's variances go from the first step to the last."""
 

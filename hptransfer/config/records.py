@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import operator
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,7 @@ def read_value(kind: Any, value: Any, where: str) -> Any:
     Raises:
         UserError: the value is of another type, which the message names.
     """
-    if value is None and _without_none(kind) is not kind:
+    if value is None and type(None) in typing.get_args(kind):
         return None
     kind = _without_none(kind)
     origin = typing.get_origin(kind)
@@ -111,7 +112,7 @@ def read_value(kind: Any, value: Any, where: str) -> Any:
             read_value(of_items, item, f"{where}[{index}]") for index, item in enumerate(value)
         )
     try:
-        return _READERS.get(kind, functools.partial(_member, kind))(value)
+        return _read_single(kind, value)
     except (ValueError, KeyError, OverflowError, TypeError):
         raise UserError(
             f"`{where}` must be {_described(kind)}, but got {_given(value)}.{_closest(kind, value)}"
@@ -119,11 +120,22 @@ def read_value(kind: Any, value: Any, where: str) -> Any:
 
 
 def _without_none(kind: Any) -> Any:
-    """X for the type `X | None`, any other type itself."""
+    """X for the type `X | None`, `X | Y` for `X | Y | None`, any other type itself."""
     if isinstance(kind, types.UnionType):
-        (inner,) = (part for part in typing.get_args(kind) if part is not type(None))
-        return inner
+        parts = (part for part in typing.get_args(kind) if part is not type(None))
+        return functools.reduce(operator.or_, parts)
     return kind
+
+
+def _read_single(kind: Any, value: Any) -> Any:
+    """A number, text or choice; of `X | Y` by the first that takes the value."""
+    if isinstance(kind, types.UnionType):
+        first, *others = typing.get_args(kind)
+        try:
+            return _read_single(first, value)
+        except (ValueError, TypeError):
+            return _read_single(functools.reduce(operator.or_, others), value)
+    return _READERS.get(kind, functools.partial(_member, kind))(value)
 
 
 def _whole(value: Any) -> int:
@@ -165,6 +177,8 @@ def _given(value: Any) -> str:
 def _described(kind: Any) -> str:
     if is_list(kind):
         return "a list [a, b]"
+    if isinstance(kind, types.UnionType):
+        return " or ".join(map(_described, typing.get_args(kind)))
     if isinstance(kind, type) and issubclass(kind, Enum):
         return f"one of {', '.join(member.value for member in kind)}"
     return _NAMES[kind]

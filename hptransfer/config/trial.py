@@ -14,6 +14,8 @@ from hptransfer.config.checks import (
     require_share,
 )
 from hptransfer.config.choices import (
+    AdaLN,
+    AutoShift,
     BetaSchedule,
     Broken,
     Conditioning,
@@ -21,6 +23,7 @@ from hptransfer.config.choices import (
     EpsScaling,
     Init,
     Precision,
+    Prediction,
     Scaling,
     Schedule,
     TimestepSampling,
@@ -46,10 +49,33 @@ class RectifiedFlowConfig(ObjectiveConfig):
     timesteps: TimestepSampling = TimestepSampling.uniform  # drawn uniform or logit_normal
     logit_mean: float = 0.0  # mean of `logit_normal` (arXiv 2403.03206, Eq. 19)
     logit_std: float = 1.0  # standard deviation of `logit_normal`
+    prediction: Prediction = Prediction.v  # the model's output: v (velocity) or x (clean data)
+    least_time: float = 0.05  # the loss of a predicted x is over max(t, this)², as JiT's
+    timestep_shift: float | AutoShift | None = None  # s of t' = s·t / (1 + (s - 1)·t); null: none
 
     def __post_init__(self) -> None:
         require_finite("objective.logit_mean", self.logit_mean)
         require_positive("objective.logit_std", self.logit_std)
+        require(
+            0 < self.least_time <= 1,
+            f"`objective.least_time` must be above 0 and at most 1, but got {self.least_time}.",
+        )
+        if isinstance(self.timestep_shift, float | int):
+            require_positive("objective.timestep_shift", self.timestep_shift)
+
+    def shift(self, values: int) -> float | None:
+        """Return s for samples of `values` numbers (arXiv 2403.03206, Section 5.3.2).
+
+        `auto` is the root of `values` over 4096, the 64x64 pixels or latent values at which the
+        times are those of no shift (arXiv 2510.11690).
+        """
+        if self.timestep_shift is AutoShift.auto:
+            return math.sqrt(values / SHIFT_BASE)
+        assert not isinstance(self.timestep_shift, AutoShift)
+        return self.timestep_shift
+
+
+SHIFT_BASE = 4096  # numbers of a sample (C·H·W) at which `timestep_shift: auto` is no shift
 
 
 @dataclass(frozen=True)
@@ -257,6 +283,37 @@ class DiTConfig(TransformerConfig):
 
     family: str = field(default="dit", metadata=TAG)
     learn_sigma: bool = False  # twice the output channels: a variance beside the prediction
+
+
+@dataclass(frozen=True)
+class DiTModernConfig(TransformerConfig):
+    """A DiT of present-day blocks, for pixels and latents: see `models/families/dit_modern.py`."""
+
+    family: str = field(default="dit_modern", metadata=TAG)
+    mlp_ratio: int = 4  # the SwiGLU has about the size of a two-layer MLP of this ratio
+    adaln: AdaLN = AdaLN.single  # adaptive norms: single (shared, with tables) or block (own maps)
+    registers: int = 4  # learned tokens beside the patches (arXiv 2309.16588)
+    bottleneck: int = 16  # channels between the two layers of the patch embedding, never scaled
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count("model.bottleneck", self.bottleneck, most=MOST_WIDTH)
+        require_count("model.registers", self.registers, least=0, most=2**16)
+        require(
+            self.head_dim % 4 == 0,
+            "`model.head_dim` must be a multiple of 4 for rotary positions in two dimensions, "
+            f"but got {self.head_dim}. Choose a multiple of 4.",
+        )
+
+    @property
+    def mlp_hidden(self) -> int:
+        """Hidden channels of the SwiGLU: a multiple of 8 for each head, near 2/3·mlp_ratio·width.
+
+        With two thirds of the channels its three matrices have the size of the usual two. Since it
+        is rounded for each head, it grows exactly with the width.
+        """
+        per_head = 8 * max(1, round(self.mlp_ratio * self.head_dim / 12))
+        return self.width // self.head_dim * per_head
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from hptransfer.config import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig, VPConfig
-from hptransfer.config.choices import BetaSchedule, TimestepSampling
+from hptransfer.config.choices import BetaSchedule, Prediction, TimestepSampling
 
 
 class Noised(NamedTuple):
@@ -32,8 +32,9 @@ def noised(objective: ObjectiveConfig, x: Tensor, noise: Tensor, u: Tensor) -> N
     match objective:
         case RectifiedFlowConfig():
             # arXiv 2209.03003, Eq. 1, with t = 1 at the noise; the embedding is fed 1000·t.
-            t = flow_times(objective, u)
-            return Noised(torch.lerp(x, noise, _per_image(t)), 1000.0 * t, noise - x, x)
+            t = shifted(flow_times(objective, u), objective.shift(math.prod(x.shape[-3:])))
+            target = x if objective.prediction is Prediction.x else noise - x
+            return Noised(torch.lerp(x, noise, _per_image(t)), 1000.0 * t, target, x)
         case DDPMConfig():
             step = (u * objective.timesteps).long().clamp_max(objective.timesteps - 1)
             signal = _per_image(_schedule(objective, x.device).signal[step])
@@ -63,6 +64,19 @@ def flow_times(objective: RectifiedFlowConfig, u: Tensor) -> Tensor:
         case TimestepSampling.logit_normal:
             normal = torch.special.ndtri(u)
             return torch.sigmoid(objective.logit_mean + objective.logit_std * normal)
+
+
+Time = TypeVar("Time", float, Tensor)
+
+
+def shifted(t: Time, shift: float | None) -> Time:
+    """Return times t in [0, 1] moved to more noise by a shift above 1 (arXiv 2403.03206, Eq. 23).
+
+    It is s·t / (1 + (s - 1)·t), written so that t = 1 stays 1 to the bit; None leaves t as it is.
+    """
+    if shift is None:
+        return t
+    return shift * t / (shift * t + (1 - t))
 
 
 def vp_scales(objective: VPConfig, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,6 +137,10 @@ def objective_loss(
         terms: computes each sample's term of the variance's bound; `bound_terms` if None.
         weight: the bound's weight (...,) times the number of timesteps; the objective's if None.
     """
+    if isinstance(objective, RectifiedFlowConfig) and objective.prediction is Prediction.x:
+        # The velocity is (x_t - x) / t, so its error is that of x over t (arXiv 2511.13720, Eq. 6).
+        time = _per_image((at.t / 1000).clamp_min(objective.least_time))
+        return squared_error(prediction / time, at.target / time)
     if prediction.shape[-3] == at.target.shape[-3]:
         return squared_error(prediction, at.target)
     assert isinstance(objective, DDPMConfig), "only DDPM trains a learned variance"

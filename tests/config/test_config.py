@@ -65,6 +65,9 @@ RELEASED_DEFAULTS = {
         "timesteps": "uniform",
         "logit_mean": 0.0,
         "logit_std": 1.0,
+        "prediction": "v",
+        "least_time": 0.05,
+        "timestep_shift": None,
     },
     "data": {"name": "digits", "sha256": "8b3b6ae90863430b", "held_out": 360},
     "optimizer": {

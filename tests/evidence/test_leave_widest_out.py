@@ -27,7 +27,7 @@ def test_recorded_widths_bear_out_what_narrower_ones_predict() -> None:
     cases = [bench.case(task) for task in tasks]
     figures = {e["method"]: e for e in bench.summary(cases) if e["group"] == "quickstart"}
     ours = figures[bench.OURS]
-    assert ours["n"] == ours["intervals"] == 8
+    assert ours["n"] == ours["intervals"] == 10
     assert ours["held"] >= 6
     for rival in RIVALS:
         assert ours["mean_percent"] < figures[rival]["mean_percent"]

@@ -327,6 +327,7 @@ def test_a_decay_that_is_kept_keeps_its_time_scale_under_complete() -> None:
 
 def test_a_time_scale_is_a_hyperparameter() -> None:
     config = with_hyperparameters(grown("steps", 4), {"log2_decay_timescale": -2.0})
+    assert isinstance(config.optimizer, AdamWConfig)
     assert config.optimizer.decay_timescale == 0.25
     assert hps(config, ["log2_decay_timescale"]) == {"log2_decay_timescale": -2.0}
 

@@ -15,16 +15,22 @@ from torch.func import functional_call, stack_module_state, vmap
 from hptransfer.config import (
     DigitsConfig,
     DiTConfig,
+    DiTModernConfig,
     MMDiTConfig,
     ModelConfig,
     PixArtConfig,
     UViTConfig,
 )
-from hptransfer.config.choices import Conditioning
+from hptransfer.config.choices import AdaLN, Conditioning
 from hptransfer.config.compose.compose import compose_file, load_trial, resolved_yaml
 from hptransfer.models.families import build_architecture
 from hptransfer.models.families.layers import sincos_grid
-from tests.support.family_references import mmdit_reference, pixart_reference, uvit_reference
+from tests.support.family_references import (
+    dit_modern_reference,
+    mmdit_reference,
+    pixart_reference,
+    uvit_reference,
+)
 
 
 def built(*overrides: str) -> nn.Module:
@@ -137,6 +143,8 @@ def test_a_preset_chooses_data_and_objective_and_the_command_line_wins(tmp_path:
 LAYOUT = DigitsConfig().layout
 FAMILIES: dict[str, ModelConfig] = {
     "dit": DiTConfig(),
+    "dit_modern": DiTModernConfig(),
+    "dit_modern block": DiTModernConfig(adaln=AdaLN.block, registers=0, bottleneck=5),
     "uvit": UViTConfig(depth=4),
     "uvit unconditional": UViTConfig(condition=Conditioning.none, final_conv=False),
     "uvit text": UViTConfig(condition=Conditioning.caption),
@@ -170,6 +178,7 @@ def batch_for(config: ModelConfig, size: int = 3) -> tuple[Tensor, ...]:
 
 
 REFERENCES: dict[type[ModelConfig], Callable[..., Tensor]] = {
+    DiTModernConfig: dit_modern_reference,
     UViTConfig: uvit_reference,
     PixArtConfig: pixart_reference,
     MMDiTConfig: mmdit_reference,
@@ -197,6 +206,8 @@ def test_samples_do_not_see_each_other(family: str) -> None:
 
 CONDITIONS = [  # family, argument, whether it reaches the output
     ("dit", 2, True),
+    ("dit_modern", 2, True),
+    ("dit_modern block", 2, True),
     ("uvit", 2, True),
     ("uvit unconditional", 2, False),
     ("uvit text", 2, True),

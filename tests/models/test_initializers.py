@@ -11,6 +11,7 @@ import torch
 from hptransfer.config import (
     DigitsConfig,
     DiTConfig,
+    DiTModernConfig,
     FeaturesConfig,
     MMDiTConfig,
     ModelConfig,
@@ -40,7 +41,9 @@ def test_draws_are_centred_of_the_given_std_and_of_their_form(distribution: Dist
 
 
 @pytest.mark.parametrize("init", [Init.paper, Init.adaln_zero])
-@pytest.mark.parametrize("model", [DiTConfig(), UViTConfig(), PixArtConfig(), MMDiTConfig()])
+@pytest.mark.parametrize(
+    "model", [DiTConfig(), DiTModernConfig(), UViTConfig(), PixArtConfig(), MMDiTConfig()]
+)
 def test_every_family_predicts_zero_before_training(model: ModelConfig, init: Init) -> None:
     config = dataclasses.replace(TrialConfig(), model=model, init=init)
     readout = "decoder_pred" if model.family == "uvit" else "final_layer.linear"
@@ -79,6 +82,11 @@ def test_pixarts_null_caption_has_features_of_unit_norm() -> None:
 
 
 STDS = [  # under paper, adaln_zero and original; a norm's gain has none
+    (DiTModernConfig(), "registers", (0.02, 0.02, 0.02)),
+    (DiTModernConfig(), "t_block.1.weight", (1.0, 0.0, 0.0)),
+    (DiTModernConfig(), "blocks.0.scale_shift_table", (0.02, 0.0, 0.0)),
+    (DiTModernConfig(), "blocks.0.attn.q_norm.weight", (0.0, 0.0, 0.0)),
+    (DiTModernConfig(), "blocks.0.mlp.down.weight", (1.0, 1.0, (2 / 7) ** 0.5)),
     (PixArtConfig(), "t_block.1.weight", (0.02, 0.0, 0.02)),
     (PixArtConfig(), "blocks.0.scale_shift_table", (0.02, 0.0, 24**-0.5)),
     (PixArtConfig(), "final_layer.scale_shift_table", (0.02, 0.02, 24**-0.5)),

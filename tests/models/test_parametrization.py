@@ -11,6 +11,7 @@ import torch
 
 from hptransfer.config import (
     DiTConfig,
+    DiTModernConfig,
     MMDiTConfig,
     ModelConfig,
     ParametrizationConfig,
@@ -205,7 +206,7 @@ def test_init_scale_multiplies_every_random_std_in_every_arm(scaling: Scaling) -
         torch.testing.assert_close(value, 2 * before[name])
 
 
-DEEP = [DiTConfig, PixArtConfig, MMDiTConfig]  # the families with depth scaling
+DEEP = [DiTConfig, DiTModernConfig, PixArtConfig, MMDiTConfig]  # the families with depth scaling
 R = 4.0
 
 
@@ -238,7 +239,8 @@ def test_depth_scales_rates_and_eps_of_blocks_only(family: type[ModelConfig], al
 
 
 @pytest.mark.parametrize(
-    ("family", "branches"), [(DiTConfig, 8), (PixArtConfig, 8), (MMDiTConfig, 15)]
+    ("family", "branches"),
+    [(DiTConfig, 8), (DiTModernConfig, 8), (PixArtConfig, 8), (MMDiTConfig, 15)],
 )
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_depth_scales_every_residual_branch(

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from hptransfer.config import (
     DiTConfig,
+    DiTModernConfig,
     ModelConfig,
     ParametrizationConfig,
     PixArtConfig,
@@ -235,7 +236,7 @@ def test_no_file_and_no_state_dict(tmp_path: Path) -> None:
     assert "it is a list" in complaint(BASE, tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize("model", [DiTConfig(), PixArtConfig()])
+@pytest.mark.parametrize("model", [DiTConfig(), DiTModernConfig(), PixArtConfig()])
 def test_samples_have_a_row_per_class_and_are_repeatable(
     tmp_path: Path, runtime: RuntimeConfig, model: ModelConfig
 ) -> None:

@@ -1,4 +1,4 @@
-"""The `mup` package as an oracle for all four families: shapes, rates, readouts, init, training."""
+"""The `mup` package as an oracle for all families: shapes, rates, readouts, init, training."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ ROLES = {  # of every parameter of every family, by pattern; the first that matc
     r"t_embedder\.mlp\.0\.weight|y_embedder\.mlp\.0\.weight": "input",
     r"y_embedder\.y_proj\.fc1\.weight|context_embed(der)?\.weight": "input",
     r"y_embedder\.embedding_table\.weight|label_emb\.weight|pos_embed": "input",
-    r"(.*\.)?scale_shift_table": "input",
+    r"(.*\.)?scale_shift_table|registers": "input",
+    r"x_embedder\.patches\.proj\.weight": "finite",  # into the bottleneck, which does not grow
     r"(final_layer\.linear|decoder_pred)\.weight": "output",
     r"(final_layer\.linear|decoder_pred)\.bias|final_layer\.(weight|bias)": "finite",
-    r".*\.ln_[qk]\.weight": "finite",  # a gain per head dimension, which does not grow
+    r".*\.(ln_[qk]|[qk]_norm)\.weight": "finite",  # a gain per head dimension, which does not grow
     r"(.*\.)?norm\d?\.weight|.*\.bias": "vector",
     r".*\.weight": "hidden",
 }
@@ -176,6 +177,14 @@ INITS: dict[tuple[str, Init], Callable[[nn.Module], None]] = {
         {
             r"bias|adaLN|final_layer\.linear": zeros,
             "t_embedder|y_embedder": normal(0.02),
+            "": xavier,
+        }
+    ),
+    ("dit_modern", Init.original): by_pattern(
+        {
+            r"norm\d?\.weight": ones,
+            r"bias|adaLN|t_block|scale_shift|final_layer\.linear": zeros,
+            "t_embedder|y_embedder|registers": normal(0.02),
             "": xavier,
         }
     ),

@@ -119,6 +119,76 @@ def pixart_reference(
     return image(linear(w, "final_layer.linear", normed(h) * (1 + scale) + shift))
 
 
+def dit_modern_reference(w: Weights, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """A DiT of modern blocks of depth 2, written anew; its grid is 2 x 2, turned pair by pair."""
+    d = w["x_embedder.proj.bias"].numel()
+    registers = w.get("registers", torch.zeros(0, d))
+    count = len(registers)
+
+    def root_mean_square(x: Tensor, name: str) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * w[f"{name}.weight"]
+
+    def turned(heads: Tensor) -> Tensor:
+        """Turn (B, heads, tokens, 8): channels 0 and 2 by the column, 1 and 3 by a hundredth."""
+        heads = heads.clone()
+        for place in range(4):
+            for axis, first in ((place % 2, 0), (place // 2, 4)):
+                for pair in range(2):
+                    angle = torch.tensor(axis * 10000 ** -(pair / 2))
+                    turn = torch.polar(torch.ones(()), angle)
+                    a, b = first + pair, first + pair + 2
+                    token = heads[:, :, count + place].clone()
+                    product = torch.complex(token[..., a], token[..., b]) * turn
+                    heads[:, :, count + place, a] = product.real
+                    heads[:, :, count + place, b] = product.imag
+        return heads
+
+    def attention(name: str, h: Tensor) -> Tensor:
+        q, k, v = (
+            part.reshape(*h.shape[:2], -1, 8).transpose(1, 2)
+            for part in linear(w, f"{name}.qkv", h).split(d, dim=-1)
+        )
+        q, k = (
+            turned(root_mean_square(part, f"{name}.{part_name}_norm"))
+            for part, part_name in ((q, "q"), (k, "k"))
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return linear(w, f"{name}.proj", mixed)
+
+    def swiglu(name: str, h: Tensor) -> Tensor:
+        gated = F.silu(linear(w, f"{name}.gate", h)) * linear(w, f"{name}.up", h)
+        return linear(w, f"{name}.down", gated)
+
+    few = F.conv2d(x, w["x_embedder.patches.proj.weight"], stride=4).flatten(2).transpose(1, 2)
+    h = linear(w, "x_embedder.proj", few) + sincos_of_two_by_two(d)
+    h = torch.cat([registers.expand(len(x), -1, -1), h], dim=1)
+    c = time_embedding(w, t) + w["y_embedder.embedding_table.weight"][y]
+    for block in ("blocks.0", "blocks.1"):
+        if f"{block}.scale_shift_table" in w:
+            parts = linear(w, "t_block.1", F.silu(c)).reshape(-1, 6, d)
+            parts = parts + w[f"{block}.scale_shift_table"]
+        else:
+            parts = linear(w, f"{block}.adaLN_modulation.1", F.silu(c)).reshape(-1, 6, d)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = parts.split(1, dim=1)
+        inner = root_mean_square(h, f"{block}.norm1") * (1 + scale_a) + shift_a
+        h = h + gate_a * attention(f"{block}.attn", inner)
+        inner = root_mean_square(h, f"{block}.norm2") * (1 + scale_m) + shift_m
+        h = h + gate_m * swiglu(f"{block}.mlp", inner)
+    shift, scale = linear(w, "final_layer.adaLN_modulation.1", F.silu(c))[:, None].split(d, dim=-1)
+    h = root_mean_square(h[:, count:], "final_layer.norm") * (1 + scale) + shift
+    return image(linear(w, "final_layer.linear", h))
+
+
+def sincos_of_two_by_two(d: int) -> Tensor:
+    """Return sines and cosines of the places of a 2 x 2 grid: columns first, then rows."""
+    frequencies = 10000.0 ** (-torch.arange(d // 4) / (d // 4))
+    rows = []
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        parts = [wave(at * frequencies) for at in (column, row) for wave in (torch.sin, torch.cos)]
+        rows.append(torch.cat(parts))
+    return torch.stack(rows)
+
+
 def mmdit_reference(
     w: Weights, x: Tensor, t: Tensor, y: Tensor, _: Tensor, pooled: Tensor
 ) -> Tensor:

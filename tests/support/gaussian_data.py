@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from hptransfer.config import ObjectiveConfig, RectifiedFlowConfig
+from hptransfer.config.choices import Prediction
 
 MEAN, STD = 0.3, 0.5
 
@@ -16,6 +17,8 @@ def exact_prediction(
 ) -> Tensor:
     """Return E[target | x] where x = alpha·data + sigma·noise."""
     scaled = (x - alpha * mean) / (alpha**2 * STD**2 + sigma**2)
+    if isinstance(objective, RectifiedFlowConfig) and objective.prediction is Prediction.x:
+        return mean + alpha * STD**2 * scaled
     if isinstance(objective, RectifiedFlowConfig):
         return (sigma - alpha * STD**2) * scaled - mean
     return sigma * scaled

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hptransfer.config import (
     DiTConfig,
+    DiTModernConfig,
     Layout,
     MMDiTConfig,
     ModelConfig,
@@ -19,7 +20,7 @@ from hptransfer.config import (
     TrialConfig,
     UViTConfig,
 )
-from hptransfer.config.choices import Conditioning
+from hptransfer.config.choices import AdaLN, Conditioning
 from hptransfer.config.identity import with_width
 from hptransfer.models.families import build_architecture
 from hptransfer.models.families.layers import Readout
@@ -32,6 +33,8 @@ SMALL: dict[str, Any] = {"width": BASE, "base_width": BASE, "depth": 2, "head_di
 
 FAMILIES: dict[str, ModelConfig] = {
     "dit": DiTConfig(**SMALL),
+    "dit_modern": DiTModernConfig(**SMALL),
+    "dit_modern block": DiTModernConfig(**SMALL, adaln=AdaLN.block),
     "uvit": UViTConfig(**SMALL),
     "uvit caption": UViTConfig(**SMALL, condition=Conditioning.caption),
     "pixart": PixArtConfig(**SMALL),

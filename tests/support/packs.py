@@ -16,7 +16,7 @@ from hptransfer.data import Dataset, load_data
 from hptransfer.training.packs.run import PackOutcome, train_pack
 from hptransfer.training.packs.state import TrainingState, start_training
 
-FAMILIES = ("dit", "uvit", "pixart", "mmdit", "custom")
+FAMILIES = ("dit", "dit_modern", "uvit", "pixart", "mmdit", "custom")
 
 
 STABLE = (-9.0, -8.0, -7.5, -7.0)

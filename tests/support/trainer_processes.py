@@ -21,17 +21,26 @@ from hptransfer.config import (
     AdamWConfig,
     BudgetConfig,
     DDPMConfig,
+    DiTModernConfig,
     LionConfig,
     MMDiTConfig,
     MuonConfig,
     ParametrizationConfig,
     PixArtConfig,
+    RectifiedFlowConfig,
     RuntimeConfig,
     TrainerConfig,
     TrialConfig,
     UViTConfig,
 )
-from hptransfer.config.choices import Init, Parallel, WeightDecayMode, Weights
+from hptransfer.config.choices import (
+    AutoShift,
+    Init,
+    Parallel,
+    Prediction,
+    WeightDecayMode,
+    Weights,
+)
 from hptransfer.data import load_data
 from hptransfer.training.target.engine import Engine
 from hptransfer.training.target.parallel import ProcessGroup
@@ -85,6 +94,10 @@ TRIALS = {
     "learned variance": of(LEARNED, objective=DDPMConfig(deciding_vlb_weight=2e-3)),
     "uvit": of(UViTConfig(width=16, base_width=8, depth=2, head_dim=4)),
     "pixart": of(PIXART),
+    "dit_modern": of(
+        DiTModernConfig(width=16, base_width=8, depth=2, head_dim=4),
+        objective=RectifiedFlowConfig(prediction=Prediction.x, timestep_shift=AutoShift.auto),
+    ),
     "mmdit": of(MMDiTConfig(width=16, base_width=8, depth=2, head_dim=4), budget=AVERAGED),
     "custom": dataclasses.replace(trial(width=16), optimizer=ADAMW, budget=BUDGET),
     "muon": of(PIXART, optimizer=MUON, parametrization=INDEPENDENT, budget=AVERAGED),
@@ -106,7 +119,7 @@ PARALLEL = {
 }
 CASES = [
     *(("dit", how) for how in PARALLEL),
-    *((name, how) for name in ("uvit", "pixart", "mmdit") for how in ("ddp", "fsdp")),
+    *((name, how) for name in ("dit_modern", "uvit", "pixart", "mmdit") for how in ("ddp", "fsdp")),
     ("mmdit", "fsdp, accumulated, checkpointed"),
     ("unscaled", "fsdp"),
     ("learned variance", "fsdp"),

@@ -13,6 +13,7 @@ import torch
 from hptransfer.config import (
     AdamWConfig,
     DiTConfig,
+    DiTModernConfig,
     MMDiTConfig,
     ModelConfig,
     ParametrizationConfig,
@@ -153,6 +154,7 @@ def test_the_probe_trains_six_steps_at_the_constant_rate_that_is_checked() -> No
 FAMILIES = [
     DiTConfig(width=16, base_width=16),
     UViTConfig(width=16, base_width=16),
+    DiTModernConfig(width=16, base_width=16),
     PixArtConfig(width=16, base_width=16),
     MMDiTConfig(width=16, base_width=16),
 ]

@@ -29,7 +29,7 @@ from hptransfer.config import (
     TrialConfig,
     VPConfig,
 )
-from hptransfer.config.choices import BetaSchedule, TimestepSampling
+from hptransfer.config.choices import AutoShift, BetaSchedule, Prediction, TimestepSampling
 from hptransfer.data import Split, batch_indices, digits, fashion_mnist, load_data
 from hptransfer.errors import UserError
 from hptransfer.training.batches import evaluation_batches
@@ -39,6 +39,8 @@ from hptransfer.training.objectives import (
     flow_times,
     noised,
     objective_loss,
+    sample_losses,
+    shifted,
     squared_error,
 )
 from hptransfer.training.packs.run import run_pack
@@ -81,6 +83,48 @@ def test_squared_error_keeps_leading_axes() -> None:
 LOGIT_NORMAL = RectifiedFlowConfig(
     timesteps=TimestepSampling.logit_normal, logit_mean=-0.5, logit_std=0.8
 )
+
+
+PREDICTS_X = RectifiedFlowConfig(
+    timesteps=TimestepSampling.logit_normal,
+    logit_mean=0.8,
+    logit_std=0.8,
+    prediction=Prediction.x,
+    timestep_shift=AutoShift.auto,
+)
+
+
+def test_the_loss_of_a_predicted_x_is_that_of_its_velocity() -> None:
+    objective = RectifiedFlowConfig(prediction=Prediction.x)
+    at = noised(objective, X, NOISE, torch.tensor([0.02, 0.25, 0.5, 1.0]))
+    prediction = torch.sin(7 * at.x)
+    time = (at.t / 1000).view(-1, 1, 1, 1)
+    velocity, true = (at.x - prediction) / time, NOISE - X
+    errors = (velocity - true).square().mean((1, 2, 3))
+    errors[0] *= (0.02 / 0.05) ** 2  # below `least_time` the divisor stays
+    assert float(objective_loss(objective, prediction, at)) == pytest.approx(
+        float(errors.mean()), rel=1e-4
+    )
+    each = sample_losses(objective, prediction, at, None)
+    torch.testing.assert_close(each, errors, rtol=1e-4, atol=1e-5)
+
+
+def test_the_loss_of_a_predicted_x_is_finite_without_noise() -> None:
+    at = noised(PREDICTS_X, X, NOISE, torch.zeros(4))
+    expected = X.square().mean() / 0.05**2
+    torch.testing.assert_close(objective_loss(PREDICTS_X, torch.zeros_like(X), at), expected)
+
+
+def test_a_shift_moves_times_to_more_noise_and_none_leaves_their_bits() -> None:
+    plain = noised(RectifiedFlowConfig(), X, NOISE, U)
+    for shift, compare in ((2.0, torch.gt), (0.5, torch.lt)):
+        moved = noised(RectifiedFlowConfig(timestep_shift=shift), X, NOISE, U)
+        assert bool(compare(moved.t[1:3], plain.t[1:3]).all())
+    # 64 numbers: an eighth. Of a quarter, (1/8)·(1/4) / (1 - (7/8)·(1/4)) is left.
+    moved = noised(RectifiedFlowConfig(timestep_shift=AutoShift.auto), X, NOISE, U)
+    assert float(moved.t[1]) == pytest.approx(1000 * (1 / 32) / (25 / 32))
+    torch.testing.assert_close(moved.x[1], X[1] + 0.04 * (NOISE[1] - X[1]))
+    assert torch.equal(shifted(U, None), U)
 
 
 def test_vp_integrates_its_rate_and_is_told_999_t() -> None:
@@ -154,8 +198,14 @@ def test_a_prediction_of_the_targets_channels_costs_its_squared_error() -> None:
 
 @pytest.mark.parametrize(
     ("objective", "learn_sigma"),
-    [(DDPMConfig(), False), (DDPMConfig(), True), (VPConfig(), False), (LOGIT_NORMAL, False)],
-    ids=["ddpm", "hybrid", "vp", "logit_normal"],
+    [
+        (DDPMConfig(), False),
+        (DDPMConfig(), True),
+        (VPConfig(), False),
+        (LOGIT_NORMAL, False),
+        (PREDICTS_X, False),
+    ],
+    ids=["ddpm", "hybrid", "vp", "logit_normal", "x"],
 )
 def test_every_objective_trains(
     tiny_trial: Callable[..., TrialConfig],

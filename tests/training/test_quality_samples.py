@@ -14,6 +14,7 @@ from hptransfer.config import (
     BudgetConfig,
     DigitsConfig,
     DiTConfig,
+    DiTModernConfig,
     FashionMNISTConfig,
     MMDiTConfig,
     PixArtConfig,
@@ -38,7 +39,7 @@ from tests.support.data_folders import FASHION_MNIST, needs_fashion_mnist
 
 CPU = torch.device("cpu")
 TRAIN = load_data(DigitsConfig(), None).train
-FAMILIES = [DiTConfig(), UViTConfig(), PixArtConfig(), MMDiTConfig()]
+FAMILIES = [DiTConfig(), DiTModernConfig(), UViTConfig(), PixArtConfig(), MMDiTConfig()]
 
 
 def asking(samples: int, model: Any = FAMILIES[0], **changes: Any) -> TrialConfig:

@@ -16,9 +16,10 @@ from hptransfer.config import (
     RectifiedFlowConfig,
     VPConfig,
 )
+from hptransfer.config.choices import AutoShift, Prediction
 from hptransfer.errors import UserError
 from hptransfer.models.families import build_architecture
-from hptransfer.training.objectives import noised
+from hptransfer.training.objectives import noised, shifted
 from hptransfer.training.sampling.samplers import (
     Model,
     PathPoint,
@@ -28,12 +29,16 @@ from hptransfer.training.sampling.samplers import (
     guided,
     path_point,
     sample,
+    sampling_times,
     second_order,
 )
 from tests.support.gaussian_data import MEAN, STD, exact_prediction
 
 FLOW, DDPM, VP = RectifiedFlowConfig(), DDPMConfig(), VPConfig()
-OBJECTIVES = pytest.mark.parametrize("objective", [FLOW, DDPM, VP], ids=lambda o: o.name)
+FLOW_X = RectifiedFlowConfig(prediction=Prediction.x)
+SHIFTED = RectifiedFlowConfig(timestep_shift=3.0)
+SHIFTED_X = RectifiedFlowConfig(prediction=Prediction.x, timestep_shift=0.5)
+OBJECTIVES = pytest.mark.parametrize("objective", [FLOW, FLOW_X, DDPM, VP], ids=lambda o: o.name)
 NOISE = torch.randn(64, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
@@ -79,6 +84,32 @@ def test_a_path_is_what_training_sees(objective: ObjectiveConfig) -> None:
     assert path_point(objective, 0)[:2] == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("shift", "expected"),
+    [(3.0, lambda t: 3 * t / (1 + 2 * t)), (AutoShift.auto, lambda t: 0.125 * t / (1 - 0.875 * t))],
+)
+def test_sampling_and_training_shift_the_times_alike(shift: float | AutoShift, expected) -> None:
+    """`auto` is the root of 8·8/4096, an eighth, for images of 8x8 grey."""
+    objective = RectifiedFlowConfig(timestep_shift=shift)
+    times = sampling_times(objective, 8, 64)
+    assert times == pytest.approx([expected(1 - i / 8) for i in range(9)])
+    assert (times[0], times[-1]) == (1.0, 0.0)  # exactly: there λ is infinite
+    assert {shifted(1.0, s) for s in (0.1, 0.3, 0.7, 6.93)} == {1.0}
+    data = torch.zeros(9, 1, 8, 8)
+    trained = noised(objective, data, data, torch.tensor([1 - i / 8 for i in range(9)]))
+    assert trained.t.tolist() == pytest.approx([1000 * time for time in times])
+    seen = []
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(float(t[0]))
+        return x
+
+    for name in (Sampler.euler, Sampler.dpm_solver):
+        seen.clear()
+        sample(objective, model, data[:1], (), (), SamplerConfig(name, 8))
+        assert seen == pytest.approx([1000 * time for time in times[:-1]])
+
+
 @OBJECTIVES
 @pytest.mark.parametrize(("solve", "order"), [(first_order, 1), (second_order, 2)])
 def test_halving_the_step_divides_the_error_by_two_to_the_order(
@@ -100,6 +131,11 @@ def test_halving_the_step_divides_the_error_by_two_to_the_order(
     [
         (FLOW, Sampler.euler, 250, 1e-2),
         (FLOW, Sampler.dpm_solver, 250, 1e-3),
+        (SHIFTED, Sampler.euler, 250, 2e-2),
+        (SHIFTED, Sampler.dpm_solver, 250, 3e-3),
+        (FLOW_X, Sampler.euler, 250, 1e-2),
+        (SHIFTED_X, Sampler.euler, 250, 1e-2),
+        (SHIFTED_X, Sampler.dpm_solver, 250, 1e-3),
         (DDPM, Sampler.ddim, 250, 3e-2),
         (DDPM, Sampler.dpm_solver, 250, 1e-3),
         (VP, Sampler.ddim, 250, 3e-2),

@@ -11,6 +11,7 @@ import torch
 from hptransfer.config import AdamWConfig, RuntimeConfig, TrialConfig
 from hptransfer.data import load_data
 from hptransfer.results.ledger_rows import ledger_row
+from hptransfer.training.packs.optimizer import PackedAdamW
 from hptransfer.training.packs.run import run_pack
 from hptransfer.training.packs.state import start_training
 from tests.support.recorded_rows import PROVENANCE
@@ -27,11 +28,14 @@ def test_the_share_is_counted_by_hand(tiny_trial: MakeTrial) -> None:
     state = start_training(configs, dataset, torch.device("cpu"), RuntimeConfig())
     for step in range(3):
         state.train_step(step)
-    shares = state.optimizer.small_root_share(3)
+    optimizer = state.optimizer
+    assert isinstance(optimizer, PackedAdamW)
+    shares = optimizer.small_root_share(3)
     for member, config in enumerate(configs):
-        second = state.optimizer.moment2[member]
-        root = (second / (1 - config.optimizer.beta2**3)).sqrt()[second > 0]
-        by_hand = (root < 10 * config.optimizer.eps).float().mean()
+        own, second = config.optimizer, optimizer.moment2[member]
+        assert isinstance(own, AdamWConfig)
+        root = (second / (1 - own.beta2**3)).sqrt()[second > 0]
+        by_hand = (root < 10 * own.eps).float().mean()
         assert shares[member] == pytest.approx(float(by_hand), abs=1e-3)
     assert shares[0] < shares[1] < shares[2] == 1.0
 

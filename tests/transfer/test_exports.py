@@ -28,6 +28,7 @@ CAPTIONS = "data=small_captioned_latents"
 CLIPPED = ("optimizer.clip_norm=0.5", "optimizer.weight_decay=0.1")
 FAMILIES = {
     "dit": ("model=dit",),
+    "dit_modern": ("model=dit_modern",),
     "uvit": ("model=uvit",),
     "pixart": ("model=pixart", CAPTIONS),
     "mmdit": ("model=mmdit", CAPTIONS, "model.qk_norm=true", "data.pooled_channels=32"),
@@ -270,10 +271,11 @@ def test_the_diffusers_file_names_and_shapes_every_parameter_of_their_class(fami
     assert rates[query] == pytest.approx(0.003 / 2)
 
 
-def test_a_family_without_a_diffusers_class_keeps_our_names_and_says_so() -> None:
-    text = exports(target("uvit"))["diffusers_groups.py"]
-    assert "diffusers has no class of the family uvit" in text
-    loaded(text)["param_groups"](build_model(target("uvit")))
+@pytest.mark.parametrize("family", ["uvit", "dit_modern"])
+def test_a_family_without_a_diffusers_class_keeps_our_names_and_says_so(family: str) -> None:
+    text = exports(target(family))["diffusers_groups.py"]
+    assert f"diffusers has no class of the family {family}" in text
+    loaded(text)["param_groups"](build_model(target(family)))
 
 
 def words(text: str) -> dict[str, str]:
@@ -296,6 +298,20 @@ def test_the_diffusers_arguments_hold_what_they_can() -> None:
     accelerate = yaml.safe_load(exports(target("dit", "precision=bf16"))["accelerate.yaml"])
     assert (accelerate["mixed_precision"], accelerate["distributed_type"]) == ("bf16", "NO")
     assert set(accelerate) <= CLUSTER_CONFIG  # accelerate refuses a file with any other
+
+
+def test_the_diffusers_arguments_tell_the_shift_and_refuse_a_predicted_x() -> None:
+    def told(*overrides: str) -> str:
+        return exports(target("mmdit", *overrides))["diffusers_args.txt"]
+
+    assert "`shift` 1, or" in told()
+    assert "`shift` 3, or" in told("objective.timestep_shift=3")
+    assert "`shift` 0.25, or" in told(
+        "objective.timestep_shift=auto", "data.image_size=8", "data.channels=4"
+    )
+    refused = told("objective.prediction=x")
+    assert "no script has a model that predicts the data" in refused
+    assert "--weighting_scheme" not in refused
 
 
 @pytest.mark.parametrize(

@@ -262,8 +262,8 @@ def _type(kind: Any) -> str:
         return ", ".join(map(code, kind))
     parts = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
-        (inner,) = (part for part in parts if part is not type(None))
-        return "true, false or null" if inner is bool else f"{_type(inner)} or null"
+        inner = [_type(part) for part in parts if part is not type(None)]
+        return "true, false or null" if bool in parts else f"{', '.join(inner)} or null"
     origin = typing.get_origin(kind)
     if origin in (list, tuple):
         of_items = _type(parts[0])

@@ -21,6 +21,7 @@ from hptransfer.errors import UserError, abbreviate
 MEMBERS: Mapping[str, Mapping[str, type]] = {
     "model": {
         "dit": config.DiTConfig,
+        "dit_modern": config.DiTModernConfig,
         "uvit": config.UViTConfig,
         "pixart": config.PixArtConfig,
         "mmdit": config.MMDiTConfig,
@@ -100,6 +101,7 @@ NEWER = {
     "parametrization": {
         *("decayed", "base_batch_size", "base_steps", "duration_exponent", "most_one_minus_beta"),
     },
+    "objective": {"prediction", "least_time", "timestep_shift"},
 }
 UNTAGGED = {"optimizer": "adamw"}  # the member of a section without its tag, as they were written
 # Keys that only a sweep of the user's own trainer has, and sections with a dot at the end.

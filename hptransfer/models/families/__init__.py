@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hptransfer.config import (
     CustomConfig,
     DiTConfig,
+    DiTModernConfig,
     Layout,
     MMDiTConfig,
     ModelConfig,
@@ -22,11 +23,12 @@ from hptransfer.config import (
     UViTConfig,
 )
 from hptransfer.config.choices import Conditioning, Init
-from hptransfer.models.families import custom, dit, mmdit, pixart, uvit
+from hptransfer.models.families import custom, dit, dit_modern, mmdit, pixart, uvit
 from hptransfer.models.families.initializers import Initializer
 
 _FAMILIES: dict[type[ModelConfig], tuple[type[nn.Module], ModuleType]] = {
     DiTConfig: (dit.DiT, dit),
+    DiTModernConfig: (dit_modern.DiTModern, dit_modern),
     UViTConfig: (uvit.UViT, uvit),
     PixArtConfig: (pixart.PixArt, pixart),
     MMDiTConfig: (mmdit.MMDiT, mmdit),

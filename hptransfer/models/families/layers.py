@@ -178,10 +178,10 @@ def sincos_grid(size: int, dim: int) -> Tensor:
 class PatchEmbed(nn.Module):
     """Embedding of an image's p x p patches: (..., C, H, W) to (..., tokens, d)."""
 
-    def __init__(self, patch_size: int, channels: int, width: int) -> None:
+    def __init__(self, patch_size: int, channels: int, width: int, *, bias: bool = True) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.patch_size

@@ -2,7 +2,7 @@
 
 Every objective is written as x_t = α·x + σ·noise. A step then needs only α and σ at its two ends,
 and the estimates of x and of the noise that follow from the model's prediction. Steps divide the
-objective's time axis evenly.
+objective's time axis evenly, before the shift of a rectified flow's times.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig, VPConfig
+from hptransfer.config.choices import Prediction
 from hptransfer.errors import require
-from hptransfer.training.objectives import alphas_cumprod, vp_scales
+from hptransfer.training.objectives import alphas_cumprod, shifted, vp_scales
 
 Model = Callable[..., Tensor]  # (x (..., B, C, H, W), t (..., B), *condition) -> prediction
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> prediction, its condition bound
@@ -70,9 +71,21 @@ def sample(
     """
     require_fitting_sampler(objective, config)
     predict = guided(model, condition, null, config.guidance)
-    points = [path_point(objective, 1 - i / config.steps) for i in range(config.steps + 1)]
+    times = sampling_times(objective, config.steps, math.prod(noise.shape[-3:]))
+    points = [path_point(objective, time) for time in times]
     solve = second_order if config.name is Sampler.dpm_solver else first_order
     return solve(objective, predict, noise, points)
+
+
+def sampling_times(objective: ObjectiveConfig, steps: int, values: int) -> list[float]:
+    """Return the shares of the time axis between which steps go, from 1 (noise) to 0 (data).
+
+    They are even, or shifted as in training for samples of `values` numbers.
+    """
+    even = [1 - i / steps for i in range(steps + 1)]
+    if not isinstance(objective, RectifiedFlowConfig):
+        return even
+    return [shifted(time, objective.shift(values)) for time in even]
 
 
 def require_fitting_sampler(objective: ObjectiveConfig, config: SamplerConfig) -> None:
@@ -152,6 +165,8 @@ def data_and_noise(
 ) -> tuple[Tensor, Tensor]:
     """Return the model's estimates of the data and of the noise in x (..., B, C, H, W)."""
     prediction = predict(x, x.new_full(x.shape[:-3], at.t))
+    if isinstance(objective, RectifiedFlowConfig) and objective.prediction is Prediction.x:
+        return prediction, (x - at.alpha * prediction) / at.sigma
     if isinstance(objective, RectifiedFlowConfig):  # the target is noise - data, and α + σ = 1
         return x - at.sigma * prediction, x + at.alpha * prediction
     return (x - at.sigma * prediction) / at.alpha, prediction

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import yaml
 
 from hptransfer.config import AdamWConfig, RectifiedFlowConfig, TrialConfig
-from hptransfer.config.choices import Precision, Schedule, TimestepSampling
+from hptransfer.config.choices import Precision, Prediction, Schedule, TimestepSampling
 from hptransfer.transfer.exports.factors import Parameter, resolved_adamw
 
 BLOCK = "transformer_blocks.{}"
@@ -160,12 +160,15 @@ def _flow_lines(config: TrialConfig) -> list[str]:
     the share of noise is 1 - u, so a logit-normal's mean changes its sign. Their uniform one is
     `mode` of scale 0.
     """
-    objective = config.objective
+    objective, image_size = config.objective, config.data.layout.image_size
     if config.model.family != "mmdit" or not isinstance(objective, RectifiedFlowConfig):
         return ["# the objective is the script's own: see `objective` in target.yaml"]
+    if objective.prediction is Prediction.x:
+        return ["# no script has a model that predicts the data: see `objective` in target.yaml"]
+    shift = objective.shift(config.data.layout.channels * image_size**2) or 1.0
     lines = [
         "# of the SD3 scripts: the target noise - x, unweighted. The model's noise scheduler must",
-        "# have `shift` 1, or the timesteps are others.",
+        f"# have `shift` {shift:.6g}, or the timesteps are others.",
         "--precondition_outputs=0",
     ]
     if objective.timesteps is TimestepSampling.logit_normal:
