@@ -79,7 +79,7 @@ def test_json_of_roles_and_of_parameters(capsys: pytest.CaptureFixture[str]) -> 
     assert hidden["exponents"]["lr_factor"] == {"low": -1, "high": -1}
     assert hidden["vanilla_factors"]["lr_factor"] == 0.25
     rows = rules_of(capsys, *words, "--all")
-    columns = ["parameter", "shape", "role", *RULE_COLUMNS]
+    columns = ["parameter", "shape", "role", *RULE_COLUMNS, "optimizer"]
     assert all(list(row) == columns for row in rows)
     by_name = {row["parameter"]: row for row in rows}
     assert by_name["joint_blocks.0.x_block.attn.proj.weight"] == {
@@ -91,6 +91,7 @@ def test_json_of_roles_and_of_parameters(capsys: pytest.CaptureFixture[str]) -> 
         "weight_decay_factor": 4.0,
         "eps_factor": 1.0,
         "forward_factor": 1.0,
+        "optimizer": "adamw",
     }
     assert by_name["final_layer.linear.weight"]["forward_factor"] == 0.25
 
