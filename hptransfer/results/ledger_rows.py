@@ -86,7 +86,11 @@ def ledger_row(
             "loss_at_init": finite_or_none(result.loss_at_init),  # the loss before the first step
             "train_loss": finite_or_none(result.train_loss),  # mean over the last training steps
             "clipped_share": _digits(result.clipped_share, 6),  # share of clipped steps
-            **_known({"small_root_share": result.small_root_share}),
+            **_known(
+                {
+                    "small_root_share": result.small_root_share,  # share that epsilon holds back
+                }
+            ),
             **{name: _digits(value, 6) for name, value in quality.items()},
             **result.metrics,  # those of a trainer that is not ours
         },

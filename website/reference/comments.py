@@ -33,6 +33,8 @@ def _stated(node: ast.AST, prefix: str = "") -> Iterator[tuple[str, int]]:
             if isinstance(key, ast.Constant):
                 yield f"{prefix}{key.value}", key.lineno
                 yield from _stated(value, f"{prefix}{key.value}.")
+            elif key is None:  # a mapping that is unpacked into this one
+                yield from _stated(value, prefix)
     else:
         for child in ast.iter_child_nodes(node):
             yield from _stated(child, prefix)
