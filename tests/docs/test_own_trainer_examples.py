@@ -56,7 +56,13 @@ def test_every_example_is_tested() -> None:
     assert sorted([*ALONE, "function.yaml"]) == SWEEPS
 
 
-@pytest.mark.parametrize("sweep", sorted(ALONE))
+LATE = ("accelerate.yaml", "hf_trainer.yaml")  # their imports take long
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [pytest.param(s, marks=pytest.mark.slow) if s in LATE else s for s in sorted(ALONE)],
+)
 def test_a_script_runs_alone(sweep: str) -> None:
     require_packages(sweep)
     done = subprocess.run(ALONE[sweep].split(), capture_output=True, text=True)

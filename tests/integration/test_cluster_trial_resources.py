@@ -142,6 +142,7 @@ def test_a_width_whose_request_no_nodes_meet_is_refused_before_any_trial_runs(
     assert _facts("began") == []
 
 
+@pytest.mark.slow
 def test_results_that_a_node_does_not_see_are_refused(sweep, monkeypatch, capsys):
     monkeypatch.setattr(LocalStorage, "write_bytes", lambda *_: None)
     assert sweep() == 2

@@ -109,7 +109,7 @@ def check(driver: Driver) -> None:
     wait_until(lambda: not driver.processes(), 30, driver.processes)
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_local_sweep_survives_the_death_of_its_driver(tmp_path: Path) -> None:
     driver = Driver(tmp_path, ["executor=local"])
     attack(driver, seed=1)

@@ -198,7 +198,10 @@ def checked(family: str, optimizer: str, broken: Broken, rate: float) -> dict[st
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("muon", -5), ("lion", -8)])
-@pytest.mark.parametrize("family", ["dit", "uvit", "pixart", "mmdit"])
+@pytest.mark.parametrize(
+    "family",
+    ["dit", "mmdit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("uvit", "pixart"))],
+)
 def test_the_check_passes_and_finds_a_wrong_rate(family: str, optimizer: str, rate: float) -> None:
     assert checked(family, optimizer, Broken.none, rate)["verdict"] == "pass"
     answer = checked(family, optimizer, Broken.hidden_lr, rate)
