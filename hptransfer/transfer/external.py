@@ -58,7 +58,7 @@ def transfer_external(
     target = sweep.target
     check_target(sweep, target)
     facts = facts_of(composed.tree, name=facts.name, design=facts.design)
-    table = table_for(folder, facts, sweep.target.model.width)
+    table = table_for(folder, facts, target.model.width)
     label = named or default_arm(table)
     arms = {arm.value: arm for arm in sweep.parametrizations}
     if label not in arms:
@@ -67,10 +67,10 @@ def transfer_external(
         )
     _, target_at = asked_conditions(facts)
     answer = answer_of(facts, table, label, target_at, step)
-    apart = differences(sweep, sweep.base, sweep.target)
+    apart = differences(sweep, target)
     record = record_of(table, answer, apart, target_flops=None)
     record["warnings"] += [] if named else choice_of_arm(table, label)
-    trial = with_scaling(sweep.target, arms[label]).with_hps(_rounded(answer.point))
+    trial = with_scaling(target, arms[label]).with_hps(_rounded(answer.point))
     record["target"] = {
         "family": trial.model.family,
         "width": trial.model.width,
@@ -112,9 +112,9 @@ def _of_target(word: str) -> str:
     return f"sweep.target.{word.removeprefix('fixed.').removeprefix('model.')}"
 
 
-def differences(sweep: ExternalSweep, base: ExternalTrial, target: ExternalTrial) -> list[str]:
+def differences(sweep: ExternalSweep, target: ExternalTrial) -> list[str]:
     """Say in which fixed values that were not varied the target differs from the proxies."""
-    of_proxy, of_target = dict(base.fixed), dict(target.fixed)
+    of_proxy, of_target = dict(sweep.base.fixed), dict(target.fixed)
     varied = {name for name in CONDITIONS if getattr(sweep.vary, name)}
     return [
         f"{name} is {wanted} at the target and {of_proxy[name]} at the proxies"

@@ -33,7 +33,6 @@ from hptransfer.models.parametrization.factors import (
     branch_factor,
     clock_of,
     clock_ratio,
-    decay_timescale,
     folded,
     role_factors,
 )
@@ -41,6 +40,7 @@ from hptransfer.models.parametrization.roles import shaped_parameters
 from hptransfer.models.parametrization.rule_table import role_table
 from hptransfer.models.parametrization.rules import (
     build_model,
+    decay_timescale,
     forward_multipliers,
     initial_parameters,
     param_groups,
@@ -310,7 +310,7 @@ def test_a_time_scale_is_the_decay_of_every_weight_outside_blocks(mode: WeightDe
         share = 1 / (0.25 * config.budget.steps)
         found = {p.name: p.lr * p.weight_decay for p in resolved(config)}
         assert found["y_embedder.embedding_table.weight"] == pytest.approx(share), axis
-        told = {r.name: decay_timescale(config, r.factors) for r in parameter_rules(config)}
+        told = {r.name: decay_timescale(config, r) for r in parameter_rules(config)}
         assert told["y_embedder.embedding_table.weight"] == pytest.approx(0.25)
 
 

@@ -22,6 +22,7 @@ from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError, UserError
 from hptransfer.execution.pack_sizes import Trials
 from hptransfer.execution.work import PackError
+from hptransfer.results.folder import trial_folder
 from hptransfer.results.trial_result import Quality, TrialResult
 from hptransfer.system.files import opening, sync_folder, write_whole
 
@@ -40,7 +41,7 @@ def pack_folder(folder: Path, configs: Trials) -> Path:
     """Return the folder of a pack: that of its trial, or one of its own where it has several."""
     keys = [trial_key(config) for config in configs]
     joined = hashlib.sha256(" ".join(keys).encode()).hexdigest()[:12]
-    return folder / "trials" / (keys[0] if len(keys) == 1 else f"pack-{joined}")
+    return trial_folder(folder, keys[0] if len(keys) == 1 else f"pack-{joined}")
 
 
 @dataclass(frozen=True)

@@ -158,22 +158,6 @@ def base_weight_decay(config: TrialConfig) -> float:
     return share if independent else share / optimizer.lr
 
 
-def decay_timescale(config: TrialConfig, factors: Factors) -> float | None:
-    """Return τ = batch/(lr·λ·samples) of a parameter, in runs; None where it does not decay.
-
-    It is the time in which weight decay alone, at multiplier 1, shrinks a weight by the factor e
-    (arXiv 2405.13698).
-    """
-    share = config.optimizer.lr * factors.lr * coupled_weight_decay(config) * factors.weight_decay
-    return 1.0 / (share * config.budget.steps) if share else None
-
-
-def coupled_weight_decay(config: TrialConfig) -> float:
-    """Return a trial's `coupled_decay`."""
-    mode = config.parametrization.weight_decay_mode
-    return coupled_decay(base_weight_decay(config), config.optimizer.lr, mode)
-
-
 def coupled_decay(weight_decay: float, lr: float, mode: WeightDecayMode) -> float:
     """Return the λ that `torch.optim.AdamW`, which multiplies λ by the rate, needs at base width.
 

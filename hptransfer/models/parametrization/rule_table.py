@@ -20,10 +20,10 @@ from hptransfer.models.parametrization.roles import shaped_parameters
 from hptransfer.models.parametrization.rules import (
     ParameterRule,
     ReadoutForm,
+    decay_timescale,
     lr_mult,
     parameter_count,
     parameter_rules,
-    resolved_values,
     rules_in_form,
 )
 
@@ -100,17 +100,10 @@ def _printed(config: TrialConfig, role: Role, m: float, inside: bool) -> dict[st
 
 
 def decay_timescales(config: TrialConfig) -> dict[str, dict[str, float] | None]:
-    """Return τ = batch/(lr·λ·samples) by role; None for a role that does not decay.
-
-    It is the time, in runs, in which weight decay alone, at multiplier 1, shrinks a weight by the
-    factor e (arXiv 2405.13698).
-    """
+    """Return the `decay_timescale` by role; None for a role that does not decay."""
     found: dict[str, list[float | None]] = {}
     for rule in parameter_rules(config):
-        values = resolved_values(config, rule)
-        share = values["lr"] * values["weight_decay"]  # lost per step at multiplier 1
-        timescale = 1.0 / (share * config.budget.steps) if share else None
-        found.setdefault(rule.role.value, []).append(timescale)
+        found.setdefault(rule.role.value, []).append(decay_timescale(config, rule))
     return {role: _as_json(_spread(values)) for role, values in found.items()}
 
 

@@ -110,6 +110,17 @@ def resolved_values(config: TrialConfig, rule: ParameterRule) -> dict[str, float
     return group_values(rule.factors, lr=base, weight_decay=decay, eps=eps)
 
 
+def decay_timescale(config: TrialConfig, rule: ParameterRule) -> float | None:
+    """Return τ = batch/(lr·λ·samples) of a parameter, in runs; None where it does not decay.
+
+    It is the time in which weight decay alone, at multiplier 1, shrinks a weight by the factor e
+    (arXiv 2405.13698).
+    """
+    values = resolved_values(config, rule)
+    share = values["lr"] * values["weight_decay"]  # lost per step
+    return 1.0 / (share * config.budget.steps) if share else None
+
+
 def parameter_count(config: TrialConfig) -> int:
     """Return the number of trainable numbers in a trial's model."""
     return sum(math.prod(rule.shape) for rule in parameter_rules(config))
