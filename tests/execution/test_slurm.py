@@ -512,13 +512,15 @@ def test_runs_that_no_folder_keeps_and_measurements_are_refused(packs) -> None:
 # Without SLURM: processes of this machine
 
 
-def test_the_local_cluster_runs_a_sweep(sweep_file, tmp_path, monkeypatch) -> None:
+def test_the_local_cluster_runs_a_sweep(sweep_file, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "hold").unlink()
     words = ["executor.slurm.cluster=local", "search.lr.low=-7"]
-    assert main(["sweep", str(sweep_file), "--quiet", *words]) == 0
+    assert main(["sweep", str(sweep_file), *words]) == 0
     assert len(rows(tmp_path / "results" / "mine")) == 2
+    said = capsys.readouterr().err
+    assert "each as a job of SLURM ..." in said and "Ray" not in said
 
 
 @pytest.mark.cluster
