@@ -16,6 +16,7 @@ from hptransfer.config import (
     DiTConfig,
     MMDiTConfig,
     ModelConfig,
+    MuonConfig,
     ParametrizationConfig,
     PixArtConfig,
     RuntimeConfig,
@@ -24,6 +25,8 @@ from hptransfer.config import (
 )
 from hptransfer.config.choices import Broken, Init, Scaling
 from hptransfer.errors import UserError
+from hptransfer.models.parametrization.muon import muon_factors
+from hptransfer.models.parametrization.rules import parameter_rules
 from hptransfer.reporting.figures.coordinate_check import last_updates
 from hptransfer.reporting.text.answers import check_text
 from hptransfer.training.packs.coordinate_check import probe_config
@@ -78,6 +81,41 @@ def test_standard_fails_over_depth_and_says_so_in_words() -> None:
     assert "modules that change with the depth, which µP forbids" in text
     assert "Trained at depths 2, 8" in text and "for comparison only" in text
     assert set(next(iter(last_updates(answer).values()))) == {2, 8}
+
+
+def under_muon(**of_parametrization: Any) -> TrialConfig:
+    own = trial(DiTConfig, **of_parametrization)
+    muon = MuonConfig(adam_lr=2**-7)
+    return dataclasses.replace(own, optimizer=muon, init=Init.adaln_zero)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("a", [0.5, 1.0])
+def test_complete_passes_over_depth_under_muon(a: float) -> None:
+    answer = depth_check(under_muon(depth_alpha=a), (2, 4, 8), -4.0, RuntimeConfig())
+    assert answer["verdict"] == "pass", answer["worst"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("four_seeds")
+def test_under_muon_a_wrong_factor_of_depth_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The factor r^(a-1) is left out of the matrices' rate, at a rate at which they matter."""
+
+    def without(matrices: Any, shaped: Any, config: TrialConfig, r: float) -> Any:
+        return muon_factors(matrices, shaped, config, 1.0)
+
+    monkeypatch.setattr("hptransfer.models.parametrization.rules.muon_factors", without)
+    parameter_rules.cache_clear()
+    answer = depth_check(under_muon(depth_alpha=0.5), (2, 8), -4.0, RuntimeConfig())
+    parameter_rules.cache_clear()
+    assert answer["verdict"] == "fail" and answer["worst"]["slope"] > 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("four_seeds")
+def test_under_muon_it_fails_without_the_branch_factor() -> None:
+    answer = depth_check(under_muon(broken=Broken.branch), (2, 8), -6.5, RuntimeConfig())
+    assert answer["verdict"] == "fail"
 
 
 def test_what_may_shrink_follows_the_exponent() -> None:

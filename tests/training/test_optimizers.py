@@ -21,7 +21,7 @@ from hptransfer.config import (
     RuntimeConfig,
     TrialConfig,
 )
-from hptransfer.config.choices import Broken, MuonScale
+from hptransfer.config.choices import Broken, MuonScale, Scaling
 from hptransfer.config.compose.compose import compose_file, read_trial
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.config.identity import canonical, shape_signature, trial_key, with_width
@@ -186,14 +186,26 @@ def test_lion_takes_the_published_steps() -> None:
     state.close()
 
 
-def checked(family: str, optimizer: str, broken: Broken, rate: float) -> dict[str, Any]:
+def checked(
+    family: str,
+    optimizer: str,
+    broken: Broken,
+    rate: float,
+    *,
+    scaling: Scaling = Scaling.mup,
+    scale: MuonScale | None = None,
+) -> dict[str, Any]:
     base, head_dim = (24, 8) if family == "pixart" else (16, 4)
     small = [f"model.width={base}", f"model.base_width={base}", f"model.head_dim={head_dim}"]
     depth = 2 if family == "uvit" else 1
     small += [f"model.depth={depth}", "budget.batch_size=16"]
     words = [f"model={family}", f"optimizer={optimizer}", *small]
     config = compose_file(None, words).trial
-    config = dataclasses.replace(config, parametrization=ParametrizationConfig(broken=broken))
+    own = ParametrizationConfig(scaling=scaling, broken=broken)
+    config = dataclasses.replace(config, parametrization=own)
+    if scale is not None:
+        muon = dataclasses.replace(config.optimizer, scale=scale)
+        config = dataclasses.replace(config, optimizer=muon)
     return coordinate_check(config, [base, 2 * base, 4 * base], rate, RUNTIME)
 
 
@@ -206,6 +218,14 @@ def test_the_check_passes_and_finds_a_wrong_rate(family: str, optimizer: str, ra
     assert checked(family, optimizer, Broken.none, rate)["verdict"] == "pass"
     answer = checked(family, optimizer, Broken.hidden_lr, rate)
     assert answer["verdict"] == "fail" and answer["worst"]["slope"] > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [MuonScale.spectral, MuonScale.match_rms_adamw])
+def test_the_check_over_width_passes_under_complete(scale: MuonScale) -> None:
+    rate = -5 if scale is MuonScale.spectral else -4
+    answer = checked("dit", "muon", Broken.none, rate, scaling=Scaling.complete, scale=scale)
+    assert answer["verdict"] == "pass", answer["worst"]
 
 
 def test_the_check_of_muon_raises_a_rate_at_which_its_matrices_do_nothing() -> None:

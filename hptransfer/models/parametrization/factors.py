@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from hptransfer.config import ParametrizationConfig, TrialConfig
+from hptransfer.config import MuonConfig, ParametrizationConfig, TrialConfig
 from hptransfer.config.choices import (
     TRANSFERRING,
     Broken,
@@ -131,16 +131,28 @@ def folded(own: Factors, f: float) -> Factors:
     )
 
 
-def adam_betas(config: TrialConfig) -> tuple[float, float]:
-    """Return a trial's betas: under `complete` 1 - beta is κ times the base value's.
+def moment_decay(config: TrialConfig, base: float) -> float:
+    """Return a moment's decay per step in a trial, from that at the base values.
 
-    It is raised up to `most_one_minus_beta` and no farther, since a moment must outlast a step.
+    Under `complete` 1 - decay is κ times the base value's. It is raised up to
+    `most_one_minus_beta` and no farther, since a moment must outlast a step.
     """
     kappa, most = clock_of(config), config.parametrization.most_one_minus_beta
-    return tuple(
-        beta if kappa == 1.0 else 1.0 - min((1.0 - beta) * kappa, max(most, 1.0 - beta))
-        for beta in (config.optimizer.beta1, config.optimizer.beta2)
-    )  # pyright: ignore[reportReturnType]
+    if kappa == 1.0:
+        return base
+    return 1.0 - min((1.0 - base) * kappa, max(most, 1.0 - base))
+
+
+def adam_betas(config: TrialConfig) -> tuple[float, float]:
+    """Return a trial's beta1 and beta2: `moment_decay` of the base values."""
+    optimizer = config.optimizer
+    return moment_decay(config, optimizer.beta1), moment_decay(config, optimizer.beta2)
+
+
+def matrix_momentum(config: TrialConfig) -> float | None:
+    """Return the momentum of Muon's matrices: `moment_decay` of the base value; None without."""
+    optimizer = config.optimizer
+    return moment_decay(config, optimizer.momentum) if isinstance(optimizer, MuonConfig) else None
 
 
 def base_weight_decay(config: TrialConfig) -> float:

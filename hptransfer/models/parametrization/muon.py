@@ -2,7 +2,15 @@
 
 Muon orthogonalises the update of a matrix, so all of its singular values are near 1. An update with
 the spectral norm √(out/in) changes outputs by as much at every width (arXiv 2310.17813, Condition
-1). So a matrix with that scale has one learning rate at all widths, whatever its depth.
+1). So a matrix with that scale has one learning rate at all widths.
+
+Under `complete` (arXiv 2512.22382, which has AdamW alone) depth, batch size and duration change a
+matrix's rate as they change AdamW's. Both rules need only what the two updates share. An update's
+size does not depend on the gradient's, so that r blocks, each times r^-a, need r^(a-1) of the rate.
+And where the noise of gradients dominates, a batch of b times the samples shows √b times the signal
+in an update of the same size: the path is kept with √κ of the rate, κ times the decay, and κ times
+1 - momentum, as arXiv 2205.10287 derives for Adam. No published table has these for Muon; nanochat
+(scripts/base_train.py) takes √b for Muon too, and calls that an assumption.
 """
 
 from __future__ import annotations
@@ -16,10 +24,10 @@ from typing import NamedTuple
 from torch import nn
 
 from hptransfer.config import CustomConfig, Layout, ModelConfig, MuonConfig, TrialConfig
-from hptransfer.config.choices import Broken, MuonScale, Scaling
+from hptransfer.config.choices import TRANSFERRING, Broken, MuonScale
 from hptransfer.errors import UserError
 from hptransfer.models.families.layers import FusedLinear, Modulation
-from hptransfer.models.parametrization.factors import Factors, Role, role_factors
+from hptransfer.models.parametrization.factors import Factors, Role, clock_of, role_factors
 from hptransfer.models.parametrization.roles import ShapedParameter, on_meta, shaped_parameters
 
 
@@ -124,15 +132,16 @@ def matrices_of(config: TrialConfig, shaped: ShapedParameter) -> Matrices | None
 def muon_factors(
     matrices: Matrices, shaped: ShapedParameter, config: TrialConfig, r: float
 ) -> Factors:
-    """Return the factors of a matrix under Muon, at width ratio m and depth ratio r.
+    """Return the factors of a matrix under Muon, at depth ratio r.
 
-    The rate's is that of the depth, times what makes the update's scale √(out/in) up to a constant.
+    The rate's is that of depth and κ, times what makes the update's scale √(out/in) up to a
+    constant. A step takes the share κ·m^decay_exponent of λ off the matrix, whatever the rate.
     """
     optimizer, parametrization = config.optimizer, config.parametrization
     assert isinstance(optimizer, MuonConfig)
-    m = shaped.width_mult
-    lr = role_factors(Role.vector, m, parametrization, r).lr
-    if parametrization.scaling is Scaling.mup:
+    m, kappa = shaped.width_mult, clock_of(config)
+    lr = role_factors(Role.vector, m, parametrization, r, kappa).lr
+    if parametrization.scaling in TRANSFERRING:
         base = _cut(shaped.base_shape, matrices.count)
         wanted, own = (
             matrices.scale(kind) / base.scale(kind)
@@ -140,4 +149,5 @@ def muon_factors(
         )
         fault = {Broken.hidden_lr: m, Broken.hidden_lr_squared: 1 / m}
         lr *= wanted / own * fault.get(parametrization.broken, 1.0)
-    return Factors(lr=lr, weight_decay=m**optimizer.decay_exponent / lr, eps=1.0, forward=1.0)
+    decay = kappa * m**optimizer.decay_exponent / lr
+    return Factors(lr=lr, weight_decay=decay, eps=1.0, forward=1.0)

@@ -15,7 +15,12 @@ from typing import Any, NamedTuple
 from hptransfer.config import AdamWConfig, MuonConfig, TrialConfig
 from hptransfer.config.choices import MuonScale, Scaling
 from hptransfer.config.identity import with_width
-from hptransfer.models.parametrization.factors import Role, adam_betas, clock_of
+from hptransfer.models.parametrization.factors import (
+    Role,
+    adam_betas,
+    clock_of,
+    matrix_momentum,
+)
 from hptransfer.models.parametrization.roles import shaped_parameters
 from hptransfer.models.parametrization.rules import (
     ParameterRule,
@@ -65,18 +70,21 @@ PRINTED = ("lr", "weight_decay", "eps")  # the factors of PRINTED_EXPONENTS
 def printed_table(config: TrialConfig) -> list[dict[str, Any]]:
     """Return the factors under `complete` in the form of the paper's Table 1, beside that table.
 
-    There is a row for each role inside and outside of blocks, with `ours` and `published`.
+    There is a row for each role inside and outside of blocks, with `ours` and `published`. The
+    table is for AdamW: what Muon updates has rows of its own, whose `published` is None.
     """
     model, layout = config.model, config.data.layout
     in_block = {shaped.name: shaped.in_block for shaped in shaped_parameters(model, layout)}
     ratio = {shaped.name: shaped.width_mult for shaped in shaped_parameters(model, layout)}
-    rows: dict[tuple[Role, bool], list[ParameterRule]] = {}
+    rows: dict[tuple[Role, bool, bool], list[ParameterRule]] = {}
     for rule in rules_in_form(config, ReadoutForm.folded):
-        rows.setdefault((rule.role, in_block[rule.name]), []).append(rule)
+        kind = (rule.role, in_block[rule.name], rule.matrices is None)
+        rows.setdefault(kind, []).append(rule)
     return [
         {
             "role": role.value,
             "in_blocks": inside,
+            "optimizer": updated_by(config, rules[0]),
             "tensors": len(rules),
             "ours": {n: _as_json(_spread([getattr(r.factors, n) for r in rules])) for n in PRINTED},
             "published": {
@@ -84,9 +92,11 @@ def printed_table(config: TrialConfig) -> list[dict[str, Any]]:
                     _spread([_printed(config, role, ratio[r.name], inside)[name] for r in rules])
                 )
                 for name in PRINTED
-            },
+            }
+            if plain
+            else None,
         }
-        for (role, inside), rules in rows.items()
+        for (role, inside, plain), rules in rows.items()
     ]
 
 
@@ -155,6 +165,7 @@ def role_table(config: TrialConfig) -> dict[str, Any]:
         "duration_mult": config.duration_mult,
         "clock_ratio": clock_of(config),
         "betas": list(adam_betas(config)),
+        "momentum": matrix_momentum(config),
         "printed": printed_table(config) if is_complete(config) else [],
         "parameters": parameter_count(config),
         "roles": roles,
@@ -197,7 +208,7 @@ def vanilla_exponents(role: Role, config: TrialConfig) -> Exponents:
     if role is not Role.hidden or not isinstance(optimizer, MuonConfig):
         return plain
     lr = -0.5 if optimizer.scale is MuonScale.match_rms_adamw else 0.0
-    return (plain[0], lr, optimizer.decay_exponent - lr, *plain[3:])
+    return (plain[0], lr, optimizer.decay_exponent - lr, 0.0, 0.0)  # Muon has no epsilon
 
 
 def _values(config: TrialConfig, rule: ParameterRule) -> tuple[float, ...]:

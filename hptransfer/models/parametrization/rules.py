@@ -35,6 +35,7 @@ from hptransfer.models.parametrization.factors import (
     folded,
     group_values,
     init_factor,
+    matrix_momentum,
     role_factors,
 )
 from hptransfer.models.parametrization.measured import drawn_parameters, measured_std
@@ -297,7 +298,7 @@ def _group(
             **{name: values[name] for name in ("lr", "weight_decay")},
             "matrices": matrices.count,
             "scale": matrices.scale(optimizer.scale),
-            "momentum": optimizer.momentum,
+            "momentum": matrix_momentum(config),
             "nesterov": optimizer.nesterov,
             "ns_steps": optimizer.ns_steps,
             "ns_eps": optimizer.ns_eps,

@@ -95,6 +95,8 @@ def _differences(table: Mapping[str, Any]) -> list[str]:
             f"The last column gives the powers of m that {columns} have in Table 1 of",
             "arXiv 2512.22382 (Complete(d)P), where m is width / base width.",
         ]
+        if table["optimizer"] == "muon":
+            lines.append("Those of hidden are of muon, by Condition 1 of arXiv 2310.17813.")
         if table["coincide"]:
             return [*lines, "In every role the powers of m are those of the table."]
     if table["depth_mult"] != 1:
@@ -115,17 +117,20 @@ def _differences(table: Mapping[str, Any]) -> list[str]:
 
 def _printed_lines(table: Mapping[str, Any]) -> list[str]:
     """Return the factors beside Complete(d)P's Table 1, in its form, and the resulting betas."""
-    columns = ["role", "where", "tensors"]
+    mixed = table["momentum"] is not None  # some rows are of Muon, and the table is of AdamW
+    columns = ["role", "where", "tensors", *(["by"] if mixed else [])]
     for name in ("lr", "decay", "eps"):
         columns += [name, "table"]
     cells = []
     for row in table["printed"]:
         cell = [row["role"], "blocks" if row["in_blocks"] else "outside", str(row["tensors"])]
+        cell += [row["optimizer"]] if mixed else []
         for name in row["ours"]:
-            cell += [_range(row["ours"][name]), _range(row["published"][name])]
+            published = row["published"]
+            cell += [_range(row["ours"][name]), _range(published[name]) if published else "-"]
         cells.append(cell)
     betas = " and ".join(f"{beta:.6g}" for beta in table["betas"])
-    return [
+    lines = [
         text_table(
             "beside Table 1 of arXiv 2512.22382, with the readout's 1/m in its weight",
             columns,
@@ -134,6 +139,12 @@ def _printed_lines(table: Mapping[str, Any]) -> list[str]:
         f"A step is κ = {table['clock_ratio']:.4g} times as much of the run as at the base values: "
         f"rates and decays have √κ, epsilon 1/√κ, and 1 - beta κ, so the betas are {betas}.",
     ]
+    if mixed:
+        lines.append(
+            "The table is of AdamW. By our choice muon's rates have √κ too, a step takes κ times "
+            f"the decay, and 1 - momentum has κ, so the momentum is {table['momentum']:.6g}."
+        )
+    return lines
 
 
 def _power(exponent: float) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hptransfer.config import LionConfig, MuonConfig, TrialConfig
 from hptransfer.config.choices import WeightDecayMode
-from hptransfer.models.parametrization.factors import adam_betas, base_weight_decay
+from hptransfer.models.parametrization.factors import base_weight_decay, moment_decay
 from hptransfer.models.parametrization.muon import Matrices
 from hptransfer.models.parametrization.rules import lr_mult
 from hptransfer.training.orthogonal import orthogonalised
@@ -41,10 +41,10 @@ def packed_optimizer(pack: Pack) -> PackedOptimizer:
 
 def _per_trial(configs: Sequence[TrialConfig], name: str, device: torch.device) -> Tensor:
     """Return a hyperparameter of each trial, before the factor of a parameter: (T, 1)."""
-    if name in ("beta1", "beta2"):
-        values = [adam_betas(config)[int(name[-1]) - 1] for config in configs]
-    else:
-        values = [getattr(config.optimizer, name) for config in configs]
+    values = [getattr(config.optimizer, name) for config in configs]
+    if name in ("beta1", "beta2", "momentum"):
+        pairs = zip(configs, values, strict=True)
+        values = [moment_decay(config, value) for config, value in pairs]
     return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)
 
 

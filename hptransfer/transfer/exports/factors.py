@@ -13,7 +13,11 @@ from typing import Any
 from hptransfer.config import CustomConfig, MuonConfig, TrialConfig
 from hptransfer.config.records import plain
 from hptransfer.models.families import initializer
-from hptransfer.models.parametrization.factors import adam_betas, base_weight_decay
+from hptransfer.models.parametrization.factors import (
+    adam_betas,
+    base_weight_decay,
+    matrix_momentum,
+)
 from hptransfer.models.parametrization.measured import draw_multipliers
 from hptransfer.models.parametrization.rules import (
     forward_multipliers,
@@ -101,6 +105,7 @@ def factors_text(config: TrialConfig) -> str:
     one under another, and what multiplies each update besides its lr.
     """
     optimizer, budget, model = config.optimizer, config.budget, config.model
+    momentum = matrix_momentum(config)
     head = {
         "schema": FACTORS_SCHEMA,
         "family": model.family,
@@ -111,6 +116,7 @@ def factors_text(config: TrialConfig) -> str:
             **plain(optimizer),
             "name": NAMES[optimizer.name],
             **resolved_adamw(config),
+            **({} if momentum is None else {"momentum": momentum}),
         },
         "schedule": schedule(config),
         "batch_size": budget.batch_size,

@@ -11,6 +11,7 @@ import torch
 from hptransfer.config import (
     AdamWConfig,
     DiTConfig,
+    MuonConfig,
     ParametrizationConfig,
     RuntimeConfig,
     TrainerConfig,
@@ -19,6 +20,7 @@ from hptransfer.config import (
 from hptransfer.config.choices import (
     Decayed,
     EpsScaling,
+    MuonScale,
     Parallel,
     Precision,
     Scaling,
@@ -29,7 +31,7 @@ from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.identity import trial_key, with_scaling
 from hptransfer.data import load_data
 from hptransfer.errors import UserError
-from hptransfer.models.parametrization.factors import adam_betas
+from hptransfer.models.parametrization.factors import adam_betas, matrix_momentum
 from hptransfer.training.batches import train_batch
 from hptransfer.training.packs.run import validation_loss
 from hptransfer.training.packs.state import TrainingState, start_training
@@ -99,6 +101,24 @@ def test_a_trial_under_complete_is_the_packs(decayed: Decayed) -> None:
     optimizer = AdamWConfig(lr=2.0**-8, eps=1e-3, weight_decay=3.0, beta1=0.8, beta2=0.9)
     config = dataclasses.replace(BASE, model=model, parametrization=own, optimizer=optimizer)
     assert adam_betas(config) == pytest.approx((0.5, 0.7))
+    assert_equals_the_pack(config)
+
+
+def test_a_trial_of_muon_under_complete_is_the_packs() -> None:
+    """Momentum, rates and decay of matrices at other widths, depths, batch sizes and durations."""
+    model = DiTConfig(width=16, base_width=8, depth=4, base_depth=2)
+    own = ParametrizationConfig(
+        scaling=Scaling.complete,
+        depth_alpha=0.5,
+        weight_decay_mode=WeightDecayMode.independent,
+        base_batch_size=2 * BASE.budget.batch_size,
+        base_steps=3 * BASE.budget.steps,
+    )
+    optimizer = MuonConfig(
+        lr=2.0**-6, adam_lr=2.0**-8, scale=MuonScale.match_rms_adamw, weight_decay=0.02
+    )
+    config = dataclasses.replace(BASE, model=model, parametrization=own, optimizer=optimizer)
+    assert matrix_momentum(config) == pytest.approx(0.85)
     assert_equals_the_pack(config)
 
 
