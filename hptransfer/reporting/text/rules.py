@@ -95,10 +95,10 @@ def _differences(table: Mapping[str, Any]) -> list[str]:
             f"The last column gives the powers of m that {columns} have in Table 1 of",
             "arXiv 2512.22382 (Complete(d)P), where m is width / base width.",
         ]
-        if table["optimizer"] == "muon":
-            lines.append("Those of hidden are of muon, by Condition 1 of arXiv 2310.17813.")
-        if table["coincide"]:
-            return [*lines, "In every role the powers of m are those of the table."]
+    if table["optimizer"] == "muon":
+        lines.append("Those of hidden are of muon, by Condition 1 of arXiv 2310.17813.")
+    if table["printed"] and table["coincide"]:
+        return [*lines, "In every role the powers of m are those of the table."]
     if table["depth_mult"] != 1:
         lines.append(
             "Only the dependence on the width is compared; the values also hold the factors of "
