@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hptransfer.models.parametrization.built import MakeModel, build
+from hptransfer.models.parametrization.built import Example, MakeModel, build
 from hptransfer.models.parametrization.kept_ratios import require_ratios
 from hptransfer.models.parametrization.own_groups import param_groups
 from hptransfer.models.parametrization.rules import ReadoutForm
@@ -30,6 +30,7 @@ def check(
     eps: float = 1e-8,
     roles: Sequence[str] = (),
     readout: ReadoutForm | str = ReadoutForm.folded,
+    example: Example | None = None,
     steps: int = STEPS,
     seeds: int = SEEDS,
     make_optimizer: MakeOptimizer | None = None,
@@ -57,6 +58,7 @@ def check(
         eps: as in `param_groups`.
         roles: as in `build`.
         readout: as in `build`.
+        example: as in `build`.
         steps: steps after which changes are measured last.
         seeds: models a width, over which an RMS is averaged; with few, true µP may fail by noise.
         make_optimizer: from the groups to the optimizer; `torch.optim.AdamW` unless given.
@@ -102,6 +104,7 @@ def check(
             eps=eps,
             roles=roles,
             readout=readout,
+            example=example,
             steps=steps,
             seeds=seeds,
             device=device,

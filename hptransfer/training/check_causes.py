@@ -189,12 +189,6 @@ def _wrong_role(structure: Structure, shaped: ShapedParameter) -> Cause | None:
             "give the readout an nn.Linear of its own.",
             shaped,
         )
-    if role is Role.input and name in flow.summed and "parametrizations" in name.split("."):
-        return _cause(
-            f"{said} the forward sums over its dimension that grows, as a readout does. Leave the "
-            "readout without a parametrization such as weight norm, which undoes µP's factor.",
-            shaped,
-        )
     if role is Role.input and name in flow.summed:
         return _cause(
             f"{said} the forward sums over its dimension that grows, as a readout does. Make it "

@@ -19,9 +19,11 @@ from torch.utils._pytree import tree_map
 from hptransfer.errors import MachineError, UserError, abbreviate, require
 from hptransfer.models.parametrization.built import (
     WORDS,
+    Example,
     MakeModel,
     build,
     empty_model,
+    inferred_parameters,
     record_of,
 )
 from hptransfer.models.parametrization.dataflow import UNWATCHED, AttentionCall, attention_calls
@@ -29,7 +31,6 @@ from hptransfer.models.parametrization.own_groups import param_groups
 from hptransfer.models.parametrization.roles import (
     ShapedParameter,
     dataflow_of,
-    growing_parameters,
 )
 from hptransfer.models.parametrization.rules import ReadoutForm
 from hptransfer.system.random_streams import kept_random_numbers
@@ -65,6 +66,7 @@ def check_step(
     eps: float = 1e-8,
     roles: Sequence[str] = (),
     readout: ReadoutForm | str = ReadoutForm.folded,
+    example: Example | None = None,
     steps: int = STEPS,
     seeds: int = SEEDS,
     make_optimizer: MakeOptimizer = torch.optim.AdamW,
@@ -78,8 +80,8 @@ def check_step(
     require(callable(train_step), f"`train_step` must be a function, but got {train_step!r}.")
 
     def built(width: int) -> nn.Module:
-        model = build(make_model, width=width, base_width=base_width, roles=roles, readout=readout)
-        return model.to(device)
+        words: dict[str, Any] = {"roles": roles, "readout": readout, "example": example}
+        return build(make_model, width=width, base_width=base_width, **words).to(device)
 
     def check_at(log2_lr: float) -> dict[str, Any]:
         def trained(model: nn.Module) -> torch.optim.Optimizer:
@@ -88,7 +90,8 @@ def check_step(
 
         measured = _Measuring(built, trained, train_step, range(2, steps + 1), range(seeds))
         runs = {width: measured.at(width) for width in widths}
-        structure = _structure(make_model, base_width, measured)
+        unstated = inferred_parameters(make_model, base_width, base_width, example)
+        structure = _structure(make_model, unstated, measured)
         asked = Asked(
             heading={"family": "custom", "parametrization": "mup", "broken": "none"},
             base_width=base_width,
@@ -185,14 +188,15 @@ class _Measuring:
         self.attention[record.width] = attention_calls(model, call)
 
 
-def _structure(make_model: MakeModel, base_width: int, measured: _Measuring) -> Structure:
+def _structure(
+    make_model: MakeModel, unstated: Sequence[ShapedParameter], measured: _Measuring
+) -> Structure:
     """Return what is known of a user's model besides its measurements."""
     empty = cache(partial(empty_model, make_model))
 
     def shapes_at(width: int) -> Shapes:
         return {name: tuple(p.shape) for name, p in empty(width).named_parameters()}
 
-    unstated = growing_parameters(empty, base_width, base_width, WORDS)
     return Structure(
         sorted(measured.attention),
         measured.parameters,

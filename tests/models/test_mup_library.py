@@ -892,3 +892,74 @@ def test_the_module_is_reached_without_importing_torch_at_first() -> None:
 
 def test_tokens_differ_between_steps() -> None:
     assert not torch.equal(tokens_of(0), tokens_of(1))
+
+
+# Layers amid the network, seen in one forward.
+
+
+def bottleneck(width: int) -> nn.Module:
+    """A model of two inputs whose layer `down` has a growing fan-in and a fixed fan-out."""
+
+    class Bottleneck(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inside, self.down = nn.Linear(FEATURES, width), nn.Linear(width, 4)
+            self.up, self.readout = nn.Linear(4, width), nn.Linear(width, CLASSES)
+
+        def forward(self, x: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+            h = torch.relu(self.inside(x * scale))
+            return self.readout(h + torch.relu(self.up(self.down(h))))
+
+    return Bottleneck()
+
+
+X = torch.ones(2, FEATURES)
+
+
+@pytest.mark.parametrize("example", [X, (X,), (X, X), {"x": X, "scale": 2.0}])
+def test_a_layer_amid_the_network_is_hidden_where_an_example_shows_it(example: Any) -> None:
+    plain, seen = seeded(bottleneck, 128), seeded(bottleneck, 128, example=example)
+    factors = []
+    for model in (plain, seen):
+        groups = hptransfer.mup.param_groups(model, lr=0.1)
+        roles = by_name(model, groups, "name")
+        factors.append((roles["down.weight"], roles["readout.weight"]))
+    assert factors == [("output", "output"), ("hidden", "output")]
+    m = 128 / BASE
+    stds = [each.get_parameter("down.weight").detach().std() for each in (seen, plain)]
+    assert float(stds[0] / stds[1]) == pytest.approx(
+        m**0.5, rel=1e-3
+    )  # m^-1/2 in place of the folded 1/m
+    stated = seeded(bottleneck, 128, roles=["down.weight=hidden"])
+    assert torch.equal(stated.get_parameter("down.weight"), seen.get_parameter("down.weight"))
+    told = seeded(bottleneck, 128, example=example, roles=["down.weight=output"])
+    assert torch.equal(told.get_parameter("down.weight"), plain.get_parameter("down.weight"))
+
+
+def test_an_example_changes_no_random_number() -> None:
+    seeded(bottleneck, 128)
+    after = torch.rand(3)
+    seeded(bottleneck, 128, example=X)
+    assert torch.equal(after, torch.rand(3))
+
+
+def test_the_check_takes_an_example_as_build_does() -> None:
+    step = stepping(class_loss)
+    words: dict[str, Any] = {"widths": [64, 128, 256], "lr": 0.02, "seeds": 2}
+    without = hptransfer.mup.check(bottleneck, step, **words)
+    assert without.verdict == "fail" and "down.weight=hidden" in without.causes[0]["type"]
+    assert not hptransfer.mup.check(bottleneck, step, example=X, **words).causes
+
+
+def test_bad_examples_and_normed_readouts_are_refused() -> None:
+    for example in (torch.ones(2, 3), (X, X, X), {"y": X}):
+        with pytest.raises(UserError, match="`example` must be arguments of the model's forward"):
+            seeded(bottleneck, 128, example=example)
+
+    def normed(width: int) -> nn.Module:
+        model = mlp(width)
+        nn.utils.parametrizations.weight_norm(model[6])
+        return model
+
+    with pytest.raises(UserError, match=r"no parametrization such as weight norm.* but 6 has one"):
+        seeded(normed, 64)

@@ -94,7 +94,27 @@ def test_a_shared_tensor_is_refused() -> None:
         parameter_rules(trial("tied_shared"))
 
 
-@pytest.mark.parametrize("name", ["gates", "weight_norm", "weight_norm_readout"])
+NORMED = "readout.parametrizations.weight.original1"
+
+
+def test_a_readout_with_weight_norm_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no parametrization .* but readout has one") as caught:
+        parameter_rules(trial("weight_norm_readout"))
+    assert f'set model.roles=["{NORMED}=hidden"].' in str(caught.value)
+    stated = trial("weight_norm_readout", roles=[f"{NORMED}=hidden"])
+    assert {r.role for r in parameter_rules(stated) if r.name == NORMED} == {Role.hidden}
+
+
+def test_weight_norm_amid_the_network_is_not_refused() -> None:
+    (rule,) = (
+        rule
+        for rule in parameter_rules(trial("weight_norm_inside"))
+        if rule.name == "mixer.0.parametrizations.weight.original1"
+    )
+    assert rule.role is Role.hidden
+
+
+@pytest.mark.parametrize("name", ["gates", "weight_norm"])
 def test_parameters_of_no_dimension_and_parametrized_weights_train_in_a_pack(name: str) -> None:
     configs = [dataclasses.replace(trial(name, 64), seed=seed) for seed in (0, 1)]
     packed = run_pack(configs, RuntimeConfig())
@@ -141,11 +161,6 @@ WRONG: dict[str, tuple[list[str], str | None, str]] = {
         "grows by 1 and 2, not by 2 and 4, from width 32 to 64 and 128.* multiples of 64",
     ),
     "scaled_embedding": ([], "mixer.weight", "mixer is the first module .* at initialisation"),
-    "weight_norm_readout": (
-        [],
-        "readout.parametrizations.weight.original1",
-        "without a parametrization such as weight norm",
-    ),
     "gqa_fixed": (
         ["mixer.k.weight=output", "mixer.v.weight=output"],
         "mixer.k.weight",
@@ -167,7 +182,7 @@ WRONG: dict[str, tuple[list[str], str | None, str]] = {
         r"Type model.roles=\[\"readout.weight=output\"\]",
     ),
 }
-SLOW = {"growing_head", "gqa_fixed", "weight_norm_readout"}
+SLOW = {"growing_head", "gqa_fixed"}
 
 
 @pytest.mark.parametrize(

@@ -342,3 +342,9 @@ def weight_norm_readout(width: int) -> nn.Module:
     nn.init.normal_(model.readout.weight, std=width**-0.5)
     parametrizations.weight_norm(model.readout)
     return model
+
+
+def weight_norm_inside(width: int) -> nn.Module:
+    inner = nn.Linear(width, 4)
+    parametrizations.weight_norm(inner)
+    return Zoo(width, nn.Sequential(inner, nn.Linear(4, width)))

@@ -1,7 +1,8 @@
 """Models of a training loop that is not ours: any module, initialised as µP says.
 
 `build` asks a function from a width to an `nn.Module` for the model at three widths. Roles come
-from shapes, as a custom model's do (roles.py). Initialisation continues from the base width: a
+from shapes, and from one forward where there is an example, as a custom model's do (roles.py).
+Initialisation continues from the base width: a
 tensor keeps the std that it has there, times m^-1/2 if it is hidden (arXiv 2203.03466, Table 8).
 The readout's 1/m is folded into its weight, or multiplies its layer's input (rules.py).
 
@@ -12,13 +13,13 @@ that it is found again in a copy, and inside whatever wraps the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from hptransfer.config import ParametrizationConfig
@@ -35,14 +36,18 @@ from hptransfer.models.parametrization.measured import (
 from hptransfer.models.parametrization.roles import (
     ShapedParameter,
     Wording,
+    dataflow_of,
     growing_parameters,
+    require_plain_readouts,
     require_scalable_readouts,
     with_stated_roles,
+    without_inner_readouts,
 )
 from hptransfer.models.parametrization.rules import ReadoutForm
 from hptransfer.system.random_streams import kept_random_numbers
 
 MakeModel = Callable[[int], nn.Module]  # the model of a width, initialised
+Example = Tensor | tuple[Any, ...] | Mapping[str, Any]  # arguments of a model's forward
 
 ENOUGH_ENTRIES = 4096  # of a tensor, over draws: its std is then known within 1.1 %
 WORDS = Wording(function="make_model", roles="roles")
@@ -69,6 +74,7 @@ def build(
     base_width: int,
     roles: Sequence[str] = (),
     readout: ReadoutForm | str = ReadoutForm.folded,
+    example: Example | None = None,
 ) -> nn.Module:
     """Return the model of a width, initialised and scaled as µP says, for any training loop.
 
@@ -90,9 +96,14 @@ def build(
         readout: `folded` puts the readout's 1/m into its weight, learning rate, weight decay and
             epsilon, so that the forward stays as it is. `hook` multiplies its layer's input. Both
             train alike under Adam, but a clipped global gradient norm sees another scale.
+        example: arguments of the forward, on a few samples: a tensor, a tuple, or a dict of named
+            ones. One forward of the model of the base width is then watched, and a layer whose
+            fan-out is fixed, but whose output goes on into the network (shared keys and values, a
+            bottleneck, a router of experts), has the role hidden without being told.
 
     Raises:
-        UserError: a model that µP cannot scale, an unknown role, or sizes that are not positive.
+        UserError: a model that µP cannot scale, an unknown role, sizes that are not positive, or an
+            example that the model cannot be called with.
 
     Example:
         >>> from torch import nn
@@ -111,7 +122,8 @@ def build(
         not isinstance(roles, str), f"`roles` must be a list of pattern=role, but got {roles!r}."
     )
     form = _form(readout)
-    parameters = _shaped_parameters(make_model, width, base_width, roles, form)
+    inferred = inferred_parameters(make_model, width, base_width, example)
+    parameters = _with_roles(make_model, inferred, base_width, roles, form)
     model = _made(make_model, width)
     _require_started(model, parameters)
     if width != base_width:
@@ -141,14 +153,44 @@ def empty_model(make_model: MakeModel, width: int) -> nn.Module:
     return model
 
 
-def _shaped_parameters(
-    make_model: MakeModel, width: int, base_width: int, roles: Sequence[str], form: ReadoutForm
+def inferred_parameters(
+    make_model: MakeModel, width: int, base_width: int, example: Example | None
 ) -> tuple[ShapedParameter, ...]:
+    """Return the roles that follow from shapes, and from the forward where there is an example."""
     empty = cache(partial(empty_model, make_model))
     parameters = growing_parameters(empty, base_width, width, WORDS)
-    parameters = with_stated_roles(roles, parameters, WORDS)
+    if example is None:
+        return parameters
+    with kept_random_numbers(measuring_stream(0).initial_seed()):
+        model = _made(make_model, base_width)
+        flow = dataflow_of(model, partial(_call_on, example), parameters=parameters)
+    return without_inner_readouts(parameters, flow)
+
+
+def _call_on(example: Example, model: nn.Module) -> None:
+    by_name = isinstance(example, Mapping)
+    arguments = () if by_name else (example,) if isinstance(example, Tensor) else tuple(example)
+    try:
+        model(*arguments, **(example if by_name else {}))
+    except Exception as error:
+        raise UserError(
+            "`example` must be arguments of the model's forward (a tensor, a tuple, or a dict of "
+            f"named ones), but calling the model with it raises {abbreviate(error, 200)}."
+        ) from error
+
+
+def _with_roles(
+    make_model: MakeModel,
+    inferred: tuple[ShapedParameter, ...],
+    base_width: int,
+    roles: Sequence[str],
+    form: ReadoutForm,
+) -> tuple[ShapedParameter, ...]:
+    parameters = with_stated_roles(roles, inferred, WORDS)
+    base = empty_model(make_model, base_width)
+    require_plain_readouts(parameters, base, WORDS)
     if form is ReadoutForm.hook:
-        require_scalable_readouts(parameters, empty(base_width), WORDS)
+        require_scalable_readouts(parameters, base, WORDS)
     for shaped in parameters:
         if form is ReadoutForm.folded and shaped.readouts and shaped.role is not Role.output:
             raise UserError(

@@ -7,6 +7,7 @@ that the families, custom models and models of a user's own loop go through the 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -185,6 +186,7 @@ def _custom_parameters(model: CustomConfig, layout: Layout) -> tuple[ShapedParam
     parameters = without_inner_readouts(parameters, custom_dataflow(model, layout))
     parameters = with_stated_roles(model.roles, parameters, words)
     require_scalable_readouts(parameters, build(model.base_width), words)
+    require_plain_readouts(parameters, build(model.base_width), words)
     outputs = [shaped.name for shaped in parameters if shaped.role is Role.output]
     modules = tuple(name.removesuffix(".weight") for name in outputs)
     require_called(at_base, layout, modules)
@@ -273,6 +275,27 @@ def require_scalable_readouts(
                 "convolution, whose input is scaled by base width / width, but "
                 f"{shaped.name} is not. Put it into such a layer, or give it another role in "
                 f"{words.roles}."
+            )
+
+
+# Of a layer whose weight is computed from others: torch's parametrizations, and its weight norm
+# by hooks.
+_COMPUTED = re.compile(r"(.+)\.(?:parametrizations\.weight\.original\d*|weight_v)")
+
+
+def require_plain_readouts(
+    parameters: Sequence[ShapedParameter], base: nn.Module, words: Wording
+) -> None:
+    """Refuse a readout whose weight is normed or computed otherwise, for which there is no rule."""
+    fan_in = _fan_in_dimensions(base)
+    for shaped in parameters:
+        found = _COMPUTED.fullmatch(shaped.name)
+        layer = found[1] if found else ""
+        if shaped.role is Role.input and shaped.grows == (fan_in.get(f"{layer}.weight"),):
+            raise UserError(
+                "A readout must have no parametrization such as weight norm, which undoes µP's "
+                f"factor of its weight, but {layer} has one. Leave it off; or if {layer} lies "
+                f'amid the network, set {words.roles}=["{shaped.name}=hidden"].'
             )
 
 
