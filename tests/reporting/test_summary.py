@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from hptransfer.analysis.answer.answer import Answer
-from hptransfer.analysis.answer.text import OCTAVE, estimates_text, octave_rows
+from hptransfer.analysis.answer.text import (
+    OCTAVE,
+    duration_sentence,
+    estimates_text,
+    octave_notes,
+    octave_rows,
+)
 from hptransfer.reporting.text.answers import realised_line
 from tests.support.figure_records import (
     bare,
@@ -61,6 +67,50 @@ def test_arms_of_several_families_or_hps_are_named_apart() -> None:
     named = set(printed(study("mmdit_search")))
     assert {"µP, learning rate", "µP, gradient clip norm", "µP, warm-up share"} <= named
     assert "µP" in printed(study())
+
+
+def moving(arm: dict[str, Any], parametrization: str, steps: tuple[float, ...]) -> dict[str, Any]:
+    """Return an arm whose optimum moves so by a doubling of the steps: estimate, low, high."""
+    moved = dict(zip(("estimate", "low", "high"), steps, strict=True))
+    octaves = arm["conditions"]["octaves_per_doubling"] | {"steps": moved}
+    conditions = arm["conditions"] | {"octaves_per_doubling": octaves}
+    return arm | {"parametrization": parametrization, "conditions": conditions}
+
+
+@pytest.mark.parametrize(
+    ("parametrization", "steps", "power", "held", "exponent"),
+    [
+        ("mup", (-0.05, -0.10, 0.01), "-0.05", "0.00", "0.05"),
+        ("mup", (-0.4, -0.55, -0.3), "-0.40", "-0.50 and -0.32", "0.40"),
+        ("mup", (-0.9, -1.0, -0.8), "-0.90", "none of these", "0.90"),
+        ("mup", (0.2, 0.1, 0.3), "0.20", "none of these", "0.00"),
+        ("complete", (0.0, -0.1, 0.1), "-0.50", "-0.50", "0.50"),
+        ("complete", (0.18, 0.1, 0.25), "-0.32", "-0.32", "0.32"),
+        ("complete", (0.45, 0.3, 0.6), "-0.05", "0.00", "0.05"),
+    ],
+)
+def test_the_fitted_power_of_the_duration_stands_beside_the_fields(
+    parametrization: str, steps: tuple[float, ...], power: str, held: str, exponent: str
+) -> None:
+    (arm,) = study("conditions")["arms"]
+    said = duration_sentence(moving(arm, parametrization, steps))
+    assert said is not None and said.count(".") and "\n" not in said
+    assert f"best rate goes with the power {power} of the training steps" in said
+    assert f"the interval holds {held};" in said
+    assert f"parametrization.duration_exponent={exponent}" in said
+    for rule in ("-0.50 (square root)", "-0.32 (fitted to language models)", "0.00 (none)"):
+        assert rule in said
+    assert ("If these trials name base_steps" in said) == (parametrization == "complete")
+    assert said in octave_notes(moving(arm, parametrization, steps))
+
+
+def test_only_a_rate_that_was_swept_over_steps_under_a_transferring_rule_has_such_a_power() -> None:
+    (arm,) = study("conditions")["arms"]
+    assert duration_sentence(moving(arm, "standard", (0.0, -0.1, 0.1))) is None
+    octaves = {k: v for k, v in arm["conditions"]["octaves_per_doubling"].items() if k != "steps"}
+    without = arm | {"conditions": arm["conditions"] | {"octaves_per_doubling": octaves}}
+    assert duration_sentence(without) is None
+    assert not any("best rate" in note for note in octave_notes(arm | {"hp": "log2_eps"}))
 
 
 def test_conditions_are_told_in_octaves_beside_published_exponents() -> None:

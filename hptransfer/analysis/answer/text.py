@@ -32,10 +32,11 @@ SOURCES = (
 )
 OF_COMPLETE = (
     "published: 0, since `complete` has the rules for width, depth, batch size and duration in its "
-    "factors (arXiv 2512.22382). Where the optimum moves by x octaves per doubling of the steps, "
-    "the exponent of the duration that these rows ask for is duration_exponent - x: with 0.5 the "
-    "power -0.32 of 2409.19913 shows as +0.18, and a rate that does not depend on it as +0.50."
+    "factors (arXiv 2512.22382; for the power -0.32 of the duration, 2409.19913)."
 )
+# Powers of the duration by which the field lets rates follow it at one batch size.
+POWERS_OF_DURATION = {-0.5: "square root", -0.32: "fitted to language models", 0.0: "none"}
+USUAL_EXPONENT = 0.5  # parametrization.duration_exponent unless it was set
 
 
 def arm_names(arms: Sequence[Mapping[str, Any]], *, with_hp: bool = True) -> list[str]:
@@ -187,9 +188,45 @@ def octave_notes(arm: Mapping[str, Any]) -> list[str]:
             "size where the batch is larger, and by half their sum where both grow alike. Twice "
             "the batch at equal tokens moves it by the batch size's octaves minus the steps'."
         )
-    if arm["hp"] == "log2_lr" and arm["parametrization"] == COMPLETE:
-        return [*notes, OF_COMPLETE]
-    return notes + ([SOURCES] if arm["hp"] == "log2_lr" else [])
+    if arm["hp"] != "log2_lr":
+        return notes
+    notes.append(OF_COMPLETE if arm["parametrization"] == COMPLETE else SOURCES)
+    duration = duration_sentence(arm)
+    return [*notes, duration] if duration else notes
+
+
+def duration_sentence(arm: Mapping[str, Any]) -> str | None:
+    """Return how the best rate follows the duration, beside the field's rules and what to set.
+
+    None where the steps do not vary, or the rate transfers under neither µP nor `complete`. Under
+    `complete` the factors lower the rate already; the record does not hold by which exponent, so
+    the sentence names the usual one as its condition.
+    """
+    moved = arm["conditions"]["octaves_per_doubling"].get("steps")
+    if moved is None or arm["parametrization"] not in ("mup", COMPLETE):
+        return None
+    already = USUAL_EXPONENT if arm["parametrization"] == COMPLETE else 0.0
+    power, low, high = (
+        None if moved[end] is None else moved[end] - already for end in ("estimate", "low", "high")
+    )
+    if power is None:
+        return None
+    rules = [f"{decimal(rule, '.2f')} ({words})" for rule, words in POWERS_OF_DURATION.items()]
+    held = [
+        decimal(rule, ".2f")
+        for rule in POWERS_OF_DURATION
+        if (low is None or low <= rule) and (high is None or rule <= high)
+    ]
+    condition, otherwise = "The", ""
+    if already:
+        condition = "If these trials name base_steps and have duration_exponent=0.5, the"
+        otherwise = f"; from another exponent, add {decimal(-moved['estimate'])} to it"
+    return (
+        f"{condition} best rate goes with the power {decimal(power, '.2f')} of the training steps "
+        f"(90 % interval {span(low, high, '.2f')}), for which the field has {', '.join(rules)}: "
+        f"the interval holds {' and '.join(held) or 'none of these'}; to scale a target so, set "
+        f"parametrization.duration_exponent={min(max(-power, 0.0), 1.0):.2f}{otherwise}."
+    )
 
 
 def trial_notes(estimates: Mapping[str, Any]) -> list[str]:
