@@ -22,7 +22,7 @@ from hptransfer.system.text import percent_text, rounded
 
 LARGEST_SLOPE = 0.2  # largest |slope| that passes, in octaves per doubling; true µP stays near 0.1
 MEASURED_STEPS = (2, 3, 4, 5, 6)  # steps taken when changes of outputs are measured
-CHECK_SEEDS = tuple(range(8))  # seeds of the trials over which an RMS is averaged
+CHECK_SEEDS = tuple(range(8))  # seeds over which an RMS is averaged, from a trial's own on
 LEAST_LOSS_DROP = 0.05  # share by which the base width's loss must fall for a check to count
 OCTAVES_LOWER = 2  # octaves by which the rate is lowered, one by one, while a check fails
 DECISIVE_SLOPE = 0.5  # |slope| in octaves per doubling above which no lower rate is tried
