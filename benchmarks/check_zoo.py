@@ -1,6 +1,7 @@
 """How often the coordinate check errs: right and wrong models, checked again with other seeds.
 
-    python -m benchmarks.check_zoo [--blocks 20] [--jobs 2] [--models NAME ...] [--out FILE]
+    python -m benchmarks.check_zoo [--blocks 20] [--jobs 2] [--models NAME ...]
+        [--resume] [--out FILE] [--page benchmarks/README.md]
 
 Every model is checked once with each block of eight seeds. The right models are the shipped
 families at the widths and rate of the quickstart, the narrowest that it may be asked of, and the
@@ -23,7 +24,7 @@ from benchmarks import measure
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
 from hptransfer.models.parametrization.rules import parameter_rules
-from hptransfer.results.folder import write_json
+from hptransfer.results.folder import read_json, write_json
 from hptransfer.sweeping.run.job import central_log2_lr
 from hptransfer.training.coordinate_record import CHECK_SEEDS
 from hptransfer.training.packs.coordinate_check import coordinate_check
@@ -32,6 +33,7 @@ from tests.support import zoo
 OUT = Path(__file__).resolve().parents[1] / "results" / "benchmarks" / "check_zoo.json"
 VERDICTS = ("pass", "inconclusive", "fail")
 COLUMNS = ("model", "n", "expected", *VERDICTS)
+PAGE_COLUMNS = ("model", "what it is", "expected", "n", *VERDICTS)
 SHIPPED = {  # sweep, overrides
     "quickstart": ("quickstart",),
     "quickstart model=uvit": ("quickstart", "model=uvit"),
@@ -119,27 +121,56 @@ def outcome(task: tuple[Case, int]) -> dict[str, Any]:
     }
 
 
-def entry(case: Case, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a model's record: verdicts over the blocks, and each block that went wrong."""
-    counts = {verdict: sum(f["verdict"] == verdict for f in found) for verdict in VERDICTS}
-    told = [f["told"] for f in found if f["told"] is not None]
-    error = "fail" if case.expected == "pass" else "pass"
+def entry(case: Case) -> dict[str, Any]:
+    """Return a model's record before its first block."""
     return {
         "model": case.name,
         "kind": case.kind,
         "roles": roles_sentence(case.config),
         "widths": list(case.widths),
         "expected": case.expected,
-        "n": len(found),
-        **counts,
-        "told": told[0] if told and case.expected == "fail" else None,
-        "wrong": [f for f in found if f["verdict"] == error],
+        "n": 0,  # blocks of seeds
+        **dict.fromkeys(VERDICTS, 0),
+        "told": None,  # of a wrong model's fault, first
+        "wrong": [],  # what the checks told that erred
+    }
+
+
+def added(known: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's record with one check more."""
+    verdict, expected = found["verdict"], known["expected"]
+    errs = verdict != expected and verdict != "inconclusive"
+    told = found["told"] if expected == verdict == "fail" else None
+    return {
+        **known,
+        "n": known["n"] + 1,
+        verdict: known[verdict] + 1,
+        "told": known["told"] or told,
+        "wrong": [*known["wrong"], found] if errs else known["wrong"],
     }
 
 
 def cells(told: Mapping[str, Any]) -> list[str]:
     """Return a model's row of the table."""
     return [told["model"], str(told["n"]), told["expected"], *(str(told[v]) for v in VERDICTS)]
+
+
+def page_table(answer: Mapping[str, Any]) -> str:
+    """Return the table of benchmarks/README.md, and the counts of errors above it."""
+    models = answer["models"]
+    right, wrong = ([m for m in models if m["expected"] == e] for e in ("pass", "fail"))
+    checks, failed = (sum(m[name] for m in right) for name in ("n", "fail"))
+    faults, missed = (sum(m[name] for m in wrong) for name in ("n", "pass"))
+    rows = [
+        [m["model"], m["kind"].rstrip("."), m["expected"], *(str(m[v]) for v in ("n", *VERDICTS))]
+        for m in models
+    ]
+    return (
+        f"n blocks of {answer['settings']['seeds_of_a_block']} seeds, recorded on "
+        f"{answer['provenance']['time'][:10]}. Right models failed in {failed} of {checks} "
+        f"checks; wrong models passed in {missed} of {faults}.\n\n"
+        f"{measure.table_text(PAGE_COLUMNS, rows)}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,6 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=measure.count, default=1, help="processes")
     parser.add_argument("--models", nargs="+", metavar="NAME", help="only these")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--resume", action="store_true", help="add to the blocks of the record")
+    parser.add_argument("--page", type=Path, help="into which the table is written")
     arguments = parser.parse_args(argv)
     asked = cases()
     if arguments.models:
@@ -161,17 +194,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = [case for case in asked if case.name in arguments.models]
     settings = {"seeds_of_a_block": len(CHECK_SEEDS)}
     answer = measure.record("check_zoo", settings, measure.machine())
-    found: dict[str, list[dict[str, Any]]] = {case.name: [] for case in asked}
+    kept = read_json(arguments.out, "models") if arguments.resume else None
+    models = {case.name: entry(case) for case in asked}
+    models |= {each["model"]: each for each in (kept or {"models": []})["models"]}
     with ProcessPoolExecutor(arguments.jobs) as pool:
         for block in range(arguments.blocks):
-            for case, told in zip(
-                asked, pool.map(outcome, [(case, block) for case in asked]), strict=True
+            left = [case for case in asked if models[case.name]["n"] == block]
+            for case, found in zip(
+                left, pool.map(outcome, [(case, block) for case in left]), strict=True
             ):
-                found[case.name].append(told)
-            answer |= {"models": [entry(case, found[case.name]) for case in asked]}
+                models[case.name] = added(models[case.name], found)
+            order = [case.name for case in cases() if case.name in models]
+            answer |= {"models": [models[name] for name in order]}
             write_json(arguments.out, answer)
             print(f"block {block + 1} of {arguments.blocks}", file=sys.stderr, flush=True)
     measure.publish(answer, COLUMNS, [cells(m) for m in answer["models"]], arguments.out)
+    if arguments.page is not None:
+        measure.write_between(arguments.page, "check_zoo", page_table(answer))
     return 0
 
 
