@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+GAP = 1.5  # tasks' widths between two groups, so that the names of small ones stay apart
+
+
 def draw(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the plot."""
     from matplotlib import style
@@ -31,20 +34,21 @@ def predictions_figure(cases: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(0.0, color=INK, linewidth=1.0, zorder=1)
-    for place, case in enumerate(ordered):
+    places = [i + GAP * groups.index(case["group"]) for i, case in enumerate(ordered)]
+    for place, case in zip(places, ordered, strict=True):
         told = case["methods"]["ours"]
         color = {True: ARMS[0], False: FAIL, None: MUTED}[told["held"]]
         if told["low"] is not None:
             ends = (told["low"] - case["found"], told["high"] - case["found"])
             axes.vlines(place, *ends, color=color, linewidth=1.6, zorder=2)
         axes.plot(place, _error(case), "o", ms=4, color=color, mec=PAPER, mew=0.5, zorder=3)
-    edges = [sum(c["group"] in groups[:i] for c in cases) - 0.5 for i in range(len(groups) + 1)]
-    for edge in edges[1:-1]:
-        axes.axvline(edge, color=GRID, linewidth=1.0, zorder=0)
-    middles = [(a + b) / 2.0 for a, b in pairwise(edges)]
+    inside = [[p for p, c in zip(places, ordered, strict=True) if c["group"] == g] for g in groups]
+    for before, after in pairwise(inside):
+        axes.axvline((before[-1] + after[0]) / 2.0, color=GRID, linewidth=1.0, zorder=0)
+    middles = [(own[0] + own[-1]) / 2.0 for own in inside]
     names = [group.replace("_", " ").replace(" by ", "\nby ") for group in groups]
-    axes.set_xticks(middles, names, rotation=20, ha="right")
-    axes.set_xlim(edges[0], edges[-1])
+    axes.set_xticks(middles, names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_xlim(-1.0, places[-1] + 1.0)
     axes.grid(False, axis="x")
     axes.set_ylabel("predicted less found optimum, octaves")
     axes.set_title("The next width's optimum, predicted from the narrower ones")

@@ -89,6 +89,18 @@ SECTIONS = (
         "of DiT and is used at 1152. PixArt-α's 2^-10 is found at width 288 and used at 1152.",
     ),
     Section(
+        "muon",
+        "Does Muon's best learning rate stay?",
+        "Hidden matrices are trained by Muon, all other parameters by AdamW at one fixed rate "
+        "([how µP treats both](../docs/concepts/muon_beside_adam.md)). Muon's rate is swept at "
+        "five widths, as AdamW's [above](#does-the-best-learning-rate-stay-when-the-model-widens). "
+        "The last row is the quickstart's three widths.",
+        (Question("lr_transfer_muon", PUBLISHED), Question("quickstart_muon")),
+        "studies/lr_transfer_muon/figures/summary.png",
+        "Loss against Muon's learning rate at five widths of DiT",
+        "It trains with AdamW, and has nothing on Muon.",
+    ),
+    Section(
         "quickstart",
         "The same question in a few minutes",
         "This is the main job, `hptransfer run quickstart`: three widths and a target of width "
@@ -131,6 +143,19 @@ SECTIONS = (
         "Rates are said to transfer over widths, batch sizes and training steps. Its proxies train "
         "for 200K iterations where the target trains for 2.4M (DiT), and for 5 epochs where the "
         "target trains for 30 (PixArt-α).",
+    ),
+    Section(
+        "axes",
+        "Does a small proxy speak for a target that is larger in four ways?",
+        "The target is twice as wide as the widest proxy, twice as deep, has twice the batch and "
+        "trains for four times the steps. `complete` has [rules for all "
+        "four](../docs/concepts/depth_batch_duration.md) (arXiv 2512.22382); µP scales with the "
+        "width alone.",
+        (Question("four_axes"), Question("four_axes_width_alone")),
+        "studies/four_axes/figures/realised.png",
+        "Loss of the target against the learning rate under `complete`, and the transferred rate",
+        "It scales with the width alone. Its proxies train for a twelfth of the target's "
+        "iterations (DiT).",
     ),
     Section(
         "steps",

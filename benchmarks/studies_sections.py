@@ -29,6 +29,7 @@ BASELINES = {
     "law_tuned": "predicted from its drift",
     "target_tuned": "best at the target itself",
 }
+AXES = {"four_axes": "`complete`", "four_axes_width_alone": "µP, by the width alone"}
 SCALES = {"init_scale": "scale of the initialisation", "output_scale": "scale of the output"}
 
 
@@ -211,6 +212,55 @@ def _tuning(found: Mapping[Edition, Study]) -> str:
     )
 
 
+def _muon_answer(found: Mapping[Edition, Study]) -> str:
+    arms = [study.arm("mup") for study in found.values()]
+    costs = [cost for study in found.values() if (cost := _cost_percent(study)) is not None]
+    given_up = (
+        f" At the target the transferred rate costs {words.span(costs, words.percent)} of the loss."
+        if costs
+        else ""
+    )
+    surely = sum(_leaves_out_zero(arm["drift_octaves_per_doubling"]) for arm in arms if arm)
+    return (
+        f"When the width doubles, Muon's best rate changes by {_drifts(arms)} octaves; the "
+        f"interval leaves out zero in {surely} of {len(arms)} studies, and the verdict is "
+        f"{_counted(arms)}.{given_up}"
+    )
+
+
+def _counted(arms: Sequence[Record | None]) -> str:
+    """Count the verdicts, as `transfers` in 3 and `inconclusive` in 1."""
+    told = [arm["verdict"] for arm in arms if arm is not None]
+    return words.listed([f"`{v}` in {told.count(v)}" for v in dict.fromkeys(told)])
+
+
+def _leaves_out_zero(told: Record) -> bool:
+    return told["low"] is not None and (told["low"] > 0 or told["high"] < 0)
+
+
+def _cost_percent(study: Study) -> float | None:
+    """Return what the transferred value costs at the target, in percent of its best loss."""
+    if study.realised is None or study.realised["regret"] is None:
+        return None
+    return 100 * study.realised["regret"]["estimate"] / study.realised["optimum"]["loss"]
+
+
+def _muon_table(found: Found) -> str:
+    columns = ("family", "widths", "drift of Muon's rate", "predicted cost", "measured cost")
+    return words.table(columns, _rows(found, _muon_cells, len(columns)))
+
+
+def _muon_cells(study: Study) -> list[str]:
+    widths = ", ".join(map(str, study.widths))
+    return [widths, words.judged(study.arm("mup")), words.predicted(study), words.measured(study)]
+
+
+def _adam_rate(found: Mapping[Edition, Study]) -> str:
+    """Say which rate AdamW has beside Muon."""
+    rates = sorted({study.facts.tree["optimizer"]["adam_lr"] for study in found.values()})
+    return f"AdamW's base rate beside Muon: {words.listed([f'{rate:.3g}' for rate in rates])}."
+
+
 def _scales_answer(found: Mapping[Edition, Study]) -> str:
     told = {SCALES[e.question.sweep]: s for e, s in found.items()}
     verdicts = (_of_each(told, name) for name in ("mup", "standard"))
@@ -298,7 +348,7 @@ def _slopes(study: Study) -> dict[str, Record]:
 def _moved(study: Study) -> bool:
     """Whether an interval of a slope over batch size or steps leaves out zero."""
     slopes = [slope for name, slope in _slopes(study).items() if name != "width"]
-    return any(s["low"] is not None and (s["low"] > 0 or s["high"] < 0) for s in slopes)
+    return any(map(_leaves_out_zero, slopes))
 
 
 def _conditions_table(found: Found) -> str:
@@ -311,6 +361,77 @@ def _conditions_table(found: Found) -> str:
         rows.append(["predicted cost at the target", words.predicted(study)])
         rows.append(["measured cost at the target", words.measured(study)])
     return words.table(("when", "the best rate changes by, in octaves"), rows)
+
+
+def _axes_answer(found: Mapping[Edition, Study]) -> str:
+    """Say which of the two transferred rates gives the lower loss, and what both cost."""
+    told = {study.arms[0]["parametrization"]: study for study in found.values()}
+    if set(told) != {"complete", "mup"}:
+        return "One of the two was not run."
+    losses = {name: _at_transferred(study) for name, study in told.items()}
+    costs = {name: _cost_percent(study) for name, study in told.items()}
+    better = losses["complete"] < losses["mup"]
+    return (
+        f"{'Yes' if better else 'No, not on these data'}. At the transferred rate the target "
+        f"reaches a loss of {losses['complete']:.4f} with the rules of `complete`, and of "
+        f"{losses['mup']:.4f} with µP. Under `complete` that rate lies "
+        f"{_octaves_off(told['complete'])} the best one at the target, and costs "
+        f"{words.percent(costs['complete'] or 0.0)} of the loss; under µP it costs "
+        f"{words.percent(costs['mup'] or 0.0)}."
+    )
+
+
+def _at_transferred(study: Study) -> float:
+    """Return the target's own mean loss at the transferred rate."""
+    basin = _target_basin(study)
+    return basin["mean"][basin["theta"].index(_realised(study)["transferred"])]
+
+
+def _realised(study: Study) -> Record:
+    assert study.realised is not None, "the commands train the target too"
+    return study.realised
+
+
+def _target_basin(study: Study) -> Record:
+    return _realised(study)["optimum"]["basin"]
+
+
+def _octaves_off(study: Study) -> str:
+    """Write how far below or above the target's fitted best rate the transferred one lies."""
+    off = _realised(study)["transferred"] - _realised(study)["optimum"]["optimum"]
+    return f"{abs(off):.1f} octaves {'above' if off > 0 else 'below'}"
+
+
+def _axes_table(found: Found) -> str:
+    columns = (
+        "scaled by", "transferred rate", "loss of the target there", "best of the rates tried",
+        "predicted cost", "measured cost",
+    )  # fmt: skip
+    rows = _rows(found, _axes_cells, len(columns))
+    for edition, row in zip(found, rows, strict=True):
+        row[0] = f"[{AXES[edition.sweep]}](studies/{edition.name})"
+    return words.table(columns, rows)
+
+
+def _axes_cells(study: Study) -> list[str]:
+    basin = _target_basin(study)
+    best = min(range(len(basin["mean"])), key=basin["mean"].__getitem__)
+    return [
+        f"{2 ** _realised(study)['transferred']:.3g}",
+        f"{_at_transferred(study):.4f}",
+        f"{basin['mean'][best]:.4f}, at {2 ** basin['theta'][best]:.2g}",
+        words.predicted(study),
+        words.measured(study),
+    ]
+
+
+def _axes_note(found: Mapping[Edition, Study]) -> str:
+    """Say how many seeds this rests on, and where it is explained."""
+    seeds = max(_realised(study)["optimum"]["n_seeds"] for study in found.values())
+    return (
+        f"Seeds for each rate at the target: {seeds}. Why it fails, and what to do: "
+        "[the how-to](../docs/how_to/smaller_in_all_four.md#an-example)."
+    )
 
 
 def _speed_ups(found: Mapping[Edition, Study]) -> str:
@@ -372,8 +493,11 @@ def _frechet_answer(found: Mapping[Edition, Study]) -> str:
     (study, *_) = found.values()
     apart = [arm["mean_difference"] for arm in _agreement(study)]
     told = words.span([a["estimate"] for a in apart if a["estimate"] is not None], words.sign)
-    shown = [a for a in apart if a["low"] is not None and (a["low"] > 0 or a["high"] < 0)]
-    surely = "The intervals leave zero out" if shown else "No difference is shown"
+    surely = (
+        "The intervals leave zero out"
+        if any(map(_leaves_out_zero, apart))
+        else "No difference is shown"
+    )
     return f"It lies {told} octaves from the rate that is best by loss. {surely}."
 
 
@@ -403,24 +527,30 @@ def _frechet_table(found: Found) -> str:
 
 ANSWERS: dict[str, Callable[[Mapping[Edition, Study]], str]] = {
     "rates": _moves,
+    "muon": _muon_answer,
     "quickstart": _moves,
     "scales": _scales_answer,
     "search": _search_answer,
     "conditions": _conditions_answer,
+    "axes": _axes_answer,
     "steps": _speed_ups,
     "frechet": _frechet_answer,
 }
 NOTES: dict[str, Callable[[Mapping[Edition, Study]], str]] = {  # what else the records say
     "rates": _tuning,
+    "muon": _adam_rate,
     "conditions": _warned,
+    "axes": _axes_note,
     "steps": _with_tuning,
 }
 TABLES: dict[str, Callable[[Found], str]] = {
     "rates": _rates_table,
+    "muon": _muon_table,
     "quickstart": _quickstart_table,
     "scales": _scales_table,
     "search": _search_table,
     "conditions": _conditions_table,
+    "axes": _axes_table,
     "steps": _steps_table,
     "frechet": _frechet_table,
 }

@@ -46,6 +46,8 @@ def cost(record: Mapping[str, Any] | None, center: str = "estimate", digits: int
         None if record[end] is None else f"{record[end]:.{digits}f}"
         for end in (center, "low", "high")
     )
+    if low is None and high is None:
+        return f"{told} (no interval)"
     if high is None:
         return f"{told} (no upper bound)"
     if float(told or 0) == 0:

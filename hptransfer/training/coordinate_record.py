@@ -22,10 +22,10 @@ from hptransfer.system.text import percent_text, rounded
 
 LARGEST_SLOPE = 0.2  # largest |slope| that passes, in octaves per doubling; true µP stays near 0.1
 MEASURED_STEPS = (2, 3, 4, 5, 6)  # steps taken when changes of outputs are measured
-CHECK_SEEDS = tuple(range(8))  # seeds of the trials over which an RMS is averaged
+CHECK_SEEDS = tuple(range(8))  # seeds over which an RMS is averaged, from a trial's own on
 LEAST_LOSS_DROP = 0.05  # share by which the base width's loss must fall for a check to count
 OCTAVES_LOWER = 2  # octaves by which the rate is lowered, one by one, while a check fails
-DECISIVE_SLOPE = 0.5  # |slope| in octaves per doubling above which no lower rate is tried
+DECISIVE_SLOPE = 0.5  # |slope| in octaves per doubling; surely above it no lower rate is tried
 NARROW_WIDTH = 64  # below it true µP may stray from one width to the next
 SLIGHT_EXCESS = (
     0.1  # beyond the limit that right models of a narrow width may reach (separate keys)
@@ -82,13 +82,16 @@ def _may_pass_lower(answer: Mapping[str, Any]) -> bool:
     """Whether a check may pass at a lower rate.
 
     Near the edge of stability a few steps are no longer small changes, and slopes of true µP exceed
-    the limit. Slopes of a wrong factor only get clearer at lower rates.
+    the limit, by as much as their intervals over seeds there. Slopes of a wrong factor only get
+    clearer at lower rates.
     """
     worst = answer["worst"]
     if any(cause["certain"] for cause in answer["causes"]):
         return False
     failed = not worst["ok"] and answer["loss_drop"] >= LEAST_LOSS_DROP
-    return failed and (worst["slope"] is None or abs(worst["slope"]) <= DECISIVE_SLOPE)
+    if not failed or worst["slope"] is None:
+        return failed
+    return abs(worst["slope"]) - (worst["error"] or 0.0) <= DECISIVE_SLOPE
 
 
 def module_outputs(model: nn.Module, call: Callable[[nn.Module], object]) -> dict[str, Tensor]:

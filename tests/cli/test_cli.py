@@ -54,8 +54,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["swep"], "There is no command 'swep'. Did you mean sweep?"),
         (
             ["sweep", "quickstat"],
-            "There is no sweep 'quickstat'. Did you mean quickstart or "
-            "quickstart_muon or quickstart-dit_modern?",
+            "There is no sweep 'quickstat'. Did you mean quickstart or quickstart_muon?",
         ),
         (["sweep", "no.yaml"], "There is no sweep file no.yaml. Check the path."),
         (

@@ -132,6 +132,7 @@ def test_a_cost_is_rounded_to_what_it_means() -> None:
     )
     assert words.cost({"estimate": 1e-6, "low": 0.0, "high": 1e-4}) == "below 0.0001"
     assert words.cost({"estimate": 0.01, "low": 0.0, "high": None}) == "0.0100 (no upper bound)"
+    assert words.cost({"estimate": 0.01, "low": None, "high": None}) == "0.0100 (no interval)"
     assert words.cost(None) == words.cost({"estimate": None, "low": None, "high": None}) == "–"
 
 

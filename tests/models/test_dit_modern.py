@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hptransfer.config import DiTModernConfig, Layout, TrialConfig
 from hptransfer.config.choices import AdaLN, AutoShift, Prediction
-from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
+from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.compose.schema import is_whole
 from hptransfer.config.identity import canonical_json, trial_key
 from hptransfer.errors import UserError
@@ -24,7 +24,6 @@ from hptransfer.models.parametrization.rules import (
     parameter_count,
     parameter_rules,
 )
-from hptransfer.sweeping.design.trials import wanted
 from hptransfer.training.flops import step_flops
 
 SIZE, HEAD_DIM, REGISTERS = 5, 16, 3
@@ -169,18 +168,6 @@ def test_an_objective_of_an_older_results_folder_is_still_whole() -> None:
     written = {"name": "rectified_flow", "timesteps": "uniform"}
     assert is_whole("objective", {**written, "logit_mean": 0.0, "logit_std": 1.0})
     assert not is_whole("objective", written)
-
-
-def test_its_quickstart_is_the_quickstart_with_its_model() -> None:
-    own, plain = (
-        sweep_config(compose_file(shipped_folder("sweeps") / f"{name}.yaml", list(overrides)))
-        for name, overrides in (
-            ("quickstart-dit_modern", ()),
-            ("quickstart", ("model=dit_modern",)),
-        )
-    )
-    assert wanted(own).keys() == wanted(plain).keys()
-    assert own.target == plain.target
 
 
 def test_without_registers_there_is_no_such_parameter() -> None:

@@ -12,14 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from hptransfer.config import (
-    AdamWConfig,
-    BudgetConfig,
-    CustomConfig,
-    ParametrizationConfig,
-    RuntimeConfig,
-    TrialConfig,
-)
+from hptransfer.config import ParametrizationConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Broken
 from hptransfer.config.identity import with_width
 from hptransfer.errors import UserError
@@ -29,22 +22,11 @@ from hptransfer.models.parametrization.rules import initial_parameters, paramete
 from hptransfer.reporting.text.answers import check_text
 from hptransfer.training.packs.coordinate_check import coordinate_check
 from hptransfer.training.packs.run import run_pack
-from tests.support.zoo import RIGHT
-
-BASE = 32
-
-
-def trial(name: str, width: int = BASE, **model: Any) -> TrialConfig:
-    factory = f"tests.support.zoo:{name}"
-    return TrialConfig(
-        model=CustomConfig(factory=factory, width=width, base_width=BASE, **model),
-        optimizer=AdamWConfig(beta2=0.99),
-        budget=BudgetConfig(steps=2, batch_size=32, eval_samples=16, eval_draws=1),
-    )
+from tests.support.zoo import BASE, LOG2_LR, RIGHT, WIDTHS, WRONG, trial
 
 
 def checked(config: TrialConfig) -> dict[str, Any]:
-    return coordinate_check(config, (32, 64, 128), -6.5, RuntimeConfig())
+    return coordinate_check(config, WIDTHS, LOG2_LR, RuntimeConfig())
 
 
 # Roles.
@@ -150,34 +132,29 @@ def test_right_models_pass(name: str) -> None:
     assert not [s for s in answer["slopes"] if "parametrizations" in s["module"]]
 
 
-WRONG: dict[str, tuple[list[str], str | None, str]] = {
-    "tied_functional": ([], "table.weight", "also multiplies by it as a readout does"),
-    "functional_readout": ([], "out", "sums over its dimension that grows, as a readout does"),
-    "growing_head": ([], None, "head dimension of mixer grows .* 16, 32 and 64 at widths 32"),
-    "mha_growing_head": ([], None, "head dimension of mixer.inner grows .*Keep the head dimension"),
+CAUSES: dict[str, tuple[str | None, str]] = {
+    "tied_functional": ("table.weight", "also multiplies by it as a readout does"),
+    "functional_readout": ("out", "sums over its dimension that grows, as a readout does"),
+    "growing_head": (None, "head dimension of mixer grows .* 16, 32 and 64 at widths 32"),
+    "mha_growing_head": (None, "head dimension of mixer.inner grows .*Keep the head dimension"),
     "swiglu_rounded": (
-        [],
         "mixer.w1.weight",
         "grows by 1 and 2, not by 2 and 4, from width 32 to 64 and 128.* multiples of 64",
     ),
-    "scaled_embedding": ([], "mixer.weight", "mixer is the first module .* at initialisation"),
+    "scaled_embedding": ("mixer.weight", "mixer is the first module .* at initialisation"),
     "gqa_fixed": (
-        ["mixer.k.weight=output", "mixer.v.weight=output"],
         "mixer.k.weight",
         r"amid the network.* meets .*Type model.roles=\[\"mixer.k.weight=hidden\"\]",
     ),
     "moe_soft": (
-        ["*.router.weight=output"],
         "mixer.router.weight",
         r"as model.roles states, but .*Type model.roles=\[\"mixer.router.weight=hidden\"\]",
     ),
     "vit": (
-        ["fc1.weight=input"],
         "fc1.weight",
         r"role `input`, as model.roles states; .*Type model.roles=\[\"fc1.weight=hidden\"\]",
     ),
     "conv1d": (
-        ["readout.weight=input"],
         "readout.weight",
         r"Type model.roles=\[\"readout.weight=output\"\]",
     ),
@@ -189,8 +166,8 @@ SLOW = {"growing_head", "gqa_fixed"}
     "name", [n if n not in SLOW else pytest.param(n, marks=pytest.mark.slow) for n in WRONG]
 )
 def test_wrong_models_fail_with_the_cause(name: str) -> None:
-    roles, parameter, sentence = WRONG[name]
-    answer = checked(trial(name, roles=roles))
+    parameter, sentence = CAUSES[name]
+    answer = checked(trial(name, roles=WRONG[name]))
     assert answer["verdict"] == "fail"
     (first, *_) = answer["causes"]
     assert first["parameter"] == parameter

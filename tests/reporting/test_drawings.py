@@ -143,6 +143,9 @@ def test_the_realised_sweep_draws_its_basin_the_value_and_both_costs() -> None:
     assert marked(upper, "s") == [(own["transferred"], own["loss_at_transferred"])]
     assert marked(upper, "o", "D") == [(own["optimum"]["optimum"], own["optimum"]["loss"])]
     predicted, found = own["predicted"], own["regret"]
+    far = {**own, "loss_at_transferred": 2 * own["optimum"]["loss"]}
+    upper_far, _ = figure_of(partial(draw_realised, realised=far)).axes
+    assert upper_far.get_ylim()[1] > far["loss_at_transferred"] > upper.get_ylim()[1]
     assert [x for x, _ in marked(lower, "o")] == [predicted["mean"], found["estimate"]]
     for row, each in enumerate((predicted, found)):
         assert [(each["low"], row), (each["high"], row)] in lines(lower)

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from hptransfer.config import AdamWConfig, BudgetConfig, CustomConfig, TrialConfig
+
+BASE, WIDTHS, LOG2_LR = 32, (32, 64, 128), -6.5  # of the models' checks
 HEAD, PATCHES, EXPERTS, RANK = 8, 16, 4, 4
 
 
@@ -78,6 +81,8 @@ class Attention(nn.Module):
 
 
 def vit(width: int) -> nn.Module:
+    """A vision transformer's block: fused queries, keys and values, and a layer scale."""
+
     class Fused(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -93,18 +98,23 @@ def vit(width: int) -> nn.Module:
 
 
 def gqa_growing(width: int) -> nn.Module:
+    """Attention whose key and value heads grow, half as many as query heads."""
     return Zoo(width, Attention(width, kv_heads=width // (2 * HEAD)))
 
 
 def gqa_fixed(width: int) -> nn.Module:
+    """Attention with one key and value head at every width."""
     return Zoo(width, Attention(width, kv_heads=1))
 
 
 def growing_head(width: int) -> nn.Module:
+    """Attention of two heads, whose size grows with the width."""
     return Zoo(width, Attention(width, head=width // 2))
 
 
 def growing_head_scaled(width: int) -> nn.Module:
+    """Attention of two growing heads, with logits scaled by 1/head size as µP asks."""
+
     class Scaled(Attention):
         def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return F.scaled_dot_product_attention(q, k, v, scale=HEAD**0.5 / q.shape[-1])
@@ -122,14 +132,17 @@ class SelfAttention(nn.Module):
 
 
 def mha(width: int) -> nn.Module:
+    """`nn.MultiheadAttention` with heads of a fixed size."""
     return Zoo(width, SelfAttention(width, width // HEAD))
 
 
 def mha_growing_head(width: int) -> nn.Module:
+    """`nn.MultiheadAttention` of two heads, whose size grows with the width."""
     return Zoo(width, SelfAttention(width, 2))
 
 
 def encoder(width: int) -> nn.Module:
+    """`nn.TransformerEncoderLayer`."""
     return Zoo(width, nn.TransformerEncoderLayer(width, width // HEAD, width, batch_first=True))
 
 
@@ -151,15 +164,17 @@ class Experts(nn.Module):
 
 
 def moe_soft(width: int) -> nn.Module:
+    """Experts that are mixed by a router's softmax."""
     return Zoo(width, Experts(width, EXPERTS))
 
 
 def moe_top2(width: int) -> nn.Module:
+    """Experts of which a router chooses two."""
     return Zoo(width, Experts(width, 2))
 
 
 def bottleneck(width: int) -> nn.Module:
-    """Through four channels, whose bias has four entries."""
+    """A bottleneck of four channels, whose bias has four entries."""
     return Zoo(width, nn.Sequential(nn.Linear(width, 4), nn.GELU(), nn.Linear(4, width)))
 
 
@@ -179,6 +194,8 @@ def raw_projection(width: int) -> nn.Module:
 
 
 def adaln_lora(width: int) -> nn.Module:
+    """A modulation of shift and scale through a rank of four (adaLN-LoRA)."""
+
     class Modulated(Zoo):
         def __init__(self) -> None:
             super().__init__(width)
@@ -192,6 +209,7 @@ def adaln_lora(width: int) -> nn.Module:
 
 
 def weight_norm(width: int) -> nn.Module:
+    """An MLP whose matrices have torch's weight norm."""
     model = Zoo(width)
     parametrizations.weight_norm(model.fc1)
     parametrizations.weight_norm(model.fc2)
@@ -199,7 +217,7 @@ def weight_norm(width: int) -> nn.Module:
 
 
 def gates(width: int) -> nn.Module:
-    """With parameters of no dimension, and one of a fixed shape inside a parametrization."""
+    """Parameters of no dimension, and one of a fixed shape inside a parametrization."""
 
     class Times(nn.Module):
         def __init__(self) -> None:
@@ -225,6 +243,8 @@ def gates(width: int) -> nn.Module:
 
 
 def conv1d(width: int) -> nn.Module:
+    """A convolution along the tokens."""
+
     class Along(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -248,15 +268,18 @@ class SwiGLU(nn.Module):
 
 
 def swiglu(width: int) -> nn.Module:
+    """A SwiGLU whose inner size is rounded to a multiple of 8."""
     return Zoo(width, SwiGLU(width, 8))
 
 
 def swiglu_rounded(width: int) -> nn.Module:
-    """With an inner size that is the same at widths 32 and 64."""
+    """A SwiGLU whose inner size is the same at widths 32 and 64."""
     return Zoo(width, SwiGLU(width, 192))
 
 
 def unet(width: int) -> nn.Module:
+    """A U-Net of one level with group norm, transposed convolution and a skip."""
+
     class UNet(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -328,16 +351,8 @@ def scaled_embedding(width: int) -> nn.Module:
     return Scaled(width)
 
 
-RIGHT: dict[str, Callable[[int], nn.Module]] = {
-    make.__name__: make
-    for make in (
-        vit, unet, mha, encoder, gqa_growing, gqa_fixed, moe_soft, moe_top2, bottleneck,
-        raw_projection, adaln_lora, weight_norm, gates, conv1d, swiglu, growing_head_scaled,
-    )
-}  # fmt: skip
-
-
 def weight_norm_readout(width: int) -> nn.Module:
+    """A readout under weight norm, whose size µP cannot scale."""
     model = Zoo(width)
     nn.init.normal_(model.readout.weight, std=width**-0.5)
     parametrizations.weight_norm(model.readout)
@@ -348,3 +363,36 @@ def weight_norm_inside(width: int) -> nn.Module:
     inner = nn.Linear(width, 4)
     parametrizations.weight_norm(inner)
     return Zoo(width, nn.Sequential(inner, nn.Linear(4, width)))
+
+
+RIGHT: dict[str, Callable[[int], nn.Module]] = {
+    make.__name__: make
+    for make in (
+        vit, unet, mha, encoder, gqa_growing, gqa_fixed, moe_soft, moe_top2, bottleneck,
+        raw_projection, adaln_lora, weight_norm, gates, conv1d, swiglu, growing_head_scaled,
+    )
+}  # fmt: skip
+
+# Models that are wrong by themselves, and right ones with the roles that make them wrong.
+WRONG: dict[str, tuple[str, ...]] = {
+    "tied_functional": (),
+    "functional_readout": (),
+    "growing_head": (),
+    "mha_growing_head": (),
+    "swiglu_rounded": (),
+    "scaled_embedding": (),
+    "gqa_fixed": ("mixer.k.weight=output", "mixer.v.weight=output"),
+    "moe_soft": ("*.router.weight=output",),
+    "vit": ("fc1.weight=input",),
+    "conv1d": ("readout.weight=input",),
+}
+
+
+def trial(name: str, width: int = BASE, **model: Any) -> TrialConfig:
+    """Return a trial of the model that a function of this module builds."""
+    factory = f"{__name__}:{name}"
+    return TrialConfig(
+        model=CustomConfig(factory=factory, width=width, base_width=BASE, **model),
+        optimizer=AdamWConfig(beta2=0.99),
+        budget=BudgetConfig(steps=2, batch_size=32, eval_samples=16, eval_draws=1),
+    )

@@ -285,8 +285,17 @@ def draw_realised(figure: Figure, realised: Mapping[str, Any]) -> None:
     lower.locator_params(axis="x", nbins=5)
 
 
-def _draw_target_basin(ax: Axes, realised: Mapping[str, Any]) -> None:
+def realised_window(realised: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the loss range that shows the target's minimum and the transferred value's loss."""
     floor, ceiling = loss_window([realised["optimum"]])
+    loss = realised["loss_at_transferred"]
+    if loss is None or loss <= ceiling:
+        return floor, ceiling
+    return floor - 0.06 * (loss - floor), loss + 0.15 * (loss - floor)
+
+
+def _draw_target_basin(ax: Axes, realised: Mapping[str, Any]) -> None:
+    floor, ceiling = realised_window(realised)
     top = ceiling + 0.09 * (ceiling - floor)
     curve = basin_curve(realised["optimum"], INK, ceiling)
     value, loss = realised["transferred"], realised["loss_at_transferred"]

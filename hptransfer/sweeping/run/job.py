@@ -198,13 +198,17 @@ def _require_data(sweep: SweepConfig, composed: Composed) -> None:
 def check(job: Job) -> list[dict[str, Any]]:
     """Return the coordinate checks of all arms at the sweep's widths and central learning rate.
 
-    Checks are kept in check.json, and made again where widths or rate have changed.
+    Checks are kept in check.json, and made again where widths, rate or seed have changed.
     """
     asked = {"widths": list(job.sweep.widths), "asked_log2_lr": central_log2_lr(job.sweep)}
     arms = [scaling.value for scaling in job.sweep.parametrizations]
     recorded = read_json(job.folder.check_file, "checks")
     kept = recorded["checks"] if recorded else []
-    known = {c["parametrization"]: c for c in kept if asked.items() <= c.items()}
+    known = {
+        c["parametrization"]: c
+        for c in kept
+        if asked.items() <= c.items() and c["seeds"][0] == job.sweep.base.seed
+    }
     missing = [arm for arm in arms if arm not in known]
     if missing:
         from hptransfer.training.packs.coordinate_check import coordinate_check

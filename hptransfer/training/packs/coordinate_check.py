@@ -68,12 +68,13 @@ def coordinate_check(
 ) -> dict[str, Any]:
     """Return the coordinate check of a trial's parametrization over `widths`.
 
-    The base learning rate is 2**log2_lr, or up to `OCTAVES_LOWER` octaves lower where the check may
-    fail because of the rate. That of Muon is at least the `telling_rate`. The answer is the object
-    of `hptransfer check --json`: slopes in octaves per width doubling, the verdict `pass`, `fail`
-    or `inconclusive`, the causes of a failure, and the RMS values behind the slopes. An output that
-    is exactly zero at all widths (a module initialised to zero, or one that has not changed yet)
-    has no slope and is listed under `zero`.
+    Every width is trained with the `check_seeds` of the trial. The base learning rate is
+    2**log2_lr, or up to `OCTAVES_LOWER` octaves lower where the check may fail because of the rate.
+    That of Muon is at least the `telling_rate`. The answer is the object of `hptransfer check
+    --json`: slopes in octaves per width doubling, the verdict `pass`, `fail` or `inconclusive`, the
+    causes of a failure, and the RMS values behind the slopes. An output that is exactly zero at all
+    widths (a module initialised to zero, or one that has not changed yet) has no slope and is
+    listed under `zero`.
 
     Raises:
         UserError: `widths` are fewer than two different ones, or the model raises an exception.
@@ -139,6 +140,11 @@ def _effect(sizes: OutputSizes, higher: OutputSizes, layers: Sequence[str]) -> f
     return max((float(np.log2(b / a)) for a, b in pairs if a > 0 and np.isfinite(b)), default=0.0)
 
 
+def check_seeds(base: TrialConfig) -> list[int]:
+    """Return the seeds with which a check trains each width: the trial's own and those after it."""
+    return [base.seed + seed for seed in CHECK_SEEDS]
+
+
 def probe_config(base: TrialConfig, log2_lr: float) -> TrialConfig:
     """Return the trial in float32 at a constant rate, for the steps that are measured.
 
@@ -174,12 +180,12 @@ def measure_width(
     config: TrialConfig, dataset: Dataset, runtime: RuntimeConfig
 ) -> WidthMeasurement:
     """Return the RMS of all outputs, and of their changes in training, at the config's width."""
-    seeded = [dataclasses.replace(config, seed=seed) for seed in CHECK_SEEDS]
+    seeded = [dataclasses.replace(config, seed=seed) for seed in check_seeds(config)]
     state = start_training(seeded, dataset, torch_device(runtime), runtime)
     pack, first_batch = state.pack, state.batch(0)
     with torch.no_grad():
         loss_before = pack_losses(pack, first_batch).mean()
-    at_init = [_outputs(pack, seed, dataset) for seed in range(len(CHECK_SEEDS))]
+    at_init = [_outputs(pack, member, dataset) for member in range(len(seeded))]
     sizes: OutputSizes = {}
     for outputs in at_init:
         add_sizes(sizes, outputs, outputs, 0)
@@ -187,8 +193,8 @@ def measure_width(
         state.train_step(step)
         if step + 1 not in MEASURED_STEPS:
             continue
-        for seed, before in enumerate(at_init):
-            add_sizes(sizes, before, _outputs(pack, seed, dataset), step + 1)
+        for member, before in enumerate(at_init):
+            add_sizes(sizes, before, _outputs(pack, member, dataset), step + 1)
     with torch.no_grad():
         loss_after = pack_losses(pack, first_batch).mean()
     state.close()
@@ -252,7 +258,7 @@ def check_record(
         },
         base_width=base.model.base_width,
         log2_lr=log2_lr,
-        seeds=CHECK_SEEDS,
+        seeds=check_seeds(base),
         steps=MEASURED_STEPS,
         readouts=structure.readouts,
         higher="search.lr.low, search.lr.high",

@@ -18,7 +18,6 @@ from hptransfer.config.choices import TRANSFERRING
 from hptransfer.data import load_data
 from hptransfer.errors import UserError
 from hptransfer.training.coordinate_record import (
-    CHECK_SEEDS,
     MEASURED_STEPS,
     Asked,
     OutputSizes,
@@ -26,7 +25,7 @@ from hptransfer.training.coordinate_record import (
     answer_at_telling_rate,
     coordinate_record,
 )
-from hptransfer.training.packs.coordinate_check import measured, probe_config
+from hptransfer.training.packs.coordinate_check import check_seeds, measured, probe_config
 
 BLOCK = re.compile(r"\w*blocks\.(\d+)(?=[.[]|$)")
 LAST = "blocks.last"  # the name that the last block has in the record, at every depth
@@ -103,7 +102,7 @@ def _record(
         },
         base_width=base_depth,
         log2_lr=log2_lr,
-        seeds=CHECK_SEEDS,
+        seeds=check_seeds(base),
         steps=MEASURED_STEPS,
         readouts=[],
         higher="search.lr.low, search.lr.high",
