@@ -193,6 +193,9 @@ def capacity_of(size: int) -> Iterator[None]:
         device.set_capacity(device.CAPACITY)
 
 
+MARGIN = 1.2  # of a device's memory over what a pack needs, for the allocator's blocks
+
+
 def peak_of(trials: Sequence[TrialConfig]) -> int:
     """Return the most device memory that a pack takes when it is alone."""
     clean()
@@ -204,7 +207,7 @@ def peak_of(trials: Sequence[TrialConfig]) -> int:
 def fitting_packs() -> Found:
     """Equal packs on a device that holds each of them, but not two at a time."""
     trials = wide(steps=6)
-    with capacity_of(int(1.1 * peak_of(trials))):
+    with capacity_of(int(MARGIN * peak_of(trials))):
         sizes = [[result.pack_size for result in run_pack(trials, CAPTURED)] for _ in range(3)]
         one = [run_pack(trials[:1], CAPTURED)[0].pack_size for _ in range(3)]
     return {"pack_sizes": sizes, "single": one}
@@ -213,7 +216,7 @@ def fitting_packs() -> Found:
 def halved() -> Found:
     """A pack of four on a device that holds two of its trials."""
     trials = wide(steps=6)
-    with capacity_of(int(1.05 * peak_of(trials[:2]))):
+    with capacity_of(int(MARGIN * peak_of(trials[:2]))):
         return {"pack_sizes": [result.pack_size for result in run_pack(trials, CAPTURED)]}
 
 
@@ -228,26 +231,23 @@ def too_large() -> Found:
     return {"refused": ""}
 
 
-def taken_by_others() -> Found:
-    """A single trial, while memory that it needs is held by a cycle of dead objects."""
-    trials = wide(steps=6)[:1]
-    peak = peak_of(trials)
-    gc.disable()
-    try:
-        with capacity_of(int(1.5 * peak)):
+def taken_by_a_cycle() -> Found:
+    """A single trial, while objects that died in a cycle hold all memory that it still needs."""
+    trials, littered = wide(steps=6)[:1], []
 
-            def litter(report: object) -> None:
-                if not holder:
-                    holder.append([torch.empty(peak // 4, dtype=torch.int32, device=GPU)])
-                    holder[0].append(holder[0])
-                    holder[0] = None
+    def litter(report: object) -> None:
+        if not littered:
+            littered.append(True)
+            free = torch.cuda.mem_get_info()[0] >> 21 << 21  # whole blocks of the allocator
+            cycle: list[Any] = [torch.empty(free, dtype=torch.uint8, device=GPU)]
+            cycle.append(cycle)
 
-            holder: list[Any] = []
-            run_pack(trials, CAPTURED, litter)
-            holder.clear()
-            return {"pack_sizes": [run_pack(trials, CAPTURED, litter)[0].pack_size]}
-    finally:
-        gc.enable()
+    with capacity_of(int(MARGIN * peak_of(trials))):
+        gc.disable()
+        try:
+            return {"pack_sizes": [result.pack_size for result in run_pack(trials, CAPTURED, litter)]}
+        finally:
+            gc.enable()
 
 
 def instantiation() -> Found:
@@ -311,7 +311,7 @@ QUICK: dict[str, Callable[[], Found]] = {
     "packs that fit alone": fitting_packs,
     "memory for half": halved,
     "memory for none": too_large,
-    "memory of dead cycles": taken_by_others,
+    "memory of a dead cycle": taken_by_a_cycle,
     "memory for a graph": instantiation,
 }
 NIGHTLY: dict[str, Callable[[], Found]] = {
@@ -342,10 +342,12 @@ def run_case(name: str) -> Found:
     except Exception as error:
         lines = traceback.format_exception(error)
         found = {"error": "".join(lines)[-3000:], "first_invalid": device.first_invalid()}
-    counted = device.counters()
+    counted, peak = device.counters(), device.peak_bytes() / 1e6
+    clean()
+    left = torch.cuda.memory_allocated() / 1e6
     of_device = {n: getattr(counted, n) for n in ("graphs", "nodes", "stray", "invalid", "refused")}
-    peak = {"peak_mb": device.peak_bytes() / 1e6, "seconds": time.perf_counter() - began}
-    return {"case": name, **of_device, **peak, **found}
+    took = {"peak_mb": peak, "left_mb": left, "seconds": time.perf_counter() - began}
+    return {"case": name, **of_device, **took, **found}
 
 
 def main(names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hptransfer.config import DDPMConfig, DiTConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision, Weights
-from hptransfer.training.packs.state import WARM_UP, CapturedStep, TrainingState, start_training
+from hptransfer.training.packs.state import WARM_UP, TrainingState, start_training
 from tests.support.packs import (
     ABSURD,
     FAMILIES,
@@ -154,7 +154,7 @@ def test_nothing_waits_for_the_device_between_two_reports() -> None:
     state = start_training(trials, dataset_of(trials[0]), torch.device("cuda"), FAST)
     for step in range(WARM_UP + 1):
         state.train_step(step)
-    assert isinstance(state._take, CapturedStep) and state._take.graph is not None
+    assert state.captured is not None and state.captured.graph is not None
     before = state.loss_sum.clone()
     torch.cuda.set_sync_debug_mode("error")
     try:
