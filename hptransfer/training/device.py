@@ -29,7 +29,6 @@ from hptransfer.errors import MachineError, UserError
 from hptransfer.system.version import package_version
 from hptransfer.training.objectives import BoundInputs, bound_terms, bound_terms_of_fixed_shape
 
-
 # What errors say that a device's memory ran out where torch's allocator, which raises
 # `torch.OutOfMemoryError`, was not asked.
 OUT_OF_MEMORY = (
@@ -174,10 +173,17 @@ _BY_KIND: dict[Hashable, Callable[..., Any]] = {}
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that is compiled as a whole for every shape it is called with.
 
+    Kernels are not chosen by timing them, where torch can do without: the order of their sums would
+    differ from process to process.
+
     Raises:
         UserError: there is no C++ compiler.
     """
+    from torch._inductor import config as inductor  # slow to import, and needed only here
+
     _require_compiler()
+    if hasattr(inductor, "deterministic"):
+        inductor.deterministic = True
     torch._dynamo.config.recompile_limit = MOST_SHAPES
     torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES
     torch._dynamo.config.fail_on_recompile_limit_hit = True

@@ -65,10 +65,12 @@ def built(cache: Path) -> Path:
     flags += ["-I", str(headers())]
     for name in ("runtime", "libraries"):
         _compile([*flags, "-c", str(SOURCES / f"{name}.cpp"), "-o", str(own / f"{name}.o")])
-    written = {s for name in ("runtime.o", "libraries.o") for s in _symbols(own / name, "--defined")}
+    written = {
+        s for name in ("runtime.o", "libraries.o") for s in _symbols(own / name, "--defined")
+    }
     wanted = {s for name in IMPORTING for s in _symbols(torch_lib / name, "--undefined")}
     (own / "rest.cpp").write_text(_rest(sorted(wanted - written)))
-    parts = [str(own / name) for name in ("runtime.o", "libraries.o", "rest.cpp")]
+    parts = [str(path) for path in (*ours, own / "rest.cpp")]
     _compile([*flags, *parts, "-o", str(own / "libdrycuda.so"), "-lpthread"])
     driver = ["-Wl,-soname,libcuda.so.1", str(SOURCES / "driver.cpp")]
     _compile([*flags, *driver, "-o", str(own / "libcuda.so.1")])
