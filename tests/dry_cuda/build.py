@@ -65,10 +65,9 @@ def built(cache: Path) -> Path:
     flags += ["-I", str(headers())]
     for name in ("runtime", "libraries"):
         _compile([*flags, "-c", str(SOURCES / f"{name}.cpp"), "-o", str(own / f"{name}.o")])
-    written = {
-        s for name in ("runtime.o", "libraries.o") for s in _symbols(own / name, "--defined")
-    }
-    wanted = {s for name in IMPORTING for s in _symbols(torch_lib / name, "--undefined")}
+    ours = [own / name for name in ("runtime.o", "libraries.o")]
+    written = {name for path in ours for name in _symbols(path, "--defined")}
+    wanted = {name for file in IMPORTING for name in _symbols(torch_lib / file, "--undefined")}
     (own / "rest.cpp").write_text(_rest(sorted(wanted - written)))
     parts = [str(path) for path in (*ours, own / "rest.cpp")]
     _compile([*flags, *parts, "-o", str(own / "libdrycuda.so"), "-lpthread"])

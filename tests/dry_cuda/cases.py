@@ -273,12 +273,8 @@ def instantiation() -> Found:
         for step in range(WARM_UP + 1):
             state.train_step(step)
     except RuntimeError as error:
-        return {
-            "pack_sizes": sizes,
-            "text": str(error).splitlines()[0],
-            "kind": type(error).__name__,
-        }
-    return {"pack_sizes": sizes, "text": ""}
+        return {**found, "text": str(error).splitlines()[0], "kind": type(error).__name__}
+    return found
 
 
 def triton_module() -> Found:
