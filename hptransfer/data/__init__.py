@@ -8,6 +8,7 @@ add one takes a `Source`, a dataclass, and a case in `open_folder`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -46,11 +47,15 @@ __all__ = [
     "SourceRows",
     "Split",
     "batch_indices",
+    "epoch_order",
     "load_data",
     "missing_folder",
     "open_folder",
     "verify_data",
 ]
+
+
+EpochOrder = Callable[[int, int, int], np.ndarray]  # of samples, seed and epoch, from 0
 
 
 @lru_cache(maxsize=2)
@@ -125,17 +130,28 @@ def _load_whole(config: DataConfig, folder: str | None) -> Dataset:
     return Dataset(*splits)
 
 
-def batch_indices(samples: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+def batch_indices(
+    samples: int, batch_size: int, seed: int, step: int, order: EpochOrder | None = None
+) -> np.ndarray:
     """Return the indices (batch_size,) of the samples of step `step` (from 0).
 
-    Epochs are permutations of all samples, one after the other.
+    Epochs are permutations of all samples, one after the other. `order` gives them where the caller
+    keeps its own.
     """
+    order = _latest_order if order is None else order
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // samples
-    orders = {e: _epoch_order(samples, seed, int(e)) for e in np.unique(epochs)}
-    return np.array([orders[e][p % samples] for e, p in zip(epochs, positions, strict=True)])
+    parts = [
+        order(samples, seed, int(epoch))[positions[epochs == epoch] % samples]
+        for epoch in np.unique(epochs)
+    ]
+    return np.concatenate(parts).astype(np.int64)
 
 
-@lru_cache(maxsize=16)
-def _epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
-    return numpy_generator(seed, "data order", epoch).permutation(samples)
+def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the order of an epoch's samples: a permutation (samples,) of the smallest integers."""
+    order = numpy_generator(seed, "data order", epoch).permutation(samples)
+    return order.astype(np.min_scalar_type(samples))
+
+
+_latest_order = lru_cache(maxsize=2)(epoch_order)  # for one seed: a batch may meet the next epoch

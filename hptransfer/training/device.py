@@ -23,11 +23,22 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.config import CustomConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision
 from hptransfer.errors import MachineError, UserError
 from hptransfer.system.version import package_version
 from hptransfer.training.objectives import BoundInputs, bound_terms, bound_terms_of_fixed_shape
+
+# What errors say that a device's memory ran out where torch's allocator, which raises
+# `torch.OutOfMemoryError`, was not asked.
+OUT_OF_MEMORY = (
+    "CUDA error: out of memory",  # the runtime, when a graph is instantiated or first launched
+    "CUDA driver error: out of memory",  # the driver, below torch's allocator
+    "Triton Error [CUDA]: out of memory",  # the driver, when a kernel's code is loaded
+    "CUBLAS_STATUS_ALLOC_FAILED",  # a library's own memory
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -36,7 +47,8 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     While a CUDA graph is captured, the out-of-memory error is the context of the capture's error.
     """
     while error is not None:
-        if isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error):
+        said = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or any(text in said for text in OUT_OF_MEMORY):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -101,17 +113,19 @@ def hardware_model(device: torch.device) -> str:
 
 
 @contextmanager
-def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Set a GPU's arithmetic for forward and backward in a `with` block; a CPU needs nothing.
+def arithmetic(config: TrialConfig, device: torch.device) -> Iterator[None]:
+    """Set a GPU's arithmetic for a trial's forward and backward in a `with` block.
 
-    TF32 products are allowed as the precision says, and sums are taken in the same order in every
-    run.
+    A CPU needs nothing. TF32 products are allowed as the precision says, and sums are taken in the
+    same order in every run. In the families an operation that cannot do so raises `RuntimeError`; a
+    custom model may hold such operations, which then only warn. Torch's fused attention kernels
+    keep the order only where operations raise, and cuDNN's attention is never used.
     """
     if device.type == "cpu":
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
-    allows_tf32 = precision is not Precision.fp32_ieee
+    allows_tf32 = config.precision is not Precision.fp32_ieee
     settings: list[tuple[Any, str, Any]] = [
         (torch.backends.cuda.matmul, "allow_tf32", allows_tf32),
         (torch.backends.cudnn, "allow_tf32", allows_tf32),
@@ -120,12 +134,15 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
     before = [getattr(owner, name) for owner, name, _ in settings]
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn_attention = torch.backends.cuda.cudnn_sdp_enabled()
     for owner, name, value in settings:
         setattr(owner, name, value)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True, warn_only=isinstance(config.model, CustomConfig))
+    torch.backends.cuda.enable_cudnn_sdp(False)
     try:
         yield
     finally:
+        torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         for (owner, name, _), value in zip(settings, before, strict=True):
             setattr(owner, name, value)
@@ -156,10 +173,17 @@ _BY_KIND: dict[Hashable, Callable[..., Any]] = {}
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that is compiled as a whole for every shape it is called with.
 
+    Kernels are not chosen by timing them, where torch can do without: the order of their sums would
+    differ from process to process.
+
     Raises:
         UserError: there is no C++ compiler.
     """
+    from torch._inductor import config as inductor  # slow to import, and needed only here
+
     _require_compiler()
+    if hasattr(inductor, "deterministic"):
+        inductor.deterministic = True
     torch._dynamo.config.recompile_limit = MOST_SHAPES
     torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES
     torch._dynamo.config.fail_on_recompile_limit_hit = True

@@ -59,6 +59,19 @@ def test_a_layer_takes_its_parameters_with_a_trial_axis(name: str, trials: int) 
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("trials", [0, 1, TRIALS])
+def test_a_convolution_is_float32_under_bf16(trials: int) -> None:
+    layer, x = layers.Conv2d(3, 2, 3, padding=1), uniform(TRIALS, 4, 3, 6, 6)
+    x = x[:trials] if trials else x[0]
+    stacked = {
+        name: uniform(*x.shape[: x.ndim - 4], *value.shape)
+        for name, value in layer.named_parameters()
+    }
+    with torch.autocast("cpu", torch.bfloat16):
+        convolved = functional_call(layer, stacked, (x.bfloat16(),))
+    assert torch.equal(convolved, functional_call(layer, stacked, (x.bfloat16().float(),)))
+
+
 @pytest.mark.parametrize("gated", [True, False])
 def test_a_residual_takes_a_multiplier_per_trial(gated: bool) -> None:
     x, branch = uniform(TRIALS, 4, 6, 8), uniform(TRIALS, 4, 6, 9)[..., 1:]

@@ -8,11 +8,17 @@ from typing import Any
 
 import torch
 
-from hptransfer.config import ParametrizationConfig, RuntimeConfig, TrialConfig
+from hptransfer.config import (
+    FashionMNISTConfig,
+    Layout,
+    ParametrizationConfig,
+    RuntimeConfig,
+    TrialConfig,
+)
 from hptransfer.config.choices import Init
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.hyperparameters import with_hyperparameters
-from hptransfer.data import Dataset, load_data
+from hptransfer.data import Dataset, MemorySplit, load_data
 from hptransfer.training.packs.run import PackOutcome, train_pack
 from hptransfer.training.packs.state import TrainingState, start_training
 
@@ -63,7 +69,37 @@ def varied(family: str, rates: Sequence[float] = STABLE, **budget: Any) -> list[
 
 
 def dataset_of(config: TrialConfig) -> Dataset:
+    if isinstance(config.data, FashionMNISTConfig):  # larger images than the digits, in no file
+        return Dataset(*[noise_of(config.data.layout)] * 2)
     return load_data(config.data, None)
+
+
+def noise_of(layout: Layout, samples: int = 64) -> MemorySplit:
+    """Return samples of noise in a data set's shapes, all with the same caption."""
+    generator = torch.Generator().manual_seed(0)
+    size = layout.image_size
+    images = torch.rand(samples, layout.channels, size, size, generator=generator) * 2 - 1
+    tokens = torch.rand(1, layout.caption_tokens, layout.caption_channels, generator=generator)
+    mask = torch.ones(1, layout.caption_tokens, dtype=torch.bool)
+    pooled = torch.rand(1, layout.pooled_channels, generator=generator)
+    rows = torch.arange(samples)
+    return MemorySplit(images, rows % layout.classes, 0 * rows, (tokens, mask, pooled))
+
+
+def of_256_tokens(configs: Sequence[TrialConfig]) -> list[TrialConfig]:
+    """Return trials of a family on images of 32 x 32, in patches of 2 x 2.
+
+    From 128 keys on the gradients of fused attention are sums over several blocks of keys, whose
+    order a kernel may not keep.
+    """
+    return [
+        dataclasses.replace(
+            config,
+            data=FashionMNISTConfig(),
+            model=dataclasses.replace(config.model, patch_size=2, head_dim=8),
+        )
+        for config in configs
+    ]
 
 
 def trained(configs: Sequence[TrialConfig], runtime: RuntimeConfig | None = None) -> PackOutcome:

@@ -9,6 +9,7 @@ import torch
 
 from hptransfer.config import TrialConfig
 from hptransfer.errors import MachineError
+from hptransfer.training.device import is_out_of_memory
 from hptransfer.training.packs import run as trial
 from hptransfer.training.packs.run import run_pack, train_trial
 
@@ -58,9 +59,44 @@ def test_one_that_does_not_fit_is_named(group, runtime, at_most, run) -> None:
     tried = at_most(0)
     with pytest.raises(MachineError) as caught:
         run(group[0], runtime)
-    assert tried == [1]
+    assert tried == [1, 1]  # once more after memory was released
     for part in ("width 16", "batch size 8", "4 tokens", "memory of cpu", "budget.batch_size"):
         assert part in str(caught.value)
+
+
+def test_one_that_fits_once_memory_is_released_is_trained(group, runtime, monkeypatch) -> None:
+    train, tried = trial.train_pack, []
+
+    def full_at_first(configs: Sequence[TrialConfig], *rest):
+        tried.append(len(configs))
+        return train(configs, *rest) if len(tried) > 1 else out_of_memory()
+
+    monkeypatch.setattr(trial, "train_pack", full_at_first)
+    (result,) = run_pack(group[:1], runtime)
+    assert (result.pack_size, tried) == (1, [1, 1])
+
+
+# As torch 2.14 and Triton raise them; "memory" cases of `tests/dry_cuda` provoke the first three.
+@pytest.mark.parametrize(
+    ("text", "recognised"),
+    [
+        ("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in https://", True),
+        ("CUDA driver error: out of memory", True),
+        ("Triton Error [CUDA]: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("CUDA error: an illegal memory access was encountered", False),
+        ("Triton Error [CUDA]: invalid argument", False),
+    ],
+)
+def test_errors_of_libraries_that_run_out_count(text: str, recognised: bool) -> None:
+    try:
+        try:
+            raise RuntimeError(text)
+        except RuntimeError as error:
+            raise RuntimeError("a kernel could not be compiled") from error
+    except RuntimeError as error:
+        assert is_out_of_memory(error) == recognised
 
 
 def test_the_error_of_a_capture_that_ran_out_counts(group, runtime, monkeypatch) -> None:

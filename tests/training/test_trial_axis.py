@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import shutil
+import weakref
 from collections.abc import Hashable
 from typing import Any
 
@@ -19,7 +21,7 @@ from hptransfer.config.choices import EpsScaling, Precision, Weights
 from hptransfer.errors import UserError
 from hptransfer.models.families.layers import Attention
 from hptransfer.models.parametrization.rules import build_model
-from hptransfer.training.batches import STEPS_AHEAD, InputQueue
+from hptransfer.training.batches import STEPS_AHEAD, InputQueue, PackBatches, train_batch
 from hptransfer.training.device import COMPILERS, block_kind, compiled
 from hptransfer.training.objectives import (
     BoundInputs,
@@ -43,6 +45,7 @@ from tests.support.packs import (
     assert_isolated,
     base,
     dataset_of,
+    memory,
     stepped,
     trained,
     varied,
@@ -223,6 +226,32 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler.*runtime.compile=false"):
         compiled(torch.sin)
+
+
+@pytest.mark.parametrize("family", ["dit", "custom"])
+def test_a_pack_is_freed_as_soon_as_nobody_uses_it(family: str) -> None:
+    stepped(varied(family), 1)  # torch's own imports at the first step leave cycles once
+    gc.disable()  # which frees cycles now and then
+    try:
+        state = stepped(varied(family, weights=Weights.ema), 2)
+        kept = [weakref.ref(tensor) for tensor in (*memory(state), state.loss_sum)]
+        assert all(each() is not None for each in kept)
+        del state
+        assert [each() for each in kept] == [None] * len(kept)
+    finally:
+        gc.enable()
+
+
+def test_orders_of_many_seeds_are_drawn_once_an_epoch() -> None:
+    trials = [dataclasses.replace(base("dit"), seed=seed) for seed in range(20)]
+    dataset = dataset_of(trials[0])
+    batches = PackBatches(trials, dataset)
+    # The last step of an epoch is between the two: its batch ends with samples of the next one.
+    last = len(dataset.train) // trials[0].budget.batch_size
+    for step in (0, 1, last, 2, last + 1):  # in threads they are not asked for one by one
+        batch = batches.at(step)
+        assert torch.equal(batch.images[19], train_batch(trials[19], dataset.train, step).images)
+    assert batches.order.cache_info().misses == 2 * len(trials)
 
 
 def test_inputs_made_ahead_are_the_same() -> None:

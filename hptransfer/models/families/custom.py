@@ -21,8 +21,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from hptransfer.config import CustomConfig, Layout
 from hptransfer.config.choices import Conditioning
@@ -126,15 +128,33 @@ def packable_attention() -> Iterator[None]:
     """Let torch compute attention by plain matrix products in a `with` block.
 
     For the fused kernels `vmap` has no rule and would loop over the trials. Torch's fused encoder
-    layer, which is used in eval mode, has no backward.
+    layer, which is used in eval mode, has no backward. On a GPU `vmap` applies autocast once more
+    inside of attention, whose backward then raises, so `_CastBefore` does that before.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), _CastBefore():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+class _CastBefore(TorchFunctionMode):
+    """Casts the inputs of attention on a GPU as autocast does, and computes it without autocast."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func is not F.scaled_dot_product_attention or not torch.is_autocast_enabled("cuda"):
+            return func(*args, **named)
+        dtype = torch.get_autocast_dtype("cuda")
+
+        def cast(value: Any) -> Any:
+            floating = isinstance(value, Tensor) and value.is_floating_point()
+            return value.to(dtype) if floating else value
+
+        with torch.autocast("cuda", enabled=False):
+            return func(*map(cast, args), **{name: cast(value) for name, value in named.items()})
 
 
 @cache

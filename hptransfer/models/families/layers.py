@@ -8,9 +8,11 @@ dimensions from the end, so that it works with and without a trial axis.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.amp.autocast_mode import is_autocast_available
 from torch.nn import functional as F
 
 # Number of keys from which the fused attention kernel is used. On a CPU two plain matrix products
@@ -107,10 +109,23 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, x.shape[-1:], eps=self.eps) * as_stacked(self.weight, x)
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Compute in the tensors' own precision in a `with` block, whatever the trial's."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if is_autocast_available(kind) else nullcontext()
+
+
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`, with or without a trial axis."""
+    """`nn.Conv2d` in float32, with or without a trial axis.
+
+    cuDNN need not have a deterministic kernel for the gradients of grouped convolutions in bf16.
+    """
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with full_precision(x.device):
+            return self._convolved(x.float())
+
+    def _convolved(self, x: Tensor) -> Tensor:
         if self.weight.ndim == 4:
             return super().forward(x)
         assert self.bias is not None, "a stacked convolution has a bias"

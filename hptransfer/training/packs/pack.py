@@ -110,8 +110,8 @@ class Pack:
             return functional_call(self.template, stacked, (x, t, *condition)).float()
 
     def arithmetic(self) -> AbstractContextManager[None]:
-        """Set a GPU to the trials' precision for forward and backward in a `with` block."""
-        return arithmetic(self.configs[0].precision, self.device)
+        """Set a GPU's arithmetic to the trials' for forward and backward in a `with` block."""
+        return arithmetic(self.configs[0], self.device)
 
     def of_seeds(self, shared: Tensor) -> Tensor:
         """Return each member's part (T, ...) of a tensor by seed (S, ...); a view if S is 1."""

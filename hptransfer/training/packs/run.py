@@ -324,8 +324,7 @@ def _run(
     except RuntimeError as error:
         if len(configs) == 1 or not is_out_of_memory(error):
             raise
-    # The exception is deleted here, and with it the traceback that keeps the pack's tensors alive.
-    release_memory(torch_device(runtime))
+    release_memory(torch_device(runtime))  # here the exception, and so its traceback, is deleted
     half = math.ceil(len(configs) / 2)
     first = _run(configs[:half], runtime, report, checkpoints, whole)
     return [*first, *_run(configs[half:], runtime, report, checkpoints, whole)]
@@ -337,23 +336,43 @@ def _trained(
     report: Callable[[Report], None],
     checkpoint: PackCheckpoint | None,
 ) -> tuple[list[TrialResult], PackOutcome]:
+    """Train a pack; a single trial that runs out of memory is tried once more, then refused."""
+    device = torch_device(runtime)
+    try:
+        return _trained_once(configs, runtime, report, checkpoint)
+    except RuntimeError as error:
+        if len(configs) > 1 or not is_out_of_memory(error):
+            raise
+    # The exception is deleted here, and with it the traceback that keeps the pack's tensors alive.
+    release_memory(device)
+    try:
+        return _trained_once(configs, runtime, report, checkpoint)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise trial_too_large(configs[0], device) from error
+        raise
+
+
+def _trained_once(
+    configs: Sequence[TrialConfig],
+    runtime: RuntimeConfig,
+    report: Callable[[Report], None],
+    checkpoint: PackCheckpoint | None,
+) -> tuple[list[TrialResult], PackOutcome]:
     device = torch_device(runtime)
     torch.set_num_threads(runtime.threads)
     dataset = load_dataset(configs[0], runtime)
     real = None
     if configs[0].quality.samples > 0:  # read before training, so that it is refused at once
         real = load_real_samples(configs[0].data, runtime.data_folder)
-    try:
-        outcome = train_pack(configs, dataset, device, runtime, report, checkpoint)
-        seconds, qualities = outcome.seconds, {}
-        if real is not None:
-            began = time.perf_counter()
-            qualities = measure_pack_quality(outcome, real)
-            seconds += time.perf_counter() - began
-    except RuntimeError as error:
-        if len(configs) == 1 and is_out_of_memory(error):
-            raise trial_too_large(configs[0], device) from error
-        raise
+    if runtime.on_gpu:  # what an earlier pack left; torch does not collect it before a capture
+        release_memory(device)
+    outcome = train_pack(configs, dataset, device, runtime, report, checkpoint)
+    seconds, qualities = outcome.seconds, {}
+    if real is not None:
+        began = time.perf_counter()
+        qualities = measure_pack_quality(outcome, real)
+        seconds += time.perf_counter() - began
     of_pack = {
         "seconds": seconds / len(configs),
         "device": device_name(device),

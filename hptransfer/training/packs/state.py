@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from hptransfer.data import Dataset
 from hptransfer.training.batches import Batch, InputQueue, PackBatches, StepInputs
 from hptransfer.training.device import compiled
 from hptransfer.training.objectives import Noised, noised, objective_loss
-from hptransfer.training.packs.optimizer import packed_optimizer
+from hptransfer.training.packs.optimizer import PackedOptimizer, packed_optimizer
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
 
@@ -68,30 +69,34 @@ BUFFERS = 2  # pinned copies of a step's inputs: one is filled while the other i
 
 
 class CapturedStep:
-    """A training step that is captured as a CUDA graph after `WARM_UP` calls, then replayed."""
+    """A training step that is captured as a CUDA graph after `WARM_UP` calls, then replayed.
 
-    def __init__(self, take: Callable[[StepInputs], None], device: torch.device) -> None:
-        self.take, self.device = take, device
+    It does not keep the function that takes a step, which would keep it in turn: a graph's memory
+    is free as soon as nobody refers to the graph.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.stream = torch.cuda.Stream(device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.static: list[Tensor] = []
         self.on_their_way: deque[tuple[list[Tensor], torch.cuda.Event]] = deque()
         self.taken = 0
 
-    def __call__(self, inputs: StepInputs) -> None:
-        """Take one step with these inputs."""
+    def __call__(self, take: Callable[[StepInputs], None], inputs: StepInputs) -> None:
+        """Take one step with these inputs, by `take` or as a replay of what it did."""
         self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
             self._send(inputs.tensors())
             if self.graph is not None:
                 self.graph.replay()
             elif self.taken < WARM_UP:
-                self.take(StepInputs.from_tensors(self.static))
+                take(StepInputs.from_tensors(self.static))
             else:
                 graph = torch.cuda.CUDAGraph()
                 # Other threads make inputs on the host meanwhile: this thread's calls are captured.
                 with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-                    self.take(StepInputs.from_tensors(self.static))
+                    take(StepInputs.from_tensors(self.static))
                 self.graph = graph
                 self.graph.replay()
         self.taken += 1
@@ -151,25 +156,26 @@ class TrainingState:
         self._arrange()
 
     def _arrange(self) -> None:
-        """Set up everything that depends on the members of the pack."""
-        pack, runtime = self.pack, self.pack.runtime
-        self.batches = PackBatches(pack.configs, self.dataset)
-        self.warmup_fraction = torch.tensor([c.budget.warmup_fraction for c in pack.configs])
-        self.inputs = InputQueue(self._make_inputs, self.budget.steps, ahead=runtime.on_gpu)
-        self._apply = compiled(self._finish) if runtime.compiled else self._finish
-        self._take = CapturedStep(self._advance, pack.device) if runtime.captured else self._advance
+        """Set up everything that depends on the members of the pack.
 
-    def _make_inputs(self, step: int) -> StepInputs:
-        multiplier = lr_multiplier(self.budget, step, self.warmup_fraction)
-        controls = self.optimizer.controls(step, multiplier)
-        return StepInputs(
-            self.batches.at(step), torch.cat([controls, torch.full_like(controls[:1], step)])
-        )
+        Nothing of it refers to this state, so that a state's memory is free when its last user is
+        gone, and not when Python next looks for cycles: several packs would lie on the device.
+        """
+        pack, runtime = self.pack, self.pack.runtime
+        make = partial(_step_inputs, PackBatches(pack.configs, self.dataset), self.optimizer)
+        self.inputs = InputQueue(make, self.budget.steps, ahead=runtime.on_gpu)
+        finish = TrainingState._finish
+        self._apply = compiled(finish) if runtime.compiled else finish
+        self.captured = CapturedStep(pack.device) if runtime.captured else None
 
     def train_step(self, step: int) -> None:
         """Take step `step` (from 0); a trial whose loss or gradient is not finite has diverged."""
+        inputs = self.inputs(step)
         with self.pack.arithmetic():
-            self._take(self.inputs(step))
+            if self.captured is None:
+                self._advance(inputs)
+            else:
+                self.captured(self._advance, inputs)
 
     def batch(self, step: int) -> Batch:
         """Return the batches of step `step` by seed (S, B, ...), on the pack's device."""
@@ -179,7 +185,7 @@ class TrainingState:
         batch, controls = inputs.on(self.pack.device)
         losses = pack_losses(self.pack, batch)
         (grad,) = torch.autograd.grad(losses.sum(), self.pack.flat)
-        self._apply(grad, losses.detach(), controls)
+        self._apply(self, grad, losses.detach(), controls)
 
     @torch.no_grad()
     def _finish(self, grad: Tensor, losses: Tensor, controls: Tensor) -> None:
@@ -294,6 +300,14 @@ class TrainingState:
     def close(self) -> None:
         """End the threads that make inputs."""
         self.inputs.close()
+
+
+def _step_inputs(batches: PackBatches, optimizer: PackedOptimizer, step: int) -> StepInputs:
+    """Return the inputs of a pack's step `step` (from 0), on the CPU."""
+    configs = optimizer.pack.configs
+    warmup_fraction = torch.tensor([config.budget.warmup_fraction for config in configs])
+    controls = optimizer.controls(step, lr_multiplier(configs[0].budget, step, warmup_fraction))
+    return StepInputs(batches.at(step), torch.cat([controls, torch.full_like(controls[:1], step)]))
 
 
 def pack_losses(pack: Pack, batch: Batch) -> Tensor:
