@@ -1,8 +1,10 @@
 """Data sets, and the samples of each batch as a pure function of (config, seed, step).
 
-A small data set is read whole: to add one takes a module here that returns arrays, a dataclass in
-`hptransfer.config.trial`, and a case in `_load_whole`. A data set in a folder is read by index: to
-add one takes a `Source`, a dataclass, and a case in `open_folder`.
+Latents in a folder are read in the layouts of `layouts/`: to add one takes a module there with a
+`LAYOUT`, and its line in `layouts/__init__.py`. A small data set is read whole: to add one takes a
+module here that returns arrays, a dataclass in `hptransfer.config.trial`, and a case in
+`_load_whole`. Another data set in a folder is read by index: to add one takes a `Source`, a
+dataclass, and a case in `open_folder`.
 """
 
 from __future__ import annotations
@@ -24,19 +26,21 @@ from hptransfer.config import (
 )
 from hptransfer.data import digits, fashion_mnist
 from hptransfer.data.captions import encode_captions
+from hptransfer.data.check import check_source
 from hptransfer.data.features import open_features
 from hptransfer.data.images import HuggingFace, ImageFolder
+from hptransfer.data.seal import Seal
 from hptransfer.data.source import (
     Dataset,
     MemorySplit,
     Source,
     SourceRows,
     Split,
-    check_source,
     missing_folder,
     named_folder,
     split_rows,
 )
+from hptransfer.data.statistics import Statistics
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import numpy_generator
 
@@ -46,6 +50,8 @@ __all__ = [
     "SourceRows",
     "Split",
     "batch_indices",
+    "forget_folders",
+    "latent_statistics",
     "load_data",
     "missing_folder",
     "open_folder",
@@ -63,11 +69,31 @@ def load_data(config: DataConfig, folder: str | None) -> Dataset:
         UserError: the data are missing or broken, or their hash is not the config's.
     """
     if isinstance(config, FolderConfig):
-        source = open_folder(config, folder)
-        check_source(config, source, trust_seal=True)
+        source, _ = _checked(config, folder)
         kept, held_out = split_rows(len(source), config.held_out)
+        if source.mirrored:
+            kept = np.concatenate([kept, kept + len(source)])
         return Dataset(SourceRows(source, kept), SourceRows(source, held_out))
     return _load_whole(config, folder)
+
+
+def forget_folders() -> None:
+    """Forget what was read of folders, so that the next use opens them again."""
+    load_data.cache_clear()
+    _checked.cache_clear()
+
+
+@lru_cache(maxsize=2)
+def _checked(config: FolderConfig, folder: str | None) -> tuple[Source, Seal]:
+    source = open_folder(config, folder)
+    return source, check_source(config, source, trust_seal=True)
+
+
+def latent_statistics(config: DataConfig, folder: str | None) -> Statistics | None:
+    """Return the statistics of the latents in a folder as they are stored; None for other data."""
+    if not isinstance(config, FeaturesConfig):
+        return None
+    return _checked(config, folder)[1].statistics
 
 
 def verify_data(config: DataConfig, folder: str | None) -> None:

@@ -19,11 +19,12 @@ from hptransfer.config.compose.compose import Composed, compose_file
 from hptransfer.data import (
     MemorySplit,
     batch_indices,
+    check,
     digits,
+    forget_folders,
     images,
     load_data,
     open_folder,
-    source,
     verify_data,
 )
 from hptransfer.data.captions import encode_captions
@@ -297,14 +298,14 @@ def test_a_sealed_folder_is_scanned_again_only_where_it_changed(
     write(tmp_path, features())
     config = stated(tmp_path, "features")
     load_data(config, str(tmp_path))
-    load_data.cache_clear()  # as another process would find it
-    scans = []
-    monkeypatch.setattr(source, "scan_source", lambda *_: scans.append(1))
+    forget_folders()  # as another process would find it
+    scans, scan = [], check.scan_source
+    monkeypatch.setattr(check, "scan_source", lambda *given: [scans.append(1), scan(*given)][1])
     load_data(config, str(tmp_path))
     assert scans == []
     verify_data(config, str(tmp_path))
     assert len(scans) == 1
-    load_data.cache_clear()
+    forget_folders()
     changed = features()
     changed["latents"][19] += 1  # the same names and sizes
     write(tmp_path, changed)
@@ -320,8 +321,8 @@ def test_a_folder_that_cannot_be_written_is_sealed_in_the_cache(
     (tmp_path / "data/.hptransfer").write_text("in the way")  # root ignores permissions
     config = stated(tmp_path / "data", "features")
     load_data(config, str(tmp_path / "data"))
-    load_data.cache_clear()
-    monkeypatch.setattr(source, "scan_source", lambda *_: pytest.fail("scanned twice"))
+    forget_folders()
+    monkeypatch.setattr(check, "scan_source", lambda *_: pytest.fail("scanned twice"))
     load_data(config, str(tmp_path / "data"))
 
 
