@@ -101,9 +101,9 @@ def read_value(kind: Any, value: Any, where: str) -> Any:
     if value is None and type(None) in typing.get_args(kind):
         return None
     kind = _without_none(kind)
-    if isinstance(kind, types.UnionType) and isinstance(value, list | tuple):
-        kind = next((part for part in typing.get_args(kind) if is_list(part)), kind)
-    origin = typing.get_origin(kind)
+    if may_be_list(kind) and isinstance(value, list | tuple):
+        kind = next(part for part in typing.get_args(kind) if is_list(part))
+    origin: Any = typing.get_origin(kind)
     if kind is Any:
         return value
     if dataclasses.is_dataclass(kind):

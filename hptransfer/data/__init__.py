@@ -29,7 +29,6 @@ from hptransfer.data.captions import encode_captions
 from hptransfer.data.check import check_source
 from hptransfer.data.features import open_features
 from hptransfer.data.images import HuggingFace, ImageFolder
-from hptransfer.data.seal import Seal
 from hptransfer.data.source import (
     Dataset,
     MemorySplit,
@@ -50,7 +49,6 @@ __all__ = [
     "SourceRows",
     "Split",
     "batch_indices",
-    "forget_folders",
     "latent_statistics",
     "load_data",
     "missing_folder",
@@ -69,7 +67,8 @@ def load_data(config: DataConfig, folder: str | None) -> Dataset:
         UserError: the data are missing or broken, or their hash is not the config's.
     """
     if isinstance(config, FolderConfig):
-        source, _ = _checked(config, folder)
+        source = open_folder(config, folder)
+        source.statistics = check_source(config, source, trust_seal=True).statistics
         kept, held_out = split_rows(len(source), config.held_out)
         if source.mirrored:
             kept = np.concatenate([kept, kept + len(source)])
@@ -77,23 +76,13 @@ def load_data(config: DataConfig, folder: str | None) -> Dataset:
     return _load_whole(config, folder)
 
 
-def forget_folders() -> None:
-    """Forget what was read of folders, so that the next use opens them again."""
-    load_data.cache_clear()
-    _checked.cache_clear()
-
-
-@lru_cache(maxsize=2)
-def _checked(config: FolderConfig, folder: str | None) -> tuple[Source, Seal]:
-    source = open_folder(config, folder)
-    return source, check_source(config, source, trust_seal=True)
-
-
 def latent_statistics(config: DataConfig, folder: str | None) -> Statistics | None:
     """Return the statistics of the latents in a folder as they are stored; None for other data."""
     if not isinstance(config, FeaturesConfig):
         return None
-    return _checked(config, folder)[1].statistics
+    train = load_data(config, folder).train
+    assert isinstance(train, SourceRows)
+    return train.source.statistics
 
 
 def verify_data(config: DataConfig, folder: str | None) -> None:

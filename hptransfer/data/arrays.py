@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import weakref
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -100,16 +101,25 @@ def safetensors_names(path: Path) -> list[str]:
         return sorted(file.keys())
 
 
+class _OpenFile:
+    """A file that is open as long as somebody holds this."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.number)
+
+
 class OpenFiles:
     """Pieces of files by offset; at most `MOST_OPEN` files stay open."""
 
     def __init__(self) -> None:
-        self._open = lru_cache(maxsize=MOST_OPEN)(lambda path: path.open("rb"))
+        self._open = lru_cache(maxsize=MOST_OPEN)(_OpenFile)
 
     def read(self, path: Path, offset: int, size: int) -> bytes:
         """Return `size` bytes of a file from `offset` on; raise a `UserError` if it is shorter."""
         with reading(path):
-            content = os.pread(self._open(path).fileno(), size, offset)
+            file = self._open(path)  # held while it is read, whatever leaves the cache
+            content = os.pread(file.number, size, offset)
             if len(content) != size:
                 raise EOFError(f"it ends before byte {offset + size}")
         return content

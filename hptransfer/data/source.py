@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import DataConfig, DigitsConfig, Layout
+from hptransfer.data.statistics import Statistics
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import numpy_generator
 
@@ -72,7 +73,7 @@ class MemorySplit:
 class SourceRows:
     """The samples at `rows` (N,) of a source, read on demand."""
 
-    source: Split
+    source: Source
     rows: np.ndarray
 
     def __len__(self) -> int:
@@ -102,6 +103,7 @@ class Source(ABC):
     layout: Layout  # shapes found in the files, or the config's if the files do not fix them
     advice: Sequence[str] = ()  # overrides that an error suggests for such a folder
     captions_are_text: bool = False  # encoded when they are read, in shapes of the config's
+    statistics: Statistics | None = None  # as stored, once the folder was checked
     mirrored: bool = False  # whether index i + len(self) is the mirrored copy of sample i
 
     @abstractmethod

@@ -21,7 +21,6 @@ from hptransfer.data import (
     batch_indices,
     check,
     digits,
-    forget_folders,
     images,
     load_data,
     open_folder,
@@ -298,14 +297,14 @@ def test_a_sealed_folder_is_scanned_again_only_where_it_changed(
     write(tmp_path, features())
     config = stated(tmp_path, "features")
     load_data(config, str(tmp_path))
-    forget_folders()  # as another process would find it
+    load_data.cache_clear()  # as another process would find it
     scans, scan = [], check.scan_source
     monkeypatch.setattr(check, "scan_source", lambda *given: [scans.append(1), scan(*given)][1])
     load_data(config, str(tmp_path))
     assert scans == []
     verify_data(config, str(tmp_path))
     assert len(scans) == 1
-    forget_folders()
+    load_data.cache_clear()
     changed = features()
     changed["latents"][19] += 1  # the same names and sizes
     write(tmp_path, changed)
@@ -321,7 +320,7 @@ def test_a_folder_that_cannot_be_written_is_sealed_in_the_cache(
     (tmp_path / "data/.hptransfer").write_text("in the way")  # root ignores permissions
     config = stated(tmp_path / "data", "features")
     load_data(config, str(tmp_path / "data"))
-    forget_folders()
+    load_data.cache_clear()
     monkeypatch.setattr(check, "scan_source", lambda *_: pytest.fail("scanned twice"))
     load_data(config, str(tmp_path / "data"))
 

@@ -99,9 +99,9 @@ class ColumnSource(LatentSource):
         self._shape = tuple(latent.shape)
         self.captions_are_text = "caption" in self.columns and "token" not in self.columns
         named = config.classes if classes is None else classes
-        self.layout = Layout(
-            *self._shape[:2], named if "label" in self.columns else 1, *self._caption_shapes()
-        )
+        channels, size, _ = self._shape
+        labels = named if "label" in self.columns else 1
+        self.layout = Layout(channels, size, labels, *self._caption_shapes())
 
     def _caption_shapes(self) -> tuple[int, int, int]:
         """Return tokens, channels of a token, and pooled channels; zero where there are none."""
@@ -213,8 +213,8 @@ class ColumnSource(LatentSource):
                     f"{str(text)[:40]!r}. Fill it in, or set data.caption_column."
                 )
             try:
-                shape = self.config.caption_tokens, self.config.caption_channels
-                encoded.append(encode_captions([text], *shape))
+                length, channels = self.config.caption_tokens, self.config.caption_channels
+                encoded.append(encode_captions([text], length, channels))
             except UserError as error:
                 raise UserError(f"{self.place(index)}: {error}") from None
         tokens, mask, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))

@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hptransfer.config import FeaturesConfig, Layout
@@ -91,7 +92,7 @@ class LightningDiTFeatures(LatentSource):
         is_copy = indices >= len(self)
         if is_copy.any() and not is_copy.all():
             out = self._take(LATENTS, indices % len(self)).float()
-            out[is_copy] = self._take(MIRRORED, indices[is_copy] % len(self)).float()
+            out[torch.from_numpy(is_copy)] = self._take(MIRRORED, indices[is_copy] % len(self)).float()
             return out
         return self._take(MIRRORED if is_copy.any() else LATENTS, indices % len(self)).float()
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from hptransfer.config import FeaturesConfig
 from hptransfer.data.arrays import OpenFiles
-from hptransfer.data.layouts.columns import ColumnSource
+from hptransfer.data.layouts.columns import ColumnSource, columns_of
 from hptransfer.data.layouts.folder_layout import FolderLayout
 from hptransfer.data.reading import reading
 from hptransfer.data.shards import Shards
@@ -47,7 +47,7 @@ _DTYPES = {
     **{33: "int32", 34: "float32", 64: "uint64", 65: "int64", 66: "float64"},
 }
 _SIZES = ("u1", "<u2", "<u4", "<u8")  # of a dimension, by the lowest two bits before the shape
-DECOMPRESS = {"zstd": "zstd -d", "gz": "gunzip -k -S .gz", "bz2": "bunzip2 -k", "br": "brotli -d"}
+DECOMPRESS = {"gz": "gzip", "bz2": "bzip2", "br": "brotli"}  # programs not named as the ending
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,17 @@ class MDSFeatures(ColumnSource):
         self.shards = Shards([shard.samples for shard in self.listed])
         self.files = [INDEX, *(shard.name for shard in self.listed)]
         first = [name for name, _, _ in self.listed[0].columns]
-        super().__init__(config, folder, first, folder / INDEX)
+        used = columns_of(config, first, folder / INDEX).values()
         for shard in self.listed:
             held = {name: encoding for name, encoding, _ in shard.columns}
-            for column in self.columns.values():
+            for column in used:
                 if column not in held:
                     raise UserError(
                         f"Every shard must have the column {column}, as the first one has, but "
                         f"{folder / shard.name} has {', '.join(held)}. Write it again."
                     )
                 _require_readable(folder / INDEX, column, held[column])
+        super().__init__(config, folder, first, folder / INDEX)
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -122,6 +123,8 @@ def _index(folder: Path) -> list[Shard]:
         tree = json.loads(path.read_bytes())
     try:
         listed = [_shard(folder, entry) for entry in tree["shards"]]
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} must be an index of MDS shards, version {VERSION}, but is not: "
@@ -144,11 +147,11 @@ def _shard(folder: Path, entry: dict[str, Any]) -> Shard:
     path, packed = folder / name, entry.get("zip_data")
     if packed and not path.is_file():
         kind = str(entry["compression"]).split(":")[0]
-        command = DECOMPRESS.get(kind, f"a program for {kind} on")
         raise UserError(
             f"MDS shards are read uncompressed, since one sample would cost a whole shard, but "
-            f"{folder / str(packed['basename'])} is compressed with {kind}. Run "
-            f"`cd {folder} && {command} *.mds.{kind}` and keep the index as it is."
+            f"{folder / str(packed['basename'])} is compressed with {kind}. Run `cd "
+            f'{path.parent} && for f in *.{kind}; do {DECOMPRESS.get(kind, kind)} -dc "$f" > '
+            f'"${{f%.{kind}}}"; done` and keep the index as it is.'
         )
     with reading(path):
         found = path.stat().st_size
