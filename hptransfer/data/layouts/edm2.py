@@ -40,33 +40,32 @@ class EDM2Features(LatentSource):
 
     def __init__(self, config: FeaturesConfig, folder: Path) -> None:
         super().__init__(config, folder)
-        self._inside = "" if (folder / LABELS).is_file() else "vae-sd/"
-        root = folder / self._inside
-        self.names = files_below(root, ".npy")
-        if not self.names:
+        inside = "" if (folder / LABELS).is_file() else "vae-sd/"
+        root = folder / inside
+        names = files_below(root, ".npy")
+        if not names:
             raise UserError(
                 f"{root} must hold npy files beside {LABELS}, but holds none. Extract again, or "
                 "unpack the archive there."
             )
-        self.labels = labels_of_json(root / LABELS, self.names)
-        self.files = [f"{self._inside}{name}" for name in (LABELS, *self.names)]
-        self.shape = npy_sample(root / self.names[0], None, FLOATS).shape
-        require_moments(root / self.names[0], self.shape)
+        self.labels = labels_of_json(root / LABELS, names)
+        self.files = [f"{inside}{name}" for name in (*names, LABELS)]
+        self.shape = npy_sample(folder / self.files[0], None, FLOATS).shape
+        require_moments(folder / self.files[0], self.shape)
         classes = 1 if self.labels is None else config.classes
         self.layout = Layout(self.shape[0] // 2, self.shape[1], classes)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.files) - 1
 
     def place(self, index: int) -> str:
-        return f"{self.folder / self._inside / self.names[index]} (or its label)"
+        return f"{self.folder / self.files[index]} (or its label)"
 
     def stored_at(self, indices: np.ndarray) -> Tensor:
         return torch.stack(list(reader_threads().map(self._latent, indices.tolist())))
 
     def _latent(self, index: int) -> Tensor:
-        path = self.folder / self._inside / self.names[index]
-        moments = npy_sample(path, self.shape, FLOATS)
+        moments = npy_sample(self.folder / self.files[index], self.shape, FLOATS)
         return latent_of_moments(moments, index, sample=self.config.sample_posterior)
 
     def labels_at(self, indices: np.ndarray) -> Tensor:

@@ -89,12 +89,13 @@ class LightningDiTFeatures(LatentSource):
         return f"{self.folder / self.files[shard]}: {tensor}, sample {row},"
 
     def stored_at(self, indices: np.ndarray) -> Tensor:
+        size = self.layout.image_size
+        out = torch.empty(len(indices), self.layout.channels, size, size)
         is_copy = indices >= len(self)
-        if is_copy.any() and not is_copy.all():
-            out = self._take(LATENTS, indices % len(self)).float()
-            out[torch.from_numpy(is_copy)] = self._take(MIRRORED, indices[is_copy] % len(self)).float()
-            return out
-        return self._take(MIRRORED if is_copy.any() else LATENTS, indices % len(self)).float()
+        for tensor, here in ((LATENTS, ~is_copy), (MIRRORED, is_copy)):
+            if here.any():
+                out[torch.from_numpy(here)] = self._take(tensor, indices[here] % len(self)).float()
+        return out
 
     def labels_at(self, indices: np.ndarray) -> Tensor:
         if not self._labelled:
