@@ -192,9 +192,8 @@ def description_text(found: FolderDescription) -> str:
         f"captions  {captions}",
         f"stored    {_statistics_text(found.stored)}",
     ]
-    if found.data == "features":
-        lines.append(f"seen      {_statistics_text(found.seen)} with the overrides below")
     if found.factors:
+        lines.append(f"seen      {_statistics_text(found.seen)}, by the overrides below")
         lines.append(f"factors   {found.factors}")
     sealed = found.seal or "nowhere, since neither the folder nor your cache can be written"
     lines.append(f"sealed    {sealed} (what was read; delete it to read the folder anew)")

@@ -15,6 +15,7 @@ from hptransfer.cli.main import main
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.data import check, load_data
 from hptransfer.data.reading import Progress, progress_to
+from hptransfer.sweeping.run.job import open_job
 from tests.support.data_folders import write_images
 from tests.support.layout_folders import (
     N,
@@ -120,19 +121,20 @@ def test_what_cannot_be_described_is_refused_in_a_sentence(
         assert sentence in capsys.readouterr().err
 
 
-def test_a_sweep_says_what_the_model_sees_and_warns(
+def test_a_sweep_says_first_what_the_model_sees_and_warns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_edm2(tmp_path / "latents")
     words = shlex.split(said(capsys, "latents").rstrip().rsplit("\n", 1)[1])
     words = [word for word in words if not word.startswith(("data.shift", "data.scale"))]
     (tmp_path / "tiny.yaml").write_text(TINY)
-    assert main(["sweep", "tiny.yaml", *words]) == 0
-    err = capsys.readouterr().err
-    assert "data: 20 samples, as the model sees them mean 0.0" in err and "warning" not in err
-    assert main(["sweep", "tiny.yaml", "--quiet", "name=other", *words, "data.scale=8"]) == 0
-    err = capsys.readouterr().err
-    assert "warning: the latents should have mean 0 and standard deviation 1" in err
+    with open_job(compose_file(Path("tiny.yaml"), words), Path("results"), quiet=False):
+        err = capsys.readouterr().err
+    assert "data: 20 samples, as the model sees them mean " in err and "warning" not in err
+    scaled = compose_file(Path("tiny.yaml"), ["name=other", *words, "data.scale=8"])
+    with open_job(scaled, Path("results"), quiet=True):
+        err = capsys.readouterr().err
+    assert err.startswith("warning: the latents should have mean 0 and standard deviation 1")
     assert "Set data.shift=0 data.scale=1" in err
 
 
