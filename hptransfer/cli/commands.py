@@ -111,6 +111,20 @@ COMMANDS = (
         ),
     ),
     Command(
+        "data",
+        "say what a folder of latents or images holds, and which overrides state it",
+        (
+            _argument("folder", type=Path, help="a folder of latents or images"),
+            _argument(
+                "overrides",
+                nargs="*",
+                metavar="override",
+                help="what you know of it: data.key=value, such as "
+                "data.latent_column=latents_256, or data.image_size=64 for images",
+            ),
+        ),
+    ),
+    Command(
         "check",
         "check whether a model is really scaled by µP (coordinate check)",
         (
@@ -327,6 +341,8 @@ def function_of(command: Command) -> Callable[[argparse.Namespace], int]:
     """The function that runs a command and returns the exit code, imported with what it needs."""
     if command.name in ("list", "check", "rules", "train", "sample"):
         from hptransfer.cli import model_commands as home
+    elif command.name == "data":
+        from hptransfer.cli import data_command as home
     else:
         from hptransfer.cli import sweep_commands as home
     return getattr(home, f"{command.name}_command")

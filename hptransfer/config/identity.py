@@ -123,6 +123,8 @@ def _short_form(value: Any) -> Any:
         return value.value
     if isinstance(value, float):
         return float(f"{value:.12g}")
+    if isinstance(value, tuple):
+        return [_short_form(item) for item in value]
     if not dataclasses.is_dataclass(value):
         return value
     short = {}

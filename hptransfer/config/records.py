@@ -82,6 +82,11 @@ def is_list(kind: Any) -> bool:
     return typing.get_origin(kind) in (list, tuple)
 
 
+def may_be_list(kind: Any) -> bool:
+    """Whether a field of this type holds one value or a list."""
+    return isinstance(kind, types.UnionType) and any(map(is_list, typing.get_args(kind)))
+
+
 def is_text(kind: Any) -> bool:
     """Whether a field of this type holds text."""
     return _without_none(kind) is str
@@ -96,7 +101,9 @@ def read_value(kind: Any, value: Any, where: str) -> Any:
     if value is None and type(None) in typing.get_args(kind):
         return None
     kind = _without_none(kind)
-    origin = typing.get_origin(kind)
+    if may_be_list(kind) and isinstance(value, list | tuple):
+        kind = next(part for part in typing.get_args(kind) if is_list(part))
+    origin: Any = typing.get_origin(kind)
     if kind is Any:
         return value
     if dataclasses.is_dataclass(kind):

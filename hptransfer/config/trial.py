@@ -505,12 +505,21 @@ class FolderConfig(DataConfig):
 
 @dataclass(frozen=True)
 class FeaturesConfig(FolderConfig):
-    """Precomputed latents and text features: safetensors or npy shards, fast-DiT's or PixArt's."""
+    """Precomputed latents and text features, in any layout of `hptransfer.data.layouts`."""
 
     name: str = field(default="features", metadata=TAG)
     channels: int = 4  # of an image or latent
-    scale: float = 1.0  # multiplies the stored latents; 0.18215 for unscaled ones of SD's VAE
-    sample_posterior: bool = True  # of PixArt's mean and std, one fixed draw; false: the mean
+    # A model sees (z - shift)*scale of a stored latent z; each is one number, or one a channel.
+    shift: float | tuple[float, ...] = 0.0  # taken off the stored latents; 0.0609 for SD3's VAE
+    scale: float | tuple[float, ...] = 1.0  # then multiplies them; 0.18215 for SD's VAE
+    sample_posterior: bool = True  # of a stored mean and std, one fixed draw; false: the mean
+    mirrored: bool = True  # whether stored mirrored copies are trained on too; LightningDiT's
+    latent_column: str = ""  # of MDS, WebDataset, Parquet or datasets; empty: by its usual name
+    label_column: str = ""  # the column of labels; empty: by its usual name
+    token_column: str = ""  # the column of text features (L, K); empty: by its usual name
+    mask_column: str = ""  # the column that tells real tokens; empty: by its usual name
+    pooled_column: str = ""  # the column of pooled text features; empty: by its usual name
+    caption_column: str = ""  # the column of captions as text; empty: by its usual name
 
     @property
     def caption_advice(self) -> str:
@@ -523,7 +532,19 @@ class FeaturesConfig(FolderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive("data.scale", self.scale)
+        for name in ("shift", "scale"):
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                require(
+                    len(value) == self.channels,
+                    f"`data.{name}` must be one number, or one for each of the {self.channels} "
+                    f"channels, but got {len(value)} numbers. Set as many as data.channels says.",
+                )
+            for each in value if isinstance(value, tuple) else (value,):
+                if name == "scale":
+                    require_positive("data.scale", each)
+                else:
+                    require_finite("data.shift", each)
 
 
 @dataclass(frozen=True)

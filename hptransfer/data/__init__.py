@@ -1,8 +1,10 @@
 """Data sets, and the samples of each batch as a pure function of (config, seed, step).
 
-A small data set is read whole: to add one takes a module here that returns arrays, a dataclass in
-`hptransfer.config.trial`, and a case in `_load_whole`. A data set in a folder is read by index: to
-add one takes a `Source`, a dataclass, and a case in `open_folder`.
+Latents in a folder are read in the layouts of `layouts/`: to add one takes a module there with a
+`LAYOUT`, and its line in `layouts/__init__.py`. A small data set is read whole: to add one takes a
+module here that returns arrays, a dataclass in `hptransfer.config.trial`, and a case in
+`_load_whole`. Another data set in a folder is read by index: to add one takes a `Source`, a
+dataclass, and a case in `open_folder`.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from hptransfer.config import (
 )
 from hptransfer.data import digits, fashion_mnist
 from hptransfer.data.captions import encode_captions
+from hptransfer.data.check import check_source
 from hptransfer.data.features import open_features
 from hptransfer.data.images import HuggingFace, ImageFolder
 from hptransfer.data.source import (
@@ -33,11 +36,11 @@ from hptransfer.data.source import (
     Source,
     SourceRows,
     Split,
-    check_source,
     missing_folder,
     named_folder,
     split_rows,
 )
+from hptransfer.data.statistics import Statistics
 from hptransfer.errors import UserError
 from hptransfer.system.random_streams import numpy_generator
 
@@ -48,6 +51,7 @@ __all__ = [
     "Split",
     "batch_indices",
     "epoch_order",
+    "latent_statistics",
     "load_data",
     "missing_folder",
     "open_folder",
@@ -69,10 +73,21 @@ def load_data(config: DataConfig, folder: str | None) -> Dataset:
     """
     if isinstance(config, FolderConfig):
         source = open_folder(config, folder)
-        check_source(config, source, trust_seal=True)
+        source.statistics = check_source(config, source, trust_seal=True).statistics
         kept, held_out = split_rows(len(source), config.held_out)
+        if source.mirrored:
+            kept = np.concatenate([kept, kept + len(source)])
         return Dataset(SourceRows(source, kept), SourceRows(source, held_out))
     return _load_whole(config, folder)
+
+
+def latent_statistics(config: DataConfig, folder: str | None) -> Statistics | None:
+    """Return the statistics of the latents in a folder as they are stored; None for other data."""
+    if not isinstance(config, FeaturesConfig):
+        return None
+    train = load_data(config, folder).train
+    assert isinstance(train, SourceRows)
+    return train.source.statistics
 
 
 def verify_data(config: DataConfig, folder: str | None) -> None:

@@ -30,7 +30,8 @@ from torch import Tensor
 from hptransfer.config import HuggingFaceConfig, ImageFolderConfig
 from hptransfer.config.trial import PixelsConfig
 from hptransfer.data.captions import encode_captions
-from hptransfer.data.source import Captions, Source, reader_threads, reading
+from hptransfer.data.reading import reader_threads, reading
+from hptransfer.data.source import Captions, Source
 from hptransfer.errors import UserError
 
 IMAGE_MODES = {1: "L", 3: "RGB"}  # Pillow's mode by number of channels
@@ -61,6 +62,8 @@ class PixelSource(Source):
     every image once.
     """
 
+    captions_are_text = True
+
     def __init__(self, config: PixelsConfig, folder: Path, classes: int) -> None:
         self.config, self.folder = config, folder
         self.layout = dataclasses.replace(config.layout, classes=classes)
@@ -75,7 +78,7 @@ class PixelSource(Source):
     def sentences(self, indices: Sequence[int]) -> list[str]:
         """Return the captions of images."""
 
-    def images_at(self, indices: np.ndarray) -> Tensor:
+    def stored_at(self, indices: np.ndarray) -> Tensor:
         pixels = list(reader_threads().map(self._pixels, indices.tolist()))
         for index, image in zip(indices.tolist(), pixels, strict=True):
             if len(self._kept) < self._room:
@@ -193,27 +196,35 @@ def _files(root: Path, name: str) -> list[str]:
     return sorted(found)
 
 
+def saved_dataset(folder: Path, choice: str) -> Any:
+    """Return the `datasets.Dataset` that `save_to_disk` wrote; `choice` names the kind of data."""
+    if find_spec("datasets") is None:
+        raise UserError(
+            f"{choice} needs the package datasets to read {folder}, but it is not installed. Run "
+            "pip install 'hptransfer[huggingface]'."
+        )
+    import datasets
+
+    with reading(folder):
+        table = datasets.load_from_disk(str(folder))
+    if isinstance(table, datasets.DatasetDict):
+        names = sorted(str(name) for name in table)
+        raise UserError(
+            f"{choice} reads one split, but {folder} holds {', '.join(names)}. Set "
+            f"runtime.data_folder={folder / names[0]} or another of them."
+        )
+    return table
+
+
 class HuggingFace(PixelSource):
     """The samples of a saved `datasets.Dataset`, memory-mapped by Arrow; nothing is downloaded."""
 
     config: HuggingFaceConfig
 
     def __init__(self, config: HuggingFaceConfig, folder: Path) -> None:
-        if find_spec("datasets") is None:
-            raise UserError(
-                "data=huggingface needs the package datasets, but it is not installed. Run "
-                "pip install 'hptransfer[huggingface]'."
-            )
-        import datasets  # takes a second, and only this source needs it
+        table = saved_dataset(folder, "data=huggingface")
+        import datasets  # takes a second, and only folders of this kind need it
 
-        with reading(folder):
-            table = datasets.load_from_disk(str(folder))
-        if isinstance(table, datasets.DatasetDict):
-            names = sorted(str(name) for name in table)
-            raise UserError(
-                f"data=huggingface reads one split, but {folder} holds {', '.join(names)}. Set "
-                f"runtime.data_folder={folder / names[0]} or another of them."
-            )
         column = config.image_column
         captions = [config.caption_column] if config.caption_tokens else []
         for name in (column, config.label_column, *captions):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.config import FeaturesConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Conditioning
 from hptransfer.data import (
     Dataset,
@@ -26,9 +26,12 @@ from hptransfer.data import (
     Split,
     batch_indices,
     epoch_order,
+    latent_statistics,
     load_data,
     missing_folder,
 )
+from hptransfer.data.reading import progress_to
+from hptransfer.data.statistics import seen_line, unit_warning
 from hptransfer.system.random_streams import torch_generator
 
 ALL_SAMPLES = slice(None)
@@ -137,13 +140,29 @@ def seeds_of(configs: Sequence[TrialConfig]) -> list[int]:
     return list(dict.fromkeys(config.seed for config in configs))
 
 
-def load_dataset(config: TrialConfig, runtime: RuntimeConfig) -> Dataset:
+def load_dataset(
+    config: TrialConfig, runtime: RuntimeConfig, tell: Callable[[str], None] | None = None
+) -> Dataset:
     """Return a trial's data set; one in a folder is read from `runtime.data_folder`.
+
+    Args:
+        tell: gets a line now and then while a large folder is read for the first time.
 
     Raises:
         UserError: the data is not there, is broken, or its content hash is not the config's.
     """
-    return load_data(config.data, runtime.data_folder)
+    with progress_to(tell):
+        return load_data(config.data, runtime.data_folder)
+
+
+def what_a_model_sees(config: TrialConfig, runtime: RuntimeConfig) -> tuple[str | None, str | None]:
+    """Return a line on the statistics of latents, and a warning where they are far from 0 and 1."""
+    data = config.data
+    stored = latent_statistics(data, runtime.data_folder)
+    if stored is None or not isinstance(data, FeaturesConfig):
+        return None, None
+    line = seen_line(stored.seen(data.shift, data.scale))
+    return line, unit_warning(stored, data.shift, data.scale)
 
 
 def missing_data(config: TrialConfig, runtime: RuntimeConfig) -> str | None:

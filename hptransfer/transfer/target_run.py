@@ -67,7 +67,7 @@ def train(
         tell: called with sentences for people.
         show: called with every entry of the run's log.
     """
-    from hptransfer.training.batches import load_dataset
+    from hptransfer.training.batches import load_dataset, what_a_model_sees
     from hptransfer.training.target.parallel import ProcessGroup
 
     composed, folder, axes = trained_at(path, overrides, config_dir=config_dir, root=root)
@@ -77,7 +77,14 @@ def train(
         known = _known(folder, key) if group.is_first else None
         if group.any(known is not None and _needs_nothing(known, folder.run(key))):
             return None if known is None else _answer(known, folder.run(key), recorded_before=True)
-        load_dataset(composed.trial, composed.runtime)  # refuses broken data before a run exists
+        # Refuses broken data before a run exists.
+        load_dataset(composed.trial, composed.runtime, announce if group.is_first else None)
+        if group.is_first:
+            line, warning = what_a_model_sees(composed.trial, composed.runtime)
+            if line is not None:
+                announce(line)
+            if warning is not None:
+                tell(warning)
         with _writing(folder.run(key), group):
             if group.is_first:
                 custom = isinstance(composed.trial.model, CustomConfig)

@@ -19,11 +19,11 @@ from hptransfer.config.compose.compose import Composed, compose_file
 from hptransfer.data import (
     MemorySplit,
     batch_indices,
+    check,
     digits,
     images,
     load_data,
     open_folder,
-    source,
     verify_data,
 )
 from hptransfer.data.captions import encode_captions
@@ -298,8 +298,8 @@ def test_a_sealed_folder_is_scanned_again_only_where_it_changed(
     config = stated(tmp_path, "features")
     load_data(config, str(tmp_path))
     load_data.cache_clear()  # as another process would find it
-    scans = []
-    monkeypatch.setattr(source, "scan_source", lambda *_: scans.append(1))
+    scans, scan = [], check.scan_source
+    monkeypatch.setattr(check, "scan_source", lambda *given: [scans.append(1), scan(*given)][1])
     load_data(config, str(tmp_path))
     assert scans == []
     verify_data(config, str(tmp_path))
@@ -321,7 +321,7 @@ def test_a_folder_that_cannot_be_written_is_sealed_in_the_cache(
     config = stated(tmp_path / "data", "features")
     load_data(config, str(tmp_path / "data"))
     load_data.cache_clear()
-    monkeypatch.setattr(source, "scan_source", lambda *_: pytest.fail("scanned twice"))
+    monkeypatch.setattr(check, "scan_source", lambda *_: pytest.fail("scanned twice"))
     load_data(config, str(tmp_path / "data"))
 
 

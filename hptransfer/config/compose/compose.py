@@ -53,6 +53,7 @@ from hptransfer.config.records import (
     field_types,
     is_list,
     is_text,
+    may_be_list,
     nearest,
     plain,
     read_record,
@@ -272,6 +273,8 @@ def _value(key: str, text: str, word: str) -> Any:
     if is_text(kind) and text not in ("", "null") and text[0] not in "'\"":
         return text
     if is_list(kind) and not text.startswith("[") and ("," in text or key != "sweep.seeds"):
+        text = f"[{text}]"
+    if may_be_list(kind) and "," in text and not text.startswith("["):
         text = f"[{text}]"
     value = _parsed(key, text, word)
     require_plain(value, f"`{key}`")

@@ -102,6 +102,10 @@ NEWER = {
         *("decayed", "base_batch_size", "base_steps", "duration_exponent", "most_one_minus_beta"),
     },
     "objective": {"prediction", "least_time", "timestep_shift"},
+    "data": {
+        *("shift", "mirrored", "latent_column", "label_column", "token_column", "mask_column"),
+        *("pooled_column", "caption_column"),
+    },
 }
 UNTAGGED = {"optimizer": "adamw"}  # the member of a section without its tag, as they were written
 # Keys that only a sweep of the user's own trainer has, and sections with a dot at the end.

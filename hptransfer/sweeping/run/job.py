@@ -92,7 +92,7 @@ def open_job(
     if told := _preparing(sweep, composed):
         say(told, quiet=quiet)
     if pickled is None:
-        _require_data(sweep, composed)
+        _require_data(sweep, composed, quiet=quiet)
     with FolderLock(folder.path) as lock:
         check_question(sweep, folder)  # again: another command may have written one meanwhile
         _check_shrinking(sweep, folder, allowed=shrink, quiet=quiet)
@@ -180,19 +180,27 @@ def recorded_sweep(folder: ResultsFolder) -> SweepConfig:
     return sweep_config(compose_file(folder.sweep_file, []))
 
 
-def _require_data(sweep: SweepConfig, composed: Composed) -> None:
-    """Refuse a sweep whose data, device, trainer or executor is not there."""
+def _require_data(sweep: SweepConfig, composed: Composed, *, quiet: bool) -> None:
+    """Refuse a sweep whose data, device, trainer or executor is not there.
+
+    Of latents it says which mean and standard deviation a model sees.
+    """
     require_executor(composed.executor)
     if isinstance(sweep, ExternalSweep):
         trial = sweep.base.with_hps(dict.fromkeys(sweep.axes, 0.0))
         require_trainer(trial, str(Path.cwd()), here=composed.executor.is_here)
         return
-    from hptransfer.training.batches import load_dataset
+    from hptransfer.training.batches import load_dataset, what_a_model_sees
     from hptransfer.training.device import torch_device
 
     if composed.executor.is_here:
         torch_device(composed.runtime)
-    load_dataset(sweep.base, composed.runtime)
+    load_dataset(sweep.base, composed.runtime, lambda line: say(line, quiet=quiet))
+    line, warning = what_a_model_sees(sweep.base, composed.runtime)
+    if line is not None:
+        say(line, quiet=quiet)
+    if warning is not None:
+        say(warning, quiet=False)
 
 
 def check(job: Job) -> list[dict[str, Any]]:
