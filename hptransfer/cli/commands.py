@@ -70,6 +70,11 @@ SHRINK = _flag(
     "allow this sweep to ask for fewer trials than before; finished trials that it does not ask "
     "for stay on disk and are not used",
 )
+YES = _flag(
+    "--yes",
+    "do not ask where the GPU-hours, reckoned from FLOPs, exceed plan.confirm_gpu_hours; without a "
+    "terminal such a command is refused",
+)
 STRICT = _flag("--strict", "exit with code 1 unless every verdict is `transfers`")
 STEP = _argument(
     "--step",
@@ -97,7 +102,7 @@ COMMANDS = (
     Command(
         "run",
         "do everything: check, sweep, fit, transfer, try the value at the target, report",
-        (SWEEP, *COMPOSED, RESULTS, SHRINK, STRICT),
+        (SWEEP, *COMPOSED, RESULTS, SHRINK, YES, STRICT),
     ),
     Command(
         "list",
@@ -176,7 +181,7 @@ COMMANDS = (
     Command(
         "sweep",
         "train the trials of a sweep that are not finished yet",
-        (SWEEP, *COMPOSED, RESULTS, SHRINK),
+        (SWEEP, *COMPOSED, RESULTS, SHRINK, YES),
     ),
     Command(
         "status",

@@ -31,7 +31,7 @@ from hptransfer.cli.terminal import (
     print_recorded,
     say,
 )
-from hptransfer.config.compose.compose import compose_file, find_sweep, sweep_config
+from hptransfer.config.compose.compose import Composed, compose_file, find_sweep, sweep_config
 from hptransfer.config.sweep import ExternalSweep
 from hptransfer.errors import UserError, abbreviate
 from hptransfer.reporting.text import answers as text
@@ -48,8 +48,12 @@ from hptransfer.system.text import say as say_on_stderr
 
 
 @contextmanager
-def _job(arguments: argparse.Namespace) -> Iterator[Any]:
-    """Compose a sweep and hold its folder; None where the sweep was only to be printed."""
+def _job(arguments: argparse.Namespace, *, with_target: bool) -> Iterator[Any]:
+    """Compose a sweep and hold its folder; None where the sweep was only to be printed.
+
+    Args:
+        with_target: whether the command goes on to the target's own trials.
+    """
     from hptransfer.sweeping.run import job as jobs
 
     path = find_sweep(arguments.sweep, arguments.results)
@@ -58,10 +62,58 @@ def _job(arguments: argparse.Namespace) -> Iterator[Any]:
         print_config(arguments, composed, sweep_config(composed).name)
         yield None
         return
+    _confirm(arguments, composed, with_target=with_target)
     quiet = arguments.quiet or arguments.json
     shrink = arguments.shrink
     with jobs.open_job(composed, arguments.results, quiet=quiet, shrink=shrink) as job:
         yield job
+
+
+def _confirm(arguments: argparse.Namespace, composed: Composed, *, with_target: bool) -> None:
+    """Ask before more GPU-hours than `plan.confirm_gpu_hours`; refuse where nobody can answer.
+
+    Raises:
+        UserError: there is no terminal to ask at, or the answer is no.
+    """
+    from hptransfer.sweeping.plan.plan import gpu_hours_ahead, read_inputs
+
+    sweep = sweep_config(composed)
+    if arguments.yes or not composed.runtime.on_gpu or isinstance(sweep, ExternalSweep):
+        return
+    assert composed.sweep is not None
+    plan = composed.sweep.plan
+    if plan.confirm_gpu_hours is None:
+        return
+    check_question(sweep, ResultsFolder(arguments.results / sweep.name))
+    inputs = read_inputs(
+        sweep,
+        composed.runtime,
+        composed.executor,
+        root=arguments.results,
+        workers=None,
+        measure=False,
+        say=lambda _: None,
+        reckoning=plan,
+    )
+    hours = gpu_hours_ahead(inputs, with_target=with_target)
+    if hours <= plan.confirm_gpu_hours:
+        return
+    much = (
+        f"about {hours:,.0f} GPU-hours on {plan.gpu}, reckoned from FLOPs and not measured, which "
+        f"is more than plan.confirm_gpu_hours={plan.confirm_gpu_hours:g}"
+    )
+    if not sys.stdin.isatty():
+        raise UserError(
+            f"This command would take {much}. Look at `hptransfer plan`, and add --yes to start."
+        )
+    print(f"This command takes {much}. Start it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UserError("Nothing was started, since the answer was not y.")
+
+
+def _resuming(arguments: argparse.Namespace) -> list[str]:
+    """Return the words of a command behind the sweep's name, to type it again."""
+    return [*config_words(arguments), *(["--yes"] if arguments.yes else [])]
 
 
 def _gate(arguments: argparse.Namespace, job: Any) -> int:
@@ -84,9 +136,9 @@ def run_command(arguments: argparse.Namespace) -> int:
     from hptransfer.sweeping.run import driver
     from hptransfer.transfer import transfer as pipeline
 
-    resume = command_line("run", arguments, arguments.sweep, *config_words(arguments))
+    resume = command_line("run", arguments, arguments.sweep, *_resuming(arguments))
     clock = Clock()
-    with interruptible(resume), _job(arguments) as job:
+    with interruptible(resume), _job(arguments, with_target=True) as job:
         if job is None:
             return 0
         refused = _gate(arguments, job)
@@ -134,8 +186,8 @@ def sweep_command(arguments: argparse.Namespace) -> int:
     from hptransfer.sweeping.run import driver
     from hptransfer.sweeping.run import job as jobs
 
-    resume = command_line("sweep", arguments, arguments.sweep, *config_words(arguments))
-    with interruptible(resume), _job(arguments) as job:
+    resume = command_line("sweep", arguments, arguments.sweep, *_resuming(arguments))
+    with interruptible(resume), _job(arguments, with_target=False) as job:
         if job is None:
             return 0
         refused = _gate(arguments, job)
@@ -457,7 +509,9 @@ def plan_command(arguments: argparse.Namespace) -> int:
     run; `flops`; `evaluation_share` of the training's FLOPs; `packs` to run with `size`, `seconds`
     of a full one, `bytes`, `source` of the seconds and `interval_from`; `hours`), `total` (the same
     summed, and `money`), `place` (what one pack occupies), `wall_seconds` with so many `workers`,
-    `target` (one run), `search_over_target` (as `transfer` gives it) and `notes`. An interval is
+    `target` (one run), `reckoned` (GPU-hours from FLOPs at an assumed speed; null without a GPU),
+    `search_over_target` (as `transfer` gives it), `search_over_target_by_size` (the same by
+    parameters x samples) and `notes`. An interval is
     {estimate, low, high}, its ends null where nothing tells them; hours are of `place.unit`.
     `packs`, `hours` and `money` are null where nothing tells how long packs take. With --budget the
     answer is another: see `docs/how_to/budget.md`.
@@ -470,6 +524,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     path = find_sweep(arguments.sweep, arguments.results)
     composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
     sweep = sweep_config(composed)
+    assert composed.sweep is not None
     if arguments.print_config:
         return print_config(arguments, composed, sweep.name)
     check_question(sweep, ResultsFolder(arguments.results / sweep.name))
@@ -490,6 +545,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             measure=arguments.measure,
             say=lambda text: say_on_stderr(text, quiet=arguments.quiet),
+            reckoning=composed.sweep.plan,
         )
         text, answer, changes = _planned(inputs, arguments.budget)
     keys = {word.partition("=")[0] for word in changes}

@@ -16,6 +16,7 @@ from hptransfer.config.optimizers import (
 from hptransfer.config.runtime import (
     CheckpointConfig,
     ExecutorConfig,
+    PlanConfig,
     RuntimeConfig,
     SlurmConfig,
     TrainerConfig,

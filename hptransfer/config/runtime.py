@@ -10,9 +10,10 @@ from hptransfer.config.checks import (
     require_count,
     require_finite,
     require_positive,
+    require_share,
 )
-from hptransfer.config.choices import Parallel
-from hptransfer.errors import require
+from hptransfer.config.choices import Parallel, Precision
+from hptransfer.errors import abbreviate, require
 from hptransfer.system.text import rounded
 
 
@@ -206,6 +207,46 @@ class TrainerConfig:
         require_count("train.sample_steps", self.sample_steps, most=2**16)
         require_finite("train.checkpoint_s", self.checkpoint_s, least=0)
         require_finite("train.guidance", self.guidance, least=0)
+
+
+# Peak dense TFLOP/s of one GPU by precision, without sparsity, as NVIDIA's data sheets give them for the
+# SXM boards (L40S: PCIe). With `fp32` matrix products run in TF32.
+GPU_PEAKS = {
+    name: dict(zip((Precision.bf16, Precision.fp32, Precision.fp32_ieee), peaks, strict=True))
+    for name, peaks in {
+        "a100": (312.0, 156.0, 19.5),
+        "h100": (989.0, 495.0, 67.0),
+        "h200": (989.0, 495.0, 67.0),
+        "b200": (2250.0, 1120.0, 75.0),
+        "l40s": (362.0, 183.0, 91.6),
+    }.items()
+}
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """How GPU-hours are reckoned from FLOPs before anything runs on a GPU."""
+
+    gpu: str = "h100"  # the GPU that hours are reckoned for: a100, h100, h200, b200 or l40s
+    utilisation: float = 0.4  # share of that GPU's peak that training is assumed to reach
+    confirm_gpu_hours: float | None = 100.0  # `run` and `sweep` ask above this; null: never
+
+    def __post_init__(self) -> None:
+        require(
+            self.gpu in GPU_PEAKS,
+            f"`plan.gpu` must be one of {', '.join(GPU_PEAKS)}, but got {abbreviate(self.gpu)}. "
+            "For another GPU take the nearest, and set plan.utilisation in proportion.",
+        )
+        require_share("plan.utilisation", self.utilisation)
+        require(
+            self.utilisation > 0,
+            f"`plan.utilisation` must be above 0, but got {self.utilisation:g}.",
+        )
+        require_finite("plan.confirm_gpu_hours", self.confirm_gpu_hours, least=0)
+
+    def gpu_hours(self, flops: float, precision: Precision) -> float:
+        """Return the GPU-hours that so many FLOPs take in a precision."""
+        return flops / (self.utilisation * GPU_PEAKS[self.gpu][precision] * 1e12) / 3600
 
 
 # The units in which a budget of compute may be given, and what is counted in each.

@@ -6,7 +6,10 @@ import io
 from collections.abc import Mapping, Sequence
 
 # Heads of columns that are set to the left.
-LEFT = ("parametrization", "HP", "module", "role", "parameter", "octaves per doubling of", "note")
+LEFT = (
+    *("parametrization", "HP", "module", "role", "parameter", "octaves per doubling of", "note"),
+    "divided by the",
+)
 
 NOTHING = 0.02  # share of a cost's upper end below which its lower end is none
 

@@ -18,7 +18,13 @@ from typing import Any
 
 import yaml
 
-from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
+from hptransfer.config import (
+    ExecutorConfig,
+    PlanConfig,
+    RuntimeConfig,
+    TrainerConfig,
+    TrialConfig,
+)
 from hptransfer.config.checks import require_own_tag
 from hptransfer.config.compose.external import SECTIONS as EXTERNAL_SECTIONS
 from hptransfer.config.compose.external import (
@@ -336,6 +342,7 @@ class SweepSections:
     search: tuple[tuple[str, Axis], ...]  # (hp name, axis), in the order of the file
     transfer: TransferSection
     verdict: VerdictConfig
+    plan: PlanConfig = dataclasses.field(default_factory=PlanConfig)  # of our own models
 
 
 @dataclass(frozen=True)
@@ -393,6 +400,7 @@ class Composed:
             "search": {name: axis_entry(axis) for name, axis in asked.search},
             "transfer": plain(asked.transfer),
             "verdict": plain(asked.verdict),
+            "plan": plain(asked.plan),
         }
 
     @property
@@ -721,6 +729,7 @@ def _sweep_sections(tree: Mapping[str, Any]) -> SweepSections:
         search=_search(tree),
         transfer=read_record(TransferSection, tree.get("transfer", {}), "transfer"),
         verdict=read_record(VerdictConfig, tree.get("verdict", {}), "verdict"),
+        plan=read_record(PlanConfig, tree.get("plan", {}), "plan"),
     )
 
 

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hptransfer import config
-from hptransfer.config import ExecutorConfig, RuntimeConfig, TrainerConfig, TrialConfig
+from hptransfer.config import (
+    ExecutorConfig,
+    PlanConfig,
+    RuntimeConfig,
+    TrainerConfig,
+    TrialConfig,
+)
 from hptransfer.config.choices import Scaling
 from hptransfer.config.external import ExternalTrainer
 from hptransfer.config.records import field_types
@@ -82,6 +88,7 @@ class TransferSection:
 
 SECTIONS: Mapping[str, type] = {
     "train": TrainerConfig,
+    "plan": PlanConfig,
     "sweep": SweepSection,
     "transfer": TransferSection,
     "verdict": VerdictConfig,

@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hptransfer.analysis.answer.transferred import cost_sentence
 from hptransfer.config.choices import arm_name
 from hptransfer.config.runtime import UNITS, amount_text
 from hptransfer.config.sweep import CONDITIONS
@@ -29,7 +28,8 @@ def plan_text(answer: Mapping[str, Any]) -> str:
         _evaluation(shapes),
         *_intervals(shapes),
         *_target(answer["target"], unit),
-        *_ratios(answer["search_over_target"]),
+        *_reckoned(answer["reckoned"]),
+        *_ratios(answer["search_over_target"], answer["search_over_target_by_size"]),
         *(f"note     {note}" for note in answer["notes"]),
     ]
     return "\n".join(folded(line) for line in lines if line)
@@ -177,10 +177,42 @@ def _target(target: Mapping[str, Any] | None, unit: str) -> list[str]:
     ]
 
 
-def _ratios(cost: Mapping[str, float] | None) -> list[str]:
-    if cost is None:
+def _reckoned(found: Mapping[str, Any] | None) -> list[str]:
+    """Say the GPU-hours that FLOPs give at an assumed speed."""
+    if found is None:
         return []
-    return [f"ratio    {cost_sentence(cost)} (all in FLOPs)."]
+    of_target = found["target_gpu_hours"]
+    target = "" if of_target is None else f", and {_gpu_hours(of_target)} for one target run"
+    return [
+        f"reckoned {_gpu_hours(found['gpu_hours_to_run'])} GPU-hours on {found['gpu']}{target}: "
+        f"FLOPs at {percent_text(100 * found['utilisation'])} of {found['peak_tflops']:g} TFLOP/s, "
+        f"its peak in {found['precision']}. This speed is assumed (plan.utilisation) and not "
+        "measured"
+    ]
+
+
+def _gpu_hours(hours: float) -> str:
+    return "less than 0.1" if 0 < hours < 0.1 else f"{float(f'{hours:.2g}'):,.12g}"
+
+
+def _ratios(cost: Mapping[str, float] | None, by_size: Mapping[str, float] | None) -> list[str]:
+    """Tabulate what the search costs, by what it is divided."""
+    if cost is None or by_size is None:
+        return []
+    arm, narrowest = cost["arm_over_target_percent"], cost["narrowest_over_target_percent"]
+    direct = cost["over_direct_search_percent"]
+    rows = [
+        (f"{PARAMETERS} of one target run", by_size["arm_percent"], by_size["narrowest_percent"]),
+        ("FLOPs of one target run", arm, narrowest),
+        ("FLOPs of the same search at the target", direct, direct * narrowest / arm),
+    ]
+    shown = 1 if narrowest == arm else 2  # of one width both are the same
+    cells = [[words, *(f"{rounded(v, 3)} %" for v in values[:shown])] for words, *values in rows]
+    columns = ("divided by the", "all widths" if shown == 2 else "cost", "the narrowest alone")
+    return [text_table("cost of the search in the target's arm", columns[: 1 + shown], cells)]
+
+
+PARAMETERS = "parameters x samples"
 
 
 def _interval(value: Mapping[str, float | None]) -> str:

@@ -20,8 +20,9 @@ import pandas as pd
 
 from hptransfer.analysis.answer.transferred import costs, points_of_width
 from hptransfer.analysis.basins.numbers import number
-from hptransfer.config import ExecutorConfig, RuntimeConfig, TrialConfig
+from hptransfer.config import ExecutorConfig, PlanConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import arm_of, trial_key
+from hptransfer.config.runtime import GPU_PEAKS
 from hptransfer.config.sweep import SweepConfig, condition_of
 from hptransfer.execution import cached_packs, measure_packs
 from hptransfer.execution.pack_sizes import (
@@ -40,7 +41,13 @@ from hptransfer.execution.pack_sizes import (
 )
 from hptransfer.results.folder import ResultsFolder
 from hptransfer.results.ledger_rows import read_ledger_rows
-from hptransfer.sweeping.design.trials import pending, placeholder_trials, points, wanted
+from hptransfer.sweeping.design.trials import (
+    pending,
+    placeholder_trials,
+    points,
+    realised,
+    wanted,
+)
 from hptransfer.system.text import percent_text
 from hptransfer.training.flops import train_step_flops, trainable_parameters, trial_flops
 
@@ -61,6 +68,7 @@ class PlanInputs:
     workers: int | None  # packs that run at a time; None: as many as there are places
     measure: bool  # whether costs that no file tells may be measured, within `PLAN_LIMITS`
     say: Callable[[str], None]  # is told how far a measurement is
+    reckoning: PlanConfig = PlanConfig()  # how GPU-hours follow from FLOPs
 
 
 def read_inputs(
@@ -72,6 +80,7 @@ def read_inputs(
     workers: int | None,
     measure: bool,
     say: Callable[[str], None],
+    reckoning: PlanConfig,
 ) -> PlanInputs:
     """Return the inputs of a plan, with what the sweep's folder under `root` records."""
     folder = ResultsFolder(root / sweep.name)
@@ -85,6 +94,7 @@ def read_inputs(
         workers=workers or executor.workers,
         measure=measure,
         say=say,
+        reckoning=reckoning,
     )
 
 
@@ -389,7 +399,9 @@ def plan(inputs: PlanInputs) -> dict[str, Any]:
         "place": occupied.as_json(),
         "wall_seconds": {"workers": known.workers, **_wall(shapes, known.workers)},
         "target": _target(inputs, shapes, occupied),
+        "reckoned": _reckoned(inputs, shapes),
         "search_over_target": _search_over_target(sweep, shapes),
+        "search_over_target_by_size": _search_over_target_by_size(sweep, shapes),
         "notes": [*known.notes, *_notes(inputs, shapes)],
     }
 
@@ -590,6 +602,75 @@ def _search_over_target(
     )
     count = sweep.design.total if sweep.is_adaptive else len(points(sweep))
     return search_cost(sweep, table, sweep.target, points=count)
+
+
+def _search_over_target_by_size(
+    sweep: SweepConfig, shapes: Sequence[PlannedShape]
+) -> dict[str, float] | None:
+    """Return the search's parameters x samples over the target's, in percent, as papers count.
+
+    Counts are exact and of trainable parameters. FLOPs also hold what grows otherwise than they do.
+    """
+    if sweep.target is None:
+        return None
+    label = arm_of(sweep.target)
+    of_arm = [shape for shape in shapes if arm_of(shape.trials[0]) in (label, "shared")]
+    narrowest = min(shape.trials[0].model.width for shape in of_arm)
+    sizes = [
+        (shape.trials[0].model.width, len(shape.trials) * _parameters_times_samples(shape.trials[0]))
+        for shape in of_arm
+    ]
+    target = _parameters_times_samples(sweep.target)
+    return {
+        "arm_percent": round(100 * sum(size for _, size in sizes) / target, 3),
+        "narrowest_percent": round(
+            100 * sum(size for width, size in sizes if width == narrowest) / target, 3
+        ),
+    }
+
+
+def _parameters_times_samples(config: TrialConfig) -> float:
+    samples = float(config.budget.steps * config.budget.batch_size)
+    return samples * trainable_parameters(config.model, config.data.layout)
+
+
+def _reckoned(inputs: PlanInputs, shapes: Sequence[PlannedShape]) -> dict[str, Any] | None:
+    """Return GPU-hours by FLOPs and an assumed speed; None where trials do not run on a GPU."""
+    if not inputs.runtime.on_gpu:
+        return None
+    plan, target, precision = inputs.reckoning, inputs.sweep.target, inputs.sweep.base.precision
+    of_target = None
+    if target is not None:
+        of_target = number(plan.gpu_hours(trial_flops(target), target.precision))
+    return {
+        "gpu": plan.gpu,
+        "peak_tflops": GPU_PEAKS[plan.gpu][precision],
+        "precision": precision.value,
+        "utilisation": plan.utilisation,
+        "gpu_hours_to_run": number(plan.gpu_hours(_flops(shapes)["to_run"], precision)),
+        "target_gpu_hours": of_target,
+    }
+
+
+def gpu_hours_ahead(inputs: PlanInputs, *, with_target: bool) -> float:
+    """Return the GPU-hours that a sweep's missing trials take, reckoned from FLOPs.
+
+    Args:
+        with_target: whether the target's own trials, which `run` trains, count too.
+    """
+    sweep, plan = inputs.sweep, inputs.reckoning
+    groups = by_shape(planned_trials(sweep))
+    rows = rows_of_placeholders(groups, inputs.rows.values()) if sweep.is_adaptive else inputs.rows
+    ahead = [
+        trial_flops(group[0]) * sum(trial_key(config) not in rows for config in group)
+        for group in groups.values()
+    ]
+    hours = plan.gpu_hours(sum(ahead), sweep.base.precision)
+    if with_target and sweep.target is not None:
+        middle = {f"log2_{name}": (axis.low + axis.high) / 2 for name, axis in sweep.search}
+        count = max(len(realised(sweep, sweep.target, middle)) - len(inputs.target_rows), 0)
+        hours += plan.gpu_hours(count * trial_flops(sweep.target), sweep.target.precision)
+    return hours
 
 
 def data_notes(inputs: PlanInputs) -> list[str]:
