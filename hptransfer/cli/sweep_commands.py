@@ -1,4 +1,7 @@
-"""The commands about a sweep and its folder: each reads its arguments and prints the answer."""
+"""The commands about a sweep and its folder: each reads its arguments and prints the answer.
+
+What trains, draws or computes is imported where it is used, after all that can refuse the command.
+"""
 
 from __future__ import annotations
 
@@ -50,14 +53,14 @@ from hptransfer.system.text import say as say_on_stderr
 @contextmanager
 def _job(arguments: argparse.Namespace) -> Iterator[Any]:
     """Compose a sweep and hold its folder; None where the sweep was only to be printed."""
-    from hptransfer.sweeping.run import job as jobs
-
     path = find_sweep(arguments.sweep, arguments.results)
     composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
     if arguments.print_config:
         print_config(arguments, composed, sweep_config(composed).name)
         yield None
         return
+    from hptransfer.sweeping.run import job as jobs
+
     quiet = arguments.quiet or arguments.json
     shrink = arguments.shrink
     with jobs.open_job(composed, arguments.results, quiet=quiet, shrink=shrink) as job:
@@ -80,15 +83,15 @@ def _gate(arguments: argparse.Namespace, job: Any) -> int:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """`hptransfer run`."""
-    from hptransfer.reporting import of_folder as pages
-    from hptransfer.sweeping.run import driver
-    from hptransfer.transfer import transfer as pipeline
-
     resume = command_line("run", arguments, arguments.sweep, *config_words(arguments))
     clock = Clock()
     with interruptible(resume), _job(arguments) as job:
         if job is None:
             return 0
+        from hptransfer.reporting import of_folder as pages
+        from hptransfer.sweeping.run import driver
+        from hptransfer.transfer import transfer as pipeline
+
         refused = _gate(arguments, job)
         if refused:
             return refused
@@ -131,13 +134,13 @@ def _strict(arguments: argparse.Namespace, verdicts: list[str]) -> int:
 
 def sweep_command(arguments: argparse.Namespace) -> int:
     """`hptransfer sweep`."""
-    from hptransfer.sweeping.run import driver
-    from hptransfer.sweeping.run import job as jobs
-
     resume = command_line("sweep", arguments, arguments.sweep, *config_words(arguments))
     with interruptible(resume), _job(arguments) as job:
         if job is None:
             return 0
+        from hptransfer.sweeping.run import driver
+        from hptransfer.sweeping.run import job as jobs
+
         refused = _gate(arguments, job)
         if refused:
             return refused
@@ -462,9 +465,6 @@ def plan_command(arguments: argparse.Namespace) -> int:
     `packs`, `hours` and `money` are null where nothing tells how long packs take. With --budget the
     answer is another: see `docs/how_to/budget.md`.
     """
-    from hptransfer.sweeping.plan.plan import read_inputs
-    from hptransfer.sweeping.run.job import check_question
-
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers must be positive, but got {arguments.workers}.")
     path = find_sweep(arguments.sweep, arguments.results)
@@ -472,6 +472,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
     sweep = sweep_config(composed)
     if arguments.print_config:
         return print_config(arguments, composed, sweep.name)
+    from hptransfer.sweeping.run.job import check_question
+
     check_question(sweep, ResultsFolder(arguments.results / sweep.name))
     words = [arguments.sweep, *config_words(arguments)]
     command = command_line("plan", arguments, *words)
@@ -481,6 +483,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
         command += f" --budget={arguments.budget}"
     if arguments.measure:
         command += " --measure"
+    from hptransfer.sweeping.plan.plan import read_inputs
+
     with interruptible(command, "nothing was written"):
         inputs = read_inputs(
             sweep,

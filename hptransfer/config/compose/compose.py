@@ -53,7 +53,6 @@ from hptransfer.config.records import (
     field_types,
     is_list,
     is_text,
-    nearest,
     plain,
     read_record,
     read_value,
@@ -69,6 +68,7 @@ from hptransfer.config.sweep import (
 )
 from hptransfer.errors import UserError, abbreviate, require
 from hptransfer.system.safe_yaml import read_mapping, require_plain, require_text
+from hptransfer.system.text import nearest
 
 
 def shipped_folder(name: str) -> Path:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hptransfer.analysis.answer.transferred import cost_sentence
+from hptransfer.analysis.answer.text import cost_sentence
 from hptransfer.config.choices import arm_name
 from hptransfer.config.runtime import UNITS, amount_text
 from hptransfer.config.sweep import CONDITIONS
