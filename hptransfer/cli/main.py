@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from hptransfer.cli.commands import COMMANDS, EPILOG, function_of, parser_of
-from hptransfer.config.records import nearest
 from hptransfer.errors import Interrupted, MachineError, TrialsFailed, UserError
+from hptransfer.system.text import nearest
 from hptransfer.system.version import package_version
 
 
@@ -43,7 +43,8 @@ def _run(words: list[str]) -> int:
     if name not in commands:
         raise UserError(f"There is no command {name!r}. {nearest(name, list(commands))}")
     command = commands[name]
-    return function_of(command)(parser_of(command).parse_intermixed_args(rest))
+    arguments = parser_of(command).parse_intermixed_args(rest)  # before the imports of its code
+    return function_of(command)(arguments)
 
 
 def _overview() -> str:

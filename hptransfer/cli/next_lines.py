@@ -7,11 +7,10 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from hptransfer.analysis.answer.settings import TARGET_WORDS
 from hptransfer.analysis.answer.text import target_differs
 from hptransfer.cli.terminal import command_line, config_words
 from hptransfer.config.choices import Method
-from hptransfer.config.sweep import Axis, read_axis
+from hptransfer.config.sweep import TARGET_WORDS, Axis, read_axis
 from hptransfer.results.folder import ResultsFolder, read_json
 from hptransfer.results.metrics import LOSS
 from hptransfer.results.sweep_file import ImportedFacts, SweepFacts, read_facts

@@ -1,4 +1,7 @@
-"""The commands about a sweep and its folder: each reads its arguments and prints the answer."""
+"""The commands about a sweep and its folder: each reads its arguments and prints the answer.
+
+What trains, draws or computes is imported where it is used, after all that can refuse the command.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +57,6 @@ def _job(arguments: argparse.Namespace, *, with_target: bool) -> Iterator[Any]:
     Args:
         with_target: whether the command goes on to the target's own trials.
     """
-    from hptransfer.sweeping.run import job as jobs
-
     path = find_sweep(arguments.sweep, arguments.results)
     composed = compose_file(path, arguments.overrides, config_dir=arguments.config_dir)
     if arguments.print_config:
@@ -63,6 +64,8 @@ def _job(arguments: argparse.Namespace, *, with_target: bool) -> Iterator[Any]:
         yield None
         return
     _confirm(arguments, composed, with_target=with_target)
+    from hptransfer.sweeping.run import job as jobs
+
     quiet = arguments.quiet or arguments.json
     shrink = arguments.shrink
     with jobs.open_job(composed, arguments.results, quiet=quiet, shrink=shrink) as job:
@@ -75,8 +78,6 @@ def _confirm(arguments: argparse.Namespace, composed: Composed, *, with_target: 
     Raises:
         UserError: there is no terminal to ask at, or the answer is no.
     """
-    from hptransfer.sweeping.plan.plan import gpu_hours_ahead, read_inputs
-
     sweep = sweep_config(composed)
     if arguments.yes or not composed.runtime.on_gpu or isinstance(sweep, ExternalSweep):
         return
@@ -84,6 +85,9 @@ def _confirm(arguments: argparse.Namespace, composed: Composed, *, with_target: 
     plan = composed.sweep.plan
     if plan.confirm_gpu_hours is None:
         return
+    from hptransfer.sweeping.plan.plan import gpu_hours_ahead, read_inputs
+    from hptransfer.sweeping.run.job import check_question
+
     check_question(sweep, ResultsFolder(arguments.results / sweep.name))
     inputs = read_inputs(
         sweep,
@@ -132,15 +136,15 @@ def _gate(arguments: argparse.Namespace, job: Any) -> int:
 
 def run_command(arguments: argparse.Namespace) -> int:
     """`hptransfer run`."""
-    from hptransfer.reporting import of_folder as pages
-    from hptransfer.sweeping.run import driver
-    from hptransfer.transfer import transfer as pipeline
-
     resume = command_line("run", arguments, arguments.sweep, *_resuming(arguments))
     clock = Clock()
     with interruptible(resume), _job(arguments, with_target=True) as job:
         if job is None:
             return 0
+        from hptransfer.reporting import of_folder as pages
+        from hptransfer.sweeping.run import driver
+        from hptransfer.transfer import transfer as pipeline
+
         refused = _gate(arguments, job)
         if refused:
             return refused
@@ -183,13 +187,13 @@ def _strict(arguments: argparse.Namespace, verdicts: list[str]) -> int:
 
 def sweep_command(arguments: argparse.Namespace) -> int:
     """`hptransfer sweep`."""
-    from hptransfer.sweeping.run import driver
-    from hptransfer.sweeping.run import job as jobs
-
     resume = command_line("sweep", arguments, arguments.sweep, *_resuming(arguments))
     with interruptible(resume), _job(arguments, with_target=False) as job:
         if job is None:
             return 0
+        from hptransfer.sweeping.run import driver
+        from hptransfer.sweeping.run import job as jobs
+
         refused = _gate(arguments, job)
         if refused:
             return refused
@@ -516,9 +520,6 @@ def plan_command(arguments: argparse.Namespace) -> int:
     `packs`, `hours` and `money` are null where nothing tells how long packs take. With --budget the
     answer is another: see `docs/how_to/budget.md`.
     """
-    from hptransfer.sweeping.plan.plan import read_inputs
-    from hptransfer.sweeping.run.job import check_question
-
     if arguments.workers is not None and arguments.workers < 1:
         raise UserError(f"--workers must be positive, but got {arguments.workers}.")
     path = find_sweep(arguments.sweep, arguments.results)
@@ -527,6 +528,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
     assert composed.sweep is not None
     if arguments.print_config:
         return print_config(arguments, composed, sweep.name)
+    from hptransfer.sweeping.run.job import check_question
+
     check_question(sweep, ResultsFolder(arguments.results / sweep.name))
     words = [arguments.sweep, *config_words(arguments)]
     command = command_line("plan", arguments, *words)
@@ -536,6 +539,8 @@ def plan_command(arguments: argparse.Namespace) -> int:
         command += f" --budget={arguments.budget}"
     if arguments.measure:
         command += " --measure"
+    from hptransfer.sweeping.plan.plan import read_inputs
+
     with interruptible(command, "nothing was written"):
         inputs = read_inputs(
             sweep,

@@ -8,11 +8,12 @@ import functools
 import operator
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, TypeVar
 
 from hptransfer.errors import UserError, abbreviate
+from hptransfer.system.text import nearest
 
 Record = TypeVar("Record")
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -197,15 +198,3 @@ def _closest(kind: Any, value: Any) -> str:
     names = [member.value for member in kind]
     close = difflib.get_close_matches(value[:100], names, n=1, cutoff=0.5)
     return f" Did you mean {close[0]}?" if close else ""
-
-
-def nearest(word: str, known: Sequence[str], otherwise: Sequence[str] | None = None) -> str:
-    """A sentence with the known words nearest to a word, or with all (`otherwise`) if none is."""
-    word = word[:100]  # the time of comparing goes with the square of the length
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    if not close and "." in word:
-        leaf = word.rsplit(".", 1)[1]
-        close = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
-    if close:
-        return f"Did you mean {' or '.join(close)}?"
-    return f"There is: {', '.join(known if otherwise is None else otherwise)}."

@@ -86,6 +86,18 @@ Condition = Mapping[str, int | None]  # name in CONDITIONS -> value; None: a mod
 
 CONDITION_GROUPS = {"depth": "model", "batch_size": "budget", "steps": "budget"}
 CONDITIONS = tuple(CONDITION_GROUPS)
+AXIS_WORDS = {
+    "width": "width",
+    "depth": "depth",
+    "batch_size": "batch size",
+    "steps": "training steps",
+}
+TARGET_WORDS = {  # the override that names a target's value on an axis
+    "width": "model.width",
+    "depth": "model.depth",
+    "batch_size": "budget.batch_size",
+    "steps": "budget.steps",
+}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 from collections.abc import Mapping, Sequence
 
@@ -100,3 +101,15 @@ def count_text(number: int) -> str:
         if number >= size:
             return f"{rounded(number / size, 3)} {letter}"
     return str(number)
+
+
+def nearest(word: str, known: Sequence[str], otherwise: Sequence[str] | None = None) -> str:
+    """A sentence with the known words nearest to a word, or with all (`otherwise`) if none is."""
+    word = word[:100]  # the time of comparing goes with the square of the length
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    if not close and "." in word:
+        leaf = word.rsplit(".", 1)[1]
+        close = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"There is: {', '.join(known if otherwise is None else otherwise)}."

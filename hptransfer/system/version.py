@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import version
 
 
 @cache
 def package_version() -> str:
     """Return hptransfer's version as it was installed, such as 0.1.0."""
+    from importlib.metadata import version  # half of the time of `hptransfer --help`
+
     return version("hptransfer")

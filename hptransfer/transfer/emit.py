@@ -15,12 +15,8 @@ from hptransfer.analysis.answer.run_health import (
     runs_near_value,
     train_validation_gap,
 )
-from hptransfer.analysis.answer.transferred import (
-    EMPTY_REGRET,
-    Transferred,
-    cost_sentence,
-    decay_lines,
-)
+from hptransfer.analysis.answer.text import cost_sentence, decay_lines
+from hptransfer.analysis.answer.transferred import EMPTY_REGRET, Transferred
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.config.compose.compose import Composed, resolved_yaml, with_trial

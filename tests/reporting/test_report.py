@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from hptransfer.analysis.answer.headline import percent
-from hptransfer.analysis.answer.text import OCTAVE, trial_notes
+from hptransfer.analysis.answer.text import OCTAVE, percent, trial_notes
 from hptransfer.reporting.figures import Picture, drawn, pictures, wording
 from hptransfer.reporting.page.charts import charts
 from hptransfer.reporting.page.report import report_html, value_and_cost

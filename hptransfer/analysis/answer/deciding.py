@@ -13,11 +13,11 @@ from statistics import NormalDist
 
 import numpy as np
 
-from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.analysis.answer.verdict import SPARE, Gap, Judged, Said
 from hptransfer.analysis.basins.basin import NUDGE, NUDGE_STEPS
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.laws.hierarchy import Explanation, posterior_covariance
+from hptransfer.config.sweep import AXIS_WORDS
 from hptransfer.system.text import percent_text
 
 MIDDLES = 41  # values of the movement that an experiment may find

@@ -19,7 +19,6 @@ from hptransfer.analysis.answer.headline import (
     wider_grids,
 )
 from hptransfer.analysis.answer.optimum_record import optimum_entry, resolved_entry
-from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.analysis.answer.verdict import Cost, Judged, Verdict, judge
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.noise import Noise, NoiseSource
@@ -28,7 +27,7 @@ from hptransfer.analysis.basins.rows import read_rows, split_arms
 from hptransfer.analysis.basins.units import in_own_units
 from hptransfer.analysis.surfaces.record import surface_entry
 from hptransfer.analysis.surfaces.surface import ArmSurfaces
-from hptransfer.config.sweep import CONDITIONS, VerdictConfig
+from hptransfer.config.sweep import AXIS_WORDS, CONDITIONS, VerdictConfig
 
 BAND_PLACES = 40  # places along the main axis at which the law's band is written
 SHOWN_OCTAVES = 1.0  # on either side of the optimum's interval, within which costs are told

@@ -27,7 +27,7 @@ from hptransfer.analysis.answer.headline import (
     reasons,
     slope_words,
 )
-from hptransfer.analysis.answer.settings import AXIS_WORDS, Setting, lay_out
+from hptransfer.analysis.answer.settings import Setting, lay_out
 from hptransfer.analysis.answer.verdict import Judged, Verdict
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.noise import Noise, NoiseSource
@@ -36,7 +36,7 @@ from hptransfer.analysis.basins.rows import Arm, read_rows, split_arms
 from hptransfer.analysis.basins.scale import Scale
 from hptransfer.analysis.laws.hierarchy import Law, fit_densities
 from hptransfer.config.hyperparameters import hp_words, value_text
-from hptransfer.config.sweep import CONDITIONS, VerdictConfig
+from hptransfer.config.sweep import AXIS_WORDS, CONDITIONS, VerdictConfig
 from hptransfer.errors import UserError
 from hptransfer.system.text import factor_text
 

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.analysis.answer.fitted_arm import FittedArm
-from hptransfer.analysis.answer.settings import AXIS_WORDS, Setting
+from hptransfer.analysis.answer.settings import Setting
+from hptransfer.analysis.answer.text import MOST_PERCENT, percent
 from hptransfer.analysis.answer.verdict import MORE_LIKELY, SPARE, Cost, Gap, Judged, Said
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.numbers import quantile
 from hptransfer.config.hyperparameters import hp_words, value_text
-from hptransfer.system.text import factor_text, percent_text, rounded
+from hptransfer.config.sweep import AXIS_WORDS
+from hptransfer.system.text import factor_text, rounded
 
 WIDER_STEPS = 2.0  # grid steps by which a grid that is too narrow should reach farther
-LEAST_PERCENT, MOST_PERCENT = 0.001, 1000.0  # beyond which a share is not told apart
 
 
 def headline(judged: Judged) -> str:
@@ -367,15 +368,6 @@ def _loss_text(cost: Cost) -> str:
     if cost.mean_percent is not None:
         return f"{percent(cost.mean_percent)} of the loss"
     return f"{rounded(cost.mean_loss, 3)} in loss"
-
-
-def percent(value: float) -> str:
-    """Return a share in percent with two significant digits, within what is worth telling."""
-    if value < LEAST_PERCENT:
-        return f"less than {LEAST_PERCENT:g} %"
-    if value > MOST_PERCENT:
-        return f"over {MOST_PERCENT:g} %"
-    return percent_text(value)
 
 
 def _moved(arm: FittedArm, octaves: float) -> str:

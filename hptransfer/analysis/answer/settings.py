@@ -16,23 +16,10 @@ from numpy.typing import NDArray
 from hptransfer.analysis.answer.reference import HeldCondition, known_values, reference
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.rows import TrialArrays
-from hptransfer.config.sweep import CONDITIONS
+from hptransfer.config.sweep import AXIS_WORDS, CONDITIONS
 from hptransfer.errors import UserError
 
 AXES = ("width", *CONDITIONS)
-AXIS_WORDS = {
-    "width": "width",
-    "depth": "depth",
-    "batch_size": "batch size",
-    "steps": "training steps",
-}
-
-TARGET_WORDS = {  # the override that names a target's value on an axis
-    "width": "model.width",
-    "depth": "model.depth",
-    "batch_size": "budget.batch_size",
-    "steps": "budget.steps",
-}
 
 
 @dataclass(frozen=True, order=True)

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from hptransfer.analysis.answer.settings import AXIS_WORDS, Layout
+from hptransfer.analysis.answer.settings import Layout
 from hptransfer.analysis.basins.noise import Noise
 from hptransfer.analysis.basins.rows import TrialArrays
 from hptransfer.analysis.basins.scale import Scale
 from hptransfer.config.hyperparameters import hp_words
+from hptransfer.config.sweep import AXIS_WORDS
 
 SURE = 2.0  # sds of the difference from which it is more than noise
 

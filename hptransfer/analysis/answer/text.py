@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.config.choices import arm_name
 from hptransfer.config.hyperparameters import hp_value, hp_words, value_text
+from hptransfer.config.sweep import AXIS_WORDS
 from hptransfer.results.metrics import metric_of
-from hptransfer.system.text import cost_text, decimal, text_table
+from hptransfer.system.text import cost_text, decimal, percent_text, rounded, text_table
 
 OCTAVE = "An octave is a factor of two: +1 doubles the hyperparameter, -1 halves it."
 CENSORED = {
@@ -25,6 +25,7 @@ PUBLISHED = {
     "batch_size": "+0.5",
     "steps": "-0.32",
 }
+LEAST_PERCENT, MOST_PERCENT = 0.001, 1000.0  # beyond which a share is not told apart
 COMPLETE = "complete"  # the arm whose factors follow depth, batch size and steps as published
 SOURCES = (
     "published: width 0 under µP (arXiv 2203.03466), depth (2310.02244; 2505.01618), batch size "
@@ -298,3 +299,35 @@ def _optimum(told: Mapping[str, Any]) -> str:
 def _spanned(told: Mapping[str, Any], form: str) -> str:
     ends = span(told["low"], told["high"], form)
     return ends if told["estimate"] is None else f"{decimal(told['estimate'], form)} ({ends})"
+
+
+def cost_sentence(cost: Mapping[str, Any]) -> str:
+    """Return the three ratios of `costs` in two sentences; each must be known."""
+    names = ("arm_over_target", "narrowest_over_target", "over_direct_search")
+    all_widths, narrowest, direct = (percent_text(cost[f"{name}_percent"]) for name in names)
+    return (
+        f"The trials of the target's parametrization cost {all_widths} of one target run, and "
+        f"those of its narrowest width alone {narrowest}. Together they cost {direct} of the same "
+        "search at the target's own width"
+    )
+
+
+def decay_lines(timescales: Mapping[str, Mapping[str, float] | None]) -> list[str]:
+    """Return a line on the weight decay as a time scale; none where nothing decays."""
+    ends = [each[end] for each in timescales.values() if each for end in ("low", "high")]
+    if not ends:
+        return []
+    low, high = (rounded(end, 3) for end in (min(ends), max(ends)))
+    left_out = [role for role, each in timescales.items() if each is None]
+    but = f"; {' and '.join(left_out)} parameters do not decay" if left_out else ""
+    runs = low if low == high else f"{low} to {high}"
+    return [f"Weight decay alone would shrink weights by the factor e in τ = {runs} runs{but}."]
+
+
+def percent(value: float) -> str:
+    """Return a share in percent with two significant digits, within what is worth telling."""
+    if value < LEAST_PERCENT:
+        return f"less than {LEAST_PERCENT:g} %"
+    if value > MOST_PERCENT:
+        return f"over {MOST_PERCENT:g} %"
+    return percent_text(value)

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.answer.settings import AXIS_WORDS, TARGET_WORDS
 from hptransfer.analysis.answer.text import target_differs
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.config.hyperparameters import hp_words
+from hptransfer.config.sweep import AXIS_WORDS, TARGET_WORDS
 from hptransfer.errors import UserError
-from hptransfer.system.text import percent_text, rounded
 
 EMPTY_REGRET = dict.fromkeys(("mean", "low", "high", "percent", "compute_percent"))
 
@@ -202,29 +201,6 @@ def costs(
         "narrowest_over_target_percent": percent(of_arm[width == width.min()], 1),
         "over_direct_search_percent": percent(of_arm, direct_runs),
     }
-
-
-def cost_sentence(cost: Mapping[str, Any]) -> str:
-    """Return the three ratios of `costs` in two sentences; each must be known."""
-    names = ("arm_over_target", "narrowest_over_target", "over_direct_search")
-    all_widths, narrowest, direct = (percent_text(cost[f"{name}_percent"]) for name in names)
-    return (
-        f"The trials of the target's parametrization cost {all_widths} of one target run, and "
-        f"those of its narrowest width alone {narrowest}. Together they cost {direct} of the same "
-        "search at the target's own width"
-    )
-
-
-def decay_lines(timescales: Mapping[str, Mapping[str, float] | None]) -> list[str]:
-    """Return a line on the weight decay as a time scale; none where nothing decays."""
-    ends = [each[end] for each in timescales.values() if each for end in ("low", "high")]
-    if not ends:
-        return []
-    low, high = (rounded(end, 3) for end in (min(ends), max(ends)))
-    left_out = [role for role, each in timescales.items() if each is None]
-    but = f"; {' and '.join(left_out)} parameters do not decay" if left_out else ""
-    runs = low if low == high else f"{low} to {high}"
-    return [f"Weight decay alone would shrink weights by the factor e in τ = {runs} runs{but}."]
 
 
 def points_of_width(table: pd.DataFrame, label: str, axes: Sequence[str]) -> int:

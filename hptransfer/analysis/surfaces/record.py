@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.analysis.basins.basin import FLAT_SHARE, Basin
 from hptransfer.analysis.basins.curve import Floats
 from hptransfer.analysis.basins.noise import Noise
@@ -21,6 +20,7 @@ from hptransfer.analysis.surfaces.importance import importance
 from hptransfer.analysis.surfaces.joint_regret import as_correlated, joint_regret, joint_value
 from hptransfer.analysis.surfaces.surface import ArmSurfaces, Surface, SurfaceFit
 from hptransfer.config.hyperparameters import hp_value, hp_words, value_text
+from hptransfer.config.sweep import AXIS_WORDS
 
 SAME_POWER = (0.8, 1.25)  # powers that count as one
 

@@ -60,7 +60,6 @@ from hptransfer.config.records import (
     is_list,
     is_text,
     may_be_list,
-    nearest,
     plain,
     read_record,
     read_value,
@@ -76,6 +75,7 @@ from hptransfer.config.sweep import (
 )
 from hptransfer.errors import UserError, abbreviate, require
 from hptransfer.system.safe_yaml import read_mapping, require_plain, require_text
+from hptransfer.system.text import nearest
 
 
 def shipped_folder(name: str) -> Path:

@@ -21,9 +21,10 @@ from hptransfer.config.external import (
     ExternalTrial,
     Scalar,
 )
-from hptransfer.config.records import nearest, read_value, require_mapping
+from hptransfer.config.records import read_value, require_mapping
 from hptransfer.config.sweep import DesignConfig, ExternalSweep, RealiseConfig, VaryConfig
 from hptransfer.errors import UserError, abbreviate, require
+from hptransfer.system.text import nearest
 
 SECTIONS = ("train", "sweep", "search", "fixed", "executor", "verdict", "resources")
 

@@ -82,6 +82,11 @@ class Modulation(FusedLinear):
 class Embedding(nn.Embedding):
     """`nn.Embedding`, with or without a trial axis."""
 
+    def reset_parameters(self) -> None:
+        """Draw the table; not on meta, where `normal_` imports torch's compiler, for a second."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
     def forward(self, index: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self.weight.ndim == 2:
             return F.embedding(index, self.weight)

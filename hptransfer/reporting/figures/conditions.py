@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.analysis.answer.settings import AXIS_WORDS
+from hptransfer.config.sweep import AXIS_WORDS
 from hptransfer.reporting.figures.style import (
     MUTED,
     Mark,

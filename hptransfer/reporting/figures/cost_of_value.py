@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.analysis.answer.text import arm_names
+from hptransfer.config.sweep import AXIS_WORDS
 from hptransfer.reporting.figures.style import (
     MUTED,
     OPTIMUM,

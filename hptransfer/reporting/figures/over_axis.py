@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.analysis.answer.text import arm_names, target_differs
+from hptransfer.config.sweep import AXIS_WORDS
 from hptransfer.reporting.figures.basins import (
     basins_data,
     colors_along,

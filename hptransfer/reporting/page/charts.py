@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.analysis.answer.text import CENSORED, arm_names, value_span
 from hptransfer.analysis.basins.rows import SAME_DECIMALS, SHARED
 from hptransfer.config.hyperparameters import axis_digits, hp_value, hp_words, value_text
+from hptransfer.config.sweep import AXIS_WORDS
 from hptransfer.reporting.figures.basins import LANE, BasinCurve, BasinPanel, basins_data
 from hptransfer.reporting.figures.over_axis import OverAxis, Track, optimum_data
 from hptransfer.reporting.figures.style import INK, Mark, arm_colors

@@ -12,8 +12,6 @@ from typing import Any
 
 import yaml
 
-from hptransfer.analysis.answer.headline import percent
-from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.analysis.answer.text import (
     CENSORED,
     OCTAVE,
@@ -22,12 +20,14 @@ from hptransfer.analysis.answer.text import (
     octave_notes,
     octave_rows,
     optima_table,
+    percent,
     target_differs,
     trial_notes,
     verdict_line,
 )
 from hptransfer.config.choices import arm_name
 from hptransfer.config.hyperparameters import axis_digits, hp_value, value_text
+from hptransfer.config.sweep import AXIS_WORDS
 from hptransfer.reporting.figures import Picture
 from hptransfer.reporting.figures.cost import DENOMINATORS
 from hptransfer.reporting.figures.style import hp_label, hp_name

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hptransfer.analysis.answer.headline import percent
-from hptransfer.analysis.answer.text import answer_lines, left_out_sentence, span, value_span
-from hptransfer.analysis.answer.transferred import cost_sentence, decay_lines
+from hptransfer.analysis.answer.text import (
+    answer_lines,
+    cost_sentence,
+    decay_lines,
+    left_out_sentence,
+    percent,
+    span,
+    value_span,
+)
 from hptransfer.config.choices import TRANSFERRING, arm_name
 from hptransfer.config.hyperparameters import hp_value, hp_words, value_text
 from hptransfer.system.text import (

@@ -9,8 +9,8 @@ from itertools import pairwise
 from string import ascii_uppercase
 from typing import Any
 
-from hptransfer.analysis.answer.settings import AXIS_WORDS
 from hptransfer.analysis.answer.text import CENSORED
+from hptransfer.config.sweep import AXIS_WORDS
 from hptransfer.reporting.figures import wording
 from hptransfer.reporting.figures.basins import BasinCurve, BasinPanel, basins_data
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hptransfer.analysis.answer.transferred import decay_lines
+from hptransfer.analysis.answer.text import decay_lines
 from hptransfer.config.choices import arm_name
 from hptransfer.system.text import count_text, text_table
 

@@ -617,7 +617,10 @@ def _search_over_target_by_size(
     of_arm = [shape for shape in shapes if arm_of(shape.trials[0]) in (label, "shared")]
     narrowest = min(shape.trials[0].model.width for shape in of_arm)
     sizes = [
-        (shape.trials[0].model.width, len(shape.trials) * _parameters_times_samples(shape.trials[0]))
+        (
+            shape.trials[0].model.width,
+            len(shape.trials) * _parameters_times_samples(shape.trials[0]),
+        )
         for shape in of_arm
     ]
     target = _parameters_times_samples(sweep.target)

@@ -39,7 +39,6 @@ from hptransfer.sweeping.run.progress import SweepProgress
 from hptransfer.sweeping.trackers.watch import Watch, watchers
 from hptransfer.system.signals import end_if_asked
 from hptransfer.system.text import say
-from hptransfer.training.packs.checkpoint import discard_pack
 
 
 def pending_packs(
@@ -400,6 +399,8 @@ class _RunningSweep:
         """Remove a recorded pack's checkpoints; one that is left behind does no harm."""
         if self.checkpoints is None:
             return
+        from hptransfer.training.packs.checkpoint import discard_pack  # torch's, as these packs are
+
         try:
             discard_pack(self.checkpoints, self._packs[index])
         except MachineError as error:
