@@ -189,9 +189,11 @@ def _require_data(sweep: SweepConfig, composed: Composed) -> None:
         return
     from hptransfer.training.batches import load_dataset
     from hptransfer.training.device import torch_device
+    from hptransfer.training.packs.pack import require_device_fits
 
     if composed.executor.is_here:
         torch_device(composed.runtime)
+    require_device_fits(sweep.base, composed.runtime)
     load_dataset(sweep.base, composed.runtime)
 
 
