@@ -13,8 +13,8 @@ import gc
 import os
 import platform
 import shutil
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,10 +111,7 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
-    allows_tf32 = precision is not Precision.fp32_ieee
     settings: list[tuple[Any, str, Any]] = [
-        (torch.backends.cuda.matmul, "allow_tf32", allows_tf32),
-        (torch.backends.cudnn, "allow_tf32", allows_tf32),
         (torch.utils.deterministic, "fill_uninitialized_memory", False),
     ]
     before = [getattr(owner, name) for owner, name, _ in settings]
@@ -124,11 +121,51 @@ def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
         setattr(owner, name, value)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        yield
+        with tf32(allowed=precision is not Precision.fp32_ieee):
+            yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         for (owner, name, _), value in zip(settings, before, strict=True):
             setattr(owner, name, value)
+
+
+@contextmanager
+def tf32(*, allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in a GPU's products and convolutions in a `with` block.
+
+    Torch has two settings of it, `allow_tf32` and `fp32_precision`, and raises an error where the
+    first is read while the two disagree, as after a model's module has set the second. In the block
+    they agree, and after it each is what it was.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    owners: list[tuple[Any, list[Any]]] = [(matmul, [matmul]), (cudnn, [cudnn.conv, cudnn.rnn])]
+    before = [[part.fp32_precision for part in parts] for _, parts in owners]
+    allowed_before = [_allows_tf32(owner, parts) for owner, parts in owners]
+    for owner, parts in owners:
+        _set_tf32(owner, allowed, parts, ["tf32" if allowed else "ieee"] * len(parts))
+    try:
+        yield
+    finally:
+        for (owner, parts), old, new in zip(owners, allowed_before, before, strict=True):
+            _set_tf32(owner, old, parts, new)
+
+
+def _allows_tf32(owner: Any, parts: Sequence[Any]) -> bool:
+    """Return `owner.allow_tf32`; where reading it raises, `fp32_precision` of its parts is lost."""
+    with suppress(RuntimeError):
+        return owner.allow_tf32
+    for part in parts:
+        part.fp32_precision = "tf32"
+    try:
+        return owner.allow_tf32
+    except RuntimeError:  # it still disagrees
+        return False
+
+
+def _set_tf32(owner: Any, allows: bool, parts: Sequence[Any], precisions: Sequence[str]) -> None:
+    owner.allow_tf32 = allows  # which sets the parts, too
+    for part, precision in zip(parts, precisions, strict=True):
+        part.fp32_precision = precision
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
