@@ -13,6 +13,7 @@ import gc
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -55,8 +56,8 @@ def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:
     patch = getattr(config.model, "patch_size", 1)
     memory = ""
     if device.type == "cuda":
-        gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-        memory = f", which has {gib:.0f} GiB"
+        free, total = torch.cuda.mem_get_info(device)
+        memory = memory_text(total, total - free - torch.cuda.memory_reserved(device))
     return MachineError(
         f"One trial must fit into the memory of {device_name(device)}{memory}, but width "
         f"{config.model.width} with batch size {budget.batch_size} and "
@@ -64,6 +65,15 @@ def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:
         "width out, or lower budget.batch_size (which changes the question); no finished trial "
         "is lost."
     )
+
+
+def memory_text(total: float, of_others: float) -> str:
+    """Return a GPU's memory in words; what other processes hold of it too, if it is a tenth.
+
+    Of these bytes a few hundred MiB are of this process: its CUDA context.
+    """
+    taken = f", of which other processes hold {of_others / 2**30:.0f} GiB"
+    return f", which has {total / 2**30:.0f} GiB{taken if of_others > 0.1 * total else ''}"
 
 
 def torch_device(runtime: RuntimeConfig) -> torch.device:
@@ -194,9 +204,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that is compiled as a whole for every shape it is called with.
 
     Raises:
-        UserError: there is no C++ compiler.
+        UserError: there is no C++ compiler, or Python's header is missing.
     """
-    _require_compiler()
+    require_compiler()
     torch._dynamo.config.recompile_limit = MOST_SHAPES
     torch._dynamo.config.accumulated_recompile_limit = MOST_SHAPES
     torch._dynamo.config.fail_on_recompile_limit_hit = True
@@ -218,12 +228,24 @@ def refuse_uncompilable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _require_compiler() -> None:
+def require_compiler() -> None:
+    """Raise a `UserError` if something that torch.compile needs on the machine is missing.
+
+    Generated code, on a CPU by Inductor and on a GPU by Triton, is built into extension modules of
+    Python.
+    """
+    missing = []
     named = [os.environ[name] for name in ("CXX", "CC") if name in os.environ]
     if not any(shutil.which(name) for name in (*named, *COMPILERS)):
+        missing.append(f"a C++ compiler (none of {', '.join(COMPILERS)} is on the PATH)")
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # as Triton does
+    headers = Path(sysconfig.get_paths(scheme)["include"])
+    if not (headers / "Python.h").is_file():
+        missing.append(f"Python's headers (there is no {headers / 'Python.h'})")
+    if missing:
         raise UserError(
-            f"`runtime.compile` needs a C++ compiler, but none of {', '.join(COMPILERS)} is on the "
-            "PATH. Install one (on Debian: apt install g++), or set runtime.compile=false."
+            f"`runtime.compile` needs {' and '.join(missing)}. Install what is missing (on Debian: "
+            "apt install g++ python3-dev), or set runtime.compile=false."
         )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hptransfer.config.choices import Precision
-from hptransfer.training.device import arithmetic
+from hptransfer.training.device import arithmetic, memory_text
 from hptransfer.training.sampling.classifier import features_of
 from hptransfer.training.target.record import matmul_peak
 from tests.support.packs import base
@@ -92,3 +92,9 @@ def test_nothing_else_that_reads_them_raises(module: str) -> None:
     assert settings() == before
     matmul_peak(torch.device("cpu"), Precision.fp32)
     assert settings() == before
+
+
+def test_a_gpu_that_others_fill_is_called_that() -> None:
+    assert memory_text(80 * 2**30, 2**30) == ", which has 80 GiB"
+    text = memory_text(80 * 2**30, 31 * 2**30)
+    assert text == ", which has 80 GiB, of which other processes hold 31 GiB"
