@@ -43,6 +43,7 @@ from hptransfer.training.device import (
     trial_too_large,
 )
 from hptransfer.training.flops import saved_bytes, train_step_flops, trainable_parameters
+from hptransfer.training.packs.run import validation_loss
 from hptransfer.training.packs.state import start_training
 
 # Steps that are not timed: first reads, on a GPU compilation and capture.
@@ -131,7 +132,9 @@ def measured_costs(
                 f"of {len(groups)} shapes"
             )
             try:
-                costs[index] = known = measure(group, runtime, device, capacity, allowed)
+                costs[index] = known = measure(
+                    group, runtime, device, capacity, allowed, skipped.append
+                )
                 cache.add(facts, known)
             except (UserError, MachineError):
                 raise
@@ -181,6 +184,15 @@ def _raised_note(group: Sequence[TrialConfig], error: Exception) -> str:
     return (
         f"Width {group[0].model.width} could not be measured, because training a few steps raised "
         f"{raised.reason} ({raised.frame})."
+    )
+
+
+def _larger_note(pack: Sequence[TrialConfig], error: Exception) -> str:
+    """Say that a larger pack cannot be measured, though a smaller one of the same shape trains."""
+    raised = pack_error(tuple(pack), error)
+    return (
+        f"Packs at width {pack[0].model.width} have fewer than {len(pack)} trials, because so many "
+        f"together raised {raised.reason} ({raised.frame})."
     )
 
 
@@ -242,7 +254,11 @@ def shape_facts(group: Sequence[TrialConfig], runtime: RuntimeConfig) -> dict[st
         signature,
         parametrization=ParametrizationConfig(),
         init=TrialConfig().init,
-        budget=BudgetConfig(batch_size=budget.batch_size, weights=budget.weights),
+        budget=BudgetConfig(
+            batch_size=budget.batch_size,
+            weights=budget.weights,
+            eval_samples=budget.eval_samples,
+        ),
     )
     return {
         "kind": "gpu" if runtime.on_gpu else "cpu",
@@ -262,8 +278,16 @@ def measure(
     device: torch.device,
     capacity: float,
     allowed: Allowance = UNLIMITED,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> PackCost:
-    """Measure packs of 1, 2, 4, ... of these trials, while it pays, they fit and it is allowed."""
+    """Measure packs of 1 and ever more of these trials, while it pays, they fit and it is allowed.
+
+    Where one trial trains and a larger pack raises, of whatever kind, packs stay smaller, and
+    `tell` is told why unless the memory ran out.
+
+    Raises:
+        MachineError: one trial does not fit into the device's memory.
+    """
     started = time.perf_counter()
     try:
         last = PackStepper(group[:1], runtime, device)
@@ -277,23 +301,35 @@ def measure(
     cost = PackCost(points, last.warmup, capacity, extrapolates=runtime.on_gpu, spread=spread)
     within = min(capacity, allowed.bytes)
     while (size := dataclasses.replace(cost, capacity=within).next_size(len(group))) is not None:
-        now = time.perf_counter()
-        if now + 3 * (now - started) > allowed.until:  # twice the trials, and both sizes in turns
+        now, times = time.perf_counter(), size / cost.points[-1].size
+        if now + (1 + times) * (now - started) > allowed.until:  # both sizes run in turns
             break
         started = now
         try:
-            larger = PackStepper(group[:size], runtime, device)
-            ratios = step_ratios(larger.block, last.block)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                return dataclasses.replace(cost, too_large=size)
+            larger, ratios = _beside(last, group[:size], runtime, device)
+        except (UserError, MachineError):
             raise
+        except Exception as error:
+            if not is_out_of_memory(error):
+                tell(_larger_note(group[:size], error))
+            cost = dataclasses.replace(cost, too_large=size)
+            continue  # with a size between, on a GPU
         seconds = statistics.median(ratios) * cost.points[-1].seconds
         points = (*cost.points, MeasuredPack(size, seconds, larger.bytes))
         warmup, spread = min(cost.warmup, larger.warmup), max(spread, half_range(ratios))
         cost = dataclasses.replace(cost, points=points, warmup=warmup, spread=spread)
+        last.close()
         last = larger
+    last.close()
     return cost
+
+
+def _beside(
+    last: PackStepper, pack: Sequence[TrialConfig], runtime: RuntimeConfig, device: torch.device
+) -> tuple[PackStepper, list[float]]:
+    """Return a larger pack in training, and how much longer its step takes than the last one's."""
+    larger = PackStepper(pack, runtime, device)
+    return larger, step_ratios(larger.block, last.block)
 
 
 def half_range(values: Sequence[float]) -> float:
@@ -317,7 +353,10 @@ def step_ratios(larger: Callable[[], float], smaller: Callable[[], float]) -> li
 
 
 class PackStepper:
-    """A pack in training, past its warm-up, of which blocks of steps are timed."""
+    """A pack in training, past its first evaluation and its warm-up, of which steps are timed.
+
+    `bytes` is the most memory that it took: an evaluation may take more than a step.
+    """
 
     def __init__(
         self, trials: Sequence[TrialConfig], runtime: RuntimeConfig, device: torch.device
@@ -328,10 +367,12 @@ class PackStepper:
         started = time.perf_counter()
         dataset = load_dataset(trials[0], runtime)
         self._state = start_training(trials, dataset, device, runtime)
+        pack = self._state.pack
+        validation_loss(pack, dataset.validation, flat=pack.flat, draws=1)
         untimed = GPU_WARMUP_STEPS if runtime.on_gpu else WARMUP_STEPS
         self._steps(untimed)
         elapsed = time.perf_counter() - started
-        self.bytes = max(_peak(device) - before, LEAST_COPIES * self._state.pack.flat.nbytes)
+        self.bytes = max(_peak(device) - before, LEAST_COPIES * pack.flat.nbytes)
         step = self._steps(2)
         self.warmup = max(elapsed - untimed * step, 0.0)
         self._block = max(math.ceil(BLOCK_SECONDS / step), 1)
@@ -339,6 +380,10 @@ class PackStepper:
     def block(self) -> float:
         """Time a block; return the seconds of one step."""
         return self._steps(self._block)
+
+    def close(self) -> None:
+        """End the threads that make its inputs."""
+        self._state.close()
 
     def _steps(self, count: int) -> float:
         _finish(self._device)

@@ -28,6 +28,9 @@ Trials = tuple[TrialConfig, ...]
 
 # The gain in trial-steps per second, as a share, from which a larger pack is worth it.
 LEAST_GAIN = 0.05
+# How many times as large the next measured size is: the first of these that fits. A GPU compiles
+# and captures each size, so it skips some.
+CPU_STEPS, GPU_STEPS = (2,), (4, 2)
 
 
 class MeasuredPack(NamedTuple):
@@ -127,9 +130,14 @@ class PackCost:
         That size is measured in turns with the last one, so both must fit into memory together.
         """
         last = self.points[-1]
-        size = min(2 * last.size, count)
-        fits = self.fits(size) and self.bytes(size) + last.bytes <= self.capacity
-        return size if size > last.size and self._pays() and fits else None
+        if not self._pays():
+            return None
+        for times in GPU_STEPS if self.extrapolates else CPU_STEPS:
+            size = min(times * last.size, count)
+            fits = self.fits(size) and self.bytes(size) + last.bytes <= self.capacity
+            if size > last.size and fits:
+                return size
+        return None
 
     def _pays(self) -> bool:
         """Whether the last size measured was worth it."""

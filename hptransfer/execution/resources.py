@@ -122,6 +122,19 @@ def concurrent_packs(
     return count if workers is None else min(workers, count)
 
 
+COMPILE_THREADS = "TORCHINDUCTOR_COMPILE_THREADS"  # the processes that torch compiles with
+
+
+def compile_threads(node: Mapping[str, Any], request: Resources) -> int:
+    """Return how many cores of a node, as `ray.nodes()` has it, each of its packs may compile with.
+
+    It is at least what a pack asks for, and more where GPUs or memory leave cores without a pack.
+    Torch itself would take all cores for every pack.
+    """
+    packs = max(places([node], dataclasses.replace(request, nodes=1, packed=False)), 1)
+    return max(int(node["Resources"].get("CPU", 0.0)) // packs, 1)
+
+
 def no_place(nodes: Sequence[Mapping[str, Any]], request: Resources) -> UserError:
     """Return the error of a pack that fits on no node: its request and the nodes' resources."""
     kinds = Counter(_text(offer, request.bundle) for offer in _offers(nodes))

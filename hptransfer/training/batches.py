@@ -56,8 +56,19 @@ class Batch(NamedTuple):
         return Batch(images, u, noise, tuple(condition))
 
     def part(self, index: slice | Tensor, device: torch.device) -> Batch:
-        """Return the samples at `index` of the first axis, on a device."""
-        return Batch.from_tensors([tensor[index].to(device) for tensor in self.tensors()])
+        """Return the samples at `index` of the first axis, on a device.
+
+        A slice of a `pinned` batch is copied without waiting for the device.
+        """
+        parts = [tensor[index].to(device, non_blocking=True) for tensor in self.tensors()]
+        return Batch.from_tensors(parts)
+
+    def pinned(self) -> Batch:
+        """Return the batch in page-locked memory, from which a GPU copies by itself.
+
+        Torch keeps the memory until such a copy has ended.
+        """
+        return Batch.from_tensors([tensor.pin_memory() for tensor in self.tensors()])
 
 
 def train_batch(

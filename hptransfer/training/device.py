@@ -13,8 +13,9 @@ import gc
 import os
 import platform
 import shutil
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+import sysconfig
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,8 @@ def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:
     patch = getattr(config.model, "patch_size", 1)
     memory = ""
     if device.type == "cuda":
-        gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-        memory = f", which has {gib:.0f} GiB"
+        free, total = torch.cuda.mem_get_info(device)
+        memory = memory_text(total, total - free - torch.cuda.memory_reserved(device))
     return MachineError(
         f"One trial must fit into the memory of {device_name(device)}{memory}, but width "
         f"{config.model.width} with batch size {budget.batch_size} and "
@@ -76,6 +77,15 @@ def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:
         "width out, or lower budget.batch_size (which changes the question); no finished trial "
         "is lost."
     )
+
+
+def memory_text(total: float, of_others: float) -> str:
+    """Return a GPU's memory in words; what other processes hold of it too, if it is a tenth.
+
+    Of these bytes a few hundred MiB are of this process: its CUDA context.
+    """
+    taken = f", of which other processes hold {of_others / 2**30:.0f} GiB"
+    return f", which has {total / 2**30:.0f} GiB{taken if of_others > 0.1 * total else ''}"
 
 
 def torch_device(runtime: RuntimeConfig) -> torch.device:
@@ -125,10 +135,7 @@ def arithmetic(config: TrialConfig, device: torch.device) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
-    allows_tf32 = config.precision is not Precision.fp32_ieee
     settings: list[tuple[Any, str, Any]] = [
-        (torch.backends.cuda.matmul, "allow_tf32", allows_tf32),
-        (torch.backends.cudnn, "allow_tf32", allows_tf32),
         (torch.utils.deterministic, "fill_uninitialized_memory", False),
     ]
     before = [getattr(owner, name) for owner, name, _ in settings]
@@ -140,12 +147,52 @@ def arithmetic(config: TrialConfig, device: torch.device) -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=isinstance(config.model, CustomConfig))
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:
-        yield
+        with tf32(allowed=config.precision is not Precision.fp32_ieee):
+            yield
     finally:
         torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         for (owner, name, _), value in zip(settings, before, strict=True):
             setattr(owner, name, value)
+
+
+@contextmanager
+def tf32(*, allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32 in a GPU's products and convolutions in a `with` block.
+
+    Torch has two settings of it, `allow_tf32` and `fp32_precision`, and raises an error where the
+    first is read while the two disagree, as after a model's module has set the second. In the block
+    they agree, and after it each is what it was.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    owners: list[tuple[Any, list[Any]]] = [(matmul, [matmul]), (cudnn, [cudnn.conv, cudnn.rnn])]
+    before = [[part.fp32_precision for part in parts] for _, parts in owners]
+    allowed_before = [_allows_tf32(owner, parts) for owner, parts in owners]
+    for owner, parts in owners:
+        _set_tf32(owner, allowed, parts, ["tf32" if allowed else "ieee"] * len(parts))
+    try:
+        yield
+    finally:
+        for (owner, parts), old, new in zip(owners, allowed_before, before, strict=True):
+            _set_tf32(owner, old, parts, new)
+
+
+def _allows_tf32(owner: Any, parts: Sequence[Any]) -> bool:
+    """Return `owner.allow_tf32`; where reading it raises, `fp32_precision` of its parts is lost."""
+    with suppress(RuntimeError):
+        return owner.allow_tf32
+    for part in parts:
+        part.fp32_precision = "tf32"
+    try:
+        return owner.allow_tf32
+    except RuntimeError:  # it still disagrees
+        return False
+
+
+def _set_tf32(owner: Any, allows: bool, parts: Sequence[Any], precisions: Sequence[str]) -> None:
+    owner.allow_tf32 = allows  # which sets the parts, too
+    for part, precision in zip(parts, precisions, strict=True):
+        part.fp32_precision = precision
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
@@ -177,11 +224,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     differ from process to process.
 
     Raises:
-        UserError: there is no C++ compiler.
+        UserError: there is no C++ compiler, or Python's header is missing.
     """
     from torch._inductor import config as inductor  # slow to import, and needed only here
 
-    _require_compiler()
+    require_compiler()
     if hasattr(inductor, "deterministic"):
         inductor.deterministic = True
     torch._dynamo.config.recompile_limit = MOST_SHAPES
@@ -205,12 +252,24 @@ def refuse_uncompilable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _require_compiler() -> None:
+def require_compiler() -> None:
+    """Raise a `UserError` if something that torch.compile needs on the machine is missing.
+
+    Generated code, on a CPU by Inductor and on a GPU by Triton, is built into extension modules of
+    Python.
+    """
+    missing = []
     named = [os.environ[name] for name in ("CXX", "CC") if name in os.environ]
     if not any(shutil.which(name) for name in (*named, *COMPILERS)):
+        missing.append(f"a C++ compiler (none of {', '.join(COMPILERS)} is on the PATH)")
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")  # as Triton does
+    headers = Path(sysconfig.get_paths(scheme)["include"])
+    if not (headers / "Python.h").is_file():
+        missing.append(f"Python's headers (there is no {headers / 'Python.h'})")
+    if missing:
         raise UserError(
-            f"`runtime.compile` needs a C++ compiler, but none of {', '.join(COMPILERS)} is on the "
-            "PATH. Install one (on Debian: apt install g++), or set runtime.compile=false."
+            f"`runtime.compile` needs {' and '.join(missing)}. Install what is missing (on Debian: "
+            "apt install g++ python3-dev), or set runtime.compile=false."
         )
 
 

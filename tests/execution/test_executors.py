@@ -29,6 +29,7 @@ from hptransfer.execution import PackError, run_packs
 from hptransfer.execution.ray.session import auth_mode, own_sigterm, require_answer
 from hptransfer.execution.resources import (
     Resources,
+    compile_threads,
     concurrent_packs,
     no_place,
     resources_of,
@@ -261,6 +262,21 @@ def test_what_no_node_has_is_refused(request_: Resources):
     assert concurrent_packs(NODES, request_, None) == 0
     error = no_place([*NODES, NODES[0]], request_)
     assert "the nodes have: 2 with 4 CPUs and 0 GPUs; 16 CPUs and 2 GPUs" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("offer", "asked", "threads"),
+    [
+        ({"CPU": 128.0, "GPU": 8.0}, Resources(1.0, 1.0), 16),  # a pack on each GPU
+        ({"CPU": 128.0, "GPU": 8.0}, Resources(1.0, 0.5), 8),
+        ({"CPU": 128.0}, Resources(1.0, 0.0), 1),
+        ({"CPU": 128.0}, Resources(4.0, 0.0), 4),
+        ({"CPU": 2.0, "GPU": 8.0}, Resources(1.0, 1.0), 1),
+        ({"GPU": 1.0}, Resources(0.0, 1.0), 1),
+    ],
+)
+def test_packs_compile_with_their_share_of_a_nodes_cores(offer, asked, threads: int) -> None:
+    assert compile_threads({"Alive": True, "Resources": offer}, asked) == threads
 
 
 def test_a_pack_on_cuda_asks_for_one_gpu():

@@ -105,6 +105,15 @@ class TestPackCost:
         assert dataclasses.replace(cost, capacity=5.9 * GIB).next_size(9) is None
         assert dataclasses.replace(cost, too_large=4).next_size(9) is None
 
+    def test_a_gpu_skips_sizes_while_the_larger_ones_fit(self):
+        gpu = cost_of({1: 1.0}, each=GIB, capacity=100 * GIB, extrapolates=True)
+        assert gpu.next_size(100) == 4 and gpu.next_size(3) == 3
+        more = cost_of({1: 1.0, 4: 1.1}, each=GIB, capacity=100 * GIB, extrapolates=True)
+        assert more.next_size(100) == 16
+        assert dataclasses.replace(more, capacity=19.9 * GIB).next_size(100) == 8
+        assert dataclasses.replace(more, too_large=16).next_size(100) == 8
+        assert dataclasses.replace(more, capacity=11.9 * GIB).next_size(100) is None
+
     @pytest.mark.parametrize(
         "points",
         [

@@ -23,6 +23,7 @@ from hptransfer.execution import measure_packs
 from hptransfer.execution.measure import PackCache, cache_file
 from hptransfer.execution.pack_sizes import MeasuredPack, MeasureLimits, PackCost
 from hptransfer.training.packs import run
+from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.run import run_pack
 from tests.support.executors import ray_cache
 
@@ -90,6 +91,38 @@ class TestMeasuring:
         cost = probe.measure(group, runtime, CPU, math.inf)
         assert [point.size for point in cost.points] == [1, 2, 4][: limit // 2]
         assert cost.too_large == limit and cost.best_size(8, 6) < limit
+
+    def test_a_size_that_raises_otherwise_ends_it_and_is_told(
+        self, group, runtime, monkeypatch
+    ) -> None:
+        """One trial trains, so that the sweep goes on in smaller packs."""
+        start = probe.start_training
+
+        def small(configs: Sequence[TrialConfig], *rest):
+            if len(configs) >= 4:
+                raise RuntimeError("CUDA error: invalid configuration argument")
+            return start(configs, *rest)
+
+        monkeypatch.setattr(probe, "start_training", small)
+        (cost,), notes = probe.measured_costs([group], runtime)
+        if cost is not None and cost.too_large is None:
+            pytest.skip("two trials together were no faster, so four were not tried")
+        assert cost is not None and cost.too_large == 4 and cost.best_size(8, 6) < 4
+        assert "fewer than 4 trials" in notes[0] and "invalid configuration" in notes[0]
+
+    def test_what_an_evaluation_takes_is_measured_too(self, group, runtime, monkeypatch) -> None:
+        """Every pack evaluates before its first step, with more samples than a batch has."""
+        predict, sizes = Pack.predict, []
+
+        def noted(self: Pack, x: torch.Tensor, *rest, **flat):
+            sizes.append((torch.is_grad_enabled(), x.shape[1]))
+            return predict(self, x, *rest, **flat)
+
+        monkeypatch.setattr(Pack, "predict", noted)
+        probe.PackStepper(group[:2], runtime, CPU)
+        budget = group[0].budget
+        assert sizes[0] == (False, budget.eval_samples)
+        assert set(sizes[1:]) == {(True, budget.batch_size)}
 
     def test_one_trial_that_does_not_fit_is_the_machines_failure(
         self, group, runtime, monkeypatch
@@ -168,6 +201,22 @@ def test_a_gpu_is_measured_and_given_back(group) -> None:
     assert last.size / last.seconds > 1 / cost.seconds(1)  # launches are shared
     run.release_memory(device)
     assert torch.cuda.memory_reserved(device) - before < 64 * 2**20
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("graph", [True, False])
+def test_a_pack_takes_no_more_memory_than_was_measured(group, graph: bool) -> None:
+    runtime, device = RuntimeConfig(device="cuda", graph=graph), torch.device("cuda")
+    wide = [with_width(config, 256) for config in group]
+    stepper = probe.PackStepper(wide, runtime, device)
+    stepper.close()
+    measured = stepper.bytes
+    del stepper
+    run.release_memory(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_reserved(device)
+    run_pack(wide, runtime)
+    assert torch.cuda.max_memory_reserved(device) - before < 1.1 * measured + 64 * 2**20
 
 
 def with_width(config: TrialConfig, width: int) -> TrialConfig:

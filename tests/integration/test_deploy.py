@@ -119,6 +119,8 @@ def test_the_image_has_all_that_it_copies_and_no_secret():
     copied = [word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]]
     assert {"hptransfer", "conf", "sweeps", "pyproject.toml"} <= set(copied)
     assert all((ROOT / word).exists() for word in copied)
+    installed = re.search(r"apt-get install (.*)", "\n".join(lines))
+    assert installed and "g++" in installed[1].split()  # torch.compile needs one on a GPU
     user = [line.split()[1] for line in lines if line.startswith("USER")]
     assert user == ["ray"]
     assert not re.search(r"TOKEN[ =]|PASSWORD|SECRET", "\n".join(lines))

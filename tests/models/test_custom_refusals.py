@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hptransfer.config import RuntimeConfig
 from hptransfer.errors import UserError
 from hptransfer.models.parametrization.rules import build_model, parameter_rules
+from hptransfer.training.packs.pack import require_device_fits
 from tests.support.custom_models import BASE, Net, trial
 
 
@@ -143,3 +146,72 @@ def test_a_module_that_draws_as_it_is_imported_changes_nothing(
     assert torch.equal(torch.get_rng_state(), before)
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(mine, other)
+
+
+def timestep_table(t: Tensor) -> Tensor:
+    """The frequencies of DiT's published timestep embedding, which it makes on the CPU."""
+    steps = torch.arange(start=0, end=4, dtype=torch.float32)
+    freqs = torch.exp(-math.log(10_000) * steps / 4).to(device=t.device)
+    return torch.cos(t[:, None] * freqs[None]).mean(1)
+
+
+def scaled(scale: Callable[[Tensor, Tensor], Tensor]) -> Callable[[int], nn.Module]:
+    """Return a net whose images are multiplied by what `scale` gives for images and times."""
+    return set_forward(lambda m, x, t, y: Net.forward(m, x * scale(x, t), t, y))
+
+
+copied_table = scaled(lambda x, t: timestep_table(t)[:, None, None, None])
+copied_list = scaled(lambda x, t: torch.tensor([1.0] * 8, device=x.device))
+copied_number = scaled(lambda x, t: torch.as_tensor(2.0, device=x.device))
+copied_numpy = scaled(lambda x, t: torch.from_numpy(numpy.ones(8, "f4")).to(x))
+copied_like = scaled(lambda x, t: x.new_tensor([1.0] * 8))
+copied_into = scaled(lambda x, t: torch.empty_like(x).copy_(torch.ones(8)))
+copied_choice = scaled(lambda x, t: torch.where(x > 0, x, torch.tensor(1.0)))
+copied_index = scaled(lambda x, t: x[..., torch.arange(8)])
+copied_indices = scaled(lambda x, t: x[..., [1, 0, 3, 2, 5, 4, 7, 6]])
+
+made_there = scaled(lambda x, t: torch.arange(8, device=x.device) + 2.0)
+number_on_the_cpu = scaled(lambda x, t: torch.maximum(x * torch.tensor(2.0), torch.tensor(0.0)))
+filled = scaled(lambda x, t: torch.zeros_like(x).fill_(torch.tensor(2.0)).masked_fill(x > 0, 1.0))
+sliced = scaled(lambda x, t: x[..., :1] + x[:, 0, 0, 0, None, None, None])
+buffered = changed(
+    lambda m, w: (
+        m.register_buffer("table", torch.ones(8)),
+        setattr(m, "forward", lambda x, t, y: Net.forward(m, x * m.get_buffer("table"), t, y)),
+    )
+)
+left_behind = changed(
+    lambda m, w: (
+        setattr(m, "table", torch.ones(8)),
+        setattr(m, "forward", lambda x, t, y: Net.forward(m, x * m.table, t, y)),
+    )
+)
+
+
+def on_a_gpu(name: str, **runtime: Any) -> None:
+    config = dataclasses.replace(trial(), model=dataclasses.replace(trial().model, factory=name))  # pyright: ignore
+    require_device_fits(config, RuntimeConfig(device="cuda", **runtime))
+
+
+@pytest.mark.parametrize("name", [name for name in globals() if name.startswith("copied_")])
+def test_a_copy_from_the_host_is_found_before_a_graph_is_captured(name: str) -> None:
+    """Each of these raises an error in a real capture; no device is needed to say so."""
+    with pytest.raises(
+        UserError, match=r"line \d+ of test_custom_refusals.py.*register_buffer"
+    ) as e:
+        on_a_gpu(f"{__name__}:{name}")
+    assert "runtime.graph=false" in str(e.value) and "\n" not in str(e.value)
+    on_a_gpu(f"{__name__}:{name}", graph=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["made_there", "number_on_the_cpu", "filled", "sliced", "buffered"]
+)
+def test_what_a_graph_captures_is_not_refused(name: str) -> None:
+    on_a_gpu(f"{__name__}:{name}")
+
+
+@pytest.mark.parametrize("graph", [None, False])
+def test_a_tensor_that_stays_on_the_cpu_is_found(graph: bool | None) -> None:
+    with pytest.raises(UserError, match=r"device of its inputs.*Keep constant tensors as buffers"):
+        on_a_gpu(f"{__name__}:left_behind", graph=graph)

@@ -230,8 +230,21 @@ def test_another_order_or_set_of_trials_is_another_pack(checkpoints: CheckpointC
     assert pack_id(trials) == pack_id(list(trials))
 
 
-def test_checkpoints_are_not_more_frequent_than_asked(
-    checkpoints: CheckpointConfig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("every_s", "takes_s", "begun"),
+    [
+        (25.0, 0, [30, 60]),  # and none at the last of eight reports
+        (25.0, 3, [30]),  # the next would be due 60 s after its end
+        (25.0, 1, [30, 61]),  # 20 s are less than what was asked
+        (0.0, 2, [10, 22, 34, 46, 58, 70, 82]),
+    ],
+)
+def test_checkpoints_are_not_more_frequent_than_asked_and_take_a_small_share_of_the_time(
+    every_s: float,
+    takes_s: int,
+    begun: list[int],
+    checkpoints: CheckpointConfig,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trials, now = varied("dit", steps=STEPS), [0.0]
     written: list[int] = []
@@ -239,6 +252,7 @@ def test_checkpoints_are_not_more_frequent_than_asked(
 
     def writing(storage: LocalStorage, name: str, content: bytes) -> None:
         written.append(int(now[0]))
+        now[0] += takes_s
         write(storage, name, content)
 
     def tick(_: Report) -> None:
@@ -246,8 +260,8 @@ def test_checkpoints_are_not_more_frequent_than_asked(
 
     monkeypatch.setattr(LocalStorage, "write_bytes", writing)
     monkeypatch.setattr(checkpoint_module.time, "monotonic", lambda: now[0])
-    run_pack(trials, RUNTIME, tick, dataclasses.replace(checkpoints, every_s=25.0))
-    assert written == [30, 60]  # and none at the last of eight reports
+    run_pack(trials, RUNTIME, tick, dataclasses.replace(checkpoints, every_s=every_s))
+    assert written == begun
 
 
 @pytest.mark.parametrize("operation", ["write_bytes", "read_bytes"])

@@ -7,6 +7,7 @@ import gc
 import shutil
 import weakref
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -224,8 +225,19 @@ def test_blocks_share_a_function_only_where_they_do_the_same() -> None:
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match=r"needs a C\+\+ compiler.*runtime.compile=false"):
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler.*runtime.compile=false") as caught:
         compiled(torch.sin)
+    assert "Python.h" not in str(caught.value)
+
+
+def test_compiling_without_pythons_headers_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sysconfig.get_paths", lambda scheme: {"include": str(tmp_path)})
+    with pytest.raises(UserError, match=rf"no {tmp_path}/Python.h.*python3-dev"):
+        compiled(torch.sin)
+    (tmp_path / "Python.h").touch()
+    compiled(torch.sin)
 
 
 @pytest.mark.parametrize("family", ["dit", "custom"])

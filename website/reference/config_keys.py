@@ -102,7 +102,8 @@ def sweep_page() -> str:
             "`one_minus_beta1` and `one_minus_beta2` are searched as 1 minus the beta; "
             "`vlb_weight` is for `objective=ddpm` alone.\n",
             f"## The verdict\n\n{_section('verdict')}",
-            f"## The plan\n\n{sentence(inspect.getdoc(SECTIONS['plan']) or '')}\n\n{_section('plan')}",
+            f"## The plan\n\n{sentence(inspect.getdoc(SECTIONS['plan']) or '')}\n\n"
+            f"{_section('plan')}",
             f"## The transfer\n\n{_section('transfer')}",
             f"## A sweep of your own trainer\n\n{_own_trainer()}",
         ]

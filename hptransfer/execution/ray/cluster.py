@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 import time
@@ -18,7 +19,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import MachineError, UserError
 from hptransfer.execution.ray.session import answers
-from hptransfer.execution.resources import Kind, Resources, concurrent_packs, no_place, places
+from hptransfer.execution.resources import (
+    COMPILE_THREADS,
+    Kind,
+    Resources,
+    compile_threads,
+    concurrent_packs,
+    no_place,
+    places,
+)
 from hptransfer.execution.room import Offers
 from hptransfer.system.storage import open_storage, without_credentials
 
@@ -197,6 +206,16 @@ def require_shared(
                 )
     finally:
         storage.remove(name)
+
+
+def share_cores(request: Resources) -> None:
+    """Let torch compile in this worker with its share of the node's cores, unless a user set it.
+
+    To be called before torch is imported, and only in a worker.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = [node for node in ray.nodes() if node["NodeID"] == here]
+    os.environ.setdefault(COMPILE_THREADS, str(compile_threads(node, request)))
 
 
 def _asked(node_id: str, folder: str, name: str) -> ray.ObjectRef:

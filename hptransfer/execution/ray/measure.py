@@ -10,7 +10,7 @@ from ray.exceptions import RayError, RayTaskError
 from hptransfer.config import ExecutorConfig, RuntimeConfig
 from hptransfer.errors import MachineError
 from hptransfer.execution.pack_sizes import MeasureLimits, Measurement, PackCost, Trials
-from hptransfer.execution.ray.cluster import joined_cluster
+from hptransfer.execution.ray.cluster import joined_cluster, share_cores
 from hptransfer.execution.ray.session import ray_session
 from hptransfer.execution.resources import Resources, places, resources_of
 
@@ -46,7 +46,7 @@ def measure_packs(
             say(
                 f"measuring how long packs of trials take: {len(groups)} shapes on {shares} workers"
             )
-            tasks = [task.remote(part, runtime, share, limits) for part in parts]
+            tasks = [task.remote(part, runtime, request, share, limits) for part in parts]
             for count in range(1, shares + 1):
                 ray.wait(tasks, num_returns=count)
                 say(f"{count} of {shares} workers have finished measuring")
@@ -76,9 +76,14 @@ def _share(request: Resources, runtime: RuntimeConfig, workers: int) -> float:
 
 
 def measured(
-    groups: Sequence[Trials], runtime: RuntimeConfig, share: float, limits: MeasureLimits | None
+    groups: Sequence[Trials],
+    runtime: RuntimeConfig,
+    request: Resources,
+    share: float,
+    limits: MeasureLimits | None,
 ) -> tuple[list[PackCost | None], tuple[str, ...]]:
     """Measure in a worker, which alone imports torch."""
+    share_cores(request)
     from hptransfer.execution.measure import measured_costs
 
     return measured_costs(groups, runtime, share=share, limits=limits)

@@ -25,6 +25,7 @@ from ray.tune.search import Searcher
 from ray.util.placement_group import placement_group_table
 
 from hptransfer.errors import MachineError
+from hptransfer.execution.ray.cluster import share_cores
 from hptransfer.execution.room import Offers, Room, WaitingPacks
 from hptransfer.execution.work import PackError, PackOutcome, PackTask
 
@@ -119,6 +120,8 @@ class PackWorker(tune.Trainable):
         if not living.keys() >= set(nodes):
             _end_as_lost()
         hosts = [living[node] for node in nodes] * (task.request.nodes // len(nodes))
+        if task.run_pack is None:  # else it is a trainer of the user's own
+            share_cores(task.request)
         outcome = task.on_hosts(hosts).run()
         if isinstance(outcome.error, PackError) and _lost_a_node(nodes):
             _end_as_lost()

@@ -29,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 from hptransfer.config import CustomConfig, Layout
 from hptransfer.config.choices import Conditioning
 from hptransfer.errors import UserError, require
+from hptransfer.models.families.host_copies import host_copies, own_line
 from hptransfer.system.random_streams import torch_generator
 
 Found = TypeVar("Found")
@@ -117,10 +118,8 @@ def _named(error: BaseException) -> str:
 
 def _place(error: BaseException) -> str:
     """Return the deepest line of the user's own code that an error passed through, if any."""
-    foreign = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<")
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(foreign)]
-    return f" (line {own[-1].lineno} of {Path(own[-1].filename).name})" if own else ""
+    line = own_line(traceback.extract_tb(error.__traceback__))
+    return f" ({line})" if line else ""
 
 
 @contextmanager
@@ -315,6 +314,37 @@ def _require_own_device(empty: nn.Module, config: CustomConfig, example: Sequenc
             f"{_named(error)} on torch's meta device. Create tensors in forward with "
             "device=x.device, and keep constants as buffers."
         ) from error
+
+
+@cache
+def require_runs_on_gpu(config: CustomConfig, layout: Layout, *, captured: bool) -> None:
+    """Raise a `UserError` if a model that runs on a CPU would not run on a GPU; none is needed.
+
+    The model is built on the CPU and then moved, as for training, so that tensors which are neither
+    parameters nor buffers stay behind.
+
+    Args:
+        captured: whether steps are captured in a CUDA graph, which takes no copy from the host.
+    """
+    model = build_custom_model(config).to("meta")
+    example = [part.to("meta") for part in _example(config, layout)]
+    with host_copies() as copies:
+        try:
+            model(*example)
+        except Exception as error:
+            raise UserError(
+                f"A model must run on the device of its inputs, but that of {config.factory} "
+                f"raises {_named(error)} where its parameters and buffers were moved to another "
+                "device. Keep constant tensors as buffers (self.register_buffer)."
+            ) from error
+    where = f"{copies[0]}, called by {config.factory}," if copies and copies[0] else config.factory
+    require(
+        not (captured and copies),
+        "`runtime.graph` needs a model that copies no tensor from the host to the GPU while it "
+        f"runs, but {where} does. Register a table as a buffer (self.register_buffer) or make it "
+        "on the device (torch.arange(..., device=x.device)), or set runtime.graph=false, with "
+        "which the model runs as it is, but slower.",
+    )
 
 
 @cache

@@ -192,9 +192,11 @@ def _require_data(sweep: SweepConfig, composed: Composed, *, quiet: bool) -> Non
         return
     from hptransfer.training.batches import load_dataset, what_a_model_sees
     from hptransfer.training.device import torch_device
+    from hptransfer.training.packs.pack import require_device_fits
 
     if composed.executor.is_here:
         torch_device(composed.runtime)
+    require_device_fits(sweep.base, composed.runtime)
     load_dataset(sweep.base, composed.runtime, lambda line: say(line, quiet=quiet))
     line, warning = what_a_model_sees(sweep.base, composed.runtime)
     if line is not None:

@@ -27,6 +27,7 @@ from hptransfer.config import CheckpointConfig, TrialConfig
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import MachineError
 from hptransfer.system.storage import open_storage
+from hptransfer.training.checkpoint_pace import CheckpointPace
 from hptransfer.training.device import differences, hardware_model, software_versions
 from hptransfer.training.packs.state import MemberRecord, PackProgress, Report, TrainingState
 
@@ -43,10 +44,10 @@ class PackCheckpoint:
         whole: Sequence[TrialConfig],
         part: Sequence[TrialConfig],
     ) -> None:
-        self.storage, self.every_s = open_storage(checkpoints.folder), checkpoints.every_s
+        self.storage = open_storage(checkpoints.folder)
+        self.pace = CheckpointPace(checkpoints.every_s)
         self.name = f"{pack_id(whole)}/{pack_id(part)}.safetensors"
         self.notes: list[str] = []
-        self.saved_at = time.monotonic()
 
     def restore(self, state: TrainingState) -> PackProgress | None:
         """Restore a new state from the checkpoint, and return the pack's progress until then.
@@ -90,13 +91,16 @@ class PackCheckpoint:
         )
 
     def save(self, state: TrainingState, progress: PackProgress) -> None:
-        """Write the checkpoint at a report, unless the last one is younger than `every_s`.
+        """Write the checkpoint at a report, if one is due.
 
         Where the checkpoint cannot be written the pack continues: it only has more to repeat after
         a fault.
         """
-        if time.monotonic() - self.saved_at < self.every_s:
-            return
+        if self.pace.is_due:
+            with self.pace.writing():
+                self._write(state, progress)
+
+    def _write(self, state: TrainingState, progress: PackProgress) -> None:
         counters = {
             "origin": pack_origin(state),
             "members": state.members,
@@ -121,7 +125,6 @@ class PackCheckpoint:
                 f"A pack of trials could not write its checkpoint and goes on without one: {error}"
             )
             self.notes += [] if note in self.notes else [note]
-        self.saved_at = time.monotonic()
 
 
 def pack_origin(state: TrainingState) -> dict[str, Any]:

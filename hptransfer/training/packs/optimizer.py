@@ -183,10 +183,14 @@ class PackedAdamW(PackedOptimizer):
         gradient are left out; NaN where there are no others.
         """
         multiplier = torch.ones(len(self.pack))
-        eps = self.controls(steps - 1, multiplier)[2].to(self.pack.device).unsqueeze(1)
-        moved = self.moment2 > 0
-        small = moved & (self.moment2.sqrt() < SMALL_ROOT * eps * self.eps_factor)
-        return small.sum(1) / moved.sum(1)
+        eps = self.controls(steps - 1, multiplier)[2].to(self.pack.device)
+        shares = []
+        # One trial after another, since all at once would take more memory than a training step.
+        for squares, own in zip(self.moment2, eps, strict=True):
+            moved = squares > 0
+            small = moved & (squares.sqrt() < SMALL_ROOT * own * self.eps_factor)
+            shares.append(small.sum() / moved.sum())
+        return torch.stack(shares)
 
 
 class PackedLion(PackedOptimizer):

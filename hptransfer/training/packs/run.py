@@ -46,18 +46,20 @@ from hptransfer.training.schedule import gives_up, has_point
 def validation_loss(pack: Pack, validation: Split, *, flat: Tensor, draws: int) -> Tensor:
     """Return each trial's mean loss over the first `draws` evaluation batches: (T,), in float64.
 
-    `flat` (T, P) are the weights. With all of `budget.eval_draws` it is the deciding loss. A
-    compiled pack evaluates chunks of the training batch's size with gradients enabled as in
-    training, so that no other variant of the model is compiled.
+    `flat` (T, P) are the weights. With all of `budget.eval_draws` it is the deciding loss. On a GPU
+    and in a compiled pack chunks of the training batch's size are evaluated: so no more memory is
+    taken than in training, and no other shape is compiled. A compiled pack has gradients enabled as
+    in training, so that no other variant of the model is compiled.
     """
     config = pack.configs[0]
+    in_chunks = pack.compiled or pack.device.type != "cpu"
     total = torch.zeros(len(pack), dtype=torch.float64, device=pack.device)
     samples = 0
     with pack.arithmetic(), torch.set_grad_enabled(pack.compiled):
         flat = flat.detach().requires_grad_(pack.compiled)
         for batch in islice(evaluation_batches(config, validation), draws):
             samples += len(batch.u)
-            size = config.budget.batch_size if pack.compiled else len(batch.u)
+            size = config.budget.batch_size if in_chunks else len(batch.u)
             for first in range(0, len(batch.u), size):
                 total += _chunk_loss(pack, batch, flat, range(first, first + size))
     return total / samples

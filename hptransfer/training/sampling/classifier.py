@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hptransfer.config import DataConfig, Layout
 from hptransfer.errors import UserError
+from hptransfer.training.device import tf32
 
 FEATURES = 64  # features per image
 # Channels of the convolutions, by the image's side in pixels. The first convolution keeps the size,
@@ -99,5 +100,7 @@ def features_of(data: DataConfig, images: Tensor) -> Tensor:
     """Return the features (N, 64) of images (N, C, H, W) in [-1, 1], on the images' device."""
     model = load_classifier(data).to(images.device)
     # By default a GPU would multiply in TF32, and choose its algorithm by timing.
-    with torch.backends.cudnn.flags(allow_tf32=False, deterministic=True, benchmark=False):
+    unchanged: dict[str, Any] = {"allow_tf32": None, "fp32_precision": None}
+    flags = torch.backends.cudnn.flags(deterministic=True, benchmark=False, **unchanged)
+    with tf32(allowed=False), flags:
         return torch.cat([model.features(part) for part in images.split(IMAGES_AT_ONCE)])

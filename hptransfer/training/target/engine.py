@@ -87,10 +87,11 @@ class Engine:
         self.batches = InputQueue(self._batch, config.budget.steps, ahead=runtime.on_gpu)
 
     def _batch(self, step: int) -> Batch:
-        """Return this process's part of a step's batch, on the CPU."""
+        """Return this process's part of a step's batch, on the CPU; for a GPU in pinned memory."""
         size = self.micro * self.trainer.accumulate
         part = slice(self.group.rank * size, (self.group.rank + 1) * size)
-        return train_batch(self.config, self.dataset.train, step, part)
+        batch = train_batch(self.config, self.dataset.train, step, part)
+        return batch.pinned() if self.group.device.type == "cuda" else batch
 
     def train_step(self, step: int) -> StepReport:
         """Take step `step` (from 0); if loss or gradient is not finite, nothing changes."""

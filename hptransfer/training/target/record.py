@@ -25,6 +25,7 @@ from hptransfer.config import BudgetConfig
 from hptransfer.config.choices import Precision, Status
 from hptransfer.results.ledger_rows import finite_or_none
 from hptransfer.system.files import opening, write_text
+from hptransfer.training.device import tf32
 from hptransfer.training.schedule import gives_up, has_point
 
 TIMED_PRODUCTS = 5  # matrix products that are timed; their median counts
@@ -37,20 +38,16 @@ def matmul_peak(device: torch.device, precision: Precision) -> float:
     size = MATRIX_ROWS[device.type]
     dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
     left, right = (torch.full((size, size), 0.5, device=device, dtype=dtype) for _ in range(2))
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision is not Precision.fp32_ieee
     wait = torch.cuda.synchronize if device.type == "cuda" else torch.cpu.synchronize
     seconds = []
-    try:
+    with tf32(allowed=precision is not Precision.fp32_ieee):
         for _ in range(1 + TIMED_PRODUCTS):  # the first one loads kernels
             wait(device)
             began = time.perf_counter()
             torch.mm(left, right)
             wait(device)
             seconds.append(time.perf_counter() - began)
-        return 2.0 * size**3 / statistics.median(seconds[1:])
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+    return 2.0 * size**3 / statistics.median(seconds[1:])
 
 
 @dataclass(frozen=True)

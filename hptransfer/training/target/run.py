@@ -27,6 +27,7 @@ from hptransfer.results.ledger_rows import finite_or_none
 from hptransfer.results.provenance import provenance, utc_now
 from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
 from hptransfer.system.signals import requested_signal
+from hptransfer.training.checkpoint_pace import CheckpointPace
 from hptransfer.training.device import device_name, software_versions
 from hptransfer.training.flops import train_step_flops, trial_flops
 from hptransfer.training.sampling.generate import sample_grid
@@ -115,7 +116,7 @@ class TrainingRun:
         here = ProcessStart(self.progress.step, utc_now(), self.device, group.size)
         self.starts.append(here)
         self.began -= self.progress.seconds
-        self.saved_at = time.monotonic()
+        self.pace = CheckpointPace(trainer.checkpoint_s)
         self.since_log = self.since_start = (0, 0.0)  # steps and their seconds
         if group.is_first:
             self.log = RunLog(folder.log_file, self.progress.step)
@@ -206,9 +207,10 @@ class TrainingRun:
         if done is Status.diverged:
             return
         ends = self.group.any(number is not None)
-        old = time.monotonic() - self.saved_at >= self.trainer.checkpoint_s
-        if ends or done is not None or (at_log and self.group.any(self.group.is_first and old)):
-            self._save()
+        is_due = self.group.is_first and self.pace.is_due
+        if ends or done is not None or (at_log and self.group.any(is_due)):
+            with self.pace.writing():
+                self._save()
         if ends and done is None:
             if self.group.is_first:
                 self._describe("interrupted")
@@ -232,7 +234,6 @@ class TrainingRun:
                 )
         for _ in state:  # all processes must gather all tensors, even if writing failed
             pass
-        self.saved_at = time.monotonic()
 
     @property
     def seconds(self) -> float:

@@ -23,6 +23,7 @@ from hptransfer.results.folder import ResultsFolder, RunFolder
 from hptransfer.results.ledger_rows import read_ledger_rows
 from hptransfer.system.folder_lock import FolderLock
 from hptransfer.system.signals import raised_as_interrupted
+from hptransfer.training import checkpoint_pace
 from hptransfer.training.packs.run import run_pack, train_trial
 from hptransfer.training.target.checkpoints import RunCheckpoints
 from hptransfer.training.target.engine import Engine, StepReport
@@ -151,6 +152,26 @@ def cut_at(cut: int) -> Callable[[Engine, int], StepReport]:
         return take(engine, step)
 
     return train_step
+
+
+def test_slow_checkpoints_are_rare(train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step takes 10 s by this clock and a checkpoint 5 s, so the next is due after 100 s."""
+    now, saved, take, save = [0.0], [], Engine.train_step, RunCheckpoints.save
+
+    def step(engine: Engine, number: int) -> StepReport:
+        now[0] += 10
+        return take(engine, number)
+
+    def slow(self: RunCheckpoints, number: int, *rest: Any) -> None:
+        saved.append(number)
+        now[0] += 5
+        save(self, number, *rest)
+
+    monkeypatch.setattr(Engine, "train_step", step)
+    monkeypatch.setattr(RunCheckpoints, "save", slow)
+    monkeypatch.setattr(checkpoint_pace.time, "monotonic", lambda: now[0])
+    train("budget.steps=30", "train.log_every=1", "train.checkpoint_s=20")
+    assert saved == [2, 12, 22, 30]  # the last one as the run ends
 
 
 @pytest.mark.parametrize("cuts", [(1,), (7,), (3, 4, 31)])
