@@ -51,9 +51,9 @@ def list_command(arguments: argparse.Namespace) -> int:
 
 def check_command(arguments: argparse.Namespace) -> int:
     """`hptransfer check`."""
+    _require_no_sweep("check", arguments)
     from hptransfer.sweeping.public import checked, checked_depths, composed_check
 
-    _require_no_sweep("check", arguments)
     composed, sweep = composed_check(arguments.overrides, arguments.config_dir)
     if arguments.print_config:
         return print_config(arguments, composed, sweep.name)

@@ -254,6 +254,8 @@ from hptransfer.cli.main import main
 for command in sys.argv[1:]:
     code = main([command, "tiny"])
     heavy = {"torch", "ray", "hydra", "mup"} & set(sys.modules)
+    if command in ("status", "fit"):
+        heavy |= {"matplotlib", "scipy", "sklearn"} & set(sys.modules)
     if code or heavy:
         sys.exit(f"{command} ended with {code} and imported {heavy}")
 """

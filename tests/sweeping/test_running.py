@@ -13,6 +13,7 @@ from hptransfer.cli.main import main
 from hptransfer.config import CheckpointConfig
 from hptransfer.errors import Interrupted, MachineError
 from hptransfer.sweeping.run import driver
+from hptransfer.training.packs import checkpoint
 from hptransfer.training.packs.state import TrainingState
 from tests.support.sweeps import LEDGER, PACKS, known_costs, opened, outcomes, rows
 
@@ -116,14 +117,14 @@ def test_checkpoints_go_once_their_rows_are_on_disk(
     opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, bool]] = []
-    discard = driver.discard_pack
+    discard = checkpoint.discard_pack
 
     def recorded(checkpoints: CheckpointConfig, pack: Sequence) -> None:
         lines = LEDGER.read_bytes().count(b"\n")
         seen.append((lines, any(Path(checkpoints.folder).rglob("*.safetensors"))))
         discard(checkpoints, pack)
 
-    monkeypatch.setattr(driver, "discard_pack", recorded)
+    monkeypatch.setattr(checkpoint, "discard_pack", recorded)
     driver.sweep(opened("sweep.widths=[8]", "executor.checkpoint_s=0"))
     assert seen == [(4, True), (8, True), (12, True)]
     assert not any(Path("results/tiny/checkpoints").rglob("*.safetensors"))
@@ -135,7 +136,7 @@ def test_a_checkpoint_that_cannot_be_removed_is_told_and_ends_nothing(
     def fail(*_: object) -> None:
         raise MachineError("The storage is gone.")
 
-    monkeypatch.setattr(driver, "discard_pack", fail)
+    monkeypatch.setattr(checkpoint, "discard_pack", fail)
     assert driver.sweep(opened("sweep.widths=[8]")) == 12
     assert capsys.readouterr().err.count("could not be deleted: The storage is gone.") == 3
     assert len(events("note")) == 3
