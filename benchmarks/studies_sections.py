@@ -255,10 +255,23 @@ def _muon_cells(study: Study) -> list[str]:
     return [widths, words.judged(study.arm("mup")), words.predicted(study), words.measured(study)]
 
 
-def _adam_rate(found: Mapping[Edition, Study]) -> str:
-    """Say which rate AdamW has beside Muon."""
+def _muon_note(found: Mapping[Edition, Study]) -> str:
+    """Say which rate AdamW has beside Muon, and of which targets the best rate is not known."""
     rates = sorted({study.facts.tree["optimizer"]["adam_lr"] for study in found.values()})
-    return f"AdamW's base rate beside Muon: {words.listed([f'{rate:.3g}' for rate in rates])}."
+    told = f"AdamW's base rate beside Muon: {words.listed([f'{rate:.3g}' for rate in rates])}."
+    at_end = [f"`{edition.name}`" for edition, study in found.items() if _ends_at_best(study)]
+    if not at_end:
+        return told
+    return (
+        f"{told} At the target of {words.listed(at_end)} the lowest loss is that of the outermost "
+        "rate tried, so the best rate may lie beyond, and the cost be larger."
+    )
+
+
+def _ends_at_best(study: Study) -> bool:
+    """Whether the lowest loss at the target is that of the outermost rate tried."""
+    found = None if study.realised is None else study.realised["optimum"]["censored"]
+    return found in ("grid_low", "grid_high")
 
 
 def _scales_answer(found: Mapping[Edition, Study]) -> str:
@@ -538,7 +551,7 @@ ANSWERS: dict[str, Callable[[Mapping[Edition, Study]], str]] = {
 }
 NOTES: dict[str, Callable[[Mapping[Edition, Study]], str]] = {  # what else the records say
     "rates": _tuning,
-    "muon": _adam_rate,
+    "muon": _muon_note,
     "conditions": _warned,
     "axes": _axes_note,
     "steps": _with_tuning,

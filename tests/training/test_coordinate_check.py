@@ -210,7 +210,8 @@ def test_a_readout_that_starts_random_may_shrink_but_not_grow() -> None:
         ({-6.0: 0.3, -7.0: 0.1}, -7.0, "pass"),  # the rate was near the edge of stability
         ({-6.0: 0.3, -7.0: -0.4, -8.0: 0.3}, -8.0, "fail"),
         ({-6.0: None, -7.0: 0.1}, -7.0, "pass"),  # sizes that were not finite
-        ({-6.0: 0.6}, -6.0, "fail"),  # no rate mends that
+        ({-6.0: 0.65}, -6.0, "fail"),  # no rate mends that
+        ({-6.0: 0.55, -7.0: 0.1}, -7.0, "pass"),  # with an interval of 0.45 to 0.65
         ({-9.0: 0.3}, -9.0, "fail"),  # nor does a lower one tell more
         ({-7.5: 0.3, -8.5: 0.1}, -7.5, "fail"),  # the lower one learned too little to tell
     ],
@@ -224,7 +225,11 @@ def test_a_failure_that_may_be_the_rates_is_looked_at_below(
             "log2_lr": log2_lr,
             "verdict": "pass" if slope is not None and abs(slope) <= 0.2 else "fail",
             "causes": [],
-            "worst": {"slope": slope, "ok": slope is not None and abs(slope) <= 0.2},
+            "worst": {
+                "slope": slope,
+                "error": None if slope is None else 0.1,
+                "ok": slope is not None and abs(slope) <= 0.2,
+            },
             "loss_drop": 0.03 if log2_lr < -8 else 0.2,
         }
 
