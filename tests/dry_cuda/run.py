@@ -2,7 +2,7 @@
 
     python -m tests.dry_cuda.run             # about ten minutes: the nightly cases are compiled
 
-writes `results/benchmarks/dry_cuda.json`, a row for each case. Cases that are named after it are run
+writes a row for each case into `results/benchmarks/dry_cuda.json`. Cases that are named are run
 alone, and their rows replaced.
 """
 
