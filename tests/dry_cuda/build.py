@@ -14,6 +14,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent
 NEEDED = ("runtime.cpp", "driver.cpp", "libraries.cpp", "include/crt/host_defines.h", "build.py")
+LEAST_CUDA = 13  # whose signatures runtime.cpp has
 # Torch's libraries that import from CUDA's.
 IMPORTING = ("libc10_cuda.so", "libtorch_cuda.so", "libtorch_python.so", "libtorch_cuda_linalg.so")
 RUNTIME = re.compile(r"(__)?cuda[A-Z]\w*")
@@ -34,6 +35,14 @@ def headers() -> Path | None:
     return found[-1].parent if found else None
 
 
+def cuda_version(folder: Path) -> int:
+    """Return the major version of the CUDA whose runtime headers are in a folder."""
+    text = (folder / "cuda_runtime_api.h").read_text()
+    found = re.search(r"#define\s+CUDART_VERSION\s+(\d+)", text)
+    assert found is not None, "the headers say their version"
+    return int(found[1]) // 1000
+
+
 def why_not() -> str | None:
     """Say why there can be no dry run here; None where there can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
@@ -41,8 +50,11 @@ def why_not() -> str | None:
     missing = [name for name in ("g++", "nm") if shutil.which(name) is None]
     if missing:
         return f"the dry run needs {' and '.join(missing)}"
-    if not (site_packages() / "torch/lib/libtorch_cuda.so").is_file() or headers() is None:
+    found = headers()
+    if not (site_packages() / "torch/lib/libtorch_cuda.so").is_file() or found is None:
         return "the dry run needs a CUDA wheel of torch, and the installed torch is another one"
+    if (version := cuda_version(found)) < LEAST_CUDA:
+        return f"the dry run needs torch for CUDA {LEAST_CUDA}, and this one is for CUDA {version}"
     return None
 
 

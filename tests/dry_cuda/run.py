@@ -2,7 +2,8 @@
 
     python -m tests.dry_cuda.run             # about ten minutes: the nightly cases are compiled
 
-writes `results/benchmarks/dry_cuda.json`.
+writes a row for each case into `results/benchmarks/dry_cuda.json`. Cases that are named are run
+alone, and their rows replaced.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from tests.dry_cuda.build import built, why_not
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "results/benchmarks/dry_cuda.json"
-LONGEST = 1800.0  # seconds of a process
 
 
 def cache() -> Path:
@@ -42,8 +42,8 @@ def environment(libraries: Path) -> dict[str, str]:
     }
 
 
-def findings(names: Sequence[str], *, scratch: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Return what each case found, by its name; all run in one process, one after another.
+def rows_of(names: Sequence[str], *, scratch: Path | None = None) -> Iterator[dict[str, Any]]:
+    """Yield what each case found; all run in one process, one after another.
 
     Args:
         scratch: where compiled code is cached; None: where torch caches it.
@@ -52,33 +52,49 @@ def findings(names: Sequence[str], *, scratch: Path | None = None) -> dict[str, 
         RuntimeError: the process died, with the end of what it said.
     """
     own = {} if scratch is None else {"TORCHINDUCTOR_CACHE_DIR": str(scratch)}
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.dry_cuda.cases", *names],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**environment(built(cache())), **own},
-        timeout=LONGEST,
-        check=False,
-    )
-    found = {row["case"]: row for row in map(json.loads, done.stdout.splitlines())}
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise RuntimeError(
-            f"the dry run ended with {done.returncode} in {missing[0]!r}: {done.stderr[-2000:]}"
-        )
-    return found
+    command = [sys.executable, "-m", "tests.dry_cuda.cases", *names]
+    left = list(names)
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            cwd=ROOT,
+            env={**environment(built(cache())), **own},
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            row = json.loads(line)
+            left.remove(row["case"])
+            yield row
+        if process.wait() != 0 or left:
+            said.seek(0)
+            raise RuntimeError(f"the dry run died in {left[:1]}: {said.read()[-2000:]}")
+
+
+def findings(names: Sequence[str], *, scratch: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Return what `rows_of` yields, by the cases' names."""
+    return {row["case"]: row for row in rows_of(names, scratch=scratch)}
 
 
 def main() -> None:
-    """Run all cases and write the table."""
+    """Run all cases, or those that are named, and write their rows into the table."""
     from tests.dry_cuda.cases import NIGHTLY, PACKS, STEPS
 
     reason = why_not()
     if reason is not None:
         raise SystemExit(f"There can be no dry run here: {reason}.")
-    rows = [row for part in (STEPS, PACKS, NIGHTLY) for row in findings(list(part)).values()]
-    TABLE.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    order = [*STEPS, *PACKS, *NIGHTLY]
+    rows = {}
+    if TABLE.is_file():
+        rows = {row["case"]: row for row in json.loads(TABLE.read_text())}
+    for row in rows_of(sys.argv[1:] or order):
+        rows[row["case"]] = {k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()}
+        lines = [json.dumps(rows[name]) for name in order if name in rows]
+        TABLE.write_text("[\n" + ",\n".join(lines) + "\n]\n")
     print(TABLE)
 
 
