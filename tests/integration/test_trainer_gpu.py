@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_a_state_goes_on_with_the_same_losses() -> None:
     again = engine_of("mmdit", FAST)
     again.restore(state.__getitem__, CUT)
     assert steps_of(again, CUT) == steps_of(running, CUT)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_step_waits_for_the_device_once(accumulate: int) -> None:
+    """For its loss and its gradient's norm; batches are copied beside the step."""
+    engine = engine_of("mmdit", PLAIN, TrainerConfig(accumulate=accumulate))
+    steps_of(engine, 0, 2)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            engine.train_step(2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([each for each in caught if "synchronizing" in str(each.message)]) == 1
 
 
 @pytest.fixture
