@@ -232,7 +232,7 @@ class HuggingFace(PixelSource):
                 raise UserError(
                     f"{folder} must have the column {name}, but has "
                     f"{', '.join(table.column_names)}. Set data.image_column, data.label_column or "
-                    "data.caption_column."
+                    "data.caption_column, or data=features if it holds latents."
                 )
         if not isinstance(table.features[column], datasets.Image):
             raise UserError(

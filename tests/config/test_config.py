@@ -15,6 +15,7 @@ from hptransfer.config import (
     BudgetConfig,
     DDPMConfig,
     DiTConfig,
+    FeaturesConfig,
     MuonConfig,
     ParametrizationConfig,
     TrialConfig,
@@ -116,6 +117,13 @@ def test_trial_key_is_the_recorded_one() -> None:
         '"objective":{"name":"rectified_flow"},"optimizer":{"lr":0.00552427172802}}'
     )
     assert trial_key(config) == "43fe65ed5fb1"
+
+
+def test_shift_and_columns_of_latents_left_recorded_keys_as_they_were() -> None:
+    data = FeaturesConfig(scale=0.18215, sha256="75a683bb20926333")
+    assert trial_key(TrialConfig(data=data)) == "bdb0fba71267"
+    shifted = dataclasses.replace(data, shift=(0.1, 0.2, 0.3, 0.4))
+    assert trial_key(TrialConfig(data=shifted)) != "bdb0fba71267"
 
 
 def test_arms_are_one_trial_at_base_width_and_differ_elsewhere() -> None:

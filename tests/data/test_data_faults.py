@@ -211,7 +211,7 @@ def test_a_folder_must_be_named_exist_and_hold_something(tmp_path: Path) -> None
         assert "Set runtime.data_folder=/path/to/it." in refusal(None, f"data={choice}")
         found = refusal(tmp_path / "nowhere", f"data={choice}")
         assert f"but {tmp_path}/nowhere is none" in found
-    assert f"but {tmp_path} has none of them" in refusal(tmp_path, *PLAIN)
+    assert f"but {tmp_path} holds nothing. Set" in refusal(tmp_path, *PLAIN)
     assert "but there is no class folder" in refusal(tmp_path, *IMAGES)
     (tmp_path / "cat").mkdir()
     assert f"but {tmp_path}/cat holds none" in refusal(tmp_path, *IMAGES)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from hptransfer.config import FeaturesConfig
-from hptransfer.config.compose.compose import compose_file
+from hptransfer.config.compose.compose import compose_file, resolved_yaml
+from hptransfer.config.identity import trial_key
 from hptransfer.data import latent_statistics, load_data, open_folder
 from hptransfer.data.captions import encode_captions
 from hptransfer.data.describe import describe_folder
@@ -255,6 +256,15 @@ def test_shift_and_scale_may_be_of_each_channel(tmp_path: Path) -> None:
     shift = np.array([1, 2, 3, 4], np.float32)[:, None, None]
     scale = np.array([2, 1, 1, 0.5], np.float32)[:, None, None]
     same(open_folder(config, str(tmp_path)).images_at(ALL), (held["latents"] - shift) * scale)
+
+
+def test_factors_of_channels_are_written_and_read_again(tmp_path: Path) -> None:
+    words = ("data=features", "data.shift=[1,2,3,4.5]", "data.scale=0.5", "name=mine")
+    composed = compose_file(None, [*words])
+    (tmp_path / "run.yaml").write_text(resolved_yaml(composed, name="mine"))
+    again = compose_file(tmp_path / "run.yaml", []).trial
+    assert again == composed.trial and trial_key(again) == trial_key(composed.trial)
+    assert again.data.shift == (1.0, 2.0, 3.0, 4.5)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_statistics_are_those_of_all_values() -> None:

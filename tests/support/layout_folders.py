@@ -83,7 +83,7 @@ def write_edm2(
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, np.concatenate([held["latents"][i], held["std"][i]]))
         labels.append([name, int(held["labels"][i])])
-    text = json.dumps({"labels": labels if labelled else None})
+    text = json.dumps({"labels": labels[::-1] if labelled else None})
     (folder / inside / "dataset.json").write_text(text)
     (folder / "images").mkdir(exist_ok=True)
     return held

@@ -114,7 +114,7 @@ class ParquetFeatures(ColumnSource):
 
 
 def _find(folder: Path) -> bool:
-    return bool(files_below(folder, ".parquet"))
+    return any(folder.rglob("*.parquet"))
 
 
 LAYOUT = FolderLayout("Parquet", "*.parquet with a column of latents", _find, ParquetFeatures)

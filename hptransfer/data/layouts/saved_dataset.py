@@ -49,7 +49,8 @@ class SavedDatasetFeatures(ColumnSource):
 
 
 def _find(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    names = {path.name for path in folder.glob("*.json")}
+    return "dataset_dict.json" in names or {"state.json", "dataset_info.json"} <= names
 
 
 LAYOUT = FolderLayout(

@@ -53,7 +53,7 @@ class TokenFeatures(LatentSource):
 
     def __init__(self, config: FeaturesConfig, folder: Path) -> None:
         super().__init__(config, folder)
-        self._small = (folder / TOKENS).is_dir()
+        self._small = _is_small(folder)
         shape = self._open_small() if self._small else self._open_shards()
         self.shape, size = shape, math.isqrt(shape[0])
         if size * size != shape[0]:
@@ -70,8 +70,6 @@ class TokenFeatures(LatentSource):
 
     def _open_small(self) -> tuple[int, ...]:
         inside = files_below(self.folder / TOKENS, ".npy")
-        if not inside:
-            raise UserError(f"{self.folder / TOKENS} must hold npy files, but holds none.")
         labels = self.folder / TOKENS / LABELS
         self._labels = labels_of_json(labels, inside) if labels.is_file() else None
         self._labelled = self._labels is not None
@@ -183,8 +181,13 @@ def _statistics(path: Path | None, channels: int, size: int) -> tuple[Tensor, Te
     return parts[0], parts[1]
 
 
+def _is_small(folder: Path) -> bool:
+    """Return whether each sample has a file of its own."""
+    return any((folder / TOKENS).rglob("*.npy"))
+
+
 def _find(folder: Path) -> bool:
-    if (folder / TOKENS).is_dir():
+    if _is_small(folder):
         return True
     shards = sorted(folder.glob("*.safetensors"))
     shards = [path for path in shards if path.stem not in STATISTICS]

@@ -45,22 +45,15 @@ class WebDatasetFeatures(ColumnSource):
     def __init__(self, config: FeaturesConfig, folder: Path) -> None:
         self.folder, self._read = folder, OpenFiles().read
         self.files = sorted(path.name for path in folder.glob("*.tar"))
-        key, parts = next(_samples(folder / self.files[0]), ("", {}))
+        _, parts = next(_samples(folder / self.files[0]), ("", {}))
         columns = self._columns(folder / self.files[0], parts)
         places: dict[str, array[int]] = {part: array("q") for part in set(columns.values())}
         counts, progress = [], Progress(f"listing the tar files of {folder}", len(self.files))
         for number, name in enumerate(self.files):
             before = len(next(iter(places.values()), ()))
-            size = (folder / name).stat().st_size
-            for key, parts in _samples(folder / name):
+            for _, parts in _samples(folder / name):
                 for part, held in places.items():
-                    offset, length = parts.get(part, (-1, 0))
-                    if offset + length > size:
-                        raise UserError(
-                            f"{folder / name} is broken or cannot be read: {key}.{part} ends "
-                            f"behind the file's last byte. Copy or write it again."
-                        )
-                    held.extend((offset, length))
+                    held.extend(parts.get(part, (-1, 0)))
             counts.append((len(next(iter(places.values()), ())) - before) // 2)
             progress.at(number + 1)
         self._parts = columns
