@@ -68,7 +68,7 @@ class PlanInputs:
     workers: int | None  # packs that run at a time; None: as many as there are places
     measure: bool  # whether costs that no file tells may be measured, within `PLAN_LIMITS`
     say: Callable[[str], None]  # is told how far a measurement is
-    reckoning: PlanConfig = PlanConfig()  # how GPU-hours follow from FLOPs
+    reckoning: PlanConfig  # how GPU-hours follow from FLOPs
 
 
 def read_inputs(
@@ -617,7 +617,10 @@ def _search_over_target_by_size(
     of_arm = [shape for shape in shapes if arm_of(shape.trials[0]) in (label, "shared")]
     narrowest = min(shape.trials[0].model.width for shape in of_arm)
     sizes = [
-        (shape.trials[0].model.width, len(shape.trials) * _parameters_times_samples(shape.trials[0]))
+        (
+            shape.trials[0].model.width,
+            len(shape.trials) * _parameters_times_samples(shape.trials[0]),
+        )
         for shape in of_arm
     ]
     target = _parameters_times_samples(sweep.target)
