@@ -79,11 +79,10 @@ def _confirm(arguments: argparse.Namespace, composed: Composed, *, with_target: 
         UserError: there is no terminal to ask at, or the answer is no.
     """
     sweep = sweep_config(composed)
-    if arguments.yes or not composed.runtime.on_gpu or isinstance(sweep, ExternalSweep):
-        return
     assert composed.sweep is not None
     plan = composed.sweep.plan
-    if plan.confirm_gpu_hours is None:
+    is_asked = composed.runtime.on_gpu and not isinstance(sweep, ExternalSweep)
+    if arguments.yes or not is_asked or plan.confirm_gpu_hours is None:
         return
     from hptransfer.sweeping.plan.plan import gpu_hours_ahead, read_inputs
     from hptransfer.sweeping.run.job import check_question

@@ -209,8 +209,8 @@ class TrainerConfig:
         require_finite("train.guidance", self.guidance, least=0)
 
 
-# Peak dense TFLOP/s of one GPU by precision, without sparsity, as NVIDIA's data sheets give them for the
-# SXM boards (L40S: PCIe). With `fp32` matrix products run in TF32.
+# Peak dense TFLOP/s of one GPU by precision, without sparsity, as NVIDIA's data sheets give them
+# for the SXM boards (L40S: PCIe). With `fp32` matrix products run in TF32.
 GPU_PEAKS = {
     name: dict(zip((Precision.bf16, Precision.fp32, Precision.fp32_ieee), peaks, strict=True))
     for name, peaks in {

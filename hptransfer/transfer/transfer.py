@@ -64,7 +64,7 @@ def transfer(
     record = emit.transfer_record(asked, table, answer, trial)
     write_text(folder.target_file, emit.target_yaml(composed, asked.name, trial, record))
     write_text(folder.groups_file, emit.parameter_table_text(trial))
-    exported = write_exports(folder.exports, trial)
+    exported = write_exports(folder.exports, trial, searched=list(answer.point))
     record["files"] = [str(path) for path in (folder.target_file, folder.groups_file, *exported)]
     return with_realised(folder, record)
 

@@ -30,6 +30,10 @@ from tests.support.recorded_rows import PROVENANCE, append_rows, result
 
 SWEEPS = {path.stem: path for path in sorted(shipped_folder("sweeps").glob("*.yaml"))}
 FASHION = [name for name in SWEEPS if name.endswith("_fashion")]
+PAPER = (
+    *("dit_imagenet", "dit_imagenet_conditions", "pixart_sa1b", "mmdit_captioned"),
+    "uvit_imagenet",
+)
 FAMILIES = ("dit", "uvit", "pixart", "mmdit")
 
 
@@ -61,8 +65,48 @@ def test_every_header_says_on_what_and_for_how_long(name: str) -> None:
     if name in FASHION:
         assert re.search(r"H100: about \d+ minutes", header(name))
         assert re.search(rf"timeout -s TERM 480 hptransfer (run|sweep) {name} ", header(name))
+    elif name in PAPER:
+        assert re.search(r"GPU-hours by FLOPs .* for the \d+ trials", header(name))
+        assert "arXiv 2505.15270" in header(name)
     else:
-        assert re.search(r"CPU.* (minutes|hours?)\b", header(name))
+        assert re.search(r"CPU.* (minutes?|hours?)\b", header(name))
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_sweeps_have_smoke_editions_of_the_same_kind(name: str) -> None:
+    smoke = shipped(f"{name.removesuffix('_conditions')}_smoke")
+    sweep = shipped(name)
+    assert smoke.axes == sweep.axes and smoke.design.method == sweep.design.method
+    assert type(smoke.base.model) is type(sweep.base.model) and smoke.base.init is sweep.base.init
+    assert type(smoke.base.objective) is type(sweep.base.objective)
+    same = ("beta1", "beta2", "eps", "weight_decay", "clip_norm")
+    assert all(
+        getattr(smoke.base.optimizer, field) == getattr(sweep.base.optimizer, field)
+        for field in same
+    )
+
+
+def test_the_papers_sizes_are_those_of_its_sweeps() -> None:
+    """Widths, rates, lengths and targets as arXiv 2505.15270 has them."""
+    sweeps = {name: shipped(name) for name in PAPER}
+    dit, others = sweeps["dit_imagenet"], sweeps["dit_imagenet_conditions"]
+    assert dit.widths == (144, 288, 576)
+    assert dict(dit.search)["lr"].points == (-13, -12, -11, -10, -9)
+    assert (dit.base.budget.steps, dit.base.budget.batch_size) == (200_000, 256)
+    assert dit.base.budget.ema_decay == pytest.approx(0.9999, abs=1e-8)
+    assert dit.target is not None and dit.target.budget.ema_decay == pytest.approx(0.9999, abs=1e-8)
+    assert len(others.conditions) == 5
+    pixart = sweeps["pixart_sa1b"]
+    assert pixart.target is not None
+    of_target, of_proxy = pixart.target.budget, pixart.base.budget
+    epochs = [b.steps * b.batch_size / 11e6 for b in (of_proxy, of_target)]
+    assert epochs == pytest.approx([5, 30], rel=1e-4)
+    for budget in (of_proxy, of_target):
+        assert budget.warmup_fraction * budget.steps == pytest.approx(1000, rel=1e-3)
+        assert budget.ema_fraction * budget.steps == pytest.approx(10_000, rel=1e-3)
+    assert len(planned_trials(sweeps["mmdit_captioned"])) == 80
+    # Both files ask for the same trials where their questions meet.
+    assert len(set(wanted(dit)) & set(wanted(others))) == 5
 
 
 @pytest.mark.parametrize("name", FASHION)

@@ -203,7 +203,12 @@ def test_only_with_measure_packs_are_measured_and_it_is_said(
     assert {shape["packs"]["source"] for shape in again["shapes"]} == {"cached"}
 
 
-SHIPPED = sorted(path.stem for path in shipped_folder("sweeps").glob("*.yaml"))
+# Of models of many blocks: counting their FLOPs takes seconds.
+DEEP = ("dit_imagenet", "dit_imagenet_conditions", "mmdit_captioned", "uvit_imagenet")
+SHIPPED = [
+    pytest.param(name, marks=pytest.mark.slow if name in DEEP else ())
+    for name in sorted(path.stem for path in shipped_folder("sweeps").glob("*.yaml"))
+]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -212,6 +217,70 @@ def test_every_shipped_sweep_is_planned_without_data_or_device(name: str, capsys
     answer = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert answer["total"]["flops"]["to_run"] > 0 and answer["total"]["hours"] is None
     assert all(shape["parameters"] > 0 for shape in answer["shapes"])
+    header = (shipped_folder("sweeps") / f"{name}.yaml").read_text().replace(",", "")
+    if told := re.search(
+        r"GPU-hours .*: (\d+) for the (\d+) trials(?: (\d+) for one run)?", header
+    ):
+        hours, reckoned = told.groups(), answer["reckoned"]
+        assert rounded(reckoned["gpu_hours_to_run"]) == hours[0]
+        assert str(answer["total"]["trials"]["wanted"]) == hours[1]
+        assert rounded(reckoned["target_gpu_hours"]) == (hours[2] or "310")
+
+
+@pytest.mark.parametrize(
+    ("name", "by_size", "flops"),
+    [
+        ("pixart_sa1b", 5.35, 5.9),
+        pytest.param("mmdit_captioned", 12.2, 13.5, marks=pytest.mark.slow),
+        pytest.param("dit_imagenet", 13.7, 14.5, marks=pytest.mark.slow),
+    ],
+)
+def test_the_papers_searches_cost_what_their_files_say(
+    name: str, by_size: float, flops: float, capsys
+) -> None:
+    assert main(["plan", name, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["search_over_target_by_size"]["arm_percent"] == pytest.approx(by_size, abs=0.05)
+    assert answer["search_over_target"]["arm_over_target_percent"] == pytest.approx(flops, abs=0.05)
+    header = (shipped_folder("sweeps") / f"{name}.yaml").read_text()
+    assert f"{by_size:g} %" in header and f"{flops:g} %" in header
+
+
+def test_gpu_hours_are_reckoned_from_flops_and_an_assumed_speed(planned) -> None:
+    assert planned()["reckoned"] is None  # trials run on the CPU
+    words = ("runtime.device=cuda", "plan.gpu=a100", "plan.utilisation=0.5")
+    answer = planned(*words)
+    reckoned, flops = answer["reckoned"], answer["total"]["flops"]["to_run"]
+    assert reckoned["gpu_hours_to_run"] == pytest.approx(flops / (0.5 * 156e12) / 3600, rel=1e-4)
+    of_target = answer["target"]["flops"] / (0.5 * 156e12) / 3600
+    assert reckoned["target_gpu_hours"] == pytest.approx(of_target, rel=1e-4)
+    assert (reckoned["gpu"], reckoned["peak_tflops"]) == ("a100", 156.0)  # in TF32
+    assert planned(*words, "precision=bf16")["reckoned"]["peak_tflops"] == 312.0
+
+
+def test_the_search_is_set_beside_the_target_by_parameters_and_samples_too(planned) -> None:
+    answer = planned("sweep.target.budget.steps=24", "sweep.target.budget.batch_size=32")
+    parameters = {
+        shape["width"]: shape["parameters"]
+        for shape in answer["shapes"]
+        if shape["parametrization"] in ("mup", "shared")
+    }
+    one = answer["target"]["parameters"] * 24 * 32
+    arm = 100 * 12 * 12 * 8 * sum(parameters.values()) / one
+    found = answer["search_over_target_by_size"]
+    assert found["arm_percent"] == pytest.approx(arm, rel=1e-3)
+    narrowest = 100 * 12 * 12 * 8 * parameters[8] / one
+    assert found["narrowest_percent"] == pytest.approx(narrowest, rel=1e-3)
+
+
+def test_the_text_tabulates_the_ratios_and_says_what_is_assumed(tiny_sweep: Path, capsys) -> None:
+    assert main(["plan", str(tiny_sweep), "runtime.device=cuda"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "less than 0.1 GPU-hours on h100" in text and "and not measured" in text
+    for words in ("parameters x samples of one", "FLOPs of one", "FLOPs of the same search"):
+        assert re.search(rf"{words}.*? [\d.]+ % [\d.]+ %", text), words
+    assert main(["plan", str(tiny_sweep), "sweep.widths=[8]"]) == 0
+    assert "narrowest" not in capsys.readouterr().out  # which is the only one
 
 
 @pytest.mark.usefixtures("cached")
@@ -294,7 +363,7 @@ def test_nothing_is_written_and_the_text_ends_with_the_next_command(
     for words in ("train in 15 packs", "core-hours", "money", "of one target run", "measurements"):
         assert words in text
     shares = re.findall(r"([\d.]+) %", text)
-    assert len(shares) > 3 and all(rounded(float(share)) == share for share in shares)
+    assert len(shares) > 3 and all(rounded(float(share), 3) == share for share in shares)
     assert main(["plan", str(tiny_sweep), "--print-config"]) == 0
     assert "widths" in capsys.readouterr().out
 
@@ -324,6 +393,8 @@ def test_data_that_are_not_there_are_told_beside_the_plan(
         (["--workers", "0"], "--workers must be positive, but got 0"),
         (["sweep.widths=[8,20]", "model.head_dim=8"], "multiple of the head dimension"),
         (["sweep.target.model.width=16"], "at least as wide as the widest swept model"),
+        (["plan.gpu=voodoo"], "`plan.gpu` must be one of a100, h100, h200, b200, l40s"),
+        (["plan.utilisation=0"], "`plan.utilisation` must be above 0"),
         (["executor.price_per_hour=-1"], "`executor.price_per_hour` must not be negative"),
     ],
 )

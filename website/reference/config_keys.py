@@ -52,6 +52,10 @@ AXIS = (
     ("`search.HP`", "list of numbers", "the values themselves: `lr: [1e-3, 2e-3, 4e-3]`"),
     ("`search.HP.points`", "list of numbers", "points in log2, as a results folder records them"),
 )
+PLAN = """\
+Where trials run on a GPU, `plan` reckons GPU-hours from their FLOPs. They are assumed and not
+measured, and no trial depends on them.
+"""
 OWN = """\
 A sweep whose file has `train.function` or `train.command` is one of [your own
 trainer](../tutorials/your_own_training_loop.md). It starts from no `base`. It has these keys, those
@@ -102,8 +106,7 @@ def sweep_page() -> str:
             "`one_minus_beta1` and `one_minus_beta2` are searched as 1 minus the beta; "
             "`vlb_weight` is for `objective=ddpm` alone.\n",
             f"## The verdict\n\n{_section('verdict')}",
-            f"## The plan\n\n{sentence(inspect.getdoc(SECTIONS['plan']) or '')}\n\n"
-            f"{_section('plan')}",
+            f"## The plan\n\n{PLAN}\n{_section('plan')}",
             f"## The transfer\n\n{_section('transfer')}",
             f"## A sweep of your own trainer\n\n{_own_trainer()}",
         ]

@@ -68,7 +68,7 @@ class PlanInputs:
     workers: int | None  # packs that run at a time; None: as many as there are places
     measure: bool  # whether costs that no file tells may be measured, within `PLAN_LIMITS`
     say: Callable[[str], None]  # is told how far a measurement is
-    reckoning: PlanConfig = PlanConfig()  # how GPU-hours follow from FLOPs
+    reckoning: PlanConfig  # how GPU-hours follow from FLOPs
 
 
 def read_inputs(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import yaml
 
-from hptransfer.config import AdamWConfig, RectifiedFlowConfig, TrialConfig
-from hptransfer.config.choices import Precision, Prediction, Schedule, TimestepSampling
-from hptransfer.transfer.exports.factors import Parameter, resolved_adamw
+from hptransfer.config import RectifiedFlowConfig, TrialConfig
+from hptransfer.config.choices import Prediction, Schedule, TimestepSampling
+from hptransfer.transfer.exports.factors import Parameter
+from hptransfer.transfer.exports.settings import Setting, settings, without_clipping
 
 BLOCK = "transformer_blocks.{}"
 QKV = ("to_q", "to_k", "to_v")
@@ -114,43 +115,83 @@ def _renamed(
     ]
 
 
-def diffusers_arguments_text(config: TrialConfig, optimizer: AdamWConfig) -> str:
-    """Return the arguments of diffusers' training scripts that the target decides, one a line."""
-    budget, adamw = config.budget, resolved_adamw(config)
+def diffusers_arguments_text(config: TrialConfig, searched: Collection[str]) -> str:
+    """Return the arguments of diffusers' training scripts that the target decides.
+
+    Each stands on a line below where it comes from.
+    """
+    known = settings(config, searched)
+    clip, batch = known["clip_norm"], known["batch_size"]
+    first = {
+        "learning_rate": known["lr"],
+        "adam_beta1": known["beta1"],
+        "adam_beta2": known["beta2"],
+        "adam_epsilon": known["eps"],
+        "adam_weight_decay": known["weight_decay"],
+        "max_grad_norm": Setting(
+            without_clipping(clip.value), f"{clip.origin}; the scripts would clip at 1 without it"
+        ),
+    }
+    last = {
+        "max_train_steps": known["steps"],
+        "train_batch_size": Setting(
+            batch.value,
+            f"{batch.origin}. It is per process here: times processes and accumulation steps it "
+            f"must be {batch.value}",
+        ),
+        "seed": known["seed"],
+    }
     lines = [
         "# Arguments of diffusers' training scripts. The optimizer's groups are those of",
         "# diffusers_groups.py: give the script's optimizer `param_groups(transformer)` (in",
         "# train_dreambooth_sd3.py as `params_to_optimize`). With --learning_rate alone every",
         "# parameter has one rate. Leave --scale_lr off.",
-        f"--learning_rate={optimizer.lr!r}",
-        f"--adam_beta1={adamw['beta1']!r}",
-        f"--adam_beta2={adamw['beta2']!r}",
-        f"--adam_epsilon={optimizer.eps!r}",
-        f"--adam_weight_decay={adamw['weight_decay']!r}",
-        f"--max_grad_norm={'inf' if optimizer.clip_norm is None else repr(optimizer.clip_norm)}",
-        *_schedule_lines(config),
-        f"--max_train_steps={budget.steps}",
-        f"# per process: times processes and accumulation steps it must be {budget.batch_size}",
-        f"--train_batch_size={budget.batch_size}",
-        f"--seed={config.seed}",
+        *_argument_lines(first),
+        *_schedule_lines(config, known),
+        *_argument_lines(last),
         *_flow_lines(config),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _schedule_lines(config: TrialConfig) -> list[str]:
-    budget = config.budget
-    warmup = f"--lr_warmup_steps={round(budget.warmup_fraction * budget.steps)}"
-    if budget.schedule is Schedule.linear_decay:
+def _argument_lines(arguments: Mapping[str, Setting]) -> list[str]:
+    return [
+        line
+        for name, setting in arguments.items()
+        for line in (f"# {setting.origin}", f"--{name}={setting.value}")
+    ]
+
+
+# What goes wrong silently on several processes.
+STEPS_OF_PROCESSES = (
+    "# accelerate steps a prepared scheduler once for every process at each step of the optimizer",
+    "# (unless split_batches), so that a schedule of S steps ends after S / processes of them, and",
+    "# a warm-up of W after W / processes.",
+)
+
+
+def _schedule_lines(config: TrialConfig, known: Mapping[str, Setting]) -> list[str]:
+    steps, warmup = known["steps"].value, known["warmup_steps"]
+    if config.budget.schedule is Schedule.linear_decay:
         return [
             "# --lr_scheduler has no constant rate with a linear decay at the end. In place of the",
             "# script's `get_scheduler` use `multiplier` of diffusers_groups.py, as",
             "# torch.optim.lr_scheduler.LambdaLR(",
             "#     optimizer, lambda step: multiplier(step // accelerator.num_processes))",
-            "# since accelerate steps a prepared scheduler once for every process.",
+            *STEPS_OF_PROCESSES,
+            "# The division undoes that.",
         ]
-    name = "cosine" if budget.schedule is Schedule.cosine else "constant_with_warmup"
-    return [f"--lr_scheduler={name}", warmup]
+    name = "cosine" if config.budget.schedule is Schedule.cosine else "constant_with_warmup"
+    return [
+        *STEPS_OF_PROCESSES,
+        "# The scripts of diffusers multiply both numbers by the processes themselves, so they",
+        "# stand here for one. In a script of your own give get_scheduler",
+        f"#     num_warmup_steps={warmup.value} * accelerator.num_processes,",
+        f"#     num_training_steps={steps} * accelerator.num_processes",
+        *_argument_lines(
+            {"lr_scheduler": known["schedule"]._replace(value=name), "lr_warmup_steps": warmup}
+        ),
+    ]
 
 
 def _flow_lines(config: TrialConfig) -> list[str]:
@@ -183,19 +224,21 @@ def _flow_lines(config: TrialConfig) -> list[str]:
 
 def accelerate_text(config: TrialConfig) -> str:
     """Return accelerate's launch config; of the target it holds the precision alone."""
+    precision = settings(config)["precision"]
+    machine = "your machine's"
     values = {
-        "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "NO",
-        "machine_rank": 0,
-        "main_training_function": "main",
-        "mixed_precision": "bf16" if config.precision is Precision.bf16 else "no",
-        "num_machines": 1,
-        "num_processes": 1,
-        "use_cpu": False,
+        "compute_environment": Setting("LOCAL_MACHINE", machine),
+        "distributed_type": Setting("NO", f"{machine}: MULTI_GPU for several processes"),
+        "machine_rank": Setting(0, machine),
+        "main_training_function": Setting("main", "accelerate's own"),
+        "mixed_precision": precision._replace(value="bf16" if precision.value == "bf16" else "no"),
+        "num_machines": Setting(1, machine),
+        "num_processes": Setting(1, f"{machine}; a prepared scheduler steps once for each of them"),
+        "use_cpu": Setting(False, machine),
     }
-    return (
-        "# For `accelerate launch --config_file`. It has no field for rates or schedules, which\n"
-        "# are in diffusers_args.txt and diffusers_groups.py. For several processes change\n"
-        "# distributed_type (MULTI_GPU) and num_processes.\n"
-        + yaml.safe_dump(values, sort_keys=False)
-    )
+    lines = [
+        "# For `accelerate launch --config_file`. It has no field for rates or schedules, which",
+        "# are in diffusers_args.txt and diffusers_groups.py.",
+        *(f"{yaml.safe_dump({key: s.value}).strip()}  # {s.origin}" for key, s in values.items()),
+    ]
+    return "\n".join(lines) + "\n"

@@ -97,6 +97,15 @@ def patterns(parameters: Sequence[Parameter]) -> list[Parameter]:
     return merged
 
 
+def folded_groups(config: TrialConfig) -> dict[tuple[float, float, float], list[Parameter]]:
+    """Return the parameters, readouts folded, by their learning rate, weight decay and epsilon."""
+    groups: dict[tuple[float, float, float], list[Parameter]] = {}
+    for parameter in patterns([with_factor_in_weight(p) for p in resolved(config)]):
+        key = (parameter.lr, parameter.weight_decay, parameter.eps)
+        groups.setdefault(key, []).append(parameter)
+    return groups
+
+
 def factors_text(config: TrialConfig) -> str:
     """Return the target's values as JSON, a parameter a line.
 
