@@ -2,20 +2,21 @@
 
 Models are compiled region by region: one compiled function per kind of block, whatever the depth.
 Blocks of one kind share a function whose arguments are the blocks' parameters, so that it is
-compiled once for all depths and for all packs of a shape. Torch keeps compiled code on disk between
-processes. Compiling a whole training step instead takes minutes.
+compiled once for all depths and for all packs of a shape. A CPU compiles the training step of a
+model of few blocks as a whole. Torch keeps compiled code on disk between processes.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import os
 import platform
 import shutil
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hptransfer.config import RuntimeConfig, TrialConfig
+from hptransfer.config import CustomConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision
 from hptransfer.errors import MachineError, UserError
 from hptransfer.system.version import package_version
+from hptransfer.training.flops import trial_flops
 from hptransfer.training.objectives import BoundInputs, bound_terms, bound_terms_of_fixed_shape
 
 
@@ -94,21 +96,63 @@ def hardware_model(device: torch.device) -> str:
     """Return the hardware's model name: the GPU's, or that of the CPU as Linux tells it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    return _told_of_cpu("model name") or platform.machine()
+
+
+def _told_of_cpu(field: str) -> str:
+    """Return what Linux tells of the first core under this name; empty if nothing."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models and models[0] else platform.machine()
+    told = [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
+    return told[0] if told else ""
+
+
+@cache
+def onednn_multiplies() -> bool:
+    """Whether oneDNN, and not MKL, takes the products of float32 matrices on this CPU.
+
+    Torch has MKL take them, which uses AVX-512 on Intel's processors only. On AMD's oneDNN does,
+    and is up to twice as fast. Torch hands float32 products to oneDNN only where it may round
+    factors to bfloat16; without tiles for bfloat16 (AMX) it does not round, which is tried out
+    here. The answer depends on the machine alone, since other kernels have other last bits.
+    """
+    if _told_of_cpu("vendor_id") != "AuthenticAMD" or not torch.cpu._is_avx512_supported():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.rand(2, 2, 64, 64, generator=generator)
+    exact = left.double() @ right.double()
+    with _products_by_onednn():
+        error = (torch.bmm(left, right) - exact).abs().max() / exact.abs().max()
+    return float(error) < 1e-6  # 1e-3 with factors in bfloat16
+
+
+def products_library(device: torch.device) -> str:
+    """Return the library that takes products of float32 matrices; empty on a GPU."""
+    if device.type != "cpu":
+        return ""
+    return "oneDNN" if onednn_multiplies() else "torch's default"
+
+
+@contextmanager
+def _products_by_onednn() -> Iterator[None]:
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.matmul.fp32_precision = before
 
 
 @contextmanager
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Set a GPU's arithmetic for forward and backward in a `with` block; a CPU needs nothing.
+    """Set the device's arithmetic for forward and backward in a `with` block.
 
-    TF32 products are allowed as the precision says, and sums are taken in the same order in every
-    run.
+    On a GPU TF32 products are allowed as the precision says, and sums are taken in the same order
+    in every run. On a CPU float32 products are oneDNN's where `onednn_multiplies`.
     """
     if device.type == "cpu":
-        yield
+        with _products_by_onednn() if onednn_multiplies() else nullcontext():
+            yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
     allows_tf32 = precision is not Precision.fp32_ieee
@@ -153,6 +197,24 @@ COMPILERS = ("g++", "clang++", "gcc", "clang")  # commands, one of which torch.c
 _BY_KIND: dict[Hashable, Callable[..., Any]] = {}
 
 
+# FLOPs of a trial from which a CPU compiles it by default. Compiling a pack's step takes 30 to 60
+# seconds, once for each shape and size of packs, and saves 40 % of the time after; a core does 40
+# to 60 GFLOP/s without, so a trial of this many takes about 40 s, and a pack has several.
+COMPILED_FLOPS = 2e12
+
+
+def settled(runtime: RuntimeConfig, config: TrialConfig) -> RuntimeConfig:
+    """Return the runtime with `compile` decided for a trial, where it is null on a CPU.
+
+    It depends on the trial and on whether there is a C++ compiler, and not on the trial's pack, so
+    that a trial has the same bits alone.
+    """
+    if runtime.compile is not None or runtime.on_gpu:
+        return runtime
+    pays = not isinstance(config.model, CustomConfig) and trial_flops(config) >= COMPILED_FLOPS
+    return dataclasses.replace(runtime, compile=pays and has_compiler())
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that is compiled as a whole for every shape it is called with.
 
@@ -181,13 +243,33 @@ def refuse_uncompilable(name: str) -> Iterator[None]:
         ) from error
 
 
-def _require_compiler() -> None:
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which torch.compile needs."""
     named = [os.environ[name] for name in ("CXX", "CC") if name in os.environ]
-    if not any(shutil.which(name) for name in (*named, *COMPILERS)):
+    return any(shutil.which(name) for name in (*named, *COMPILERS))
+
+
+def _require_compiler() -> None:
+    if not has_compiler():
         raise UserError(
             f"`runtime.compile` needs a C++ compiler, but none of {', '.join(COMPILERS)} is on the "
             "PATH. Install one (on Debian: apt install g++), or set runtime.compile=false."
         )
+
+
+# Blocks up to which a CPU compiles a training step as a whole. A step of two blocks takes 30 to 60
+# seconds of a core to compile, a block by itself 14, whatever the depth.
+MOST_BLOCKS = 4
+
+
+def compiles_whole(model: nn.Module, device: torch.device) -> bool:
+    """Whether a training step of a model of our families is compiled as a whole, and not by block.
+
+    A CPU then takes 0.6 to 0.8 of the time, since what lies between matrix products is one loop
+    each, and Python calls one function a step instead of four a block.
+    """
+    lists = [child for child in model.modules() if isinstance(child, nn.ModuleList)]
+    return device.type == "cpu" and sum(map(len, lists)) <= MOST_BLOCKS
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Hashable
 from typing import Any
@@ -20,7 +21,16 @@ from hptransfer.errors import UserError
 from hptransfer.models.families.layers import Attention
 from hptransfer.models.parametrization.rules import build_model
 from hptransfer.training.batches import STEPS_AHEAD, InputQueue
-from hptransfer.training.device import COMPILERS, block_kind, compiled
+from hptransfer.training.device import (
+    COMPILED_FLOPS,
+    COMPILERS,
+    arithmetic,
+    block_kind,
+    compiled,
+    has_compiler,
+    settled,
+)
+from hptransfer.training.flops import train_step_flops
 from hptransfer.training.objectives import (
     BoundInputs,
     Noised,
@@ -32,7 +42,7 @@ from hptransfer.training.objectives import (
 from hptransfer.training.packs import pack as pack_module
 from hptransfer.training.packs.pack import Pack, row_layout
 from hptransfer.training.packs.run import (
-    RECAPTURE_FLOPS,
+    RECOMPILE_FLOPS,
     compaction_pays,
 )
 from hptransfer.training.packs.state import TrainingState, pack_losses, start_training
@@ -148,7 +158,7 @@ def test_a_costly_pack_is_compacted_only_where_that_pays() -> None:
     assert compaction_pays(plain, 1) and not compaction_pays(plain, 0)
     plain.pack.runtime = RuntimeConfig(compile=True)
     assert not compaction_pays(plain, 50)
-    assert compaction_pays(plain, int(RECAPTURE_FLOPS))
+    assert compaction_pays(plain, int(RECOMPILE_FLOPS))
     assert not compaction_pays(stepped(trials[:1], 1), 50)
 
 
@@ -254,3 +264,26 @@ def test_the_bound_of_fixed_shape_is_the_bound() -> None:
     torch.testing.assert_close(fixed[0], few[0], rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(fixed[1], few[1], rtol=1e-4, atol=1e-7)
     assert BoundInputs._fields == ("error", "low", "log_variance", "clean", "first")
+
+
+def test_a_cpu_compiles_long_trials_only_and_the_same_alone() -> None:
+    short, custom = base("dit"), base("custom")
+    steps = math.ceil(COMPILED_FLOPS / train_step_flops(short))
+    long = dataclasses.replace(short, budget=dataclasses.replace(short.budget, steps=steps))
+    patient = dataclasses.replace(custom, budget=dataclasses.replace(custom.budget, steps=10**9))
+    assert settled(RuntimeConfig(), long).compile is has_compiler()
+    assert settled(RuntimeConfig(), short).compile is False
+    assert settled(RuntimeConfig(), patient).compile is False  # may not be fit for it
+    for said in (RuntimeConfig(compile=False), RuntimeConfig(compile=True)):
+        assert settled(said, long) == said == settled(said, short)
+    assert settled(RuntimeConfig(device="cuda"), short).compile is None
+
+
+def test_products_are_float32s_whoever_takes_them() -> None:
+    left, right = torch.rand(2, 3, 40, 50, generator=torch.Generator().manual_seed(0))
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    with arithmetic(Precision.fp32, CPU):
+        product = left @ right.mT
+    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    exact = left.double() @ right.double().mT
+    torch.testing.assert_close(product.double(), exact, rtol=1e-6, atol=1e-6)

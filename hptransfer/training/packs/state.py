@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import grad_and_value
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Weights
@@ -156,8 +157,14 @@ class TrainingState:
         self.batches = PackBatches(pack.configs, self.dataset)
         self.warmup_fraction = torch.tensor([c.budget.warmup_fraction for c in pack.configs])
         self.inputs = InputQueue(self._make_inputs, self.budget.steps, ahead=runtime.on_gpu)
-        self._apply = compiled(self._finish) if runtime.compiled else self._finish
-        self._take = CapturedStep(self._advance, pack.device) if runtime.captured else self._advance
+        by_parts = runtime.compiled and not pack.compiles_step
+        self._apply = compiled(self._finish) if by_parts else self._finish
+        if pack.compiles_step:
+            self._take = compiled(self._advance_as_one)
+        elif runtime.captured:
+            self._take = CapturedStep(self._advance, pack.device)
+        else:
+            self._take = self._advance
 
     def _make_inputs(self, step: int) -> StepInputs:
         multiplier = lr_multiplier(self.budget, step, self.warmup_fraction)
@@ -180,6 +187,18 @@ class TrainingState:
         losses = pack_losses(self.pack, batch)
         (grad,) = torch.autograd.grad(losses.sum(), self.pack.flat)
         self._apply(grad, losses.detach(), controls)
+
+    @torch.no_grad()
+    def _advance_as_one(self, inputs: StepInputs) -> None:
+        """Take a step as `_advance` does, in a form that is compiled as a whole."""
+        batch, controls = inputs
+
+        def summed(flat: Tensor) -> tuple[Tensor, Tensor]:
+            losses = pack_losses(self.pack, batch, flat)
+            return losses.sum(), losses
+
+        grad, (_, losses) = grad_and_value(summed, has_aux=True)(self.pack.flat)
+        self._finish(grad, losses, controls)
 
     @torch.no_grad()
     def _finish(self, grad: Tensor, losses: Tensor, controls: Tensor) -> None:
@@ -296,13 +315,16 @@ class TrainingState:
         self.inputs.close()
 
 
-def pack_losses(pack: Pack, batch: Batch) -> Tensor:
-    """Return each trial's loss (T,) on the batches of the pack's seeds (S, B, ...)."""
+def pack_losses(pack: Pack, batch: Batch, flat: Tensor | None = None) -> Tensor:
+    """Return each trial's loss (T,) on the batches of the pack's seeds (S, B, ...).
+
+    `flat` (T, P) are weights to use instead of the pack's own.
+    """
     config = pack.configs[0]
     per_seed = noised(config.objective, batch.images, batch.noise, batch.u)
     at = Noised(*(pack.of_seeds(part) for part in per_seed))
     condition = tuple(pack.of_seeds(part) for part in batch.condition)
-    prediction = pack.predict(at.x, at.t, condition)
+    prediction = pack.predict(at.x, at.t, condition, flat=flat)
     return objective_loss(
         config.objective, prediction, at, pack.bound_terms, weight=pack.bound_weights
     )
