@@ -27,6 +27,7 @@ from torch.func import functional_call
 from hptransfer.config import CustomConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision
 from hptransfer.errors import MachineError, UserError
+from hptransfer.system.memory import give_back_freed_memory
 from hptransfer.system.version import package_version
 from hptransfer.training.flops import trial_flops
 from hptransfer.training.objectives import BoundInputs, bound_terms, bound_terms_of_fixed_shape
@@ -49,6 +50,8 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    else:
+        give_back_freed_memory()
 
 
 def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:

@@ -22,6 +22,7 @@ from torch.func import grad_and_value
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Weights
 from hptransfer.data import Dataset
+from hptransfer.system.memory import keep_freed_memory
 from hptransfer.training.batches import Batch, InputQueue, PackBatches, StepInputs
 from hptransfer.training.device import compiled
 from hptransfer.training.objectives import Noised, noised, objective_loss
@@ -127,6 +128,8 @@ def start_training(
     configs: Sequence[TrialConfig], dataset: Dataset, device: torch.device, runtime: RuntimeConfig
 ) -> TrainingState:
     """Return the state of a pack of trials of one shape signature before its first step."""
+    if device.type == "cpu":
+        keep_freed_memory()
     return TrainingState(Pack(configs, device, runtime), dataset)
 
 
