@@ -24,6 +24,7 @@ from hptransfer.training.batches import STEPS_AHEAD, InputQueue
 from hptransfer.training.device import (
     COMPILED_FLOPS,
     COMPILERS,
+    MOST_BLOCKS,
     arithmetic,
     block_kind,
     compiled,
@@ -59,7 +60,12 @@ from tests.support.packs import (
 )
 
 CPU = torch.device("cpu")
-COMPILED = ["dit", *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES[1:])]
+# Families and depths: a step of few blocks is compiled as a whole, of more by its blocks.
+COMPILED = [
+    ("dit", 1),
+    pytest.param("dit", MOST_BLOCKS + 1, marks=pytest.mark.slow),
+    *(pytest.param(family, 2, marks=pytest.mark.slow) for family in FAMILIES[1:]),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -187,10 +193,13 @@ def test_every_parameter_begins_at_a_multiple_of_the_alignment() -> None:
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
-@pytest.mark.parametrize("family", COMPILED)
-def test_a_compiled_pack_gives_the_same(family: str) -> None:
+@pytest.mark.parametrize(("family", "depth"), COMPILED)
+def test_a_compiled_pack_gives_the_same(family: str, depth: int) -> None:
     # 20 samples in chunks of 8: the last chunk is filled up.
     trials = varied(family, (*STABLE[:2], ABSURD), steps=12, weights=Weights.ema, eval_samples=20)
+    if family != "custom":
+        deep = dataclasses.replace(trials[0].model, depth=depth)
+        trials = [dataclasses.replace(trial, model=deep) for trial in trials]
     plain, fast = trained(trials), trained(trials, RuntimeConfig(compile=True))
     assert fast.losses[:2].tolist() == pytest.approx(plain.losses[:2].tolist(), rel=1e-5)
     assert fast.diverged_at.tolist() == plain.diverged_at.tolist()

@@ -8,9 +8,11 @@ dimensions from the end, so that it works with and without a trial axis.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Number of keys from which the fused attention kernel is used. On a CPU two plain matrix products
@@ -312,10 +314,34 @@ class Residual(nn.Module):
 
 def gelu(x: Tensor, approximate: str) -> Tensor:
     """Return GELU, by `tanh` or not at all (`none`) approximated (arXiv 1606.08415, Section 2)."""
-    if approximate == "tanh" and x.is_cpu and torch.compiler.is_compiling():
-        # (1 + tanh u)/2 is sigmoid(2u), and a compiled CPU takes thrice as long for a tanh.
-        return x * torch.sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x * x * x))
-    return F.gelu(x, approximate=approximate)
+    if approximate == "none" or not x.is_cpu or x.dtype is not torch.float32:
+        return F.gelu(x, approximate=approximate)
+    if torch.compiler.is_compiling():
+        return x * torch.sigmoid(x * (GELU_LINEAR + GELU_CUBIC * x * x))
+    return _GeluBySigmoid.apply(x)
+
+
+# sqrt(8/π)·(x + 0.044715·x³), since (1 + tanh(u))/2 is sigmoid(2u).
+GELU_LINEAR = math.sqrt(8 / math.pi)
+GELU_CUBIC = 0.044715 * GELU_LINEAR
+
+
+class _GeluBySigmoid(torch.autograd.Function):
+    """GELU approximated by tanh, in half of the time that a CPU takes for torch's own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        share = torch.mul(x, x).mul_(GELU_CUBIC).add_(GELU_LINEAR).mul_(x).sigmoid_()
+        ctx.save_for_backward(x, share)
+        return x * share
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # share + x·share·(1 - share)·slope, with the slope of what the sigmoid takes
+        x, share = ctx.saved_tensors
+        slope = torch.mul(x, x).mul_(3 * GELU_CUBIC).add_(GELU_LINEAR).mul_(x)
+        return slope.mul_(1 - share).add_(1).mul_(share).mul_(grads[0])
 
 
 class Mlp(nn.Module):
