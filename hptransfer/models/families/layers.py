@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # Number of keys from which the fused attention kernel is used. On a CPU two plain matrix products
@@ -195,7 +194,12 @@ def angles(positions: Tensor, dim: int) -> Tensor:
 
 
 def timestep_waves(t: Tensor, dim: int) -> Tensor:
-    """Return cosines, then sines of timesteps (...,): (..., dim), `dim` even."""
+    """Return cosines, then sines of timesteps (...,): (..., dim), `dim` even.
+
+    Trials of one seed share their timesteps, which are then computed once.
+    """
+    if t.ndim == 2 and len(t) > 1 and t.stride(0) == 0:
+        return timestep_waves(t[:1], dim).expand(len(t), -1, -1)
     angle = angles(t, dim)
     return torch.cat([angle.cos(), angle.sin()], dim=-1).float()
 
@@ -327,21 +331,29 @@ GELU_CUBIC = 0.044715 * GELU_LINEAR
 
 
 class _GeluBySigmoid(torch.autograd.Function):
-    """GELU approximated by tanh, in half of the time that a CPU takes for torch's own."""
+    """GELU approximated by tanh, in 0.6 of the time that a CPU takes for torch's own."""
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        share = torch.mul(x, x).mul_(GELU_CUBIC).add_(GELU_LINEAR).mul_(x).sigmoid_()
-        ctx.save_for_backward(x, share)
-        return x * share
+    def forward(x: Tensor) -> Tensor:
+        return _sigmoid_of_gelu(x).mul_(x)
 
     @staticmethod
-    @once_differentiable
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         # share + x·share·(1 - share)·slope, with the slope of what the sigmoid takes
-        x, share = ctx.saved_tensors
+        (x,) = ctx.saved_tensors
+        share = _sigmoid_of_gelu(x)
         slope = torch.mul(x, x).mul_(3 * GELU_CUBIC).add_(GELU_LINEAR).mul_(x)
         return slope.mul_(1 - share).add_(1).mul_(share).mul_(grads[0])
+
+
+def _sigmoid_of_gelu(x: Tensor) -> Tensor:
+    return torch.mul(x, x).mul_(GELU_CUBIC).add_(GELU_LINEAR).mul_(x).sigmoid_()
 
 
 class Mlp(nn.Module):
