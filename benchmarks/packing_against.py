@@ -121,10 +121,10 @@ def _of_width(
             rate = workers[way].rate(width, size, arguments.seconds)
             if turn:
                 rates[way, size].append(rate)
-    return _entries(width, arguments.sizes, rates, flops_of_step(width))
+    return entries(width, arguments.sizes, rates, flops_of_step(width))
 
 
-def _entries(
+def entries(
     width: int, sizes: Sequence[int], rates: dict[tuple[str, int], list[float]], flops: float
 ) -> list[dict[str, Any]]:
     """Return each way's rates, and those of its best size over the best size before."""

@@ -129,36 +129,49 @@ def onednn_multiplies() -> bool:
     return float(error) < 1e-6  # 1e-3 with factors in bfloat16
 
 
-def products_library(device: torch.device) -> str:
-    """Return the library that takes products of float32 matrices; empty on a GPU."""
+# Multiplications from which torch hands a batch of products to oneDNN, and the least sides that are
+# assumed of a trial's products: samples of a batch, width, and this.
+ONEDNN_LEAST, LEAST_SIDE = 2**12, 16
+
+
+def products_library(config: TrialConfig, device: torch.device) -> str:
+    """Return the library that takes a trial's products of float32 matrices; empty on a GPU.
+
+    Torch leaves small products to MKL and counts those of all trials of a pack together. So that a
+    trial has the same bits alone, oneDNN takes none where one trial's may be too small.
+    """
     if device.type != "cpu":
         return ""
-    return "oneDNN" if onednn_multiplies() else "torch's default"
+    multiplications = config.budget.batch_size * config.model.width * LEAST_SIDE
+    large = multiplications > ONEDNN_LEAST
+    return "oneDNN" if large and onednn_multiplies() else "torch's default"
 
 
 @contextmanager
 def _products_by_onednn() -> Iterator[None]:
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    settings: Any = torch.backends.mkldnn  # whose members are made at run time
+    before = settings.matmul.fp32_precision
+    settings.matmul.fp32_precision = "bf16"
     try:
         yield
     finally:
-        torch.backends.mkldnn.matmul.fp32_precision = before
+        settings.matmul.fp32_precision = before
 
 
 @contextmanager
-def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Set the device's arithmetic for forward and backward in a `with` block.
+def arithmetic(config: TrialConfig, device: torch.device) -> Iterator[None]:
+    """Set the device's arithmetic for a trial's forward and backward in a `with` block.
 
     On a GPU TF32 products are allowed as the precision says, and sums are taken in the same order
-    in every run. On a CPU float32 products are oneDNN's where `onednn_multiplies`.
+    in every run. On a CPU float32 products are those of `products_library`.
     """
     if device.type == "cpu":
-        with _products_by_onednn() if onednn_multiplies() else nullcontext():
+        by_onednn = products_library(config, device) == "oneDNN"
+        with _products_by_onednn() if by_onednn else nullcontext():
             yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
-    allows_tf32 = precision is not Precision.fp32_ieee
+    allows_tf32 = config.precision is not Precision.fp32_ieee
     settings: list[tuple[Any, str, Any]] = [
         (torch.backends.cuda.matmul, "allow_tf32", allows_tf32),
         (torch.backends.cudnn, "allow_tf32", allows_tf32),

@@ -15,6 +15,7 @@ from hptransfer.config import (
     DDPMConfig,
     ParametrizationConfig,
     RuntimeConfig,
+    TrialConfig,
 )
 from hptransfer.config.choices import EpsScaling, Precision, Weights
 from hptransfer.errors import UserError
@@ -288,11 +289,31 @@ def test_a_cpu_compiles_long_trials_only_and_the_same_alone() -> None:
     assert settled(RuntimeConfig(device="cuda"), short).compile is None
 
 
+def large(family: str, **budget: Any) -> TrialConfig:
+    """Return a trial whose products torch does not leave to MKL for being small."""
+    config = base(family, batch_size=16, **budget)
+    width = {} if family == "custom" else {"width": 32}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **width))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pack_of_large_products_equals_its_trials_alone_to_the_bit(family: str) -> None:
+    config = large(family)
+    trials = [
+        dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr=lr))
+        for lr in (2**-9, 2**-7, 2**-8)
+    ]
+    together = stepped(trials, 3)
+    for index, trial in enumerate(trials):
+        assert torch.equal(together.pack.flat[index], stepped([trial], 3).pack.flat[0])
+
+
 def test_products_are_float32s_whoever_takes_them() -> None:
     left, right = torch.rand(2, 3, 40, 50, generator=torch.Generator().manual_seed(0))
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    with arithmetic(Precision.fp32, CPU):
+    settings: Any = torch.backends.mkldnn
+    before = settings.matmul.fp32_precision
+    with arithmetic(large("dit"), CPU):
         product = left @ right.mT
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+    assert settings.matmul.fp32_precision == before
     exact = left.double() @ right.double().mT
     torch.testing.assert_close(product.double(), exact, rtol=1e-6, atol=1e-6)

@@ -99,7 +99,7 @@ class Pack:
     @property
     def mode(self) -> str:
         """How the pack computes, on which the last digits of its results depend."""
-        parts = [name] if (name := products_library(self.device)) else []
+        parts = [name] if (name := products_library(self.configs[0], self.device)) else []
         if self.compiles_step:
             parts.append("step compiled")
         else:
@@ -128,7 +128,7 @@ class Pack:
 
     def arithmetic(self) -> AbstractContextManager[None]:
         """Set a GPU to the trials' precision for forward and backward in a `with` block."""
-        return arithmetic(self.configs[0].precision, self.device)
+        return arithmetic(self.configs[0], self.device)
 
     def of_seeds(self, shared: Tensor) -> Tensor:
         """Return each member's part (T, ...) of a tensor by seed (S, ...); a view if S is 1."""

@@ -275,7 +275,7 @@ class Engine:
         self.batches.close()
 
     def _arithmetic(self) -> Any:
-        return arithmetic(self.config.precision, self.group.device)
+        return arithmetic(self.config, self.group.device)
 
 
 def micro_batch(config: TrialConfig, trainer: TrainerConfig, group: ProcessGroup) -> int:

@@ -102,7 +102,7 @@ class TrainingRun:
             **software_versions(),
             "device": self.device,
             "processor": torch.backends.cpu.get_cpu_capability(),
-            "products": products_library(group.device),
+            "products": products_library(config, group.device),
             "threads": runtime.threads,
             "compile": runtime.compile,
             "parallel": trainer.parallel.value,
