@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks import measure
-from hptransfer.config import TrialConfig
+from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Scaling
 from hptransfer.config.compose.compose import compose_file, shipped_folder, sweep_config
 from hptransfer.config.sweep import SweepConfig
@@ -36,8 +36,7 @@ from hptransfer.sweeping.design.trials import wanted
 from hptransfer.training.batches import train_batch
 from hptransfer.training.device import torch_device
 from hptransfer.training.objectives import noised, objective_loss
-from hptransfer.training.packs.pack import Pack
-from hptransfer.training.packs.state import TrainingState
+from hptransfer.training.packs.state import start_training
 
 PLAIN = 0  # stands for the trial without a trial axis among the pack sizes
 COLUMNS = ("width", "pack", "trial-steps/s", "min", "max", "over one at a time", "over plain")
@@ -94,7 +93,7 @@ def members(sweep: SweepConfig, width: int, count: int) -> list[TrialConfig]:
 
 def stepper(trials: Sequence[TrialConfig], dataset: Dataset, device: torch.device) -> Step:
     """Return what takes one step of a pack; past its budget the schedule starts again."""
-    state = TrainingState(Pack(trials, device), dataset)
+    state = start_training(trials, dataset, device, RuntimeConfig(device=str(device)))
     budget = trials[0].budget
     return lambda step: state.train_step(step % budget.steps)
 

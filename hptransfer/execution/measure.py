@@ -363,6 +363,10 @@ class PackStepper:
     ) -> None:
         self._device, self._budget = device, trials[0].budget.steps
         self._taken = 0
+        if not runtime.on_gpu and runtime.compile is None:
+            # A CPU compiles long trials. Compiling each size would take longer than the sizes
+            # save, and which size is best hardly depends on it.
+            runtime = dataclasses.replace(runtime, compile=False)
         before = _start_of_peak(device)
         started = time.perf_counter()
         dataset = load_dataset(trials[0], runtime)

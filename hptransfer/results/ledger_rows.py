@@ -99,7 +99,8 @@ def ledger_row(
             "seconds": _digits(result.seconds, 6),  # its share of its pack's time
             "device": result.device,  # cpu, or the GPU's name
         },
-        "provenance": dict(provenance),  # commit, versions and time
+        # commit, versions and time, and how the device computed
+        "provenance": {**provenance, **({"mode": result.mode} if result.mode else {})},
     }
 
 

@@ -34,6 +34,7 @@ class TrialResult:
     flops: float  # of the whole trial, forward and backward; NaN: not known
     seconds: float  # the pack's wall time over its members
     device: str
+    mode: str = ""  # how its device computed, on which the last digits depend; empty: not known
     curve: tuple[tuple[int, float], ...] = ()  # (step, mean training loss since the last point)
     held_out: tuple[tuple[int, float], ...] = ()  # (step, deciding loss of the weights then)
     stopped_at_step: int | None = None  # the step after which it was given up as hopeless

@@ -2,21 +2,22 @@
 
 Models are compiled region by region: one compiled function per kind of block, whatever the depth.
 Blocks of one kind share a function whose arguments are the blocks' parameters, so that it is
-compiled once for all depths and for all packs of a shape. Torch keeps compiled code on disk between
-processes. Compiling a whole training step instead takes minutes.
+compiled once for all depths and for all packs of a shape. A CPU compiles the training step of a
+model of few blocks as a whole. Torch keeps compiled code on disk between processes.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import gc
 import os
 import platform
 import shutil
 import sysconfig
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from torch.func import functional_call
 from hptransfer.config import CustomConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision
 from hptransfer.errors import MachineError, UserError
+from hptransfer.system.memory import give_back_freed_memory
 from hptransfer.system.version import package_version
+from hptransfer.training.flops import trial_flops
 from hptransfer.training.objectives import BoundInputs, bound_terms, bound_terms_of_fixed_shape
 
 # What errors say that a device's memory ran out where torch's allocator, which raises
@@ -60,6 +63,8 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    else:
+        give_back_freed_memory()
 
 
 def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:
@@ -116,23 +121,79 @@ def hardware_model(device: torch.device) -> str:
     """Return the hardware's model name: the GPU's, or that of the CPU as Linux tells it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    return _told_of_cpu("model name") or platform.machine()
+
+
+def _told_of_cpu(field: str) -> str:
+    """Return what Linux tells of the first core under this name; empty if nothing."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models and models[0] else platform.machine()
+    told = [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
+    return told[0] if told else ""
+
+
+@cache
+def onednn_multiplies() -> bool:
+    """Whether oneDNN, and not MKL, takes the products of float32 matrices on this CPU.
+
+    Torch has MKL take them, which uses AVX-512 on Intel's processors only. On AMD's oneDNN does,
+    and is up to twice as fast. Torch hands float32 products to oneDNN only where it may round
+    factors to bfloat16; without tiles for bfloat16 (AMX) it does not round, which is tried out
+    here. The answer depends on the machine alone, since other kernels have other last bits.
+    """
+    if _told_of_cpu("vendor_id") != "AuthenticAMD" or not torch.cpu._is_avx512_supported():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.rand(2, 2, 64, 64, generator=generator)
+    exact = left.double() @ right.double()
+    with _products_by_onednn():
+        error = (torch.bmm(left, right) - exact).abs().max() / exact.abs().max()
+    return float(error) < 1e-6  # 1e-3 with factors in bfloat16
+
+
+# Multiplications from which torch hands a batch of products to oneDNN, and the least sides that are
+# assumed of a trial's products: samples of a batch, width, and this.
+ONEDNN_LEAST, LEAST_SIDE = 2**12, 16
+
+
+def products_library(config: TrialConfig, device: torch.device) -> str:
+    """Return the library that takes a trial's products of float32 matrices; empty on a GPU.
+
+    Torch leaves small products to MKL and counts those of all trials of a pack together. So that a
+    trial has the same bits alone, oneDNN takes none where one trial's may be too small.
+    """
+    if device.type != "cpu":
+        return ""
+    multiplications = config.budget.batch_size * config.model.width * LEAST_SIDE
+    large = multiplications > ONEDNN_LEAST
+    return "oneDNN" if large and onednn_multiplies() else "torch's default"
+
+
+@contextmanager
+def _products_by_onednn() -> Iterator[None]:
+    settings: Any = torch.backends.mkldnn  # whose members are made at run time
+    before = settings.matmul.fp32_precision
+    settings.matmul.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.matmul.fp32_precision = before
 
 
 @contextmanager
 def arithmetic(config: TrialConfig, device: torch.device) -> Iterator[None]:
-    """Set a GPU's arithmetic for a trial's forward and backward in a `with` block.
+    """Set the device's arithmetic for a trial's forward and backward in a `with` block.
 
-    A CPU needs nothing. TF32 products are allowed as the precision says, and sums are taken in the
-    same order in every run. In the families an operation that cannot do so raises `RuntimeError`; a
-    custom model may hold such operations, which then only warn. Torch's fused attention kernels
-    keep the order only where operations raise, and cuDNN's attention is never used.
+    On a CPU float32 products are those of `products_library`. On a GPU TF32 products are allowed as
+    the precision says, and sums are taken in the same order in every run. In the families an
+    operation that cannot do so raises `RuntimeError`; a custom model may hold such operations,
+    which then only warn. Torch's fused attention kernels keep the order only where operations
+    raise, and cuDNN's attention is never used.
     """
     if device.type == "cpu":
-        yield
+        by_onednn = products_library(config, device) == "oneDNN"
+        with _products_by_onednn() if by_onednn else nullcontext():
+            yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
     settings: list[tuple[Any, str, Any]] = [
@@ -217,6 +278,24 @@ COMPILERS = ("g++", "clang++", "gcc", "clang")  # commands, one of which torch.c
 _BY_KIND: dict[Hashable, Callable[..., Any]] = {}
 
 
+# FLOPs of a trial from which a CPU compiles it by default. Compiling a pack's step takes 30 to 60
+# seconds, once for each shape and size of packs, and saves 40 % of the time after; a core does 40
+# to 60 GFLOP/s without, so a trial of this many takes about 40 s, and a pack has several.
+COMPILED_FLOPS = 2e12
+
+
+def settled(runtime: RuntimeConfig, config: TrialConfig) -> RuntimeConfig:
+    """Return the runtime with `compile` decided for a trial, where it is null on a CPU.
+
+    It depends on the trial and on whether there is a C++ compiler, and not on the trial's pack, so
+    that a trial has the same bits alone.
+    """
+    if runtime.compile is not None or runtime.on_gpu:
+        return runtime
+    pays = not isinstance(config.model, CustomConfig) and trial_flops(config) >= COMPILED_FLOPS
+    return dataclasses.replace(runtime, compile=pays and has_compiler())
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that is compiled as a whole for every shape it is called with.
 
@@ -252,8 +331,8 @@ def refuse_uncompilable(name: str) -> Iterator[None]:
         ) from error
 
 
-def require_compiler() -> None:
-    """Raise a `UserError` if something that torch.compile needs on the machine is missing.
+def _missing_for_compiling() -> list[str]:
+    """Return what torch.compile needs and the machine lacks, in words.
 
     Generated code, on a CPU by Inductor and on a GPU by Triton, is built into extension modules of
     Python.
@@ -266,11 +345,36 @@ def require_compiler() -> None:
     headers = Path(sysconfig.get_paths(scheme)["include"])
     if not (headers / "Python.h").is_file():
         missing.append(f"Python's headers (there is no {headers / 'Python.h'})")
-    if missing:
+    return missing
+
+
+def has_compiler() -> bool:
+    """Whether the machine has everything that torch.compile needs."""
+    return not _missing_for_compiling()
+
+
+def require_compiler() -> None:
+    """Raise a `UserError` if something that torch.compile needs on the machine is missing."""
+    if missing := _missing_for_compiling():
         raise UserError(
             f"`runtime.compile` needs {' and '.join(missing)}. Install what is missing (on Debian: "
             "apt install g++ python3-dev), or set runtime.compile=false."
         )
+
+
+# Blocks up to which a CPU compiles a training step as a whole. A step of two blocks takes 30 to 60
+# seconds of a core to compile, a block by itself 14, whatever the depth.
+MOST_BLOCKS = 4
+
+
+def compiles_whole(model: nn.Module, device: torch.device) -> bool:
+    """Whether a training step of a model of our families is compiled as a whole, and not by block.
+
+    A CPU then takes 0.6 to 0.8 of the time, since what lies between matrix products is one loop
+    each, and Python calls one function a step instead of four a block.
+    """
+    lists = [child for child in model.modules() if isinstance(child, nn.ModuleList)]
+    return device.type == "cpu" and sum(map(len, lists)) <= MOST_BLOCKS
 
 
 def compile_blocks(model: nn.Module) -> None:

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from benchmarks import external_overhead, families, latency, measure, overhead, packing, synthetic
+from benchmarks import (
+    external_overhead,
+    families,
+    latency,
+    measure,
+    overhead,
+    packing,
+    packing_against,
+    synthetic,
+)
 from benchmarks.overhead import PackTimes, Run
 from hptransfer.analysis import of_folder
 from hptransfer.results.ledger_rows import read_ledger
@@ -189,3 +198,17 @@ def test_families(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert slopes[0] < slopes[1]
     table = " ".join(capsys.readouterr().out.split())
     assert "| mmdit | mmdit_d24 | 2,028,328,000 | 2,028,328,000 |" in table
+
+
+def test_packing_against_compares_the_best_sizes() -> None:
+    rates = {
+        (way, size): [speed * size, 2 * speed * size]
+        for way, speed in ((packing_against.BEFORE, 10.0), ("eager", 15.0), ("compiled", 30.0))
+        for size in (1, 4)
+    }
+    core = {(packing_against.CORE, 1): [1e9, 2e9]}
+    found = packing_against.entries(24, [1, 4], {**rates, **core}, 1e6)
+    before, eager, compiled = found
+    assert [entry["best"] for entry in (before, eager, compiled)] == [4, 4, 4]
+    assert (eager["over_before"]["median"], compiled["over_before"]["median"]) == (1.5, 3.0)
+    assert compiled["of_core"]["median"] == pytest.approx(30.0 * 4 * 1e6 / 1e9)

@@ -30,6 +30,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "patches": (lambda: layers.PatchEmbed(2, 3, 8), uniform(TRIALS, 4, 3, 6, 6)),
     "readout": (lambda: layers.Readout(8, 5), uniform(TRIALS, 4, 6, 8)),
     "attention": (lambda: layers.Attention(8, 4), uniform(TRIALS, 4, 6, 8)),
+    "attention of few": (lambda: layers.Attention(8, 4), uniform(TRIALS, 4, 3, 8)),
+    "mlp": (lambda: layers.Mlp(8, 16), uniform(TRIALS, 4, 6, 8)),
     "fused attention": (lambda: layers.Attention(8, 4), uniform(TRIALS, 2, 70, 8)),
 }
 
@@ -97,3 +99,23 @@ def test_attention_is_softmax_attention(lead: tuple[int, ...], masked: bool, key
     scores = torch.einsum("...qd,...kd->...qk", 30 * q, k[..., seen, :]) / math.sqrt(4)
     expected = torch.einsum("...qk,...kd->...qd", scores.softmax(-1), v[..., seen, :])
     torch.testing.assert_close(layers.attention(30 * q, k, v, mask), expected)
+
+
+def test_few_tokens_attend_as_many_do() -> None:
+    qkv, ways = uniform(2, 4, layers.FEW_TOKENS, 24).requires_grad_(), []
+    heads = layers.split_heads(qkv, 3, 4)
+    for mixed in (layers.self_attention(qkv, 4), layers.join_heads(layers.attention(*heads))):
+        (grad,) = torch.autograd.grad(mixed.square().sum(), qkv, retain_graph=True)
+        ways.append((mixed, grad))
+    (few, few_grad), (many, many_grad) = ways
+    torch.testing.assert_close(few, many, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(few_grad, many_grad, rtol=1e-5, atol=1e-6)
+
+
+def test_gelu_is_torchs() -> None:
+    x = torch.linspace(-12, 12, 4001, requires_grad=True)
+    for approximate in ("tanh", "none"):
+        ours, theirs = layers.gelu(x, approximate), nn.functional.gelu(x, approximate=approximate)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        slopes = [torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for y in (ours, theirs)]
+        torch.testing.assert_close(*slopes, rtol=1e-5, atol=2e-6)

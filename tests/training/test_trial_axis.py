@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 import shutil
 import weakref
 from collections.abc import Hashable
@@ -17,13 +18,24 @@ from hptransfer.config import (
     DDPMConfig,
     ParametrizationConfig,
     RuntimeConfig,
+    TrialConfig,
 )
 from hptransfer.config.choices import EpsScaling, Precision, Weights
 from hptransfer.errors import UserError
 from hptransfer.models.families.layers import Attention
 from hptransfer.models.parametrization.rules import build_model
 from hptransfer.training.batches import STEPS_AHEAD, InputQueue, PackBatches, train_batch
-from hptransfer.training.device import COMPILERS, block_kind, compiled
+from hptransfer.training.device import (
+    COMPILED_FLOPS,
+    COMPILERS,
+    MOST_BLOCKS,
+    arithmetic,
+    block_kind,
+    compiled,
+    has_compiler,
+    settled,
+)
+from hptransfer.training.flops import train_step_flops
 from hptransfer.training.objectives import (
     BoundInputs,
     Noised,
@@ -35,7 +47,7 @@ from hptransfer.training.objectives import (
 from hptransfer.training.packs import pack as pack_module
 from hptransfer.training.packs.pack import Pack, row_layout
 from hptransfer.training.packs.run import (
-    RECAPTURE_FLOPS,
+    RECOMPILE_FLOPS,
     compaction_pays,
 )
 from hptransfer.training.packs.state import TrainingState, pack_losses, start_training
@@ -53,7 +65,12 @@ from tests.support.packs import (
 )
 
 CPU = torch.device("cpu")
-COMPILED = ["dit", *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES[1:])]
+# Families and depths: a step of few blocks is compiled as a whole, of more by its blocks.
+COMPILED = [
+    ("dit", 1),
+    pytest.param("dit", MOST_BLOCKS + 1, marks=pytest.mark.slow),
+    *(pytest.param(family, 2, marks=pytest.mark.slow) for family in FAMILIES[1:]),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +169,7 @@ def test_a_costly_pack_is_compacted_only_where_that_pays() -> None:
     assert compaction_pays(plain, 1) and not compaction_pays(plain, 0)
     plain.pack.runtime = RuntimeConfig(compile=True)
     assert not compaction_pays(plain, 50)
-    assert compaction_pays(plain, int(RECAPTURE_FLOPS))
+    assert compaction_pays(plain, int(RECOMPILE_FLOPS))
     assert not compaction_pays(stepped(trials[:1], 1), 50)
 
 
@@ -181,10 +198,13 @@ def test_every_parameter_begins_at_a_multiple_of_the_alignment() -> None:
 
 
 @pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler here")
-@pytest.mark.parametrize("family", COMPILED)
-def test_a_compiled_pack_gives_the_same(family: str) -> None:
+@pytest.mark.parametrize(("family", "depth"), COMPILED)
+def test_a_compiled_pack_gives_the_same(family: str, depth: int) -> None:
     # 20 samples in chunks of 8: the last chunk is filled up.
     trials = varied(family, (*STABLE[:2], ABSURD), steps=12, weights=Weights.ema, eval_samples=20)
+    if family != "custom":
+        deep = dataclasses.replace(trials[0].model, depth=depth)
+        trials = [dataclasses.replace(trial, model=deep) for trial in trials]
     plain, fast = trained(trials), trained(trials, RuntimeConfig(compile=True))
     assert fast.losses[:2].tolist() == pytest.approx(plain.losses[:2].tolist(), rel=1e-5)
     assert fast.diverged_at.tolist() == plain.diverged_at.tolist()
@@ -295,3 +315,46 @@ def test_the_bound_of_fixed_shape_is_the_bound() -> None:
     torch.testing.assert_close(fixed[0], few[0], rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(fixed[1], few[1], rtol=1e-4, atol=1e-7)
     assert BoundInputs._fields == ("error", "low", "log_variance", "clean", "first")
+
+
+def test_a_cpu_compiles_long_trials_only_and_the_same_alone() -> None:
+    short, custom = base("dit"), base("custom")
+    steps = math.ceil(COMPILED_FLOPS / train_step_flops(short))
+    long = dataclasses.replace(short, budget=dataclasses.replace(short.budget, steps=steps))
+    patient = dataclasses.replace(custom, budget=dataclasses.replace(custom.budget, steps=10**9))
+    assert settled(RuntimeConfig(), long).compile is has_compiler()
+    assert settled(RuntimeConfig(), short).compile is False
+    assert settled(RuntimeConfig(), patient).compile is False  # may not be fit for it
+    for said in (RuntimeConfig(compile=False), RuntimeConfig(compile=True)):
+        assert settled(said, long) == said == settled(said, short)
+    assert settled(RuntimeConfig(device="cuda"), short).compile is None
+
+
+def large(family: str, **budget: Any) -> TrialConfig:
+    """Return a trial whose products torch does not leave to MKL for being small."""
+    config = base(family, batch_size=16, **budget)
+    width = {} if family == "custom" else {"width": 32}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **width))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pack_of_large_products_equals_its_trials_alone_to_the_bit(family: str) -> None:
+    config = large(family)
+    trials = [
+        dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr=lr))
+        for lr in (2**-9, 2**-7, 2**-8)
+    ]
+    together = stepped(trials, 3)
+    for index, trial in enumerate(trials):
+        assert torch.equal(together.pack.flat[index], stepped([trial], 3).pack.flat[0])
+
+
+def test_products_are_float32s_whoever_takes_them() -> None:
+    left, right = torch.rand(2, 3, 40, 50, generator=torch.Generator().manual_seed(0))
+    settings: Any = torch.backends.mkldnn
+    before = settings.matmul.fp32_precision
+    with arithmetic(large("dit"), CPU):
+        product = left @ right.mT
+    assert settings.matmul.fp32_precision == before
+    exact = left.double() @ right.double().mT
+    torch.testing.assert_close(product.double(), exact, rtol=1e-6, atol=1e-6)

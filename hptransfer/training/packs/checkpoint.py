@@ -137,8 +137,7 @@ def pack_origin(state: TrainingState) -> dict[str, Any]:
         **software_versions(),
         "device": f"{hardware_model(device)}, {kernels}" if kernels else hardware_model(device),
         "threads": pack.runtime.threads,
-        "compile": [pack.runtime.compiled, pack.compiled],
-        "graph": pack.runtime.captured,
+        "mode": pack.mode,
         "held_out_curve": pack.runtime.held_out_curve,
     }
 

@@ -39,7 +39,10 @@ from hptransfer.training.device import (
     bound_terms_on,
     compile_blocks,
     compiled,
+    compiles_whole,
+    products_library,
     refuse_uncompilable,
+    settled,
 )
 
 ConditionTensors = tuple[Tensor, ...]  # labels, or a caption's tokens, mask and pooled features
@@ -62,7 +65,8 @@ class Pack:
         assert len(signatures) == 1, "trials of a pack must share their shape signature"
         self.configs = tuple(configs)
         self.device = device
-        self.runtime = RuntimeConfig(device=str(device)) if runtime is None else runtime
+        runtime = RuntimeConfig(device=str(device)) if runtime is None else runtime
+        self.runtime = settled(runtime, configs[0])
         require_device_fits(configs[0], self.runtime)
         self.template = build_template(configs[0]).to(device)
         self.template.requires_grad_(False)
@@ -80,7 +84,10 @@ class Pack:
         self.flat = torch.stack(rows).to(device).requires_grad_()
         self._of_members()
         custom = isinstance(configs[0].model, CustomConfig)
-        self.compiled = self.runtime.compiles(custom=custom)
+        compiles = self.runtime.compiles(custom=custom)
+        # Whether a step is compiled as a whole, and else whether the model is by itself.
+        self.compiles_step = compiles and not custom and compiles_whole(self.template, device)
+        self.compiled = compiles and not self.compiles_step
         # Bound to the template and not to this pack, whose rows a smaller pack must not keep alive.
         mapped = partial(_mapped, self.template)
         self.mapped = compiled(mapped) if self.compiled and custom else mapped
@@ -90,6 +97,16 @@ class Pack:
 
     def __len__(self) -> int:
         return len(self.configs)
+
+    @property
+    def mode(self) -> str:
+        """How the pack computes, on which the last digits of its results depend."""
+        parts = [name] if (name := products_library(self.configs[0], self.device)) else []
+        if self.compiles_step:
+            parts.append("step compiled")
+        else:
+            parts.append("model compiled" if self.compiled else "not compiled")
+        return ", ".join([*parts, "captured"] if self.runtime.captured else parts)
 
     def predict(
         self, x: Tensor, t: Tensor, condition: ConditionTensors, *, flat: Tensor | None = None
@@ -112,7 +129,7 @@ class Pack:
             return functional_call(self.template, stacked, (x, t, *condition)).float()
 
     def arithmetic(self) -> AbstractContextManager[None]:
-        """Set a GPU's arithmetic to the trials' for forward and backward in a `with` block."""
+        """Set the device's arithmetic to the trials' for forward and backward in a `with` block."""
         return arithmetic(self.configs[0], self.device)
 
     def of_seeds(self, shared: Tensor) -> Tensor:

@@ -86,9 +86,9 @@ def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor
 
 
 # FLOPs that removing diverged and stopped trials from a compiled or captured pack must save.
-# Compiling and capturing the step anew takes about 20 s, in which a pack of small models does
-# 40 TFLOP/s.
-RECAPTURE_FLOPS = 8e14
+# Compiling and capturing the step anew takes about 20 s on a GPU, in which a pack of small models
+# does 40 TFLOP/s, and 40 s on a CPU, in which it does 0.1 TFLOP/s.
+RECAPTURE_FLOPS, RECOMPILE_FLOPS = 8e14, 4e12
 
 
 class PackOutcome(NamedTuple):
@@ -218,7 +218,8 @@ def compaction_pays(state: TrainingState, steps_left: int) -> bool:
         return False
     if not runtime.compiled and not runtime.captured:
         return True
-    return dead * steps_left * train_step_flops(state.pack.configs[0]) > RECAPTURE_FLOPS
+    cost = RECAPTURE_FLOPS if runtime.on_gpu else RECOMPILE_FLOPS
+    return dead * steps_left * train_step_flops(state.pack.configs[0]) > cost
 
 
 def measure_pack_quality(outcome: PackOutcome, real: RealSamples) -> dict[int, Quality | None]:
@@ -378,6 +379,7 @@ def _trained_once(
     of_pack = {
         "seconds": seconds / len(configs),
         "device": device_name(device),
+        "mode": outcome.pack.mode,
         "pack_size": len(configs),
         "notes": () if checkpoint is None else tuple(checkpoint.notes),
     }

@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import grad_and_value
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Weights
 from hptransfer.data import Dataset
+from hptransfer.system.memory import keep_freed_memory
 from hptransfer.training.batches import Batch, InputQueue, PackBatches, StepInputs
 from hptransfer.training.device import compiled
 from hptransfer.training.objectives import Noised, noised, objective_loss
@@ -131,6 +133,8 @@ def start_training(
     configs: Sequence[TrialConfig], dataset: Dataset, device: torch.device, runtime: RuntimeConfig
 ) -> TrainingState:
     """Return the state of a pack of trials of one shape signature before its first step."""
+    if device.type == "cpu":
+        keep_freed_memory()
     return TrainingState(Pack(configs, device, runtime), dataset)
 
 
@@ -165,7 +169,10 @@ class TrainingState:
         make = partial(_step_inputs, PackBatches(pack.configs, self.dataset), self.optimizer)
         self.inputs = InputQueue(make, self.budget.steps, ahead=runtime.on_gpu)
         finish = TrainingState._finish
-        self._apply = compiled(finish) if runtime.compiled else finish
+        by_parts = runtime.compiled and not pack.compiles_step
+        self._apply = compiled(finish) if by_parts else finish
+        as_one = TrainingState._advance_as_one
+        self._take = compiled(as_one) if pack.compiles_step else TrainingState._advance
         self.captured = CapturedStep(pack.device) if runtime.captured else None
 
     def train_step(self, step: int) -> None:
@@ -173,7 +180,7 @@ class TrainingState:
         inputs = self.inputs(step)
         with self.pack.arithmetic():
             if self.captured is None:
-                self._advance(inputs)
+                self._take(self, inputs)
             else:
                 self.captured(self._advance, inputs)
 
@@ -186,6 +193,18 @@ class TrainingState:
         losses = pack_losses(self.pack, batch)
         (grad,) = torch.autograd.grad(losses.sum(), self.pack.flat)
         self._apply(self, grad, losses.detach(), controls)
+
+    @torch.no_grad()
+    def _advance_as_one(self, inputs: StepInputs) -> None:
+        """Take a step as `_advance` does, in a form that is compiled as a whole."""
+        batch, controls = inputs
+
+        def summed(flat: Tensor) -> tuple[Tensor, Tensor]:
+            losses = pack_losses(self.pack, batch, flat)
+            return losses.sum(), losses
+
+        grad, (_, losses) = grad_and_value(summed, has_aux=True)(self.pack.flat)
+        self._finish(grad, losses, controls)
 
     @torch.no_grad()
     def _finish(self, grad: Tensor, losses: Tensor, controls: Tensor) -> None:
@@ -310,13 +329,16 @@ def _step_inputs(batches: PackBatches, optimizer: PackedOptimizer, step: int) ->
     return StepInputs(batches.at(step), torch.cat([controls, torch.full_like(controls[:1], step)]))
 
 
-def pack_losses(pack: Pack, batch: Batch) -> Tensor:
-    """Return each trial's loss (T,) on the batches of the pack's seeds (S, B, ...)."""
+def pack_losses(pack: Pack, batch: Batch, flat: Tensor | None = None) -> Tensor:
+    """Return each trial's loss (T,) on the batches of the pack's seeds (S, B, ...).
+
+    `flat` (T, P) are weights to use instead of the pack's own.
+    """
     config = pack.configs[0]
     per_seed = noised(config.objective, batch.images, batch.noise, batch.u)
     at = Noised(*(pack.of_seeds(part) for part in per_seed))
     condition = tuple(pack.of_seeds(part) for part in batch.condition)
-    prediction = pack.predict(at.x, at.t, condition)
+    prediction = pack.predict(at.x, at.t, condition, flat=flat)
     return objective_loss(
         config.objective, prediction, at, pack.bound_terms, weight=pack.bound_weights
     )

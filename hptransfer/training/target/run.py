@@ -28,7 +28,7 @@ from hptransfer.results.provenance import provenance, utc_now
 from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
 from hptransfer.system.signals import requested_signal
 from hptransfer.training.checkpoint_pace import CheckpointPace
-from hptransfer.training.device import device_name, software_versions
+from hptransfer.training.device import device_name, products_library, software_versions
 from hptransfer.training.flops import train_step_flops, trial_flops
 from hptransfer.training.sampling.generate import sample_grid
 from hptransfer.training.sampling.quality import (
@@ -103,6 +103,7 @@ class TrainingRun:
             **software_versions(),
             "device": self.device,
             "processor": torch.backends.cpu.get_cpu_capability(),
+            "products": products_library(config, group.device),
             "threads": runtime.threads,
             "compile": runtime.compile,
             "parallel": trainer.parallel.value,
