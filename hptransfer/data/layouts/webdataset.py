@@ -29,7 +29,7 @@ import numpy as np
 
 from hptransfer.config import FeaturesConfig
 from hptransfer.data.arrays import OpenFiles, npy_array, npz_arrays
-from hptransfer.data.layouts.columns import ColumnSource
+from hptransfer.data.layouts.columns import ColumnSource, columns_of
 from hptransfer.data.layouts.folder_layout import FolderLayout
 from hptransfer.data.reading import Progress, reading
 from hptransfer.data.shards import Shards
@@ -47,14 +47,17 @@ class WebDatasetFeatures(ColumnSource):
         self.files = sorted(path.name for path in folder.glob("*.tar"))
         _, parts = next(_samples(folder / self.files[0]), ("", {}))
         columns = self._columns(folder / self.files[0], parts)
+        used = columns_of(config, list(columns), folder / self.files[0]).values()
+        told = [f"{column}_{of}" for column in used for of in ("shape", "dtype")]
+        columns = {name: part for name, part in columns.items() if name in (*used, *told)}
         places: dict[str, array[int]] = {part: array("q") for part in set(columns.values())}
         counts, progress = [], Progress(f"listing the tar files of {folder}", len(self.files))
         for number, name in enumerate(self.files):
-            before = len(next(iter(places.values()), ()))
+            before = len(next(iter(places.values())))
             for _, parts in _samples(folder / name):
                 for part, held in places.items():
                     held.extend(parts.get(part, (-1, 0)))
-            counts.append((len(next(iter(places.values()), ())) - before) // 2)
+            counts.append((len(next(iter(places.values()))) - before) // 2)
             progress.at(number + 1)
         self._parts = columns
         self._places = {part: np.array(held).reshape(-1, 2) for part, held in places.items()}
