@@ -106,7 +106,7 @@ def test_the_papers_sizes_are_those_of_its_sweeps() -> None:
         assert budget.ema_fraction * budget.steps == pytest.approx(10_000, rel=1e-3)
     assert len(planned_trials(sweeps["mmdit_captioned"])) == 80
     # Both files ask for the same trials where their questions meet.
-    assert len(set(wanted(dit)) & set(wanted(others))) == 5
+    assert len(set(wanted(dit)) & set(wanted(others))) == 10
 
 
 @pytest.mark.parametrize("name", FASHION)

@@ -56,11 +56,11 @@ def test_a_smoke_edition_runs_to_its_report(
 def test_lengths_and_batch_sizes_alone_are_compared_as_the_paper_does(
     latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in dit_imagenet_conditions: one width, and conditions that vary."""
+    """As in dit_imagenet_conditions: µP alone, and conditions that vary one at a time."""
     monkeypatch.chdir(tmp_path)
-    words = ["sweep.widths=[32]", "sweep.parametrizations=[mup]", "name=conditions"]
+    words = ["sweep.gate=false", "sweep.parametrizations=[mup]", "name=conditions"]
     vary = ["sweep.vary.steps=[3,5]", "sweep.vary.batch_size=[4,8]"]
     folder = f"runtime.data_folder={latents / 'fast_dit'}"
     assert main(["run", "dit_imagenet_smoke", folder, *words, *vary, "--quiet"]) == 0
     (arm,) = json.loads(Path("results/conditions/estimates.json").read_text())["conditions"]
-    assert set(arm["octaves_per_doubling"]) == {"steps", "batch_size"}
+    assert set(arm["octaves_per_doubling"]) >= {"steps", "batch_size"}

@@ -209,7 +209,11 @@ def _ratios(cost: Mapping[str, float] | None, by_size: Mapping[str, float] | Non
     shown = 1 if narrowest == arm else 2  # of one width both are the same
     cells = [[words, *(f"{rounded(v, 3)} %" for v in values[:shown])] for words, *values in rows]
     columns = ("divided by the", "all widths" if shown == 2 else "cost", "the narrowest alone")
-    return [text_table("cost of the search in the target's arm", columns[: 1 + shown], cells)]
+    return [
+        text_table(
+            "cost of the search, in the target's parametrization", columns[: 1 + shown], cells
+        )
+    ]
 
 
 PARAMETERS = "parameters x samples"
