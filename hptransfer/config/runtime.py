@@ -24,7 +24,7 @@ class RuntimeConfig:
     device: str = "cpu"  # cpu, cuda or cuda:N
     threads: int = 1  # CPU threads per pack
     pack_size: int | None = None  # trials trained together along the trial axis; null: measured
-    compile: bool | None = None  # compile models or steps; null: on a GPU, and long trials
+    compile: bool | None = None  # compile models or steps; null: on a GPU, and long trials on a CPU
     graph: bool | None = None  # capture the step in a CUDA graph; null: on a GPU only
     data_folder: str | None = None  # where file-based data sets lie
     held_out_curve: bool = False  # measure the deciding loss at every report, not only at the end

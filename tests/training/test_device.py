@@ -69,7 +69,7 @@ def test_both_settings_of_tf32_agree_in_training_and_are_put_back(
 ) -> None:
     MODULES[module]()
     before, allowed = settings(), precision is Precision.fp32
-    with arithmetic(precision, CUDA):
+    with arithmetic(base(precision=precision), CUDA):
         assert settings() == [*["tf32" if allowed else "ieee"] * 3, allowed, allowed]
     assert settings() == before
 
@@ -77,7 +77,7 @@ def test_both_settings_of_tf32_agree_in_training_and_are_put_back(
 def test_a_module_that_sets_them_in_its_forward_ends_no_training() -> None:
     before = settings()
     for setting in MODULES.values():
-        with arithmetic(Precision.bf16, CUDA):
+        with arithmetic(base(precision=Precision.bf16), CUDA):
             setting()
         assert settings() == before
 

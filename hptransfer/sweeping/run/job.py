@@ -217,7 +217,7 @@ def check(job: Job) -> list[dict[str, Any]]:
     known = {
         c["parametrization"]: c
         for c in kept
-        if asked.items() <= c.items() and c["seeds"][0] == job.sweep.base.seed
+        if asked.items() <= c.items() and c.get("seeds", [0])[0] == job.sweep.base.seed
     }
     missing = [arm for arm in arms if arm not in known]
     if missing:
