@@ -169,4 +169,4 @@ def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
     return order.astype(np.min_scalar_type(samples))
 
 
-_latest_order = lru_cache(maxsize=2)(epoch_order)  # for one seed: a batch may meet the next epoch
+_latest_order = lru_cache(maxsize=4)(epoch_order)  # for one seed: of steps made in advance

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.dry_cuda.build import why_not
-from tests.dry_cuda.cases import NIGHTLY, PACKS, STEPS
+from tests.dry_cuda.cases import MODELS, NIGHTLY, PACKS, STEPS
 from tests.dry_cuda.run import findings
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no dry run here: {why_not()}")
@@ -79,4 +79,6 @@ def test_the_compiled_path(name: str, tmp_path: Path) -> None:
         assert broken(row, SOUND) == []
         assert max(row["reserved_mb"]) < 1.1 * row["reserved_mb"][0]
     else:
-        assert broken(row, {**SOUND, **CAPTURED, "graphs": 1, "recompiled": 0}) == []
+        assert broken(row, {**SOUND, **CAPTURED, "graphs": 1}) == []
+        # A custom model is compiled as a whole, and again for the expanded inputs of evaluation.
+        assert row["recompiled"] <= (name.split()[1] in MODELS)
