@@ -70,6 +70,7 @@ def ledger_row(
     """
     config = result.config
     quality = {} if result.quality is None else result.quality._asdict()
+    mode = {"mode": result.mode} if result.mode else {}
     return {
         "trial_key": trial_key(config),  # the trial: 12 hex digits of its config's sha256
         "status": result.status.value,  # completed, diverged or stopped
@@ -99,8 +100,7 @@ def ledger_row(
             "seconds": _digits(result.seconds, 6),  # its share of its pack's time
             "device": result.device,  # cpu, or the GPU's name
         },
-        # commit, versions and time, and how the device computed
-        "provenance": {**provenance, **({"mode": result.mode} if result.mode else {})},
+        "provenance": {**provenance, **mode},  # commit, versions, time and the device's mode
     }
 
 

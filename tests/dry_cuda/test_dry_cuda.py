@@ -56,7 +56,7 @@ def test_packs_leave_no_memory_and_take_no_more_than_there_is() -> None:
 
     assert (of("compacted")["members"], of("compacted")["graphs"]) == ([0, 2], 2)
     assert "go on at step 3 of 8" in of("restored")["notes"][0]
-    assert of("probed")["sizes"][:2] == [1, 2]
+    assert of("probed")["sizes"][:2] == [1, 4]
     reserved = of("ten equal packs")["reserved_mb"]
     assert len(reserved) == 10 and max(reserved) < 1.1 * reserved[0]
     assert of("packs that fit alone") | {"pack_sizes": [[4] * 4] * 3, "single": [1] * 3} == of(

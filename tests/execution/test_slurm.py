@@ -330,7 +330,7 @@ def test_a_submission_that_slurm_never_heard_of_is_made_again(slurm, packs, tmp_
         JobRecord("mine-1", 1, 2, "slurm", "2026-01-01T00:00:00+00:00"),
     )
     told = Told().run(packs[:2], cheap, tmp_path)
-    assert [*told.results] == [0, 1]
+    assert sorted(told.results) == [0, 1]
     assert ["-n mine-1" in call for call in slurm.calls("squeue")].count(True) == 1
     assert "--name mine-1" in slurm.calls("sacct")[0]
 

@@ -57,7 +57,7 @@ def test_a_custom_model_composes_and_is_identified_by_factory_version_and_roles(
     assert canonical(config)["model"] == {
         "family": "custom",
         "factory": "examples.mlp:build",
-        "roles": ("label.*=input",),
+        "roles": ["label.*=input"],
         "width": 48,
     }
     plain, changed = (

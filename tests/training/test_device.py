@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Precision
 from hptransfer.training.device import arithmetic, memory_text
 from hptransfer.training.sampling.classifier import features_of
@@ -55,6 +57,10 @@ def settings() -> list[Any]:
     return [*(part.fp32_precision for part in PARTS.values()), old(MATMUL), old(CUDNN)]
 
 
+def trial(precision: Precision) -> TrialConfig:
+    return dataclasses.replace(base("dit"), precision=precision)
+
+
 def old(owner: Any) -> Any:
     try:
         return owner.allow_tf32
@@ -69,7 +75,7 @@ def test_both_settings_of_tf32_agree_in_training_and_are_put_back(
 ) -> None:
     MODULES[module]()
     before, allowed = settings(), precision is Precision.fp32
-    with arithmetic(base(precision=precision), CUDA):
+    with arithmetic(trial(precision), CUDA):
         assert settings() == [*["tf32" if allowed else "ieee"] * 3, allowed, allowed]
     assert settings() == before
 
@@ -77,7 +83,7 @@ def test_both_settings_of_tf32_agree_in_training_and_are_put_back(
 def test_a_module_that_sets_them_in_its_forward_ends_no_training() -> None:
     before = settings()
     for setting in MODULES.values():
-        with arithmetic(base(precision=Precision.bf16), CUDA):
+        with arithmetic(trial(Precision.bf16), CUDA):
             setting()
         assert settings() == before
 

@@ -29,7 +29,7 @@ from hptransfer.system.files import opening, sync_folder, write_whole
 JOB_FILE, OUTCOME_FILE = "job.json", "outcome.json"
 REFUSALS = {error.__name__: error for error in (UserError, MachineError)}
 # Fields of a result that are whole numbers, text or none; all others are named below.
-PLAIN = ("diverged_at_step", "stopped_at_step", "device", "pack_size")
+PLAIN = ("diverged_at_step", "stopped_at_step", "device", "mode", "pack_size")
 NUMBERS = (
     *("loss", "loss_at_init", "train_loss", "clipped_share", "small_root_share", "flops"),
     "seconds",
