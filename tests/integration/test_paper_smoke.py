@@ -62,5 +62,5 @@ def test_lengths_and_batch_sizes_alone_are_compared_as_the_paper_does(
     vary = ["sweep.vary.steps=[3,5]", "sweep.vary.batch_size=[4,8]"]
     folder = f"runtime.data_folder={latents / 'fast_dit'}"
     assert main(["run", "dit_imagenet_smoke", folder, *words, *vary, "--quiet"]) == 0
-    (arm,) = json.loads(Path("results/conditions/estimates.json").read_text())["conditions"]
-    assert set(arm["octaves_per_doubling"]) >= {"steps", "batch_size"}
+    (arm,) = json.loads(Path("results/conditions/estimates.json").read_text())["arms"]
+    assert set(arm["conditions"]["octaves_per_doubling"]) >= {"steps", "batch_size"}
