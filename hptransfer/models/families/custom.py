@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -132,8 +132,9 @@ def packable_attention() -> Iterator[None]:
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    on_gpu = torch.is_autocast_enabled("cuda")
     try:
-        with sdpa_kernel(SDPBackend.MATH), _CastBefore():
+        with sdpa_kernel(SDPBackend.MATH), _CastBefore() if on_gpu else nullcontext():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
