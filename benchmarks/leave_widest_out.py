@@ -4,8 +4,8 @@
 
 A task is one arm and one of its widths from the third on: only narrower widths are read. Arms are
 those of every study in results/studies that searched one hyperparameter over widths alone, by its
-ledger (a target's own rows, which lie about the predicted value, are left out), and those of CSV
-files with the columns `arm` or `optimizer`, `lr`, `loss` and `width`, or `depth` where the width is
+ledger (a target's own rows, which lie about the predicted value, and a study that trains another's
+proxies again are left out), and those of CSV files with the columns `arm` or `optimizer`, `lr`, `loss` and `width`, or `depth` where the width is
 the same in all rows; several rows with equal columns count as seeds.
 
 The optimum that is found at the held-out width is the minimum of the parabola through the lowest
@@ -164,12 +164,17 @@ class Task:
         return {OURS: Prediction(told["emitted"], told["low"], told["high"]), **others}
 
 
+AGAIN = ("four_axes_without_duration",)  # its proxies have the losses of `four_axes`
+
+
 def study_tasks(studies: Path) -> Iterator[Task]:
     """Yield the tasks of the recorded studies."""
     for folder in sorted(path for path in studies.iterdir() if (path / LEDGER_NAME).is_file()):
         rows = rows_table(read_ledger(folder).rows)
         hps = [name for name in rows.columns if name.startswith("log2_")]
-        if len(hps) != 1 or any(len(rows[name].dropna().unique()) > 1 for name in CONDITIONS):
+        if folder.name in AGAIN or len(hps) != 1:
+            continue
+        if any(len(rows[name].dropna().unique()) > 1 for name in CONDITIONS):
             continue
         group = folder.name.split("-")[0]
         for arm in sorted(set(rows["parametrization"]) - {"shared"}):

@@ -18,7 +18,10 @@ OURS = "ours"
 CORNERS = {"kink": "a kink at the minimum", "V": "a V", "two minima": "two minima"}
 STEEP = ("quartic", "cosh")
 # Studies that ran after the constants of the analysis had been chosen.
-LATER = ("frechet", "four_axes", "four_axes_width_alone", "lr_transfer_muon", "quickstart_muon")
+LATER = (
+    *("frechet", "four_axes", "four_axes_without_duration", "four_axes_width_alone"),
+    *("lr_transfer_muon", "quickstart_muon"),
+)
 LATER_ARM = "quickstart-dit_modern "  # likewise, in a group of earlier ones
 TURNING, BENDING = "turn", "late bend"
 Cell = Mapping[str, Any]

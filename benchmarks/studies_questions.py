@@ -151,7 +151,7 @@ SECTIONS = (
         "trains for four times the steps. `complete` has [rules for all "
         "four](../docs/concepts/depth_batch_duration.md) (arXiv 2512.22382); µP scales with the "
         "width alone.",
-        (Question("four_axes"), Question("four_axes_width_alone")),
+        tuple(Question(f"four_axes{kind}") for kind in ("", "_without_duration", "_width_alone")),
         "studies/four_axes/figures/realised.png",
         "Loss of the target against the learning rate under `complete`, and the transferred rate",
         "It scales with the width alone. Its proxies train for a twelfth of the target's "

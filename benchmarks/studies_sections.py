@@ -29,7 +29,11 @@ BASELINES = {
     "law_tuned": "predicted from its drift",
     "target_tuned": "best at the target itself",
 }
-AXES = {"four_axes": "`complete`", "four_axes_width_alone": "µP, by the width alone"}
+AXES = {
+    "four_axes": "`complete`",
+    "four_axes_without_duration": "`complete`, without its rule for the duration",
+    "four_axes_width_alone": "µP, by the width alone",
+}
 SCALES = {"init_scale": "scale of the initialisation", "output_scale": "scale of the output"}
 
 
@@ -377,20 +381,22 @@ def _conditions_table(found: Found) -> str:
 
 
 def _axes_answer(found: Mapping[Edition, Study]) -> str:
-    """Say which of the two transferred rates gives the lower loss, and what both cost."""
-    told = {study.arms[0]["parametrization"]: study for study in found.values()}
-    if set(told) != {"complete", "mup"}:
-        return "One of the two was not run."
+    """Say which of the transferred rates gives the lowest loss, and what they cost."""
+    told = {edition.sweep: study for edition, study in found.items()}
+    if set(told) != set(AXES):
+        return "Not all of them were run."
     losses = {name: _at_transferred(study) for name, study in told.items()}
-    costs = {name: _cost_percent(study) for name, study in told.items()}
-    better = losses["complete"] < losses["mup"]
+    costs = {name: words.percent(_cost_percent(study) or 0.0) for name, study in told.items()}
+    all_four, no_duration, width = AXES
+    better = losses[all_four] < losses[width]
     return (
         f"{'Yes' if better else 'No, not on these data'}. At the transferred rate the target "
-        f"reaches a loss of {losses['complete']:.4f} with the rules of `complete`, and of "
-        f"{losses['mup']:.4f} with µP. Under `complete` that rate lies "
-        f"{_octaves_off(told['complete'])} the best one at the target, and costs "
-        f"{words.percent(costs['complete'] or 0.0)} of the loss; under µP it costs "
-        f"{words.percent(costs['mup'] or 0.0)}."
+        f"reaches a loss of {losses[all_four]:.4f} with the rules of `complete`, and of "
+        f"{losses[width]:.4f} with µP. Under `complete` that rate lies "
+        f"{_octaves_off(told[all_four])} the best one at the target, and costs "
+        f"{costs[all_four]} of the loss; under µP it costs {costs[width]}. Without its rule for "
+        f"the duration `complete` reaches {losses[no_duration]:.4f}: its rate then lies "
+        f"{_octaves_off(told[no_duration])} the best one, and costs {costs[no_duration]}."
     )
 
 
