@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
@@ -263,10 +263,11 @@ class _SharedRay:
         return Path(tempfile.mkdtemp(dir=self._folder))
 
     def close(self) -> None:
-        """End Ray if it was started."""
-        self._starter.shutdown()
+        """End Ray if it was started, and then the thread, whose end would kill Ray's processes."""
         if self._started is not None:
+            wait([self._started])
             _shut_down()
+        self._starter.shutdown()
 
 
 _shared: _SharedRay | None = None

@@ -285,8 +285,9 @@ class TimestepEmbedder(VectorEmbedder):
         super().__init__(self.frequencies, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        waves = timestep_waves(t, self.frequencies)
-        return super().forward(waves.to(self.mlp[0].weight.dtype))
+        first = self.mlp[0]
+        assert isinstance(first, Linear)
+        return super().forward(timestep_waves(t, self.frequencies).to(first.weight.dtype))
 
 
 class LabelEmbedder(nn.Module):
