@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hptransfer.results.folder import write_json
 from hptransfer.results.provenance import provenance
@@ -111,14 +112,31 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def wall_seconds(command: Sequence[str]) -> float:
-    """Run a command to its end and return its wall time; one that fails is no measurement."""
+class Spent(NamedTuple):
+    """The seconds that a command took: wall time, and CPU time with that of its children."""
+
+    wall: float
+    cpu: float
+
+
+def spent_seconds(command: Sequence[str], *, code: int = 0) -> Spent:
+    """Run a command to its end and return its seconds; another exit code is no measurement."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - started
-    if ended.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{ended.stderr.strip()}")
-    return seconds
+    wall = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if ended.returncode != code:
+        raise RuntimeError(
+            f"{' '.join(command)} ended with {ended.returncode}:\n{ended.stderr.strip()}"
+        )
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Spent(wall, cpu)
+
+
+def wall_seconds(command: Sequence[str]) -> float:
+    """Run a command to its end and return its wall time; one that fails is no measurement."""
+    return spent_seconds(command).wall
 
 
 def record(benchmark: str, settings: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:

@@ -64,11 +64,15 @@ def _job(arguments: argparse.Namespace, *, with_target: bool) -> Iterator[Any]:
         yield None
         return
     _confirm(arguments, composed, with_target=with_target)
+    from hptransfer.execution import kept_executor
     from hptransfer.sweeping.run import job as jobs
 
     quiet = arguments.quiet or arguments.json
     shrink = arguments.shrink
-    with jobs.open_job(composed, arguments.results, quiet=quiet, shrink=shrink) as job:
+    with (
+        jobs.open_job(composed, arguments.results, quiet=quiet, shrink=shrink) as job,
+        kept_executor(composed.executor, ahead=jobs.lacks_trials(job)),
+    ):
         yield job
 
 

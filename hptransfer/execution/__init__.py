@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,7 @@ __all__ = [
     "PackError",
     "RunPack",
     "cached_packs",
+    "kept_executor",
     "measure_packs",
     "require_executor",
     "run_packs",
@@ -100,6 +102,24 @@ def run_packs(
     from hptransfer.execution.ray.executor import run_on_workers
 
     run_on_workers(packs, tasks, executor, on_results, on_start, on_error)
+
+
+@contextmanager
+def kept_executor(executor: ExecutorConfig, *, ahead: bool) -> Iterator[None]:
+    """Keep what an executor has started for all packs that run in a `with` block.
+
+    Of use where Ray runs on this machine alone, which takes seconds to start; else nothing is kept.
+
+    Args:
+        ahead: whether it starts at once, while this process does something else.
+    """
+    if executor.name != "ray" or executor.address != "local":
+        yield
+        return
+    from hptransfer.execution.ray.session import shared_ray
+
+    with shared_ray(ahead=ahead):
+        yield
 
 
 def _run_here(

@@ -1,30 +1,104 @@
-"""FLOPs, parameters and memory of trials: counted by torch on meta tensors, nothing is computed."""
+"""FLOPs, parameters and memory of trials, counted by torch: on meta tensors, or on small real ones.
+
+Torch's meta kernels, and its own `FlopCounterMode`, import torch's compiler when they are first
+used, which takes a second or two in every process that trains. So the FLOPs of a small model of a
+family are counted while one step of it is computed on zeros, in milliseconds.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from hptransfer.config import Layout, ModelConfig, MuonConfig, TrialConfig
+from hptransfer.config import CustomConfig, Layout, ModelConfig, MuonConfig, TrialConfig
 from hptransfer.models.families import build_architecture, empty_batch
 from hptransfer.models.parametrization.muon import matrices_by_name
 from hptransfer.training.orthogonal import product_flops
+
+# Of the models whose step is computed for its FLOPs: the most parameters times numbers of a batch,
+# which take a second at most, and the most pixels a side, since attention grows with their fourth
+# power.
+SMALL_WORK, SMALL_SIDE = 1e10, 16
+
+
+class PlainFlopCounter(TorchDispatchMode):
+    """Counts FLOPs as torch's `FlopCounterMode` does, without importing torch's compiler.
+
+    Only for models that call no higher-order operator, such as `torch.cond`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0  # FLOPs counted so far
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True wraps `__torch_dispatch__` in a function that imports the compiler
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 @lru_cache(maxsize=256)
 def step_flops(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[float, float]:
     """Return the FLOPs of one forward, and of one forward and backward, at a batch size."""
+    if is_small(model, layout, batch_size):
+        return computed_flops(model, layout, batch_size)
+    return meta_flops(model, layout, batch_size)
+
+
+def meta_flops(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[float, float]:
+    """Return `step_flops`, counted on meta tensors."""
     network, arguments = _network(model, layout), _arguments(model, layout, batch_size)
     with FlopCounterMode(display=False) as forward:
         output = network(*arguments)
     with FlopCounterMode(display=False) as backward:
         output.sum().backward()
-    return float(forward.get_total_flops()), float(
-        forward.get_total_flops() + backward.get_total_flops()
-    )
+    ahead, back = forward.get_total_flops(), backward.get_total_flops()
+    return float(ahead), float(ahead + back)
+
+
+def computed_flops(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[float, float]:
+    """Return `step_flops`, counted while a step is computed on zeros.
+
+    They are float64, and attention is made of plain products, since float32 has shortcuts of its
+    own on a CPU, which count otherwise.
+    """
+    network = _network(model, layout)
+    state = {name: _zeros(t) for name, t in (*network.named_parameters(), *network.named_buffers())}
+    arguments = tuple(map(_zeros, _arguments(model, layout, batch_size)))
+    with sdpa_kernel(SDPBackend.MATH):
+        with PlainFlopCounter() as forward:
+            output = functional_call(network, state, arguments)
+        with PlainFlopCounter() as backward:
+            output.sum().backward()
+    return float(forward.total), float(forward.total + backward.total)
+
+
+def _zeros(like: Tensor) -> Tensor:
+    dtype = torch.float64 if like.is_floating_point() else like.dtype
+    return torch.zeros(like.shape, dtype=dtype, requires_grad=like.requires_grad)
+
+
+def is_small(model: ModelConfig, layout: Layout, batch_size: int) -> bool:
+    """Whether a step of a model is computed for its FLOPs; one of a user's own model never is."""
+    if isinstance(model, CustomConfig) or layout.image_size > SMALL_SIDE:
+        return False
+    numbers = batch_size * layout.channels * layout.image_size**2
+    return numbers * trainable_parameters(model, layout) <= SMALL_WORK
 
 
 def train_step_flops(config: TrialConfig) -> float:

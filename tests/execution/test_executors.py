@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import ray
 
 from hptransfer.config import CheckpointConfig, ExecutorConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Status
 from hptransfer.config.identity import trial_key
 from hptransfer.errors import Interrupted, MachineError, UserError
-from hptransfer.execution import PackError, run_packs
+from hptransfer.execution import PackError, kept_executor, run_packs
 from hptransfer.execution.ray.session import auth_mode, own_sigterm, require_answer
 from hptransfer.execution.resources import (
     Resources,
@@ -356,6 +357,23 @@ def test_an_interrupted_sweep_raises_and_keeps_its_rows(
     finally:
         signal.signal(number, kept)
     assert list(done) == [0]
+
+
+@pytest.mark.cluster
+def test_sweeps_of_one_command_share_a_ray_that_ends_with_it(tiny_trial):
+    nodes: list[str] = []
+    packs = _packs(tiny_trial, 4)
+    with kept_executor(RAY, ahead=True):
+        for _ in range(2):  # the second needs the places of the first one's workers
+            recorder = Recorder()
+            recorder.run(packs, RAY, cheap)
+            assert sorted(recorder.results) == [0, 1, 2, 3]
+            nodes.append(ray.get_runtime_context().get_node_id())
+    assert len({*nodes}) == 1
+    assert not ray.is_initialized()
+    with kept_executor(RAY, ahead=False):
+        pass  # nothing was asked for, so nothing was started
+    assert not ray.is_initialized()
 
 
 @pytest.mark.cluster

@@ -16,13 +16,16 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
 import ray
 from ray._private.services import canonicalize_bootstrap_address
+from ray._raylet import PlacementGroupID
 from ray.exceptions import AuthenticationError
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from hptransfer.config import ExecutorConfig
 from hptransfer.errors import UserError
@@ -211,20 +214,89 @@ def ray_session(executor: ExecutorConfig) -> Iterator[Path]:
     Raises:
         UserError: no cluster answers, or not to this process's token.
     """
+    if _shared is not None:
+        with redirect_stdout(Brief(sys.stderr)):
+            yield _shared.folder()
+        _free_places()
+        return
     address = None if executor.address == "local" else _cluster_address(executor.address)
+    with _surroundings(address) as folder:
+        try:
+            with redirect_stdout(Brief(sys.stderr)):  # where Ray prints that a node died, say
+                _init(address, folder)
+                yield Path(folder)
+        finally:
+            _shut_down()
+
+
+@contextmanager
+def _surroundings(address: str | None) -> Iterator[str]:
+    """Set the environment of a Ray session for a `with` block; yield a folder, removed after it."""
     auth = auth_mode(address) if address else "disabled"
     with (
         tempfile.TemporaryDirectory(
             prefix="hpt", dir=short_temporary_folder(), ignore_cleanup_errors=True
         ) as folder,
         environment(ray_environment(auth, local=address is None)),
-        redirect_stdout(Brief(sys.stderr)),  # where Ray prints that a node died, say
     ):
-        try:
-            _init(address, folder)
-            yield Path(folder)
-        finally:
+        yield folder
+
+
+class _SharedRay:
+    """A Ray of this machine that several `ray_session`s share, started in a thread when wanted."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._starter = ThreadPoolExecutor(1)
+        self._started: Future[None] | None = None
+
+    def start(self) -> None:
+        """Start Ray without waiting for it."""
+        if self._started is None:
+            self._started = self._starter.submit(_init, None, self._folder)
+
+    def folder(self) -> Path:
+        """Wait until Ray has started; return a new folder for one session."""
+        self.start()
+        assert self._started is not None, "Ray has just been started"
+        self._started.result()
+        return Path(tempfile.mkdtemp(dir=self._folder))
+
+    def close(self) -> None:
+        """End Ray if it was started, and then the thread, whose end would kill Ray's processes."""
+        if self._started is not None:
+            wait([self._started])
             _shut_down()
+        self._starter.shutdown()
+
+
+_shared: _SharedRay | None = None
+
+
+@contextmanager
+def shared_ray(*, ahead: bool) -> Iterator[None]:
+    """Let all `ray_session`s on this machine in a `with` block share one Ray.
+
+    Args:
+        ahead: whether Ray starts at once, while this process does something else.
+    """
+    global _shared
+    with _surroundings(None) as folder:
+        _shared = _SharedRay(folder)
+        try:
+            if ahead:
+                _shared.start()
+            yield
+        finally:
+            shared, _shared = _shared, None
+            shared.close()
+
+
+def _free_places() -> None:
+    """End the workers of a Ray of our own that is used again: Tune leaves them in their places."""
+    for name, group in placement_group_table().items():
+        if group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(name)))
 
 
 def _cluster_address(address: str) -> str:

@@ -157,14 +157,14 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d` in float32, with or without a trial axis.
+    """`nn.Conv2d` in the precision of its weights (float32), with or without a trial axis.
 
     cuDNN need not have a deterministic kernel for the gradients of grouped convolutions in bf16.
     """
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         with full_precision(x.device):
-            return self._convolved(x.float())
+            return self._convolved(x.to(self.weight.dtype))
 
     def _convolved(self, x: Tensor) -> Tensor:
         if self.weight.ndim == 4:
@@ -285,7 +285,9 @@ class TimestepEmbedder(VectorEmbedder):
         super().__init__(self.frequencies, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        return super().forward(timestep_waves(t, self.frequencies))
+        first = self.mlp[0]
+        assert isinstance(first, Linear)
+        return super().forward(timestep_waves(t, self.frequencies).to(first.weight.dtype))
 
 
 class LabelEmbedder(nn.Module):

@@ -282,6 +282,12 @@ def failure_sentence(answer: dict[str, Any]) -> str:
     )
 
 
+def lacks_trials(job: Job) -> bool:
+    """Say whether trials are missing; of an adaptive design, whether there is none at all."""
+    done = {row["trial_key"] for row in iterate_ledger_rows(job.folder.path)}
+    return not done if job.sweep.is_adaptive else not done.issuperset(wanted(job.sweep))
+
+
 def intention(job: Job) -> str:
     """Return a line on how many trials are recorded and how many will run."""
     done = {row["trial_key"] for row in iterate_ledger_rows(job.folder.path)}
