@@ -19,17 +19,23 @@ def step_flops(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[flo
     """Return the FLOPs of one forward, and of one forward and backward, at a batch size."""
     network, arguments = _network(model, layout), _arguments(model, layout, batch_size)
     with FlopCounterMode(display=False) as forward:
-        output = network(*arguments)
-    with FlopCounterMode(display=False) as backward:
-        output.sum().backward()
-    return float(forward.get_total_flops()), float(
-        forward.get_total_flops() + backward.get_total_flops()
-    )
+        network(*arguments)
+    with FlopCounterMode(display=False) as both:
+        _trained_sum(network, arguments, layout).backward()
+    return float(forward.get_total_flops()), float(both.get_total_flops())
+
+
+def _trained_sum(network: nn.Module, arguments: tuple[Tensor, ...], layout: Layout) -> Tensor:
+    """Return a number that depends on all outputs of training: with REPA those of its head too."""
+    if not layout.projected_block:
+        return network(*arguments).sum()
+    prediction, projected = network(*arguments, project=True)
+    return prediction.sum() + projected.sum()
 
 
 def train_step_flops(config: TrialConfig) -> float:
     """Return the FLOPs of a training step: its batch forward and backward, and Muon's products."""
-    both = step_flops(config.model, config.data.layout, config.budget.batch_size)[1]
+    both = step_flops(config.model, config.layout, config.budget.batch_size)[1]
     return both + muon_flops(config)
 
 
@@ -38,14 +44,14 @@ def muon_flops(config: TrialConfig) -> float:
     if not isinstance(config.optimizer, MuonConfig):
         return 0.0
     steps = config.optimizer.ns_steps
-    found = matrices_by_name(config.model, config.data.layout).values()
+    found = matrices_by_name(config.model, config.layout).values()
     return sum(each.count * product_flops(each.rows, each.columns, steps) for each in found)
 
 
 def trial_flops(config: TrialConfig) -> float:
     """Return the FLOPs of a whole trial: its steps, and its evaluation before and after them."""
     budget = config.budget
-    forward, _ = step_flops(config.model, config.data.layout, budget.batch_size)
+    forward, _ = step_flops(config.model, config.layout, budget.batch_size)
     evaluated = budget.eval_samples * (budget.eval_draws + 1) / budget.batch_size
     return budget.steps * train_step_flops(config) + evaluated * forward
 
@@ -68,7 +74,7 @@ def saved_bytes(model: ModelConfig, layout: Layout, batch_size: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(*arguments)
+        output = _trained_sum(network, arguments, layout)
     for parameter in network.parameters():
         storages.pop(parameter.untyped_storage()._cdata, None)
     del output
