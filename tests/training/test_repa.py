@@ -23,14 +23,16 @@ from hptransfer.config import (
     TrialConfig,
     UViTConfig,
 )
-from hptransfer.config.choices import Broken, Init
-from hptransfer.config.compose.compose import compose_file, shipped_folder
+from hptransfer.config.choices import Broken, Init, Scaling, Status
+from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.identity import shape_signature, trial_key
+from hptransfer.config.sweep import Axis, SweepConfig
 from hptransfer.data import load_data
 from hptransfer.data.features import write_features
 from hptransfer.errors import UserError
 from hptransfer.models.parametrization.factors import Role
 from hptransfer.models.parametrization.rules import build_model, parameter_rules
+from hptransfer.sweeping.design.trials import wanted
 from hptransfer.training.batches import Batch, aligned_features, train_batch
 from hptransfer.training.flops import train_step_flops
 from hptransfer.training.objectives import alignment_loss, on_token_grid
@@ -39,10 +41,10 @@ from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.run import ignore_report, run_pack, train_pack
 from hptransfer.training.packs.state import PackBatches, trained_losses
 from hptransfer.training.sampling.classifier import feature_maps_of
+from hptransfer.transfer.exports import exports
 from tests.support.tiny import TINY
 
 CPU = torch.device("cpu")
-QUICKSTART = shipped_folder("sweeps") / "quickstart.yaml"
 MODELS = (
     DiTConfig(width=16, base_width=8, depth=2, head_dim=4),
     MMDiTConfig(width=16, base_width=8, depth=2, head_dim=4, patch_size=2),
@@ -76,14 +78,14 @@ def plain_gradients(config: TrialConfig, batch: Batch) -> dict[str, Tensor]:
         features = feature_maps_of(config.data, x[None])[0].unflatten(0, (4, 4))
         side = round(len(tokens) ** 0.5)
         step = 4 // side  # cells of the classifier's map on a side of a token
-        w1, w2, w3 = (model.get_submodule(f"projector.fc{n}") for n in (1, 2, 3))
+        w1, w2, w3 = (model.get_parameter(f"projector.fc{n}.weight") for n in (1, 2, 3))
+        b1, b2, b3 = (model.get_parameter(f"projector.fc{n}.bias") for n in (1, 2, 3))
         for index, token in enumerate(tokens):
             row, column = divmod(index, side)
             cells = features[row * step : (row + 1) * step, column * step : (column + 1) * step]
             y = cells.reshape(-1, 64).mean(0)
-            z = F.silu(w1.weight @ token + w1.bias)
-            z = F.silu(w2.weight @ z + w2.bias)
-            z = w3.weight @ (z * w3.multiplier) + w3.bias
+            z = F.silu(w2 @ F.silu(w1 @ token + b1) + b2)
+            z = w3 @ z / config.width_mult + b3
             cosine = (z @ y) / (z.norm() * y.norm())
             loss = loss - config.objective.repa_weight * cosine / len(tokens)
     (loss / len(batch.u)).backward()
@@ -178,6 +180,15 @@ def test_the_heads_last_layer_is_a_readout_and_the_others_are_hidden(model: Mode
     assert rules["projector.fc3.weight"].init_std == pytest.approx(16**-0.5)
 
 
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.family)
+def test_exports_name_the_head_where_a_trainer_can_have_it(model: ModelConfig) -> None:
+    written = exports(aligned(0.5, model))
+    for name in ("torch_groups.py", "factors.json"):
+        assert "projector.fc2.weight" in written[name]
+    assert "'projector." not in written["diffusers_groups.py"]
+    assert "It has no head for REPA" in written["diffusers_groups.py"]
+
+
 def test_similarity_is_of_directions() -> None:
     z, y = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
     expected = (
@@ -250,7 +261,7 @@ def test_features_beside_latents_are_trained_on(
     budget = BudgetConfig(steps=2, batch_size=4, eval_samples=4, eval_draws=1)
     runtime = RuntimeConfig(data_folder=str(folder))
     (result,) = run_pack([dataclasses.replace(config, budget=budget)], runtime)
-    assert np.isfinite(result.loss)
+    assert result.status is Status.completed
 
 
 def test_missing_broken_or_misshapen_features_are_one_sentence(
@@ -290,11 +301,23 @@ def test_trials_that_cannot_be_aligned_are_refused(changes: dict, sentence: str)
 
 
 def test_only_a_weight_that_is_on_can_be_searched() -> None:
-    axis = "search.repa_weight={low: -3, high: 1}"
+    def sweep_of(weight: float) -> SweepConfig:
+        return SweepConfig(
+            name="s",
+            question="?",
+            statistic="!",
+            base=aligned(weight),
+            widths=(8, 16),
+            parametrizations=(Scaling.mup,),
+            seeds=(0,),
+            search=(("repa_weight", Axis(-3, 1)),),
+        )
+
     with pytest.raises(UserError, match=r"weights REPA's loss, but it is off\. Set objective\."):
-        compose_file(QUICKSTART, [axis])
-    sweep = compose_file(QUICKSTART, [axis, "objective.repa_weight=0.5"]).sweep
-    assert sweep is not None and "log2_repa_weight" in sweep.axes
+        sweep_of(0.0)
+    configs = list(wanted(sweep_of(0.5)).values())
+    assert {c.objective.repa_weight for c in configs} == {2.0**x for x in range(-3, 2)}
+    assert len({shape_signature(config) for config in configs}) == 2  # packs, one a width
 
 
 def test_the_default_block_is_the_papers() -> None:
