@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,10 +64,11 @@ def plain_gradients(config: TrialConfig, batch: Batch) -> dict[str, Tensor]:
     hidden: list[Tensor] = []
     blocks = model.get_submodule("blocks" if hasattr(model, "blocks") else "joint_blocks")
     assert isinstance(blocks, nn.ModuleList)
-    # Block 1 of 2; of MMDiT's two streams the second is that of the patches.
-    blocks[0].register_forward_hook(
-        lambda _, __, out: hidden.append(out[1] if isinstance(out, tuple) else out)
-    )
+
+    def keep(_: nn.Module, __: Any, out: Any) -> None:  # of MMDiT's streams that of the patches
+        hidden.append(out[1] if isinstance(out, tuple) else out)
+
+    blocks[0].register_forward_hook(keep)
     loss = torch.zeros(())
     for sample in range(len(batch.u)):
         x, noise, u = batch.images[sample], batch.noise[sample], batch.u[sample]
