@@ -5,8 +5,9 @@
 A task is one arm and one of its widths from the third on: only narrower widths are read. Arms are
 those of every study in results/studies that searched one hyperparameter over widths alone, by its
 ledger (a target's own rows, which lie about the predicted value, and a study that trains another's
-proxies again are left out), and those of CSV files with the columns `arm` or `optimizer`, `lr`, `loss` and `width`, or `depth` where the width is
-the same in all rows; several rows with equal columns count as seeds.
+proxies again are left out), and those of CSV files with the columns `arm` or `optimizer`, `lr`,
+`loss` and `width`, or `depth` where the width is the same in all rows; several rows with equal
+columns count as seeds.
 
 The optimum that is found at the held-out width is the minimum of the parabola through the lowest
 point and its neighbours, in log losses (means over seeds; a point of which a seed failed is left

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 SAMPLES, CLASSES, SIDE = 240, 10, 16
 TOKENS, CHANNELS, POOLED = 12, 32, 24  # of a caption: its tokens, a token's channels, those pooled
+CELLS, FEATURES = 16, 40  # of an encoder's features: cells of a square map, channels of a cell
 SWEEPS = {
     "dit_imagenet_smoke": "fast_dit",
     "uvit_imagenet_smoke": "fast_dit",
@@ -58,6 +59,13 @@ def captions(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return words[labels()].astype(np.float16), np.arange(TOKENS) < lengths[:, None]
 
 
+def features(seed: int) -> np.ndarray:
+    """Return features (samples, cells, channels) as of a frozen encoder: a map for each class."""
+    rng = np.random.default_rng(seed)
+    maps = rng.integers(-64, 65, (CLASSES, CELLS, FEATURES)) / 64
+    return maps[labels()].astype(np.float16)
+
+
 def write_fast_dit(folder: Path) -> None:
     """Write latents (1, 4, 16, 16) and labels (1,), a file each, as fast-DiT's script does."""
     for kind, arrays in (("features", latents(4, seed=0)), ("labels", labels())):
@@ -88,7 +96,7 @@ def write_pixart(folder: Path) -> None:
 
 
 def write_captioned(folder: Path) -> None:
-    """Write two shards of hptransfer's own layout, with pooled text features, and its manifest."""
+    """Write two shards of hptransfer's own layout, with an encoder's features, and its manifest."""
     folder.mkdir(parents=True, exist_ok=True)
     tokens, mask = captions(seed=3)
     arrays = {
@@ -96,6 +104,7 @@ def write_captioned(folder: Path) -> None:
         "tokens": tokens,
         "mask": mask,
         "pooled": np.ascontiguousarray(tokens[:, 0, :POOLED]),
+        "features": features(seed=5),
     }
     half = SAMPLES // 2
     for name, rows in (("0000", slice(half)), ("0001", slice(half, SAMPLES))):

@@ -48,6 +48,7 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "init_scale": Hyperparameter("parametrization", "init_scale", meaning="init scale"),
     "output_scale": Hyperparameter("parametrization", "output_scale", meaning="output scale"),
     "warmup_fraction": Hyperparameter("budget", "warmup_fraction", meaning="warm-up share"),
+    "repa_weight": Hyperparameter("objective", "repa_weight", meaning="weight of REPA's loss"),
     **{
         f"lr_mult_{group}": Hyperparameter(
             "optimizer", f"lr_mult_{group}", meaning=f"learning rate multiplier of {parameters}"
@@ -69,7 +70,8 @@ VLB_WEIGHT = Hyperparameter("objective", "vlb_weight", meaning="weight of the va
 def searchable(objective: ObjectiveConfig, optimizer: AnyOptimizer) -> dict[str, Hyperparameter]:
     """Return the searchable HPs of trials with this objective and optimizer, by name.
 
-    Other scalars of an objective change the loss that decides, so no search can compare them.
+    Other scalars of an objective change the loss that decides, so no search can compare them. The
+    weight of REPA's loss does not: it is no part of the loss that decides.
     """
     own = {"vlb_weight": VLB_WEIGHT} if isinstance(objective, DDPMConfig) else {}
     known = {

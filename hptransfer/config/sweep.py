@@ -507,7 +507,12 @@ class ExternalSweep(SweepConfig):
 
 
 def _require_one_measure(sweep: SweepConfig) -> None:
-    """Refuse to search the weight of a learned variance that trials cannot be compared by."""
+    """Refuse to search the weight of a loss that the trials do not have, or that decides."""
+    require(
+        "log2_repa_weight" not in sweep.axes or sweep.base.objective.repa_weight > 0,
+        "`search.repa_weight` weights REPA's loss, but it is off. Set objective.repa_weight above "
+        "0, for example to 0.5, at which the coordinate check trains.",
+    )
     if "log2_vlb_weight" not in sweep.axes:
         return
     require(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -33,12 +34,27 @@ from hptransfer.config.choices import (
 from hptransfer.config.optimizers import USUAL, AnyOptimizer, MuonConfig
 from hptransfer.errors import require
 
+MOST_WIDTH, MOST_DEPTH = 2**20, 2**14  # channels and blocks: more can only be a slip
+
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """The noising path and the regression target."""
 
     name: str = field(default="", metadata=TAG)  # the objective, which decides the other keys
+    repa_weight: float = 0.0  # of REPA's alignment with a frozen encoder; 0: none
+    repa_depth: int | None = None  # block whose tokens it aligns; null: 2/7 of them, rounded up
+
+    def __post_init__(self) -> None:
+        require_finite("objective.repa_weight", self.repa_weight, least=0)
+        require_count("objective.repa_depth", self.repa_depth, most=MOST_DEPTH)
+
+    def aligned_block(self, depth: int) -> int:
+        """Return the block, counted from 1, whose tokens REPA aligns in a model of `depth` blocks.
+
+        The default share is that of arXiv 2410.06940: block 8 of the 28 of SiT-XL/2.
+        """
+        return math.ceil(2 * depth / 7) if self.repa_depth is None else self.repa_depth
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,7 @@ class RectifiedFlowConfig(ObjectiveConfig):
     timestep_shift: float | AutoShift | None = None  # s of t' = s·t / (1 + (s - 1)·t); null: none
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_finite("objective.logit_mean", self.logit_mean)
         require_positive("objective.logit_std", self.logit_std)
         require(
@@ -94,6 +111,7 @@ class DDPMConfig(ObjectiveConfig):
     deciding_vlb_weight: float | None = None  # λ of the loss that decides; null: vlb_weight
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_count("objective.timesteps", self.timesteps, most=10**6)
         require(
             self.timesteps > 1 and 0 < self.beta_first < self.beta_last < 1,
@@ -114,6 +132,7 @@ class VPConfig(ObjectiveConfig):
     t_min: float = 1e-5  # the earliest time trained on
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_finite("objective.beta_max", self.beta_max)
         require(
             0 < self.beta_min < self.beta_max and 0 < self.t_min < 1,
@@ -211,9 +230,6 @@ class QualityConfig:
         )
         require_count("quality.steps", self.steps)
         require_finite("quality.guidance", self.guidance, least=0)
-
-
-MOST_WIDTH, MOST_DEPTH = 2**20, 2**14  # channels and blocks: more can only be a slip
 
 
 @dataclass(frozen=True)
@@ -399,7 +415,7 @@ class CustomConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Layout:
-    """The shapes that a data set gives a model."""
+    """The shapes that a data set gives a model, and the block that REPA's head reads."""
 
     channels: int
     image_size: int  # pixels a side
@@ -407,6 +423,8 @@ class Layout:
     caption_tokens: int = 0  # tokens of the longest caption; 0: no captions
     caption_channels: int = 0  # channels of a token
     pooled_channels: int = 0  # channels of the pooled caption; 0: none
+    feature_channels: int = 0  # channels of a frozen encoder's features; 0: none
+    projected_block: int = 0  # block, from 1, whose tokens are projected to them; 0: none
 
 
 @dataclass(frozen=True)
@@ -426,9 +444,16 @@ class DataConfig:
         """What to do where a model needs captions and the config states none."""
         return "Choose data=digits, which has them."
 
+    @property
+    def feature_advice(self) -> str:
+        """What to do where REPA needs features and the config states none."""
+        return "Choose data=features with features of an encoder, or set objective.repa_weight=0."
+
 
 # Captions of the embedded sets come from `hptransfer.data.captions`, with these shapes.
 CAPTION_TOKENS, CAPTION_CHANNELS, POOLED_CHANNELS = 6, 64, 64
+# Channels of the features that the classifiers of the embedded sets give REPA.
+FEATURE_CHANNELS = 64
 
 
 @dataclass(frozen=True)
@@ -449,7 +474,7 @@ class DigitsConfig(DataConfig):
     @property
     def layout(self) -> Layout:
         """One grey channel of 8x8 and ten classes."""
-        return Layout(1, 8, 10, CAPTION_TOKENS, CAPTION_CHANNELS, POOLED_CHANNELS)
+        return Layout(1, 8, 10, CAPTION_TOKENS, CAPTION_CHANNELS, POOLED_CHANNELS, FEATURE_CHANNELS)
 
 
 @dataclass(frozen=True)
@@ -462,7 +487,8 @@ class FashionMNISTConfig(DataConfig):
     @property
     def layout(self) -> Layout:
         """One grey channel of 32x32 and ten classes."""
-        return Layout(1, 32, 10, CAPTION_TOKENS, CAPTION_CHANNELS, POOLED_CHANNELS)
+        words = CAPTION_TOKENS, CAPTION_CHANNELS, POOLED_CHANNELS
+        return Layout(1, 32, 10, *words, FEATURE_CHANNELS)
 
 
 @dataclass(frozen=True)
@@ -520,6 +546,20 @@ class FeaturesConfig(FolderConfig):
     mask_column: str = ""  # the column that tells real tokens; empty: by its usual name
     pooled_column: str = ""  # the column of pooled text features; empty: by its usual name
     caption_column: str = ""  # the column of captions as text; empty: by its usual name
+    feature_channels: int = 0  # channels of a frozen encoder's features, for REPA; 0: not read
+
+    @property
+    def layout(self) -> Layout:
+        """The shapes as stated."""
+        return dataclasses.replace(super().layout, feature_channels=self.feature_channels)
+
+    @property
+    def feature_advice(self) -> str:
+        """What to do where REPA needs features and the config states none."""
+        return (
+            "If the folder has them, set data.feature_channels=1: the next error then names how "
+            "many it holds. If not, set objective.repa_weight=0."
+        )
 
     @property
     def caption_advice(self) -> str:
@@ -532,6 +572,7 @@ class FeaturesConfig(FolderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_count("data.feature_channels", self.feature_channels, least=0, most=2**20)
         for name in ("shift", "scale"):
             value = getattr(self, name)
             if isinstance(value, tuple):
@@ -591,6 +632,8 @@ class HuggingFaceConfig(PixelsConfig):
 
 # Data sets with a classifier in `hptransfer.training.sampling`.
 JUDGED = (DigitsConfig, FashionMNISTConfig)
+# Families with a head for REPA.
+ALIGNABLE = (DiTConfig, MMDiTConfig)
 
 
 @dataclass(frozen=True)
@@ -637,8 +680,18 @@ class TrialConfig:
             f"parametrization.weight_decay_mode={self.parametrization.weight_decay_mode.value}. "
             "Set parametrization.weight_decay_mode=independent.",
         )
+        if self.objective.repa_weight:
+            self._require_alignable()
         if self.quality.samples:
             self._require_measurable()
+
+    @property
+    def layout(self) -> Layout:
+        """The shapes that the model is built with: the data's, and REPA's head where it is on."""
+        layout, depth = self.data.layout, getattr(self.model, "depth", 0)
+        if not self.objective.repa_weight:
+            return layout
+        return dataclasses.replace(layout, projected_block=self.objective.aligned_block(depth))
 
     @property
     def width_mult(self) -> float:
@@ -662,6 +715,25 @@ class TrialConfig:
         """Whether m, r, b and d are all 1, so that every parametrization is the same model."""
         batch_and_duration = self.batch_mult == self.duration_mult == 1.0
         return self.width_mult == self.model.depth_mult == 1.0 and batch_and_duration
+
+    def _require_alignable(self) -> None:
+        require(
+            isinstance(self.model, ALIGNABLE),
+            "REPA (`objective.repa_weight` above 0) aligns the tokens of "
+            f"{' or '.join(model().family for model in ALIGNABLE)}, but got "
+            f"model={self.model.family}. Choose one of them, or set objective.repa_weight=0.",
+        )
+        depth = getattr(self.model, "depth", 0)
+        require(
+            self.objective.aligned_block(depth) <= depth,
+            f"`objective.repa_depth` must be one of the model's {depth} blocks, counted from 1, "
+            f"but got {self.objective.repa_depth}. Choose a smaller number, or null.",
+        )
+        require(
+            self.data.layout.feature_channels > 0,
+            "REPA (`objective.repa_weight` above 0) needs data with features of a frozen encoder, "
+            f"but data={self.data.name} states none. {self.data.feature_advice}",
+        )
 
     def _require_measurable(self) -> None:
         require(

@@ -37,6 +37,8 @@ def check_source(config: FolderConfig, source: Source, *, trust_seal: bool) -> S
         if config.caption_tokens == 0:  # captions count only if the config asks for them
             none = dict.fromkeys(("caption_tokens", "caption_channels", "pooled_channels"), 0)
             layout = dataclasses.replace(layout, **none)
+        if config.layout.feature_channels == 0:  # so do features
+            layout = dataclasses.replace(layout, feature_channels=0)
         if layout != config.layout:
             raise _not_as_named(config, source, found)
         seal = scan_source(config, source, found)
@@ -65,6 +67,9 @@ def scan_source(config: FolderConfig, source: Source, sha256: str) -> Seal:
             finite = _finite(tokens) & _finite(pooled)
             _refuse(source, indices, ~finite, "has caption features that are not all finite")
             _refuse(source, indices, ~mask.any(1), "has a caption of no token")
+        if config.layout.feature_channels:
+            finite = _finite(source.features_at(indices))
+            _refuse(source, indices, ~finite, "has features that are not all finite")
         progress.at(int(indices[-1]) + 1)
     return Seal(sha256, largest + 1, sums.statistics(samples))
 
@@ -87,8 +92,14 @@ def _not_as_named(config: FolderConfig, source: Source, sha256: str) -> UserErro
             "captions, or a model without (model=dit, model=uvit) and data.caption_tokens=0 "
             "data.caption_channels=0 data.pooled_channels=0."
         )
+    if config.layout.feature_channels and not source.layout.feature_channels:
+        return UserError(
+            f"The config asks for features of a frozen encoder, but {source.folder} holds none. "
+            "Write them beside the latents as the array `features`, or set objective.repa_weight=0 "
+            "data.feature_channels=0."
+        )
     found = dataclasses.asdict(source.layout)
-    stated = {name: getattr(config, name) for name in found} | {"sha256": config.sha256}
+    stated = dataclasses.asdict(config.layout) | {"sha256": config.sha256}
     found["sha256"] = sha256
     differing = [name for name in found if found[name] != stated[name]]
     shown = [f"data.{name}={found[name]}" for name in found if found[name] or name in differing]

@@ -61,9 +61,11 @@ def describe_folder(folder: Path, config: FolderConfig | None = None) -> FolderD
     layout = source.layout
     shape = {"channels": layout.channels, "image_size": layout.image_size}
     captions = layout.caption_tokens, layout.caption_channels, layout.pooled_channels
-    words = dict(
+    words: dict[str, int] = dict(
         zip(("caption_tokens", "caption_channels", "pooled_channels"), captions, strict=True)
     )
+    if layout.feature_channels:
+        words["feature_channels"] = layout.feature_channels
     asked = dataclasses.replace(asked, **_unfactored(asked), **shape, **words)
     key = fingerprint(asked, folder, source.files)
     seal = read_seal(folder, key)

@@ -88,6 +88,10 @@ class SourceRows:
     def captions_at(self, indices: np.ndarray) -> Captions:
         return self.source.captions_at(self.rows[indices])
 
+    def features_at(self, indices: np.ndarray) -> Tensor:
+        """Return a frozen encoder's features (B, N, D) of a square map of N cells."""
+        return self.source.features_at(self.rows[indices])
+
 
 def split_rows(samples: int, held_out: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of training and of held-out samples; they depend on no trial's seed."""
@@ -127,6 +131,10 @@ class Source(ABC):
     def captions_at(self, indices: np.ndarray) -> Captions:
         none = torch.zeros(len(indices), 0)
         return none.unsqueeze(-1), none.bool(), none
+
+    def features_at(self, indices: np.ndarray) -> Tensor:
+        """Return a frozen encoder's features (B, N, D) of a square map of N cells, row by row."""
+        return torch.zeros(len(indices), 0, 0)
 
 
 def named_folder(config: DataConfig, folder: str | None) -> Path:

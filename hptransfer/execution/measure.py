@@ -197,13 +197,13 @@ def _larger_note(pack: Sequence[TrialConfig], error: Exception) -> str:
 
 
 def _parameter_bytes(config: TrialConfig) -> int:
-    return 4 * trainable_parameters(config.model, config.data.layout)
+    return 4 * trainable_parameters(config.model, config.layout)
 
 
 def _excess(config: TrialConfig, device: torch.device, allowed: Allowance) -> str | None:
     """Say what one trial would take more than is allowed, by its shapes; None where it is less."""
     batch_size = config.budget.batch_size
-    activations = saved_bytes(config.model, config.data.layout, batch_size)
+    activations = saved_bytes(config.model, config.layout, batch_size)
     taken = PEAK_MARGIN * (PEAK_COPIES * _parameter_bytes(config) + activations)
     if taken > allowed.bytes:
         return (

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from hptransfer.config import FeaturesConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Conditioning
+from hptransfer.config.trial import ALIGNABLE, JUDGED
 from hptransfer.data import (
     Dataset,
     EpochOrder,
+    SourceRows,
     Split,
     batch_indices,
     epoch_order,
@@ -33,6 +35,8 @@ from hptransfer.data import (
 from hptransfer.data.reading import progress_to
 from hptransfer.data.statistics import seen_line, unit_warning
 from hptransfer.system.random_streams import torch_generator
+from hptransfer.training.objectives import on_token_grid
+from hptransfer.training.sampling.classifier import feature_maps_of
 
 ALL_SAMPLES = slice(None)
 
@@ -43,17 +47,18 @@ class Batch(NamedTuple):
     images: Tensor  # (..., B, C, H, W)
     u: Tensor  # (..., B): quantiles of the time axis, in [0, 1)
     noise: Tensor  # (..., B, C, H, W)
+    features: Tensor  # (..., B, tokens, D): a frozen encoder's, on the model's grid; empty: no REPA
     condition: tuple[Tensor, ...]  # labels, or tokens, mask and pooled features: (..., B, ...)
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors in a fixed order, which `from_tensors` reads."""
-        return [self.images, self.u, self.noise, *self.condition]
+        return [self.images, self.u, self.noise, self.features, *self.condition]
 
     @staticmethod
     def from_tensors(tensors: Sequence[Tensor]) -> Batch:
         """Return the batch whose `tensors()` these are."""
-        images, u, noise, *condition = tensors
-        return Batch(images, u, noise, tuple(condition))
+        images, u, noise, features, *condition = tensors
+        return Batch(images, u, noise, features, tuple(condition))
 
     def part(self, index: slice | Tensor, device: torch.device) -> Batch:
         """Return the samples at `index` of the first axis, on a device.
@@ -95,10 +100,30 @@ def train_batch(
         images=images,
         u=torch.rand(size, generator=torch_generator(seed, "timestep", step))[part],
         noise=torch.randn(shape, generator=torch_generator(seed, "noise", step))[part],
+        features=aligned_features(config, train, chosen, images),
         condition=with_null_condition(
             config, condition, (uniform < config.model.label_dropout)[part]
         ),
     )
+
+
+def aligned_features(
+    config: TrialConfig, split: Split, chosen: np.ndarray, images: Tensor
+) -> Tensor:
+    """Return a frozen encoder's features of the chosen samples on the model's grid of tokens.
+
+    They are those of the classifier that ships with the data, or those stored beside the latents:
+    (B, tokens, D), or (B, 0, 0) where REPA is off.
+    """
+    if not config.objective.repa_weight:
+        return images.new_zeros(len(chosen), 0, 0)
+    if isinstance(config.data, JUDGED):
+        features = feature_maps_of(config.data, images)
+    else:
+        assert isinstance(split, SourceRows), "features are stored in folders only"
+        features = split.features_at(chosen)
+    assert isinstance(config.model, ALIGNABLE)
+    return on_token_grid(features, (config.layout.image_size // config.model.patch_size) ** 2)
 
 
 def conditions_at(config: TrialConfig, split: Split, chosen: np.ndarray) -> tuple[Tensor, ...]:
@@ -248,4 +273,5 @@ def evaluation_batches(config: TrialConfig, validation: Split) -> Iterator[Batch
         # Rotating the strata over the samples gives every draw the whole time axis.
         stratum = (torch.arange(count) + draw) % draws
         u = (stratum + torch.rand(count, generator=generator)) / draws
-        yield Batch(images, u, torch.randn(images.shape, generator=generator), condition)
+        noise = torch.randn(images.shape, generator=generator)
+        yield Batch(images, u, noise, images.new_zeros(count, 0, 0), condition)

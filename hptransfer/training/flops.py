@@ -64,11 +64,10 @@ def meta_flops(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[flo
     """Return `step_flops`, counted on meta tensors."""
     network, arguments = _network(model, layout), _arguments(model, layout, batch_size)
     with FlopCounterMode(display=False) as forward:
-        output = network(*arguments)
-    with FlopCounterMode(display=False) as backward:
-        output.sum().backward()
-    ahead, back = forward.get_total_flops(), backward.get_total_flops()
-    return float(ahead), float(ahead + back)
+        network(*arguments)
+    with FlopCounterMode(display=False) as both:
+        _trained_sum(network, arguments, layout).backward()
+    return float(forward.get_total_flops()), float(both.get_total_flops())
 
 
 def computed_flops(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[float, float]:
@@ -94,16 +93,28 @@ def _zeros(like: Tensor) -> Tensor:
 
 
 def is_small(model: ModelConfig, layout: Layout, batch_size: int) -> bool:
-    """Whether a step of a model is computed for its FLOPs; one of a user's own model never is."""
-    if isinstance(model, CustomConfig) or layout.image_size > SMALL_SIDE:
+    """Whether a step of a model is computed for its FLOPs.
+
+    One of a user's own model never is, nor one with a head for REPA.
+    """
+    own = isinstance(model, CustomConfig) or layout.projected_block > 0
+    if own or layout.image_size > SMALL_SIDE:
         return False
     numbers = batch_size * layout.channels * layout.image_size**2
     return numbers * trainable_parameters(model, layout) <= SMALL_WORK
 
 
+def _trained_sum(network: nn.Module, arguments: tuple[Tensor, ...], layout: Layout) -> Tensor:
+    """Return a number that depends on all outputs of training: with REPA those of its head too."""
+    if not layout.projected_block:
+        return network(*arguments).sum()
+    prediction, projected = network(*arguments, project=True)
+    return prediction.sum() + projected.sum()
+
+
 def train_step_flops(config: TrialConfig) -> float:
     """Return the FLOPs of a training step: its batch forward and backward, and Muon's products."""
-    both = step_flops(config.model, config.data.layout, config.budget.batch_size)[1]
+    both = step_flops(config.model, config.layout, config.budget.batch_size)[1]
     return both + muon_flops(config)
 
 
@@ -112,14 +123,14 @@ def muon_flops(config: TrialConfig) -> float:
     if not isinstance(config.optimizer, MuonConfig):
         return 0.0
     steps = config.optimizer.ns_steps
-    found = matrices_by_name(config.model, config.data.layout).values()
+    found = matrices_by_name(config.model, config.layout).values()
     return sum(each.count * product_flops(each.rows, each.columns, steps) for each in found)
 
 
 def trial_flops(config: TrialConfig) -> float:
     """Return the FLOPs of a whole trial: its steps, and its evaluation before and after them."""
     budget = config.budget
-    forward, _ = step_flops(config.model, config.data.layout, budget.batch_size)
+    forward, _ = step_flops(config.model, config.layout, budget.batch_size)
     evaluated = budget.eval_samples * (budget.eval_draws + 1) / budget.batch_size
     return budget.steps * train_step_flops(config) + evaluated * forward
 
@@ -142,7 +153,7 @@ def saved_bytes(model: ModelConfig, layout: Layout, batch_size: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = network(*arguments)
+        output = _trained_sum(network, arguments, layout)
     for parameter in network.parameters():
         storages.pop(parameter.untyped_storage()._cdata, None)
     del output

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity
 
 from hptransfer.config import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig, VPConfig
 from hptransfer.config.choices import BetaSchedule, Prediction, TimestepSampling
@@ -245,6 +246,24 @@ def sample_losses(
     """
     alone = Noised(at.x, at.t.unsqueeze(-1), *(part.unsqueeze(-4) for part in at[2:]))
     return objective_loss(objective, prediction.unsqueeze(-4), alone, weight=weight)
+
+
+def alignment_loss(projected: Tensor, features: Tensor) -> Tensor:
+    """Return REPA's loss (...,): minus the mean cosine similarity of tokens (..., B, N, D) and a
+    frozen encoder's features of equal shape (arXiv 2410.06940, Eq. 8).
+    """
+    return -cosine_similarity(projected, features, dim=-1).mean((-2, -1))
+
+
+def on_token_grid(features: Tensor, tokens: int) -> Tensor:
+    """Return features (B, N, D) of a square map on a square grid of tokens: (B, tokens, D).
+
+    Each token gets the mean over the cells that it covers. Where the map is coarser cells repeat,
+    and one vector of the whole image is given to every token.
+    """
+    side, wanted = math.isqrt(features.shape[-2]), math.isqrt(tokens)
+    cells = features.mT.unflatten(-1, (side, side))
+    return adaptive_avg_pool2d(cells, wanted).flatten(-2).mT.contiguous()
 
 
 def deciding_bound_weight(objective: ObjectiveConfig) -> float | None:

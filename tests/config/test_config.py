@@ -63,6 +63,8 @@ RELEASED_DEFAULTS = {
     },
     "objective": {
         "name": "rectified_flow",
+        "repa_weight": 0.0,
+        "repa_depth": None,
         "timesteps": "uniform",
         "logit_mean": 0.0,
         "logit_std": 1.0,

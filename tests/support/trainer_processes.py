@@ -92,6 +92,7 @@ TRIALS = {
     "dit": dataclasses.replace(BASE, budget=AVERAGED),
     "unscaled": dataclasses.replace(BASE, parametrization=UNSCALED),
     "learned variance": of(LEARNED, objective=DDPMConfig(deciding_vlb_weight=2e-3)),
+    "repa": of(TINY.model, objective=RectifiedFlowConfig(repa_weight=0.5), budget=AVERAGED),
     "uvit": of(UViTConfig(width=16, base_width=8, depth=2, head_dim=4)),
     "pixart": of(PIXART),
     "dit_modern": of(
@@ -124,6 +125,8 @@ CASES = [
     ("unscaled", "fsdp"),
     ("learned variance", "fsdp"),
     ("learned variance", "ddp, accumulated"),
+    ("repa", "ddp, accumulated"),
+    ("repa", "fsdp, accumulated, checkpointed"),
     ("custom", "ddp"),
     ("custom", "fsdp"),
     ("skipping", "ddp"),

@@ -12,20 +12,24 @@ For 20,000 latents with labels and text features `manifest.json` reads
         "labels": {"shape": [], "dtype": "int64"},
         "tokens": {"shape": [120, 4096], "dtype": "float16"},
         "mask": {"shape": [120], "dtype": "bool"},
-        "pooled": {"shape": [768], "dtype": "float16"}
+        "pooled": {"shape": [768], "dtype": "float16"},
+        "features": {"shape": [256, 768], "dtype": "float16"}
       },
       "shards": [{"name": "0000", "samples": 10000}, {"name": "0001", "samples": 10000}]
     }
 
-Shapes are those of one sample: (C, H, H), (), (L, K), (L,) and (A,). Only `latents` is required;
-`tokens` requires `mask`, `pooled` requires `tokens`, and without `labels` there is one class. A
-shard is `0000.safetensors` with all arrays, or with storage `npy` one file per array, such as
-`0000.latents.npy`. `write_features` writes this layout.
+Shapes are those of one sample: (C, H, H), (), (L, K), (L,), (A,) and (N, D). Only `latents` is
+required; `tokens` requires `mask`, `pooled` requires `tokens`, and without `labels` there is one
+class. `features` are those of a frozen encoder, for REPA (`objective.repa_weight`): of a square map
+of N cells, row by row, or of the whole image, with N = 1. A shard is `0000.safetensors` with all
+arrays, or with storage `npy` one file per array, such as `0000.latents.npy`. `write_features`
+writes this layout.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,6 +68,7 @@ ARRAY_KINDS = {
     "tokens": (2, FLOATS),
     "mask": (1, INTEGERS),
     "pooled": (1, FLOATS),
+    "features": (2, FLOATS),
 }
 # The array without which another one is refused.
 NEEDED_ARRAYS = {"tokens": "mask", "mask": "tokens", "pooled": "tokens"}
@@ -84,7 +89,8 @@ class Manifest:
         channels, size, _ = self.arrays["latents"][0]
         length, features = self.arrays["tokens"][0] if "tokens" in self.arrays else (0, 0)
         (pooled,) = self.arrays["pooled"][0] if "pooled" in self.arrays else (0,)
-        return Layout(channels, size, self.classes, length, features, pooled)
+        aligned = self.arrays["features"][0][-1] if "features" in self.arrays else 0
+        return Layout(channels, size, self.classes, length, features, pooled, aligned)
 
     def file(self, shard: str, array: str) -> str:
         """Return the name of the file that holds one shard of an array."""
@@ -159,6 +165,9 @@ def fault_of(manifest: Manifest) -> str:
         and manifest.arrays["mask"][0] != manifest.arrays["tokens"][0][:1]
     ):
         return "must give mask as many tokens as tokens"
+    cells = manifest.arrays["features"][0][0] if "features" in manifest.arrays else 1
+    if math.isqrt(cells) ** 2 != cells:
+        return f"must give the features of a square map, but gives {cells} cells"
     if manifest.classes < 1 or ("labels" not in manifest.arrays and manifest.classes != 1):
         return f"must state its classes, 1 without labels, but states {manifest.classes}"
     return ""
@@ -202,6 +211,11 @@ class ShardedFeatures(LatentSource):
         if "pooled" not in self.manifest.arrays:
             return tokens, mask, torch.zeros(len(indices), 0)
         return tokens, mask, self._take("pooled", indices).float()
+
+    def features_at(self, indices: np.ndarray) -> Tensor:
+        if "features" not in self.manifest.arrays:
+            return super().features_at(indices)
+        return self._take("features", indices).float()
 
     def _take(self, array: str, indices: np.ndarray) -> Tensor:
         names = [name for name, _ in self.manifest.shards]

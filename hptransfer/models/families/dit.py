@@ -17,6 +17,7 @@ from hptransfer.models.families.layers import (
     Mlp,
     Modulation,
     PatchEmbed,
+    Projector,
     Residual,
     TimestepEmbedder,
     Unpatchify,
@@ -44,7 +45,10 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """The model: images x (..., C, H, W), timesteps t (...,), labels y (...,) to predictions."""
+    """The model: images x (..., C, H, W), timesteps t (...,), labels y (...,) to predictions.
+
+    With `project` and REPA's head it returns the projected tokens (..., tokens, D), too.
+    """
 
     pos_embed: Tensor
 
@@ -59,13 +63,21 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.final_layer = AdaptiveReadout(d, p * p * channels)
         self.unpatchify = Unpatchify(p, channels)
+        self.projected_block = layout.projected_block
+        if self.projected_block:
+            self.projector = Projector(d, layout.feature_channels)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor, *, project: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         x = self.x_embedder(x) + self.pos_embed
         c = self.t_embedder(t) + self.y_embedder(y)
-        for block in self.blocks:
+        hidden = x
+        for number, block in enumerate(self.blocks, 1):
             x = block(x, c)
-        return self.unpatchify(self.final_layer(x, c))
+            hidden = x if number == self.projected_block else hidden
+        prediction = self.unpatchify(self.final_layer(x, c))
+        return (prediction, self.projector(hidden)) if project else prediction
 
 
 def initializer(config: DiTConfig, layout: Layout, name: str, init: Init) -> Initializer:

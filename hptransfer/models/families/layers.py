@@ -421,3 +421,26 @@ class AdaptiveReadout(nn.Module):
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
         return self.linear(modulate(norm(x), shift, scale))
+
+
+class Projector(nn.Module):
+    """REPA's head: tokens (..., tokens, d) to an encoder's channels (..., tokens, D).
+
+    Three layers with SiLU, as in arXiv 2410.06940, Section 3.2. The hidden size is `ratio` times
+    the width, where the paper has 2,048 at every width (1.8 times that of SiT-XL/2). So under µP
+    the first two layers are hidden and the last is a readout: the head's gradient to the trunk then
+    scales with the width as that of the model's own readout, and one weight of the loss means the
+    same at every width.
+    """
+
+    ratio = 2
+
+    def __init__(self, width: int, features: int) -> None:
+        super().__init__()
+        hidden = self.ratio * width
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, hidden)
+        self.fc3 = Readout(hidden, features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc3(F.silu(self.fc2(F.silu(self.fc1(x)))))

@@ -28,6 +28,7 @@ from hptransfer.models.families.layers import (
     Mlp,
     Modulation,
     PatchEmbed,
+    Projector,
     Residual,
     RMSNorm,
     TimestepEmbedder,
@@ -113,7 +114,8 @@ class MMDiT(nn.Module):
     """The model: images x (..., C, H, W), timesteps t (...,) and captions to predictions.
 
     A caption is tokens (..., L, K), a mask, which is not used (padding is attended to, as in the
-    released models), and pooled features (..., A), used if the layout has them.
+    released models), and pooled features (..., A), used if the layout has them. With `project` and
+    REPA's head it returns the projected tokens of patches (..., tokens, D), too.
     """
 
     pos_embed: Tensor
@@ -135,16 +137,31 @@ class MMDiT(nn.Module):
         )
         self.final_layer = AdaptiveReadout(d, p * p * layout.channels)
         self.unpatchify = Unpatchify(p, layout.channels)
+        self.projected_block = layout.projected_block
+        if self.projected_block:
+            self.projector = Projector(d, layout.feature_channels)
 
-    def forward(self, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        pooled: Tensor,
+        *,
+        project: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         x = self.x_embedder(x) + self._positions()
         c = self.t_embedder(t)
         if self.pooled:
             c = c + self.y_embedder(pooled)
         context = self.context_embedder(tokens)
-        for block in self.joint_blocks:
+        hidden = x
+        for number, block in enumerate(self.joint_blocks, 1):
             context, x = block(context, x, c)
-        return self.unpatchify(self.final_layer(x, c))
+            hidden = x if number == self.projected_block else hidden
+        prediction = self.unpatchify(self.final_layer(x, c))
+        return (prediction, self.projector(hidden)) if project else prediction
 
     def _positions(self) -> Tensor:
         """Return the centre of the stored table of positions: (1, tokens, d)."""
@@ -182,6 +199,8 @@ def _fan_in(config: MMDiTConfig, layout: Layout, bias: str) -> int:
         "t_embedder.mlp.0.bias": TimestepEmbedder.frequencies,
         "y_embedder.mlp.0.bias": layout.pooled_channels,
         "context_embedder.bias": layout.caption_channels,
+        "projector.fc2.bias": Projector.ratio * config.width,
+        "projector.fc3.bias": Projector.ratio * config.width,
     }
     hidden = config.mlp_ratio if bias.endswith("fc2.bias") else 1
     return inputs.get(bias, hidden * config.width)

@@ -162,7 +162,7 @@ def _to_rescale(config: TrialConfig) -> dict[str, Role]:
         return {}
     measured = measured_inits(model)
     at_base = dataclasses.replace(model, width=model.base_width)
-    roles = {shaped.name: shaped.role for shaped in shaped_parameters(at_base, config.data.layout)}
+    roles = {shaped.name: shaped.role for shaped in shaped_parameters(at_base, config.layout)}
     breaking = {name: role for name, role in roles.items() if _breaks_mup(measured[name], role)}
     if breaking and not model.rescale_init:
         name, role = next(iter(breaking.items()))
@@ -209,7 +209,7 @@ def draw_multipliers(config: TrialConfig) -> dict[str, float]:
     """Return what multiplies each parameter of a custom model as its factory draws it."""
     model = _custom(config)
     measured, to_rescale, found = measured_inits(model), _to_rescale(config), {}
-    for shaped in shaped_parameters(model, config.data.layout):
+    for shaped in shaped_parameters(model, config.layout):
         name, base = shaped.name, measured[shaped.name].base
         found[name] = 1.0 if base.constant else config.parametrization.init_scale
         if name in to_rescale and model.width != model.base_width:

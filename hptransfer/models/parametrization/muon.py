@@ -126,7 +126,7 @@ def matrices_of(config: TrialConfig, shaped: ShapedParameter) -> Matrices | None
     """Return a parameter as the trial's Muon takes it; None if another rule updates it."""
     if not isinstance(config.optimizer, MuonConfig):
         return None
-    return matrices_by_name(config.model, config.data.layout).get(shaped.name)
+    return matrices_by_name(config.model, config.layout).get(shaped.name)
 
 
 def muon_factors(

@@ -73,7 +73,7 @@ def printed_table(config: TrialConfig) -> list[dict[str, Any]]:
     There is a row for each role inside and outside of blocks, with `ours` and `published`. The
     table is for AdamW: what Muon updates has rows of its own, whose `published` is None.
     """
-    model, layout = config.model, config.data.layout
+    model, layout = config.model, config.layout
     in_block = {shaped.name: shaped.in_block for shaped in shaped_parameters(model, layout)}
     ratio = {shaped.name: shaped.width_mult for shaped in shaped_parameters(model, layout)}
     rows: dict[tuple[Role, bool, bool], list[ParameterRule]] = {}

@@ -61,9 +61,7 @@ class ParameterRule:
 @cache
 def parameter_rules(config: TrialConfig) -> tuple[ParameterRule, ...]:
     """Return the rule of every trainable parameter, in the model's own order."""
-    return tuple(
-        _rule(config, shaped) for shaped in shaped_parameters(config.model, config.data.layout)
-    )
+    return tuple(_rule(config, shaped) for shaped in shaped_parameters(config.model, config.layout))
 
 
 def _rule(config: TrialConfig, shaped: ShapedParameter) -> ParameterRule:
@@ -81,7 +79,7 @@ def _rule(config: TrialConfig, shaped: ShapedParameter) -> ParameterRule:
         role=shaped.role,
         init_std=_initial_std(config, shaped),
         factors=factors,
-        rate_group=rate_group(config.model, config.data.layout, shaped),
+        rate_group=rate_group(config.model, config.layout, shaped),
         matrices=matrices,
     )
 
@@ -135,7 +133,7 @@ def _initial_std(config: TrialConfig, shaped: ShapedParameter) -> float:
     """
     if isinstance(config.model, CustomConfig):
         return measured_std(config, shaped)
-    parametrization, layout = config.parametrization, config.data.layout
+    parametrization, layout = config.parametrization, config.layout
     scale = parametrization.init_scale
     if parametrization.scaling not in TRANSFERRING:
         how = initializer(config.model, layout, shaped.name, config.init)
@@ -152,7 +150,7 @@ def initial_parameters(config: TrialConfig) -> dict[str, Tensor]:
         return drawn_parameters(config)
     parameters = {}
     for rule in parameter_rules(config):
-        how = initializer(config.model, config.data.layout, rule.name, config.init)
+        how = initializer(config.model, config.layout, rule.name, config.init)
         generator = torch_generator(config.seed, f"init {rule.name}")
         parameters[rule.name] = how.draw(rule.shape, rule.init_std, generator)
     return parameters
@@ -183,7 +181,7 @@ def branch_multipliers(config: TrialConfig) -> dict[str, float]:
     branch = branch_factor(config.model.depth_mult, config.parametrization)
     if branch == 1.0:
         return {}
-    model = on_meta(config.model, config.data.layout, config.model.width)
+    model = on_meta(config.model, config.layout, config.model.width)
     residuals = [name for name, child in model.named_modules() if isinstance(child, Residual)]
     return {f"{name}.multiplier": branch for name in residuals}
 
@@ -197,7 +195,7 @@ class ReadoutForm(Enum):
 
 def build_template(config: TrialConfig) -> nn.Module:
     """Return a trial's architecture with a `multiplier` buffer, of value 1, on every readout."""
-    model = build_architecture(config.model, config.data.layout)
+    model = build_architecture(config.model, config.layout)
     for rule in parameter_rules(config):
         layer = model.get_submodule(rule.name.rpartition(".")[0])
         if rule.role is Role.output and not isinstance(layer, Readout):
@@ -238,10 +236,7 @@ def build_model(config: TrialConfig, readout: ReadoutForm | str = ReadoutForm.ho
         1501840
     """
     hooked = ReadoutForm(readout) is ReadoutForm.hook
-    if hooked:
-        model = build_template(config)
-    else:
-        model = build_architecture(config.model, config.data.layout)
+    model = build_template(config) if hooked else build_architecture(config.model, config.layout)
     initial = initial_parameters(config)
     with torch.no_grad():
         for rule in parameter_rules(config):

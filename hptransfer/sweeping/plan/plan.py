@@ -482,7 +482,7 @@ def _entry(shape: PlannedShape, occupied: Occupancy) -> dict[str, Any]:
         "parametrization": arm_of(config),
         "width": config.model.width,
         **condition_of(config),
-        "parameters": trainable_parameters(config.model, config.data.layout),
+        "parameters": trainable_parameters(config.model, config.layout),
         "trials": _counts([shape]),
         "flops": _flops([shape]),
         "evaluation_share": number(evaluation_share(config)),
@@ -578,7 +578,7 @@ def _target(
     price = occupied.price_per_hour
     return {
         "width": width,
-        "parameters": trainable_parameters(target.model, target.data.layout),
+        "parameters": trainable_parameters(target.model, target.layout),
         "flops": flops,
         "hours": None if seconds is None else number(seconds * occupied.count / HOUR),
         "money": None if seconds is None or price is None else number(seconds / HOUR * price),
@@ -634,7 +634,7 @@ def _search_over_target_by_size(
 
 def _parameters_times_samples(config: TrialConfig) -> float:
     samples = float(config.budget.steps * config.budget.batch_size)
-    return samples * trainable_parameters(config.model, config.data.layout)
+    return samples * trainable_parameters(config.model, config.layout)
 
 
 def _reckoned(inputs: PlanInputs, shapes: Sequence[PlannedShape]) -> dict[str, Any] | None:

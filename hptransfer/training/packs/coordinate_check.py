@@ -209,9 +209,10 @@ def _outputs(pack: Pack, member: int, dataset: Dataset) -> dict[str, Tensor]:
     batch = first.part(slice(PROBE_SAMPLES), pack.device)
     at = noised(config.objective, batch.images, batch.noise, batch.u)
     tensors = pack.member_tensors(member)
+    asked = {} if pack.repa_weights is None else {"project": True}
     return module_outputs(
         pack.template,
-        lambda model: functional_call(model, tensors, (at.x, at.t, *batch.condition)),
+        lambda model: functional_call(model, tensors, (at.x, at.t, *batch.condition), asked),
     )
 
 
@@ -249,7 +250,7 @@ def check_record(
     base: TrialConfig, runs: Mapping[int, WidthMeasurement], log2_lr: float
 ) -> dict[str, Any]:
     """Return the `coordinate_record` of a trial's measurements by width."""
-    structure = _structure(base.model, base.data.layout, tuple(sorted(runs)))
+    structure = _structure(base.model, base.layout, tuple(sorted(runs)))
     asked = Asked(
         heading={
             "family": base.model.family,

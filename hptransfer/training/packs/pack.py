@@ -128,6 +128,18 @@ class Pack:
                     return self.mapped(stacked, x, t, condition).float()
             return functional_call(self.template, stacked, (x, t, *condition)).float()
 
+    def predict_and_project(
+        self, x: Tensor, t: Tensor, condition: ConditionTensors, *, flat: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return predictions as `predict` does, and the tokens (T, B, tokens, D) of REPA's head."""
+        stacked = self._stacked(self.flat if flat is None else flat)
+        with autocast(self.configs[0].precision, self.device):
+            asked = {"project": True}
+            prediction, projected = functional_call(
+                self.template, stacked, (x, t, *condition), asked
+            )
+        return prediction.float(), projected.float()
+
     def arithmetic(self) -> AbstractContextManager[None]:
         """Set the device's arithmetic to the trials' for forward and backward in a `with` block."""
         return arithmetic(self.configs[0], self.device)
@@ -158,6 +170,9 @@ class Pack:
             self.seed_index = torch.tensor([seeds.index(config.seed) for config in self.configs])
             # weights of a learned variance's bound, times the timesteps
             self.bound_weights = torch.tensor(bounds) if bounds else None
+            # weights of REPA's loss; None where it is off, as it then is for all
+            aligned = [objective.repa_weight for objective in objectives]
+            self.repa_weights = torch.tensor(aligned) if any(aligned) else None
 
     def over_entries(self, values: Sequence[float]) -> Tensor:
         """Return one value per rule of `plain_rules` for each of their entries; padding gets 1."""

@@ -26,7 +26,7 @@ from hptransfer.data import Dataset
 from hptransfer.system.memory import keep_freed_memory
 from hptransfer.training.batches import Batch, InputQueue, PackBatches, StepInputs
 from hptransfer.training.device import compiled
-from hptransfer.training.objectives import Noised, noised, objective_loss
+from hptransfer.training.objectives import Noised, alignment_loss, noised, objective_loss
 from hptransfer.training.packs.optimizer import PackedOptimizer, packed_optimizer
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
@@ -190,8 +190,8 @@ class TrainingState:
 
     def _advance(self, inputs: StepInputs) -> None:
         batch, controls = inputs.on(self.pack.device)
-        losses = pack_losses(self.pack, batch)
-        (grad,) = torch.autograd.grad(losses.sum(), self.pack.flat)
+        totals, losses = trained_losses(self.pack, batch)
+        (grad,) = torch.autograd.grad(totals.sum(), self.pack.flat)
         self._apply(self, grad, losses.detach(), controls)
 
     @torch.no_grad()
@@ -200,8 +200,8 @@ class TrainingState:
         batch, controls = inputs
 
         def summed(flat: Tensor) -> tuple[Tensor, Tensor]:
-            losses = pack_losses(self.pack, batch, flat)
-            return losses.sum(), losses
+            totals, losses = trained_losses(self.pack, batch, flat)
+            return totals.sum(), losses
 
         grad, (_, losses) = grad_and_value(summed, has_aux=True)(self.pack.flat)
         self._finish(grad, losses, controls)
@@ -330,15 +330,32 @@ def _step_inputs(batches: PackBatches, optimizer: PackedOptimizer, step: int) ->
 
 
 def pack_losses(pack: Pack, batch: Batch, flat: Tensor | None = None) -> Tensor:
-    """Return each trial's loss (T,) on the batches of the pack's seeds (S, B, ...).
+    """Return each trial's loss (T,) on the batches of the pack's seeds (S, B, ...), without REPA's.
 
     `flat` (T, P) are weights to use instead of the pack's own.
+    """
+    return trained_losses(pack, batch, flat)[1]
+
+
+def trained_losses(pack: Pack, batch: Batch, flat: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return what each trial's gradient is taken of (T,), and its loss (T,) without REPA's.
+
+    Without REPA both are one tensor. The second is what reports and curves are of, so that trials
+    with different weights of REPA's loss compare.
     """
     config = pack.configs[0]
     per_seed = noised(config.objective, batch.images, batch.noise, batch.u)
     at = Noised(*(pack.of_seeds(part) for part in per_seed))
     condition = tuple(pack.of_seeds(part) for part in batch.condition)
-    prediction = pack.predict(at.x, at.t, condition, flat=flat)
-    return objective_loss(
+    projected = None
+    if pack.repa_weights is None:
+        prediction = pack.predict(at.x, at.t, condition, flat=flat)
+    else:
+        prediction, projected = pack.predict_and_project(at.x, at.t, condition, flat=flat)
+    losses = objective_loss(
         config.objective, prediction, at, pack.bound_terms, weight=pack.bound_weights
     )
+    if projected is None or pack.repa_weights is None:
+        return losses, losses
+    aligned = alignment_loss(projected, pack.of_seeds(batch.features))
+    return losses + pack.repa_weights * aligned, losses

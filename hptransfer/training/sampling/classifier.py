@@ -1,4 +1,6 @@
-"""The small classifiers whose features measure the quality of samples, one per data set.
+"""The small classifiers whose features measure the quality of samples, and serve REPA.
+
+There is one per data set.
 
 `python -m benchmarks.classifier` trains them anew with a fixed seed, and writes the weight files
 beside this module, with their accuracy and the hash of their data.
@@ -7,6 +9,7 @@ beside this module, with their accuracy and the hash of their data.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,10 @@ class Classifier(nn.Module):
         convolved = self._convolved(images)
         return convolved.mean((-2, -1)) if self.pooled else self._hidden(convolved)
 
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Return the last convolution's channels at each place (B, 64, 4, 4)."""
+        return self._convolved(images)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return one logit per class (B, classes)."""
         return self.classes(self._hidden(self._convolved(images)))
@@ -95,12 +102,21 @@ def load_classifier(data: DataConfig) -> Classifier:
     return model.requires_grad_(False).eval()
 
 
-@torch.no_grad()
 def features_of(data: DataConfig, images: Tensor) -> Tensor:
     """Return the features (N, 64) of images (N, C, H, W) in [-1, 1], on the images' device."""
-    model = load_classifier(data).to(images.device)
+    return _in_parts(load_classifier(data).to(images.device).features, images)
+
+
+def feature_maps_of(data: DataConfig, images: Tensor) -> Tensor:
+    """Return features by place (N, 16, 64), of a map of 4x4 cells, row by row, for REPA."""
+    maps = _in_parts(load_classifier(data).to(images.device).feature_map, images)
+    return maps.flatten(-2).mT
+
+
+@torch.no_grad()
+def _in_parts(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     # By default a GPU would multiply in TF32, and choose its algorithm by timing.
     unchanged: dict[str, Any] = {"allow_tf32": None, "fp32_precision": None}
     flags = torch.backends.cudnn.flags(deterministic=True, benchmark=False, **unchanged)
     with tf32(allowed=False), flags:
-        return torch.cat([model.features(part) for part in images.split(IMAGES_AT_ONCE)])
+        return torch.cat([function(part) for part in images.split(IMAGES_AT_ONCE)])

@@ -23,6 +23,7 @@ from hptransfer.models.parametrization.rules import build_model, parameter_rules
 from hptransfer.training.batches import Batch, InputQueue, evaluation_batches, train_batch
 from hptransfer.training.device import arithmetic, autocast, bound_terms_on, refuse_uncompilable
 from hptransfer.training.objectives import (
+    alignment_loss,
     deciding_bound_weight,
     noised,
     objective_loss,
@@ -118,16 +119,24 @@ class Engine:
         for index in range(self.trainer.accumulate):
             part = slice(index * self.micro, (index + 1) * self.micro)
             with gradients_kept(self.trained, last=index + 1 == self.trainer.accumulate):
-                loss = self._loss(batch.part(part, self.group.device)) / self.trainer.accumulate
-                loss.backward()
-            total += loss.detach()
+                trained, loss = self._losses(batch.part(part, self.group.device))
+                (trained / self.trainer.accumulate).backward()
+            total += loss.detach() / self.trainer.accumulate
         return total
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what the gradient is taken of, and the loss without REPA's, which is reported."""
         objective = self.config.objective
         at = noised(objective, batch.images, batch.noise, batch.u)
-        prediction = self._predict(self.trained, at.x, at.t, *batch.condition)
-        return objective_loss(objective, prediction, at, self.bound_terms)
+        if not objective.repa_weight:
+            prediction = self._predict(self.trained, at.x, at.t, *batch.condition)
+            loss = objective_loss(objective, prediction, at, self.bound_terms)
+            return loss, loss
+        with autocast(self.config.precision, self.group.device):
+            prediction, projected = self.trained(at.x, at.t, *batch.condition, project=True)
+        loss = objective_loss(objective, prediction.float(), at, self.bound_terms)
+        aligned = alignment_loss(projected.float(), batch.features)
+        return loss + objective.repa_weight * aligned, loss
 
     def _predict(self, model: nn.Module, x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
         """Return a prediction in float32, computed in the trial's precision."""

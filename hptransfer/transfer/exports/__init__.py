@@ -53,6 +53,8 @@ def exports(config: TrialConfig, searched: Collection[str] = ()) -> dict[str, st
     names = f"Names are hptransfer's: diffusers has no class of the family {family}."
     if theirs is not None:
         names = f"Names are those of diffusers' {diffusers.CLASSES[family][0]}."
+    if theirs is not None and config.objective.repa_weight:
+        names += " It has no head for REPA: torch_groups.py has the rows of `projector`."
     return {
         "factors.json": factors_text(config),
         "torch_groups.py": torch_groups_text(config, parameters, readout="hook", says=notes),

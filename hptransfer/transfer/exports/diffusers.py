@@ -89,11 +89,13 @@ CLASSES = {
 def renamed(parameters: Sequence[Parameter], family: str) -> list[Parameter] | None:
     """Return the parameters under the names of diffusers' class; None if it has no such class.
 
-    DiT's timestep and label embedders are one of each here and one in every block there.
+    DiT's timestep and label embedders are one of each here and one in every block there. REPA's
+    head is left out, since their classes have none.
     """
     if family not in CLASSES:
         return None
     _, layers = CLASSES[family]
+    parameters = [p for p in parameters if not p.name.startswith("projector.")]
     numbers = [match[1] for p in parameters if (match := re.match(r"\w*blocks\.(\d+)\.", p.name))]
     blocks = list(dict.fromkeys(numbers))
     return [theirs for p in parameters for theirs in _renamed(p, layers, blocks)]

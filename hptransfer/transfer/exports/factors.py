@@ -67,7 +67,7 @@ def resolved(config: TrialConfig) -> list[Parameter]:
 def _distribution(config: TrialConfig, name: str) -> str:
     if isinstance(config.model, CustomConfig):
         return "model"
-    how = initializer(config.model, config.data.layout, name, config.init)
+    how = initializer(config.model, config.layout, name, config.init)
     return how.distribution.value.rpartition("_")[2]  # fan_in_normal is a normal one
 
 
