@@ -98,6 +98,7 @@ def _require_own_gpus(facts: list[dict]) -> None:
             assert not together, f"two trials have GPU {gpu} of {host} at the same time"
 
 
+@pytest.mark.slow
 def test_eight_trials_train_at_a_time_each_on_its_own_gpu(sweep):
     eight = "while len([*folder.glob('*.began')]) < 8:\n    time.sleep(0.1)\ntime.sleep(0.2)"
     assert sweep("executor.gpus=1", waiting=eight) == 0

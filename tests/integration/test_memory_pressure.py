@@ -61,6 +61,7 @@ def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator:
         holder.wait()
 
 
+@pytest.mark.slow
 def test_workers_killed_for_memory_are_retried_once_it_is_free(hold, tmp_path: Path) -> None:
     def press() -> None:
         while not (tmp_path / "pid").exists():

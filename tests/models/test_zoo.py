@@ -159,7 +159,7 @@ CAUSES: dict[str, tuple[str | None, str]] = {
         r"Type model.roles=\[\"readout.weight=output\"\]",
     ),
 }
-SLOW = {"growing_head", "gqa_fixed"}
+SLOW = {"growing_head", "gqa_fixed", "moe_soft"}
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,10 @@ def checked(config: TrialConfig, depths: tuple[int, ...] = DEPTHS) -> dict[str, 
     return depth_check(config, depths, -6.5, RuntimeConfig())
 
 
-@pytest.mark.parametrize("family", [DiTConfig, PixArtConfig, MMDiTConfig])
+OTHERS = [pytest.param(family, marks=pytest.mark.slow) for family in (PixArtConfig, MMDiTConfig)]
+
+
+@pytest.mark.parametrize("family", [DiTConfig, *OTHERS])
 def test_complete_passes_over_depth(family: type[ModelConfig]) -> None:
     answer = checked(trial(family))
     assert answer["verdict"] == "pass", answer["worst"]
