@@ -159,7 +159,7 @@ CAUSES: dict[str, tuple[str | None, str]] = {
         r"Type model.roles=\[\"readout.weight=output\"\]",
     ),
 }
-SLOW = {"growing_head", "gqa_fixed", "moe_soft"}
+SLOW = {"growing_head", "gqa_fixed", "moe_soft", "conv1d", "swiglu_rounded"}
 
 
 @pytest.mark.parametrize(

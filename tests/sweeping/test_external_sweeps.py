@@ -481,6 +481,7 @@ def test_calls_from_python_are_refused_in_sentences(lab: Any) -> None:
 # On Ray
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_failures_and_answers_are_the_same_on_ray(
     mine: Path, running_ray: ExecutorConfig, capsys: pytest.CaptureFixture[str]

@@ -102,6 +102,7 @@ def test_the_digits_classifier_is_as_right_as_its_file_says() -> None:
     )
 
 
+@pytest.mark.slow
 @needs_fashion_mnist
 def test_the_clothes_classifier_is_as_right_as_its_file_says() -> None:
     data, folder = FashionMNISTConfig(), FASHION_MNIST

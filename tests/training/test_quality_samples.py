@@ -127,6 +127,7 @@ def test_held_out_digits_are_far_better_samples_than_noise() -> None:
 
 
 @needs_fashion_mnist
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", [1.0, 0.3])
 def test_noise_is_no_precise_sample_of_clothes(strength: float) -> None:
     """In the features of the hidden layer it was, by 100 samples nearly all of it."""
