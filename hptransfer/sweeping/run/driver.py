@@ -236,9 +236,7 @@ def _starting(running: _RunningSweep, packs: int) -> str:
     executor, missing = running.job.composed.executor, running.asked - running.recorded
     trials = "1 trial" if missing == 1 else f"{missing} trials"
     groups = "1 group" if packs == 1 else f"{packs} groups"
-    on_ray = (
-        "starting Ray on this machine first" if executor.address == "local" else "on a Ray cluster"
-    )
+    on_ray = "with Ray on this machine" if executor.address == "local" else "on a Ray cluster"
     how = {
         "local": "one group after another in this process",
         "slurm": "each as a job of SLURM",
