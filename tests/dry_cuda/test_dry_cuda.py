@@ -80,5 +80,5 @@ def test_the_compiled_path(name: str, tmp_path: Path) -> None:
         assert max(row["reserved_mb"]) < 1.1 * row["reserved_mb"][0]
     else:
         assert broken(row, {**SOUND, **CAPTURED, "graphs": 1}) == []
-        # A custom model is compiled as a whole, and again for the expanded inputs of evaluation.
+        # A custom model is compiled as a whole, and may be once more for its evaluation.
         assert row["recompiled"] <= (name.split()[1] in MODELS)

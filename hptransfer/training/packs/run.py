@@ -76,6 +76,8 @@ def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor
     x, t, *condition = (
         tensor.expand(len(pack), *tensor.shape) for tensor in (at.x, at.t, *part.condition)
     )
+    if pack.compiled:  # inputs with strides of zero would be compiled for once more
+        x, t, *condition = (tensor.contiguous() for tensor in (x, t, *condition))
     prediction = pack.predict(x, t, tuple(condition), flat=flat).detach()
     # Trials that trained under different weights of the bound are compared under one, if it is set.
     weight: float | Tensor | None = deciding_bound_weight(objective)
