@@ -90,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    from benchmarks import measure
+
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.packing_against",
         description=__doc__,
@@ -97,9 +99,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("folder", type=Path, help="a checkout of the code to compare with")
     parser.add_argument("--widths", type=int, nargs="+", default=[24, 96, 192])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--sizes", type=measure.count, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--seconds", type=float, default=0.5, help="of one block")
-    parser.add_argument("--repeats", type=int, default=5, help="timed turns")
+    parser.add_argument("--repeats", type=measure.count, default=5, help="timed turns")
     out = Path("results/benchmarks/packing_against.json")
     parser.add_argument("--out", type=Path, default=out)
     return parser.parse_args(argv)
