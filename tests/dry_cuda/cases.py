@@ -186,9 +186,9 @@ def equal_packs(family: str = "dit", runtime: RuntimeConfig = CAPTURED, packs: i
 
 
 def wide(family: str = "dit", **budget: Any) -> list[TrialConfig]:
-    """Return trials whose memory is large beside the allocator's blocks."""
+    """Return trials whose memory is large beside the 20 MiB blocks of the allocator."""
     return [
-        dataclasses.replace(t, model=dataclasses.replace(t.model, width=128, base_width=128))
+        dataclasses.replace(t, model=dataclasses.replace(t.model, width=384, base_width=384))
         for t in pack_of(family, **budget)
     ]
 
