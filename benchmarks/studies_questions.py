@@ -133,6 +133,17 @@ SECTIONS = (
         "clip is 1, and the warm-up hardly matters.",
     ),
     Section(
+        "repa",
+        "Does the weight of REPA transfer, searched with the others?",
+        "These are the four hyperparameters of the paper's MMDiT. REPA aligns hidden tokens with "
+        "the features of a [frozen encoder](../docs/how_to/repa.md), here the classifier of the "
+        "digits. The held-out loss without the alignment decides.",
+        (Question("mmdit_repa_search", families=("mmdit",)),),
+        "studies/mmdit_repa_search/figures/importance-mup.png",
+        "How much each of the four hyperparameters matters",
+        "It searches the weight of REPA at 0.18B and uses it at 18B.",
+    ),
+    Section(
         "conditions",
         "Does the best rate move with batch size and training time?",
         "The learning rate of a DiT under µP is swept at three widths, for three batch sizes and "

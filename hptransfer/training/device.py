@@ -28,6 +28,7 @@ from torch.func import functional_call
 from hptransfer.config import CustomConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision
 from hptransfer.errors import MachineError, UserError
+from hptransfer.models.families.layers import FUSED_TOKENS
 from hptransfer.system.memory import give_back_freed_memory
 from hptransfer.system.version import package_version
 from hptransfer.training.flops import trial_flops
@@ -160,13 +161,24 @@ def products_library(config: TrialConfig, device: torch.device) -> str:
     """Return the library that takes a trial's products of float32 matrices; empty on a GPU.
 
     Torch leaves small products to MKL and counts those of all trials of a pack together. So that a
-    trial has the same bits alone, oneDNN takes none where one trial's may be too small.
+    trial has the same bits alone, oneDNN takes none where one trial's may be too small. It takes
+    none either where a family's attention is torch's fused kernel: the kernel multiplies a few
+    tokens of one head at a time, for which calls of oneDNN take 8 times as long. (In a pack, custom
+    models do without that kernel.)
     """
     if device.type != "cpu":
         return ""
     multiplications = config.budget.batch_size * config.model.width * LEAST_SIDE
-    large = multiplications > ONEDNN_LEAST
-    return "oneDNN" if large and onednn_multiplies() else "torch's default"
+    fits = multiplications > ONEDNN_LEAST and not _fuses_attention(config)
+    return "oneDNN" if fits and onednn_multiplies() else "torch's default"
+
+
+def _fuses_attention(config: TrialConfig) -> bool:
+    """Whether a family's attention is torch's fused kernel; told from patches and captions."""
+    if isinstance(config.model, CustomConfig):
+        return False
+    layout, side = config.data.layout, getattr(config.model, "patch_size", 1)
+    return (layout.image_size // side) ** 2 + layout.caption_tokens >= FUSED_TOKENS
 
 
 @contextmanager

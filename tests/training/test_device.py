@@ -11,7 +11,8 @@ import torch
 
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Precision
-from hptransfer.training.device import arithmetic, memory_text
+from hptransfer.training import device as of_device
+from hptransfer.training.device import arithmetic, memory_text, products_library
 from hptransfer.training.sampling.classifier import features_of
 from hptransfer.training.target.record import matmul_peak
 from tests.support.packs import base
@@ -104,3 +105,17 @@ def test_a_gpu_that_others_fill_is_called_that() -> None:
     assert memory_text(80 * 2**30, 2**30) == ", which has 80 GiB"
     text = memory_text(80 * 2**30, 31 * 2**30)
     assert text == ", which has 80 GiB, of which other processes hold 31 GiB"
+
+
+def test_products_are_left_to_torch_where_attention_makes_small_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(of_device, "onednn_multiplies", lambda: True)  # as on AMD's processors
+
+    def library(patch_size: int) -> str:
+        trial = base("dit")
+        model = dataclasses.replace(trial.model, patch_size=patch_size, width=96, base_width=96)
+        return products_library(dataclasses.replace(trial, model=model), torch.device("cpu"))
+
+    assert [library(patch_size) for patch_size in (4, 2)] == ["oneDNN", "oneDNN"]  # 4, 16 tokens
+    assert library(patch_size=1) == "torch's default"  # 64 tokens, by the fused kernel
