@@ -93,13 +93,16 @@ def _require_measured(rows: Sequence[Mapping[str, Any]], metric: Metric) -> None
         raise UserError(
             f"Every completed row must hold the metric it is judged by, but {lacking} of "
             f"{len(completed)} have no {metric.name}. Sweep with quality.samples above 0 for the "
-            f"quality of samples, or name one that all rows have: {', '.join(there)}."
+            "quality of samples (and without quality.reference for precision and recall), or name "
+            f"one that all rows have: {', '.join(there)}."
         )
 
 
 def _was_asked(row: Mapping[str, Any], metric: Metric) -> bool:
     """Say whether a completed row has a metric, or would if its samples had been finite."""
-    if metric.of_samples and row["config"].get("quality", {}).get("samples", 0) > 0:
+    quality = row["config"].get("quality", {})
+    known = not (metric.of_neighbours and quality.get("reference"))
+    if metric.of_samples and known and quality.get("samples", 0) > 0:
         return True
     return metric is LOSS or row["metrics"].get(metric.name) is not None
 

@@ -131,8 +131,5 @@ def test_other_content_than_the_classifiers_is_refused_before_training(monkeypat
     monkeypatch.setattr(trial_module, "train_pack", lambda *_: pytest.fail("it trained"))
     monkeypatch.setattr(trial_module, "load_dataset", lambda *_: load_data(DigitsConfig(), None))
     config = TrialConfig(data=DigitsConfig(sha256="00"), quality=QualityConfig(samples=100))
-    monkeypatch.setattr(
-        "hptransfer.training.sampling.quality.load_data", lambda *_: load_data(DigitsConfig(), None)
-    )
     with pytest.raises(UserError, match="was trained on the content 8b3b6ae90863430b"):
         run_pack([config], RuntimeConfig())
