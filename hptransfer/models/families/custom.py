@@ -315,7 +315,8 @@ def require_forward_at(config: CustomConfig, layout: Layout) -> None:
         raise UserError(
             f"A model must run at every width, but that of {config.factory} raises "
             f"{error_text(error)} at width {config.width}, though it runs at the base width. "
-            "Replace a size in the model that is a fixed number by one that is computed from the width."
+            "Replace a size in the model that is a fixed number by one that is computed from the "
+            "width."
         ) from error
 
 

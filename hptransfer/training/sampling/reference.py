@@ -102,9 +102,9 @@ def _features_at(
     if features is None:
         named = " of ".join(filter(None, (quality.extractor, quality.decoder)))
         raise UserError(
-            f"`quality.extractor` must give samples of the training split finite features, but "
-            f"{named} gives NaN or infinity for one of the samples {rows[0]} to {rows[-1]} of that split. "
-            "Correct the function, or set quality.samples=0."
+            "`quality.extractor` must give samples of the training split finite features, but "
+            f"{named} gives NaN or infinity for one of the samples {rows[0]} to {rows[-1]} of that "
+            "split. Correct the function, or set quality.samples=0."
         )
     return features
 
@@ -112,7 +112,7 @@ def _features_at(
 def _feature_count(
     quality: QualityConfig, features_at: Callable[[np.ndarray], Tensor], samples: int
 ) -> int:
-    """Return F, the features of a sample, after a look at those of two samples.
+    """Return F, the number of a sample's features, after a look at those of two samples.
 
     Raises:
         UserError: there are too few samples for a covariance, or a sample's features depend on
