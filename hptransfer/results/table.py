@@ -112,7 +112,15 @@ def _measured(row: Mapping[str, Any], metric: Metric) -> float | None:
     value = row["loss"] if metric is LOSS else row["metrics"].get(metric.name)
     if value is None or metric.reading is Reading.plain:
         return value
-    return -value if metric.reading is Reading.negated else math.log2(value)
+    if metric.reading is Reading.negated:
+        return -value
+    if value <= 0:
+        raise UserError(
+            f"A {metric.name} must be positive to be judged by, but trial {row['trial_key']} has "
+            f"{value:g}: its features do not tell samples from data. Judge by another metric, or "
+            "sweep with another quality.extractor."
+        )
+    return math.log2(value)
 
 
 def _record(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:

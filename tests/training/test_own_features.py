@@ -263,6 +263,11 @@ def test_rows_of_such_a_trial_have_no_precision_and_say_so(tmp_path: Path, runti
     assert len(rows_table([row], METRICS["frechet_distance"])) == 1
     with pytest.raises(UserError, match=r"without quality.reference for precision and recall"):
         rows_table([row], METRICS["precision"])
+    row["metrics"]["frechet_distance"] = 0.0  # as of features that are the same for all images
+    with pytest.raises(
+        UserError, match=f"must be positive to be judged by, but trial {row['trial_key']}"
+    ):
+        rows_table([row], METRICS["frechet_distance"])
 
 
 @pytest.mark.parametrize(
