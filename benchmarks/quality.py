@@ -38,12 +38,8 @@ from hptransfer.models.parametrization.rules import build_model
 from hptransfer.results.trial_result import Quality
 from hptransfer.system.random_streams import numpy_generator, torch_generator
 from hptransfer.training.packs.run import train_trial
-from hptransfer.training.sampling.quality import (
-    RealSamples,
-    draw_quality_samples,
-    load_real_samples,
-    sample_quality,
-)
+from hptransfer.training.sampling.quality import draw_quality_samples, sample_quality
+from hptransfer.training.sampling.reference import load_real_samples
 
 LOG2_LR = -6.5
 
@@ -89,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _of_data(data: DataConfig, folder: str | None) -> Iterator[dict[str, Any]]:
     """Judge what is no model's: data, parts of it, spoilt data, noise."""
-    known, dataset = load_real_samples(data, folder), load_data(data, folder)
+    dataset = load_data(data, folder)
     held_out = min(len(dataset.validation), 5000)
     real = dataset.validation.images_at(np.arange(held_out))
     labels = dataset.validation.labels_at(np.arange(held_out))
@@ -112,6 +108,7 @@ def _of_data(data: DataConfig, folder: str | None) -> Iterator[dict[str, Any]]:
     ]
     for kind, images in kinds:
         config = TrialConfig(data=data, quality=QualityConfig(samples=max(100, len(images))))
+        known = load_real_samples(config, folder)
         yield _row(data, kind, len(images), sample_quality(config, known, images))
 
 
@@ -125,9 +122,8 @@ def _of_models(
     """Judge a model before, during and after training, at the end by ever more samples."""
     shape = DiTConfig(width=32, base_width=16, patch_size=training.patch_size)
     base = with_hyperparameters(TrialConfig(data=data, model=shape), {"log2_lr": LOG2_LR})
-    known = load_real_samples(data, folder)
     for n in sorted({training.samples, min(training.last)}):
-        yield _of_model(base, known, build_model(base), n, "a DiT before training", None)
+        yield _of_model(base, folder, build_model(base), n, "a DiT before training", None)
     for count in training.steps:
         config = dataclasses.replace(base, budget=dataclasses.replace(base.budget, steps=count))
         result, weights = train_trial(config, RuntimeConfig(data_folder=folder))
@@ -135,25 +131,27 @@ def _of_models(
         model.load_state_dict(weights, strict=False)
         name = f"a DiT of width 32 after {count} steps"
         for n in training.last if count == training.steps[-1] else [training.samples]:
-            yield _of_model(config, known, model, n, name, result.loss)
+            yield _of_model(config, folder, model, n, name, result.loss)
 
 
 def _of_model(
     config: TrialConfig,
-    known: RealSamples,
+    folder: str | None,
     model: torch.nn.Module,
     n: int,
     name: str,
     loss: float | None,
 ) -> dict[str, Any]:
     asked = dataclasses.replace(config, quality=QualityConfig(samples=n))
+    known = load_real_samples(asked, folder)
     images = draw_quality_samples(asked, known.train, model, torch.device("cpu"))
     return {**_row(config.data, name, n, sample_quality(asked, known, images)), "loss": loss}
 
 
 def _row(data: DataConfig, kind: str, n: int, quality: Quality | None) -> dict[str, Any]:
     assert quality is not None, "nothing here is infinite"
-    measured = {name: round(value, 4) for name, value in quality._asdict().items()}
+    known = {name: value for name, value in quality._asdict().items() if value is not None}
+    measured = {name: round(value, 4) for name, value in known.items()}
     return {"data": data.name, "samples_of": kind, "n": n, **measured, "loss": None}
 
 

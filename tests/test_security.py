@@ -35,7 +35,7 @@ CALLS = {  # what no source may call, whatever it is given
 }
 # The only files that import what a text names: a public name of the package, `model.factory` and
 # `train.function`.
-BY_NAME = {"__init__.py", "models/families/custom.py", "training/external/call.py"}
+BY_NAME = {"__init__.py", "models/user_functions.py", "training/external/call.py"}
 # The only files that pickle: a function goes from a notebook to the processes of its own trials, in
 # a temporary file of the notebook's process.
 PICKLING = {"sweeping/public.py", "training/external/call.py"}

@@ -65,6 +65,14 @@ class Prediction(Enum):
     x = "x"  # the data without noise (arXiv 2511.13720)
 
 
+class Sampler(Enum):
+    """The rule by which a step of sampling moves along the probability-flow ODE."""
+
+    ddim = "ddim"  # first order, of noise predictions (arXiv 2010.02502, Eq. 12 with σ = 0)
+    euler = "euler"  # first order, of velocities (arXiv 2209.03003)
+    dpm_solver = "dpm_solver"  # second-order multistep, of data (arXiv 2211.01095, Algorithm 2)
+
+
 class AutoShift(Enum):
     """A shift of timesteps that follows from the data's shape."""
 

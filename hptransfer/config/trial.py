@@ -25,6 +25,7 @@ from hptransfer.config.choices import (
     Init,
     Precision,
     Prediction,
+    Sampler,
     Scaling,
     Schedule,
     TimestepSampling,
@@ -44,6 +45,9 @@ class ObjectiveConfig:
     name: str = field(default="", metadata=TAG)  # the objective, which decides the other keys
     repa_weight: float = 0.0  # of REPA's alignment with a frozen encoder; 0: none
     repa_depth: int | None = None  # block whose tokens it aligns; null: 2/7 of them, rounded up
+
+    # The first-order sampler that fits the objective's prediction; DPM-Solver++ fits every one.
+    first_order_sampler: ClassVar[Sampler] = Sampler.ddim
 
     def __post_init__(self) -> None:
         require_finite("objective.repa_weight", self.repa_weight, least=0)
@@ -68,6 +72,8 @@ class RectifiedFlowConfig(ObjectiveConfig):
     prediction: Prediction = Prediction.v  # the model's output: v (velocity) or x (clean data)
     least_time: float = 0.05  # the loss of a predicted x is over max(t, this)², as JiT's
     timestep_shift: float | AutoShift | None = None  # s of t' = s·t / (1 + (s - 1)·t); null: none
+
+    first_order_sampler: ClassVar[Sampler] = Sampler.euler
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -218,8 +224,14 @@ class QualityConfig:
     """Samples that the deciding weights draw after training, judged beside the loss."""
 
     samples: int = 0  # samples of a trial that are judged; 0: quality is not measured
-    steps: int = 20  # model evaluations a sample, by DPM-Solver++(2M)
+    steps: int = 20  # model evaluations a sample
     guidance: float = 1.0  # of the samples; 1: the conditional prediction alone
+    sampler: Sampler | None = None  # dpm_solver, or the objective's euler or ddim; null: dpm_solver
+    extractor: str = ""  # package.module:function, images -> features; empty: our classifier
+    decoder: str = ""  # package.module:function, stored latents -> images in [-1, 1]; empty: none
+    version: str = ""  # change it with the code of extractor and decoder, which keys do not see
+    reference: str = ""  # .npz with mu and sigma of features; empty: those of the training split
+    reference_sha256: str = ""  # first 16 hex digits of the hash of that mu and sigma
 
     def __post_init__(self) -> None:
         require_count("quality.samples", self.samples, least=0, most=50_000)
@@ -230,6 +242,25 @@ class QualityConfig:
         )
         require_count("quality.steps", self.steps)
         require_finite("quality.guidance", self.guidance, least=0)
+
+    @property
+    def chosen_sampler(self) -> Sampler:
+        """The sampler that draws."""
+        return self.sampler or Sampler.dpm_solver
+
+    @property
+    def unused(self) -> str:
+        """The first key that has no effect beside the others, in a sentence; empty if all have."""
+        for name, needed in (
+            *((name, "samples") for name in ("sampler", "extractor", "decoder", "reference")),
+            *(("version", "extractor"), ("reference_sha256", "reference")),
+        ):
+            if getattr(self, name) and not getattr(self, needed):
+                return (
+                    f"`quality.{name}` has no effect without quality.{needed}, but got "
+                    f"{getattr(self, name)}. Set quality.{needed}, or leave quality.{name} out."
+                )
+        return ""
 
 
 @dataclass(frozen=True)
@@ -682,6 +713,7 @@ class TrialConfig:
         )
         if self.objective.repa_weight:
             self._require_alignable()
+        require(not self.quality.unused, self.quality.unused)
         if self.quality.samples:
             self._require_measurable()
 
@@ -736,16 +768,29 @@ class TrialConfig:
         )
 
     def _require_measurable(self) -> None:
+        quality = self.quality
         require(
-            isinstance(self.data, JUDGED),
+            isinstance(self.data, JUDGED) or quality.extractor != "",
             "`quality.samples` needs a classifier of the data, and there is one for "
             f"{' and '.join(judged().name for judged in JUDGED)}, but got data={self.data.name}. "
-            "Set quality.samples=0.",
+            "Set quality.extractor to a function of your own that gives features (and "
+            "quality.decoder to one that makes images of latents, unless your extractor takes "
+            "latents), or set quality.samples=0.",
         )
         require(
-            not isinstance(self.objective, DDPMConfig)
-            or self.quality.steps <= self.objective.timesteps,
+            not quality.decoder or isinstance(self.data, FeaturesConfig),
+            "`quality.decoder` makes images of latents (data=features), but got "
+            f"data={self.data.name}, which are images. Leave quality.decoder out.",
+        )
+        require(
+            quality.chosen_sampler in (Sampler.dpm_solver, self.objective.first_order_sampler),
+            f"`quality.sampler` must fit the objective, but got {quality.chosen_sampler.value}; "
+            f"objective={self.objective.name} takes {self.objective.first_order_sampler.value} or "
+            "dpm_solver. Choose one of them.",
+        )
+        require(
+            not isinstance(self.objective, DDPMConfig) or quality.steps <= self.objective.timesteps,
             "`quality.steps` must not exceed the schedule's steps, but got "
-            f"{self.quality.steps} with objective.timesteps="
+            f"{quality.steps} with objective.timesteps="
             f"{getattr(self.objective, 'timesteps', None)}. Take fewer steps.",
         )

@@ -20,7 +20,7 @@ from hptransfer.config import FeaturesConfig, FolderConfig
 from hptransfer.data.reading import Progress, reader_threads, reading
 from hptransfer.data.statistics import Statistics
 from hptransfer.errors import MachineError, UserError
-from hptransfer.system.files import write_text
+from hptransfer.system.files import user_cache, write_text
 
 _CHECKS = "2"  # version of the scan's checks; seals of another version do not count
 
@@ -67,7 +67,7 @@ def fingerprint(config: FolderConfig, folder: Path, files: Sequence[str]) -> str
 def _places(folder: Path) -> Iterator[Path]:
     """Yield the folders of seals: beside the data, for all users of them, or else the user's."""
     yield folder / ".hptransfer"
-    yield Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hptransfer"
+    yield user_cache()
 
 
 def read_seal(folder: Path, key: str) -> Seal | None:

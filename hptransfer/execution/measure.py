@@ -31,7 +31,7 @@ from hptransfer.config.identity import canonical, shape_signature
 from hptransfer.errors import MachineError, UserError
 from hptransfer.execution.pack_sizes import MeasuredPack, MeasureLimits, PackCost
 from hptransfer.execution.work import pack_error
-from hptransfer.system.files import write_whole
+from hptransfer.system.files import user_cache, write_whole
 from hptransfer.system.text import rounded
 from hptransfer.system.version import package_version
 from hptransfer.training.batches import load_dataset
@@ -441,9 +441,7 @@ def _peak(device: torch.device) -> float:
 
 def cache_file() -> Path:
     """Return `$XDG_CACHE_HOME/hptransfer/packs.json`, by default in `~/.cache`."""
-    named = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
-    return root / "hptransfer" / "packs.json"
+    return user_cache() / "packs.json"
 
 
 class PackCache:

@@ -92,7 +92,7 @@ def ledger_row(
                     "small_root_share": result.small_root_share,  # share that epsilon holds back
                 }
             ),
-            **{name: _digits(value, 6) for name, value in quality.items()},
+            **{n: _digits(value, 6) for n, value in quality.items() if value is not None},
             **result.metrics,  # those of a trainer that is not ours
         },
         "cost": {  # what the trial took

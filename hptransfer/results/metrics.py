@@ -28,6 +28,7 @@ class Metric:
     axis: str  # of the judged number, on an axis of a picture
     reading: Reading = Reading.plain
     of_samples: bool = False  # measured where `quality.samples` asks for it
+    of_neighbours: bool = False  # and only where real samples are known, not `quality.reference`
 
 
 LOSS = Metric("loss", "loss", "validation loss")
@@ -37,12 +38,12 @@ _ALL = (
     Metric(
         "frechet_distance",
         "log2 Fréchet distance",
-        "log2 Fréchet distance in our classifier's features",
+        "log2 Fréchet distance of samples",
         Reading.log2,
         of_samples=True,
     ),
-    Metric("precision", "−precision", "negative precision of samples", Reading.negated, True),
-    Metric("recall", "−recall", "negative recall of samples", Reading.negated, True),
+    Metric("precision", "−precision", "negative precision of samples", Reading.negated, True, True),
+    Metric("recall", "−recall", "negative recall of samples", Reading.negated, True, True),
 )
 METRICS = {metric.name: metric for metric in _ALL}
 

@@ -93,13 +93,16 @@ def _require_measured(rows: Sequence[Mapping[str, Any]], metric: Metric) -> None
         raise UserError(
             f"Every completed row must hold the metric it is judged by, but {lacking} of "
             f"{len(completed)} have no {metric.name}. Sweep with quality.samples above 0 for the "
-            f"quality of samples, or name one that all rows have: {', '.join(there)}."
+            "quality of samples (and without quality.reference for precision and recall), or name "
+            f"one that all rows have: {', '.join(there)}."
         )
 
 
 def _was_asked(row: Mapping[str, Any], metric: Metric) -> bool:
     """Say whether a completed row has a metric, or would if its samples had been finite."""
-    if metric.of_samples and row["config"].get("quality", {}).get("samples", 0) > 0:
+    quality = row["config"].get("quality", {})
+    known = not (metric.of_neighbours and quality.get("reference"))
+    if metric.of_samples and known and quality.get("samples", 0) > 0:
         return True
     return metric is LOSS or row["metrics"].get(metric.name) is not None
 
@@ -109,7 +112,15 @@ def _measured(row: Mapping[str, Any], metric: Metric) -> float | None:
     value = row["loss"] if metric is LOSS else row["metrics"].get(metric.name)
     if value is None or metric.reading is Reading.plain:
         return value
-    return -value if metric.reading is Reading.negated else math.log2(value)
+    if metric.reading is Reading.negated:
+        return -value
+    if value <= 0:
+        raise UserError(
+            f"A {metric.name} must be positive to be judged by, but trial {row['trial_key']} has "
+            f"{value:g}: its features do not tell samples from data. Judge by another metric, or "
+            "sweep with another quality.extractor."
+        )
+    return math.log2(value)
 
 
 def _record(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:

@@ -13,11 +13,15 @@ from hptransfer.config.external import ExternalTrial
 
 
 class Quality(NamedTuple):
-    """The quality of a trial's samples, in the features of our classifier of the data."""
+    """The quality of a trial's samples, in features of our classifier or of the user's function.
+
+    Precision and recall are None where only the moments of real features are known
+    (`quality.reference`).
+    """
 
     frechet_distance: float  # between the features of samples and of the training split
-    precision: float  # share of samples that are like training samples
-    recall: float  # share of training samples that are like samples
+    precision: float | None = None  # share of samples that are like training samples
+    recall: float | None = None  # share of training samples that are like samples
 
 
 @dataclass(frozen=True)

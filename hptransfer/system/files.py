@@ -1,4 +1,4 @@
-"""Files written whole or not at all, links kept inside a folder, and the errors of a full disk."""
+"""Files written whole or not at all, links kept inside a folder, the user's cache, a full disk."""
 
 from __future__ import annotations
 
@@ -100,6 +100,13 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def user_cache() -> Path:
+    """Return `$XDG_CACHE_HOME/hptransfer`, by default in `~/.cache`; it may be deleted any time."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(named) if Path(named).is_absolute() else Path.home() / ".cache"
+    return root / "hptransfer"
 
 
 def sync_folder(folder: Path) -> None:

@@ -100,7 +100,17 @@ RELEASED_DEFAULTS = {
         "eval_draws": 6,
         "stop_after": None,
     },
-    "quality": {"samples": 0, "steps": 20, "guidance": 1.0},
+    "quality": {
+        "samples": 0,
+        "steps": 20,
+        "guidance": 1.0,
+        "sampler": None,
+        "extractor": "",
+        "decoder": "",
+        "version": "",
+        "reference": "",
+        "reference_sha256": "",
+    },
     "init": "adaln_zero",
     "precision": "fp32",
     "seed": 0,
@@ -219,6 +229,8 @@ FIELDS = [
     for group in ("model", "parametrization", "objective", "data", "optimizer", "budget", "quality")
     for f in dataclasses.fields(getattr(TrialConfig(), group))
     if (group, f.name) != ("optimizer", "name")  # each optimizer has its own
+    # Those of quality have no effect without each other: tests/training/test_own_features.py.
+    and (group != "quality" or f.name in ("samples", "steps", "guidance"))
 ]
 
 

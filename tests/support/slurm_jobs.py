@@ -29,7 +29,7 @@ def result(config: TrialConfig) -> TrialResult:
         device="cpu",
         curve=((1, 0.1), (2, float("inf"))),
         metrics={"accuracy": 0.1 + 0.2},
-        quality=Quality(1.5, 0.25, float("nan")),
+        quality=Quality(1.5, None, float("nan")),
         notes=("a note",),
     )
 

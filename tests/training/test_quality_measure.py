@@ -64,8 +64,9 @@ def test_moments_are_the_means_and_covariances_of_columns() -> None:
     np.testing.assert_allclose(found.covariance, np.cov(points.float().numpy().T), rtol=1e-6)
 
 
-def test_precision_and_recall_are_those_of_the_definition() -> None:
-    real, drawn = gaussian(37, 4, 1).numpy(), 0.7 * gaussian(23, 4, 2).numpy() + 0.5
+@pytest.mark.parametrize(("size", "shift"), [(4, 0.5), (300, 0.3)])
+def test_precision_and_recall_are_those_of_the_definition(size: int, shift: float) -> None:
+    real, drawn = gaussian(37, size, 1).numpy(), 0.7 * gaussian(23, size, 2).numpy() + shift
 
     def covered(points: np.ndarray, centres: np.ndarray) -> float:
         def radius(centre: np.ndarray) -> float:
@@ -131,8 +132,5 @@ def test_other_content_than_the_classifiers_is_refused_before_training(monkeypat
     monkeypatch.setattr(trial_module, "train_pack", lambda *_: pytest.fail("it trained"))
     monkeypatch.setattr(trial_module, "load_dataset", lambda *_: load_data(DigitsConfig(), None))
     config = TrialConfig(data=DigitsConfig(sha256="00"), quality=QualityConfig(samples=100))
-    monkeypatch.setattr(
-        "hptransfer.training.sampling.quality.load_data", lambda *_: load_data(DigitsConfig(), None)
-    )
     with pytest.raises(UserError, match="was trained on the content 8b3b6ae90863430b"):
         run_pack([config], RuntimeConfig())

@@ -25,16 +25,17 @@ from hptransfer.config import (
 from hptransfer.config.hyperparameters import with_hyperparameters
 from hptransfer.data import load_data
 from hptransfer.models.parametrization.rules import build_model
+from hptransfer.results.trial_result import Quality
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.packs.pack import Pack
-from hptransfer.training.packs.run import draw_pack_samples
+from hptransfer.training.packs.run import pack_sample_chunks
 from hptransfer.training.sampling.quality import (
     draw_quality_samples,
-    load_real_samples,
     quality_noise,
     quality_rows,
     sample_quality,
 )
+from hptransfer.training.sampling.reference import load_real_samples
 from tests.support.data_folders import FASHION_MNIST, needs_fashion_mnist
 
 CPU = torch.device("cpu")
@@ -53,6 +54,7 @@ def test_a_samples_noise_is_its_own_however_many_there_are() -> None:
     assert torch.equal(few, many[:100])
     assert torch.equal(few[7], torch.randn(1, 8, 8, generator=torch_generator(0, "quality", 7)))
     assert torch.equal(few, quality_noise(dataclasses.replace(asking(100), seed=5)))
+    assert torch.equal(few[[7, 3]], quality_noise(asking(100), [7, 3]))
 
 
 @pytest.mark.parametrize("samples", [100, 1000, 2000])
@@ -93,13 +95,23 @@ def trained_like(model: Any, members: int) -> tuple[Pack, Tensor]:
     return pack, pack.flat.detach() + 0.1 * random
 
 
+def drawn_by(pack: Pack, flat: Tensor, members: list[int]) -> list[Tensor]:
+    """Return all samples of each member."""
+    parts: dict[int, list[Tensor]] = {member: [] for member in members}
+    for chosen, drawn in pack_sample_chunks(pack, TRAIN, flat, members):
+        for member, samples in zip(chosen, drawn, strict=True):
+            parts[member].append(samples)
+    return [torch.cat(parts[member]) for member in members]
+
+
 @pytest.mark.parametrize("model", FAMILIES, ids=lambda model: model.family)
 def test_samples_depend_on_the_weights_alone_to_the_bit(model: Any) -> None:
     pack, flat = trained_like(model, 3)
-    together = list(draw_pack_samples(pack, TRAIN, flat, [0, 1, 2]))
+    together = drawn_by(pack, flat, [0, 1, 2])
+    assert {len(images) for images in together} == {100}
     for member, images in enumerate(together):
-        (alone,) = draw_pack_samples(pack.keep([member]), TRAIN, flat[[member]], [0])
-        (beside,) = draw_pack_samples(pack.keep([member, 0]), TRAIN, flat[[member, 0]], [0])
+        (alone,) = drawn_by(pack.keep([member]), flat[[member]], [0])
+        (beside,) = drawn_by(pack.keep([member, 0]), flat[[member, 0]], [0])
         assert torch.equal(images, alone) and torch.equal(images, beside)
     assert not torch.allclose(together[0], together[1], atol=0.01)
 
@@ -109,21 +121,24 @@ def test_a_plain_module_draws_what_the_pack_does(model: Any) -> None:
     pack, flat = trained_like(model, 1)
     plain = build_model(pack.configs[0])
     plain.load_state_dict(pack.member_parameters(flat, 0), strict=False)
-    (packed,) = draw_pack_samples(pack, TRAIN, flat, [0])
+    (packed,) = drawn_by(pack, flat, [0])
     torch.testing.assert_close(draw_quality_samples(pack.configs[0], TRAIN, plain, CPU), packed)
 
 
+def shares(quality: Quality) -> tuple[float, float]:
+    """Return precision and recall."""
+    assert quality.precision is not None and quality.recall is not None
+    return quality.precision, quality.recall
+
+
 def test_held_out_digits_are_far_better_samples_than_noise() -> None:
-    known, validation = (
-        load_real_samples(DigitsConfig(), None),
-        load_data(DigitsConfig(), None).validation,
-    )
-    config = asking(360)
+    config, validation = asking(360), load_data(DigitsConfig(), None).validation
+    known = load_real_samples(config, None)
     real = sample_quality(config, known, validation.images_at(np.arange(360)))
     noise = sample_quality(config, known, quality_noise(config))
     assert real is not None and noise is not None
     assert real.frechet_distance < 0.1 * noise.frechet_distance
-    assert min(real.precision, real.recall) > 0.7 > 0.1 > max(noise.precision, noise.recall)
+    assert min(shares(real)) > 0.7 > 0.1 > max(shares(noise))
 
 
 @needs_fashion_mnist
@@ -132,17 +147,18 @@ def test_held_out_digits_are_far_better_samples_than_noise() -> None:
 def test_noise_is_no_precise_sample_of_clothes(strength: float) -> None:
     """In the features of the hidden layer it was, by 100 samples nearly all of it."""
     data, folder = FashionMNISTConfig(), FASHION_MNIST
-    known, validation = load_real_samples(data, folder), load_data(data, folder).validation
     config = dataclasses.replace(asking(100), data=data)
+    known = load_real_samples(config, folder)
+    validation = load_data(data, folder).validation
     real = sample_quality(config, known, validation.images_at(np.arange(100)))
     noise = sample_quality(config, known, strength * quality_noise(config))
     assert real is not None and noise is not None
     assert real.frechet_distance < 0.1 * noise.frechet_distance
-    assert min(real.precision, real.recall) > 0.7 > 0.15 > max(noise.precision, noise.recall)
+    assert min(shares(real)) > 0.7 > 0.15 > max(shares(noise))
 
 
 def test_samples_are_judged_as_a_picture_shows_them_and_not_at_all_if_not_finite() -> None:
-    known, config = load_real_samples(DigitsConfig(), None), asking(100)
+    known, config = load_real_samples(asking(100), None), asking(100)
     images = 5 * quality_noise(config)
     assert sample_quality(config, known, images) == sample_quality(
         config, known, images.clamp(-1, 1)

@@ -26,7 +26,7 @@ from hptransfer.results.ledger_rows import encode_row, ledger_row
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.packs import run as trial_module
 from hptransfer.training.packs.run import measure_pack_quality, run_pack, train_pack
-from hptransfer.training.sampling.quality import load_real_samples
+from hptransfer.training.sampling.reference import load_real_samples
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_members_that_failed_and_were_not_left_out_are_not_judged(trials, runtim
     failed = outcome._replace(
         stopped_at=torch.tensor([-1, 3, -1]), diverged_at=torch.tensor([-1, -1, 5])
     )
-    known = load_real_samples(DigitsConfig(), None)
+    known = load_real_samples(configs[0], None)
     assert measure_pack_quality(failed, known).keys() == {0}
 
 

@@ -109,6 +109,9 @@ NEWER = {
         *("decayed", "base_batch_size", "base_steps", "duration_exponent", "most_one_minus_beta"),
     },
     "objective": {"prediction", "least_time", "timestep_shift", "repa_weight", "repa_depth"},
+    "quality": {
+        *("sampler", "extractor", "decoder", "version", "reference", "reference_sha256"),
+    },
     "data": {
         *("shift", "mirrored", "latent_column", "label_column", "token_column", "mask_column"),
         *("pooled_column", "caption_column", "feature_channels"),

@@ -40,6 +40,15 @@ class LatentSource(Source):
         return (self.stored_at(indices) - shift) * scale
 
 
+def as_stored(config: FeaturesConfig, latents: Tensor) -> Tensor:
+    """Return latents (B, C, H, W) as a model sees them in the scale in which they are stored."""
+    shift, scale = (
+        part.to(latents.device) if isinstance(part, Tensor) else part
+        for part in (_over_channels(config.shift), _over_channels(config.scale))
+    )
+    return latents / scale + shift
+
+
 def _over_channels(value: ByChannel) -> float | Tensor:
     """Return a number, or one a channel as (C, 1, 1)."""
     return torch.tensor(value).view(-1, 1, 1) if isinstance(value, tuple) else value

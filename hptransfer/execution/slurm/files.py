@@ -183,9 +183,13 @@ def _decoded_result(told: Mapping[str, Any], config: Any) -> TrialResult:
         status=Status(told["status"]),
         **fields,
         metrics={str(name): float(value) for name, value in told["metrics"].items()},
-        quality=None if quality is None else Quality(*map(float, quality)),
+        quality=None if quality is None else Quality(*map(_maybe_number, quality)),
         notes=tuple(map(str, told["notes"])),
     )
+
+
+def _maybe_number(told: Any) -> Any:
+    return None if told is None else float(told)
 
 
 def _number(value: float | None) -> float | str | None:

@@ -7,15 +7,10 @@ once, on the model of the base width.
 
 from __future__ import annotations
 
-import importlib
-import re
-import sys
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -29,11 +24,13 @@ from torch.overrides import TorchFunctionMode
 from hptransfer.config import CustomConfig, Layout
 from hptransfer.config.choices import Conditioning
 from hptransfer.errors import UserError, require
-from hptransfer.models.families.host_copies import host_copies, own_line
+from hptransfer.models.families.host_copies import host_copies
+from hptransfer.models.user_functions import error_text, user_function
 from hptransfer.system.random_streams import torch_generator
 
 Found = TypeVar("Found")
 
+FACTORY = "the function that builds your model from a width"  # what `model.factory` must name
 _MOST_DIMENSIONS = 4  # of a parameter: the weight of a 2-D convolution
 
 
@@ -48,7 +45,7 @@ def build_custom_model(config: CustomConfig, stream: torch.Generator | None = No
     stream = torch_generator(0, "init") if stream is None else stream
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream.initial_seed())
-        factory = _factory(config.factory)
+        factory = user_function(config.factory, "model.factory", FACTORY)
         model = made(factory, config.width, setting="model.factory", function=config.factory)
     if config.condition is Conditioning.none:
         model.register_forward_pre_hook(lambda _, arguments: arguments[:2])
@@ -72,54 +69,13 @@ def made(make: Callable[[int], Any], width: int, *, setting: str, function: str)
                 return made(make, width, setting=setting, function=function)
         raise UserError(
             f"`{setting}` must build a model at every width, but {function} raises "
-            f"{_named(error)} at width {width}."
+            f"{error_text(error)} at width {width}."
         ) from error
     require(
         isinstance(model, nn.Module),
         f"`{setting}` must return an nn.Module, but {function} returns a {type(model).__name__}.",
     )
     return model
-
-
-@cache
-def _factory(name: str) -> Callable[[int], Any]:
-    """Return the function of that name; modules are looked for in the current folder, too."""
-    require(
-        re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None,
-        "`model.factory` must name the function that builds your model from a width, as "
-        f"package.module:function, but got {name!r}.",
-    )
-    module_name, _, function = name.partition(":")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    try:
-        # An import must neither use the trial's random numbers nor create tensors without storage.
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        raise UserError(
-            f"`model.factory` must name a module that can be imported, but importing {module_name} "
-            f"raises {_named(error)}. Modules are looked for in {folder} and on PYTHONPATH."
-        ) from error
-    require(
-        callable(getattr(module, function, None)),
-        f"`model.factory` must name a function of its module, but {module.__name__} has no "
-        f"function {function!r}. Write package.module:function.",
-    )
-    return getattr(module, function)
-
-
-def _named(error: BaseException) -> str:
-    words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words[:300].rstrip('.')}{_place(error)}"
-
-
-def _place(error: BaseException) -> str:
-    """Return the deepest line of the user's own code that an error passed through, if any."""
-    line = own_line(traceback.extract_tb(error.__traceback__))
-    return f" ({line})" if line else ""
 
 
 @contextmanager
@@ -248,7 +204,7 @@ def _require_forward(model: nn.Module, config: CustomConfig, example: Sequence[T
     except Exception as error:
         raise UserError(
             f"A model must run as forward(x, t, *condition), but that of {config.factory} raises "
-            f"{_named(error)}. The condition is {_SAID[config.condition]}."
+            f"{error_text(error)}. The condition is {_SAID[config.condition]}."
         ) from error
     require(
         isinstance(output, Tensor) and output.shape == example[0].shape,
@@ -294,7 +250,7 @@ def _require_packable(
     except Exception as error:
         raise UserError(
             f"A model must run under torch.func.vmap, which trains trials together, but that of "
-            f"{config.factory} raises {_named(error)}. Usual causes are .item(), an `if` on a "
+            f"{config.factory} raises {error_text(error)}. Usual causes are .item(), an `if` on a "
             "tensor's values, writing into a tensor in place, random draws, and custom kernels."
         ) from error
     require(
@@ -312,7 +268,7 @@ def _require_own_device(empty: nn.Module, config: CustomConfig, example: Sequenc
     except Exception as error:
         raise UserError(
             f"A model must run on the device of its inputs, but that of {config.factory} raises "
-            f"{_named(error)} on torch's meta device. Create tensors in forward with "
+            f"{error_text(error)} on torch's meta device. Create tensors in forward with "
             "device=x.device, and keep constants as buffers."
         ) from error
 
@@ -335,8 +291,8 @@ def require_runs_on_gpu(config: CustomConfig, layout: Layout, *, captured: bool)
         except Exception as error:
             raise UserError(
                 f"A model must run on the device of its inputs, but that of {config.factory} "
-                f"raises {_named(error)} where its parameters and buffers were moved to another "
-                "device. Keep constant tensors as buffers (self.register_buffer)."
+                f"raises {error_text(error)} where its parameters and buffers were moved to "
+                "another device. Keep constant tensors as buffers (self.register_buffer)."
             ) from error
     where = f"{copies[0]}, called by {config.factory}," if copies and copies[0] else config.factory
     require(
@@ -358,8 +314,9 @@ def require_forward_at(config: CustomConfig, layout: Layout) -> None:
     except Exception as error:
         raise UserError(
             f"A model must run at every width, but that of {config.factory} raises "
-            f"{_named(error)} at width {config.width}, though it runs at the base width. Replace a "
-            "size in the model that is a fixed number by one that is computed from the width."
+            f"{error_text(error)} at width {config.width}, though it runs at the base width. "
+            "Replace a size in the model that is a fixed number by one that is computed from the "
+            "width."
         ) from error
 
 

@@ -11,9 +11,8 @@ as indices.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,20 +21,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hptransfer.models.user_functions import own_line
+
 # Functions that make a tensor on the host from numbers and then move it.
 _FROM_NUMBERS = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
 _INDEXED = (Tensor.__getitem__, Tensor.__setitem__)
 # Operators that move even a single number of the CPU; all others take it as an argument of their
 # kernel.
 _MOVING = ("_to_copy", "copy_", "where", "index", "index_put", "index_put_")
-# Code that is not the user's: torch's, hptransfer's, and code that has no file.
-_FOREIGN = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<")
-
-
-def own_line(frames: Iterable[traceback.FrameSummary]) -> str:
-    """Return the deepest of some frames that is the user's own, as "line 3 of file"; else empty."""
-    own = [frame for frame in frames if not frame.filename.startswith(_FOREIGN)]
-    return f"line {own[-1].lineno} of {Path(own[-1].filename).name}" if own else ""
 
 
 @contextmanager

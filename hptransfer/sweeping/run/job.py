@@ -203,6 +203,12 @@ def _require_data(sweep: SweepConfig, composed: Composed, *, quiet: bool) -> Non
         say(line, quiet=quiet)
     if warning is not None:
         say(warning, quiet=False)
+    if sweep.base.quality.samples and composed.executor.is_here:
+        from hptransfer.training.sampling.reference import load_real_samples
+
+        device = torch_device(composed.runtime)
+        folder = composed.runtime.data_folder
+        load_real_samples(sweep.base, folder, device, lambda line: say(line, quiet=quiet))
 
 
 def check(job: Job) -> list[dict[str, Any]]:

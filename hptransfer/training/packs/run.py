@@ -36,10 +36,10 @@ from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.state import PackProgress, Report, TrainingState, start_training
 from hptransfer.training.sampling.quality import (
     RealSamples,
-    draw_quality_samples,
-    load_real_samples,
-    sample_quality,
+    SampleJudge,
+    quality_chunks,
 )
+from hptransfer.training.sampling.reference import load_real_samples
 from hptransfer.training.schedule import gives_up, has_point
 
 
@@ -231,18 +231,27 @@ def measure_pack_quality(outcome: PackOutcome, real: RealSamples) -> dict[int, Q
         for place, member in enumerate(outcome.members)
         if outcome.diverged_at[member] < 0 and outcome.stopped_at[member] < 0
     ]
-    config = outcome.pack.configs[0]
-    drawn = draw_pack_samples(outcome.pack, real.train, outcome.weights, sound)
-    return {
-        outcome.members[place]: sample_quality(config, real, images)
-        for place, images in zip(sound, drawn, strict=True)
-    }
+    qualities = judge_members(outcome.pack, outcome.weights, sound, real)
+    return {outcome.members[place]: found for place, found in zip(sound, qualities, strict=True)}
 
 
-def draw_pack_samples(
+def judge_members(
+    pack: Pack, flat: Tensor, members: Sequence[int], real: RealSamples
+) -> list[Quality | None]:
+    """Return the quality of samples of the given members of a pack with weights `flat` (T, P)."""
+    judges = {member: SampleJudge(pack.configs[0], real, pack.device) for member in members}
+    for chosen, drawn in pack_sample_chunks(pack, real.train, flat, members):
+        for member, samples in zip(chosen, drawn, strict=True):
+            judges[member].add(samples)
+    return [judges[member].quality() for member in members]
+
+
+def pack_sample_chunks(
     pack: Pack, train: Split, flat: Tensor, members: Sequence[int]
-) -> Iterator[Tensor]:
-    """Yield samples (n, C, H, W) of the given members of a pack with weights `flat` (T, P).
+) -> Iterator[tuple[Sequence[int], Tensor]]:
+    """Yield members of a pack with weights `flat` (T, P), and their samples (members, b, C, H, W).
+
+    All chunks together hold `quality.samples` samples of each of the given members, in order.
 
     On a CPU each member draws alone, so that its samples are the same to the bit in any pack: drawn
     together, samples of U-ViTs and narrow MMDiTs differ by 1e-6. On a GPU the whole pack draws at
@@ -251,21 +260,23 @@ def draw_pack_samples(
     """
     if pack.device.type == "cpu":
         for m in members:
-            yield _draw_together(pack.keep([m]), train, flat[m : m + 1])[0]
+            for drawn in _draw_together(pack.keep([m]), train, flat[m : m + 1]):
+                yield [m], drawn
     elif members:
-        yield from _draw_together(pack, train, flat)[list(members)]
+        for drawn in _draw_together(pack, train, flat):
+            yield members, drawn[list(members)]
 
 
-def _draw_together(pack: Pack, train: Split, flat: Tensor) -> Tensor:
+def _draw_together(pack: Pack, train: Split, flat: Tensor) -> Iterator[Tensor]:
     weights = flat.detach().requires_grad_(pack.compiled)
 
     def predict(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
-        # Gradients are enabled as in training, since a compiled pack was compiled for that.
-        with torch.set_grad_enabled(pack.compiled):
+        # Gradients are enabled as in training, since a compiled pack was compiled for that. The
+        # pack's arithmetic is the model's alone, and not that of the features of samples.
+        with pack.arithmetic(), torch.set_grad_enabled(pack.compiled):
             return pack.predict(x, t, condition, flat=weights).detach()
 
-    with pack.arithmetic():
-        return draw_quality_samples(pack.configs[0], train, predict, pack.device, (len(pack),))
+    return quality_chunks(pack.configs[0], train, predict, pack.device, (len(pack),))
 
 
 def ignore_report(_: Report) -> None:
@@ -369,7 +380,7 @@ def _trained_once(
     dataset = load_dataset(configs[0], runtime)
     real = None
     if configs[0].quality.samples > 0:  # read before training, so that it is refused at once
-        real = load_real_samples(configs[0].data, runtime.data_folder)
+        real = load_real_samples(configs[0], runtime.data_folder, device)
     if runtime.on_gpu:  # what an earlier pack left; torch does not collect it before a capture
         release_memory(device)
     outcome = train_pack(configs, dataset, device, runtime, report, checkpoint)

@@ -9,7 +9,8 @@ beside this module, with their accuracy and the hash of their data.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,17 @@ def feature_maps_of(data: DataConfig, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _in_parts(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    # By default a GPU would multiply in TF32, and choose its algorithm by timing.
+    with fixed_arithmetic():
+        return torch.cat([function(part) for part in images.split(IMAGES_AT_ONCE)])
+
+
+@contextmanager
+def fixed_arithmetic() -> Iterator[None]:
+    """Let a GPU compute features in the same way each time, without TF32, in a `with` block.
+
+    By default it would multiply in TF32, and choose its algorithm by timing.
+    """
     unchanged: dict[str, Any] = {"allow_tf32": None, "fp32_precision": None}
     flags = torch.backends.cudnn.flags(deterministic=True, benchmark=False, **unchanged)
     with tf32(allowed=False), flags:
-        return torch.cat([function(part) for part in images.split(IMAGES_AT_ONCE)])
+        yield

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,20 +17,12 @@ import torch
 from torch import Tensor
 
 from hptransfer.config import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig, VPConfig
-from hptransfer.config.choices import Prediction
+from hptransfer.config.choices import Prediction, Sampler
 from hptransfer.errors import require
 from hptransfer.training.objectives import alphas_cumprod, shifted, vp_scales
 
 Model = Callable[..., Tensor]  # (x (..., B, C, H, W), t (..., B), *condition) -> prediction
 Predict = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> prediction, its condition bound
-
-
-class Sampler(Enum):
-    """The rule by which a step moves along the ODE."""
-
-    ddim = "ddim"  # first order, of noise predictions (arXiv 2010.02502, Eq. 12 with σ = 0)
-    euler = "euler"  # first order, of velocities (arXiv 2209.03003)
-    dpm_solver = "dpm_solver"  # second-order multistep, of data (arXiv 2211.01095, Algorithm 2)
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ def sampling_times(objective: ObjectiveConfig, steps: int, values: int) -> list[
 
 def require_fitting_sampler(objective: ObjectiveConfig, config: SamplerConfig) -> None:
     """Raise a `UserError` if a sampler does not fit an objective."""
-    own = Sampler.euler if isinstance(objective, RectifiedFlowConfig) else Sampler.ddim
+    own = objective.first_order_sampler
     require(
         config.name in (own, Sampler.dpm_solver),
         f"A sampler must fit its objective, but got {config.name.value}; "

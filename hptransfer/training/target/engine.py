@@ -210,9 +210,10 @@ class Engine:
         """
 
         def predict(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
-            return self._predict(self.model, x, t, *condition)
+            with self._arithmetic():  # the model's alone, not that of the features of samples
+                return self._predict(self.model, x, t, *condition)
 
-        with torch.no_grad(), self._arithmetic():
+        with torch.no_grad():
             self._exchange()
             try:
                 yield predict

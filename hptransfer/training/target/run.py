@@ -31,11 +31,8 @@ from hptransfer.training.checkpoint_pace import CheckpointPace
 from hptransfer.training.device import device_name, products_library, software_versions
 from hptransfer.training.flops import train_step_flops, trial_flops
 from hptransfer.training.sampling.generate import sample_grid
-from hptransfer.training.sampling.quality import (
-    draw_quality_samples,
-    load_real_samples,
-    sample_quality,
-)
+from hptransfer.training.sampling.quality import RealSamples, SampleJudge, quality_chunks
+from hptransfer.training.sampling.reference import load_real_samples
 from hptransfer.training.sampling.samplers import SamplerConfig, require_fitting_sampler
 from hptransfer.training.target.checkpoints import RunCheckpoints, resume
 from hptransfer.training.target.engine import Engine, StepReport
@@ -96,7 +93,7 @@ class TrainingRun:
         if self._draws_images:
             require_fitting_sampler(config.objective, self.sampler)
         if config.quality.samples:
-            load_real_samples(config.data, runtime.data_folder)
+            self._real_samples(listeners.tell if group.is_first else None)
         self.engine = Engine(config, runtime, trainer, dataset, group)
         self.checkpoints = RunCheckpoints(folder.checkpoints, trainer.keep)
         self.origin = {  # what must be equal for a run to resume with the same bits
@@ -277,10 +274,15 @@ class TrainingRun:
         """Return the quality of samples of the deciding weights, if the trial asks for it."""
         if not self.config.quality.samples:
             return None
-        real = load_real_samples(self.config.data, self.runtime.data_folder)
+        real = self._real_samples()
+        judge = SampleJudge(self.config, real, self.group.device)
         with self.engine.sampling_model() as model:
-            images = draw_quality_samples(self.config, real.train, model, self.group.device)
-        return sample_quality(self.config, real, images)
+            for samples in quality_chunks(self.config, real.train, model, self.group.device):
+                judge.add(samples)
+        return judge.quality()
+
+    def _real_samples(self, tell: Callable[[str], None] | None = None) -> RealSamples:
+        return load_real_samples(self.config, self.runtime.data_folder, self.group.device, tell)
 
     def _describe(self, status: str) -> None:
         """Write `run.json`; after a kill without warning its status remains `running`."""
