@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hptransfer.config import FeaturesConfig, RuntimeConfig, TrialConfig
+from hptransfer.config import FeaturesConfig, RuntimeConfig, TransformerConfig, TrialConfig
 from hptransfer.config.choices import Conditioning
-from hptransfer.config.trial import ALIGNABLE, JUDGED
+from hptransfer.config.trial import JUDGED
 from hptransfer.data import (
     Dataset,
     EpochOrder,
@@ -122,7 +122,7 @@ def aligned_features(
     else:
         assert isinstance(split, SourceRows), "features are stored in folders only"
         features = split.features_at(chosen)
-    assert isinstance(config.model, ALIGNABLE)
+    assert isinstance(config.model, TransformerConfig)
     return on_token_grid(features, (config.layout.image_size // config.model.patch_size) ** 2)
 
 

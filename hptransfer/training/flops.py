@@ -105,11 +105,12 @@ def is_small(model: ModelConfig, layout: Layout, batch_size: int) -> bool:
 
 
 def _trained_sum(network: nn.Module, arguments: tuple[Tensor, ...], layout: Layout) -> Tensor:
-    """Return a number that depends on all outputs of training: with REPA those of its head too."""
-    if not layout.projected_block:
-        return network(*arguments).sum()
-    prediction, projected = network(*arguments, project=True)
-    return prediction.sum() + projected.sum()
+    """Return a number that depends on all outputs of training: REPA's head and losses, too."""
+    output = network(*arguments, **({"project": True} if layout.projected_block else {}))
+    if isinstance(output, Tensor):
+        return output.sum()
+    prediction, beside = output
+    return prediction.sum() + beside.sum()
 
 
 def train_step_flops(config: TrialConfig) -> float:

@@ -15,8 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity
 
-from hptransfer.config import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig, VPConfig
+from hptransfer.config import (
+    CustomConfig,
+    DDPMConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RectifiedFlowConfig,
+    VPConfig,
+)
 from hptransfer.config.choices import BetaSchedule, Prediction, TimestepSampling
+from hptransfer.models.families.custom import auxiliary_of
 
 
 class Noised(NamedTuple):
@@ -253,6 +261,18 @@ def alignment_loss(projected: Tensor, features: Tensor) -> Tensor:
     frozen encoder's features of equal shape (arXiv 2410.06940, Eq. 8).
     """
     return -cosine_similarity(projected, features, dim=-1).mean((-2, -1))
+
+
+def auxiliary_loss(model: ModelConfig, output: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
+    """Return the loss (...,) that is trained beside the objective's, from what a model returned.
+
+    Of a family it is REPA's, of the projected tokens (..., B, tokens, D) and features of equal
+    shape. A custom model returns it itself; one number a sample (..., B) is averaged.
+    """
+    if not isinstance(model, CustomConfig):
+        return alignment_loss(output[1].float(), features)
+    prediction, loss = output[0], auxiliary_of(output, model.factory).float()
+    return loss.mean(-1) if loss.ndim == prediction.ndim - 3 else loss
 
 
 def on_token_grid(features: Tensor, tokens: int) -> Tensor:

@@ -7,6 +7,7 @@ once, on the model of the base width.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 import sys
@@ -157,6 +158,54 @@ class _CastBefore(TorchFunctionMode):
             return func(*map(cast, args), **{name: cast(value) for name, value in named.items()})
 
 
+def prediction_of(output: Any) -> Tensor:
+    """Return the prediction of what a model returns: the output, or the first part of a pair."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def auxiliary_of(output: Any, factory: str) -> Tensor:
+    """Return the auxiliary loss of what a model returns: one a sample (..., B), or a batch (...,).
+
+    Raises:
+        UserError: the output is no pair, or its second part is no such loss.
+    """
+    require(
+        isinstance(output, tuple) and len(output) == 2,
+        "`objective.auxiliary_weight` weights a loss that the model returns beside its prediction, "
+        f"but {factory} returns {_kind(output)}. Return (prediction, loss), or set "
+        "objective.auxiliary_weight=null.",
+    )
+    prediction, loss = output
+    floating = isinstance(loss, Tensor) and loss.is_floating_point()
+    batch = prediction.shape[:-3]
+    require(
+        floating and loss.shape in (batch, batch[:-1]),
+        "An auxiliary loss must be a floating-point tensor of one number for each sample, (B,), or "
+        f"of one for the batch, (), but of {factory} it is {_kind(loss)} for inputs "
+        f"{tuple(prediction.shape)}. Sum or average over its other dimensions.",
+    )
+    return loss
+
+
+def _kind(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a {str(output.dtype).removeprefix('torch.')} tensor of shape {tuple(output.shape)}"
+    parts = f" of {len(output)}" if isinstance(output, tuple | list) else ""
+    return f"a {type(output).__name__}{parts}"
+
+
+def has_batch_loss(config: CustomConfig, layout: Layout) -> bool:
+    """Whether a model's auxiliary loss is one number for a whole batch, and not one a sample."""
+    if not layout.auxiliary:
+        return False
+    at_base = dataclasses.replace(config, width=config.base_width)
+
+    def look(model: nn.Module, call: Callable[[nn.Module], object]) -> bool:
+        return auxiliary_of(call(model), config.factory).ndim == 0
+
+    return on_example(at_base, layout, look, device="meta")
+
+
 @cache
 def require_usable(config: CustomConfig, layout: Layout) -> None:
     """Raise a `UserError` if a model's parameters or its forward cannot be scaled or packed."""
@@ -175,7 +224,7 @@ def require_usable(config: CustomConfig, layout: Layout) -> None:
                 f"{config.factory} differs between two calls from the same seed. Use torch.nn.init "
                 "or torch.randn, not numpy, random or a generator of its own.",
             )
-        _require_forward(model, config, _example(config, layout))
+        _require_forward(model, config, layout)
     with torch.device("meta"):
         empty = build_custom_model(config)
     _require_own_device(empty, config, _example(config, layout))
@@ -242,7 +291,8 @@ def on_example(
         return look(model, lambda called: called(*example))
 
 
-def _require_forward(model: nn.Module, config: CustomConfig, example: Sequence[Tensor]) -> None:
+def _require_forward(model: nn.Module, config: CustomConfig, layout: Layout) -> None:
+    example = _example(config, layout)
     try:
         output = model(*example)
     except Exception as error:
@@ -251,16 +301,30 @@ def _require_forward(model: nn.Module, config: CustomConfig, example: Sequence[T
             f"{_named(error)}. The condition is {_SAID[config.condition]}."
         ) from error
     require(
-        isinstance(output, Tensor) and output.shape == example[0].shape,
-        f"A model's output must be one tensor of its input's shape {tuple(example[0].shape)}, but "
-        f"{config.factory} gives {getattr(output, 'shape', type(output).__name__)}.",
+        layout.auxiliary or not isinstance(output, tuple),
+        "A model that returns a pair, its prediction and an auxiliary loss, needs the loss's "
+        f"weight, but {config.factory} returns {_kind(output)} and objective.auxiliary_weight is "
+        "null. Set it, for example to 0.01; with 0 the loss has no effect.",
     )
+    prediction = prediction_of(output)
     require(
-        bool(output.isfinite().all()),
+        isinstance(prediction, Tensor) and prediction.shape == example[0].shape,
+        f"A model's output must be one tensor of its input's shape {tuple(example[0].shape)}, but "
+        f"{config.factory} gives {getattr(prediction, 'shape', type(output).__name__)}.",
+    )
+    losses = (auxiliary_of(output, config.factory),) if layout.auxiliary else ()
+    for loss in losses:
+        require(
+            loss.requires_grad,
+            "An auxiliary loss must depend on the model's parameters, but that of "
+            f"{config.factory} has no gradient. Leave out .detach(), .item() and torch.no_grad().",
+        )
+    require(
+        all(bool(part.isfinite().all()) for part in (prediction, *losses)),
         f"A model's output must be finite, but {config.factory} gives NaN or infinity on two "
         "samples, the second with the null condition (the last label, or an all-masked caption).",
     )
-    _require_packable(model, config, example, output)
+    _require_packable(model, config, example, (prediction, *losses))
 
 
 # The condition in the words of an error, by kind.
@@ -275,7 +339,10 @@ _SAID = {
 
 
 def _require_packable(
-    model: nn.Module, config: CustomConfig, example: Sequence[Tensor], output: Tensor
+    model: nn.Module,
+    config: CustomConfig,
+    example: Sequence[Tensor],
+    outputs: tuple[Tensor, ...],
 ) -> None:
     """Refuse a model that `vmap` cannot map over trials, or whose output then differs."""
     tensors = {
@@ -284,13 +351,14 @@ def _require_packable(
     }
     arguments = [part.expand(2, *part.shape) for part in example]
 
-    def member(own: dict[str, Tensor], *args: Tensor) -> Tensor:
-        return functional_call(model, own, args)
+    def member(own: dict[str, Tensor], *args: Tensor) -> tuple[Tensor, ...]:
+        output = functional_call(model, own, args)
+        return output if len(outputs) > 1 else (output,)
 
     try:
         with packable_attention():
             mapped = vmap(member)(tensors, *arguments)
-            mapped.square().sum().backward()
+            torch.cat([part.flatten() for part in mapped]).square().sum().backward()
     except Exception as error:
         raise UserError(
             f"A model must run under torch.func.vmap, which trains trials together, but that of "
@@ -298,7 +366,10 @@ def _require_packable(
             "tensor's values, writing into a tensor in place, random draws, and custom kernels."
         ) from error
     require(
-        torch.allclose(mapped[1], output, rtol=1e-3, atol=1e-4),
+        all(
+            torch.allclose(ours[1], alone, rtol=1e-3, atol=1e-4)
+            for ours, alone in zip(mapped, outputs, strict=True)
+        ),
         "A model must give the same output under torch.func.vmap, which trains trials together, "
         f"but that of {config.factory} does not. Remove what depends on the number of trials or "
         "on other samples.",

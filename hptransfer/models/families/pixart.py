@@ -21,6 +21,7 @@ from hptransfer.models.families.layers import (
     Mlp,
     Modulation,
     PatchEmbed,
+    Projector,
     Readout,
     Residual,
     TimestepEmbedder,
@@ -112,7 +113,7 @@ class PixArt(nn.Module):
     """The model: images x (..., C, H, W), timesteps t (...,) and captions to predictions.
 
     A caption is tokens (..., L, K) and mask (..., L), True at real tokens; its pooled features are
-    not used.
+    not used. With `project` and REPA's head it returns the projected tokens (..., tokens, D), too.
     """
 
     pos_embed: Tensor
@@ -129,15 +130,30 @@ class PixArt(nn.Module):
         self.blocks = nn.ModuleList(PixArtBlock(config) for _ in range(config.depth))
         self.final_layer = FinalLayer(d, p * p * channels)
         self.unpatchify = Unpatchify(p, channels)
+        self.projected_block = layout.projected_block
+        if self.projected_block:
+            self.projector = Projector(d, layout.feature_channels)
 
-    def forward(self, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        pooled: Tensor,
+        *,
+        project: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         x = self.x_embedder(x) + self.pos_embed
         t = self.t_embedder(t)
         modulation = self.t_block(t)
         tokens, mask = self.y_embedder(tokens, mask)
-        for block in self.blocks:
+        hidden = x
+        for number, block in enumerate(self.blocks, 1):
             x = block(x, modulation, tokens, mask)
-        return self.unpatchify(self.final_layer(x, t))
+            hidden = x if number == self.projected_block else hidden
+        prediction = self.unpatchify(self.final_layer(x, t))
+        return (prediction, self.projector(hidden)) if project else prediction
 
 
 def initializer(config: PixArtConfig, layout: Layout, name: str, init: Init) -> Initializer:

@@ -46,6 +46,7 @@ from hptransfer.training.coordinate_record import (
     CHECK_SEEDS,
     MEASURED_STEPS,
     OCTAVES_LOWER,
+    OWN_OUTPUT,
     Asked,
     OutputSizes,
     WidthMeasurement,
@@ -209,11 +210,15 @@ def _outputs(pack: Pack, member: int, dataset: Dataset) -> dict[str, Tensor]:
     batch = first.part(slice(PROBE_SAMPLES), pack.device)
     at = noised(config.objective, batch.images, batch.noise, batch.u)
     tensors = pack.member_tensors(member)
-    asked = {} if pack.repa_weights is None else {"project": True}
-    return module_outputs(
+    asked = {"project": True} if config.objective.repa_weight else {}
+    outputs = module_outputs(
         pack.template,
         lambda model: functional_call(model, tensors, (at.x, at.t, *batch.condition), asked),
     )
+    if config.layout.auxiliary:  # the model returns a loss, too, whose size is not the check's
+        outputs.pop(f"{OWN_OUTPUT}[1]", None)
+        outputs[OWN_OUTPUT] = outputs.pop(f"{OWN_OUTPUT}[0]")
+    return outputs
 
 
 @cache
