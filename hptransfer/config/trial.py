@@ -414,11 +414,18 @@ class CustomConfig(ModelConfig):
     roles: tuple[str, ...] = ()  # "pattern=role" for parameters by name; the first match wins
     chunks: tuple[str, ...] = ()  # "pattern=n": a weight whose rows are n matrices, for Muon
     rescale_init: bool = True  # correct initial stds that violate µP; false: refuse them
+    feature_tokens: int = 0  # tokens of a frozen encoder's features for its own loss; 0: none
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "roles", tuple(self.roles))
         object.__setattr__(self, "chunks", tuple(self.chunks))
+        require_count("model.feature_tokens", self.feature_tokens, least=0, most=2**20)
+        require(
+            math.isqrt(self.feature_tokens) ** 2 == self.feature_tokens,
+            "`model.feature_tokens` must be a square number, the tokens of a square grid, but got "
+            f"{self.feature_tokens}. Count the patches alone.",
+        )
 
     @property
     def conditioning(self) -> Conditioning:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -573,7 +580,7 @@ class FeaturesConfig(FolderConfig):
         """What to do where REPA needs features and the config states none."""
         return (
             "If the folder has them, set data.feature_channels=1: the next error then names how "
-            "many it holds. If not, set objective.repa_weight=0."
+            "many it holds. If not, set objective.repa_weight=0, or model.feature_tokens=0."
         )
 
     @property
@@ -701,6 +708,13 @@ class TrialConfig:
             f"model={self.model.family}. Choose model=custom, or set "
             "objective.auxiliary_weight=null.",
         )
+        if isinstance(self.model, CustomConfig) and self.model.feature_tokens:
+            require(
+                self.objective.auxiliary_weight is not None,
+                "`model.feature_tokens` hands features to a model that returns a loss of them, but "
+                "objective.auxiliary_weight is null. Set it, or set model.feature_tokens=0.",
+            )
+            self._require_features("A model with `model.feature_tokens` above 0")
         if self.quality.samples:
             self._require_measurable()
 
@@ -723,6 +737,16 @@ class TrialConfig:
         None where nothing is.
         """
         return self.objective.repa_weight or self.objective.auxiliary_weight
+
+    @property
+    def feature_tokens(self) -> int:
+        """The tokens to whose grid a frozen encoder's features are brought; 0: none are used."""
+        if isinstance(self.model, CustomConfig):
+            return self.model.feature_tokens
+        if not self.objective.repa_weight:
+            return 0
+        assert isinstance(self.model, TransformerConfig)
+        return (self.layout.image_size // self.model.patch_size) ** 2
 
     @property
     def width_mult(self) -> float:
@@ -760,10 +784,13 @@ class TrialConfig:
             f"`objective.repa_depth` must be one of the model's {blocks} blocks, counted from 1, "
             f"but got {self.objective.repa_depth}. Choose a smaller number, or null.",
         )
+        self._require_features("REPA (`objective.repa_weight` above 0)")
+
+    def _require_features(self, asker: str) -> None:
         require(
             self.data.layout.feature_channels > 0,
-            "REPA (`objective.repa_weight` above 0) needs data with features of a frozen encoder, "
-            f"but data={self.data.name} states none. {self.data.feature_advice}",
+            f"{asker} needs data with features of a frozen encoder, but data={self.data.name} "
+            f"states none. {self.data.feature_advice}",
         )
 
     def _require_measurable(self) -> None:

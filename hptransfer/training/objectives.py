@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from hptransfer.config import (
     ModelConfig,
     ObjectiveConfig,
     RectifiedFlowConfig,
+    TrialConfig,
     VPConfig,
 )
 from hptransfer.config.choices import BetaSchedule, Prediction, TimestepSampling
@@ -261,6 +262,16 @@ def alignment_loss(projected: Tensor, features: Tensor) -> Tensor:
     frozen encoder's features of equal shape (arXiv 2410.06940, Eq. 8).
     """
     return -cosine_similarity(projected, features, dim=-1).mean((-2, -1))
+
+
+def asked_in_training(config: TrialConfig, features: Tensor) -> dict[str, Any]:
+    """Return by name what a model is called with in training besides the inputs of a prediction.
+
+    `features` (..., B, tokens, D) are a frozen encoder's.
+    """
+    if isinstance(config.model, CustomConfig):
+        return {"features": features} if config.feature_tokens else {}
+    return {"project": True} if config.objective.repa_weight else {}
 
 
 def auxiliary_loss(model: ModelConfig, output: tuple[Tensor, Tensor], features: Tensor) -> Tensor:

@@ -154,8 +154,37 @@ def balanced(width: int) -> nn.Module:
     return Mixture(width, of_batch=False)
 
 
+def balanced_from_zero(width: int) -> nn.Module:
+    model = Mixture(width, of_batch=False)
+    for parameter in model.router.parameters():
+        nn.init.zeros_(parameter)
+    return model
+
+
 def balanced_together(width: int) -> nn.Module:
     return Mixture(width, of_batch=True)
+
+
+class Aligned(Net):
+    """A net with a head of its own, whose four tokens are aligned with an encoder's features."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.head = nn.Linear(width, 4 * 64)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, t: Tensor, y: Tensor, features: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        h = self.body(x, t, y)
+        prediction = self.readout(h).view_as(x)
+        if features is None:
+            return prediction
+        tokens = self.head(h).unflatten(-1, (4, 64))
+        return prediction, -F.cosine_similarity(tokens, features, dim=-1).mean(-1)
+
+
+def with_features(width: int) -> nn.Module:
+    return Aligned(width)
 
 
 def unbalanced(width: int) -> nn.Module:

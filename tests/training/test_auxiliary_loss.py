@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hptransfer.config import (
+    BudgetConfig,
+    FeaturesConfig,
     RectifiedFlowConfig,
     RuntimeConfig,
     TrainerConfig,
@@ -35,19 +37,25 @@ from hptransfer.training.packs.coordinate_check import coordinate_check, measure
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.run import run_pack
 from hptransfer.training.packs.state import PackBatches, trained_losses
+from hptransfer.training.sampling.classifier import feature_maps_of
 from hptransfer.training.sampling.generate import generate
 from hptransfer.training.sampling.samplers import SamplerConfig
 from hptransfer.training.target.engine import Engine
 from hptransfer.training.target.parallel import ProcessGroup
-from tests.support.custom_models import Mixture, trial
+from tests.support.custom_models import Aligned, Mixture, trial
 
-FORMS = ("balanced", "balanced_together")  # one number a sample, and one for the batch
+# One number a sample, one for the batch, and one a sample of a frozen encoder's features.
+FORMS = ("balanced", "balanced_together", "with_features")
 RUNTIME = RuntimeConfig()
 
 
 def weighted(weight: float | None, name: str = "balanced", **changes: Any) -> TrialConfig:
     objective = RectifiedFlowConfig(auxiliary_weight=weight)
-    return dataclasses.replace(trial(name), objective=objective, **changes)
+    tokens = 4 if "features" in name else 0
+    config = dataclasses.replace(trial(name), objective=objective, **changes)
+    return dataclasses.replace(
+        config, model=dataclasses.replace(config.model, feature_tokens=tokens)
+    )
 
 
 def plain_gradients(config: TrialConfig) -> dict[str, Tensor]:
@@ -56,7 +64,11 @@ def plain_gradients(config: TrialConfig) -> dict[str, Tensor]:
     batch = train_batch(config, load_data(config.data, None).train, 0)
     u = batch.u[:, None, None, None]
     noisy = (1 - u) * batch.images + u * batch.noise
-    prediction, auxiliary = model(noisy, 1000 * batch.u, *batch.condition)
+    named = {}
+    if config.feature_tokens:
+        cells = feature_maps_of(config.data, batch.images).unflatten(1, (2, 2, 2, 2))
+        named["features"] = cells.mean((2, 4)).flatten(1, 2)  # of each quarter of 4x4 cells
+    prediction, auxiliary = model(noisy, 1000 * batch.u, *batch.condition, **named)
     loss = F.mse_loss(prediction, batch.noise - batch.images)
     weight = config.objective.auxiliary_weight
     assert weight is not None
@@ -70,11 +82,12 @@ def test_gradients_of_a_pack_are_those_of_the_module_in_plain_torch(name: str) -
     pack = Pack(configs, torch.device("cpu"))
     batch = PackBatches(configs, load_data(configs[0].data, None)).at(0)
     totals, losses = trained_losses(pack, batch)
-    assert bool((totals > losses).all())
+    assert bool((totals != losses).all())
     (flat,) = torch.autograd.grad(totals.sum(), pack.flat)
     for member, config in enumerate(configs):
         ours, plain = pack.member_parameters(flat, member), plain_gradients(config)
-        assert ours.keys() == plain.keys() and plain["router.weight"].any()
+        own = "head.weight" if config.feature_tokens else "router.weight"
+        assert ours.keys() == plain.keys() and plain[own].any()
         for parameter, grad in plain.items():
             torch.testing.assert_close(ours[parameter], grad, rtol=1e-4, atol=1e-6)
 
@@ -87,7 +100,8 @@ def test_members_of_other_weights_are_the_trials_alone_to_the_bit(name: str) -> 
     assert [(r.loss, r.train_loss) for r in together] == [(r.loss, r.train_loss) for r in alone]
     assert len({result.loss for result in together}) == 3
     # Weight 0 is the model that returns its prediction alone, in what is trained and reported.
-    (without,) = run_pack([weighted(None, "unbalanced")], RUNTIME)
+    plain = {"with_features": "net"}.get(name, "unbalanced")
+    (without,) = run_pack([trial(plain)], RUNTIME)
     assert (without.loss, without.train_loss) == (together[0].loss, together[0].train_loss)
     assert {result.loss_at_init for result in together} == {without.loss_at_init}
 
@@ -102,21 +116,22 @@ def test_the_loss_is_part_of_shapes_roles_and_flops() -> None:
     assert train_step_flops(on) >= train_step_flops(off)
 
 
-def test_the_check_measures_the_prediction_and_not_the_loss() -> None:
-    config = weighted(0.5)
+@pytest.mark.parametrize(("name", "own"), [("balanced", "router"), ("with_features", "head")])
+def test_the_check_measures_the_prediction_and_not_the_loss(name: str, own: str) -> None:
+    config = weighted(0.5, name)
     sizes = measure_width(config, load_data(config.data, None), RUNTIME).sizes
     modules = {module for module, *_ in sizes}
-    assert OWN_OUTPUT in modules and "router" in modules
+    assert {OWN_OUTPUT, own} <= modules
     assert not any(module.startswith(f"{OWN_OUTPUT}[") for module in modules)
 
 
 def test_samples_are_drawn_of_the_prediction(tmp_path: Path) -> None:
     drawn = []
-    for config in (weighted(0.5), weighted(None, "unbalanced")):
+    for config in (weighted(0.5), weighted(None, "unbalanced"), weighted(0.5, "with_features")):
         path = tmp_path / "weights.safetensors"
         save_weights(path, config, build_model(config).state_dict())
         drawn.append(generate(config, path, SamplerConfig(steps=2), RUNTIME, columns=1))
-    assert np.isfinite(drawn[0]).all() and np.array_equal(*drawn)
+    assert all(np.isfinite(each).all() for each in drawn) and np.array_equal(*drawn[:2])
 
 
 def engine(config: TrialConfig, **words: Any) -> Engine:
@@ -191,6 +206,44 @@ def test_a_loss_without_a_weight_and_a_weight_without_a_loss_are_refused() -> No
         RectifiedFlowConfig(auxiliary_weight=-0.1)
 
 
+class Changing(Aligned):
+    """A model that predicts something else where it has features."""
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, features: Tensor | None = None) -> Any:
+        output = super().forward(x, t, y, features)
+        return (2 * output[0], output[1]) if isinstance(output, tuple) else output
+
+
+class Asking(Aligned):
+    """A model that cannot do without features."""
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor, features: Tensor) -> Any:
+        return super().forward(x, t, y, features)
+
+
+def test_features_go_into_the_loss_alone() -> None:
+    named = f"{__name__}:{{}}"
+    config = weighted(0.5, "with_features")
+    model = config.model
+
+    def of(name: str, **changes: Any) -> TrialConfig:
+        own = dataclasses.replace(model, factory=named.format(name), **changes)  # pyright: ignore
+        return dataclasses.replace(config, model=own)
+
+    with pytest.raises(UserError, match=r"must not depend on the features, .*Changing is another"):
+        parameter_rules(of("Changing"))
+    with pytest.raises(UserError, match=r"must predict without features, .*Write features=None"):
+        parameter_rules(of("Asking"))
+    with pytest.raises(UserError, match=r"forward\(x, t, \*condition, features=features\), but"):
+        parameter_rules(of("Aligned", feature_tokens=9))
+    with pytest.raises(UserError, match="must be a square number, the tokens of a square grid, bu"):
+        of("Aligned", feature_tokens=8)
+    with pytest.raises(UserError, match="hands features to a model that returns a loss of them"):
+        dataclasses.replace(of("Aligned"), objective=RectifiedFlowConfig())
+    with pytest.raises(UserError, match="with features of a frozen encoder, but data=features"):
+        dataclasses.replace(of("Aligned"), data=FeaturesConfig())
+
+
 class Breaking(Mixture):
     """A mixture whose loss is NaN, without any gradient, as soon as a weight has changed."""
 
@@ -237,5 +290,16 @@ def test_only_a_weight_that_is_on_can_be_searched() -> None:
 
 
 @pytest.mark.slow
-def test_a_mixture_with_its_loss_passes_the_check() -> None:
-    assert coordinate_check(weighted(0.5), (16, 32, 64), -6.0, RUNTIME)["verdict"] == "pass"
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [("balanced", "fail"), ("balanced_from_zero", "pass"), ("with_features", "pass")],
+)
+def test_the_check_tells_whether_the_loss_reaches_the_trunk_as_the_objectives_does(
+    name: str, verdict: str
+) -> None:
+    """A router's random weights pass on a gradient of m^-1/2, the readout's falls as 1/m."""
+    config = dataclasses.replace(weighted(0.5, name), budget=BudgetConfig())
+    own = dataclasses.replace(config.model, base_width=64)
+    answer = coordinate_check(dataclasses.replace(config, model=own), (64, 128, 256), -6.0, RUNTIME)
+    assert answer["verdict"] == verdict
+    assert verdict == "pass" or answer["worst"]["module"] == "router"

@@ -230,9 +230,7 @@ def test_the_heads_last_layer_is_a_readout_and_the_others_are_hidden(model: Mode
     assert rules["projector.fc3.weight"].factors == rules[own].factors
     assert rules["projector.fc3.weight"].factors.forward == 0.5
     assert rules["projector.fc2.weight"].init_std == pytest.approx(16**-0.5 * 2**-0.5)
-    # PixArt-α's own initialiser counts the fan-out, too.
-    expected = (2 / 80) ** 0.5 if isinstance(model, PixArtConfig) else 16**-0.5
-    assert rules["projector.fc3.weight"].init_std == pytest.approx(expected)
+    assert rules["projector.fc3.weight"].init_std == pytest.approx(16**-0.5)
 
 
 NAMED_BY_DIFFUSERS = [m for m in MODELS if isinstance(m, DiTConfig | PixArtConfig | MMDiTConfig)]

@@ -102,7 +102,7 @@ OPEN = (
 # Fields that earlier versions did not write: a section without them still gives every field.
 NEWER = {
     "executor": {"slurm", "nodes", "placement"},
-    "model": {"chunks"},
+    "model": {"chunks", "feature_tokens"},
     "optimizer": {f.name for f in dataclasses.fields(config.OptimizerConfig)} - {"lr"}
     | {"decay_timescale"},
     "parametrization": {

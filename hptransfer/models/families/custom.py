@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -230,6 +230,22 @@ def require_usable(config: CustomConfig, layout: Layout) -> None:
     _require_own_device(empty, config, _example(config, layout))
 
 
+class _Example(NamedTuple):
+    """The arguments of a forward for two samples, the second with the null condition."""
+
+    inputs: tuple[Tensor, ...]
+    features: dict[str, Tensor]  # by the argument's name; empty where the model gets none
+
+    def on(self, device: str) -> _Example:
+        """Return the same arguments on a device."""
+        named = {name: part.to(device) for name, part in self.features.items()}
+        return _Example(tuple(part.to(device) for part in self.inputs), named)
+
+    def given_to(self, model: nn.Module) -> Any:
+        """Return what a model returns for them."""
+        return model(*self.inputs, **self.features)
+
+
 def _require_parameters(model: nn.Module, config: CustomConfig) -> None:
     parameters = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     require(
@@ -261,20 +277,23 @@ def _require_parameters(model: nn.Module, config: CustomConfig) -> None:
         )
 
 
-def _example(config: CustomConfig, layout: Layout) -> tuple[Tensor, ...]:
-    """Return arguments of a forward for two samples, the second with the null condition."""
+def _example(config: CustomConfig, layout: Layout) -> _Example:
     stream = torch_generator(0, "example")
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(2, *shape, generator=stream)
 
     x, t = normal(layout.channels, layout.image_size, layout.image_size), torch.tensor([0.0, 1e3])
+    features = {}
+    if config.feature_tokens:
+        features["features"] = normal(config.feature_tokens, layout.feature_channels)
     if config.condition is not Conditioning.caption:
-        return x, t, torch.tensor([0, layout.classes])
+        return _Example((x, t, torch.tensor([0, layout.classes])), features)
     present = torch.tensor([True, False])
     tokens = normal(layout.caption_tokens, layout.caption_channels) * present[:, None, None]
     mask = present[:, None].expand(2, layout.caption_tokens)
-    return x, t, tokens, mask, normal(layout.pooled_channels) * present[:, None]
+    pooled = normal(layout.pooled_channels) * present[:, None]
+    return _Example((x, t, tokens, mask, pooled), features)
 
 
 def on_example(
@@ -286,19 +305,20 @@ def on_example(
     """Return what `look` finds in a custom model, given the model and what calls it on samples."""
     with torch.device(device):
         model = build_custom_model(config)
-    example = [part.to(device) for part in _example(config, layout)]
+    example = _example(config, layout).on(device)
     with packable_attention():
-        return look(model, lambda called: called(*example))
+        return look(model, example.given_to)
 
 
 def _require_forward(model: nn.Module, config: CustomConfig, layout: Layout) -> None:
     example = _example(config, layout)
+    x, named = example.inputs[0], "".join(f", {name}={name}" for name in example.features)
     try:
-        output = model(*example)
+        output = example.given_to(model)
     except Exception as error:
         raise UserError(
-            f"A model must run as forward(x, t, *condition), but that of {config.factory} raises "
-            f"{_named(error)}. The condition is {_SAID[config.condition]}."
+            f"A model must run as forward(x, t, *condition{named}), but that of {config.factory} "
+            f"raises {_named(error)}. The condition is {_SAID[config.condition]}."
         ) from error
     require(
         layout.auxiliary or not isinstance(output, tuple),
@@ -308,8 +328,8 @@ def _require_forward(model: nn.Module, config: CustomConfig, layout: Layout) -> 
     )
     prediction = prediction_of(output)
     require(
-        isinstance(prediction, Tensor) and prediction.shape == example[0].shape,
-        f"A model's output must be one tensor of its input's shape {tuple(example[0].shape)}, but "
+        isinstance(prediction, Tensor) and prediction.shape == x.shape,
+        f"A model's output must be one tensor of its input's shape {tuple(x.shape)}, but "
         f"{config.factory} gives {getattr(prediction, 'shape', type(output).__name__)}.",
     )
     losses = (auxiliary_of(output, config.factory),) if layout.auxiliary else ()
@@ -324,7 +344,28 @@ def _require_forward(model: nn.Module, config: CustomConfig, layout: Layout) -> 
         f"A model's output must be finite, but {config.factory} gives NaN or infinity on two "
         "samples, the second with the null condition (the last label, or an all-masked caption).",
     )
+    if example.features:
+        _require_blind(model, config, example.inputs, prediction)
     _require_packable(model, config, example, (prediction, *losses))
+
+
+def _require_blind(
+    model: nn.Module, config: CustomConfig, inputs: Sequence[Tensor], prediction: Tensor
+) -> None:
+    """Refuse a model that does not predict without features what it does with them."""
+    try:
+        without = prediction_of(model(*inputs))
+    except Exception as error:
+        raise UserError(
+            "A model must predict without features, which samples do not have, but that of "
+            f"{config.factory} raises {_named(error)} as forward(x, t, *condition). Write "
+            "features=None into its arguments, and leave the loss out where they are None."
+        ) from error
+    require(
+        isinstance(without, Tensor) and torch.equal(without, prediction),
+        "A prediction must not depend on the features, which samples do not have, but that of "
+        f"{config.factory} is another one without them. Use them in the loss alone.",
+    )
 
 
 # The condition in the words of an error, by kind.
@@ -341,7 +382,7 @@ _SAID = {
 def _require_packable(
     model: nn.Module,
     config: CustomConfig,
-    example: Sequence[Tensor],
+    example: _Example,
     outputs: tuple[Tensor, ...],
 ) -> None:
     """Refuse a model that `vmap` cannot map over trials, or whose output then differs."""
@@ -349,15 +390,18 @@ def _require_packable(
         name: torch.stack([value.detach()] * 2).requires_grad_()
         for name, value in model.requires_grad_(False).named_parameters()
     }
-    arguments = [part.expand(2, *part.shape) for part in example]
+    inputs = tuple(part.expand(2, *part.shape) for part in example.inputs)
+    features = {name: part.expand(2, *part.shape) for name, part in example.features.items()}
 
-    def member(own: dict[str, Tensor], *args: Tensor) -> tuple[Tensor, ...]:
-        output = functional_call(model, own, args)
+    def member(
+        own: dict[str, Tensor], args: tuple[Tensor, ...], named: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        output = functional_call(model, own, args, named)
         return output if len(outputs) > 1 else (output,)
 
     try:
         with packable_attention():
-            mapped = vmap(member)(tensors, *arguments)
+            mapped = vmap(member)(tensors, inputs, features)
             torch.cat([part.flatten() for part in mapped]).square().sum().backward()
     except Exception as error:
         raise UserError(
@@ -376,10 +420,10 @@ def _require_packable(
     )
 
 
-def _require_own_device(empty: nn.Module, config: CustomConfig, example: Sequence[Tensor]) -> None:
+def _require_own_device(empty: nn.Module, config: CustomConfig, example: _Example) -> None:
     """Refuse a model that does not run on the meta device, on which FLOPs are counted."""
     try:
-        empty(*(part.to("meta") for part in example))
+        example.on("meta").given_to(empty)
     except Exception as error:
         raise UserError(
             f"A model must run on the device of its inputs, but that of {config.factory} raises "
@@ -399,10 +443,10 @@ def require_runs_on_gpu(config: CustomConfig, layout: Layout, *, captured: bool)
         captured: whether steps are captured in a CUDA graph, which takes no copy from the host.
     """
     model = build_custom_model(config).to("meta")
-    example = [part.to("meta") for part in _example(config, layout)]
+    example = _example(config, layout).on("meta")
     with host_copies() as copies:
         try:
-            model(*example)
+            example.given_to(model)
         except Exception as error:
             raise UserError(
                 f"A model must run on the device of its inputs, but that of {config.factory} "
@@ -425,7 +469,7 @@ def require_forward_at(config: CustomConfig, layout: Layout) -> None:
     with torch.device("meta"):
         model = build_custom_model(config)
     try:
-        model(*(part.to("meta") for part in _example(config, layout)))
+        _example(config, layout).on("meta").given_to(model)
     except Exception as error:
         raise UserError(
             f"A model must run at every width, but that of {config.factory} raises "
@@ -443,7 +487,7 @@ def require_called(config: CustomConfig, layout: Layout, modules: tuple[str, ...
         for name in modules:
             note = partial(lambda name, *_: called.add(name), name)
             model.get_submodule(name).register_forward_pre_hook(note)
-        model(*_example(config, layout))
+        _example(config, layout).given_to(model)
     for name in modules:
         require(
             name in called,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hptransfer.config import Layout, PixArtConfig
 from hptransfer.config.choices import Init
-from hptransfer.models.families.initializers import XAVIER, ZERO, Initializer, normal
+from hptransfer.models.families.initializers import FAN_IN, XAVIER, ZERO, Initializer, normal
 from hptransfer.models.families.layers import (
     Attention,
     FusedLinear,
@@ -160,7 +160,7 @@ def initializer(config: PixArtConfig, layout: Layout, name: str, init: Init) -> 
     """Return the initialiser of a parameter.
 
     `paper` is that of arXiv 2505.15270, `adaln_zero` the same with zero modulation of the blocks,
-    `original` that of the released model.
+    `original` that of the released model. REPA's head begins as in the other families.
     """
     if name.endswith(".bias") or name == "final_layer.linear.weight" or "cross_attn.proj" in name:
         return ZERO
@@ -171,4 +171,6 @@ def initializer(config: PixArtConfig, layout: Layout, name: str, init: Init) -> 
         return normal(1 / math.sqrt(config.width) if init is Init.original else 0.02)
     if name.startswith(("t_embedder", "t_block", "y_embedder")):
         return normal(0.02)
+    if name.startswith("projector") and init is not Init.original:
+        return FAN_IN
     return XAVIER

@@ -57,7 +57,7 @@ from hptransfer.training.coordinate_record import (
     raised_sentence,
 )
 from hptransfer.training.device import is_out_of_memory, torch_device
-from hptransfer.training.objectives import noised
+from hptransfer.training.objectives import asked_in_training, noised
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.state import pack_losses, start_training
 
@@ -210,7 +210,10 @@ def _outputs(pack: Pack, member: int, dataset: Dataset) -> dict[str, Tensor]:
     batch = first.part(slice(PROBE_SAMPLES), pack.device)
     at = noised(config.objective, batch.images, batch.noise, batch.u)
     tensors = pack.member_tensors(member)
-    asked = {"project": True} if config.objective.repa_weight else {}
+    no_features = torch.zeros(
+        len(batch.u), config.feature_tokens, config.layout.feature_channels, device=pack.device
+    )
+    asked = asked_in_training(config, no_features)  # their values count in a loss alone
     outputs = module_outputs(
         pack.template,
         lambda model: functional_call(model, tensors, (at.x, at.t, *batch.condition), asked),

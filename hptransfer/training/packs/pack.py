@@ -48,7 +48,7 @@ from hptransfer.training.device import (
     refuse_uncompilable,
     settled,
 )
-from hptransfer.training.objectives import auxiliary_loss
+from hptransfer.training.objectives import asked_in_training, auxiliary_loss
 
 ConditionTensors = tuple[Tensor, ...]  # labels, or a caption's tokens, mask and pooled features
 
@@ -137,9 +137,10 @@ class Pack:
     ) -> tuple[Tensor, Tensor]:
         """Return predictions as `predict` does, and each trial's `auxiliary_loss` (T,).
 
-        `features` (T, B, tokens, D) are a frozen encoder's, for REPA.
+        `features` (T, B, tokens, D) are a frozen encoder's, where the loss takes them.
         """
-        output = self._called(x, t, condition, flat, project=True)
+        asked = asked_in_training(self.configs[0], features)
+        output = self._called(x, t, condition, flat, **asked)
         beside = auxiliary_loss(self.configs[0].model, output, features)
         return prediction_of(output).float(), beside
 
@@ -149,18 +150,16 @@ class Pack:
         t: Tensor,
         condition: ConditionTensors,
         flat: Tensor | None,
-        *,
-        project: bool = False,
+        **asked: Any,
     ) -> Any:
-        """Return what the model returns for all trials; of a family, with `project` a pair."""
+        """Return what the model returns for all trials, called with `asked_in_training` or not."""
         stacked = self._stacked(self.flat if flat is None else flat)
         model = self.configs[0].model
         with autocast(self.configs[0].precision, self.device):
             if isinstance(model, CustomConfig):
                 refused = refuse_uncompilable(model.factory) if self.compiled else nullcontext()
                 with packable_attention(), refused:
-                    return self.mapped(stacked, x, t, condition)
-            asked = {"project": True} if project else {}
+                    return self.mapped(stacked, x, t, condition, asked)
             return functional_call(self.template, stacked, (x, t, *condition), asked)
 
     def arithmetic(self) -> AbstractContextManager[None]:
@@ -241,10 +240,11 @@ def _mapped(
     x: Tensor,
     t: Tensor,
     condition: ConditionTensors,
+    asked: dict[str, Tensor],
 ) -> Any:
     """Call a custom model once per trial, mapped over the trial axis of tensors and inputs."""
     call = partial(functional_call, template)
-    return vmap(call)(stacked, (x, t, *condition))
+    return vmap(call)(stacked, (x, t, *condition), asked)
 
 
 def alike_under_muon(rule: ParameterRule) -> tuple[Matrices, Factors, str]:

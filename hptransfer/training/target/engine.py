@@ -24,6 +24,7 @@ from hptransfer.models.parametrization.rules import build_model, parameter_rules
 from hptransfer.training.batches import Batch, InputQueue, evaluation_batches, train_batch
 from hptransfer.training.device import arithmetic, autocast, bound_terms_on, refuse_uncompilable
 from hptransfer.training.objectives import (
+    asked_in_training,
     auxiliary_loss,
     deciding_bound_weight,
     noised,
@@ -132,7 +133,7 @@ class Engine:
         """
         objective, weight = self.config.objective, self.config.auxiliary_weight
         at = noised(objective, batch.images, batch.noise, batch.u)
-        asked = {"project": True} if objective.repa_weight else {}
+        asked = asked_in_training(self.config, batch.features)
         output = self._called(self.trained, at.x, at.t, *batch.condition, **asked)
         loss = objective_loss(objective, prediction_of(output).float(), at, self.bound_terms)
         if weight is None:
@@ -144,7 +145,7 @@ class Engine:
         """Return a prediction in float32, computed in the trial's precision."""
         return prediction_of(self._called(model, x, t, *condition)).float()
 
-    def _called(self, model: nn.Module, *arguments: Tensor, **asked: bool) -> Any:
+    def _called(self, model: nn.Module, *arguments: Tensor, **asked: Any) -> Any:
         """Return what a model returns, computed in the trial's precision."""
         own = self.config.model
         named = own.factory if self.compiled and isinstance(own, CustomConfig) else ""
