@@ -49,6 +49,9 @@ HYPERPARAMETERS: Mapping[str, Hyperparameter] = {
     "output_scale": Hyperparameter("parametrization", "output_scale", meaning="output scale"),
     "warmup_fraction": Hyperparameter("budget", "warmup_fraction", meaning="warm-up share"),
     "repa_weight": Hyperparameter("objective", "repa_weight", meaning="weight of REPA's loss"),
+    "auxiliary_weight": Hyperparameter(
+        "objective", "auxiliary_weight", meaning="weight of the auxiliary loss"
+    ),
     **{
         f"lr_mult_{group}": Hyperparameter(
             "optimizer", f"lr_mult_{group}", meaning=f"learning rate multiplier of {parameters}"
@@ -71,7 +74,7 @@ def searchable(objective: ObjectiveConfig, optimizer: AnyOptimizer) -> dict[str,
     """Return the searchable HPs of trials with this objective and optimizer, by name.
 
     Other scalars of an objective change the loss that decides, so no search can compare them. The
-    weight of REPA's loss does not: it is no part of the loss that decides.
+    weights of REPA's loss and of a custom model's own do not: they are no part of that loss.
     """
     own = {"vlb_weight": VLB_WEIGHT} if isinstance(objective, DDPMConfig) else {}
     known = {

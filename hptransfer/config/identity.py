@@ -44,8 +44,8 @@ def shape_signature(config: AnyTrial) -> AnyTrial:
     """The trial with every field at its default in which trials of one pack may differ.
 
     They may differ in most fields of the optimizer, in warm-up, init scale, output scale, seed, and
-    the weights of a learned variance's bound and of REPA's loss, unless that is off. A trial of a
-    trainer that is not ours is its own pack.
+    the weights of a learned variance's bound, of REPA's loss, unless that is off, and of a custom
+    model's own, if it has one. A trial of a trainer that is not ours is its own pack.
     """
     if isinstance(config, ExternalTrial):
         return config
@@ -54,6 +54,8 @@ def shape_signature(config: AnyTrial) -> AnyTrial:
         objective = dataclasses.replace(objective, vlb_weight=DDPMConfig().vlb_weight)
     if objective.repa_weight:
         objective = dataclasses.replace(objective, repa_weight=1.0)
+    if objective.auxiliary_weight is not None:
+        objective = dataclasses.replace(objective, auxiliary_weight=1.0)
     return dataclasses.replace(
         config,
         optimizer=config.optimizer.of_pack(),

@@ -513,6 +513,12 @@ def _require_one_measure(sweep: SweepConfig) -> None:
         "`search.repa_weight` weights REPA's loss, but it is off. Set objective.repa_weight above "
         "0, for example to 0.5, at which the coordinate check trains.",
     )
+    require(
+        "log2_auxiliary_weight" not in sweep.axes or bool(sweep.base.objective.auxiliary_weight),
+        "`search.auxiliary_weight` weights the loss that a model of your own returns, but it is "
+        "off. Set objective.auxiliary_weight above 0, for example to 0.01, at which the coordinate "
+        "check trains.",
+    )
     if "log2_vlb_weight" not in sweep.axes:
         return
     require(

@@ -33,7 +33,7 @@ from hptransfer.config.choices import (
     Weights,
 )
 from hptransfer.config.optimizers import USUAL, AnyOptimizer, MuonConfig
-from hptransfer.errors import require
+from hptransfer.errors import UserError, require
 
 MOST_WIDTH, MOST_DEPTH = 2**20, 2**14  # channels and blocks: more can only be a slip
 
@@ -45,6 +45,7 @@ class ObjectiveConfig:
     name: str = field(default="", metadata=TAG)  # the objective, which decides the other keys
     repa_weight: float = 0.0  # of REPA's alignment with a frozen encoder; 0: none
     repa_depth: int | None = None  # block whose tokens it aligns; null: 2/7 of them, rounded up
+    auxiliary_weight: float | None = None  # of the loss that a custom model returns; null: none
 
     # The first-order sampler that fits the objective's prediction; DPM-Solver++ fits every one.
     first_order_sampler: ClassVar[Sampler] = Sampler.ddim
@@ -52,13 +53,14 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         require_finite("objective.repa_weight", self.repa_weight, least=0)
         require_count("objective.repa_depth", self.repa_depth, most=MOST_DEPTH)
+        require_finite("objective.auxiliary_weight", self.auxiliary_weight, least=0)
 
-    def aligned_block(self, depth: int) -> int:
-        """Return the block, counted from 1, whose tokens REPA aligns in a model of `depth` blocks.
+    def aligned_block(self, blocks: int) -> int:
+        """Return the block, counted from 1, whose tokens REPA aligns in a model of so many blocks.
 
         The default share is that of arXiv 2410.06940: block 8 of the 28 of SiT-XL/2.
         """
-        return math.ceil(2 * depth / 7) if self.repa_depth is None else self.repa_depth
+        return math.ceil(2 * blocks / 7) if self.repa_depth is None else self.repa_depth
 
 
 @dataclass(frozen=True)
@@ -323,6 +325,11 @@ class TransformerConfig(ModelConfig):
         """r, the depth over the base depth."""
         return self.depth / (self.base_depth or self.depth)
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks the tokens pass through, one after another."""
+        return self.depth
+
 
 @dataclass(frozen=True)
 class DiTConfig(TransformerConfig):
@@ -387,6 +394,11 @@ class UViTConfig(TransformerConfig):
         )
 
     @property
+    def blocks(self) -> int:
+        """How many blocks the tokens pass through: the middle one, and `depth` besides it."""
+        return self.depth + 1
+
+    @property
     def conditioning(self) -> Conditioning:  # pyright: ignore[reportIncompatibleVariableOverride]
         """What the model is told of a sample besides its timestep."""
         return self.condition
@@ -421,8 +433,9 @@ class MMDiTConfig(TransformerConfig):
 class CustomConfig(ModelConfig):
     """A model of the user's own: a function `width -> nn.Module` named package.module:function.
 
-    Its forward(x, t, *condition) is described in `hptransfer.models.families`; its own
-    initialisation takes the place of the trial's `init`.
+    Its forward(x, t, *condition) is described in `hptransfer.models.families`, and may return a
+    loss beside the prediction (`objective.auxiliary_weight`); its own initialisation takes the
+    place of the trial's `init`.
     """
 
     family: str = field(default="custom", metadata=TAG)
@@ -432,11 +445,18 @@ class CustomConfig(ModelConfig):
     roles: tuple[str, ...] = ()  # "pattern=role" for parameters by name; the first match wins
     chunks: tuple[str, ...] = ()  # "pattern=n": a weight whose rows are n matrices, for Muon
     rescale_init: bool = True  # correct initial stds that violate µP; false: refuse them
+    feature_tokens: int = 0  # tokens of a frozen encoder's features for its own loss; 0: none
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "roles", tuple(self.roles))
         object.__setattr__(self, "chunks", tuple(self.chunks))
+        require_count("model.feature_tokens", self.feature_tokens, least=0, most=2**20)
+        require(
+            math.isqrt(self.feature_tokens) ** 2 == self.feature_tokens,
+            "`model.feature_tokens` must be a square number, the tokens of a square grid, but got "
+            f"{self.feature_tokens}. Count the patches alone.",
+        )
 
     @property
     def conditioning(self) -> Conditioning:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -446,7 +466,7 @@ class CustomConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class Layout:
-    """The shapes that a data set gives a model, and the block that REPA's head reads."""
+    """The shapes that a data set gives a model, and what is trained beside its prediction."""
 
     channels: int
     image_size: int  # pixels a side
@@ -456,6 +476,7 @@ class Layout:
     pooled_channels: int = 0  # channels of the pooled caption; 0: none
     feature_channels: int = 0  # channels of a frozen encoder's features; 0: none
     projected_block: int = 0  # block, from 1, whose tokens are projected to them; 0: none
+    auxiliary: bool = False  # whether a custom model returns a loss beside its prediction
 
 
 @dataclass(frozen=True)
@@ -577,6 +598,7 @@ class FeaturesConfig(FolderConfig):
     mask_column: str = ""  # the column that tells real tokens; empty: by its usual name
     pooled_column: str = ""  # the column of pooled text features; empty: by its usual name
     caption_column: str = ""  # the column of captions as text; empty: by its usual name
+    feature_column: str = ""  # the column of a frozen encoder's features; empty: `features`
     feature_channels: int = 0  # channels of a frozen encoder's features, for REPA; 0: not read
 
     @property
@@ -589,7 +611,7 @@ class FeaturesConfig(FolderConfig):
         """What to do where REPA needs features and the config states none."""
         return (
             "If the folder has them, set data.feature_channels=1: the next error then names how "
-            "many it holds. If not, set objective.repa_weight=0."
+            "many it holds. If not, set objective.repa_weight=0, or model.feature_tokens=0."
         )
 
     @property
@@ -663,8 +685,6 @@ class HuggingFaceConfig(PixelsConfig):
 
 # Data sets with a classifier in `hptransfer.training.sampling`.
 JUDGED = (DigitsConfig, FashionMNISTConfig)
-# Families with a head for REPA.
-ALIGNABLE = (DiTConfig, MMDiTConfig)
 
 
 @dataclass(frozen=True)
@@ -714,16 +734,51 @@ class TrialConfig:
         if self.objective.repa_weight:
             self._require_alignable()
         require(not self.quality.unused, self.quality.unused)
+        require(
+            self.objective.auxiliary_weight is None or isinstance(self.model, CustomConfig),
+            "`objective.auxiliary_weight` weights a loss that a model of your own returns, but got "
+            f"model={self.model.family}. Choose model=custom, or set "
+            "objective.auxiliary_weight=null.",
+        )
+        if isinstance(self.model, CustomConfig) and self.model.feature_tokens:
+            require(
+                self.objective.auxiliary_weight is not None,
+                "`model.feature_tokens` hands features to a model that returns a loss of them, but "
+                "objective.auxiliary_weight is null. Set it, or set model.feature_tokens=0.",
+            )
+            self._require_features("A model with `model.feature_tokens` above 0")
         if self.quality.samples:
             self._require_measurable()
 
     @property
     def layout(self) -> Layout:
-        """The shapes that the model is built with: the data's, and REPA's head where it is on."""
-        layout, depth = self.data.layout, getattr(self.model, "depth", 0)
-        if not self.objective.repa_weight:
+        """What the model is built for: the data's shapes, and REPA's head or a loss of its own."""
+        layout, objective = self.data.layout, self.objective
+        if objective.auxiliary_weight is not None:
+            return dataclasses.replace(layout, auxiliary=True)
+        if not objective.repa_weight:
             return layout
-        return dataclasses.replace(layout, projected_block=self.objective.aligned_block(depth))
+        assert isinstance(self.model, TransformerConfig)
+        block = objective.aligned_block(self.model.blocks)
+        return dataclasses.replace(layout, projected_block=block)
+
+    @property
+    def auxiliary_weight(self) -> float | None:
+        """The weight of what is trained beside the objective's loss: REPA's or the model's own.
+
+        None where nothing is.
+        """
+        return self.objective.repa_weight or self.objective.auxiliary_weight
+
+    @property
+    def feature_tokens(self) -> int:
+        """The tokens to whose grid a frozen encoder's features are brought; 0: none are used."""
+        if isinstance(self.model, CustomConfig):
+            return self.model.feature_tokens
+        if not self.objective.repa_weight:
+            return 0
+        assert isinstance(self.model, TransformerConfig)
+        return (self.layout.image_size // self.model.patch_size) ** 2
 
     @property
     def width_mult(self) -> float:
@@ -749,22 +804,25 @@ class TrialConfig:
         return self.width_mult == self.model.depth_mult == 1.0 and batch_and_duration
 
     def _require_alignable(self) -> None:
+        if not isinstance(self.model, TransformerConfig):
+            raise UserError(
+                "REPA (`objective.repa_weight` above 0) aligns the tokens of a family that is "
+                f"built in, but got model={self.model.family}. Choose one of these, or return a "
+                "loss of your own (objective.auxiliary_weight) and set objective.repa_weight=0."
+            )
+        blocks = self.model.blocks
         require(
-            isinstance(self.model, ALIGNABLE),
-            "REPA (`objective.repa_weight` above 0) aligns the tokens of "
-            f"{' or '.join(model().family for model in ALIGNABLE)}, but got "
-            f"model={self.model.family}. Choose one of them, or set objective.repa_weight=0.",
-        )
-        depth = getattr(self.model, "depth", 0)
-        require(
-            self.objective.aligned_block(depth) <= depth,
-            f"`objective.repa_depth` must be one of the model's {depth} blocks, counted from 1, "
+            self.objective.aligned_block(blocks) <= blocks,
+            f"`objective.repa_depth` must be one of the model's {blocks} blocks, counted from 1, "
             f"but got {self.objective.repa_depth}. Choose a smaller number, or null.",
         )
+        self._require_features("REPA (`objective.repa_weight` above 0)")
+
+    def _require_features(self, asker: str) -> None:
         require(
             self.data.layout.feature_channels > 0,
-            "REPA (`objective.repa_weight` above 0) needs data with features of a frozen encoder, "
-            f"but data={self.data.name} states none. {self.data.feature_advice}",
+            f"{asker} needs data with features of a frozen encoder, but data={self.data.name} "
+            f"states none. {self.data.feature_advice}",
         )
 
     def _require_measurable(self) -> None:

@@ -95,8 +95,8 @@ def _not_as_named(config: FolderConfig, source: Source, sha256: str) -> UserErro
     if config.layout.feature_channels and not source.layout.feature_channels:
         return UserError(
             f"The config asks for features of a frozen encoder, but {source.folder} holds none. "
-            "Write them beside the latents as the array `features`, or set objective.repa_weight=0 "
-            "data.feature_channels=0."
+            "Write them beside the latents as the array or column `features`, or set "
+            "objective.repa_weight=0 data.feature_channels=0."
         )
     found = dataclasses.asdict(source.layout)
     stated = dataclasses.asdict(config.layout) | {"sha256": config.sha256}

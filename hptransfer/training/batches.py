@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hptransfer.config import FeaturesConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Conditioning
-from hptransfer.config.trial import ALIGNABLE, JUDGED
+from hptransfer.config.trial import JUDGED
 from hptransfer.data import (
     Dataset,
     EpochOrder,
@@ -47,7 +47,7 @@ class Batch(NamedTuple):
     images: Tensor  # (..., B, C, H, W)
     u: Tensor  # (..., B): quantiles of the time axis, in [0, 1)
     noise: Tensor  # (..., B, C, H, W)
-    features: Tensor  # (..., B, tokens, D): a frozen encoder's, on the model's grid; empty: no REPA
+    features: Tensor  # (..., B, tokens, D): a frozen encoder's, on the model's grid; or empty
     condition: tuple[Tensor, ...]  # labels, or tokens, mask and pooled features: (..., B, ...)
 
     def tensors(self) -> list[Tensor]:
@@ -113,17 +113,16 @@ def aligned_features(
     """Return a frozen encoder's features of the chosen samples on the model's grid of tokens.
 
     They are those of the classifier that ships with the data, or those stored beside the latents:
-    (B, tokens, D), or (B, 0, 0) where REPA is off.
+    (B, tokens, D), or (B, 0, 0) where none are used.
     """
-    if not config.objective.repa_weight:
+    if not config.feature_tokens:
         return images.new_zeros(len(chosen), 0, 0)
     if isinstance(config.data, JUDGED):
         features = feature_maps_of(config.data, images)
     else:
         assert isinstance(split, SourceRows), "features are stored in folders only"
         features = split.features_at(chosen)
-    assert isinstance(config.model, ALIGNABLE)
-    return on_token_grid(features, (config.layout.image_size // config.model.patch_size) ** 2)
+    return on_token_grid(features, config.feature_tokens)
 
 
 def conditions_at(config: TrialConfig, split: Split, chosen: np.ndarray) -> tuple[Tensor, ...]:

@@ -66,7 +66,7 @@ def meta_flops(model: ModelConfig, layout: Layout, batch_size: int) -> tuple[flo
     with FlopCounterMode(display=False) as forward:
         network(*arguments)
     with FlopCounterMode(display=False) as both:
-        _trained_sum(network, arguments, layout).backward()
+        _trained_sum(network, arguments, _asked(model, layout, batch_size)).backward()
     return float(forward.get_total_flops()), float(both.get_total_flops())
 
 
@@ -104,12 +104,25 @@ def is_small(model: ModelConfig, layout: Layout, batch_size: int) -> bool:
     return numbers * trainable_parameters(model, layout) <= SMALL_WORK
 
 
-def _trained_sum(network: nn.Module, arguments: tuple[Tensor, ...], layout: Layout) -> Tensor:
-    """Return a number that depends on all outputs of training: with REPA those of its head too."""
-    if not layout.projected_block:
-        return network(*arguments).sum()
-    prediction, projected = network(*arguments, project=True)
-    return prediction.sum() + projected.sum()
+def _asked(model: ModelConfig, layout: Layout, batch_size: int) -> dict[str, Any]:
+    """Return by name what a model is called with in training besides the inputs, as on meta."""
+    if not isinstance(model, CustomConfig):
+        return {"project": True} if layout.projected_block else {}
+    if not model.feature_tokens:
+        return {}
+    shape = batch_size, model.feature_tokens, layout.feature_channels
+    return {"features": torch.empty(shape, device="meta")}
+
+
+def _trained_sum(
+    network: nn.Module, arguments: tuple[Tensor, ...], asked: dict[str, Any]
+) -> Tensor:
+    """Return a number that depends on all outputs of training: REPA's head and losses, too."""
+    output = network(*arguments, **asked)
+    if isinstance(output, Tensor):
+        return output.sum()
+    prediction, beside = output
+    return prediction.sum() + beside.sum()
 
 
 def train_step_flops(config: TrialConfig) -> float:
@@ -153,7 +166,7 @@ def saved_bytes(model: ModelConfig, layout: Layout, batch_size: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = _trained_sum(network, arguments, layout)
+        output = _trained_sum(network, arguments, _asked(model, layout, batch_size))
     for parameter in network.parameters():
         storages.pop(parameter.untyped_storage()._cdata, None)
     del output

@@ -9,14 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity
 
-from hptransfer.config import DDPMConfig, ObjectiveConfig, RectifiedFlowConfig, VPConfig
+from hptransfer.config import (
+    CustomConfig,
+    DDPMConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    RectifiedFlowConfig,
+    TrialConfig,
+    VPConfig,
+)
 from hptransfer.config.choices import BetaSchedule, Prediction, TimestepSampling
+from hptransfer.models.families.custom import auxiliary_of
 
 
 class Noised(NamedTuple):
@@ -253,6 +262,28 @@ def alignment_loss(projected: Tensor, features: Tensor) -> Tensor:
     frozen encoder's features of equal shape (arXiv 2410.06940, Eq. 8).
     """
     return -cosine_similarity(projected, features, dim=-1).mean((-2, -1))
+
+
+def asked_in_training(config: TrialConfig, features: Tensor) -> dict[str, Any]:
+    """Return by name what a model is called with in training besides the inputs of a prediction.
+
+    `features` (..., B, tokens, D) are a frozen encoder's.
+    """
+    if isinstance(config.model, CustomConfig):
+        return {"features": features} if config.feature_tokens else {}
+    return {"project": True} if config.objective.repa_weight else {}
+
+
+def auxiliary_loss(model: ModelConfig, output: tuple[Tensor, Tensor], features: Tensor) -> Tensor:
+    """Return the loss (...,) that is trained beside the objective's, from what a model returned.
+
+    Of a family it is REPA's, of the projected tokens (..., B, tokens, D) and features of equal
+    shape. A custom model returns it itself; one number a sample (..., B) is averaged.
+    """
+    if not isinstance(model, CustomConfig):
+        return alignment_loss(output[1].float(), features)
+    prediction, loss = output[0], auxiliary_of(output, model.factory).float()
+    return loss.mean(-1) if loss.ndim == prediction.ndim - 3 else loss
 
 
 def on_token_grid(features: Tensor, tokens: int) -> Tensor:

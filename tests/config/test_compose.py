@@ -318,8 +318,8 @@ SENTENCES = [
         "`search.learning_rate` is not a hyperparameter that can be swept. With "
         "objective=rectified_flow and optimizer=adamw these can be: lr, weight_decay, "
         "decay_timescale, eps, clip_norm, one_minus_beta1, one_minus_beta2, init_scale, "
-        "output_scale, warmup_fraction, repa_weight, lr_mult_input, lr_mult_hidden, "
-        "lr_mult_output, lr_mult_vector, lr_mult_adaln.",
+        "output_scale, warmup_fraction, repa_weight, auxiliary_weight, lr_mult_input, "
+        "lr_mult_hidden, lr_mult_output, lr_mult_vector, lr_mult_adaln.",
     ),
     (
         "sweep.widths=[]",

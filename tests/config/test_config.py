@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hptransfer.config import (
     AdamWConfig,
     BudgetConfig,
+    CustomConfig,
     DDPMConfig,
     DiTConfig,
     FeaturesConfig,
@@ -65,6 +66,7 @@ RELEASED_DEFAULTS = {
         "name": "rectified_flow",
         "repa_weight": 0.0,
         "repa_depth": None,
+        "auxiliary_weight": None,
         "timesteps": "uniform",
         "logit_mean": 0.0,
         "logit_std": 1.0,
@@ -236,6 +238,7 @@ FIELDS = [
 
 FLOW = TrialConfig().objective
 OBJECTIVE_OF = {"learn_sigma": DDPMConfig()}  # what a field's other value needs
+MODEL_OF = {"auxiliary_weight": CustomConfig(factory="a:b", width=48)}
 
 
 @pytest.mark.parametrize(("group", "name"), FIELDS)
@@ -243,6 +246,7 @@ def test_every_field_of_a_trial_is_part_of_its_key(group: str, name: str) -> Non
     wide = dataclasses.replace(
         with_width(TrialConfig(), 48), objective=OBJECTIVE_OF.get(name, FLOW)
     )
+    wide = dataclasses.replace(wide, model=MODEL_OF.get(name, wide.model))
     part = getattr(wide, group)
     other = dataclasses.replace(part, **{name: _changed(getattr(part, name))})
     assert trial_key(dataclasses.replace(wide, **{group: other})) != trial_key(wide)
@@ -278,6 +282,7 @@ def test_members_of_a_pack_share_their_parametrization(changes: dict) -> None:
 def test_hyperparameters_come_back_from_their_axis(name: str) -> None:
     hp = HYPERPARAMETERS[name]
     usual, muon = TrialConfig(), TrialConfig(optimizer=MuonConfig())
+    usual = dataclasses.replace(usual, model=MODEL_OF.get(name, usual.model))
     plain = usual if hasattr(getattr(usual, hp.group), hp.field) else muon
     config = with_hyperparameters(plain, {f"log2_{name}": -3.0})
     value = getattr(getattr(config, hp.group), hp.field)

@@ -368,6 +368,53 @@ def test_broken_saved_datasets_are_named(tmp_path: Path) -> None:
     assert "is broken or cannot be read: its caption is 'picture number 0' and no array" in found
 
 
+def spoiled(index: int, change: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray]:
+    """Features of all samples, of which one is changed."""
+    held = [np.ones((4, 6), np.float16) for _ in range(N)]
+    held[index] = change(held[index])
+    return held
+
+
+FEATURED = ("data.feature_channels=6", "data.classes=3")
+
+
+def test_features_that_do_not_fit_are_named_by_file_and_sample(tmp_path: Path) -> None:
+    write_mds(tmp_path / "cells", encoded=spoiled(14, lambda each: each[:1]))
+    assert (
+        f"{tmp_path}/cells/shard.00001.mds, sample 2, must have features of shape (4, 6) as the "
+        "first sample, but has (1, 6). Extract it again, or leave it out."
+    ) in refusal(tmp_path / "cells", *FEATURED)
+    write_parquet(tmp_path / "nan", encoded=spoiled(13, lambda each: each * np.float16("nan")))
+    found = refusal(tmp_path / "nan", *FEATURED)
+    assert f"{tmp_path}/nan/1.parquet, row 1, has features that are not all finite. Write" in found
+    write_mds(tmp_path / "token", encoded=spoiled(0, lambda each: np.ones((5, 6), np.float16)))
+    found = refusal(tmp_path / "token", *FEATURED)
+    assert "shard.00000.mds, sample 0, must have features (N, D) of a square map" in found
+    assert "(5, 6). Drop class and register tokens" in found
+
+
+def test_features_that_are_missing_are_named(tmp_path: Path) -> None:
+    write_webdataset(tmp_path / "none")
+    found = refusal(tmp_path / "none", *FEATURED)
+    assert f"{tmp_path}/none holds none. Write them beside the latents as the array or co" in found
+
+    def without(i: int, parts: list[tuple[str, bytes]]) -> None:
+        if i != 7:
+            parts.append(("features.npy", npy_bytes(np.ones((4, 6), np.float16))))
+
+    (tmp_path / "some").mkdir()
+    poisoned_tar(tmp_path / "some", without)
+    sentence = "have the part .features.npy as the first one has, but {}/some/0.tar, sample 7 (0007"
+    assert sentence.format(tmp_path) in refusal(tmp_path / "some", *FEATURED)
+    with pytest.raises(UserError, match=r"sample 7 \(0007\), .features.npy is broken or cannot be"):
+        describe_folder(tmp_path / "some")
+    write_mds(tmp_path / "shard", encoded=spoiled(0, lambda each: each))
+    names = ["caption", "extra", "other", "label", "latents", "mask", "tokens"]
+    edit_index(tmp_path / "shard", lambda t: t["shards"][1].update(column_names=names))
+    found = refusal(tmp_path / "shard", *FEATURED)
+    assert "Every shard must have the column features, as the first one has, but" in found
+
+
 def test_broken_tokens_are_named(tmp_path: Path) -> None:
     write_tokens(tmp_path / "a", small=True)
     one = tmp_path / "a/tokens/00000/00000003.npy"

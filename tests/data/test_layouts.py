@@ -19,6 +19,7 @@ from hptransfer.data.captions import encode_captions
 from hptransfer.data.describe import describe_folder
 from hptransfer.data.layouts import LAYOUTS, find_layout
 from hptransfer.data.statistics import Statistics, Sums, factors_for
+from hptransfer.errors import UserError
 from tests.support.data_folders import features as own_features
 from tests.support.data_folders import needs_datasets, write, write_fast_dit, write_pixart
 from tests.support.layout_folders import (
@@ -188,6 +189,51 @@ def test_parquet_files_are_read(tmp_path: Path, form: str) -> None:
         tokens, mask, _ = source.captions_at(order)
         same(tokens, held["tokens"][order])
         assert mask.all()
+
+
+def encoded() -> list[np.ndarray]:
+    """Features of a frozen encoder: maps of 2x2 cells of 6 channels."""
+    random = np.random.default_rng(2)
+    return [random.normal(size=(4, 6)).astype(np.float16) for _ in range(N)]
+
+
+WITH_FEATURES: dict[str, Callable[[Path, Any], Any]] = {
+    "MDS": lambda folder, held: write_mds(folder, encoded=held),
+    "WebDataset": lambda folder, held: write_webdataset(folder, encoded=held),
+    "Parquet": lambda folder, held: write_parquet(folder, encoded=held),
+    "datasets": lambda folder, held: write_saved_dataset(folder, encoded=held),
+}
+
+
+@needs_datasets
+@pytest.mark.parametrize("name", WITH_FEATURES)
+def test_features_of_an_encoder_are_a_column(tmp_path: Path, name: str) -> None:
+    held = encoded()
+    WITH_FEATURES[name](tmp_path, held)
+    assert "data.feature_channels=6" in describe_folder(tmp_path).overrides
+    source = opened(tmp_path)
+    assert source.layout.feature_channels == 6
+    order = np.random.default_rng(1).permutation(N)
+    same(source.features_at(order), np.stack(held)[order].astype(np.float32))
+    # Without REPA the same folder is read as if it had none.
+    words = [w for w in describe_folder(tmp_path).overrides if "feature_channels" not in w]
+    load_data(compose_file(None, words).trial.data, str(tmp_path))
+
+
+def test_one_vector_of_an_image_is_a_map_of_one_cell(tmp_path: Path) -> None:
+    held = [each[0] for each in encoded()]
+    write_webdataset(tmp_path, encoded=held)
+    same(opened(tmp_path).features_at(ALL), np.stack(held)[:, None].astype(np.float32))
+
+
+def test_a_column_of_that_name_may_hold_anything_unless_it_is_asked_for(tmp_path: Path) -> None:
+    write_webdataset(tmp_path, encoded=[np.zeros((5, 6), np.float32)] * N)
+    found = describe_folder(tmp_path).overrides
+    assert not any("feature_c" in word for word in found)
+    with pytest.raises(UserError, match=r"square map of N cells in features, but they have shape"):
+        describe_folder(tmp_path, FeaturesConfig(feature_channels=6))
+    with pytest.raises(UserError, match="must have the column dino that data"):
+        describe_folder(tmp_path, FeaturesConfig(feature_column="dino"))
 
 
 def test_row_groups_leave_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

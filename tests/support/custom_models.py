@@ -130,6 +130,70 @@ def captioned(width: int) -> nn.Module:
     return Captioned(width)
 
 
+class Mixture(Net):
+    """A net with a soft mixture of experts and their load-balancing loss, in one of two forms."""
+
+    def __init__(self, width: int, *, of_batch: bool) -> None:
+        super().__init__(width)
+        self.router = nn.Linear(width, 3)
+        self.experts = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
+        self.of_batch = of_batch
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, t: Tensor, y: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        h = self.body(x, t, y)
+        shares = self.router(h).softmax(-1)
+        for expert, share in zip(self.experts, shares.unbind(-1), strict=True):
+            h = h + share[:, None] * torch.relu(expert(h))
+        loss = shares.mean(0).square().sum() if self.of_batch else shares.square().sum(-1)
+        return self.readout(h).view_as(x), 3 * loss
+
+
+def balanced(width: int) -> nn.Module:
+    return Mixture(width, of_batch=False)
+
+
+def balanced_from_zero(width: int) -> nn.Module:
+    model = Mixture(width, of_batch=False)
+    for parameter in model.router.parameters():
+        nn.init.zeros_(parameter)
+    return model
+
+
+def balanced_together(width: int) -> nn.Module:
+    return Mixture(width, of_batch=True)
+
+
+class Aligned(Net):
+    """A net with a head of its own, whose four tokens are aligned with an encoder's features."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.head = nn.Linear(width, 4 * 64)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, t: Tensor, y: Tensor, features: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        h = self.body(x, t, y)
+        prediction = self.readout(h).view_as(x)
+        if features is None:
+            return prediction
+        tokens = self.head(h).unflatten(-1, (4, 64))
+        return prediction, -F.cosine_similarity(tokens, features, dim=-1).mean(-1)
+
+
+def with_features(width: int) -> nn.Module:
+    return Aligned(width)
+
+
+def unbalanced(width: int) -> nn.Module:
+    model = balanced(width)
+    own = model.forward
+    model.forward = lambda *arguments: own(*arguments)[0]
+    return model
+
+
 def reading(width: int) -> nn.Module:
     return Net(int(torch.tensor(width).item()))
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 N, C, H, L, K, A, CLASSES = 20, 4, 8, 6, 5, 7, 3
+Encoded = list[np.ndarray] | None  # features of a frozen encoder, one array a sample; None: none
 
 
 def arrays() -> dict[str, np.ndarray]:
@@ -100,7 +101,7 @@ def mds_array(array: np.ndarray, dtype: bool, shape: bool) -> bytes:
     return head + array.tobytes()
 
 
-def mds_columns(form: str) -> tuple[dict[str, tuple[str, int | None]], Any]:
+def mds_columns(form: str, encoded: Encoded) -> tuple[dict[str, tuple[str, int | None]], Any]:
     """The columns of an MDS folder, and what gives a sample's bytes by column."""
     held = arrays()
     whole = {
@@ -119,9 +120,12 @@ def mds_columns(form: str) -> tuple[dict[str, tuple[str, int | None]], Any]:
         "mask": ("ndarray:uint8", None),
         "tokens": ("ndarray", None),
     }
+    if encoded is not None:
+        columns["features"] = ("ndarray:float16", None)
 
     def sample(i: int) -> dict[str, bytes]:
-        return {
+        own = {} if encoded is None else {"features": mds_array(encoded[i], False, True)}
+        return own | {
             "caption": f"picture {i}".encode(),
             "extra": b"\x80\x04N.",
             "latents": encode(held["latents"][i]),
@@ -133,10 +137,15 @@ def mds_columns(form: str) -> tuple[dict[str, tuple[str, int | None]], Any]:
     return dict(sorted(columns.items())), sample
 
 
-def write_mds(folder: Path, form: str = "ndarray", compression: str | None = None) -> None:
+def write_mds(
+    folder: Path,
+    form: str = "ndarray",
+    compression: str | None = None,
+    encoded: Encoded = None,
+) -> None:
     """An index and shards of 12 and 8 samples."""
     folder.mkdir(parents=True, exist_ok=True)
-    columns, sample = mds_columns(form)
+    columns, sample = mds_columns(form, encoded)
     shared = {
         "version": 2,
         "format": "mds",
@@ -177,7 +186,9 @@ def write_tar(path: Path, files: list[tuple[str, bytes]]) -> None:
             tar.addfile(member, io.BytesIO(content))
 
 
-def write_webdataset(folder: Path, features: str = "npz") -> dict[str, np.ndarray]:
+def write_webdataset(
+    folder: Path, features: str = "npz", encoded: Encoded = None
+) -> dict[str, np.ndarray]:
     """Tar files of 12 and 8 samples; text features in one npz, or in npy files, or captions."""
     held = arrays()
     folder.mkdir(parents=True, exist_ok=True)
@@ -187,6 +198,8 @@ def write_webdataset(folder: Path, features: str = "npz") -> dict[str, np.ndarra
             key = f"{'a/' * (i % 2)}{'long' * 30}{i:06}"  # longer than a plain tar header holds
             files.append((f"{key}.latent.npy", npy_bytes(held["latents"][i].astype(np.float16))))
             files.append((f"{key}.jpg", b"not read"))
+            if encoded is not None:
+                files.append((f"{key}.features.npy", npy_bytes(encoded[i])))
             if features == "npz":
                 packed = io.BytesIO()
                 mask = held["mask"][i][None].astype(np.int64)
@@ -204,7 +217,9 @@ def write_webdataset(folder: Path, features: str = "npz") -> dict[str, np.ndarra
     return held
 
 
-def write_parquet(folder: Path, form: str = "list") -> dict[str, np.ndarray]:
+def write_parquet(
+    folder: Path, form: str = "list", encoded: Encoded = None
+) -> dict[str, np.ndarray]:
     """Files of 12 and 8 rows in groups of 5; latents as lists or as bytes with shape and dtype."""
     held = arrays()
     folder.mkdir(parents=True, exist_ok=True)
@@ -214,6 +229,8 @@ def write_parquet(folder: Path, form: str = "list") -> dict[str, np.ndarray]:
             "label": held["labels"][part].tolist(),
             "caption": [f"picture number {i}" for i in range(N)[part]],
         }
+        if encoded is not None:
+            columns["features"] = [each.astype(np.float32).tolist() for each in encoded[part]]
         if form == "list":
             columns["latent"] = latents.tolist()
         elif form == "fixed":
@@ -235,7 +252,9 @@ def write_parquet(folder: Path, form: str = "list") -> dict[str, np.ndarray]:
     return held
 
 
-def write_saved_dataset(folder: Path, form: str = "Array3D") -> dict[str, np.ndarray]:
+def write_saved_dataset(
+    folder: Path, form: str = "Array3D", encoded: Encoded = None
+) -> dict[str, np.ndarray]:
     """A dataset of Hugging Face's package with latents, labels with names, and captions."""
     import datasets
 
@@ -247,6 +266,9 @@ def write_saved_dataset(folder: Path, form: str = "Array3D") -> dict[str, np.nda
     columns = {"latents": held["latents"].tolist(), "label": held["labels"].tolist()}
     columns["caption"] = [f"picture number {i}" for i in range(N)]
     kinds["caption"] = datasets.Value("string")
+    if encoded is not None:
+        columns["features"] = [each.astype(np.float32).tolist() for each in encoded]
+        kinds["features"] = datasets.Array2D(encoded[0].shape, "float32")
     table = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
     datasets.disable_progress_bars()
     table.save_to_disk(str(folder), num_shards=2)

@@ -86,6 +86,7 @@ def of(model: Any, **changes: Any) -> TrialConfig:
     return dataclasses.replace(BASE, model=model, **changes)
 
 
+UVIT = UViTConfig(width=16, base_width=8, depth=2, head_dim=4)
 PIXART = PixArtConfig(width=16, base_width=8, depth=2, head_dim=4)
 LEARNED = dataclasses.replace(TINY.model, learn_sigma=True)
 TRIALS = {
@@ -93,7 +94,8 @@ TRIALS = {
     "unscaled": dataclasses.replace(BASE, parametrization=UNSCALED),
     "learned variance": of(LEARNED, objective=DDPMConfig(deciding_vlb_weight=2e-3)),
     "repa": of(TINY.model, objective=RectifiedFlowConfig(repa_weight=0.5), budget=AVERAGED),
-    "uvit": of(UViTConfig(width=16, base_width=8, depth=2, head_dim=4)),
+    "uvit": of(UVIT),
+    "repa of uvit": of(UVIT, objective=RectifiedFlowConfig(repa_weight=0.5, repa_depth=2)),
     "pixart": of(PIXART),
     "dit_modern": of(
         DiTModernConfig(width=16, base_width=8, depth=2, head_dim=4),
@@ -101,6 +103,12 @@ TRIALS = {
     ),
     "mmdit": of(MMDiTConfig(width=16, base_width=8, depth=2, head_dim=4), budget=AVERAGED),
     "custom": dataclasses.replace(trial(width=16), optimizer=ADAMW, budget=BUDGET),
+    "auxiliary": dataclasses.replace(
+        trial("balanced", width=16),
+        objective=RectifiedFlowConfig(auxiliary_weight=0.5),
+        optimizer=ADAMW,
+        budget=BUDGET,
+    ),
     "muon": of(PIXART, optimizer=MUON, parametrization=INDEPENDENT, budget=AVERAGED),
     "lion": dataclasses.replace(BASE, optimizer=LION),
     "skipping": dataclasses.replace(
@@ -129,6 +137,8 @@ CASES = [
     ("repa", "fsdp, accumulated, checkpointed"),
     ("custom", "ddp"),
     ("custom", "fsdp"),
+    ("auxiliary", "ddp, accumulated"),
+    ("auxiliary", "fsdp"),
     ("skipping", "ddp"),
     ("skipping", "fsdp"),
     *((name, how) for name in ("muon", "lion") for how in ("ddp", "fsdp")),

@@ -14,17 +14,21 @@ from torch.nn import functional as F
 
 from hptransfer.config import (
     BudgetConfig,
+    CustomConfig,
     DiTConfig,
+    DiTModernConfig,
     FeaturesConfig,
     MMDiTConfig,
     ModelConfig,
     ParametrizationConfig,
+    PixArtConfig,
     RectifiedFlowConfig,
     RuntimeConfig,
+    TransformerConfig,
     TrialConfig,
     UViTConfig,
 )
-from hptransfer.config.choices import Broken, Init, Scaling, Status
+from hptransfer.config.choices import Broken, Conditioning, Init, Scaling, Status
 from hptransfer.config.compose.compose import compose_file
 from hptransfer.config.identity import shape_signature, trial_key
 from hptransfer.config.sweep import Axis, SweepConfig
@@ -46,29 +50,52 @@ from hptransfer.transfer.exports import exports
 from tests.support.tiny import TINY
 
 CPU = torch.device("cpu")
-MODELS = (
-    DiTConfig(width=16, base_width=8, depth=2, head_dim=4),
-    MMDiTConfig(width=16, base_width=8, depth=2, head_dim=4, patch_size=2),
+SHAPE: dict[str, Any] = {"width": 16, "base_width": 8, "depth": 2, "head_dim": 4}
+MODELS: tuple[TransformerConfig, ...] = (
+    DiTConfig(**SHAPE),
+    DiTModernConfig(**SHAPE),
+    UViTConfig(**SHAPE),
+    PixArtConfig(**SHAPE),
+    MMDiTConfig(**SHAPE, patch_size=2),
 )
+CAPTIONED_UVIT = UViTConfig(**SHAPE, condition=Conditioning.caption)
 
 
-def aligned(weight: float, model: ModelConfig = MODELS[0], seed: int = 0) -> TrialConfig:
+def aligned(
+    weight: float, model: ModelConfig = MODELS[0], seed: int = 0, block: int | None = None
+) -> TrialConfig:
     """Return a trial with REPA, whose gates are open so that every parameter has a gradient."""
-    objective = RectifiedFlowConfig(repa_weight=weight)
+    objective = RectifiedFlowConfig(repa_weight=weight, repa_depth=block)
     return dataclasses.replace(TINY, model=model, objective=objective, seed=seed, init=Init.paper)
+
+
+def blocks_of(model: Any) -> list[nn.Module]:
+    """Return a model's blocks in the order in which tokens pass them."""
+    if hasattr(model, "in_blocks"):
+        return [*model.in_blocks, model.mid_block, *model.out_blocks]
+    return list(model.blocks if hasattr(model, "blocks") else model.joint_blocks)
+
+
+def keep_patches(model: nn.Module, config: TrialConfig, into: list[Tensor]) -> None:
+    """Append the patches' tokens (B, tokens, d) after each block to a list, whenever it is called.
+
+    They are the last tokens of a block's output, and MMDiT's are its second stream.
+    """
+    assert isinstance(config.model, TransformerConfig)
+    patches = (config.layout.image_size // config.model.patch_size) ** 2
+
+    def keep(_: nn.Module, __: Any, out: Any) -> None:
+        into.append((out[1] if isinstance(out, tuple) else out)[:, -patches:])
+
+    for block in blocks_of(model):
+        block.register_forward_hook(keep)
 
 
 def plain_gradients(config: TrialConfig, batch: Batch) -> dict[str, Tensor]:
     """Return the gradients of a loss that is written out sample by sample and token by token."""
     model = build_model(config)
     hidden: list[Tensor] = []
-    blocks = model.get_submodule("blocks" if hasattr(model, "blocks") else "joint_blocks")
-    assert isinstance(blocks, nn.ModuleList)
-
-    def keep(_: nn.Module, __: Any, out: Any) -> None:  # of MMDiT's streams that of the patches
-        hidden.append(out[1] if isinstance(out, tuple) else out)
-
-    blocks[0].register_forward_hook(keep)
+    keep_patches(model, config, hidden)
     loss = torch.zeros(())
     for sample in range(len(batch.u)):
         x, noise, u = batch.images[sample], batch.noise[sample], batch.u[sample]
@@ -76,7 +103,8 @@ def plain_gradients(config: TrialConfig, batch: Batch) -> dict[str, Tensor]:
         condition = [part[sample : sample + 1] for part in batch.condition]
         prediction = model(noisy[None], 1000 * u[None], *condition)[0]
         loss = loss + (prediction - (noise - x)).square().mean()
-        tokens = hidden.pop()[0]
+        tokens = hidden[0][0]  # after the first block, the default of so few
+        hidden.clear()
         features = feature_maps_of(config.data, x[None])[0].unflatten(0, (4, 4))
         side = round(len(tokens) ** 0.5)
         step = 4 // side  # cells of the classifier's map on a side of a token
@@ -110,6 +138,29 @@ def test_gradients_of_a_pack_are_those_of_a_plain_implementation(model: ModelCon
         for name, grad in plain.items():
             scale = float(grad.abs().max())
             torch.testing.assert_close(ours[name], grad, rtol=1e-4, atol=2e-6 + 1e-5 * scale)
+
+
+@pytest.mark.parametrize("model", [*MODELS, CAPTIONED_UVIT], ids=lambda model: model.family)
+def test_every_block_is_counted_in_the_order_of_the_tokens(model: TransformerConfig) -> None:
+    assert model.blocks == 2 + isinstance(model, UViTConfig)
+    for number in range(1, model.blocks + 1):
+        config = aligned(0.5, model, block=number)
+        built, hidden = build_model(config), list[Tensor]()
+        keep_patches(built, config, hidden)
+        batch = train_batch(config, load_data(config.data, None).train, 0)
+        prediction, projected = built(batch.images, batch.u, *batch.condition, project=True)
+        assert len(hidden) == model.blocks
+        assert torch.equal(projected, built.get_submodule("projector")(hidden[number - 1]))
+        assert torch.equal(prediction, built(batch.images, batch.u, *batch.condition))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.family)
+def test_a_head_changes_nothing_of_the_prediction(model: TransformerConfig) -> None:
+    on, off = (build_model(aligned(weight, model)) for weight in (0.5, 0.0))
+    batch = train_batch(aligned(0.5, model), load_data(TINY.data, None).train, 0)
+    inputs = (batch.images, batch.u, *batch.condition)
+    assert torch.equal(on(*inputs), off(*inputs))
+    assert not any("projector" in name for name, _ in off.named_parameters())
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.family)
@@ -175,14 +226,17 @@ def test_the_heads_last_layer_is_a_readout_and_the_others_are_hidden(model: Mode
     assert rules["projector.fc3.weight"].shape == (64, 32)
     # m is 2: a hidden matrix has half the rate, a readout half its input, as the model's own has.
     assert rules["projector.fc1.weight"].factors.lr == 0.5
-    own = "final_layer.linear.weight"
+    own = "decoder_pred.weight" if isinstance(model, UViTConfig) else "final_layer.linear.weight"
     assert rules["projector.fc3.weight"].factors == rules[own].factors
     assert rules["projector.fc3.weight"].factors.forward == 0.5
     assert rules["projector.fc2.weight"].init_std == pytest.approx(16**-0.5 * 2**-0.5)
     assert rules["projector.fc3.weight"].init_std == pytest.approx(16**-0.5)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.family)
+NAMED_BY_DIFFUSERS = [m for m in MODELS if isinstance(m, DiTConfig | PixArtConfig | MMDiTConfig)]
+
+
+@pytest.mark.parametrize("model", NAMED_BY_DIFFUSERS, ids=lambda model: model.family)
 def test_exports_name_the_head_where_a_trainer_can_have_it(model: ModelConfig) -> None:
     written = exports(aligned(0.5, model))
     for name in ("torch_groups.py", "factors.json"):
@@ -273,7 +327,7 @@ def test_missing_broken_or_misshapen_features_are_one_sentence(
     folder = write_latents(tmp_path / "none")
     assert refusal(folder, "data.feature_channels=6") == (
         f"The config asks for features of a frozen encoder, but {folder} holds none. Write them "
-        "beside the latents as the array `features`, or set objective.repa_weight=0 "
+        "beside the latents as the array or column `features`, or set objective.repa_weight=0 "
         "data.feature_channels=0."
     )
     with pytest.raises(UserError, match="must give the features of a square map, but gives 8"):
@@ -289,7 +343,10 @@ def test_missing_broken_or_misshapen_features_are_one_sentence(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model": UViTConfig()}, r"aligns the tokens of dit or mmdit, but got model=uvit\. Cho"),
+        (
+            {"model": CustomConfig(factory="a:b")},
+            r"aligns the tokens of a family that is built in, but got model=custom\. Choose one",
+        ),
         ({"data": FeaturesConfig()}, "but data=features states none. If the folder has them, set"),
         (
             {"objective": RectifiedFlowConfig(repa_weight=1, repa_depth=3)},
@@ -330,7 +387,11 @@ def test_the_default_block_is_the_papers() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", [Broken.none, Broken.hidden_lr])
-@pytest.mark.parametrize("model", [DiTConfig(), MMDiTConfig()], ids=lambda model: model.family)
+@pytest.mark.parametrize(
+    "model",
+    [DiTConfig(), DiTModernConfig(), UViTConfig(), PixArtConfig(), MMDiTConfig()],
+    ids=lambda model: model.family,
+)
 def test_the_check_tells_whether_the_head_is_scaled_right(
     model: ModelConfig, broken: Broken
 ) -> None:

@@ -102,19 +102,22 @@ OPEN = (
 # Fields that earlier versions did not write: a section without them still gives every field.
 NEWER = {
     "executor": {"slurm", "nodes", "placement"},
-    "model": {"chunks"},
+    "model": {"chunks", "feature_tokens"},
     "optimizer": {f.name for f in dataclasses.fields(config.OptimizerConfig)} - {"lr"}
     | {"decay_timescale"},
     "parametrization": {
         *("decayed", "base_batch_size", "base_steps", "duration_exponent", "most_one_minus_beta"),
     },
-    "objective": {"prediction", "least_time", "timestep_shift", "repa_weight", "repa_depth"},
     "quality": {
         *("sampler", "extractor", "decoder", "version", "reference", "reference_sha256"),
     },
+    "objective": {
+        *("prediction", "least_time", "timestep_shift", "repa_weight", "repa_depth"),
+        "auxiliary_weight",
+    },
     "data": {
         *("shift", "mirrored", "latent_column", "label_column", "token_column", "mask_column"),
-        *("pooled_column", "caption_column", "feature_channels"),
+        *("pooled_column", "caption_column", "feature_channels", "feature_column"),
     },
 }
 UNTAGGED = {"optimizer": "adamw"}  # the member of a section without its tag, as they were written

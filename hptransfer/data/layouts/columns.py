@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ USUAL = {
     "mask": ("mask", "attention_mask", "tokens_mask", "prompt_attention_mask"),
     "pooled": ("pooled", "pooled_prompt_embeds", "pooled_embeds"),
     "caption": ("caption", "captions", "text", "prompt", "txt"),
+    "feature": ("features",),
 }
 RAW_DTYPES = {2: "float16", 4: "float32"}  # of raw bytes, by bytes a value
 
@@ -68,6 +69,19 @@ def columns_of(config: FeaturesConfig, columns: Sequence[str], place: Path) -> d
             f"{', '.join(columns) or 'none'}. Set data.latent_column to the one that holds them."
         )
     return found
+
+
+def asks_features(config: FeaturesConfig) -> bool:
+    """Whether a config states features of a frozen encoder.
+
+    If not, a column that happens to be called `features` may hold anything.
+    """
+    return bool(config.feature_channels or config.feature_column)
+
+
+def needed_columns(config: FeaturesConfig, found: Mapping[str, str]) -> list[str]:
+    """Return the columns, of those of all roles, that every sample must have."""
+    return [name for role, name in found.items() if role != "feature" or asks_features(config)]
 
 
 class ColumnSource(LatentSource):
@@ -101,7 +115,8 @@ class ColumnSource(LatentSource):
         named = config.classes if classes is None else classes
         channels, size, _ = self._shape
         labels = named if "label" in self.columns else 1
-        self.layout = Layout(channels, size, labels, *self._caption_shapes())
+        self._cells, features = self._feature_shape()
+        self.layout = Layout(channels, size, labels, *self._caption_shapes(), features)
 
     def _caption_shapes(self) -> tuple[int, int, int]:
         """Return tokens, channels of a token, and pooled channels; zero where there are none."""
@@ -115,6 +130,18 @@ class ColumnSource(LatentSource):
         if "caption" in self.columns and config.caption_tokens:
             return config.caption_tokens, config.caption_channels, config.caption_channels
         return 0, 0, 0
+
+    def _feature_shape(self) -> tuple[int, int]:
+        """Return cells and channels of the first sample's features; zero where there are none."""
+        if "feature" not in self.columns:
+            return 0, 0
+        try:
+            cells, channels = self._features(np.array([0]))[0].shape
+        except UserError:
+            if asks_features(self.config):
+                raise
+            return 0, 0  # a column of something else
+        return cells, channels
 
     @abstractmethod
     def cells_at(self, column: str, indices: np.ndarray) -> list[Any]:
@@ -220,6 +247,31 @@ class ColumnSource(LatentSource):
         tokens, mask, pooled = (torch.cat(parts) for parts in zip(*encoded, strict=True))
         return tokens, mask, pooled
 
+    def features_at(self, indices: np.ndarray) -> Tensor:
+        if not self.layout.feature_channels:
+            return super().features_at(indices)
+        found, wanted = self._features(indices), (self._cells, self.layout.feature_channels)
+        for index, each in zip(indices.tolist(), found, strict=True):
+            if each.shape != wanted:
+                raise UserError(
+                    f"{self.place(index)} must have features of shape {wanted} as the first "
+                    f"sample, but has {tuple(each.shape)}. Extract it again, or leave it out."
+                )
+        return torch.stack(found)
+
+    def _features(self, indices: np.ndarray) -> list[Tensor]:
+        """Return features (N, D) of square maps; one vector (D,) is a map of one cell."""
+        found = self._array("feature", indices)
+        found = [each.unsqueeze(0) if each.ndim == 1 else each for each in found]
+        for index, each in zip(indices.tolist(), found, strict=True):
+            if each.ndim != 2 or math.isqrt(len(each)) ** 2 != len(each):
+                raise UserError(
+                    f"{self.place(index)} must have features (N, D) of a square map of N cells in "
+                    f"{self.columns['feature']}, but they have shape {tuple(each.shape)}. Drop "
+                    "class and register tokens, or set data.feature_column."
+                )
+        return found
+
     def _tokens(self, indices: np.ndarray) -> list[Tensor]:
         tokens = self._array("token", indices)
         for index, each in zip(indices.tolist(), tokens, strict=True):
@@ -244,7 +296,7 @@ class ColumnSource(LatentSource):
             if str(array.dtype) not in kinds:
                 place = f"{self.place(index)} {column}"
                 require_array(place, array.shape, str(array.dtype), None, kinds)
-            while array.ndim > {"latent": 3, "token": 2}.get(role, 1) and array.shape[0] == 1:
+            while array.ndim > _DIMENSIONS.get(role, 1) and array.shape[0] == 1:
                 array = array[0]
             kind = torch.int64 if role == "mask" else torch.float32
             arrays.append(torch.from_numpy(np.array(array)).to(kind))
@@ -268,10 +320,11 @@ class ColumnSource(LatentSource):
         if dtype is None:
             dtype = RAW_DTYPES.get(len(cell) // values if values else 0)
         if dtype is None or len(cell) != values * np.dtype(str(dtype)).itemsize:
+            stated = f"as {_KEYS[role]}, or " if role in _KEYS else ""
             raise ValueError(
                 f"its {self.columns[role]} has {len(cell)} raw bytes, which are not {sizes} values "
-                f"of {dtype or 'float16 or float32'}; the shape of raw bytes must be stated, as "
-                f"{_KEYS[role]}, or in a column {self.columns[role]}_shape"
+                f"of {dtype or 'float16 or float32'}; the shape of raw bytes must be stated, "
+                f"{stated}in a column {self.columns[role]}_shape"
             )
         return np.frombuffer(cell, np.dtype(str(dtype))).reshape(sizes)
 
@@ -282,9 +335,11 @@ class ColumnSource(LatentSource):
             "token": (config.caption_tokens, config.caption_channels),
             "mask": (config.caption_tokens,),
             "pooled": (config.pooled_channels,),
+            "feature": (0, config.feature_channels),  # the cells are stated nowhere
         }[role]
 
 
+_DIMENSIONS = {"latent": 3, "token": 2, "feature": 2}  # of a role's arrays; of all others 1
 # The keys that state a role's shape, for errors.
 _KEYS = {
     "latent": "data.channels and data.image_size",

@@ -28,7 +28,7 @@ import numpy as np
 
 from hptransfer.config import FeaturesConfig
 from hptransfer.data.arrays import OpenFiles
-from hptransfer.data.layouts.columns import ColumnSource, columns_of
+from hptransfer.data.layouts.columns import ColumnSource, columns_of, needed_columns
 from hptransfer.data.layouts.folder_layout import FolderLayout
 from hptransfer.data.reading import reading
 from hptransfer.data.shards import Shards
@@ -69,7 +69,7 @@ class MDSFeatures(ColumnSource):
         self.shards = Shards([shard.samples for shard in self.listed])
         self.files = [INDEX, *(shard.name for shard in self.listed)]
         first = [name for name, _, _ in self.listed[0].columns]
-        used = columns_of(config, first, folder / INDEX).values()
+        used = needed_columns(config, columns_of(config, first, folder / INDEX))
         for shard in self.listed:
             held = {name: encoding for name, encoding, _ in shard.columns}
             for column in used:
@@ -113,7 +113,7 @@ class MDSFeatures(ColumnSource):
                 if name == column:
                     return decoded(encoding, sample[at : at + size])
                 at += size
-        raise KeyError(column)
+            raise ValueError(f"its shard has no column {column}")
 
 
 def _index(folder: Path) -> list[Shard]:

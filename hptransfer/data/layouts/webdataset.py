@@ -29,7 +29,7 @@ import numpy as np
 
 from hptransfer.config import FeaturesConfig
 from hptransfer.data.arrays import OpenFiles, npy_array, npz_arrays
-from hptransfer.data.layouts.columns import ColumnSource, columns_of
+from hptransfer.data.layouts.columns import ColumnSource, columns_of, needed_columns
 from hptransfer.data.layouts.folder_layout import FolderLayout
 from hptransfer.data.reading import Progress, reading
 from hptransfer.data.shards import Shards
@@ -64,7 +64,7 @@ class WebDatasetFeatures(ColumnSource):
         self.shards = Shards(counts)
         self._npz = lru_cache(maxsize=512)(self._npz_of)  # several columns come from one npz
         super().__init__(config, folder, list(columns), folder / self.files[0])
-        for column in self.columns.values():
+        for column in needed_columns(config, self.columns):
             part = columns[column]
             lost = np.flatnonzero(self._places[part][:, 0] < 0)
             if len(lost):
@@ -127,6 +127,8 @@ class WebDatasetFeatures(ColumnSource):
     def _content(self, part: str, index: int) -> bytes:
         number, _ = self.shards.find(index)
         offset, size = self._places[part][index].tolist()
+        if offset < 0:
+            raise ValueError("the sample has no such part")
         return self._read(self.folder / self.files[number], offset, size)
 
 

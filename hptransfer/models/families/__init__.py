@@ -1,8 +1,10 @@
 """The model families: from a model config to an `nn.Module` and its parameters' initialisation.
 
 A model's `forward(x, t, *condition)` takes images (..., B, C, H, W), timesteps (..., B) from 0 to
-1000, and the condition: labels, or a caption's tokens, mask and pooled features. A family is one
-module here and one line in `_FAMILIES`. A custom model brings its initialisation along.
+1000, and the condition: labels, or a caption's tokens, mask and pooled features. It returns the
+prediction. With `project=True` a family returns the tokens of REPA's head, too; a custom model may
+return a pair of its prediction and an auxiliary loss (`objective.auxiliary_weight`). A family is
+one module here and one line in `_FAMILIES`. A custom model brings its initialisation along.
 """
 
 from __future__ import annotations

@@ -7,11 +7,12 @@ once, on the model of the base width.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +114,54 @@ class _CastBefore(TorchFunctionMode):
             return func(*map(cast, args), **{name: cast(value) for name, value in named.items()})
 
 
+def prediction_of(output: Any) -> Tensor:
+    """Return the prediction of what a model returns: the output, or the first part of a pair."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def auxiliary_of(output: Any, factory: str) -> Tensor:
+    """Return the auxiliary loss of what a model returns: one a sample (..., B), or a batch (...,).
+
+    Raises:
+        UserError: the output is no pair, or its second part is no such loss.
+    """
+    require(
+        isinstance(output, tuple) and len(output) == 2,
+        "`objective.auxiliary_weight` weights a loss that the model returns beside its prediction, "
+        f"but {factory} returns {_kind(output)}. Return (prediction, loss), or set "
+        "objective.auxiliary_weight=null.",
+    )
+    prediction, loss = output
+    floating = isinstance(loss, Tensor) and loss.is_floating_point()
+    batch = prediction.shape[:-3]
+    require(
+        floating and loss.shape in (batch, batch[:-1]),
+        "An auxiliary loss must be a floating-point tensor of one number for each sample, (B,), or "
+        f"of one for the batch, (), but of {factory} it is {_kind(loss)} for inputs "
+        f"{tuple(prediction.shape)}. Sum or average over its other dimensions.",
+    )
+    return loss
+
+
+def _kind(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"a {str(output.dtype).removeprefix('torch.')} tensor of shape {tuple(output.shape)}"
+    parts = f" of {len(output)}" if isinstance(output, tuple | list) else ""
+    return f"a {type(output).__name__}{parts}"
+
+
+def has_batch_loss(config: CustomConfig, layout: Layout) -> bool:
+    """Whether a model's auxiliary loss is one number for a whole batch, and not one a sample."""
+    if not layout.auxiliary:
+        return False
+    at_base = dataclasses.replace(config, width=config.base_width)
+
+    def look(model: nn.Module, call: Callable[[nn.Module], object]) -> bool:
+        return auxiliary_of(call(model), config.factory).ndim == 0
+
+    return on_example(at_base, layout, look, device="meta")
+
+
 @cache
 def require_usable(config: CustomConfig, layout: Layout) -> None:
     """Raise a `UserError` if a model's parameters or its forward cannot be scaled or packed."""
@@ -131,10 +180,26 @@ def require_usable(config: CustomConfig, layout: Layout) -> None:
                 f"{config.factory} differs between two calls from the same seed. Use torch.nn.init "
                 "or torch.randn, not numpy, random or a generator of its own.",
             )
-        _require_forward(model, config, _example(config, layout))
+        _require_forward(model, config, layout)
     with torch.device("meta"):
         empty = build_custom_model(config)
     _require_own_device(empty, config, _example(config, layout))
+
+
+class _Example(NamedTuple):
+    """The arguments of a forward for two samples, the second with the null condition."""
+
+    inputs: tuple[Tensor, ...]
+    features: dict[str, Tensor]  # by the argument's name; empty where the model gets none
+
+    def on(self, device: str) -> _Example:
+        """Return the same arguments on a device."""
+        named = {name: part.to(device) for name, part in self.features.items()}
+        return _Example(tuple(part.to(device) for part in self.inputs), named)
+
+    def given_to(self, model: nn.Module) -> Any:
+        """Return what a model returns for them."""
+        return model(*self.inputs, **self.features)
 
 
 def _require_parameters(model: nn.Module, config: CustomConfig) -> None:
@@ -168,20 +233,23 @@ def _require_parameters(model: nn.Module, config: CustomConfig) -> None:
         )
 
 
-def _example(config: CustomConfig, layout: Layout) -> tuple[Tensor, ...]:
-    """Return arguments of a forward for two samples, the second with the null condition."""
+def _example(config: CustomConfig, layout: Layout) -> _Example:
     stream = torch_generator(0, "example")
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(2, *shape, generator=stream)
 
     x, t = normal(layout.channels, layout.image_size, layout.image_size), torch.tensor([0.0, 1e3])
+    features = {}
+    if config.feature_tokens:
+        features["features"] = normal(config.feature_tokens, layout.feature_channels)
     if config.condition is not Conditioning.caption:
-        return x, t, torch.tensor([0, layout.classes])
+        return _Example((x, t, torch.tensor([0, layout.classes])), features)
     present = torch.tensor([True, False])
     tokens = normal(layout.caption_tokens, layout.caption_channels) * present[:, None, None]
     mask = present[:, None].expand(2, layout.caption_tokens)
-    return x, t, tokens, mask, normal(layout.pooled_channels) * present[:, None]
+    pooled = normal(layout.pooled_channels) * present[:, None]
+    return _Example((x, t, tokens, mask, pooled), features)
 
 
 def on_example(
@@ -193,30 +261,67 @@ def on_example(
     """Return what `look` finds in a custom model, given the model and what calls it on samples."""
     with torch.device(device):
         model = build_custom_model(config)
-    example = [part.to(device) for part in _example(config, layout)]
+    example = _example(config, layout).on(device)
     with packable_attention():
-        return look(model, lambda called: called(*example))
+        return look(model, example.given_to)
 
 
-def _require_forward(model: nn.Module, config: CustomConfig, example: Sequence[Tensor]) -> None:
+def _require_forward(model: nn.Module, config: CustomConfig, layout: Layout) -> None:
+    example = _example(config, layout)
+    x, named = example.inputs[0], "".join(f", {name}={name}" for name in example.features)
     try:
-        output = model(*example)
+        output = example.given_to(model)
     except Exception as error:
         raise UserError(
-            f"A model must run as forward(x, t, *condition), but that of {config.factory} raises "
-            f"{error_text(error)}. The condition is {_SAID[config.condition]}."
+            f"A model must run as forward(x, t, *condition{named}), but that of {config.factory} "
+            f"raises {error_text(error)}. The condition is {_SAID[config.condition]}."
         ) from error
     require(
-        isinstance(output, Tensor) and output.shape == example[0].shape,
-        f"A model's output must be one tensor of its input's shape {tuple(example[0].shape)}, but "
-        f"{config.factory} gives {getattr(output, 'shape', type(output).__name__)}.",
+        layout.auxiliary or not isinstance(output, tuple),
+        "A model that returns a pair, its prediction and an auxiliary loss, needs the loss's "
+        f"weight, but {config.factory} returns {_kind(output)} and objective.auxiliary_weight is "
+        "null. Set it, for example to 0.01; with 0 the loss has no effect.",
     )
+    prediction = prediction_of(output)
     require(
-        bool(output.isfinite().all()),
+        isinstance(prediction, Tensor) and prediction.shape == x.shape,
+        f"A model's output must be one tensor of its input's shape {tuple(x.shape)}, but "
+        f"{config.factory} gives {getattr(prediction, 'shape', type(output).__name__)}.",
+    )
+    losses = (auxiliary_of(output, config.factory),) if layout.auxiliary else ()
+    for loss in losses:
+        require(
+            loss.requires_grad,
+            "An auxiliary loss must depend on the model's parameters, but that of "
+            f"{config.factory} has no gradient. Leave out .detach(), .item() and torch.no_grad().",
+        )
+    require(
+        all(bool(part.isfinite().all()) for part in (prediction, *losses)),
         f"A model's output must be finite, but {config.factory} gives NaN or infinity on two "
         "samples, the second with the null condition (the last label, or an all-masked caption).",
     )
-    _require_packable(model, config, example, output)
+    if example.features:
+        _require_blind(model, config, example.inputs, prediction)
+    _require_packable(model, config, example, (prediction, *losses))
+
+
+def _require_blind(
+    model: nn.Module, config: CustomConfig, inputs: Sequence[Tensor], prediction: Tensor
+) -> None:
+    """Refuse a model that does not predict without features what it does with them."""
+    try:
+        without = prediction_of(model(*inputs))
+    except Exception as error:
+        raise UserError(
+            "A model must predict without features, which samples do not have, but that of "
+            f"{config.factory} raises {error_text(error)} as forward(x, t, *condition). Write "
+            "features=None into its arguments, and leave the loss out where they are None."
+        ) from error
+    require(
+        isinstance(without, Tensor) and torch.equal(without, prediction),
+        "A prediction must not depend on the features, which samples do not have, but that of "
+        f"{config.factory} is another one without them. Use them in the loss alone.",
+    )
 
 
 # The condition in the words of an error, by kind.
@@ -231,22 +336,29 @@ _SAID = {
 
 
 def _require_packable(
-    model: nn.Module, config: CustomConfig, example: Sequence[Tensor], output: Tensor
+    model: nn.Module,
+    config: CustomConfig,
+    example: _Example,
+    outputs: tuple[Tensor, ...],
 ) -> None:
     """Refuse a model that `vmap` cannot map over trials, or whose output then differs."""
     tensors = {
         name: torch.stack([value.detach()] * 2).requires_grad_()
         for name, value in model.requires_grad_(False).named_parameters()
     }
-    arguments = [part.expand(2, *part.shape) for part in example]
+    inputs = tuple(part.expand(2, *part.shape) for part in example.inputs)
+    features = {name: part.expand(2, *part.shape) for name, part in example.features.items()}
 
-    def member(own: dict[str, Tensor], *args: Tensor) -> Tensor:
-        return functional_call(model, own, args)
+    def member(
+        own: dict[str, Tensor], args: tuple[Tensor, ...], named: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        output = functional_call(model, own, args, named)
+        return output if len(outputs) > 1 else (output,)
 
     try:
         with packable_attention():
-            mapped = vmap(member)(tensors, *arguments)
-            mapped.square().sum().backward()
+            mapped = vmap(member)(tensors, inputs, features)
+            torch.cat([part.flatten() for part in mapped]).square().sum().backward()
     except Exception as error:
         raise UserError(
             f"A model must run under torch.func.vmap, which trains trials together, but that of "
@@ -254,17 +366,20 @@ def _require_packable(
             "tensor's values, writing into a tensor in place, random draws, and custom kernels."
         ) from error
     require(
-        torch.allclose(mapped[1], output, rtol=1e-3, atol=1e-4),
+        all(
+            torch.allclose(ours[1], alone, rtol=1e-3, atol=1e-4)
+            for ours, alone in zip(mapped, outputs, strict=True)
+        ),
         "A model must give the same output under torch.func.vmap, which trains trials together, "
         f"but that of {config.factory} does not. Remove what depends on the number of trials or "
         "on other samples.",
     )
 
 
-def _require_own_device(empty: nn.Module, config: CustomConfig, example: Sequence[Tensor]) -> None:
+def _require_own_device(empty: nn.Module, config: CustomConfig, example: _Example) -> None:
     """Refuse a model that does not run on the meta device, on which FLOPs are counted."""
     try:
-        empty(*(part.to("meta") for part in example))
+        example.on("meta").given_to(empty)
     except Exception as error:
         raise UserError(
             f"A model must run on the device of its inputs, but that of {config.factory} raises "
@@ -284,10 +399,10 @@ def require_runs_on_gpu(config: CustomConfig, layout: Layout, *, captured: bool)
         captured: whether steps are captured in a CUDA graph, which takes no copy from the host.
     """
     model = build_custom_model(config).to("meta")
-    example = [part.to("meta") for part in _example(config, layout)]
+    example = _example(config, layout).on("meta")
     with host_copies() as copies:
         try:
-            model(*example)
+            example.given_to(model)
         except Exception as error:
             raise UserError(
                 f"A model must run on the device of its inputs, but that of {config.factory} "
@@ -310,7 +425,7 @@ def require_forward_at(config: CustomConfig, layout: Layout) -> None:
     with torch.device("meta"):
         model = build_custom_model(config)
     try:
-        model(*(part.to("meta") for part in _example(config, layout)))
+        _example(config, layout).on("meta").given_to(model)
     except Exception as error:
         raise UserError(
             f"A model must run at every width, but that of {config.factory} raises "
@@ -329,7 +444,7 @@ def require_called(config: CustomConfig, layout: Layout, modules: tuple[str, ...
         for name in modules:
             note = partial(lambda name, *_: called.add(name), name)
             model.get_submodule(name).register_forward_pre_hook(note)
-        model(*_example(config, layout))
+        _example(config, layout).given_to(model)
     for name in modules:
         require(
             name in called,

@@ -32,6 +32,7 @@ from hptransfer.models.families.layers import (
     LabelEmbedder,
     Linear,
     PatchEmbed,
+    Projector,
     Readout,
     Residual,
     RMSNorm,
@@ -165,7 +166,10 @@ class FinalLayer(nn.Module):
 
 
 class DiTModern(nn.Module):
-    """The model: images x (..., C, H, W), timesteps t (...,), labels y (...,) to predictions."""
+    """The model: images x (..., C, H, W), timesteps t (...,), labels y (...,) to predictions.
+
+    With `project` and REPA's head it returns the projected tokens of patches (..., tokens, D), too.
+    """
 
     rotary: Tensor
     pos_embed: Tensor
@@ -188,14 +192,22 @@ class DiTModern(nn.Module):
         self.blocks = nn.ModuleList(ModernBlock(config) for _ in range(config.depth))
         self.final_layer = FinalLayer(d, p * p * layout.channels)
         self.unpatchify = Unpatchify(p, layout.channels)
+        self.projected_block = layout.projected_block
+        if self.projected_block:
+            self.projector = Projector(d, layout.feature_channels)
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor, *, project: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         x = self._with_registers(self.x_embedder(x) + self.pos_embed)
         c = self.t_embedder(t) + self.y_embedder(y)
         told = self.t_block(c) if self.shared else c
-        for block in self.blocks:
+        hidden = x
+        for number, block in enumerate(self.blocks, 1):
             x = block(x, told, self.rotary)
-        return self.unpatchify(self.final_layer(x[..., self.count :, :], c))
+            hidden = x if number == self.projected_block else hidden
+        prediction = self.unpatchify(self.final_layer(x[..., self.count :, :], c))
+        return (prediction, self.projector(hidden[..., self.count :, :])) if project else prediction
 
     def _with_registers(self, x: Tensor) -> Tensor:
         """Return patches (..., tokens, d) with the registers before them."""

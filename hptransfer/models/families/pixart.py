@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hptransfer.config import Layout, PixArtConfig
 from hptransfer.config.choices import Init
-from hptransfer.models.families.initializers import XAVIER, ZERO, Initializer, normal
+from hptransfer.models.families.initializers import FAN_IN, XAVIER, ZERO, Initializer, normal
 from hptransfer.models.families.layers import (
     Attention,
     FusedLinear,
@@ -21,6 +21,7 @@ from hptransfer.models.families.layers import (
     Mlp,
     Modulation,
     PatchEmbed,
+    Projector,
     Readout,
     Residual,
     TimestepEmbedder,
@@ -112,7 +113,7 @@ class PixArt(nn.Module):
     """The model: images x (..., C, H, W), timesteps t (...,) and captions to predictions.
 
     A caption is tokens (..., L, K) and mask (..., L), True at real tokens; its pooled features are
-    not used.
+    not used. With `project` and REPA's head it returns the projected tokens (..., tokens, D), too.
     """
 
     pos_embed: Tensor
@@ -129,22 +130,37 @@ class PixArt(nn.Module):
         self.blocks = nn.ModuleList(PixArtBlock(config) for _ in range(config.depth))
         self.final_layer = FinalLayer(d, p * p * channels)
         self.unpatchify = Unpatchify(p, channels)
+        self.projected_block = layout.projected_block
+        if self.projected_block:
+            self.projector = Projector(d, layout.feature_channels)
 
-    def forward(self, x: Tensor, t: Tensor, tokens: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        tokens: Tensor,
+        mask: Tensor,
+        pooled: Tensor,
+        *,
+        project: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         x = self.x_embedder(x) + self.pos_embed
         t = self.t_embedder(t)
         modulation = self.t_block(t)
         tokens, mask = self.y_embedder(tokens, mask)
-        for block in self.blocks:
+        hidden = x
+        for number, block in enumerate(self.blocks, 1):
             x = block(x, modulation, tokens, mask)
-        return self.unpatchify(self.final_layer(x, t))
+            hidden = x if number == self.projected_block else hidden
+        prediction = self.unpatchify(self.final_layer(x, t))
+        return (prediction, self.projector(hidden)) if project else prediction
 
 
 def initializer(config: PixArtConfig, layout: Layout, name: str, init: Init) -> Initializer:
     """Return the initialiser of a parameter.
 
     `paper` is that of arXiv 2505.15270, `adaln_zero` the same with zero modulation of the blocks,
-    `original` that of the released model.
+    `original` that of the released model. REPA's head begins as in the other families.
     """
     if name.endswith(".bias") or name == "final_layer.linear.weight" or "cross_attn.proj" in name:
         return ZERO
@@ -155,4 +171,6 @@ def initializer(config: PixArtConfig, layout: Layout, name: str, init: Init) -> 
         return normal(1 / math.sqrt(config.width) if init is Init.original else 0.02)
     if name.startswith(("t_embedder", "t_block", "y_embedder")):
         return normal(0.02)
+    if name.startswith("projector") and init is not Init.original:
+        return FAN_IN
     return XAVIER

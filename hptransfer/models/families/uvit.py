@@ -29,6 +29,7 @@ from hptransfer.models.families.layers import (
     Linear,
     Mlp,
     PatchEmbed,
+    Projector,
     Readout,
     Residual,
     Unpatchify,
@@ -61,7 +62,8 @@ class UViT(nn.Module):
     """The model: images x (..., C, H, W), timesteps t (...,) and a condition to predictions.
 
     The condition is labels (...,), or a caption's tokens (..., L, K), mask and pooled features, of
-    which only the tokens are used, as in the released text model.
+    which only the tokens are used, as in the released text model. With `project` and REPA's head it
+    returns the projected tokens of patches (..., tokens, D), too.
     """
 
     def __init__(self, config: UViTConfig, layout: Layout) -> None:
@@ -89,23 +91,30 @@ class UViT(nn.Module):
         self.final_layer = (
             Conv2d(channels, channels, 3, padding=1) if config.final_conv else nn.Identity()
         )
+        self.projected_block = layout.projected_block
+        if self.projected_block:
+            self.projector = Projector(d, layout.feature_channels)
 
-    def forward(self, x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, *condition: Tensor, project: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         tokens = [timestep_waves(t, self.width).unsqueeze(-2), self.patch_embed(x)]
         if self.condition is Conditioning.label:
             tokens.insert(0, self.label_emb(condition[0]).unsqueeze(-2))
         elif self.condition is Conditioning.caption:
             tokens.insert(1, self.context_embed(condition[0]))
-        x = torch.cat(tokens, dim=-2) + self.pos_embed
-        skips = []
-        for block in self.in_blocks:
-            x = block(x)
-            skips.append(x)
-        x = self.mid_block(x)
-        for block in self.out_blocks:
-            x = block(x, skips.pop())
+        hidden = x = torch.cat(tokens, dim=-2) + self.pos_embed
+        skips: list[Tensor] = []
+        for number, block in enumerate([*self.in_blocks, self.mid_block, *self.out_blocks], 1):
+            x = block(x, skips.pop()) if number > len(self.in_blocks) + 1 else block(x)
+            if number <= len(self.in_blocks):
+                skips.append(x)
+            hidden = x if number == self.projected_block else hidden
         x = self.decoder_pred(self.norm(x))
-        return self.final_layer(self.unpatchify(x[..., self.extras :, :]))
+        prediction = self.final_layer(self.unpatchify(x[..., self.extras :, :]))
+        if not project:
+            return prediction
+        return prediction, self.projector(hidden[..., self.extras :, :])
 
 
 def initializer(config: UViTConfig, layout: Layout, name: str, init: Init) -> Initializer:

@@ -46,6 +46,7 @@ from hptransfer.training.coordinate_record import (
     CHECK_SEEDS,
     MEASURED_STEPS,
     OCTAVES_LOWER,
+    OWN_OUTPUT,
     Asked,
     OutputSizes,
     WidthMeasurement,
@@ -56,7 +57,7 @@ from hptransfer.training.coordinate_record import (
     raised_sentence,
 )
 from hptransfer.training.device import is_out_of_memory, torch_device
-from hptransfer.training.objectives import noised
+from hptransfer.training.objectives import asked_in_training, noised
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.state import pack_losses, start_training
 
@@ -209,11 +210,18 @@ def _outputs(pack: Pack, member: int, dataset: Dataset) -> dict[str, Tensor]:
     batch = first.part(slice(PROBE_SAMPLES), pack.device)
     at = noised(config.objective, batch.images, batch.noise, batch.u)
     tensors = pack.member_tensors(member)
-    asked = {} if pack.repa_weights is None else {"project": True}
-    return module_outputs(
+    no_features = torch.zeros(
+        len(batch.u), config.feature_tokens, config.layout.feature_channels, device=pack.device
+    )
+    asked = asked_in_training(config, no_features)  # their values count in a loss alone
+    outputs = module_outputs(
         pack.template,
         lambda model: functional_call(model, tensors, (at.x, at.t, *batch.condition), asked),
     )
+    if config.layout.auxiliary:  # the model returns a loss, too, whose size is not the check's
+        outputs.pop(f"{OWN_OUTPUT}[1]", None)
+        outputs[OWN_OUTPUT] = outputs.pop(f"{OWN_OUTPUT}[0]")
+    return outputs
 
 
 @cache

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,11 @@ from torch.func import functional_call, vmap
 
 from hptransfer.config import CustomConfig, DDPMConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import shape_signature
-from hptransfer.models.families.custom import packable_attention, require_runs_on_gpu
+from hptransfer.models.families.custom import (
+    packable_attention,
+    prediction_of,
+    require_runs_on_gpu,
+)
 from hptransfer.models.parametrization.factors import Factors
 from hptransfer.models.parametrization.muon import Matrices
 from hptransfer.models.parametrization.rules import (
@@ -44,6 +48,7 @@ from hptransfer.training.device import (
     refuse_uncompilable,
     settled,
 )
+from hptransfer.training.objectives import asked_in_training, auxiliary_loss
 
 ConditionTensors = tuple[Tensor, ...]  # labels, or a caption's tokens, mask and pooled features
 
@@ -119,26 +124,43 @@ class Pack:
             condition: labels, or tokens, mask and pooled features (T, B, ...).
             flat: weights (T, P) to use instead of the pack's own.
         """
+        return prediction_of(self._called(x, t, condition, flat)).float()
+
+    def predict_with_auxiliary(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: ConditionTensors,
+        features: Tensor,
+        *,
+        flat: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return predictions as `predict` does, and each trial's `auxiliary_loss` (T,).
+
+        `features` (T, B, tokens, D) are a frozen encoder's, where the loss takes them.
+        """
+        asked = asked_in_training(self.configs[0], features)
+        output = self._called(x, t, condition, flat, **asked)
+        beside = auxiliary_loss(self.configs[0].model, output, features)
+        return prediction_of(output).float(), beside
+
+    def _called(
+        self,
+        x: Tensor,
+        t: Tensor,
+        condition: ConditionTensors,
+        flat: Tensor | None,
+        **asked: Any,
+    ) -> Any:
+        """Return what the model returns for all trials, called with `asked_in_training` or not."""
         stacked = self._stacked(self.flat if flat is None else flat)
         model = self.configs[0].model
         with autocast(self.configs[0].precision, self.device):
             if isinstance(model, CustomConfig):
                 refused = refuse_uncompilable(model.factory) if self.compiled else nullcontext()
                 with packable_attention(), refused:
-                    return self.mapped(stacked, x, t, condition).float()
-            return functional_call(self.template, stacked, (x, t, *condition)).float()
-
-    def predict_and_project(
-        self, x: Tensor, t: Tensor, condition: ConditionTensors, *, flat: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return predictions as `predict` does, and the tokens (T, B, tokens, D) of REPA's head."""
-        stacked = self._stacked(self.flat if flat is None else flat)
-        with autocast(self.configs[0].precision, self.device):
-            asked = {"project": True}
-            prediction, projected = functional_call(
-                self.template, stacked, (x, t, *condition), asked
-            )
-        return prediction.float(), projected.float()
+                    return self.mapped(stacked, x, t, condition, asked)
+            return functional_call(self.template, stacked, (x, t, *condition), asked)
 
     def arithmetic(self) -> AbstractContextManager[None]:
         """Set the device's arithmetic to the trials' for forward and backward in a `with` block."""
@@ -170,9 +192,10 @@ class Pack:
             self.seed_index = torch.tensor([seeds.index(config.seed) for config in self.configs])
             # weights of a learned variance's bound, times the timesteps
             self.bound_weights = torch.tensor(bounds) if bounds else None
-            # weights of REPA's loss; None where it is off, as it then is for all
-            aligned = [objective.repa_weight for objective in objectives]
-            self.repa_weights = torch.tensor(aligned) if any(aligned) else None
+            # weights of REPA's loss or the model's own; None where there is none, as then for all
+            beside = [config.auxiliary_weight for config in self.configs]
+            weights = [weight for weight in beside if weight is not None]
+            self.auxiliary_weights = torch.tensor(weights) if weights else None
 
     def over_entries(self, values: Sequence[float]) -> Tensor:
         """Return one value per rule of `plain_rules` for each of their entries; padding gets 1."""
@@ -208,7 +231,7 @@ def require_device_fits(config: TrialConfig, runtime: RuntimeConfig) -> None:
     """Raise a `UserError` if a custom model would not run on a GPU, where that is asked for."""
     if isinstance(config.model, CustomConfig) and runtime.on_gpu:
         at_base = dataclasses.replace(config.model, width=config.model.base_width)
-        require_runs_on_gpu(at_base, config.data.layout, captured=runtime.captured)
+        require_runs_on_gpu(at_base, config.layout, captured=runtime.captured)
 
 
 def _mapped(
@@ -217,10 +240,11 @@ def _mapped(
     x: Tensor,
     t: Tensor,
     condition: ConditionTensors,
-) -> Tensor:
+    asked: dict[str, Tensor],
+) -> Any:
     """Call a custom model once per trial, mapped over the trial axis of tensors and inputs."""
     call = partial(functional_call, template)
-    return vmap(call)(stacked, (x, t, *condition))
+    return vmap(call)(stacked, (x, t, *condition), asked)
 
 
 def alike_under_muon(rule: ParameterRule) -> tuple[Matrices, Factors, str]:

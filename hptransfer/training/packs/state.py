@@ -26,7 +26,7 @@ from hptransfer.data import Dataset
 from hptransfer.system.memory import keep_freed_memory
 from hptransfer.training.batches import Batch, InputQueue, PackBatches, StepInputs
 from hptransfer.training.device import compiled
-from hptransfer.training.objectives import Noised, alignment_loss, noised, objective_loss
+from hptransfer.training.objectives import Noised, noised, objective_loss
 from hptransfer.training.packs.optimizer import PackedOptimizer, packed_optimizer
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.schedule import lr_multiplier
@@ -330,32 +330,35 @@ def _step_inputs(batches: PackBatches, optimizer: PackedOptimizer, step: int) ->
 
 
 def pack_losses(pack: Pack, batch: Batch, flat: Tensor | None = None) -> Tensor:
-    """Return each trial's loss (T,) on the batches of the pack's seeds (S, B, ...), without REPA's.
+    """Return each trial's loss (T,) on the batches of the pack's seeds (S, B, ...).
 
-    `flat` (T, P) are weights to use instead of the pack's own.
+    It is the objective's, without what is trained beside it. `flat` (T, P) are weights to use
+    instead of the pack's own.
     """
     return trained_losses(pack, batch, flat)[1]
 
 
 def trained_losses(pack: Pack, batch: Batch, flat: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Return what each trial's gradient is taken of (T,), and its loss (T,) without REPA's.
+    """Return what each trial's gradient is taken of (T,), and its objective's loss alone (T,).
 
-    Without REPA both are one tensor. The second is what reports and curves are of, so that trials
-    with different weights of REPA's loss compare.
+    Both are one tensor where nothing is trained beside the objective: neither REPA's loss nor one
+    that a custom model returns. The second is what reports and curves are of, so that trials with
+    different weights of such a loss compare. It is NaN where the first is not finite.
     """
     config = pack.configs[0]
     per_seed = noised(config.objective, batch.images, batch.noise, batch.u)
     at = Noised(*(pack.of_seeds(part) for part in per_seed))
     condition = tuple(pack.of_seeds(part) for part in batch.condition)
-    projected = None
-    if pack.repa_weights is None:
+    beside = None
+    if pack.auxiliary_weights is None:
         prediction = pack.predict(at.x, at.t, condition, flat=flat)
     else:
-        prediction, projected = pack.predict_and_project(at.x, at.t, condition, flat=flat)
+        features = pack.of_seeds(batch.features)
+        prediction, beside = pack.predict_with_auxiliary(at.x, at.t, condition, features, flat=flat)
     losses = objective_loss(
         config.objective, prediction, at, pack.bound_terms, weight=pack.bound_weights
     )
-    if projected is None or pack.repa_weights is None:
+    if beside is None or pack.auxiliary_weights is None:
         return losses, losses
-    aligned = alignment_loss(projected, pack.of_seeds(batch.features))
-    return losses + pack.repa_weights * aligned, losses
+    totals = losses + pack.auxiliary_weights * beside
+    return totals, torch.where(totals.isfinite(), losses, torch.nan)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hptransfer.config import RuntimeConfig, TrialConfig
 from hptransfer.data import Split, load_data
+from hptransfer.models.families.custom import prediction_of
 from hptransfer.models.weights import load_weights
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.batches import conditions_at, with_null_condition
@@ -37,7 +38,11 @@ def generate(
     torch.set_num_threads(runtime.threads)
     model = load_weights(config, weights).to(device).eval()
     split = load_data(config.data, runtime.data_folder).validation
-    return sample_grid(config, model, split, sampler, device, columns=columns, seed=seed)
+
+    def predict(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
+        return prediction_of(model(x, t, *condition))
+
+    return sample_grid(config, predict, split, sampler, device, columns=columns, seed=seed)
 
 
 def sample_grid(

@@ -19,11 +19,13 @@ from hptransfer.config import CustomConfig, RuntimeConfig, TrainerConfig, TrialC
 from hptransfer.config.choices import Weights
 from hptransfer.data import Dataset
 from hptransfer.errors import require
+from hptransfer.models.families.custom import has_batch_loss, prediction_of
 from hptransfer.models.parametrization.rules import build_model, parameter_rules
 from hptransfer.training.batches import Batch, InputQueue, evaluation_batches, train_batch
 from hptransfer.training.device import arithmetic, autocast, bound_terms_on, refuse_uncompilable
 from hptransfer.training.objectives import (
-    alignment_loss,
+    asked_in_training,
+    auxiliary_loss,
     deciding_bound_weight,
     noised,
     objective_loss,
@@ -125,26 +127,31 @@ class Engine:
         return total
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return what the gradient is taken of, and the loss without REPA's, which is reported."""
-        objective = self.config.objective
+        """Return what the gradient is taken of, and the objective's loss alone, which is reported.
+
+        The second is NaN where the first is not finite.
+        """
+        objective, weight = self.config.objective, self.config.auxiliary_weight
         at = noised(objective, batch.images, batch.noise, batch.u)
-        if not objective.repa_weight:
-            prediction = self._predict(self.trained, at.x, at.t, *batch.condition)
-            loss = objective_loss(objective, prediction, at, self.bound_terms)
+        asked = asked_in_training(self.config, batch.features)
+        output = self._called(self.trained, at.x, at.t, *batch.condition, **asked)
+        loss = objective_loss(objective, prediction_of(output).float(), at, self.bound_terms)
+        if weight is None:
             return loss, loss
-        with autocast(self.config.precision, self.group.device):
-            prediction, projected = self.trained(at.x, at.t, *batch.condition, project=True)
-        loss = objective_loss(objective, prediction.float(), at, self.bound_terms)
-        aligned = alignment_loss(projected.float(), batch.features)
-        return loss + objective.repa_weight * aligned, loss
+        total = loss + weight * auxiliary_loss(self.config.model, output, batch.features)
+        return total, torch.where(total.isfinite(), loss, torch.nan)
 
     def _predict(self, model: nn.Module, x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
         """Return a prediction in float32, computed in the trial's precision."""
+        return prediction_of(self._called(model, x, t, *condition)).float()
+
+    def _called(self, model: nn.Module, *arguments: Tensor, **asked: Any) -> Any:
+        """Return what a model returns, computed in the trial's precision."""
         own = self.config.model
         named = own.factory if self.compiled and isinstance(own, CustomConfig) else ""
         refused = refuse_uncompilable(named) if named else nullcontext()
         with autocast(self.config.precision, self.group.device), refused:
-            return model(x, t, *condition).float()
+            return model(*arguments, **asked)
 
     @torch.no_grad()
     def _apply(self, step: int, grads: list[Tensor], scale: float) -> None:
@@ -302,5 +309,15 @@ def micro_batch(config: TrialConfig, trainer: TrainerConfig, group: ProcessGroup
         f"train.accumulate, but got batch_size={size} with {group.size} x {trainer.accumulate}. "
         "Change train.accumulate or the number of processes; the batch size is part of the trial "
         "and stays as it is.",
+    )
+    model = config.model
+    require(
+        parts == 1
+        or not isinstance(model, CustomConfig)
+        or not has_batch_loss(model, config.layout),
+        "A batch may be divided only if the auxiliary loss has one number for each sample, (B,), "
+        "but that of the model is one number for its batch, and so would be another loss in each "
+        f"of the {parts} parts. Return one for each sample, or train in one process with "
+        "train.accumulate=1.",
     )
     return size // parts
