@@ -69,7 +69,7 @@ def test_fit_says_which_average_is_best_at_every_width(
             assert set(others) == {-6.0} and last == -5.0
     assert main(["fit", str(folder.path)]) == 0
     out = capsys.readouterr().out
-    assert "lowest loss over the swept values" in out and "log2_lr at that" in out
+    assert "µP: lowest loss over the swept values" in out and "µP: log2_lr at that" in out
     assert "--metric=loss_ema_0.3" in out
     assert max(len(line) for line in out.splitlines() if "─" in line) <= 104
 

@@ -34,6 +34,7 @@ def apart_from_averages(results: Sequence[TrialResult]) -> list[str]:
                 result,
                 config=TrialConfig(),
                 seconds=0.0,
+                flops=0.0,
                 metrics={n: value for n, value in result.metrics.items() if "_ema_" not in n},
             )
         )
@@ -53,6 +54,7 @@ def test_averages_change_nothing_else_and_are_those_that_would_decide(weights: W
     assert [r.status for r in kept] == [Status.completed, Status.completed, Status.diverged]
     assert not any("_ema_" in name for result in plain for name in result.metrics)
     assert kept[2].metrics == {}
+    assert plain[0].flops < kept[0].flops < 2 * plain[0].flops  # they are evaluated, too
     for fraction in FRACTIONS:
         decided = run_pack(
             with_samples(

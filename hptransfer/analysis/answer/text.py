@@ -295,44 +295,46 @@ def agreement_text(estimates: Mapping[str, Any]) -> str:
 
 
 AVERAGES = (
-    "Horizons of moving averages are shares of the steps; each is at its own best swept value. The "
-    "margin is how much worse the next best is in the same runs: mean over the seeds, 90 % "
-    "interval. `hptransfer fit --metric={}` fits the optimum under one of them."
+    "Horizons of moving averages are shares of the steps, and each is at its own best swept value. "
+    "The last column says how much the next best lies above the best in the same runs: mean over "
+    "the seeds with its 90 % interval. `hptransfer fit --metric={}` fits the optimum under one."
 )
 
 
 def averages_text(compared: Sequence[Mapping[str, Any]]) -> str:
-    """Say which moving average of the weights is best at every width, by each measure."""
+    """Say which moving average of the weights is best at every width, by each measure and arm.
+
+    Where horizons have their best at other points, these points stand in a second table.
+    """
     parts = []
-    for name in dict.fromkeys(each["measure"] for each in compared):
-        arms = [each for each in compared if each["measure"] == name]
-        label = METRICS[name].label
-        heads = [_horizon_text(each["horizon"]) for each in arms[0]["widths"][0]["horizons"]]
-        values, points = [], []
-        for arm_words, arm in zip(arm_names(arms, with_hp=False), arms, strict=True):
-            for at in arm["widths"]:
-                begin = [arm_words, str(at["width"])]
-                told = at["horizons"]
-                end = [_horizon_text(at["lowest"]), _margin(at)]
-                values.append([*begin, *(_loss(each["value"]) for each in told), *end])
-                points.append([*begin, *(_point(each["point"]) for each in told)])
-        title = f"lowest {label} over the swept values, by the horizon of the weights' average"
-        columns = ["parametrization", "width", *heads]
-        parts.append(text_table(title, [*columns, "best", "margin"], values))
-        told = [each["point"] for arm in arms for at in arm["widths"] for each in at["horizons"]]
-        hps = next((list(point) for point in told if point), [])
-        if hps:
-            parts.append(text_table(f"{', '.join(hps)} at that", columns, points))
+    for name, arm in zip(arm_names(compared, with_hp=False), compared, strict=True):
+        label = METRICS[arm["measure"]].label
+        heads = ["width", *(_horizon_text(e["horizon"]) for e in arm["widths"][0]["horizons"])]
+        title = f"{name}: lowest {label} over the swept values, by the horizon of an average"
+        cells = [
+            [
+                str(at["width"]),
+                *(_loss(each["value"]) for each in at["horizons"]),
+                _horizon_text(at["lowest"]),
+                "-" if at["margin"] is None else cost_text(at["margin"]),
+            ]
+            for at in arm["widths"]
+        ]
+        parts.append(text_table(title, [*heads, "best", "next is worse by"], cells))
+        points = [[each["point"] for each in at["horizons"]] for at in arm["widths"]]
+        if any(point != row[0] for row in points for point in row):
+            hps = next(list(point) for row in points for point in row if point)
+            cells = [
+                [str(at["width"]), *map(_point, row)]
+                for at, row in zip(arm["widths"], points, strict=True)
+            ]
+            parts.append(text_table(f"{name}: {', '.join(hps)} at that", heads, cells))
     last = compared[0]["widths"][-1]["horizons"][-1]["horizon"]
     return "\n".join([*parts, AVERAGES.format(ema_metric(LOSS, last).name)])
 
 
 def _horizon_text(horizon: float | None) -> str:
     return "deciding" if horizon is None else f"{horizon:g}"
-
-
-def _margin(at: Mapping[str, Any]) -> str:
-    return "-" if at["margin"] is None else _spanned(at["margin"], "+.4f")
 
 
 def _point(point: Mapping[str, float] | None) -> str:
