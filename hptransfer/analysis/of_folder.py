@@ -239,7 +239,12 @@ def _answered(
     estimates["step"] = question.step
     estimates["metric"] = metric.name
     estimates["inputs_sha256"] = _inputs_sha256(question, rows)
-    if metric is not LOSS:
+    if metric is LOSS:
+        from hptransfer.analysis.answer.averages import compared_averages
+
+        if averages := compared_averages(rows, facts.axes, question.at):
+            estimates["averages"] = averages
+    else:
         from hptransfer.analysis.answer.agreement import agreement
 
         by_loss = table_of(rows, folder.path)

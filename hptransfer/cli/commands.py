@@ -84,7 +84,8 @@ STEP = _argument(
 METRIC = _argument(
     "--metric",
     default="loss",
-    help="compare trials by loss, train_loss, frechet_distance, precision or recall (default: "
+    help="compare trials by loss, train_loss, loss_noise_1_of_4 (to 4_of_4), frechet_distance, "
+    "precision or recall, or by one of an average of the weights such as loss_ema_0.05 (default: "
     "loss)",
 )
 OUT = _argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar
 
 from hptransfer.config.checks import (
@@ -200,6 +201,7 @@ class BudgetConfig:
     decay_fraction: float = 0.3  # share of the steps in which `linear_decay` falls to zero
     weights: Weights = Weights.raw  # whose loss decides: raw, or ema (the moving average)
     ema_fraction: float = 0.05  # horizon of the moving average, as a share of the steps
+    judged_ema_fractions: tuple[float, ...] = ()  # of further averages, judged beside the weights
     eval_samples: int = 360  # held-out samples in the deciding loss
     eval_draws: int = 6  # stratified (noise, timestep) draws per held-out sample
     stop_after: float | None = None  # share of the steps that a hopeless trial runs; null: all
@@ -211,11 +213,21 @@ class BudgetConfig:
             require_share(f"budget.{name}", getattr(self, name))
         if self.stop_after is not None:
             require_share("budget.stop_after", self.stop_after)
+        shares = (0.0, *self.judged_ema_fractions)
+        require(
+            all(low < high <= 1 for low, high in pairwise(shares)),
+            "`budget.judged_ema_fractions` must be increasing shares of the steps, each above 0 "
+            f"and at most 1, but got {list(shares[1:])}. Sort them and leave out repeated ones.",
+        )
 
     @property
     def ema_decay(self) -> float:
         """The per-step decay whose horizon is `ema_fraction` of the run."""
-        return math.exp(-1.0 / max(self.ema_fraction * self.steps, 1e-9))
+        return self.decay_over(self.ema_fraction)
+
+    def decay_over(self, fraction: float) -> float:
+        """Return the per-step decay of an average whose horizon is a share of the run."""
+        return math.exp(-1.0 / max(fraction * self.steps, 1e-9))
 
 
 LEAST_SAMPLES = 100  # samples of a trial: more than the classifiers have features

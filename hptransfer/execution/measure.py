@@ -117,7 +117,7 @@ def measured_costs(
             if limits is None:
                 allowed = UNLIMITED
                 # On a CPU Linux would kill this process.
-                if device.type == "cpu" and LEAST_COPIES * _parameter_bytes(group[0]) > free:
+                if device.type == "cpu" and _least_bytes(group[0]) > free:
                     raise trial_too_large(group[0], device)
             else:
                 allowed = Allowance(limits.memory_share * free, until)
@@ -196,6 +196,15 @@ def _larger_note(pack: Sequence[TrialConfig], error: Exception) -> str:
     )
 
 
+def _averages(config: TrialConfig) -> int:
+    """Return the copies of a trial's parameters that are averages which decide nothing."""
+    return len(config.budget.judged_ema_fractions)
+
+
+def _least_bytes(config: TrialConfig) -> int:
+    return (LEAST_COPIES + _averages(config)) * _parameter_bytes(config)
+
+
 def _parameter_bytes(config: TrialConfig) -> int:
     return 4 * trainable_parameters(config.model, config.layout)
 
@@ -204,7 +213,8 @@ def _excess(config: TrialConfig, device: torch.device, allowed: Allowance) -> st
     """Say what one trial would take more than is allowed, by its shapes; None where it is less."""
     batch_size = config.budget.batch_size
     activations = saved_bytes(config.model, config.layout, batch_size)
-    taken = PEAK_MARGIN * (PEAK_COPIES * _parameter_bytes(config) + activations)
+    copies = PEAK_COPIES + _averages(config)
+    taken = PEAK_MARGIN * (copies * _parameter_bytes(config) + activations)
     if taken > allowed.bytes:
         return (
             f"one trial takes about {rounded(taken / 2**30)} GiB, and a plan may take "
@@ -257,6 +267,7 @@ def shape_facts(group: Sequence[TrialConfig], runtime: RuntimeConfig) -> dict[st
         budget=BudgetConfig(
             batch_size=budget.batch_size,
             weights=budget.weights,
+            judged_ema_fractions=budget.judged_ema_fractions,
             eval_samples=budget.eval_samples,
         ),
     )
@@ -376,7 +387,8 @@ class PackStepper:
         untimed = GPU_WARMUP_STEPS if runtime.on_gpu else WARMUP_STEPS
         self._steps(untimed)
         elapsed = time.perf_counter() - started
-        self.bytes = max(_peak(device) - before, LEAST_COPIES * pack.flat.nbytes)
+        copies = LEAST_COPIES + _averages(trials[0])
+        self.bytes = max(_peak(device) - before, copies * pack.flat.nbytes)
         step = self._steps(2)
         self.warmup = max(elapsed - untimed * step, 0.0)
         self._block = max(math.ceil(BLOCK_SECONDS / step), 1)

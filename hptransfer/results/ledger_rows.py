@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from hptransfer.config import TrialConfig
 from hptransfer.config.identity import arm_of, canonical, trial_key
 from hptransfer.errors import UserError
 from hptransfer.results.curves import curve_file
@@ -92,8 +93,9 @@ def ledger_row(
                     "small_root_share": result.small_root_share,  # share that epsilon holds back
                 }
             ),
-            **{n: _digits(value, 6) for n, value in quality.items() if value is not None},
-            **result.metrics,  # those of a trainer that is not ours
+            **{name: _digits(value, 6) for name, value in quality.items() if value is not None},
+            # Those named by rule, see `hptransfer.results.metrics`; of another trainer as it told.
+            **(_known(result.metrics) if isinstance(config, TrialConfig) else result.metrics),
         },
         "cost": {  # what the trial took
             "flops": _digits(result.flops, 12),  # of the whole trial, forward and backward

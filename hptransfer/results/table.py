@@ -11,7 +11,7 @@ from hptransfer.config.choices import Status
 from hptransfer.config.external import is_external
 from hptransfer.config.sweep import CONDITIONS, fixed_condition
 from hptransfer.errors import UserError
-from hptransfer.results.metrics import LOSS, METRICS, Metric, Reading
+from hptransfer.results.metrics import LOSS, Metric, Reading, metrics_of_all, was_asked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,9 +62,10 @@ def rows_table(rows: Iterable[Mapping[str, Any]], metric: Metric = LOSS) -> pd.D
     """Return the frame of some rows, one row each, with the columns `TABLE_COLUMNS` in order.
 
     Column `loss` holds the judged number of the metric. `loss_at_init` and `loss_sd` are missing
-    where they are of the loss and the metric is another. Samples are not judged before training:
-    for the log2 of a Fréchet distance, `loss_at_init` is the largest value of all rows, since the
-    samples of a diverging trial are noise, as those of an untrained model are.
+    where they are of the loss and the metric is another. Neither samples nor the loss at some noise
+    levels are judged before training. For the log2 of a Fréchet distance, `loss_at_init` is the
+    largest value of all rows, since the samples of a diverging trial are noise, as those of an
+    untrained model are.
 
     Raises:
         UserError: a completed row lacks the metric.
@@ -87,24 +88,14 @@ def rows_table(rows: Iterable[Mapping[str, Any]], metric: Metric = LOSS) -> pd.D
 
 def _require_measured(rows: Sequence[Mapping[str, Any]], metric: Metric) -> None:
     completed = [row for row in rows if row["status"] == Status.completed.value]
-    lacking = sum(not _was_asked(row, metric) for row in completed)
+    lacking = sum(not was_asked(row, metric) for row in completed)
     if lacking:
-        there = [m.name for m in METRICS.values() if all(_was_asked(row, m) for row in completed)]
+        there = ", ".join(each.name for each in metrics_of_all(rows))
         raise UserError(
             f"Every completed row must hold the metric it is judged by, but {lacking} of "
-            f"{len(completed)} have no {metric.name}. Sweep with quality.samples above 0 for the "
-            "quality of samples (and without quality.reference for precision and recall), or name "
-            f"one that all rows have: {', '.join(there)}."
+            f"{len(completed)} have no {metric.name}. {metric.remedy} one that all rows have: "
+            f"{there}."
         )
-
-
-def _was_asked(row: Mapping[str, Any], metric: Metric) -> bool:
-    """Say whether a completed row has a metric, or would if its samples had been finite."""
-    quality = row["config"].get("quality", {})
-    known = not (metric.of_neighbours and quality.get("reference"))
-    if metric.of_samples and known and quality.get("samples", 0) > 0:
-        return True
-    return metric is LOSS or row["metrics"].get(metric.name) is not None
 
 
 def _measured(row: Mapping[str, Any], metric: Metric) -> float | None:
@@ -125,6 +116,7 @@ def _measured(row: Mapping[str, Any], metric: Metric) -> float | None:
 
 def _record(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
     foreign = row["config"].get("foreign", {})
+    starts_alike = not metric.of_samples and not metric.of_some_noise
     return {
         "trial_key": row["trial_key"],
         "status": row["status"],
@@ -137,7 +129,7 @@ def _record(row: Mapping[str, Any], metric: Metric) -> dict[str, Any]:
         **conditions_of(row["config"]),
         "n_seeds": foreign.get("n_seeds", 1),
         "loss_sd": foreign.get("loss_sd") if metric is LOSS else None,
-        "loss_at_init": row["metrics"]["loss_at_init"] if not metric.of_samples else None,
+        "loss_at_init": row["metrics"]["loss_at_init"] if starts_alike else None,
         "train_loss": row["metrics"]["train_loss"],
         "clipped_share": row["metrics"].get("clipped_share"),
         "diverged_at_step": row["diverged_at_step"],

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from hptransfer.config import TrialConfig
 from hptransfer.config.choices import Status
 from hptransfer.config.external import ExternalTrial
+from hptransfer.results.metrics import LOSS, ema_metric_name, noise_metric_name
 
 
 class Quality(NamedTuple):
@@ -43,7 +44,7 @@ class TrialResult:
     held_out: tuple[tuple[int, float], ...] = ()  # (step, deciding loss of the weights then)
     stopped_at_step: int | None = None  # the step after which it was given up as hopeless
     small_root_share: float = math.nan  # of entries that epsilon holds back; NaN: not known
-    metrics: Mapping[str, float] = field(default_factory=dict)  # numbers of a trainer not ours
+    metrics: Mapping[str, float] = field(default_factory=dict)  # further numbers by name
     quality: Quality | None = None  # None: not asked for, not completed, or not finite
     pack_size: int = 1  # trials that really ran together, itself included; not recorded
     notes: tuple[
@@ -55,3 +56,24 @@ def closing_loss(curve: Iterable[tuple[int, float]], steps: int) -> float:
     """Return the mean training loss over a completed trial's last tenth of steps."""
     tail = [loss for step, loss in curve if step > 0.9 * steps]
     return sum(tail) / len(tail)
+
+
+def named_metrics(
+    by_noise: Iterable[float],
+    judged_losses: Mapping[float, float],
+    judged_quality: Mapping[float, Quality | None],
+) -> dict[str, float]:
+    """Return the metrics of a completed trial by their names; those that are not finite are left
+    out.
+
+    Args:
+        by_noise: the deciding loss at each part of the noise levels, from the least noise on.
+        judged_losses: held-out losses of averages of the weights, by their horizons.
+        judged_quality: the quality of samples of such averages.
+    """
+    numbers = {noise_metric_name(part): loss for part, loss in enumerate(by_noise, start=1)}
+    numbers |= {ema_metric_name(LOSS.name, f): loss for f, loss in judged_losses.items()}
+    for fraction, quality in judged_quality.items():
+        told = {} if quality is None else quality._asdict()
+        numbers |= {ema_metric_name(name, fraction): value for name, value in told.items()}
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}

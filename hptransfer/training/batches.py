@@ -34,6 +34,7 @@ from hptransfer.data import (
 )
 from hptransfer.data.reading import progress_to
 from hptransfer.data.statistics import seen_line, unit_warning
+from hptransfer.results.metrics import NOISE_PARTS
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.objectives import on_token_grid
 from hptransfer.training.sampling.classifier import feature_maps_of
@@ -274,3 +275,14 @@ def evaluation_batches(config: TrialConfig, validation: Split) -> Iterator[Batch
         u = (stratum + torch.rand(count, generator=generator)) / draws
         noise = torch.randn(images.shape, generator=generator)
         yield Batch(images, u, noise, images.new_zeros(count, 0, 0), condition)
+
+
+def sums_by_noise(losses: Tensor, u: Tensor) -> Tensor:
+    """Return the sums (..., NOISE_PARTS) of losses (..., B) over parts of the noise levels.
+
+    The parts are equal in the samples' quantiles of time u (B,); the first has the least noise.
+    """
+    parts = torch.arange(NOISE_PARTS, device=u.device).unsqueeze(1)
+    # Rounding may make the last quantile 1.
+    chosen = (u * NOISE_PARTS).long().clamp_max(NOISE_PARTS - 1) == parts
+    return torch.where(chosen, losses.unsqueeze(-2), 0.0).sum(-1)

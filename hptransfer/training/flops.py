@@ -144,7 +144,8 @@ def trial_flops(config: TrialConfig) -> float:
     """Return the FLOPs of a whole trial: its steps, and its evaluation before and after them."""
     budget = config.budget
     forward, _ = step_flops(config.model, config.layout, budget.batch_size)
-    evaluated = budget.eval_samples * (budget.eval_draws + 1) / budget.batch_size
+    weights = 1 + len(budget.judged_ema_fractions)  # that are evaluated after the steps
+    evaluated = budget.eval_samples * (weights * budget.eval_draws + 1) / budget.batch_size
     return budget.steps * train_step_flops(config) + evaluated * forward
 
 

@@ -98,6 +98,7 @@ RELEASED_DEFAULTS = {
         "decay_fraction": 0.3,
         "weights": "raw",
         "ema_fraction": 0.05,
+        "judged_ema_fractions": [],
         "eval_samples": 360,
         "eval_draws": 6,
         "stop_after": None,
@@ -219,6 +220,8 @@ def _changed(value):
         return value + "x"
     if value is None:
         return 1
+    if isinstance(value, tuple):
+        return (*value, 0.5)
     if isinstance(value, float):
         return value / 2 if value else 0.5
     if isinstance(value, int):

@@ -255,11 +255,12 @@ class TestFacts:
             self.facts(config, compile=True),
             self.facts(replace(config, budget=replace(config.budget, batch_size=16))),
             self.facts(replace(config, budget=replace(config.budget, weights=Weights.ema))),
+            self.facts(replace(config, budget=replace(config.budget, judged_ema_fractions=(0.1,)))),
             self.facts(replace(config, optimizer=replace(config.optimizer, clip_norm=1.0))),
             self.facts(replace(config, optimizer=replace(config.optimizer, weight_decay=0.1))),
         ]
         texts = {json.dumps(facts, sort_keys=True) for facts in [self.facts(config), *others]}
-        assert len(texts) == 8
+        assert len(texts) == 9
 
 
 class TestCache:

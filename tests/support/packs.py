@@ -135,4 +135,4 @@ def assert_isolated(calm: TrainingState, beside: TrainingState, dead: int) -> No
 def memory(state: TrainingState) -> list[torch.Tensor]:
     """Return what a pack keeps from step to step."""
     ema = [] if state.ema is None else [state.ema]
-    return [state.pack.flat, *state.optimizer.moments.values(), *ema]
+    return [state.pack.flat, *state.optimizer.moments.values(), *ema, *state.judged.values()]

@@ -51,7 +51,9 @@ STEPS, CUT = 4, 2
 RUNTIME = RuntimeConfig()
 COMPILING = RuntimeConfig(compile=True)
 BUDGET = BudgetConfig(steps=STEPS, batch_size=8, eval_samples=18, eval_draws=2)
-AVERAGED = dataclasses.replace(BUDGET, weights=Weights.ema, ema_fraction=0.3)
+AVERAGED = dataclasses.replace(
+    BUDGET, weights=Weights.ema, ema_fraction=0.3, judged_ema_fractions=(0.9,)
+)
 # Clipped in some steps and not in others, with a decay that differs between groups.
 ADAMW = AdamWConfig(lr=2.0**-7, beta2=0.99, weight_decay=0.1, clip_norm=0.5)
 LION = LionConfig(lr=2.0**-10, weight_decay=0.1, clip_norm=0.5, lr_mult_vector=3.0)

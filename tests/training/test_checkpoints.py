@@ -41,7 +41,10 @@ def test_a_pack_cut_off_at_any_report_ends_with_the_same_bits(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trials = varied("dit", steps=STEPS, weights=weights, ema_fraction=0.5)
+    averages: dict[str, Any] = dict(
+        weights=weights, ema_fraction=0.5, judged_ema_fractions=(0.2, 0.9)
+    )
+    trials = varied("dit", steps=STEPS, **averages)
     for member, step in zip((1, 3), deaths, strict=False):
         with_death(member, step, monkeypatch)
     whole = run_pack(trials, RUNTIME)
@@ -98,7 +101,11 @@ def test_compiled_and_captured_packs_end_with_the_same_bits(
     trials = [
         dataclasses.replace(config, precision=precision)
         for config in varied(
-            "dit", steps=3 * WARM_UP, rates=(-8.0, ABSURD, -7.0), weights=Weights.ema
+            "dit",
+            steps=3 * WARM_UP,
+            rates=(-8.0, ABSURD, -7.0),
+            weights=Weights.ema,
+            judged_ema_fractions=(0.3,),
         )
     ]
     cut_off(trials, checkpoints, report, runtime)

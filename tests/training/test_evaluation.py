@@ -9,13 +9,23 @@ from typing import Any
 import pytest
 import torch
 
-from hptransfer.config import BudgetConfig, RuntimeConfig, TrialConfig
-from hptransfer.config.choices import Weights
+from hptransfer.config import (
+    BudgetConfig,
+    DDPMConfig,
+    ObjectiveConfig,
+    RectifiedFlowConfig,
+    RuntimeConfig,
+    TrialConfig,
+    VPConfig,
+)
+from hptransfer.config.choices import TimestepSampling, Weights
 from hptransfer.data import load_data
-from hptransfer.training.batches import evaluation_batches
+from hptransfer.results.ledger_rows import ledger_row
+from hptransfer.training.batches import evaluation_batches, sums_by_noise
+from hptransfer.training.objectives import noised
 from hptransfer.training.packs import run
 from hptransfer.training.packs.pack import Pack
-from hptransfer.training.packs.run import Report, train_trial, validation_loss
+from hptransfer.training.packs.run import Report, held_out_losses, train_trial, validation_loss
 
 DIGITS = load_data(TrialConfig().data, None)
 DRAWS = 6
@@ -76,3 +86,53 @@ def test_a_trained_trials_weights_are_the_deciding_ones(
     loss = validation_loss(pack, DIGITS.validation, flat=flat, draws=budget.eval_draws)
     assert float(loss[0]) == pytest.approx(result.loss, rel=1e-6)
     assert reports and reports[-1].step == budget.steps
+
+
+OBJECTIVES = [
+    RectifiedFlowConfig(),
+    RectifiedFlowConfig(timesteps=TimestepSampling.logit_normal, timestep_shift=3.0),
+    DDPMConfig(),
+    VPConfig(),
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_deciding_loss_is_the_mean_of_its_parts_by_noise(
+    tiny_trial: Callable[..., TrialConfig], runtime: RuntimeConfig, objective: ObjectiveConfig
+) -> None:
+    config = dataclasses.replace(tiny_trial(), objective=objective)
+    u = torch.cat([batch.u for batch in evaluation_batches(config, DIGITS.validation)])
+    shares = torch.histc(u, bins=4, min=0.0, max=1.0) / len(u)
+    result, _ = train_trial(config, runtime)
+    parts = [result.metrics[f"loss_noise_{part}_of_4"] for part in (1, 2, 3, 4)]
+    mean = sum(share * part for share, part in zip(shares.tolist(), parts, strict=True))
+    assert mean == pytest.approx(result.loss, rel=1e-6)
+    assert len(set(parts)) == 4
+    assert ledger_row(result, {}, {})["metrics"].keys() > {"loss_noise_1_of_4", "train_loss"}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("part", range(4))
+def test_the_first_part_has_the_least_noise(
+    tiny_trial: Callable[..., TrialConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    objective: ObjectiveConfig,
+    part: int,
+) -> None:
+    config = dataclasses.replace(tiny_trial(), objective=objective)
+    (batch, *_) = evaluation_batches(config, DIGITS.validation)
+    within = batch._replace(u=(part + batch.u) / 4)
+    monkeypatch.setattr(run, "evaluation_batches", lambda *_: iter([within]))
+    pack = Pack([config], torch.device("cpu"))
+    found = held_out_losses(pack, DIGITS.validation, flat=pack.flat, draws=1)
+    known = ~found.by_noise[0].isnan()
+    assert known.tolist() == [each == part for each in range(4)]
+    assert float(found.by_noise[0, part]) == pytest.approx(float(found.loss[0]), rel=1e-12)
+    at = [noised(objective, batch.images, batch.noise, u) for u in (within.u, within.u * 0 + 1)]
+    clean = [float((each.x - each.clean).square().mean()) for each in at]
+    assert clean[0] < clean[1] * (0.6 if part == 0 else 1.0)
+
+
+def test_a_quantile_that_rounding_made_one_lies_in_the_last_part() -> None:
+    sums = sums_by_noise(torch.tensor([[1.0, 2.0, torch.nan]]), torch.tensor([0.0, 1.0, 0.5]))
+    assert sums[0, [0, 1, 3]].tolist() == [1.0, 0.0, 2.0] and bool(sums[0, 2].isnan())

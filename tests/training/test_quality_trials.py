@@ -25,7 +25,7 @@ from hptransfer.errors import UserError
 from hptransfer.results.ledger_rows import encode_row, ledger_row
 from hptransfer.results.trial_result import TrialResult
 from hptransfer.training.packs import run as trial_module
-from hptransfer.training.packs.run import measure_pack_quality, run_pack, train_pack
+from hptransfer.training.packs.run import judge_members, run_pack, train_pack
 from hptransfer.training.sampling.reference import load_real_samples
 
 
@@ -72,7 +72,9 @@ def test_members_that_failed_and_were_not_left_out_are_not_judged(trials, runtim
         stopped_at=torch.tensor([-1, 3, -1]), diverged_at=torch.tensor([-1, -1, 5])
     )
     known = load_real_samples(configs[0], None)
-    assert measure_pack_quality(failed, known).keys() == {0}
+    assert outcome.sound == [0, 1, 2] and failed.sound == [0]
+    (quality,) = judge_members(failed.pack, failed.weights, failed.sound, known)
+    assert quality is not None
 
 
 def test_a_pack_that_was_halved_measures_what_its_halves_do(trials, runtime, monkeypatch) -> None:

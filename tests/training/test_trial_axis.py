@@ -113,7 +113,8 @@ def test_the_gradient_of_a_pack_of_one_is_plain_pytorchs(family: str) -> None:
 )
 def test_a_dead_member_changes_nobody_else_to_the_bit(family: str, count: int) -> None:
     rates = [-9 + 0.2 * i for i in range(count)]
-    calm = varied(family, rates, weights=Weights.ema, ema_fraction=0.5)
+    averages = dict(weights=Weights.ema, ema_fraction=0.5, judged_ema_fractions=(0.3,))
+    calm = varied(family, rates, **averages)
     for dead in {0, count - 1}:
         absurd = dataclasses.replace(calm[dead].optimizer, lr=2.0**ABSURD)
         beside = [*calm]
@@ -201,7 +202,8 @@ def test_every_parameter_begins_at_a_multiple_of_the_alignment() -> None:
 @pytest.mark.parametrize(("family", "depth"), COMPILED)
 def test_a_compiled_pack_gives_the_same(family: str, depth: int) -> None:
     # 20 samples in chunks of 8: the last chunk is filled up.
-    trials = varied(family, (*STABLE[:2], ABSURD), steps=12, weights=Weights.ema, eval_samples=20)
+    asked = dict(steps=12, weights=Weights.ema, eval_samples=20, judged_ema_fractions=(0.3,))
+    trials = varied(family, (*STABLE[:2], ABSURD), **asked)
     if family != "custom":
         deep = dataclasses.replace(trials[0].model, depth=depth)
         trials = [dataclasses.replace(trial, model=deep) for trial in trials]
@@ -209,6 +211,9 @@ def test_a_compiled_pack_gives_the_same(family: str, depth: int) -> None:
     assert fast.losses[:2].tolist() == pytest.approx(plain.losses[:2].tolist(), rel=1e-5)
     assert fast.diverged_at.tolist() == plain.diverged_at.tolist()
     assert fast.losses_at_init.tolist() == pytest.approx(plain.losses_at_init.tolist(), rel=1e-5)
+    torch.testing.assert_close(fast.by_noise[:2], plain.by_noise[:2], rtol=1e-5, atol=0)
+    judged = (outcome.judged_losses[0.3][:2] for outcome in (fast, plain))
+    torch.testing.assert_close(*judged, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -265,7 +270,7 @@ def test_a_pack_is_freed_as_soon_as_nobody_uses_it(family: str) -> None:
     stepped(varied(family), 1)  # torch's own imports at the first step leave cycles once
     gc.disable()  # which frees cycles now and then
     try:
-        state = stepped(varied(family, weights=Weights.ema), 2)
+        state = stepped(varied(family, weights=Weights.ema, judged_ema_fractions=(0.3,)), 2)
         kept = [weakref.ref(tensor) for tensor in (*memory(state), state.loss_sum)]
         assert all(each() is not None for each in kept)
         del state

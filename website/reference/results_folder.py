@@ -8,6 +8,7 @@ from typing import Any
 
 from hptransfer.results.folder import ResultsFolder, RunFolder
 from hptransfer.results.ledger_rows import ledger_row
+from hptransfer.results.metrics import METRICS
 from hptransfer.results.table import TABLE_COLUMNS
 from website.reference.comments import comments_of
 from website.reference.markdown import GENERATED, code, prose, table
@@ -48,6 +49,12 @@ BESIDE_RUN = {
     "tensorboard/": "losses and speed for TensorBoard",
     ".lock": "which process is writing the folder",
 }
+# Fields of a row that no comment describes.
+BESIDE_ROW = {
+    "metrics.loss_ema_0.05": "the held-out loss of a moving average of the weights with this share "
+    "of `budget.judged_ema_fractions`; the quality of samples has such fields, too",
+    "check": "12 hex digits of the sha256 of all before it",
+}
 RECORDS = (
     "transfer.json",
     "target/realised.json",
@@ -62,7 +69,8 @@ def page() -> str:
     of_folder = {**_below(ResultsFolder), **BESIDE}
     of_run = {**_below(RunFolder), **BESIDE_RUN}
     columns = [(code(c.name), c.dtype, c.unit, prose(c.meaning)) for c in TABLE_COLUMNS]
-    row = {**comments_of(ledger_row), "check": "12 hex digits of the sha256 of all before it"}
+    by_rule = {f"metrics.{m.name}": m.axis for m in METRICS.values() if m.of_some_noise}
+    row = {**comments_of(ledger_row), **by_rule, **BESIDE_ROW}
     files = ("file", "what it holds")
     return "\n".join(
         [

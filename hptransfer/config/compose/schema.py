@@ -101,6 +101,7 @@ OPEN = (
 )
 # Fields that earlier versions did not write: a section without them still gives every field.
 NEWER = {
+    "budget": {"judged_ema_fractions"},
     "executor": {"slurm", "nodes", "placement"},
     "model": {"chunks", "feature_tokens"},
     "optimizer": {f.name for f in dataclasses.fields(config.OptimizerConfig)} - {"lr"}

@@ -4,10 +4,10 @@ A checkpoint is one safetensors file: the tensors of `TrainingState` and, as met
 JSON and a checksum over both. The file is replaced whole, so all of it is of one step. A pack
 continues from it only where sums are the same to the bit: equal trials, versions, device, settings.
 
-The file holds three float32 numbers per parameter, four with a moving average. Twelve DiTs of width
-96 (4.7 million parameters) take 56 MB, 0.3 to 0.6 s to write and 0.2 s to read; 10^8 parameters
-take 1.2 GB, 5 to 11 s and 4 s (one thread, a virtual disk that others used too; hashing takes 1 s
-per 1.4 GB of these).
+The file holds three float32 numbers per parameter, and one more for each moving average. Twelve
+DiTs of width 96 (4.7 million parameters) take 56 MB, 0.3 to 0.6 s to write and 0.2 s to read; 10^8
+parameters take 1.2 GB, 5 to 11 s and 4 s (one thread, a virtual disk that others used too; hashing
+takes 1 s per 1.4 GB of these).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +20,14 @@ from hptransfer.config import CheckpointConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Status
 from hptransfer.data import Dataset, Split
 from hptransfer.models.weights import save_weights
-from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
-from hptransfer.training.batches import Batch, evaluation_batches, load_dataset
+from hptransfer.results.metrics import NOISE_PARTS
+from hptransfer.results.trial_result import Quality, TrialResult, closing_loss, named_metrics
+from hptransfer.training.batches import (
+    Batch,
+    evaluation_batches,
+    load_dataset,
+    sums_by_noise,
+)
 from hptransfer.training.device import (
     device_name,
     is_out_of_memory,
@@ -43,32 +49,50 @@ from hptransfer.training.sampling.reference import load_real_samples
 from hptransfer.training.schedule import gives_up, has_point
 
 
+class HeldOut(NamedTuple):
+    """Each trial's mean losses over held-out samples, in float64 on the pack's device."""
+
+    loss: Tensor  # (T,) over all of them
+    by_noise: Tensor  # (T, NOISE_PARTS) over those of each part of the noise levels; NaN if none
+
+
 def validation_loss(pack: Pack, validation: Split, *, flat: Tensor, draws: int) -> Tensor:
     """Return each trial's mean loss over the first `draws` evaluation batches: (T,), in float64.
 
-    `flat` (T, P) are the weights. With all of `budget.eval_draws` it is the deciding loss. On a GPU
-    and in a compiled pack chunks of the training batch's size are evaluated: so no more memory is
-    taken than in training, and no other shape is compiled. A compiled pack has gradients enabled as
-    in training, so that no other variant of the model is compiled.
+    `flat` (T, P) are the weights. With all of `budget.eval_draws` it is the deciding loss.
+    """
+    return held_out_losses(pack, validation, flat=flat, draws=draws).loss
+
+
+def held_out_losses(pack: Pack, validation: Split, *, flat: Tensor, draws: int) -> HeldOut:
+    """Return each trial's mean losses over the first `draws` evaluation batches.
+
+    `flat` (T, P) are the weights. On a GPU and in a compiled pack chunks of the training batch's
+    size are evaluated: so no more memory is taken than in training, and no other shape is compiled.
+    A compiled pack has gradients enabled as in training, so that no other variant of the model is
+    compiled.
     """
     config = pack.configs[0]
     in_chunks = pack.compiled or pack.device.type != "cpu"
     total = torch.zeros(len(pack), dtype=torch.float64, device=pack.device)
-    samples = 0
+    by_noise = total.new_zeros(len(pack), NOISE_PARTS)
+    samples = torch.zeros(NOISE_PARTS, dtype=torch.float64)
     with pack.arithmetic(), torch.set_grad_enabled(pack.compiled):
         flat = flat.detach().requires_grad_(pack.compiled)
         for batch in islice(evaluation_batches(config, validation), draws):
-            samples += len(batch.u)
+            samples += sums_by_noise(torch.ones_like(batch.u), batch.u)
             size = config.budget.batch_size if in_chunks else len(batch.u)
             for first in range(0, len(batch.u), size):
-                total += _chunk_loss(pack, batch, flat, range(first, first + size))
-    return total / samples
+                losses, u = _chunk_losses(pack, batch, flat, range(first, first + size))
+                total += losses.sum(1)
+                by_noise += sums_by_noise(losses, u)
+    return HeldOut(total / int(samples.sum()), by_noise / samples.to(pack.device))
 
 
-def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor:
-    """Return the sum of losses over the chosen samples: (T,).
+def _chunk_losses(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> tuple[Tensor, Tensor]:
+    """Return the losses (T, n) of the chosen samples in float64, and their quantiles of time (n,).
 
-    Indices beyond the last sample stand for samples from the first on, whose losses do not count.
+    Indices beyond the last sample stand for samples from the first on, which are left out of both.
     """
     count, objective = len(batch.u), pack.configs[0].objective
     part = batch.part(torch.tensor(chosen) % count, pack.device)
@@ -84,7 +108,8 @@ def _chunk_loss(pack: Pack, batch: Batch, flat: Tensor, chosen: range) -> Tensor
     if weight is None and pack.bound_weights is not None:
         weight = pack.bound_weights.unsqueeze(1)
     losses = sample_losses(objective, prediction, at, weight)
-    return losses[:, : count - chosen.start].double().sum(1)
+    own = count - chosen.start
+    return losses[:, :own].double(), part.u[:own]
 
 
 # FLOPs that removing diverged and stopped trials from a compiled or captured pack must save.
@@ -110,6 +135,18 @@ class PackOutcome(NamedTuple):
     pack: Pack  # the members at the end
     members: tuple[int, ...]  # the place of each member of `pack` in the tensors above
     weights: Tensor  # (members, P) deciding weights, on the pack's device
+    by_noise: Tensor  # (T, NOISE_PARTS) deciding losses at parts of the noise levels
+    judged: dict[float, Tensor]  # (members, P) averages that decide nothing, by their horizons
+    judged_losses: dict[float, Tensor]  # (T,) held-out losses of those averages
+
+    @property
+    def sound(self) -> list[int]:
+        """The places in `pack` of the members that completed."""
+        return [
+            place
+            for place, member in enumerate(self.members)
+            if self.diverged_at[member] < 0 and self.stopped_at[member] < 0
+        ]
 
     def parameters(self, member: int) -> dict[str, Tensor]:
         """Return by name the deciding weights of the trial at place `member` of the start."""
@@ -169,11 +206,15 @@ def _train(
 
 
 def _outcome(state: TrainingState, progress: PackProgress) -> PackOutcome:
-    losses, steps = _held_out(state), state.budget.steps
-    state.retire(torch.isfinite(losses), steps)
+    held_out, steps = _held_out(state, state.deciding_weights()), state.budget.steps
+    state.retire(torch.isfinite(held_out.loss), steps)
+    judged_losses = {
+        fraction: _of_everybody(state, _held_out(state, average).loss)
+        for fraction, average in state.judged.items()
+    }
     diverged_at, stopped_at, clipped = map(torch.tensor, zip(*state.records(), strict=True))
     return PackOutcome(
-        _of_everybody(state, losses),
+        _of_everybody(state, held_out.loss),
         progress.losses_at_init,
         diverged_at.long(),
         stopped_at.long(),
@@ -184,6 +225,9 @@ def _outcome(state: TrainingState, progress: PackProgress) -> PackOutcome:
         state.pack,
         tuple(state.members),
         state.deciding_weights().detach(),
+        _of_everybody(state, held_out.by_noise),
+        state.judged,
+        judged_losses,
     )
 
 
@@ -191,20 +235,24 @@ def _report(state: TrainingState, step: int) -> Report:
     """Return the report after `step` steps, held-out losses included where they are asked for."""
     losses, held_out = _of_everybody(state, state.mean_losses(step)).tolist(), None
     if state.pack.runtime.held_out_curve:
-        now = torch.where(state.alive, _held_out(state), torch.nan)
+        losses_now = _held_out(state, state.deciding_weights()).loss
+        now = torch.where(state.alive, losses_now, torch.nan)
         held_out = tuple(_of_everybody(state, now).tolist())
     return Report(step, tuple(losses), held_out)
 
 
-def _held_out(state: TrainingState) -> Tensor:
-    """Return the loss of the members' deciding weights over all evaluation draws: (members,)."""
-    weights, draws = state.deciding_weights(), state.budget.eval_draws
-    return validation_loss(state.pack, state.dataset.validation, flat=weights, draws=draws)
+def _held_out(state: TrainingState, flat: Tensor) -> HeldOut:
+    """Return the losses of the members' weights `flat` over all evaluation draws."""
+    draws = state.budget.eval_draws
+    return held_out_losses(state.pack, state.dataset.validation, flat=flat, draws=draws)
 
 
 def _of_everybody(state: TrainingState, values: Tensor) -> Tensor:
-    """Return values (members,) of the pack in the order of the start: (T,), NaN for the removed."""
-    everybody = torch.full((len(state.started_with),), torch.nan, dtype=values.dtype)
+    """Return values (members, ...) of the pack in the order of the start: (T, ...), NaN for the
+    removed.
+    """
+    shape = (len(state.started_with), *values.shape[1:])
+    everybody = torch.full(shape, torch.nan, dtype=values.dtype)
     everybody[state.members] = values.cpu()
     return everybody
 
@@ -222,17 +270,6 @@ def compaction_pays(state: TrainingState, steps_left: int) -> bool:
         return True
     cost = RECAPTURE_FLOPS if runtime.on_gpu else RECOMPILE_FLOPS
     return dead * steps_left * train_step_flops(state.pack.configs[0]) > cost
-
-
-def measure_pack_quality(outcome: PackOutcome, real: RealSamples) -> dict[int, Quality | None]:
-    """Return the quality of samples by the place at the start of the members that completed."""
-    sound = [
-        place
-        for place, member in enumerate(outcome.members)
-        if outcome.diverged_at[member] < 0 and outcome.stopped_at[member] < 0
-    ]
-    qualities = judge_members(outcome.pack, outcome.weights, sound, real)
-    return {outcome.members[place]: found for place, found in zip(sound, qualities, strict=True)}
 
 
 def judge_members(
@@ -387,7 +424,7 @@ def _trained_once(
     seconds, qualities = outcome.seconds, {}
     if real is not None:
         began = time.perf_counter()
-        qualities = measure_pack_quality(outcome, real)
+        qualities = _qualities(outcome, real)
         seconds += time.perf_counter() - began
     of_pack = {
         "seconds": seconds / len(configs),
@@ -397,13 +434,31 @@ def _trained_once(
         "notes": () if checkpoint is None else tuple(checkpoint.notes),
     }
     results = [
-        _result(config, outcome, index, quality=qualities.get(index), **of_pack)
+        _result(config, outcome, index, qualities.get(index, {}), **of_pack)
         for index, config in enumerate(configs)
     ]
     return results, outcome
 
 
-def _result(config: TrialConfig, outcome: PackOutcome, index: int, **known: Any) -> TrialResult:
+# The quality of samples of the deciding weights (None), and of averages by their horizons.
+Qualities = Mapping[float | None, Quality | None]
+
+
+def _qualities(outcome: PackOutcome, real: RealSamples) -> dict[int, Qualities]:
+    """Return the quality of samples of the members that completed, by their places at the start."""
+    measured = {
+        fraction: judge_members(outcome.pack, flat, outcome.sound, real)
+        for fraction, flat in {None: outcome.weights, **outcome.judged}.items()
+    }
+    return {
+        outcome.members[place]: {fraction: found[index] for fraction, found in measured.items()}
+        for index, place in enumerate(outcome.sound)
+    }
+
+
+def _result(
+    config: TrialConfig, outcome: PackOutcome, index: int, qualities: Qualities, **known: Any
+) -> TrialResult:
     """Return a trial's result; `known` are the fields that its training does not say."""
     diverged_at, stopped_at = int(outcome.diverged_at[index]), int(outcome.stopped_at[index])
     status = Status.stopped if stopped_at >= 0 else Status.completed
@@ -423,8 +478,19 @@ def _result(config: TrialConfig, outcome: PackOutcome, index: int, **known: Any)
         stopped_at_step=stopped_at if stopped_at >= 0 else None,
         clipped_share=float(outcome.clipped_share[index]),
         small_root_share=float(outcome.small_root_share[index]) if completed else math.nan,
+        metrics=_metrics(outcome, index, qualities) if completed else {},
+        quality=qualities.get(None),
         flops=trial_flops(config),
         curve=tuple(point for point in curve if point[1] == point[1]),
         held_out=tuple(point for point in held_out if point[1] == point[1]),
         **known,
+    )
+
+
+def _metrics(outcome: PackOutcome, index: int, qualities: Qualities) -> dict[str, float]:
+    """Return a completed trial's metrics beside its deciding loss and its samples' quality."""
+    return named_metrics(
+        outcome.by_noise[index].tolist(),
+        {fraction: float(losses[index]) for fraction, losses in outcome.judged_losses.items()},
+        {f: quality for f, quality in qualities.items() if f is not None},
     )

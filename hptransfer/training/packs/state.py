@@ -151,6 +151,8 @@ class TrainingState:
         self.members = list(range(len(pack)))  # their places at the start
         self.optimizer = packed_optimizer(pack)
         self.ema = pack.flat.detach().clone() if self.budget.weights is Weights.ema else None
+        # Averages of other horizons (T, P) by their share of the steps, which decide nothing.
+        self.judged = {f: pack.flat.detach().clone() for f in self.budget.judged_ema_fractions}
         zeros = torch.zeros(len(pack), device=pack.device)
         self.alive = torch.ones_like(zeros, dtype=torch.bool)
         self.diverged_at, self.stopped_at = zeros - 1, zeros - 1
@@ -180,13 +182,34 @@ class TrainingState:
         inputs = self.inputs(step)
         with self.pack.arithmetic():
             if self.captured is None:
-                self._take(self, inputs)
+                self._step(inputs)
             else:
-                self.captured(self._advance, inputs)
+                self.captured(self._step, inputs)
 
     def batch(self, step: int) -> Batch:
         """Return the batches of step `step` by seed (S, B, ...), on the pack's device."""
         return self.inputs.make(step).on(self.pack.device).batch
+
+    def _step(self, inputs: StepInputs) -> None:
+        self._take(self, inputs)
+        self._average()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Take the trained weights into the judged averages; those of trials that died are zero.
+
+        It is outside of all compiled code, so that a trial has the same bits without averages.
+        """
+        if not self.judged:
+            return
+        if self.pack.device.type != "cpu" or not bool(self.alive.all()):
+            self._zero_judged(~self.alive)
+        for fraction, average in self.judged.items():
+            average.lerp_(self.pack.flat, 1 - self.budget.decay_over(fraction))
+
+    def _zero_judged(self, dead: Tensor) -> None:
+        for average in self.judged.values():
+            average.masked_fill_(dead.unsqueeze(1), 0.0)
 
     def _advance(self, inputs: StepInputs) -> None:
         batch, controls = inputs.on(self.pack.device)
@@ -244,6 +267,7 @@ class TrainingState:
         self.optimizer.quarantine(stopped)
         if self.ema is not None:
             self.ema.masked_fill_(stopped.unsqueeze(1), 0.0)
+        self._zero_judged(stopped)
 
     def mean_losses(self, step: int) -> Tensor:
         """Return the mean training losses since the last report (T,), and begin the next mean."""
@@ -263,6 +287,7 @@ class TrainingState:
         self.pack = self.pack.keep(kept)
         self.optimizer = self.optimizer.keep(self.pack, kept)
         self.ema = None if self.ema is None else self.ema[kept]
+        self.judged = {fraction: average[kept] for fraction, average in self.judged.items()}
         for name in ("alive", "diverged_at", "stopped_at", "clipped", "loss_sum"):
             setattr(self, name, getattr(self, name)[kept])
         self.members = [self.members[index] for index in kept]
@@ -278,6 +303,7 @@ class TrainingState:
             "stopped_at": self.stopped_at,
             "clipped": self.clipped,
         }
+        named |= {f"ema {fraction:.12g}": average for fraction, average in self.judged.items()}
         return named if self.ema is None else {**named, "ema": self.ema}
 
     def restore(

@@ -21,7 +21,14 @@ from hptransfer.data import Dataset
 from hptransfer.errors import require
 from hptransfer.models.families.custom import has_batch_loss, prediction_of
 from hptransfer.models.parametrization.rules import build_model, parameter_rules
-from hptransfer.training.batches import Batch, InputQueue, evaluation_batches, train_batch
+from hptransfer.results.metrics import NOISE_PARTS
+from hptransfer.training.batches import (
+    Batch,
+    InputQueue,
+    evaluation_batches,
+    sums_by_noise,
+    train_batch,
+)
 from hptransfer.training.device import arithmetic, autocast, bound_terms_on, refuse_uncompilable
 from hptransfer.training.objectives import (
     asked_in_training,
@@ -58,6 +65,13 @@ class StepReport(NamedTuple):
         return abs(self.loss) + self.grad_norm < float("inf")
 
 
+class HeldOut(NamedTuple):
+    """The mean losses over held-out samples, equal in all processes."""
+
+    loss: float  # over all of them
+    by_noise: tuple[float, ...]  # over those of each part of the noise levels; NaN if none
+
+
 class Engine:
     """One config in training. In a parallel run all processes make the same calls in one order."""
 
@@ -84,10 +98,15 @@ class Engine:
         self.optimizers = make_optimizers(self.model, config, fused=runtime.on_gpu)
         self.base_rates = [float(group["lr"]) for group in self._groups()]
         averaged = config.budget.weights is Weights.ema
-        self.ema = {n: w.detach().clone() for n, w in self.weights.items()} if averaged else None
+        self.ema = self._copies() if averaged else None
+        # Averages of other horizons by their share of the steps, which decide nothing.
+        self.judged = {f: self._copies() for f in config.budget.judged_ema_fractions}
         self.bound_terms = bound_terms_on(group.device, runtime)
         self.steps_taken = 0
         self.batches = InputQueue(self._batch, config.budget.steps, ahead=runtime.on_gpu)
+
+    def _copies(self) -> dict[str, Tensor]:
+        return {name: weight.detach().clone() for name, weight in self.weights.items()}
 
     def _batch(self, step: int) -> Batch:
         """Return this process's part of a step's batch, on the CPU; for a GPU in pinned memory."""
@@ -164,10 +183,12 @@ class Engine:
         with self._arithmetic():
             for optimizer in self.optimizers:
                 optimizer.step()
-        if self.ema is not None:
-            average = get_ema_multi_avg_fn(self.config.budget.ema_decay)
+        budget = self.config.budget
+        averages = {} if self.ema is None else {budget.ema_fraction: self.ema}
+        for fraction, average in [*averages.items(), *self.judged.items()]:
             now = [local_part(weight) for weight in self.weights.values()]
-            average([local_part(tensor) for tensor in self.ema.values()], now, step)
+            take_in = get_ema_multi_avg_fn(budget.decay_over(fraction))
+            take_in([local_part(tensor) for tensor in average.values()], now, step)
         self.steps_taken = step + 1
 
     def _groups(self) -> list[dict[str, Any]]:
@@ -180,56 +201,74 @@ class Engine:
 
     def held_out_loss(self, draws: int | None = None) -> float:
         """Return the deciding weights' loss over the first `draws` evaluation batches, or all."""
+        return self.held_out_losses(draws).loss
+
+    def held_out_losses(
+        self, draws: int | None = None, weights: Mapping[str, Tensor] | None = None
+    ) -> HeldOut:
+        """Return the mean losses over the first `draws` evaluation batches, or all.
+
+        They are those of the deciding weights, or of `weights` by parameter.
+        """
         batches = evaluation_batches(self.config, self.dataset.validation)
         total = torch.zeros((), dtype=torch.float64, device=self.group.device)
-        samples = 0
-        with self.sampling_model() as predict:
+        by_noise, samples = total.new_zeros(NOISE_PARTS), torch.zeros(NOISE_PARTS)
+        with self.sampling_model(weights) as predict:
             for batch in islice(batches, draws):
-                samples += len(batch.u)
-                total += self._sum_of_losses(batch, predict)
-        return float(self.group.total(total)) / samples
+                samples += sums_by_noise(torch.ones_like(batch.u), batch.u)
+                for losses, u in self._sample_losses(batch, predict):
+                    total += losses.sum()
+                    by_noise += sums_by_noise(losses, u)
+        sums = self.group.total(by_noise).cpu() / samples
+        return HeldOut(float(self.group.total(total)) / int(samples.sum()), tuple(sums.tolist()))
 
-    def _sum_of_losses(self, batch: Batch, predict: Callable[..., Tensor]) -> Tensor:
-        """Return the sum of losses over this process's samples of an evaluation batch.
+    def _sample_losses(
+        self, batch: Batch, predict: Callable[..., Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the losses of this process's samples of an evaluation batch in float64, and their
+        quantiles of time.
 
         Processes take micro-batches in turns. Indices beyond the last sample stand for samples from
-        the first on, whose losses do not count: so all processes call the model equally often, and
-        always with the shapes of training.
+        the first on, which are left out: so all processes call the model equally often, and always
+        with the shapes of training.
         """
         objective, rank, size = self.config.objective, self.group.rank, self.group.size
         count = len(batch.u)
-        total = torch.zeros((), dtype=torch.float64, device=self.group.device)
         for first in range(0, count, self.micro * size):
             own = torch.arange(self.micro) + first + rank * self.micro
             part = batch.part(own % count, self.group.device)
             at = noised(objective, part.images, part.noise, part.u)
             prediction = predict(at.x, at.t, *part.condition)
             losses = sample_losses(objective, prediction, at, deciding_bound_weight(objective))
-            total += losses[: int((own < count).sum())].double().sum()
-        return total
+            there = int((own < count).sum())
+            yield losses[:there].double(), part.u[:there]
 
     @contextmanager
-    def sampling_model(self) -> Iterator[Callable[..., Tensor]]:
+    def sampling_model(
+        self, weights: Mapping[str, Tensor] | None = None
+    ) -> Iterator[Callable[..., Tensor]]:
         """Provide the model with the deciding weights in a `with` block: (x, t, *condition) ->
         prediction, of x (B, C, H, W) and t (B,).
 
-        Under FSDP2 all processes must call the model equally often.
+        `weights` by parameter take the place of the deciding ones. Under FSDP2 all processes must
+        call the model equally often.
         """
+        shown = (self.ema or {}) if weights is None else weights
 
         def predict(x: Tensor, t: Tensor, *condition: Tensor) -> Tensor:
             with self._arithmetic():  # the model's alone, not that of the features of samples
                 return self._predict(self.model, x, t, *condition)
 
         with torch.no_grad():
-            self._exchange()
+            self._exchange(shown)
             try:
                 yield predict
             finally:
-                self._exchange()
+                self._exchange(shown)
 
-    def _exchange(self) -> None:
-        """Exchange the model's weights and their moving average, exactly."""
-        for name, average in (self.ema or {}).items():
+    def _exchange(self, shown: Mapping[str, Tensor]) -> None:
+        """Exchange the model's weights and `shown` ones by parameter, exactly."""
+        for name, average in shown.items():
             theirs, ours = local_part(self.weights[name]), local_part(average)
             kept = theirs.clone()
             theirs.copy_(ours)
@@ -239,8 +278,9 @@ class Engine:
         """Return the tensors of a checkpoint by name, complete and on the CPU.
 
         Names are `weights/<parameter>`, `moment1/<parameter>`, of AdamW `moment2/<parameter>` and,
-        with a moving average, `ema/<parameter>`. Tensors are yielded in the first process only, but
-        all processes must iterate to the end: tensors are gathered one by one.
+        with moving averages, `ema/<parameter>` of the deciding and `ema 0.1/<parameter>` of a
+        judged one. Tensors are yielded in the first process only, but all processes must iterate to
+        the end: tensors are gathered one by one.
         """
         return self._complete(self._tensors())
 
@@ -278,6 +318,7 @@ class Engine:
         for kind, name, tensor in kept_tensors(self.optimizers, self.weights):
             kinds[kind][name] = tensor
         kinds["ema"] = self.ema or {}
+        kinds |= {f"ema {fraction:.12g}": average for fraction, average in self.judged.items()}
         return {f"{kind}/{n}": tensor for kind, own in kinds.items() for n, tensor in own.items()}
 
     def deciding_weights(self) -> dict[str, Tensor] | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from hptransfer.config import RuntimeConfig, TrainerConfig, TrialConfig
 from hptransfer.config.choices import Status
@@ -25,7 +26,7 @@ from hptransfer.models.weights import save_weights
 from hptransfer.results.folder import RunFolder, write_json
 from hptransfer.results.ledger_rows import finite_or_none
 from hptransfer.results.provenance import provenance, utc_now
-from hptransfer.results.trial_result import Quality, TrialResult, closing_loss
+from hptransfer.results.trial_result import Quality, TrialResult, closing_loss, named_metrics
 from hptransfer.system.signals import requested_signal
 from hptransfer.training.checkpoint_pace import CheckpointPace
 from hptransfer.training.device import device_name, products_library, software_versions
@@ -267,16 +268,32 @@ class TrainingRun:
             device=self.device,
             curve=tuple(progress.curve),
             held_out=tuple(progress.held_out) if self.trainer.eval_every else (),
+            metrics=self._metrics() if completed else {},
             quality=self._quality() if completed else None,
         )
 
-    def _quality(self) -> Quality | None:
-        """Return the quality of samples of the deciding weights, if the trial asks for it."""
+    def _metrics(self) -> dict[str, float]:
+        """Return the numbers beside the deciding loss and the quality of its samples.
+
+        The deciding weights are evaluated once more, so that no checkpoint has to hold it.
+        """
+        judged = self.engine.judged
+        return named_metrics(
+            self.engine.held_out_losses().by_noise,
+            {f: self.engine.held_out_losses(weights=own).loss for f, own in judged.items()},
+            {f: self._quality(own) for f, own in judged.items()},
+        )
+
+    def _quality(self, weights: Mapping[str, Tensor] | None = None) -> Quality | None:
+        """Return the quality of samples, if the trial asks for it.
+
+        They are those of the deciding weights, or of `weights` by parameter.
+        """
         if not self.config.quality.samples:
             return None
         real = self._real_samples()
         judge = SampleJudge(self.config, real, self.group.device)
-        with self.engine.sampling_model() as model:
+        with self.engine.sampling_model(weights) as model:
             for samples in quality_chunks(self.config, real.train, model, self.group.device):
                 judge.add(samples)
         return judge.quality()

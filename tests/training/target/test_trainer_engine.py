@@ -33,7 +33,7 @@ from hptransfer.data import load_data
 from hptransfer.errors import UserError
 from hptransfer.models.parametrization.factors import adam_betas, matrix_momentum
 from hptransfer.training.batches import train_batch
-from hptransfer.training.packs.run import validation_loss
+from hptransfer.training.packs.run import held_out_losses, validation_loss
 from hptransfer.training.packs.state import TrainingState, start_training
 from hptransfer.training.target.engine import Engine
 from hptransfer.training.target.parallel import ProcessGroup, blocks_of
@@ -64,8 +64,14 @@ def assert_equals_the_pack(config: TrialConfig, trainer: TrainerConfig = ALONE) 
         assert report.loss == pytest.approx(pack.mean_losses(step + 1).item(), rel=2e-6), step
         assert report.clipped == bool(pack.clipped.item()), step
         pack.clipped.zero_()
-    held_out = packed_loss(pack, config.budget.eval_draws)
-    assert ours.held_out_loss() == pytest.approx(held_out, rel=2e-6)
+    assert ours.judged.keys() == pack.judged.keys()
+    judged = [(ours.judged[f], pack.judged[f]) for f in config.budget.judged_ema_fractions]
+    for mine, theirs in [(None, pack.deciding_weights()), *judged]:
+        told = ours.held_out_losses(weights=mine)
+        split, draws = pack.dataset.validation, config.budget.eval_draws
+        found = held_out_losses(pack.pack, split, flat=theirs, draws=draws)
+        assert told.loss == pytest.approx(found.loss.item(), rel=2e-6)
+        assert told.by_noise == pytest.approx(found.by_noise[0].tolist(), rel=2e-6)
 
 
 @pytest.mark.parametrize("name", TRIALS)
@@ -174,12 +180,12 @@ def test_a_restored_run_goes_on_with_the_same_bits(name: str) -> None:
         assert torch.equal(ours, theirs), key
 
 
-def test_a_state_holds_every_parameter_four_times_where_weights_are_averaged() -> None:
+def test_a_state_holds_every_parameter_once_more_for_each_average() -> None:
     names = [name for name, _ in engine("dit", ALONE).state()]
     kinds = [name.partition("/")[0] for name in names]
     each = len(engine("dit", ALONE).weights)
     assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(
-        ("weights", "moment1", "moment2", "ema"), each
+        ("weights", "moment1", "moment2", "ema", "ema 0.9"), each
     )
     assert not any(name.startswith("ema/") for name, _ in engine("uvit", ALONE).state())
 
