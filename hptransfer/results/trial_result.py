@@ -76,4 +76,5 @@ def named_metrics(
     for fraction, quality in judged_quality.items():
         told = {} if quality is None else quality._asdict()
         numbers |= {ema_metric_name(name, fraction): value for name, value in told.items()}
-    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+    known = ((name, value) for name, value in numbers.items() if value is not None)
+    return {name: value for name, value in known if math.isfinite(value)}

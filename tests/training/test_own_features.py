@@ -257,11 +257,14 @@ def test_a_file_of_moments_takes_the_place_of_the_training_split(tmp_path: Path,
 
 
 def test_rows_of_such_a_trial_have_no_precision_and_say_so(tmp_path: Path, runtime) -> None:
-    (result,) = run_pack([compared_with(write_reference(tmp_path / "reference.npz"))], runtime)
+    config = compared_with(write_reference(tmp_path / "reference.npz"))
+    averaged = dataclasses.replace(config.budget, judged_ema_fractions=(0.5,))
+    (result,) = run_pack([dataclasses.replace(config, budget=averaged)], runtime)
     row = ledger_row(result, {"log2_lr": -6.0}, {})
-    assert "frechet_distance" in row["metrics"] and "precision" not in row["metrics"]
+    assert {"frechet_distance", "frechet_distance_ema_0.5"} <= row["metrics"].keys()
+    assert not any(name.startswith("precision") for name in row["metrics"])
     assert len(rows_table([row], METRICS["frechet_distance"])) == 1
-    with pytest.raises(UserError, match=r"without quality.reference for precision and recall"):
+    with pytest.raises(UserError, match=r"above 0 and without quality.reference under"):
         rows_table([row], METRICS["precision"])
     row["metrics"]["frechet_distance"] = 0.0  # as of features that are the same for all images
     with pytest.raises(
