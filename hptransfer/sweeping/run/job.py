@@ -191,12 +191,12 @@ def _require_data(sweep: SweepConfig, composed: Composed, *, quiet: bool) -> Non
         require_trainer(trial, str(Path.cwd()), here=composed.executor.is_here)
         return
     from hptransfer.training.batches import load_dataset, what_a_model_sees
-    from hptransfer.training.device import torch_device
-    from hptransfer.training.packs.pack import require_device_fits
+    from hptransfer.training.device import require_device_fits, torch_device
 
     if composed.executor.is_here:
         torch_device(composed.runtime)
-    require_device_fits(sweep.base, composed.runtime)
+    runtime = composed.runtime
+    require_device_fits(sweep.base, runtime, captured=runtime.captured)
     load_dataset(sweep.base, composed.runtime, lambda line: say(line, quiet=quiet))
     line, warning = what_a_model_sees(sweep.base, composed.runtime)
     if line is not None:

@@ -22,7 +22,7 @@ from torch.func import functional_call, vmap
 
 from hptransfer.config import CustomConfig, DDPMConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import shape_signature
-from hptransfer.models.families.custom import packable_attention, require_runs_on_gpu
+from hptransfer.models.families.custom import packable_attention
 from hptransfer.models.parametrization.factors import Factors
 from hptransfer.models.parametrization.muon import Matrices
 from hptransfer.models.parametrization.rules import (
@@ -42,6 +42,7 @@ from hptransfer.training.device import (
     compiles_whole,
     products_library,
     refuse_uncompilable,
+    require_device_fits,
     settled,
 )
 
@@ -67,7 +68,7 @@ class Pack:
         self.device = device
         runtime = RuntimeConfig(device=str(device)) if runtime is None else runtime
         self.runtime = settled(runtime, configs[0])
-        require_device_fits(configs[0], self.runtime)
+        require_device_fits(configs[0], self.runtime, captured=self.runtime.captured)
         self.template = build_template(configs[0]).to(device)
         self.template.requires_grad_(False)
         self.rules = parameter_rules(configs[0])
@@ -202,13 +203,6 @@ class Pack:
             if segment.name
         }
         return {**stacked, **self.multipliers}
-
-
-def require_device_fits(config: TrialConfig, runtime: RuntimeConfig) -> None:
-    """Raise a `UserError` if a custom model would not run on a GPU, where that is asked for."""
-    if isinstance(config.model, CustomConfig) and runtime.on_gpu:
-        at_base = dataclasses.replace(config.model, width=config.model.base_width)
-        require_runs_on_gpu(at_base, config.data.layout, captured=runtime.captured)
 
 
 def _mapped(
