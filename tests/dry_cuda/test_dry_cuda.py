@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.dry_cuda.build import why_not
-from tests.dry_cuda.cases import COUNTED, MODELS, MORE_STEPS, NIGHTLY, PACKS, STEPS
+from tests.dry_cuda.cases import COUNTED, MORE_STEPS, NIGHTLY, PACKS, STEPS
 from tests.dry_cuda.run import findings
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"no dry run here: {why_not()}")
@@ -87,5 +87,4 @@ def test_the_compiled_path(name: str, tmp_path: Path) -> None:
         assert max(row["reserved_mb"]) < FLAT * min(row["reserved_mb"])
     else:
         assert broken(row, {**SOUND, **CAPTURED, "graphs": 1}) == []
-        # A custom model is compiled as a whole, and may be once more for its evaluation.
-        assert row["recompiled"] <= (name.split()[1] in MODELS)
+        assert row["recompiled"] == 0

@@ -125,7 +125,7 @@ class Pack:
         with autocast(self.configs[0].precision, self.device):
             if isinstance(model, CustomConfig):
                 refused = refuse_uncompilable(model.factory) if self.compiled else nullcontext()
-                with packable_attention(), refused:
+                with packable_attention(compiled=self.compiled), refused:
                     return self.mapped(stacked, x, t, condition).float()
             return functional_call(self.template, stacked, (x, t, *condition)).float()
 
