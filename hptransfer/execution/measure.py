@@ -63,8 +63,8 @@ MEMORY_SHARE = 0.9
 # Side of the square matrices whose product tells a device's speed, and the least share of that
 # speed that a training step reaches (0.2 to 0.4 on one CPU thread).
 PRODUCT_SIDE, STEP_SPEED = 512, 0.2
-# A step that a CPU compiles over the same step uncompiled, which is what is measured: 0.5 at width
-# 24, 0.7 at widths 96 and 192 (`python -m benchmarks.packing_against`); and how far that may be off.
+# What a CPU's compiled step takes of the uncompiled one that is measured: 0.5 at width 24, 0.7 at
+# 96 and 192 (`python -m benchmarks.packing_against`); and how far off that may be.
 COMPILED_SHARE, COMPILED_SPREAD = 0.67, 0.25
 CACHE_SCHEMA = 1
 

@@ -372,7 +372,9 @@ STEPS: dict[str, Callable[[], Found]] = {  # the steps of one pack
 }
 MORE_STEPS: dict[str, Callable[[], Found]] = {  # by night
     **captured_cases(OTHER_KINDS),
-    **{f"eager {n} bf16": partial(eager_steps, n, "bf16") for n in ("dit_modern", "uvit", "pixart")},
+    **{
+        f"eager {n} bf16": partial(eager_steps, n, "bf16") for n in ("dit_modern", "uvit", "pixart")
+    },
 }
 PACKS: dict[str, Callable[[], Found]] = {  # whole packs, one after another
     "large evaluation": large_evaluation,

@@ -182,7 +182,6 @@ class TestMeasuring:
         assert torch.get_num_threads() == 2
         torch.set_num_threads(1)
 
-
     def test_trials_that_a_cpu_compiles_take_less_than_was_measured(
         self, group, runtime, monkeypatch
     ) -> None:

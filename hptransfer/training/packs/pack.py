@@ -9,7 +9,6 @@ summed losses with respect to a row is the gradient of that trial's loss.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
