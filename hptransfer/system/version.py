@@ -24,6 +24,5 @@ def checkout_version(folder: Path) -> str:
     """Return the version that a checkout's `pyproject.toml` states."""
     import tomllib
 
-    return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"][
-        "version"
-    ]
+    stated = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    return stated["project"]["version"]
