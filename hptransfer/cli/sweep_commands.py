@@ -69,9 +69,10 @@ def _job(arguments: argparse.Namespace, *, with_target: bool) -> Iterator[Any]:
 
     quiet = arguments.quiet or arguments.json
     shrink = arguments.shrink
+    ahead = jobs.runs_trials(composed, arguments.results)
     with (
+        kept_executor(composed.executor, ahead=ahead),  # starts while open_job imports torch
         jobs.open_job(composed, arguments.results, quiet=quiet, shrink=shrink) as job,
-        kept_executor(composed.executor, ahead=jobs.lacks_trials(job)),
     ):
         yield job
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
-_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+if TYPE_CHECKING:  # only who has such columns needs the package
+    import pyarrow as pa
 
 
 def cells_of(column: pa.ChunkedArray) -> list[Any]:
@@ -20,6 +20,8 @@ def cells_of(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _cells(chunk: pa.Array) -> list[Any]:
+    import pyarrow as pa
+
     if isinstance(chunk, pa.ExtensionArray):  # such as `datasets.Array3D`
         chunk = chunk.storage
     if not is_list(chunk.type):
@@ -29,16 +31,20 @@ def _cells(chunk: pa.Array) -> list[Any]:
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether a type is of lists, of any sort."""
-    return any(is_kind(kind) for is_kind in _LISTS)
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def _as_array(values: pa.Array) -> np.ndarray:
     """Return the values of one cell with the dimensions that its lists have."""
+    from pyarrow import types
+
     shape = [len(values)]
     while is_list(values.type):
         inside = values.flatten()
         size, rest = divmod(len(inside), len(values))
-        even = pa.types.is_fixed_size_list(values.type) or bool(
+        even = types.is_fixed_size_list(values.type) or bool(
             (values.value_lengths().to_numpy(zero_copy_only=False) == size).all()
         )
         if rest or not even or values.null_count:

@@ -39,6 +39,7 @@ from hptransfer.training.device import (
     hardware_model,
     is_out_of_memory,
     release_memory,
+    settled,
     torch_device,
     trial_too_large,
 )
@@ -62,6 +63,9 @@ MEMORY_SHARE = 0.9
 # Side of the square matrices whose product tells a device's speed, and the least share of that
 # speed that a training step reaches (0.2 to 0.4 on one CPU thread).
 PRODUCT_SIDE, STEP_SPEED = 512, 0.2
+# What a CPU's compiled step takes of the uncompiled one that is measured: 0.5 at width 24, 0.7 at
+# 96 and 192 (`python -m benchmarks.packing_against`); and how far off that may be.
+COMPILED_SHARE, COMPILED_SPREAD = 0.67, 0.25
 CACHE_SCHEMA = 1
 
 
@@ -145,7 +149,7 @@ def measured_costs(
     finally:
         torch.set_num_threads(threads)
     notes = (*cache.notes, *dict.fromkeys(skipped))
-    return [costs[index] for index in range(len(groups))], notes
+    return [_as_trained(costs[i], group, runtime) for i, group in enumerate(groups)], notes
 
 
 def cached_costs(
@@ -164,7 +168,8 @@ def cached_costs(
         capacity = MEMORY_SHARE * share * free_bytes(device)
         for group in groups:
             facts = cost_facts(group, runtime, device)
-            found.append(cache.cost(facts, capacity=capacity, extrapolates=runtime.on_gpu))
+            cost = cache.cost(facts, capacity=capacity, extrapolates=runtime.on_gpu)
+            found.append(_as_trained(cost, group, runtime))
         return found, cache.notes
     for group in groups:
         facts = shape_facts(group, runtime)
@@ -174,8 +179,20 @@ def cached_costs(
             notes[f"These times were measured earlier on {name}."] = None
             facts = {**facts, "device": name}
             cost = cache.cost(facts, capacity=math.inf, extrapolates=runtime.on_gpu)
-        found.append(cost)
+        found.append(_as_trained(cost, group, runtime))
     return found, (*cache.notes, *notes)
+
+
+def _as_trained(
+    cost: PackCost | None, group: Sequence[TrialConfig], runtime: RuntimeConfig
+) -> PackCost | None:
+    """Return what packs cost in training, which on a CPU compiles long trials unlike the probe."""
+    by_default = runtime.compile is None and settled(runtime, group[0]).compile
+    if cost is None or not by_default:
+        return cost
+    points = tuple(p._replace(seconds=COMPILED_SHARE * p.seconds) for p in cost.points)
+    spread = max(cost.spread or 0.0, COMPILED_SPREAD)
+    return dataclasses.replace(cost, points=points, spread=spread)
 
 
 def _raised_note(group: Sequence[TrialConfig], error: Exception) -> str:

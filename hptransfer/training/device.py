@@ -28,6 +28,7 @@ from torch.func import functional_call
 from hptransfer.config import CustomConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.choices import Precision
 from hptransfer.errors import MachineError, UserError
+from hptransfer.models.families.custom import require_runs_on_gpu
 from hptransfer.models.families.layers import FUSED_TOKENS
 from hptransfer.system.memory import give_back_freed_memory
 from hptransfer.system.version import package_version
@@ -111,6 +112,17 @@ def torch_device(runtime: RuntimeConfig) -> torch.device:
             f"{torch.cuda.device_count()} here. Set runtime.device=cpu or run on a GPU machine."
         )
     return device
+
+
+def require_device_fits(config: TrialConfig, runtime: RuntimeConfig, *, captured: bool) -> None:
+    """Raise a `UserError` if a custom model would not run on a GPU, where that is asked for.
+
+    Args:
+        captured: whether its steps are captured in a CUDA graph.
+    """
+    if isinstance(config.model, CustomConfig) and runtime.on_gpu:
+        at_base = dataclasses.replace(config.model, width=config.model.base_width)
+        require_runs_on_gpu(at_base, config.layout, captured=captured)
 
 
 def device_name(device: torch.device) -> str:

@@ -26,7 +26,13 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hptransfer.config import CheckpointConfig, MuonConfig, RuntimeConfig, TrialConfig
+from hptransfer.config import (
+    CheckpointConfig,
+    MuonConfig,
+    RuntimeConfig,
+    TrainerConfig,
+    TrialConfig,
+)
 from hptransfer.config.choices import Precision, WeightDecayMode, Weights
 from hptransfer.data import load_data
 from hptransfer.errors import MachineError
@@ -34,6 +40,8 @@ from hptransfer.execution.measure import measure
 from hptransfer.training.device import is_out_of_memory
 from hptransfer.training.packs.run import run_pack, validation_loss
 from hptransfer.training.packs.state import WARM_UP, TrainingState, start_training
+from hptransfer.training.target.engine import Engine
+from hptransfer.training.target.parallel import ProcessGroup
 from tests.dry_cuda import device
 from tests.support.checkpoints import CutOff, cut_off_at
 from tests.support.packs import varied
@@ -120,14 +128,19 @@ def steps_of(
                 state.train_step(step)
         else:
             state.train_step(step)
-    before = device.counters()
-    for step in range(first, first + COUNTED):
-        state.train_step(step)
-    after = device.counters().since(before)
+    counted = counted_steps(state.train_step, first)
     evaluate(state)
     state.close()
+    return {"attention": sorted(attentions.called), **counted}
+
+
+def counted_steps(train_step: Callable[[int], object], first: int) -> Found:
+    """Take `COUNTED` steps from step `first` on; return what the device counted meanwhile."""
+    before = device.counters()
+    for step in range(first, first + COUNTED):
+        train_step(step)
+    after = device.counters().since(before)
     return {
-        "attention": sorted(attentions.called),
         "waits_a_step": after.waits / COUNTED,
         "kernels_a_step": after.kernels / COUNTED,
         "allocations": after.allocations,
@@ -143,6 +156,35 @@ def captured_steps(*pack: str, count: int = 4) -> Found:
 def eager_steps(*pack: str) -> Found:
     """A pack that runs operator by operator."""
     return steps_of(pack_of(*pack), EAGER)
+
+
+def large_evaluation() -> Found:
+    """Memory that an eager pack takes for a step, and for an evaluation of 32 batches (MB)."""
+    state = started(pack_of("dit", eval_samples=256), EAGER)
+    state.train_step(0)  # the workspace of products is there
+
+    def taken_mb(run: Callable[[], object]) -> float:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+
+    step, evaluation = taken_mb(lambda: state.train_step(1)), taken_mb(lambda: evaluate(state))
+    state.close()
+    return {"step_mb": step, "evaluation_mb": evaluation}
+
+
+def target_steps(*trial: str, accumulate: int = 1) -> Found:
+    """A target's steps, whose batches are made ahead, and whose loss the host reads."""
+    config, trainer = pack_of(*trial)[0], TrainerConfig(accumulate=accumulate)
+    group = ProcessGroup.of(trainer, EAGER)
+    engine = Engine(config, EAGER, trainer, load_data(config.data, None), group)
+    first = 2  # by which all memory is there
+    for step in range(first):
+        engine.train_step(step)
+    counted = counted_steps(engine.train_step, first)
+    engine.close()
+    return counted
 
 
 def compacted() -> Found:
@@ -175,14 +217,17 @@ def probed() -> Found:
     return {"sizes": [point.size for point in cost.points]}
 
 
-def equal_packs(family: str = "dit", runtime: RuntimeConfig = CAPTURED, packs: int = 10) -> Found:
-    """Memory that torch holds after each of some equal packs, one after another (MB)."""
-    reserved = []
+def equal_packs(
+    make: Callable[..., list[TrialConfig]], runtime: RuntimeConfig = CAPTURED, packs: int = 10
+) -> Found:
+    """Memory that is in use, and that torch holds, after each of some equal packs (MB)."""
+    allocated, reserved = [], []
     for index in range(packs):
-        trials = [dataclasses.replace(t, seed=2 * index + t.seed) for t in wide(family, steps=6)]
+        trials = [dataclasses.replace(t, seed=2 * index + t.seed) for t in make("dit", steps=6)]
         run_pack(trials, runtime)
+        allocated.append(torch.cuda.memory_allocated() / 1e6)
         reserved.append(torch.cuda.memory_reserved() / 1e6)
-    return {"reserved_mb": reserved}
+    return {"allocated_mb": allocated, "reserved_mb": reserved}
 
 
 def wide(family: str = "dit", **budget: Any) -> list[TrialConfig]:
@@ -218,8 +263,8 @@ def fitting_packs() -> Found:
     """Equal packs on a device that holds each of them, but not two at a time."""
     trials = wide(steps=6)
     with capacity_of(int(MARGIN * peak_of(trials))):
-        sizes = [[result.pack_size for result in run_pack(trials, CAPTURED)] for _ in range(3)]
-        one = [run_pack(trials[:1], CAPTURED)[0].pack_size for _ in range(3)]
+        sizes = [[result.pack_size for result in run_pack(trials, CAPTURED)] for _ in range(2)]
+        one = [run_pack(trials[:1], CAPTURED)[0].pack_size for _ in range(2)]
     return {"pack_sizes": sizes, "single": one}
 
 
@@ -306,23 +351,39 @@ def compiled_steps(*pack: str) -> Found:
     }
 
 
-KINDS = [
-    (precision, optimizer) for optimizer in ("adamw", "muon") for precision in ("fp32", "bf16")
-]
-STEPS: dict[str, Callable[[], Found]] = {  # the steps of one pack
-    **{
+KINDS = [("fp32", "adamw"), ("bf16", "muon")]
+OTHER_KINDS = [("bf16", "adamw"), ("fp32", "muon")]
+
+
+def captured_cases(kinds: Sequence[tuple[str, str]]) -> dict[str, Callable[[], Found]]:
+    """Return the captured steps of all models in some precisions and optimizers, by name."""
+    return {
         " ".join((name, *kind)): partial(captured_steps, name, *kind)
         for name in (*FAMILIES, *MODELS)
-        for kind in KINDS
-    },
-    **{f"eager {name} bf16": partial(eager_steps, name, "bf16") for name in FAMILIES},
+        for kind in kinds
+    }
+
+
+STEPS: dict[str, Callable[[], Found]] = {  # the steps of one pack
+    **captured_cases(KINDS),
+    "eager dit bf16": partial(eager_steps, "dit", "bf16"),
+    "eager mmdit bf16": partial(eager_steps, "mmdit", "bf16"),
     "dit fp32 single": partial(captured_steps, "dit", count=1),
 }
+MORE_STEPS: dict[str, Callable[[], Found]] = {  # by night
+    **captured_cases(OTHER_KINDS),
+    **{
+        f"eager {n} bf16": partial(eager_steps, n, "bf16") for n in ("dit_modern", "uvit", "pixart")
+    },
+}
 PACKS: dict[str, Callable[[], Found]] = {  # whole packs, one after another
+    "large evaluation": large_evaluation,
+    "target": partial(target_steps, "dit", "bf16", accumulate=2),
+    "target of Muon": partial(target_steps, "dit", "fp32", "muon"),
     "compacted": compacted,
     "restored": restored,
     "probed": probed,
-    "ten equal packs": equal_packs,
+    "equal packs": partial(equal_packs, pack_of, packs=4),
     "packs that fit alone": fitting_packs,
     "memory for half": halved,
     "memory for none": too_large,
@@ -335,9 +396,13 @@ NIGHTLY: dict[str, Callable[[], Found]] = {
         for family in (*FAMILIES, *MODELS)
     },
     "compiled dit fp32 muon": partial(compiled_steps, "dit", "fp32", "muon"),
-    "compiled ten equal packs": partial(equal_packs, runtime=FAST),
+    "ten equal packs": partial(equal_packs, wide),
+    "compiled ten equal packs": partial(equal_packs, wide, FAST),
     "memory for Triton": triton_module,
 }
+
+
+CASES = {**STEPS, **MORE_STEPS, **PACKS, **NIGHTLY}
 
 
 def clean() -> None:
@@ -353,7 +418,7 @@ def run_case(name: str) -> Found:
     device.reset()
     began = time.perf_counter()
     try:
-        found = {**STEPS, **PACKS, **NIGHTLY}[name]()
+        found = CASES[name]()
     except Exception as error:
         lines = traceback.format_exception(error)
         found = {"error": "".join(lines)[-3000:], "first_invalid": device.first_invalid()}
@@ -370,9 +435,6 @@ def main(names: Sequence[str]) -> None:
     faulthandler.enable()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    torch.backends.cudnn.enabled = (
-        False  # its own code has no device; attention's choice ignores it
-    )
     for name in names:
         print(json.dumps(run_case(name)), flush=True)
     os._exit(0)

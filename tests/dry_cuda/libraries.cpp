@@ -3,6 +3,7 @@
 // and those of cuBLAS's products count themselves.
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 
@@ -14,7 +15,7 @@ namespace {
 int handle(void **out) { return *out = calloc(1, 64), 0; }
 }  // namespace
 
-// The first word of a cuBLAS handle is its stream.
+// The first word of a handle of cuBLAS or cuDNN is its stream.
 LIBRARY(int, cublasSetStream_v2)(void **handle, void *stream) { return *handle = stream, 0; }
 LIBRARY(int, cublasGetStream_v2)(void **handle, void **stream) { return *stream = *handle, 0; }
 LIBRARY(int, cublasLtMatmul)(void *, void *, const void *, const void *, void *, const void *, void *,
@@ -39,4 +40,18 @@ LIBRARY(int, cublasLtMatmulAlgoGetHeuristic)(void *, void *, void *, void *, voi
 LIBRARY(size_t, cudnnGetVersion)() { return 92400; }
 LIBRARY(size_t, cudnnGetCudartVersion)() { return 13000; }
 LIBRARY(int, cudnnCreate)(void **out) { return handle(out); }
+LIBRARY(int, cudnnSetStream)(void **handle, void *stream) { return *handle = stream, 0; }
+LIBRARY(int, cudnnGetStream)(void **handle, void **stream) { return *stream = *handle, 0; }
+
+// Graphs of cuDNN's operations, such as convolutions: its heuristics know one engine, which has no
+// knobs, no notes and no workspace, and whose plan is one kernel.
+LIBRARY(int, cudnnBackendCreateDescriptor)(int, void **out) { return handle(out); }
+LIBRARY(int, cudnnBackendGetAttribute)(void *, int name, int, int64_t, int64_t *found, void *) {
+  bool heuristics = name == 202;  // CUDNN_ATTR_ENGINEHEUR_RESULTS
+  if (found) *found = heuristics;
+  return 0;
+}
+LIBRARY(int, cudnnBackendExecute)(void **handle, void *, void *) {
+  return dry_cuda_launched(*handle);
+}
 LIBRARY(const char *, cudnnGetErrorString)(int) { return "an error of the dry run"; }

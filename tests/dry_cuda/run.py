@@ -82,12 +82,12 @@ def findings(names: Sequence[str], *, scratch: Path | None = None) -> dict[str, 
 
 def main() -> None:
     """Run all cases, or those that are named, and write their rows into the table."""
-    from tests.dry_cuda.cases import NIGHTLY, PACKS, STEPS
+    from tests.dry_cuda.cases import CASES
 
     reason = why_not()
     if reason is not None:
         raise SystemExit(f"There can be no dry run here: {reason}.")
-    order = [*STEPS, *PACKS, *NIGHTLY]
+    order = list(CASES)
     rows = {}
     if TABLE.is_file():
         rows = {row["case"]: row for row in json.loads(TABLE.read_text())}

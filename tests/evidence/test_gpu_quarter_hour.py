@@ -26,6 +26,8 @@ def ended(out: Path, name: str) -> str:
 def test_the_steps_are_there_in_their_order(tmp_path: Path) -> None:
     found = steps(tmp_path, "/data")
     assert [step.name for step in found] == ["tests", "isolation", "throughput", "sweep"]
+    files = {Path(word).name for word in found[0].command if word.endswith(".py")}
+    assert "test_gpu.py" in files and "test_readme.py" not in files
     words = found[2].command
     assert {"72,6,64,64", "144,12,32,256", "288,28,256,256", "official", "ours"} <= set(words)
     assert steps(tmp_path, None)[3].command == ()

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from hptransfer.execution import measure as probe
 from hptransfer.execution import measure_packs
 from hptransfer.execution.measure import PackCache, cache_file
 from hptransfer.execution.pack_sizes import MeasuredPack, MeasureLimits, PackCost
+from hptransfer.training.device import has_compiler
 from hptransfer.training.packs import run
 from hptransfer.training.packs.pack import Pack
 from hptransfer.training.packs.run import run_pack
@@ -179,6 +181,21 @@ class TestMeasuring:
         probe.measured_costs([group[:2]], RuntimeConfig(threads=1))
         assert torch.get_num_threads() == 2
         torch.set_num_threads(1)
+
+    def test_trials_that_a_cpu_compiles_take_less_than_was_measured(
+        self, group, runtime, monkeypatch
+    ) -> None:
+        """A probe is uncompiled; the cache has what it measured, for trials of any length."""
+        monkeypatch.setattr(probe, "measure", lambda *rest: COST)
+        long = [replace(c, budget=replace(c.budget, steps=10**9)) for c in group]
+        for ask in (probe.measured_costs, partial(probe.cached_costs, here=True, share=1.0)):
+            short_cost, long_cost = known(ask([group[:2], long[:2]], runtime)[0])
+            assert short_cost.points == COST.points
+            share = probe.COMPILED_SHARE if has_compiler() else 1.0
+            assert long_cost.seconds(2) == share * COST.seconds(2)
+            assert long_cost.bytes(2) == COST.bytes(2)
+        (uncompiled,) = known(probe.measured_costs([long[:2]], replace(runtime, compile=False))[0])
+        assert uncompiled.points == COST.points
 
 
 def known(costs: Sequence[PackCost | None]) -> list[PackCost]:

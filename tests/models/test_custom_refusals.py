@@ -15,10 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hptransfer.config import RuntimeConfig
+from hptransfer.config import RuntimeConfig, TrainerConfig
+from hptransfer.config.choices import Parallel
+from hptransfer.data import load_data
 from hptransfer.errors import UserError
 from hptransfer.models.parametrization.rules import build_model, parameter_rules
-from hptransfer.training.packs.pack import require_device_fits
+from hptransfer.training.device import require_device_fits
+from hptransfer.training.target.engine import Engine
+from hptransfer.training.target.parallel import ProcessGroup
 from tests.support.custom_models import BASE, Net, trial
 
 
@@ -190,7 +194,8 @@ left_behind = changed(
 
 def on_a_gpu(name: str, **runtime: Any) -> None:
     config = dataclasses.replace(trial(), model=dataclasses.replace(trial().model, factory=name))  # pyright: ignore
-    require_device_fits(config, RuntimeConfig(device="cuda", **runtime))
+    asked = RuntimeConfig(device="cuda", **runtime)
+    require_device_fits(config, asked, captured=asked.captured)
 
 
 @pytest.mark.parametrize("name", [name for name in globals() if name.startswith("copied_")])
@@ -215,3 +220,18 @@ def test_what_a_graph_captures_is_not_refused(name: str) -> None:
 def test_a_tensor_that_stays_on_the_cpu_is_found(graph: bool | None) -> None:
     with pytest.raises(UserError, match=r"device of its inputs.*Keep constant tensors as buffers"):
         on_a_gpu(f"{__name__}:left_behind", graph=graph)
+
+
+def test_a_target_may_copy_from_the_host_but_leave_no_tensor_there() -> None:
+    """A target is not captured; what it would raise on a GPU is said before it is built there."""
+
+    def started(name: str) -> Engine:
+        model = dataclasses.replace(trial().model, factory=f"{__name__}:{name}")  # pyright: ignore
+        config = dataclasses.replace(trial(), model=model)
+        here = ProcessGroup(0, 1, torch.device("cpu"), Parallel.none, owned=False)
+        dataset = load_data(config.data, None)
+        return Engine(config, RuntimeConfig(device="cuda"), TrainerConfig(), dataset, here)
+
+    started("copied_table").close()
+    with pytest.raises(UserError, match=r"device of its inputs.*Keep constant tensors as buffers"):
+        started("left_behind")

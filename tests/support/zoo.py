@@ -80,21 +80,23 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q, k, v)
 
 
+class FusedAttention(nn.Module):
+    """Attention of fused queries, keys and values, with a layer scale."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.ls = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (heads_of(part, HEAD) for part in self.qkv(x).chunk(3, dim=-1))
+        out = F.scaled_dot_product_attention(q, k, v).transpose(-2, -3).flatten(-2)
+        return self.ls * self.proj(out)
+
+
 def vit(width: int) -> nn.Module:
-    """A vision transformer's block: fused queries, keys and values, and a layer scale."""
-
-    class Fused(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-            self.ls = nn.Parameter(torch.ones(width))
-
-        def forward(self, x: Tensor) -> Tensor:
-            q, k, v = (heads_of(part, HEAD) for part in self.qkv(x).chunk(3, dim=-1))
-            out = F.scaled_dot_product_attention(q, k, v).transpose(-2, -3).flatten(-2)
-            return self.ls * self.proj(out)
-
-    return Zoo(width, Fused())
+    """A vision transformer's block."""
+    return Zoo(width, FusedAttention(width))
 
 
 def gqa_growing(width: int) -> nn.Module:

@@ -12,11 +12,9 @@ from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hptransfer.config import FeaturesConfig
 from hptransfer.data.arrays import MOST_OPEN
@@ -26,6 +24,10 @@ from hptransfer.data.layouts.folder_layout import FolderLayout, files_below
 from hptransfer.data.reading import reading
 from hptransfer.data.shards import Shards
 from hptransfer.errors import UserError
+
+if TYPE_CHECKING:  # only folders of such files need the package
+    import pyarrow as pa
+    from pyarrow import parquet
 
 CACHE_BYTES = 512 * 2**20  # bytes of unpacked row groups that a data set keeps in memory
 
@@ -74,9 +76,11 @@ class ParquetFeatures(ColumnSource):
             at[name] += self._open(name).metadata.row_group(group).num_rows
         return starts
 
-    def _opened(self, name: str) -> pq.ParquetFile:
+    def _opened(self, name: str) -> parquet.ParquetFile:
+        from pyarrow import parquet
+
         with reading(self.folder / name):
-            return pq.ParquetFile(self.folder / name)
+            return parquet.ParquetFile(self.folder / name)
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -92,7 +96,7 @@ class ParquetFeatures(ColumnSource):
             name, _ = self._groups[group]
             stored = self._column(group, column)
             with reading(f"{self.folder / name}: {column}, near row {self._starts[group]},"):
-                for at, cell in zip(here, cells_of(stored.take(pa.array(rows))), strict=True):
+                for at, cell in zip(here, cells_of(stored.take(rows)), strict=True):
                     cells[at] = cell
         return cells
 

@@ -80,18 +80,19 @@ def made(make: Callable[[int], Any], width: int, *, setting: str, function: str)
 
 
 @contextmanager
-def packable_attention() -> Iterator[None]:
+def packable_attention(*, compiled: bool = False) -> Iterator[None]:
     """Let torch compute attention by plain matrix products in a `with` block.
 
     For the fused kernels `vmap` has no rule and would loop over the trials. Torch's fused encoder
     layer, which is used in eval mode, has no backward. On a GPU `vmap` applies autocast once more
-    inside of attention, whose backward then raises, so `_CastBefore` does that before.
+    inside of attention, whose backward then raises, so `_CastBefore` does that before. Compiled
+    code needs no such help, and torch 2.11 cannot compile some methods of tensors under it.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    on_gpu = torch.is_autocast_enabled("cuda")
+    casts = torch.is_autocast_enabled("cuda") and not compiled
     try:
-        with sdpa_kernel(SDPBackend.MATH), _CastBefore() if on_gpu else nullcontext():
+        with sdpa_kernel(SDPBackend.MATH), _CastBefore() if casts else nullcontext():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

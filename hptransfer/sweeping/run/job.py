@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hptransfer.config import FolderConfig
+from hptransfer.config import DigitsConfig, FolderConfig
 from hptransfer.config.choices import TRANSFERRING, Scaling, arm_name
 from hptransfer.config.compose.compose import Composed, compose_file, resolved_yaml, sweep_config
 from hptransfer.config.hyperparameters import HYPERPARAMETERS, with_hyperparameters
@@ -98,6 +98,27 @@ def open_job(
         _check_shrinking(sweep, folder, allowed=shrink, quiet=quiet)
         write_text(folder.sweep_file, resolved_yaml(composed, name=sweep.name))
         yield Job(composed, sweep, folder, quiet, lock, pickled)
+
+
+def runs_trials(composed: Composed, root: Path) -> bool:
+    """Whether a sweep will run trials at once, as far as can be said without torch.
+
+    Of an adaptive design it is said where no trial is recorded.
+
+    Raises:
+        UserError: no trial can answer the sweep's question, or its folder holds another one.
+    """
+    sweep = sweep_config(composed)
+    folder = ResultsFolder(root / sweep.name)
+    require_links_inside(folder.path)
+    check_question(sweep, folder)
+    ours = not isinstance(sweep, ExternalSweep)
+    if ours and not isinstance(sweep.base.data, DigitsConfig):
+        data = composed.runtime.data_folder
+        if data is None or not Path(data).is_dir():
+            return False  # it will be refused
+    done = {row["trial_key"] for row in iterate_ledger_rows(folder.path)}
+    return not done if sweep.is_adaptive else not done.issuperset(wanted(sweep))
 
 
 def _preparing(sweep: SweepConfig, composed: Composed) -> str:
@@ -191,12 +212,12 @@ def _require_data(sweep: SweepConfig, composed: Composed, *, quiet: bool) -> Non
         require_trainer(trial, str(Path.cwd()), here=composed.executor.is_here)
         return
     from hptransfer.training.batches import load_dataset, what_a_model_sees
-    from hptransfer.training.device import torch_device
-    from hptransfer.training.packs.pack import require_device_fits
+    from hptransfer.training.device import require_device_fits, torch_device
 
     if composed.executor.is_here:
         torch_device(composed.runtime)
-    require_device_fits(sweep.base, composed.runtime)
+    runtime = composed.runtime
+    require_device_fits(sweep.base, runtime, captured=runtime.captured)
     load_dataset(sweep.base, composed.runtime, lambda line: say(line, quiet=quiet))
     line, warning = what_a_model_sees(sweep.base, composed.runtime)
     if line is not None:
@@ -286,12 +307,6 @@ def failure_sentence(answer: dict[str, Any]) -> str:
         "sweep would not test µP, so it was not started. Correct the model or its "
         "parametrization, or set sweep.gate=false to sweep all the same."
     )
-
-
-def lacks_trials(job: Job) -> bool:
-    """Say whether trials are missing; of an adaptive design, whether there is none at all."""
-    done = {row["trial_key"] for row in iterate_ledger_rows(job.folder.path)}
-    return not done if job.sweep.is_adaptive else not done.issuperset(wanted(job.sweep))
 
 
 def intention(job: Job) -> str:

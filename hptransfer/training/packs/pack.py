@@ -9,7 +9,6 @@ summed losses with respect to a row is the gradient of that trial's loss.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,11 +21,7 @@ from torch.func import functional_call, vmap
 
 from hptransfer.config import CustomConfig, DDPMConfig, RuntimeConfig, TrialConfig
 from hptransfer.config.identity import shape_signature
-from hptransfer.models.families.custom import (
-    packable_attention,
-    prediction_of,
-    require_runs_on_gpu,
-)
+from hptransfer.models.families.custom import packable_attention, prediction_of
 from hptransfer.models.parametrization.factors import Factors
 from hptransfer.models.parametrization.muon import Matrices
 from hptransfer.models.parametrization.rules import (
@@ -46,6 +41,7 @@ from hptransfer.training.device import (
     compiles_whole,
     products_library,
     refuse_uncompilable,
+    require_device_fits,
     settled,
 )
 from hptransfer.training.objectives import asked_in_training, auxiliary_loss
@@ -72,7 +68,7 @@ class Pack:
         self.device = device
         runtime = RuntimeConfig(device=str(device)) if runtime is None else runtime
         self.runtime = settled(runtime, configs[0])
-        require_device_fits(configs[0], self.runtime)
+        require_device_fits(configs[0], self.runtime, captured=self.runtime.captured)
         self.template = build_template(configs[0]).to(device)
         self.template.requires_grad_(False)
         self.rules = parameter_rules(configs[0])
@@ -158,7 +154,7 @@ class Pack:
         with autocast(self.configs[0].precision, self.device):
             if isinstance(model, CustomConfig):
                 refused = refuse_uncompilable(model.factory) if self.compiled else nullcontext()
-                with packable_attention(), refused:
+                with packable_attention(compiled=self.compiled), refused:
                     return self.mapped(stacked, x, t, condition, asked)
             return functional_call(self.template, stacked, (x, t, *condition), asked)
 
@@ -225,13 +221,6 @@ class Pack:
             if segment.name
         }
         return {**stacked, **self.multipliers}
-
-
-def require_device_fits(config: TrialConfig, runtime: RuntimeConfig) -> None:
-    """Raise a `UserError` if a custom model would not run on a GPU, where that is asked for."""
-    if isinstance(config.model, CustomConfig) and runtime.on_gpu:
-        at_base = dataclasses.replace(config.model, width=config.model.base_width)
-        require_runs_on_gpu(at_base, config.layout, captured=runtime.captured)
 
 
 def _mapped(

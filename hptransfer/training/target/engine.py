@@ -29,7 +29,13 @@ from hptransfer.training.batches import (
     sums_by_noise,
     train_batch,
 )
-from hptransfer.training.device import arithmetic, autocast, bound_terms_on, refuse_uncompilable
+from hptransfer.training.device import (
+    arithmetic,
+    autocast,
+    bound_terms_on,
+    refuse_uncompilable,
+    require_device_fits,
+)
 from hptransfer.training.objectives import (
     asked_in_training,
     auxiliary_loss,
@@ -86,6 +92,8 @@ class Engine:
         self.config, self.dataset, self.group = config, dataset, group
         self.trainer = trainer
         self.micro = micro_batch(config, trainer, group)
+        # A target's steps are not captured, so its model may copy from the host.
+        require_device_fits(config, runtime, captured=False)
         custom = isinstance(config.model, CustomConfig)
         self.compiled = runtime.compiles(custom=custom)
         self.model = build_model(config)
