@@ -205,6 +205,17 @@ SECTIONS = (
         "The best rates by loss and by Fréchet distance at three widths",
         "It chooses rates by FID-50K. We know of no comparison with the validation loss.",
     ),
+    Section(
+        "averages",
+        "Which moving average of the weights is best?",
+        "A DiT trains at a constant rate and keeps averages of four horizons, which are shares of "
+        "the steps. [Each is judged](../docs/how_to/which_ema.md) at its own best rate, by the "
+        "loss and by the Fréchet distance of 1,000 samples.",
+        (Question("ema_frechet"),),
+        "studies/ema_frechet/figures/summary.png",
+        "Loss of the weights themselves against the learning rate at three widths",
+        "It judges DiT by the samples of a moving average, of one horizon.",
+    ),
 )
 QUESTIONS = tuple(question for section in SECTIONS for question in section.questions)
 

@@ -20,6 +20,7 @@ from benchmarks.studies_questions import (
 from benchmarks.studies_read import NOT_RUN, Record, Study, read_study
 from hptransfer.config.choices import arm_name
 from hptransfer.reporting.figures.style import hp_name
+from hptransfer.results.metrics import METRICS
 
 Found = Mapping[Edition, Study | str]  # a study, or why there is no answer
 # The rates of the standard parametrization that convergence.json names.
@@ -544,6 +545,59 @@ def _frechet_table(found: Found) -> str:
     return words.table(columns, rows)
 
 
+def _averages_answer(found: Mapping[Edition, Study]) -> str:
+    (study, *_) = found.values()
+    told = []
+    for record in _averages(study):
+        best: dict[str, list[str]] = {}
+        for at in record["widths"]:
+            best.setdefault(_horizon(at["lowest"]), []).append(str(at["width"]))
+        where = [f"{horizon} at width {words.listed(widths)}" for horizon, widths in best.items()]
+        told.append(
+            f"By the {MEASURES[record['measure']]} the best horizon is {' and '.join(where)}."
+        )
+    return " ".join(told)
+
+
+MEASURES = {"loss": "loss", "frechet_distance": "Fréchet distance"}
+
+
+def _averages(study: Study) -> Sequence[Record]:
+    assert study.estimates is not None, "asked of a study that holds them"
+    return study.estimates["averages"]
+
+
+def _horizon(share: float | None) -> str:
+    return "none" if share is None else f"{share:g}"
+
+
+def _margin(record: Record) -> str:
+    """Write how much worse the next horizon is, which is not negative but where seeds disagree."""
+    low = None if record["low"] is None else max(0.0, record["low"])
+    return words.cost({**record, "low": low})
+
+
+def _averages_table(found: Found) -> str:
+    columns = (
+        *("judged by", "width", "best horizon", "lowest there", "of the weights themselves"),
+        "the next horizon is worse by",
+    )
+    rows = []
+    for edition, study in found.items():
+        if isinstance(study, str):
+            rows.append([_name(edition, study), study, *[words.UNKNOWN] * 4])
+            continue
+        for record in _averages(study):
+            label = METRICS[record["measure"]].label
+            for at in record["widths"]:
+                value = {each["horizon"]: each["value"] for each in at["horizons"]}
+                rows.append(
+                    [label, str(at["width"]), _horizon(at["lowest"]),
+                     f"{value[at['lowest']]:.4f}", f"{value[None]:.4f}", _margin(at["margin"])]
+                )  # fmt: skip
+    return words.table(columns, rows)
+
+
 ANSWERS: dict[str, Callable[[Mapping[Edition, Study]], str]] = {
     "rates": _moves,
     "muon": _muon_answer,
@@ -555,6 +609,7 @@ ANSWERS: dict[str, Callable[[Mapping[Edition, Study]], str]] = {
     "axes": _axes_answer,
     "steps": _speed_ups,
     "frechet": _frechet_answer,
+    "averages": _averages_answer,
 }
 NOTES: dict[str, Callable[[Mapping[Edition, Study]], str]] = {  # what else the records say
     "rates": _tuning,
@@ -574,4 +629,5 @@ TABLES: dict[str, Callable[[Found], str]] = {
     "axes": _axes_table,
     "steps": _steps_table,
     "frechet": _frechet_table,
+    "averages": _averages_table,
 }
