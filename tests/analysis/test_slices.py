@@ -73,6 +73,7 @@ def sliced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("results/sliced")
 
 
+@pytest.mark.slow
 def test_slices_without_ray_end_as_one_run_does(
     sliced: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def test_the_command_proposes_a_sweep_whose_plan_costs_what_it_said(
 
 
 @pytest.mark.usefixtures("cached")
+@pytest.mark.slow
 def test_a_pilot_is_trained_where_there_are_no_rows_and_leaves_none(
     tiny_sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +112,9 @@ def test_too_small_a_budget_is_told_the_least(
 
 
 @pytest.mark.usefixtures("cached")
-@pytest.mark.parametrize(("lower", "says_percent"), [(0.0, True), (1.0, False)])
+@pytest.mark.parametrize(
+    ("lower", "says_percent"), [(0.0, True), pytest.param(1.0, False, marks=pytest.mark.slow)]
+)
 def test_a_regret_is_told_in_percent_of_positive_losses(
     tiny_sweep: Path, capsys: pytest.CaptureFixture[str], lower: float, says_percent: bool
 ) -> None:

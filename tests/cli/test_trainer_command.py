@@ -91,6 +91,7 @@ def record() -> dict[str, Any]:
     return json.loads(folder.record_file.read_text())
 
 
+@pytest.mark.slow
 def test_killed_and_terminated_it_ends_with_the_same_bits(
     target: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

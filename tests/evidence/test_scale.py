@@ -13,6 +13,7 @@ from hptransfer.execution.pack_sizes import lower_bound, makespan
 from hptransfer.results.ledger_rows import read_ledger
 
 
+@pytest.mark.slow
 def test_the_small_form_gives_a_whole_record(tmp_path: Path) -> None:
     out = tmp_path / "scale.json"
     words = ["--trials", "2000", "--runs", "1", "--workers", "20", "--out", str(out)]

@@ -147,6 +147,7 @@ def test_a_pack_whose_node_vanished_runs_elsewhere(cluster, tiny_trial, tmp_path
     assert recorder.started.count(1) == 2
 
 
+@pytest.mark.slow
 def test_storage_that_a_node_does_not_see_is_refused(
     running_ray, tiny_trial, tmp_path, monkeypatch
 ):

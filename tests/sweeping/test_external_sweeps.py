@@ -75,6 +75,7 @@ def recorded() -> list[dict[str, Any]]:
 # From plan to report
 
 
+@pytest.mark.slow
 def test_every_step_of_a_sweep_works_on_a_command(answer: Answer, capsys) -> None:
     before = answer("plan", "mine.yaml")
     assert before["total"]["trials"] == {"wanted": 15, "recorded": 0, "to_run": 15}
@@ -153,6 +154,7 @@ def test_the_served_page_shows_such_a_sweep_while_it_runs(mine: Path) -> None:
         assert told["charts"]["panels"][0]["title"].startswith("trainer")
 
 
+@pytest.mark.slow
 def test_several_parametrizations_are_judged_apart(mine: Path, answer: Answer) -> None:
     script = BASIN + (
         "if sys.argv[4] == 'sp':\n"

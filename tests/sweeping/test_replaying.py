@@ -109,7 +109,12 @@ def rewrite(rows: list[dict[str, Any]], folder: Path = FOLDER) -> None:
     (folder / "ledger.jsonl").write_bytes(b"".join(map(encode_row, rows)))
 
 
-@pytest.mark.parametrize("model", MODELS)
+NIGHTLY = ("pixart", "uvit_conv")
+
+
+@pytest.mark.parametrize(
+    "model", [pytest.param(n, marks=[pytest.mark.slow] * (n in NIGHTLY)) for n in MODELS]
+)
 def test_every_row_of_a_sweep_comes_out_again_to_the_bit(
     small: Callable[..., list[dict]], capsys: Printed, model: str
 ) -> None:

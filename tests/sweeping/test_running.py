@@ -45,7 +45,7 @@ def test_an_adaptive_design_measures_all_shapes_before_it_asks(
     assert {row["width"] for row in rows().values()} == {8, 16, 32}
 
 
-@pytest.mark.parametrize("method", ["refine", "tpe"])
+@pytest.mark.parametrize("method", ["refine", pytest.param("tpe", marks=pytest.mark.slow)])
 def test_an_adaptive_sweep_that_is_cut_ends_with_the_rows_of_an_undisturbed_one(
     opened, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

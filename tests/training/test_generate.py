@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hptransfer.config import DiTConfig, MMDiTConfig, ModelConfig, RuntimeConfig, TrialConfig
 from hptransfer.data import load_data
 from hptransfer.models.parametrization.rules import build_model
-from hptransfer.models.weights import save_weights
+from hptransfer.models.weights import load_weights, save_weights
 from hptransfer.system.random_streams import torch_generator
 from hptransfer.training.sampling import generate as module
 from hptransfer.training.sampling.generate import lay_out_samples
@@ -29,11 +29,18 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         config = TrialConfig(model=model)
         seen: dict[str, Any] = {}
 
+        def load(*asked: Any) -> nn.Module:
+            seen["model"] = load_weights(*asked)
+            return seen["model"]
+
         def sample(
-            _objective: Any, net: Any, noise: Tensor, condition: Any, null: Any, _sampler: Any
+            _objective: Any, _net: Any, noise: Tensor, condition: Any, null: Any, _sampler: Any
         ) -> Tensor:
-            seen.update(training=net.training, noise=noise, condition=condition, null=null)
+            trains = seen["model"].training
+            seen.update(training=trains, noise=noise, condition=condition, null=null)
             return noise
+
+        monkeypatch.setattr(module, "load_weights", load)
 
         monkeypatch.setattr(module, "sample", sample)
         path = tmp_path / "w.safetensors"
