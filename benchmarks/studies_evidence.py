@@ -20,7 +20,7 @@ STEEP = ("quartic", "cosh")
 # Studies that ran after the constants of the analysis had been chosen.
 LATER = (
     *("frechet", "four_axes", "four_axes_without_duration", "four_axes_width_alone"),
-    *("lr_transfer_muon", "quickstart_muon"),
+    *("lr_transfer_muon", "quickstart_muon", "ema_frechet"),
 )
 LATER_ARM = "quickstart-dit_modern "  # likewise, in a group of earlier ones
 TURNING, BENDING = "turn", "late bend"

@@ -329,6 +329,22 @@ def _search_table(found: Found) -> str:
     return words.table(columns, rows)
 
 
+def _flat_note(found: Mapping[Edition, Study]) -> str:
+    """Return which hyperparameters had no clear minimum at some widths."""
+    (study, *_) = found.values()
+    told = []
+    for arm in study.arms:
+        flat = [str(each["width"]) for each in arm["optima"] if each["censored"] == "flat"]
+        if flat:
+            told.append(f"{hp_name(arm['hp'])} at width {words.listed(flat)}")
+    if not told:
+        return ""
+    return (
+        f"No clear minimum was found for {'; for '.join(told)}. There a wide range gives the same "
+        "loss, so a drift says little, and the cost says what matters."
+    )
+
+
 def _shares(study: Study) -> Record:
     """Return each hyperparameter's share of the variance of the loss (total Sobol index)."""
     assert study.estimates is not None, "asked of a study that holds them"
@@ -614,6 +630,8 @@ ANSWERS: dict[str, Callable[[Mapping[Edition, Study]], str]] = {
 NOTES: dict[str, Callable[[Mapping[Edition, Study]], str]] = {  # what else the records say
     "rates": _tuning,
     "muon": _muon_note,
+    "search": _flat_note,
+    "repa": _flat_note,
     "conditions": _warned,
     "axes": _axes_note,
     "steps": _with_tuning,
