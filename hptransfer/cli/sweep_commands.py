@@ -176,7 +176,7 @@ def _finish_run(
         print_json({**estimates, "transfer": transferred, "realised": realised})
     else:
         print(estimates_text(estimates))
-        print(text.transfer_lines(transferred))
+        print(text.target_lines(transferred))
         if realised is not None:
             print(text.realised_line(realised))
         print(text.timing_line(clock.laps))

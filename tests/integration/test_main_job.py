@@ -39,6 +39,7 @@ def test_run_does_everything_and_further_runs_keep_what_is_there(
     )
     for word in (*said, "report.html"):
         assert word in out
+    assert out.count("moves: ") == 2  # the answer of each parametrization, once
     folder = Path("results/tiny")
     for name in ("sweep.yaml", "estimates.json", "target.yaml", "target_groups.json"):
         assert (folder / name).is_file()

@@ -287,6 +287,9 @@ def agreement_text(estimates: Mapping[str, Any]) -> str:
     for name, arm in zip(names, told, strict=True):
         mean = arm["mean_difference"]
         widths = f"{mean['widths']} width{'' if mean['widths'] == 1 else 's'}"
+        if mean["widths"] == 0:
+            lines.append(f"{name}: how far the optimum by {by} lies from that by loss is not known")
+            continue
         lines.append(
             f"{name}: over {widths} the optimum by {by} lies {_spanned(mean, '+.2f')} octaves from "
             "that by loss on average"

@@ -113,8 +113,14 @@ def _some(names: Sequence[str], whole_list: str, shown: int = 4) -> str:
 
 
 def transfer_lines(record: Mapping[str, Any]) -> str:
-    """Return every HP's answer, then the target's values, expected cost and loss, and warnings."""
-    lines = [line for told in record["answers"].values() for line in answer_lines(told)]
+    """Return every HP's answer, then the lines of the target."""
+    answers = [line for told in record["answers"].values() for line in answer_lines(told)]
+    return "\n".join([*answers, target_lines(record)])
+
+
+def target_lines(record: Mapping[str, Any]) -> str:
+    """Return the target's values, expected cost and loss, and warnings."""
+    lines: list[str] = []
     target = record["target"]
     size = "" if target["params"] is None else f" ({target['params']:,} parameters)"
     family = "" if target.get("start") else f"{target['family']} "
