@@ -217,14 +217,14 @@ def ray_session(executor: ExecutorConfig) -> Iterator[Path]:
     if _shared is not None:
         with redirect_stdout(Brief(sys.stderr)):
             yield _shared.folder()
-        _free_places()
+            _free_places()
         return
     address = None if executor.address == "local" else _cluster_address(executor.address)
-    with _surroundings(address) as folder:
+    # Ray prints to stdout that a node or a worker died, say, and may do so until it is shut down.
+    with _surroundings(address) as folder, redirect_stdout(Brief(sys.stderr)):
         try:
-            with redirect_stdout(Brief(sys.stderr)):  # where Ray prints that a node died, say
-                _init(address, folder)
-                yield Path(folder)
+            _init(address, folder)
+            yield Path(folder)
         finally:
             _shut_down()
 
@@ -266,7 +266,8 @@ class _SharedRay:
         """End Ray if it was started, and then the thread, whose end would kill Ray's processes."""
         if self._started is not None:
             wait([self._started])
-            _shut_down()
+            with redirect_stdout(Brief(sys.stderr)):
+                _shut_down()
         self._starter.shutdown()
 
 
