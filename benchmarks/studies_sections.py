@@ -35,6 +35,7 @@ AXES = {
     "four_axes_without_duration": "`complete`, without its rule for the duration",
     "four_axes_width_alone": "µP, by the width alone",
 }
+MEASURES = {"loss": "loss", "frechet_distance": "Fréchet distance"}  # of averages, in a sentence
 SCALES = {"init_scale": "scale of the initialisation", "output_scale": "scale of the output"}
 
 
@@ -573,9 +574,6 @@ def _averages_answer(found: Mapping[Edition, Study]) -> str:
             f"By the {MEASURES[record['measure']]} the best horizon is {' and '.join(where)}."
         )
     return " ".join(told)
-
-
-MEASURES = {"loss": "loss", "frechet_distance": "Fréchet distance"}
 
 
 def _averages(study: Study) -> Sequence[Record]:

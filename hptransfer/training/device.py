@@ -71,8 +71,7 @@ def release_memory(device: torch.device) -> None:
 
 def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:
     """Return the error of a single trial that does not fit into a device's memory."""
-    layout, budget = config.data.layout, config.budget
-    patch = getattr(config.model, "patch_size", 1)
+    budget = config.budget
     memory = ""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -80,7 +79,7 @@ def trial_too_large(config: TrialConfig, device: torch.device) -> MachineError:
     return MachineError(
         f"One trial must fit into the memory of {device_name(device)}{memory}, but width "
         f"{config.model.width} with batch size {budget.batch_size} and "
-        f"{(layout.image_size // patch) ** 2} tokens does not. Use a larger device, leave this "
+        f"{_patches(config)} tokens does not. Use a larger device, leave this "
         "width out, or lower budget.batch_size (which changes the question); no finished trial "
         "is lost."
     )
@@ -189,8 +188,12 @@ def _fuses_attention(config: TrialConfig) -> bool:
     """Whether a family's attention is torch's fused kernel; told from patches and captions."""
     if isinstance(config.model, CustomConfig):
         return False
-    layout, side = config.data.layout, getattr(config.model, "patch_size", 1)
-    return (layout.image_size // side) ** 2 + layout.caption_tokens >= FUSED_TOKENS
+    return _patches(config) + config.data.layout.caption_tokens >= FUSED_TOKENS
+
+
+def _patches(config: TrialConfig) -> int:
+    """Return how many patches a sample has; its pixels or latent cells where a model has none."""
+    return (config.data.layout.image_size // getattr(config.model, "patch_size", 1)) ** 2
 
 
 @contextmanager
